@@ -1,0 +1,224 @@
+//! The configuration as trusted: every value checked, every default filled in.
+//!
+//! [`file`] is the TOML as written, [`check`] turns it into a [`Config`] or the list of **all** its problems.
+//! Unknown keys are errors. Nothing here reads a clock or opens a socket.
+
+pub mod check;
+pub mod file;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+
+use crate::publish::PublishedList;
+use crate::send::TenantId;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub node: String,
+    pub api: Api,
+    pub metrics_listen: SocketAddr,
+    pub publish_listen: Option<SocketAddr>,
+    pub egress: Egress,
+    pub delivery: Delivery,
+    pub tls: Tls,
+    /// Name servers in order; from `/etc/resolv.conf` where the file names none. Never empty.
+    pub dns_servers: Vec<SocketAddr>,
+    pub policy: PolicySettings,
+    pub tenants: Vec<TenantSettings>,
+    pub redact: Redact,
+    pub limits: Limits,
+    pub store: StoreSettings,
+}
+
+#[derive(Clone, Debug)]
+pub struct Api {
+    pub listen: SocketAddr,
+    pub tls: Option<ApiTls>,
+    /// Empty only while `listen` is loopback: then everyone who reaches it may do everything.
+    pub clients: Vec<ApiClient>,
+}
+
+/// Files are checked to be readable PEM at load, and read again at reload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiTls {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// Given: mutual TLS.
+    pub client_ca: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiClient {
+    pub name: String,
+    pub token_sha256: [u8; 32],
+    /// `None`: any tenant, named per request.
+    pub tenant: Option<TenantId>,
+    pub scopes: Scopes,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scopes {
+    pub submit: bool,
+    pub read: bool,
+    pub operate: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Egress {
+    /// The published file, parsed, and where it was read from.
+    pub published: Arc<PublishedList>,
+    pub published_path: PathBuf,
+    pub notice: Duration,
+    pub sources: Vec<SourceSettings>,
+    pub verify: Option<Verify>,
+}
+
+/// One source: an address pair. Its `public` stands in the published file; the families of both are the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceSettings {
+    pub public: IpAddr,
+    pub bind: IpAddr,
+    pub pool: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verify {
+    pub reflectors: Vec<String>,
+    pub every: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    pub deadline: Duration,
+    pub in_flight: u32,
+    pub in_flight_per_tenant: u32,
+    pub in_flight_per_tenant_destination: u32,
+    pub queued: u64,
+    pub queued_per_tenant: u64,
+    pub hold_limit: Duration,
+    pub expires_in: Duration,
+    /// Zero: connections are never reused.
+    pub keep_alive: Duration,
+    pub user_agent: String,
+    pub drain: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    pub roots: Roots,
+    pub extra_ca: Vec<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Roots {
+    Webpki,
+    Platform,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicySettings {
+    pub mode: PolicyMode,
+    /// Inclusive ranges; the bad ports are always taken out.
+    pub ports: Vec<(u16, u16)>,
+    pub deny_hosts: Vec<HostPattern>,
+    pub deny_networks: Vec<IpNet>,
+    pub distinct_destinations_per_minute: u32,
+    pub exceptions: Vec<Exception>,
+    /// What single tenants may reach: `[[tenant]] allow_hosts, deny_hosts`.
+    pub tenants: Vec<TenantHosts>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PolicyMode {
+    Enforce,
+    Report,
+}
+
+/// An exact name, or every name under one. Text is IDNA-mapped, lower-case, dot-trimmed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostPattern {
+    Exact(Arc<str>),
+    /// `*.example.com`: every name under `example.com`, not itself.
+    Under(Arc<str>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exception {
+    pub networks: Vec<IpNet>,
+    pub hosts: Vec<HostPattern>,
+    pub reason: String,
+    /// Empty: every tenant.
+    pub tenants: Vec<TenantId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantHosts {
+    pub tenant: TenantId,
+    /// `Some`: nothing else is allowed.
+    pub allow: Option<Vec<HostPattern>>,
+    pub deny: Vec<HostPattern>,
+}
+
+/// What differs for one tenant; everything else follows `[delivery]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantSettings {
+    pub id: TenantId,
+    pub pool: Arc<str>,
+    pub in_flight: u32,
+    pub queued: u64,
+    pub keep_bodies: bool,
+}
+
+/// Beside the built-in secret headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Redact {
+    /// Lower-case header names.
+    pub headers: Vec<String>,
+    /// RFC 6901 pointers into JSON bodies.
+    pub json_pointers: Vec<String>,
+}
+
+/// Sizes in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub request_body: u64,
+    pub api_request: u64,
+    pub sends_per_request: u32,
+    pub sends_per_execution: u32,
+    pub response_body_stored: u64,
+    pub response_body_read: u64,
+    pub response_headers: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreSettings {
+    pub path: PathBuf,
+    pub key_file: PathBuf,
+    pub retention: Duration,
+    pub body_retention: Duration,
+    pub max_bytes: u64,
+    pub body_max_bytes: u64,
+}
+
+/// The pool of a tenant without settings of its own, and of a source that names none.
+pub const DEFAULT_POOL: &str = "default";
+
+impl Config {
+    pub fn tenant(&self, id: &TenantId) -> Option<&TenantSettings> {
+        self.tenants.iter().find(|tenant| tenant.id == *id)
+    }
+
+    pub fn pool_of(&self, id: &TenantId) -> Arc<str> {
+        self.tenant(id).map_or_else(|| Arc::from(DEFAULT_POOL), |tenant| tenant.pool.clone())
+    }
+
+    pub fn keeps_bodies(&self, id: &TenantId) -> bool {
+        self.tenant(id).is_none_or(|tenant| tenant.keep_bodies)
+    }
+}

@@ -1,0 +1,92 @@
+//! Every bound that is not a configuration key, in one place, and how they relate.
+//!
+//! A bound that an operator may move lives in [`crate::config::Limits`]; its default stands here too, so
+//! that the relations between them are checked when the crate is compiled.
+
+use std::time::Duration;
+
+pub const KIB: u64 = 1024;
+pub const MIB: u64 = 1024 * KIB;
+pub const GIB: u64 = 1024 * MIB;
+
+/// Longest URL a send may name, in bytes, as written and again with its `params` applied.
+pub const URL_BYTES_MAX: usize = 8 * 1024;
+/// Most header lines of one send.
+pub const REQUEST_HEADERS_MAX: usize = 100;
+/// Most bytes of one send's header names and values together.
+pub const REQUEST_HEADER_BYTES_MAX: usize = 32 * 1024;
+/// Longest `context` value and execution id, in characters.
+pub const CONTEXT_CHARS_MAX: usize = 256;
+/// Longest tenant id, in characters.
+pub const TENANT_CHARS_MAX: usize = 128;
+/// Longest `Idempotency-Key`, in characters.
+pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
+/// How long an idempotency key is remembered.
+pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Most items in one page of a list.
+pub const PAGE_ITEMS_MAX: usize = 200;
+/// Items of a page when the caller names no limit.
+pub const PAGE_ITEMS_DEFAULT: usize = 50;
+/// Longest `?wait=` of `GET /v1/sends/{id}`.
+pub const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Most addresses of one DNS answer that are looked at.
+pub const DNS_ADDRESSES_MAX: usize = 16;
+/// Most CNAMEs of one DNS answer that are followed.
+pub const DNS_CNAMES_MAX: usize = 8;
+/// Longest time an answer is used, whatever its TTL says.
+pub const DNS_TTL_MAX: Duration = Duration::from_secs(60);
+/// Most lookups at once for one tenant.
+pub const DNS_LOOKUPS_PER_TENANT: usize = 64;
+/// Most lookups at once for one registrable domain of one tenant.
+pub const DNS_LOOKUPS_PER_DOMAIN: usize = 16;
+
+/// RFC 8305 section 5: time between the starts of two connection attempts.
+pub const CONNECT_STAGGER: Duration = Duration::from_millis(250);
+/// A connection must have stayed open this long while idle before its destination's are reused.
+pub const REUSE_PROVEN_AFTER: Duration = Duration::from_millis(250);
+/// After a reused connection turned out stale, its destination's are not reused for this long.
+pub const REUSE_OFF_AFTER_STALE: Duration = Duration::from_secs(600);
+
+/// Most header lines a response may have.
+pub const RESPONSE_HEADERS_MAX: usize = 256;
+/// Most 1xx answers before the final one.
+pub const INFORMATIONAL_RESPONSES_MAX: usize = 32;
+
+/// A delivery in flight this much longer than its deadline counts as overdue.
+pub const OVERDUE_GRACE: Duration = Duration::from_millis(250);
+/// The dispatcher's loop must turn at least this often, or `/readyz` says it has stalled.
+pub const DISPATCH_STALLED_AFTER: Duration = Duration::from_secs(5);
+
+/// Bytes of accepted sends kept in memory so that their delivery need not read the disk.
+pub const HOT_BYTES_MAX: u64 = 64 * MIB;
+
+/// Longest error message of a record, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 1024;
+
+pub const DEADLINE: Duration = Duration::from_secs(5);
+pub const DRAIN: Duration = Duration::from_secs(10);
+pub const KEEP_ALIVE: Duration = Duration::from_secs(3);
+pub const IN_FLIGHT: u32 = 10_000;
+pub const IN_FLIGHT_PER_TENANT: u32 = 2_000;
+pub const IN_FLIGHT_PER_TENANT_DESTINATION: u32 = 200;
+pub const QUEUED: u64 = 1_000_000;
+pub const QUEUED_PER_TENANT: u64 = 100_000;
+pub const REQUEST_BODY: u64 = MIB;
+pub const API_REQUEST: u64 = 16 * MIB;
+pub const SENDS_PER_REQUEST: u32 = 1_000;
+pub const SENDS_PER_EXECUTION: u32 = 10_000;
+pub const RESPONSE_BODY_STORED: u64 = 64 * KIB;
+pub const RESPONSE_BODY_READ: u64 = MIB;
+pub const RESPONSE_HEADERS: u64 = 64 * KIB;
+pub const DISTINCT_DESTINATIONS_PER_MINUTE: u32 = 1_000;
+
+const _: () = assert!(DRAIN.as_millis() >= DEADLINE.as_millis(), "a drain lets every delivery reach its deadline");
+const _: () = assert!(IN_FLIGHT_PER_TENANT <= IN_FLIGHT);
+const _: () = assert!(IN_FLIGHT_PER_TENANT_DESTINATION <= IN_FLIGHT_PER_TENANT);
+const _: () = assert!(QUEUED_PER_TENANT <= QUEUED);
+const _: () = assert!(REQUEST_BODY < API_REQUEST, "one send with its base64 overhead fits into a call");
+const _: () = assert!(RESPONSE_BODY_STORED <= RESPONSE_BODY_READ);
+const _: () = assert!(KEEP_ALIVE.as_millis() < DEADLINE.as_millis());
+const _: () = assert!(SENDS_PER_REQUEST as u64 <= QUEUED_PER_TENANT);
+const _: () = assert!(DNS_LOOKUPS_PER_DOMAIN <= DNS_LOOKUPS_PER_TENANT);

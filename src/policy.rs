@@ -1,0 +1,16 @@
+//! Acceptable use: the destinations a send may reach.
+//!
+//! Asked twice: [`Policy::judge_url`] on what the send says, [`Policy::judge_answer`] on what DNS answered. Only
+//! an address that passed is dialled, and a [`CheckedAddr`] cannot be made elsewhere. Pure: no sockets, no clock.
+//! Not here: looking names up (`dial`).
+
+pub mod address;
+pub mod name;
+pub mod port;
+pub mod rules;
+pub mod url;
+
+pub use self::rules::{
+    Answer, Asker, CheckedAddr, Denial, Judged, Policy, Purpose, ScanMemory, SelfAddrs, Suspensions, Verdict,
+};
+pub use self::url::{CheckedUrl, Destination, Host, Scheme};

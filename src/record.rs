@@ -1,0 +1,165 @@
+//! What is remembered of a send: the values behind a record, already redacted.
+//!
+//! These are domain values: the API and the store each have their own form of them.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::outcome::labelled;
+use crate::outcome::{Code, Ended, Timings};
+use crate::policy::Verdict;
+use crate::send::{Context, ExecutionId, Method, SendId, TenantId};
+
+labelled! {
+    /// Where a send is on its way.
+    State {
+        Held = "held",
+        Queued = "queued",
+        Sending = "sending",
+        Done = "done",
+    }
+}
+
+/// Header lines as shown: lower-case names in order, each with its values; secrets read `[redacted hmac:…]`.
+pub type ShownHeaders = Vec<(String, Vec<String>)>;
+
+/// A body as shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShownBody {
+    /// What is stored of it, JSON members redacted where `[redact]` says so. `None`: not kept, past its
+    /// retention, or not asked for.
+    pub bytes: Option<Bytes>,
+    /// Size of the whole body as sent or read, in bytes.
+    pub total: u64,
+    /// Less is stored than was sent or read, or reading stopped at `response_body_read`.
+    pub truncated: bool,
+    /// Of the whole body; `None` where it is redacted or not kept.
+    pub sha256: Option<[u8; 32]>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShownRequest {
+    pub method: Method,
+    pub url: String,
+    pub headers: ShownHeaders,
+    pub dropped_headers: Vec<String>,
+    /// `None`: the request has no body.
+    pub body: Option<ShownBody>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShownResponse {
+    pub status: u16,
+    /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`.
+    pub version: String,
+    pub headers: ShownHeaders,
+    pub body: ShownBody,
+    /// The `Content-Length` it declared.
+    pub declared: Option<u64>,
+}
+
+/// The network side of a delivery, as far as it came.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Connection {
+    /// The local address bound, and the port the kernel gave.
+    pub source: Option<SocketAddr>,
+    /// The published address the world sees.
+    pub public: Option<IpAddr>,
+    pub remote: Option<SocketAddr>,
+    pub resolved: Vec<(IpAddr, Verdict)>,
+    pub reused: bool,
+    pub tls: Option<TlsFacts>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFacts {
+    pub version: String,
+    pub cipher: String,
+    pub alpn: Option<String>,
+    pub certificate: Option<Certificate>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    pub subject: String,
+    pub issuer: String,
+    pub not_after: Timestamp,
+    /// Of the DER form.
+    pub sha256: [u8; 32],
+}
+
+/// A finished send, redacted, as the store keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    pub id: SendId,
+    pub ended: Ended,
+    /// Every header that left, ours included; `None` where nothing was written.
+    pub sent_headers: Option<ShownHeaders>,
+    pub response: Option<ShownResponse>,
+    pub connection: Option<Connection>,
+    pub would_block: Option<Code>,
+    pub timings: Timings,
+    pub released_at: Option<Timestamp>,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Timestamp,
+}
+
+/// All that is remembered of one send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub id: SendId,
+    pub state: State,
+    pub ended: Option<Ended>,
+    pub resend_of: Option<SendId>,
+    pub tenant: TenantId,
+    pub context: Context,
+    /// Counts within the execution, in accept order; `None` without an execution.
+    pub index: Option<u32>,
+    pub request: ShownRequest,
+    pub response: Option<ShownResponse>,
+    pub would_block: Option<Code>,
+    pub connection: Option<Connection>,
+    pub timings: Timings,
+    pub node: String,
+    pub created_at: Timestamp,
+    pub released_at: Option<Timestamp>,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+}
+
+labelled! {
+    ExecutionState {
+        Open = "open",
+        Finished = "finished",
+        Discarded = "discarded",
+    }
+}
+
+labelled! {
+    FinishedBy {
+        Call = "call",
+        HoldLimit = "hold_limit",
+    }
+}
+
+/// One execution as looked at: counts over all its sends, and one page of them in call order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Execution {
+    pub execution: ExecutionId,
+    pub state: ExecutionState,
+    pub finished_by: Option<FinishedBy>,
+    pub delivered: u64,
+    pub total: u64,
+    pub sends: Vec<Record>,
+    pub next: Option<String>,
+}
+
+/// How long a send waited between two instants of the wall clock; never negative.
+pub fn waited(from: Timestamp, to: Timestamp) -> Duration {
+    Duration::try_from(to.duration_since(from)).unwrap_or_default()
+}

@@ -1,0 +1,133 @@
+//! What a workflow asked for, as values that are valid by construction.
+//!
+//! [`SendSpec`] is one request to make; [`Context`] says whose it is. Making one from an author's JSON is
+//! [`parse`]'s work (with [`body`], [`headers`] and [`params`]); where the URL may point is [`crate::policy`]'s.
+//! Not here: anything about how, when or whether it is delivered.
+
+pub mod body;
+pub mod headers;
+pub mod params;
+pub mod parse;
+
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use uuid::Uuid;
+
+use crate::outcome::{Failure, labelled};
+use crate::policy::CheckedUrl;
+
+/// A send's identity: a UUID of version 7, so that ids sort by the time of acceptance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SendId(pub Uuid);
+
+impl fmt::Display for SendId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for SendId {
+    type Err = uuid::Error;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Uuid::try_parse(text).map(Self)
+    }
+}
+
+macro_rules! shared_text {
+    ($(#[$meta:meta])* $name:ident) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The caller has checked the text's length and characters.
+            pub fn new(text: impl Into<Arc<str>>) -> Self { Self(text.into()) }
+            pub fn as_str(&self) -> &str { &self.0 }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str(&self.0) }
+        }
+    };
+}
+
+shared_text! {
+    /// The account a send belongs to; at most [`crate::limits::TENANT_CHARS_MAX`] characters.
+    TenantId
+}
+shared_text! {
+    /// One run of a workflow; unique within its tenant. At most [`crate::limits::CONTEXT_CHARS_MAX`] characters.
+    ExecutionId
+}
+
+labelled! {
+    /// The methods a send may use. `CONNECT` and `TRACE` are refused: the first makes a tunnel, the second
+    /// reflects the request with its secrets.
+    Method {
+        Get = "GET",
+        Head = "HEAD",
+        Post = "POST",
+        Put = "PUT",
+        Patch = "PATCH",
+        Delete = "DELETE",
+        Options = "OPTIONS",
+    }
+}
+
+/// Where a send came from, for finding its record again. Given by the author, apart from the tenant.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Context {
+    pub workflow: Option<Arc<str>>,
+    pub execution: Option<ExecutionId>,
+    pub step: Option<Arc<str>>,
+}
+
+/// Header lines in order; names are lower-case by [`HeaderName`]'s own rule.
+pub type HeaderLines = Vec<(HeaderName, HeaderValue)>;
+
+/// Where a send points.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// A plain absolute URL with the send's `params` applied. Its host has not been judged yet.
+    Url(CheckedUrl),
+    /// Not such a URL: the send is accepted, and ends `blocked` without being tried. `shown` is the text as
+    /// given, with any userinfo redacted.
+    Refused { shown: String, denial: Failure },
+}
+
+impl Target {
+    /// The URL as records show it.
+    pub fn shown(&self) -> &str {
+        match self {
+            Self::Url(url) => url.as_str(),
+            Self::Refused { shown, .. } => shown,
+        }
+    }
+}
+
+/// One request to make, complete and of valid shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SendSpec {
+    pub method: Method,
+    pub target: Target,
+    /// What the author asked for (`auth` already turned into `authorization`, `content-type` filled in), without
+    /// those of [`Self::dropped_headers`]. Framing, `host` and our own are added when it is delivered.
+    pub headers: HeaderLines,
+    /// Names of the headers that were given and are never sent, lower-case, in order.
+    pub dropped_headers: Vec<String>,
+    /// `None`: the request has no body (and no `Content-Length` where the method defines none).
+    pub body: Option<Bytes>,
+    pub context: Context,
+    /// Counted from release (or acceptance); `None`: the configured default.
+    pub expires_in: Option<Duration>,
+}
+
+impl SendSpec {
+    /// About how much memory this takes, in bytes.
+    pub fn footprint(&self) -> u64 {
+        let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum();
+        (512 + headers + self.target.shown().len() + self.body.as_ref().map_or(0, Bytes::len)) as u64
+    }
+}
