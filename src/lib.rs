@@ -9,6 +9,7 @@
 //! | [`telemetry`] | logs, the Prometheus recorder, buckets |
 //! | **words** | values only: [`limits`], [`outcome`], [`send`], [`policy`], [`record`], [`redact`], [`publish`] |
 //! | **deciding** | no I/O, no clock: [`hold`], [`schedule`], [`source`] |
+//! | [`world`] | what judging and delivering share, and what a reload swaps |
 //! | **remembering** | [`store`]: queued → started → finished, durable |
 //! | **reaching out** | [`deadline`], [`dial`], [`deliver`], [`dispatch`] |
 //! | **fronts** | [`intake`], [`api`], [`explain`], [`request_bin`] and [`cli`] |
@@ -38,3 +39,4 @@ pub mod send;
 pub mod source;
 pub mod store;
 pub mod telemetry;
+pub mod world;

@@ -1,0 +1,98 @@
+//! What judging and delivering share, and what a reload swaps: the configuration with all that is made from it,
+//! what is ours, who is suspended, and what was lately tried.
+//!
+//! A [`Settings`] is swapped as a whole, so that no delivery sees the policy of one file with the sources of
+//! another. Not here: reading files, or deciding when to reload (`app`).
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+
+use crate::config::Config;
+use crate::policy::{Asker, CheckedUrl, Judged, Policy, ScanMemory, SelfAddrs, Suspensions};
+use crate::source::Sources;
+
+/// One configuration and what is made from it. Immutable but for the sources' health.
+#[derive(Debug)]
+pub struct Settings {
+    pub config: Arc<Config>,
+    pub policy: Arc<Policy>,
+    pub sources: Arc<Sources>,
+}
+
+/// One for the process.
+pub struct World {
+    settings: ArcSwap<Settings>,
+    ours: ArcSwap<SelfAddrs>,
+    suspensions: ArcSwap<Suspensions>,
+    /// Which destinations each tenant lately tried; explaining counts as a try.
+    scan: Mutex<ScanMemory>,
+}
+
+impl World {
+    pub fn new(config: Arc<Config>, ours: SelfAddrs, suspensions: Suspensions) -> Arc<Self> {
+        let settings = Settings::new(config, None);
+        Arc::new(Self {
+            settings: ArcSwap::from_pointee(settings),
+            ours: ArcSwap::from_pointee(ours),
+            suspensions: ArcSwap::from_pointee(suspensions),
+            scan: Mutex::default(),
+        })
+    }
+
+    /// The settings in force, all of one file. Hold it for as long as one decision takes, not longer.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    pub fn config(&self) -> Arc<Config> {
+        self.settings.load().config.clone()
+    }
+
+    pub fn policy(&self) -> Arc<Policy> {
+        self.settings.load().policy.clone()
+    }
+
+    pub fn sources(&self) -> Arc<Sources> {
+        self.settings.load().sources.clone()
+    }
+
+    pub fn ours(&self) -> Arc<SelfAddrs> {
+        self.ours.load_full()
+    }
+
+    pub fn suspensions(&self) -> Arc<Suspensions> {
+        self.suspensions.load_full()
+    }
+
+    /// The URL stage under the settings in force; notes the try.
+    pub fn judge_url(&self, asker: Asker<'_>, url: &CheckedUrl, now: Timestamp) -> Judged {
+        let policy = self.policy();
+        let suspensions = self.suspensions.load();
+        let mut scan = self.scan.lock().unwrap_or_else(PoisonError::into_inner);
+        policy.judge_url(asker, url, &suspensions, &mut scan, now)
+    }
+
+    /// Puts a checked configuration in force; sources that stay keep their health. `Deliverer::reload` follows.
+    pub fn reload(&self, config: Arc<Config>) {
+        let previous = self.sources();
+        self.settings.store(Arc::new(Settings::new(config, Some(&previous))));
+    }
+
+    pub fn set_ours(&self, ours: SelfAddrs) {
+        self.ours.store(Arc::new(ours));
+    }
+
+    pub fn set_suspensions(&self, suspensions: Suspensions) {
+        self.suspensions.store(Arc::new(suspensions));
+    }
+}
+
+impl Settings {
+    fn new(config: Arc<Config>, previous: Option<&Sources>) -> Self {
+        let policy = Arc::new(Policy::new(&config.policy));
+        let sources = Arc::new(Sources::new(&config.egress, previous));
+        Self { config, policy, sources }
+    }
+}
