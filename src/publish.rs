@@ -3,7 +3,7 @@
 //! [`PublishedList`] is the file as parsed; [`Entry::status`] says what an address may do at an instant. Pure: the
 //! file is read by `config`, the store remembers first publication, `app` serves the result.
 
-use std::net::IpAddr;
+use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use jiff::{Timestamp, civil::Date};
 
@@ -47,6 +47,31 @@ pub struct ListProblem {
     pub fix: String,
 }
 
+/// What the store remembers of publication: until when each address owes the world its notice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Notice {
+    ends: HashMap<IpAddr, Timestamp>,
+}
+
+impl Notice {
+    /// An address published at the very first start owes none; any later one carries nothing before its first
+    /// publication plus `notice`, whatever its line says.
+    pub fn new(first: &HashMap<IpAddr, Timestamp>, first_start: Timestamp, notice: Duration) -> Self {
+        let owing = first.iter().filter(|(_, at)| **at > first_start);
+        let ends = owing.map(|(address, at)| (*address, at.saturating_add(notice).unwrap_or(Timestamp::MAX)));
+        Self { ends: ends.collect() }
+    }
+
+    /// For commands that run without the store: every notice counts as given.
+    pub fn given() -> Self {
+        Self::default()
+    }
+
+    pub fn ends(&self, address: IpAddr) -> Option<Timestamp> {
+        self.ends.get(&address).copied()
+    }
+}
+
 impl PublishedList {
     /// All problems at once: bad addresses, duplicates, unknown keys, bad or misordered dates.
     pub fn parse(_text: &str) -> Result<Self, Vec<ListProblem>> {
@@ -59,11 +84,11 @@ impl PublishedList {
 }
 
 impl Entry {
-    pub fn status(&self, _now: Timestamp) -> Status {
+    pub fn status(&self, _notice: &Notice, _now: Timestamp) -> Status {
         todo!()
     }
     /// Whether new connections may leave from it now.
-    pub fn carries(&self, _now: Timestamp) -> bool {
+    pub fn carries(&self, _notice: &Notice, _now: Timestamp) -> bool {
         todo!()
     }
 }

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 
 use crate::config::Egress;
 use crate::outcome::labelled;
+use crate::publish::Notice;
 use crate::send::TenantId;
 
 /// An address of ours that deliveries leave from. The only way to a socket towards a destination.
@@ -65,8 +66,8 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// `egress` was checked at load: every public address is in the list.
-    pub fn new(_egress: &Egress, _previous: Option<&Sources>) -> Self {
+    /// `egress` was checked at load: every public address is in the list. `notice` is what the store remembers.
+    pub fn new(_egress: &Egress, _notice: &Notice, _previous: Option<&Sources>) -> Self {
         todo!()
     }
 

@@ -300,7 +300,8 @@ pub trait Store: std::marker::Send + Sync + 'static {
 
     /// When each address was first published; addresses not seen before get `now`. Also the list's `syncToken`:
     /// `digest` is of the list as served, the answer the Unix second at which it last changed, never falling.
-    fn publish(&self, addresses: Vec<IpAddr>, digest: [u8; 32], now: Timestamp) -> StoreResult<'_, Published>;
+    /// `None` leaves the token as it is: what is served depends on first publication, so that is asked first.
+    fn publish(&self, addresses: Vec<IpAddr>, digest: Option<[u8; 32]>, now: Timestamp) -> StoreResult<'_, Published>;
 
     /// Drops what retention no longer keeps, whole pieces at a time.
     fn retain(&self, now: Timestamp) -> StoreResult<'_, ()>;
@@ -318,7 +319,9 @@ pub trait Store: std::marker::Send + Sync + 'static {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Published {
     pub first: HashMap<IpAddr, Timestamp>,
+    /// Zero until a digest was given.
     pub sync_token: u64,
-    /// The store was empty of addresses before this call: the first start ever.
-    pub first_start: bool,
+    /// When this store first published anything: the addresses of that call need no further notice, at any later
+    /// start either.
+    pub first_start: Timestamp,
 }
