@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use crate::config::Config;
 use crate::policy::{Asker, CheckedUrl, Judged, Policy, ScanMemory, SelfAddrs, Suspensions};
+use crate::publish::Notice;
 use crate::source::Sources;
 
 /// One configuration and what is made from it. Immutable but for the sources' health.
@@ -31,8 +32,8 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(config: Arc<Config>, ours: SelfAddrs, suspensions: Suspensions) -> Arc<Self> {
-        let settings = Settings::new(config, None);
+    pub fn new(config: Arc<Config>, notice: &Notice, ours: SelfAddrs, suspensions: Suspensions) -> Arc<Self> {
+        let settings = Settings::new(config, notice, None);
         Arc::new(Self {
             settings: ArcSwap::from_pointee(settings),
             ours: ArcSwap::from_pointee(ours),
@@ -75,9 +76,9 @@ impl World {
     }
 
     /// Puts a checked configuration in force; sources that stay keep their health. `Deliverer::reload` follows.
-    pub fn reload(&self, config: Arc<Config>) {
+    pub fn reload(&self, config: Arc<Config>, notice: &Notice) {
         let previous = self.sources();
-        self.settings.store(Arc::new(Settings::new(config, Some(&previous))));
+        self.settings.store(Arc::new(Settings::new(config, notice, Some(&previous))));
     }
 
     pub fn set_ours(&self, ours: SelfAddrs) {
@@ -90,9 +91,9 @@ impl World {
 }
 
 impl Settings {
-    fn new(config: Arc<Config>, previous: Option<&Sources>) -> Self {
+    fn new(config: Arc<Config>, notice: &Notice, previous: Option<&Sources>) -> Self {
         let policy = Arc::new(Policy::new(&config.policy));
-        let sources = Arc::new(Sources::new(&config.egress, previous));
+        let sources = Arc::new(Sources::new(&config.egress, notice, previous));
         Self { config, policy, sources }
     }
 }
