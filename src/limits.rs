@@ -15,6 +15,12 @@ pub const URL_BYTES_MAX: usize = 8 * 1024;
 pub const REQUEST_HEADERS_MAX: usize = 100;
 /// Most bytes of one send's header names and values together.
 pub const REQUEST_HEADER_BYTES_MAX: usize = 32 * 1024;
+/// Longest `expires_in` of a send: a year, far beyond any retention.
+pub const EXPIRES_IN_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// Most problems that one answer lists.
+pub const PROBLEMS_MAX: usize = 10_000;
+/// Most characters of a caller's own words that a message or a JSON pointer repeats.
+pub const ECHO_CHARS_MAX: usize = 256;
 /// Longest `context` value and execution id, in characters.
 pub const CONTEXT_CHARS_MAX: usize = 256;
 /// Longest tenant id, in characters.

@@ -1,8 +1,18 @@
 //! What is secret, and how it reads once hidden: `[redacted hmac:8hex]`, keyed, so that equal secrets look equal
 //! and none can be guessed.
 //!
-//! Pure: a value in, a shown value out. The key comes from the store's key file.
+//! Pure: a value in, a shown value out. The key comes from the store's key file. Bodies are looked into only where
+//! `[redact] json_pointers` names something (see [`json`]); whatever cannot be read there is hidden, not shown.
 
+pub mod json;
+
+use std::collections::HashSet;
+
+use aws_lc_rs::digest;
+use bytes::Bytes;
+use http::header;
+
+use self::json::Pointers;
 use crate::config::Redact;
 use crate::record::{ShownBody, ShownHeaders, ShownRequest, ShownResponse};
 use crate::send::{HeaderLines, SendSpec};
@@ -19,6 +29,9 @@ pub const SECRET_HEADERS: &[&str] = &[
     "x-amz-security-token",
 ];
 
+/// What every hidden value begins with.
+pub const REDACTED_PREFIX: &str = "[redacted hmac:";
+
 /// The keyed hash behind every redaction; one per store.
 #[derive(Clone)]
 pub struct RedactKey(aws_lc_rs::hmac::Key);
@@ -32,7 +45,7 @@ impl RedactKey {
     pub fn hide(&self, secret: &[u8]) -> String {
         let tag = aws_lc_rs::hmac::sign(&self.0, secret);
         let tag = tag.as_ref();
-        format!("[redacted hmac:{:02x}{:02x}{:02x}{:02x}]", tag[0], tag[1], tag[2], tag[3])
+        format!("{REDACTED_PREFIX}{:02x}{:02x}{:02x}{:02x}]", tag[0], tag[1], tag[2], tag[3])
     }
 }
 
@@ -40,8 +53,8 @@ impl RedactKey {
 #[derive(Clone)]
 pub struct Redactor {
     key: RedactKey,
-    headers: std::collections::HashSet<String>,
-    pointers: Vec<String>,
+    headers: HashSet<String>,
+    pointers: Pointers,
 }
 
 /// A body received, before redaction.
@@ -50,7 +63,7 @@ pub struct RawResponse {
     pub version: http::Version,
     pub headers: HeaderLines,
     /// What was kept of the body (at most `response_body_stored`).
-    pub body: bytes::Bytes,
+    pub body: Bytes,
     /// Bytes read in all.
     pub body_total: u64,
     pub body_truncated: bool,
@@ -62,7 +75,7 @@ impl Redactor {
     pub fn new(key: RedactKey, settings: &Redact) -> Self {
         let headers =
             SECRET_HEADERS.iter().map(|name| (*name).to_owned()).chain(settings.headers.iter().cloned()).collect();
-        Self { key, headers, pointers: settings.json_pointers.clone() }
+        Self { key, headers, pointers: Pointers::new(&settings.json_pointers) }
     }
 
     pub fn key(&self) -> &RedactKey {
@@ -72,4 +85,109 @@ impl Redactor {
     pub fn is_secret_header(&self, lower_case: &str) -> bool {
         self.headers.contains(lower_case)
     }
+
+    /// A send's request as records may show it. The second value: the send holds what the shown form does not
+    /// (a secret header, a redacted body, or a body that is not kept), so it is stored sealed only.
+    pub fn request(&self, spec: &SendSpec, keep_bodies: bool) -> (ShownRequest, bool) {
+        let mut sealed = spec.headers.iter().any(|(name, _)| self.is_secret_header(name.as_str()));
+        let body = spec.body.as_ref().map(|bytes| {
+            let total = bytes.len() as u64;
+            if !keep_bodies {
+                sealed |= total > 0;
+                return ShownBody { bytes: None, total, truncated: total > 0, sha256: None };
+            }
+            match self.hidden_in_body(bytes, &spec.headers) {
+                Some(hidden) => {
+                    sealed = true;
+                    ShownBody { bytes: Some(hidden), total, truncated: false, sha256: None }
+                }
+                None => ShownBody { bytes: Some(bytes.clone()), total, truncated: false, sha256: Some(sha256(bytes)) },
+            }
+        });
+        let shown = ShownRequest {
+            method: spec.method,
+            url: spec.target.shown().to_owned(),
+            headers: self.sent_headers(&spec.headers),
+            dropped_headers: spec.dropped_headers.clone(),
+            body,
+        };
+        (shown, sealed)
+    }
+
+    /// Header lines as records show them: grouped by name in order of first appearance.
+    pub fn sent_headers(&self, lines: &HeaderLines) -> ShownHeaders {
+        let mut shown: ShownHeaders = Vec::with_capacity(lines.len());
+        for (name, value) in lines {
+            let value = if self.is_secret_header(name.as_str()) {
+                self.key.hide(value.as_bytes())
+            } else {
+                header_text(value.as_bytes())
+            };
+            match shown.iter_mut().find(|(known, _)| known == name.as_str()) {
+                Some((_, values)) => values.push(value),
+                None => shown.push((name.as_str().to_owned(), vec![value])),
+            }
+        }
+        shown
+    }
+
+    pub fn response(&self, raw: RawResponse, keep_bodies: bool) -> ShownResponse {
+        let RawResponse { status, version, headers, body, body_total, body_truncated, body_sha256, declared } = raw;
+        let body = if !keep_bodies {
+            ShownBody { bytes: None, total: body_total, truncated: body_total > 0, sha256: None }
+        } else {
+            match self.hidden_in_body(&body, &headers) {
+                Some(hidden) => {
+                    ShownBody { bytes: Some(hidden), total: body_total, truncated: body_truncated, sha256: None }
+                }
+                None => ShownBody {
+                    bytes: Some(body),
+                    total: body_total,
+                    truncated: body_truncated,
+                    sha256: Some(body_sha256),
+                },
+            }
+        };
+        ShownResponse { status, version: version_name(version), headers: self.sent_headers(&headers), body, declared }
+    }
+
+    /// `None`: the body holds nothing to hide.
+    fn hidden_in_body(&self, body: &Bytes, headers: &HeaderLines) -> Option<Bytes> {
+        if self.pointers.is_empty() || body.is_empty() {
+            return None;
+        }
+        let says_json = headers.iter().any(|(name, value)| {
+            name == header::CONTENT_TYPE
+                && value.to_str().is_ok_and(|value| value.to_ascii_lowercase().contains("json"))
+        });
+        self.pointers.hide(body, says_json, |secret| self.key.hide(secret)).map(Bytes::from)
+    }
 }
+
+/// As UTF-8 where it is that, else each byte as the character of its number (ISO 8859-1, as RFC 9110 section 5.5
+/// reads old fields).
+fn header_text(value: &[u8]) -> String {
+    match std::str::from_utf8(value) {
+        Ok(text) => text.to_owned(),
+        Err(_) => value.iter().map(|&byte| char::from(byte)).collect(),
+    }
+}
+
+fn version_name(version: http::Version) -> String {
+    match version {
+        http::Version::HTTP_10 => "HTTP/1.0",
+        http::Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP/1.1",
+    }
+    .to_owned()
+}
+
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let digest = digest::digest(&digest::SHA256, bytes);
+    let mut out = [0; 32];
+    out.copy_from_slice(digest.as_ref());
+    out
+}
+
+#[cfg(test)]
+mod tests;

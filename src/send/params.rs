@@ -1,1 +1,122 @@
+//! A send's `params`: what they add to, and replace in, the query of its URL.
+//!
+//! Percent-encoding leaves only RFC 3986's unreserved characters as they are, so a space is `%20` and a plus sign
+//! is `%2B`: both readings of `+` agree. What stays of the URL's own query keeps its bytes.
 
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use super::parse::{At, Kind, Members, Problems, text};
+
+/// Keys in order, each with its values; a key without values only takes the URL's own out.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Params(Vec<(String, Vec<String>)>);
+
+impl Params {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The query that goes out; `None`: none at all.
+    pub(crate) fn applied_to(&self, query: Option<&str>) -> Option<String> {
+        let mut out = String::new();
+        for part in query.unwrap_or_default().split('&').filter(|part| !part.is_empty()) {
+            let replaced = url::form_urlencoded::parse(part.as_bytes())
+                .next()
+                .is_some_and(|(key, _)| self.0.iter().any(|(name, _)| *name == key));
+            if !replaced {
+                separate(&mut out);
+                out.push_str(part);
+            }
+        }
+        for (key, values) in &self.0 {
+            for value in values {
+                separate(&mut out);
+                percent_encode(key, &mut out);
+                out.push('=');
+                percent_encode(value, &mut out);
+            }
+        }
+        (!out.is_empty()).then_some(out)
+    }
+}
+
+fn separate(out: &mut String) {
+    if !out.is_empty() {
+        out.push('&');
+    }
+}
+
+fn percent_encode(text: &str, out: &mut String) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push('%');
+            out.push(char::from(HEX[usize::from(byte >> 4)]));
+            out.push(char::from(HEX[usize::from(byte & 15)]));
+        }
+    }
+}
+
+/// `None` goes with at least one problem.
+pub(crate) fn read(value: &RawValue, at: At<'_>, problems: &mut Problems) -> Option<Params> {
+    let members = Members::expect(value, at, "it must be an object of names and values, e.g. {\"page\": 2}", problems)?;
+    let mut params = Params(Vec::with_capacity(members.0.len()));
+    let mut seen = std::collections::HashSet::with_capacity(members.0.len());
+    let mut sound = true;
+    for (key, value) in &members.0 {
+        let at = At::Key(&at, key);
+        if !seen.insert(key.as_ref()) {
+            problems.add(at, "stands here a second time", "give an array to repeat the key");
+            sound = false;
+            continue;
+        }
+        let mut values = Vec::new();
+        match Kind::of(value) {
+            Kind::Null => continue,
+            Kind::Array => match serde_json::from_str::<Vec<&RawValue>>(value.get()) {
+                Ok(items) => {
+                    for (index, item) in items.into_iter().enumerate() {
+                        let at = At::Index(&at, index);
+                        match Kind::of(item) {
+                            Kind::Null => {}
+                            _ => match plain(item, at, problems) {
+                                Some(text) => values.push(text.into_owned()),
+                                None => sound = false,
+                            },
+                        }
+                    }
+                }
+                Err(_) => {
+                    problems.add(at, "is not an array of plain values", None);
+                    sound = false;
+                }
+            },
+            _ => match plain(value, at, problems) {
+                Some(text) => values.push(text.into_owned()),
+                None => sound = false,
+            },
+        }
+        params.0.push((key.clone().into_owned(), values));
+    }
+    sound.then_some(params)
+}
+
+/// A string's text, or a number's or boolean's as it stands in the call.
+fn plain<'a>(value: &'a RawValue, at: At<'_>, problems: &mut Problems) -> Option<Cow<'a, str>> {
+    match Kind::of(value) {
+        Kind::String => text(value, at, problems),
+        Kind::Number | Kind::Boolean => Some(Cow::Borrowed(value.get())),
+        other => {
+            problems.add(
+                at,
+                format!("is {}; a parameter is a string, a number, a boolean or an array of them", other.name()),
+                "encode it into a string, e.g. with JSON.stringify",
+            );
+            None
+        }
+    }
+}

@@ -1,1 +1,676 @@
+//! From the bytes of an API call to sends of valid shape, or to **every** problem of the call at once.
+//!
+//! The call is read through borrowed raw values: `data` keeps its own bytes, as they stand in the call, so that a
+//! signature over them holds. Keys that are read here (a send's own, those of `headers`, `params`, `auth` and
+//! `context`) may stand once: parsers differ on which of two counts. Where a URL points is never a problem of
+//! shape: a refused URL becomes [`Target::Refused`]. No message repeats a value that may be secret.
 
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, header};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::body::{self, Body};
+use super::headers::{self, Headers};
+use super::{Context, ExecutionId, HeaderLines, Method, SendSpec, Target, params};
+use crate::limits;
+use crate::policy::CheckedUrl;
+use crate::policy::url::without_userinfo;
+use crate::redact::RedactKey;
+
+/// What a call may be at most; part of the configured limits.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Bytes of one send's body.
+    pub request_body: u64,
+    pub sends_per_request: u32,
+}
+
+/// A call of valid shape.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Call {
+    One(Box<SendSpec>),
+    Many(Vec<SendSpec>),
+}
+
+/// What makes a problem: its shape, or its size alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    Shape,
+    TooLarge,
+}
+
+/// One problem of a call, with the place it stands at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub fault: Fault,
+    /// RFC 6901 pointer into the call's body; empty: the whole body.
+    pub pointer: String,
+    pub detail: String,
+    pub hint: Option<String>,
+}
+
+/// The place that is being read: a linked path, written out only where there is a problem.
+#[derive(Clone, Copy)]
+pub(crate) enum At<'a> {
+    Root,
+    Key(&'a At<'a>, &'a str),
+    Index(&'a At<'a>, usize),
+}
+
+impl At<'_> {
+    fn write(&self, out: &mut String) {
+        match self {
+            Self::Root => {}
+            Self::Key(parent, key) => {
+                parent.write(out);
+                out.push('/');
+                for c in key.chars().take(limits::ECHO_CHARS_MAX) {
+                    match c {
+                        '~' => out.push_str("~0"),
+                        '/' => out.push_str("~1"),
+                        c => out.push(c),
+                    }
+                }
+            }
+            Self::Index(parent, index) => {
+                parent.write(out);
+                out.push_str(&format!("/{index}"));
+            }
+        }
+    }
+}
+
+/// Collects problems; bounded, so that a hostile call cannot make an answer many times its size.
+#[derive(Default)]
+pub(crate) struct Problems {
+    list: Vec<Problem>,
+    left_out: usize,
+}
+
+impl Problems {
+    pub(crate) fn add(&mut self, at: At<'_>, detail: impl Into<String>, hint: impl Into<Option<&'static str>>) {
+        self.push(Fault::Shape, at, detail.into(), hint.into().map(str::to_owned));
+    }
+
+    pub(crate) fn too_large(&mut self, at: At<'_>, detail: String, hint: &str) {
+        self.push(Fault::TooLarge, at, detail, Some(hint.to_owned()));
+    }
+
+    fn push(&mut self, fault: Fault, at: At<'_>, detail: String, hint: Option<String>) {
+        if self.list.len() >= limits::PROBLEMS_MAX {
+            self.left_out += 1;
+            return;
+        }
+        let mut pointer = String::new();
+        at.write(&mut pointer);
+        self.list.push(Problem { fault, pointer, detail, hint });
+    }
+
+    fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    fn into_list(mut self) -> Vec<Problem> {
+        if self.left_out > 0 {
+            self.list.push(Problem {
+                fault: Fault::Shape,
+                pointer: String::new(),
+                detail: format!("{} more problems are not listed", self.left_out),
+                hint: Some("mend these first".to_owned()),
+            });
+        }
+        self.list
+    }
+}
+
+/// The kinds of JSON value, told from the first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Null,
+    Boolean,
+    Number,
+    String,
+    Array,
+    Object,
+}
+
+impl Kind {
+    pub(crate) fn of(raw: &RawValue) -> Self {
+        match raw.get().as_bytes().first() {
+            Some(b'"') => Self::String,
+            Some(b'{') => Self::Object,
+            Some(b'[') => Self::Array,
+            Some(b't' | b'f') => Self::Boolean,
+            Some(b'n') => Self::Null,
+            _ => Self::Number,
+        }
+    }
+
+    /// With its article, for messages.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Boolean => "a boolean",
+            Self::Number => "a number",
+            Self::String => "a string",
+            Self::Array => "an array",
+            Self::Object => "an object",
+        }
+    }
+}
+
+/// A string that borrows from the call where it has no escapes.
+pub(crate) struct Text<'a>(pub(crate) Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AsText;
+        impl<'de> Visitor<'de> for AsText {
+            type Value = Text<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(AsText)
+    }
+}
+
+/// The members of an object in order, duplicates included, values unread.
+pub(crate) struct Members<'a>(pub(crate) Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AsMembers;
+        impl<'de> Visitor<'de> for AsMembers {
+            type Value = Members<'de>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::with_capacity(8);
+                while let Some(Text(key)) = map.next_key()? {
+                    members.push((key, map.next_value::<&'de RawValue>()?));
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(AsMembers)
+    }
+}
+
+impl<'a> Members<'a> {
+    /// Reads a value that is known to be an object; a key that cannot be decoded is the only thing that can fail.
+    pub(crate) fn read(raw: &'a RawValue, at: At<'_>, problems: &mut Problems) -> Option<Self> {
+        match serde_json::from_str(raw.get()) {
+            Ok(members) => Some(members),
+            Err(_) => {
+                problems.add(at, "holds a key with an escape that is no character", "write keys as plain text");
+                None
+            }
+        }
+    }
+
+    /// Reads an object, or says that there should be one.
+    pub(crate) fn expect(raw: &'a RawValue, at: At<'_>, what: &str, problems: &mut Problems) -> Option<Self> {
+        match Kind::of(raw) {
+            Kind::Object => Self::read(raw, at, problems),
+            other => {
+                problems.add(at, format!("is {}; {what}", other.name()), None);
+                None
+            }
+        }
+    }
+}
+
+/// Decodes a string value; an unpaired surrogate is the only thing that can fail.
+pub(crate) fn text<'a>(raw: &'a RawValue, at: At<'_>, problems: &mut Problems) -> Option<Cow<'a, str>> {
+    match serde_json::from_str::<Text<'a>>(raw.get()) {
+        Ok(Text(text)) => Some(text),
+        Err(_) => {
+            problems.add(at, "holds half of a surrogate pair, which is no character", "send bytes with data_base64");
+            None
+        }
+    }
+}
+
+/// Reads a whole call. `held_by`: the execution that the call's path names, if it does.
+pub fn call(
+    raw: &Bytes,
+    bounds: &Bounds,
+    key: &RedactKey,
+    held_by: Option<&ExecutionId>,
+) -> Result<Call, Vec<Problem>> {
+    let mut problems = Problems::default();
+    let Some(json) = whole(raw, &mut problems) else { return Err(problems.into_list()) };
+    let reading = Reading { raw, bounds, key, held_by };
+    let call = match Kind::of(json) {
+        Kind::Object => reading.send(json, At::Root, &mut problems).map(|send| Call::One(Box::new(send))),
+        Kind::Array => reading.sends(json, &mut problems).map(Call::Many),
+        other => {
+            problems.add(
+                At::Root,
+                format!("the body is {}; it must be one send (an object) or an array of sends", other.name()),
+                None,
+            );
+            None
+        }
+    };
+    match call {
+        Some(call) if problems.is_empty() => Ok(call),
+        _ => Err(problems.into_list()),
+    }
+}
+
+/// What the body of a resend supplies beside the original.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Supplied {
+    /// From `auth`: the whole value of `authorization`.
+    pub authorization: Option<HeaderValue>,
+    pub headers: HeaderLines,
+    pub dropped_headers: Vec<String>,
+    pub body: Option<Body>,
+}
+
+/// Reads the body of a resend; an empty one supplies nothing.
+pub fn supplied(raw: &Bytes, bounds: &Bounds, content_type: Option<&str>) -> Result<Supplied, Vec<Problem>> {
+    let mut problems = Problems::default();
+    if raw.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Supplied::default());
+    }
+    let Some(json) = whole(raw, &mut problems) else { return Err(problems.into_list()) };
+    let Some(members) =
+        Members::expect(json, At::Root, "it must be an object with what the original lacks", &mut problems)
+    else {
+        return Err(problems.into_list());
+    };
+    const KNOWN: [&str; 4] = ["auth", "headers", "data", "data_base64"];
+    let values = known(&members, &KNOWN, At::Root, &mut problems, |key| {
+        matches!(key, "method" | "url" | "params" | "context" | "expires_in")
+            .then_some("a resend repeats the original request; submit a new send to change it")
+    });
+    let [auth, headers_value, data, data_base64] = values;
+    let given = headers_value
+        .and_then(|value| headers::read(value, At::Key(&At::Root, "headers"), &mut problems))
+        .unwrap_or_default();
+    let authorization = auth.and_then(|value| basic(value, At::Key(&At::Root, "auth"), &mut problems));
+    let content_type = given.content_type().or(content_type).map(str::to_owned);
+    let body = body::read(raw, At::Root, data, data_base64, content_type.as_deref(), bounds, &mut problems);
+    if problems.is_empty() {
+        Ok(Supplied { authorization, headers: given.lines, dropped_headers: given.dropped, body })
+    } else {
+        Err(problems.into_list())
+    }
+}
+
+/// The body as one JSON value, unread.
+fn whole<'a>(raw: &'a Bytes, problems: &mut Problems) -> Option<&'a RawValue> {
+    let read = std::str::from_utf8(raw)
+        .map_err(|error| {
+            serde_json::Error::custom(format!("byte {} is not UTF-8, as JSON has to be", error.valid_up_to()))
+        })
+        .and_then(serde_json::from_str::<&RawValue>);
+    match read {
+        Ok(json) => Some(json),
+        Err(error) => {
+            problems.add(At::Root, format!("the body is not JSON: {error}"), None);
+            None
+        }
+    }
+}
+
+/// The values of the keys that are known, in their order, `null` read as absent. Everything else is a problem.
+pub(crate) fn known<'a, const N: usize>(
+    members: &Members<'a>,
+    names: &[&'static str; N],
+    at: At<'_>,
+    problems: &mut Problems,
+    hint: impl Fn(&str) -> Option<&'static str>,
+) -> [Option<&'a RawValue>; N] {
+    let mut values = [None; N];
+    let mut seen = [false; N];
+    for (key, value) in &members.0 {
+        let at = At::Key(&at, key);
+        match names.iter().position(|name| name == key) {
+            Some(index) if seen[index] => problems.add(at, "stands here a second time", "keep one of the two"),
+            Some(index) => {
+                seen[index] = true;
+                values[index] = Some(*value).filter(|value| Kind::of(value) != Kind::Null);
+            }
+            None => problems.add(at, format!("is not a key that is known here: {}", names.join(", ")), hint(key)),
+        }
+    }
+    values
+}
+
+struct Reading<'c> {
+    raw: &'c Bytes,
+    bounds: &'c Bounds,
+    key: &'c RedactKey,
+    held_by: Option<&'c ExecutionId>,
+}
+
+const SEND_KEYS: [&str; 9] =
+    ["method", "url", "data", "data_base64", "headers", "params", "auth", "context", "expires_in"];
+
+impl Reading<'_> {
+    fn sends(&self, json: &RawValue, problems: &mut Problems) -> Option<Vec<SendSpec>> {
+        let items: Vec<&RawValue> = match serde_json::from_str(json.get()) {
+            Ok(items) => items,
+            Err(error) => {
+                problems.add(At::Root, format!("the body is not JSON: {error}"), None);
+                return None;
+            }
+        };
+        if items.is_empty() {
+            problems.add(At::Root, "the array is empty", "leave the call out when there is nothing to send");
+            return None;
+        }
+        if items.len() > self.bounds.sends_per_request as usize {
+            problems.too_large(
+                At::Root,
+                format!("the array has {} sends, one call takes {}", items.len(), self.bounds.sends_per_request),
+                "spread them over several calls",
+            );
+            return None;
+        }
+        let mut sends = Vec::with_capacity(items.len());
+        for (index, item) in items.into_iter().enumerate() {
+            sends.extend(self.send(item, At::Index(&At::Root, index), problems));
+        }
+        Some(sends)
+    }
+
+    /// `None` goes with at least one problem.
+    fn send(&self, json: &RawValue, at: At<'_>, problems: &mut Problems) -> Option<SendSpec> {
+        let members = Members::expect(json, at, "a send is an object with `method` and `url`", problems)?;
+        let values = known(&members, &SEND_KEYS, at, problems, hint_for_send_key);
+        let [method, url, data, data_base64, header_object, param_object, auth, context, expires_in] = values;
+
+        let method = required(method, at, "method", problems).and_then(|(value, at)| read_method(value, at, problems));
+        let url = required(url, at, "url", problems).and_then(|(value, at)| read_url(value, at, problems));
+        let given: Headers =
+            header_object.and_then(|value| headers::read(value, At::Key(&at, "headers"), problems)).unwrap_or_default();
+        let replaced = match param_object {
+            Some(value) => params::read(value, At::Key(&at, "params"), problems),
+            None => Some(params::Params::default()),
+        };
+        let authorization = auth.and_then(|value| basic(value, At::Key(&at, "auth"), problems));
+        let context = self.context(context, At::Key(&at, "context"), problems);
+        let expires_in = expires_in.and_then(|value| read_expires_in(value, At::Key(&at, "expires_in"), problems));
+
+        if method == Some(Method::Head) && (data.is_some() || data_base64.is_some()) {
+            let key = if data.is_some() { "data" } else { "data_base64" };
+            problems.add(At::Key(&at, key), "a HEAD request has no body", "leave it out, or use another method");
+        }
+        let content_type = given.content_type();
+        let body = body::read(self.raw, at, data, data_base64, content_type, self.bounds, problems);
+
+        if !problems.is_empty() {
+            return None;
+        }
+        let has_content_type = content_type.is_some();
+        let Headers { mut lines, dropped } = given;
+        if let Some(value) = authorization {
+            lines.retain(|(name, _)| name != header::AUTHORIZATION);
+            lines.push((header::AUTHORIZATION, value));
+        }
+        let body = body.map(|body| {
+            if !has_content_type {
+                lines.push((header::CONTENT_TYPE, HeaderValue::from_static(body.kind.content_type())));
+            }
+            body.bytes
+        });
+        Some(SendSpec {
+            method: method?,
+            target: self.target(&url?, &replaced?),
+            headers: lines,
+            dropped_headers: dropped,
+            body,
+            context: context?,
+            expires_in,
+        })
+    }
+
+    fn target(&self, url: &str, replaced: &params::Params) -> Target {
+        let checked = CheckedUrl::parse(url).and_then(|url| {
+            if replaced.is_empty() {
+                return Ok(url);
+            }
+            let query = replaced.applied_to(url.query());
+            url.with_query(query.as_deref())
+        });
+        match checked {
+            Ok(url) => Target::Url(url),
+            Err(denial) => {
+                let mut shown = without_userinfo(url, |secret| self.key.hide(secret.as_bytes()));
+                // Cut after hiding, so that no part of a secret stays.
+                if shown.len() > limits::URL_BYTES_MAX {
+                    shown.truncate(shown.floor_char_boundary(limits::URL_BYTES_MAX));
+                }
+                Target::Refused { shown, denial: denial.into() }
+            }
+        }
+    }
+
+    fn context(&self, value: Option<&RawValue>, at: At<'_>, problems: &mut Problems) -> Option<Context> {
+        let mut context = Context { execution: self.held_by.cloned(), ..Context::default() };
+        let Some(value) = value else { return Some(context) };
+        let what = "it must be an object with workflow, execution and step, each of them optional";
+        let members = Members::expect(value, at, what, problems)?;
+        let values = known(&members, &["workflow", "execution", "step"], at, problems, |key| {
+            (key == "tenant").then_some("the tenant is named by the header Egressd-Tenant, or by the token")
+        });
+        let [workflow, execution, step] = values;
+        context.workflow = read_context_text(workflow, At::Key(&at, "workflow"), problems).map(Arc::from);
+        context.step = read_context_text(step, At::Key(&at, "step"), problems).map(Arc::from);
+        let execution = read_context_text(execution, At::Key(&at, "execution"), problems);
+        match (execution, self.held_by) {
+            (Some(given), Some(path)) if *given != *path.as_str() => problems.add(
+                At::Key(&at, "execution"),
+                "is another execution than the one in the call's path",
+                "leave it out: the path names the execution",
+            ),
+            (Some(given), None) => context.execution = Some(ExecutionId::new(given.as_ref())),
+            _ => {}
+        }
+        Some(context)
+    }
+}
+
+fn required<'a, 'p>(
+    value: Option<&'a RawValue>,
+    parent: At<'p>,
+    name: &'static str,
+    problems: &mut Problems,
+) -> Option<(&'a RawValue, OwnedKey<'p>)> {
+    if value.is_none() {
+        problems.add(At::Key(&parent, name), "is missing: every send needs it", None);
+    }
+    value.map(|value| (value, OwnedKey { parent, name }))
+}
+
+/// A place one key below another, which can be handed on by value.
+struct OwnedKey<'p> {
+    parent: At<'p>,
+    name: &'static str,
+}
+
+impl OwnedKey<'_> {
+    fn at(&self) -> At<'_> {
+        At::Key(&self.parent, self.name)
+    }
+}
+
+fn read_method(value: &RawValue, at: OwnedKey<'_>, problems: &mut Problems) -> Option<Method> {
+    let at = at.at();
+    if Kind::of(value) != Kind::String {
+        problems.add(at, format!("is {}; it must be a string", Kind::of(value).name()), None);
+        return None;
+    }
+    let given = text(value, at, problems)?;
+    if let Some(method) = Method::from_label(&given) {
+        return Some(method);
+    }
+    let upper = given.trim().to_ascii_uppercase();
+    match upper.as_str() {
+        "CONNECT" => problems.add(at, "CONNECT is refused: it would make a tunnel past the policy", None),
+        "TRACE" => problems.add(at, "TRACE is refused: its answer repeats the request with its secrets", None),
+        _ => {
+            let known = Method::ALL.iter().map(|method| method.label()).collect::<Vec<_>>().join(" ");
+            match Method::from_label(&upper) {
+                Some(method) => problems.push(
+                    Fault::Shape,
+                    at,
+                    "methods are written in upper case".to_owned(),
+                    Some(format!("write {method}")),
+                ),
+                None => problems.add(at, format!("is not one of {known}"), None),
+            }
+        }
+    }
+    None
+}
+
+fn read_url<'a>(value: &'a RawValue, at: OwnedKey<'_>, problems: &mut Problems) -> Option<Cow<'a, str>> {
+    let at = at.at();
+    if Kind::of(value) != Kind::String {
+        problems.add(at, format!("is {}; it must be a string", Kind::of(value).name()), None);
+        return None;
+    }
+    text(value, at, problems)
+}
+
+fn read_context_text<'a>(value: Option<&'a RawValue>, at: At<'_>, problems: &mut Problems) -> Option<Cow<'a, str>> {
+    let value = value?;
+    if Kind::of(value) != Kind::String {
+        problems.add(at, format!("is {}; it must be a string", Kind::of(value).name()), None);
+        return None;
+    }
+    let given = text(value, at, problems)?;
+    let chars = given.chars().count();
+    if chars > limits::CONTEXT_CHARS_MAX {
+        problems.add(at, format!("has {chars} characters, at most {} may stand here", limits::CONTEXT_CHARS_MAX), None);
+        return None;
+    }
+    Some(given)
+}
+
+fn read_expires_in(value: &RawValue, at: At<'_>, problems: &mut Problems) -> Option<Duration> {
+    let most = limits::EXPIRES_IN_MAX.as_secs();
+    match value.get().parse::<u64>() {
+        Ok(seconds) if (1..=most).contains(&seconds) => Some(Duration::from_secs(seconds)),
+        _ => {
+            let detail = match Kind::of(value) {
+                Kind::Number => format!("must be a whole number of seconds from 1 to {most}"),
+                other => format!("is {}; it must be a whole number of seconds from 1 to {most}", other.name()),
+            };
+            let hint = (Kind::of(value) == Kind::String).then_some("write 60 for a minute, without quotes or a unit");
+            problems.add(at, detail, hint);
+            None
+        }
+    }
+}
+
+/// HTTP Basic (RFC 7617) from `{username, password}`.
+fn basic(value: &RawValue, at: At<'_>, problems: &mut Problems) -> Option<HeaderValue> {
+    use base64::Engine as _;
+
+    let members = Members::expect(value, at, "it must be an object with username and password", problems)?;
+    let values = known(&members, &["username", "password"], at, problems, |key| match key {
+        "user" | "login" | "name" => Some("write username"),
+        "pass" | "pwd" => Some("write password"),
+        "token" | "bearer" => Some("write headers: {\"Authorization\": \"Bearer …\"}"),
+        _ => None,
+    });
+    let mut read = |value: Option<&RawValue>, name: &str| -> Option<String> {
+        let at = At::Key(&at, name);
+        match value {
+            None => {
+                problems.add(at, "is missing: auth needs username and password", "write \"\" where it is empty");
+                None
+            }
+            Some(value) if Kind::of(value) == Kind::String => text(value, at, problems).map(Cow::into_owned),
+            Some(value) => {
+                problems.add(at, format!("is {}; it must be a string", Kind::of(value).name()), None);
+                None
+            }
+        }
+    };
+    let username = read(values[0], "username");
+    let password = read(values[1], "password");
+    if username.as_ref().is_some_and(|username| username.contains(':')) {
+        problems.add(
+            At::Key(&at, "username"),
+            "holds a colon, which HTTP Basic reads as the end of the name",
+            "put what follows the colon into password",
+        );
+        return None;
+    }
+    let (username, password) = (username?, password?);
+    let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{username}:{password}"));
+    if encoded.len() > limits::REQUEST_HEADER_BYTES_MAX {
+        problems.add(at, format!("is longer than {} bytes", limits::REQUEST_HEADER_BYTES_MAX), None);
+        return None;
+    }
+    HeaderValue::try_from(format!("Basic {encoded}")).ok()
+}
+
+/// What the author of an unknown key most likely meant.
+fn hint_for_send_key(key: &str) -> Option<&'static str> {
+    let plain: String = key
+        .chars()
+        .take(limits::ECHO_CHARS_MAX)
+        .filter(|c| !matches!(c, '_' | '-' | ' '))
+        .flat_map(char::to_lowercase)
+        .collect();
+    Some(match plain.as_str() {
+        "body" | "json" | "payload" | "content" | "form" | "formdata" | "postdata" | "requestbody" => "write data",
+        "data" => "write data, in lower case",
+        "base64" | "database64" | "bodybase64" | "binary" => "write data_base64",
+        "query" | "queryparams" | "querystring" | "qs" | "search" | "searchparams" | "param" | "params" => {
+            "write params"
+        }
+        "uri" | "href" | "endpoint" | "address" | "destination" | "target" | "url" => "write url",
+        "baseurl" | "path" | "host" | "hostname" | "port" | "protocol" => "write the whole address as url",
+        "verb" | "httpmethod" | "method" => "write method",
+        "header" | "headers" => "write headers",
+        "contenttype" => "write headers: {\"Content-Type\": …}",
+        "cookie" | "cookies" => "write headers: {\"Cookie\": …}",
+        "username" | "password" | "user" | "basicauth" | "authentication" | "auth" => {
+            "write auth: {\"username\": …, \"password\": …}"
+        }
+        "authorization" | "token" | "bearer" => "write headers: {\"Authorization\": …}",
+        "workflow" | "execution" | "step" | "metadata" | "meta" | "context" => {
+            "write context: {\"workflow\": …, \"execution\": …, \"step\": …}"
+        }
+        "tenant" => "the tenant is named by the header Egressd-Tenant, or by the token",
+        "expires" | "expiresin" | "ttl" | "expiry" => "write expires_in, in whole seconds",
+        "timeout" | "deadline" => "leave it out: every delivery has the same deadline",
+        "retry" | "retries" | "maxretries" => "leave it out: a send is made once and never retried",
+        "followredirects" | "followredirect" | "maxredirects" | "redirect" => {
+            "leave it out: a redirect is an answer and is never followed"
+        }
+        "proxy" | "agent" | "httpagent" | "httpsagent" | "sourceip" | "interface" => {
+            "leave it out: sends leave from the published addresses"
+        }
+        "responsetype" | "validatestatus" | "transformresponse" | "decompress" | "encoding" => {
+            "leave it out: the response is recorded as it came"
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+use http::{HeaderName, HeaderValue};
+
+use super::*;
+use crate::policy::CheckedUrl;
+use crate::send::{Context, Method, Target};
+
+fn key() -> RedactKey {
+    RedactKey::new(b"a key for tests")
+}
+
+fn redactor(headers: &[&str], pointers: &[&str]) -> Redactor {
+    let owned = |list: &[&str]| list.iter().map(|one| (*one).to_owned()).collect();
+    Redactor::new(key(), &Redact { headers: owned(headers), json_pointers: owned(pointers) })
+}
+
+fn lines(lines: &[(&'static str, &str)]) -> HeaderLines {
+    let line = |&(name, value): &(&'static str, &str)| {
+        (HeaderName::from_static(name), HeaderValue::from_str(value).expect("a test's own value"))
+    };
+    lines.iter().map(line).collect()
+}
+
+fn spec(headers: HeaderLines, body: Option<&'static [u8]>) -> SendSpec {
+    SendSpec {
+        method: Method::Post,
+        target: Target::Url(CheckedUrl::parse("https://example.com/").expect("a plain URL")),
+        headers,
+        dropped_headers: vec!["host".to_owned()],
+        body: body.map(Bytes::from_static),
+        context: Context::default(),
+        expires_in: None,
+    }
+}
+
+#[test]
+fn equal_secrets_look_equal_and_others_differ() {
+    let key = key();
+    assert_eq!(key.hide(b"one"), key.hide(b"one"));
+    assert_ne!(key.hide(b"one"), key.hide(b"two"));
+    assert_ne!(key.hide(b"one"), RedactKey::new(b"another key").hide(b"one"));
+    let shown = key.hide(b"one");
+    assert!(shown.starts_with(REDACTED_PREFIX) && shown.len() == REDACTED_PREFIX.len() + 9, "{shown}");
+}
+
+#[test]
+fn named_members_are_hidden_and_every_other_byte_stays() {
+    let hide = |secret: &[u8]| format!("<{}>", String::from_utf8_lossy(secret));
+    for (pointers, body, shown) in [
+        (&["/a"][..], r#"{"a":1}"#, Some(r#"{"a":"<1>"}"#)),
+        (&["/a"], r#"{ "b" : 1 , "a" : "x" }"#, Some(r#"{ "b" : 1 , "a" : "<"x">" }"#)),
+        (&["/a"], r#"{"b":{"a":1}}"#, None),
+        (&["/b/a"], r#"{"b":{"a":1,"c":2},"a":3}"#, Some(r#"{"b":{"a":"<1>","c":2},"a":3}"#)),
+        (&["/a"], r#"{"a":1,"a":2}"#, Some(r#"{"a":"<1>","a":"<2>"}"#)),
+        (&["/a"], r#"{"\u0061":1}"#, Some(r#"{"\u0061":"<1>"}"#)),
+        (&["/a"], r#"{"a":{"deep":[1,{"x":"}"}]},"b":2}"#, Some(r#"{"a":"<{"deep":[1,{"x":"}"}]}>","b":2}"#)),
+        (&["/0/t"], r#"[{"t":1},{"t":2}]"#, Some(r#"[{"t":"<1>"},{"t":2}]"#)),
+        (&["/1"], r#"["x","y","z"]"#, Some(r#"["x","<"y">","z"]"#)),
+        (&["/01"], r#"["x","y","z"]"#, None),
+        (&["/a~1b", "/c~0d"], r#"{"a/b":1,"c~d":2}"#, Some(r#"{"a/b":"<1>","c~d":"<2>"}"#)),
+        (&["/a", "/a/b"], r#"{"a":{"b":1}}"#, Some(r#"{"a":"<{"b":1}>"}"#)),
+        (&["/"], r#"{"":1}"#, Some(r#"{"":"<1>"}"#)),
+        (&[""], r#"{"x":1}"#, Some(r#""<{"x":1}>""#)),
+        (&["/a"], "{\"a\":1}\n{\"a\":2}\n", Some("{\"a\":\"<1>\"}\n{\"a\":\"<2>\"}\n")),
+        // Cut off where storing stopped: what had begun of the value is hidden too.
+        (&["/a"], r#"{"b":1,"a":"secr"#, Some(r#"{"b":1,"a":"<"secr>""#)),
+        (&["/a"], r#"{"b":1,"a":{"x":["#, Some(r#"{"b":1,"a":"<{"x":[>""#)),
+        (&["/a"], r#"{"b":"cut of"#, None),
+        (&["/a"], r#"{"b":1,"a"#, None),
+        (&["/a"], r#"{"b":1,"a":"#, None),
+        (&["/a"], r#"{"b":1,"#, None),
+        // No longer JSON: the rest is hidden whole.
+        (&["/a"], r#"{"b":1;"a":2}"#, Some(r#"{"b":1<;"a":2}>"#)),
+        (&["/a"], r#"{b:1,'a':2}"#, Some(r#"{<b:1,'a':2}>"#)),
+        (&["/a"], "{\"b\":\"x\ny\"}", Some("{\"b\":<\"x\ny\"}>")),
+        (&["/a"], r#"{"b":1} oops"#, None),
+        (&["/a"], r#"{"b":1} "oops" ?"#, Some(r#"{"b":1} "oops" <?>"#)),
+        (&["/a"], "\u{feff}{\"a\":1}", Some("\u{feff}{\"a\":\"<1>\"}")),
+        // Not JSON at all, and not said to be.
+        (&["/a"], "a=1&b=2", None),
+        (&["/a"], "", None),
+        (&["/a"], r#""a""#, None),
+    ] {
+        let owned: Vec<String> = pointers.iter().map(|pointer| (*pointer).to_owned()).collect();
+        let hidden = Pointers::new(&owned).hide(body.as_bytes(), false, hide);
+        let hidden = hidden.map(|bytes| String::from_utf8(bytes).expect("UTF-8 in, UTF-8 out"));
+        assert_eq!(hidden.as_deref(), shown, "{pointers:?} {body}");
+    }
+}
+
+#[test]
+fn a_body_that_only_claims_to_be_json_is_hidden_whole() {
+    let hide = |_: &[u8]| "<hidden>".to_owned();
+    let pointers = Pointers::new(&["/a".to_owned()]);
+    assert_eq!(pointers.hide(b"<html>a=1</html>", true, hide).as_deref(), Some(&b"<hidden>"[..]));
+    assert_eq!(pointers.hide(b"12", true, hide), None);
+}
+
+#[test]
+fn deep_nesting_is_read_without_recursion() {
+    let deep = format!("{}{}", "[".repeat(1_000_000), "]".repeat(1_000_000));
+    let body = format!(r#"{{"b":{deep},"a":1,"c":{deep}}}"#);
+    let hidden = Pointers::new(&["/a".to_owned()]).hide(body.as_bytes(), false, |_| "x".to_owned());
+    assert_eq!(hidden.map(|bytes| bytes.len()), Some(body.len() + 2));
+}
+
+#[test]
+fn a_plain_request_is_shown_as_it_is_and_needs_no_seal() {
+    let spec = spec(lines(&[("accept", "*/*"), ("x-a", "1"), ("accept", "text/html")]), Some(b"{\"a\":1}"));
+    let (shown, sealed) = redactor(&[], &[]).request(&spec, true);
+    assert!(!sealed);
+    assert_eq!(
+        shown.headers,
+        [
+            ("accept".to_owned(), vec!["*/*".to_owned(), "text/html".to_owned()]),
+            ("x-a".to_owned(), vec!["1".to_owned()])
+        ]
+    );
+    let body = shown.body.expect("there is one");
+    assert_eq!(body.bytes.as_deref(), Some(&b"{\"a\":1}"[..]));
+    assert_eq!((body.total, body.truncated), (7, false));
+    assert_eq!(body.sha256, Some(sha256(b"{\"a\":1}")));
+}
+
+#[test]
+fn secret_headers_are_hidden_and_seal_the_send() {
+    for name in SECRET_HEADERS.iter().chain(&["x-mine"]) {
+        let (shown, sealed) = redactor(&["x-mine"], &[]).request(&spec(lines(&[(name, "s3cret")]), None), true);
+        assert!(sealed, "{name}");
+        assert_eq!(shown.headers, [((*name).to_owned(), vec![key().hide(b"s3cret")])]);
+    }
+    let (_, sealed) = redactor(&[], &[]).request(&spec(lines(&[("x-mine", "plain")]), None), true);
+    assert!(!sealed);
+}
+
+#[test]
+fn a_redacted_body_has_no_digest_and_seals_the_send() {
+    let redactor = redactor(&[], &["/token"]);
+    let (shown, sealed) = redactor.request(&spec(Vec::new(), Some(br#"{"token":"t","b":1}"#)), true);
+    assert!(sealed);
+    let body = shown.body.expect("there is one");
+    let expected = format!(r#"{{"token":"{}","b":1}}"#, key().hide(br#""t""#));
+    assert_eq!(body.bytes.as_deref(), Some(expected.as_bytes()));
+    assert_eq!((body.total, body.truncated, body.sha256), (19, false, None));
+
+    let (shown, sealed) = redactor.request(&spec(Vec::new(), Some(br#"{"b":1}"#)), true);
+    assert!(!sealed);
+    assert!(shown.body.is_some_and(|body| body.sha256.is_some()));
+}
+
+#[test]
+fn a_tenant_that_keeps_no_bodies_has_its_size_alone() {
+    let redactor = redactor(&[], &[]);
+    let (shown, sealed) = redactor.request(&spec(Vec::new(), Some(b"abc")), false);
+    assert!(sealed);
+    assert_eq!(shown.body, Some(ShownBody { bytes: None, total: 3, truncated: true, sha256: None }));
+    let (shown, sealed) = redactor.request(&spec(Vec::new(), None), false);
+    assert!(!sealed);
+    assert_eq!(shown.body, None);
+}
+
+#[test]
+fn a_response_is_shown_with_its_secrets_hidden() {
+    let raw = |body: &'static [u8]| RawResponse {
+        status: 200,
+        version: http::Version::HTTP_2,
+        headers: lines(&[("set-cookie", "sid=1"), ("set-cookie", "b=2"), ("content-type", "application/json")]),
+        body: Bytes::from_static(body),
+        body_total: body.len() as u64,
+        body_truncated: false,
+        body_sha256: sha256(body),
+        declared: None,
+    };
+    let shown = redactor(&[], &["/token"]).response(raw(br#"{"token":1}"#), true);
+    assert_eq!(shown.version, "HTTP/2");
+    assert_eq!(shown.headers[0], ("set-cookie".to_owned(), vec![key().hide(b"sid=1"), key().hide(b"b=2")]));
+    assert_eq!(shown.body.sha256, None);
+    let shown = redactor(&[], &[]).response(raw(b"{}"), true);
+    assert_eq!(shown.body.sha256, Some(sha256(b"{}")));
+    let shown = redactor(&[], &[]).response(raw(b"{}"), false);
+    assert_eq!(shown.body, ShownBody { bytes: None, total: 2, truncated: true, sha256: None });
+}
