@@ -11,6 +11,12 @@ pub const GIB: u64 = 1024 * MIB;
 
 /// Longest URL a send may name, in bytes, as written and again with its `params` applied.
 pub const URL_BYTES_MAX: usize = 8 * 1024;
+/// Longest host name, in bytes of its text without the trailing dot (RFC 1035 section 2.3.4: 255 octets on the wire).
+pub const HOST_NAME_BYTES_MAX: usize = 253;
+/// Longest label of a host name, in bytes (RFC 1035 section 2.3.4).
+pub const HOST_LABEL_BYTES_MAX: usize = 63;
+/// How long a destination that a tenant tried counts towards `policy.distinct_destinations_per_minute`.
+pub const SCAN_WINDOW: Duration = Duration::from_secs(60);
 /// Most header lines of one send.
 pub const REQUEST_HEADERS_MAX: usize = 100;
 /// Most bytes of one send's header names and values together.

@@ -8,6 +8,7 @@ pub mod address;
 pub mod name;
 pub mod port;
 pub mod rules;
+pub mod scan;
 pub mod url;
 
 pub use self::rules::{

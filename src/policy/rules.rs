@@ -1,15 +1,26 @@
 //! The rules put together: what the configuration says, in the order of precedence, with the deciding rule named.
+//!
+//! [`PRECEDENCE`] is that order. Deny beats allow. An exception opens special-purpose addresses and names, never
+//! metadata, and never what is ours, but for the ports of loopback on which nothing of ours listens. Report mode
+//! lets through what only a host list would have blocked. Not here: suspending, and remembering that ([`crate::store`]).
 
 use std::{
     collections::HashMap,
+    fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::url::{CheckedUrl, Destination};
-use crate::config::PolicySettings;
+use super::address::{self, Carrier};
+use super::name::{self, NameRule, PatternSet};
+use super::port;
+pub use super::scan::ScanMemory;
+use super::url::{CheckedUrl, Host};
+use crate::config::{Exception, PolicyMode, PolicySettings};
+use crate::limits::DNS_ADDRESSES_MAX;
 use crate::outcome::{Code, Failure};
 use crate::send::TenantId;
 
@@ -19,6 +30,22 @@ pub struct Denial {
     pub code: Code,
     pub message: String,
 }
+
+/// Which denial is named when several apply, first to last. An answer that mixes allowed and denied addresses is
+/// `policy_mixed` in place of what its denied addresses are.
+pub const PRECEDENCE: &[Code] = &[
+    Code::PolicyUrl,
+    Code::PolicyPort,
+    Code::Suspended,
+    Code::PolicyDenied,
+    Code::PolicyNotAllowed,
+    Code::PolicyScan,
+    Code::PolicyName,
+    Code::PolicyMetadata,
+    Code::PolicyAddress,
+    Code::PolicySelf,
+    Code::PolicyMixed,
+];
 
 impl Denial {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
@@ -111,67 +138,406 @@ pub struct Suspensions {
 
 impl Suspensions {
     /// The reason why this tenant or this workflow of it may not submit.
-    pub fn of(&self, _asker: Asker<'_>) -> Option<&str> {
-        todo!()
+    pub fn of(&self, asker: Asker<'_>) -> Option<&str> {
+        let workflow = || {
+            // Making the key costs two allocations: only while someone is suspended.
+            let workflow = asker.workflow.filter(|_| !self.workflows.is_empty())?;
+            self.workflows.get(&(asker.tenant.clone(), Arc::from(workflow)))
+        };
+        self.tenants.get(asker.tenant).or_else(workflow).map(|reason| &**reason)
     }
 
     /// The reason why no send may go to this host.
-    pub fn of_host(&self, _host: &super::url::Host) -> Option<&str> {
-        todo!()
-    }
-}
-
-/// Which (host, port) pairs each tenant tried within the last minute. Bounded; owned by whoever asks.
-#[derive(Debug, Default)]
-pub struct ScanMemory {
-    // filled in by the implementation
-}
-
-impl ScanMemory {
-    /// Notes a try; `false` when it would be one distinct pair too many.
-    pub fn admit(&mut self, _tenant: &TenantId, _destination: &Destination, _limit: u32, _now: Timestamp) -> bool {
-        todo!()
+    pub fn of_host(&self, host: &Host) -> Option<&str> {
+        if self.hosts.is_empty() {
+            return None;
+        }
+        self.hosts.get(&*host.text()).map(|reason| &**reason)
     }
 }
 
 /// The acceptable-use policy as configured: immutable, replaced as a whole by a reload.
 #[derive(Clone, Debug)]
 pub struct Policy {
-    // filled in by the implementation
+    mode: PolicyMode,
+    ports: Vec<(u16, u16)>,
+    deny_hosts: PatternSet,
+    deny_networks: Vec<IpNet>,
+    distinct_destinations_per_minute: u32,
+    exceptions: Vec<Opening>,
+    tenants: HashMap<TenantId, TenantRules>,
+}
+
+/// An exception as it is asked.
+#[derive(Clone, Debug)]
+struct Opening {
+    networks: Vec<IpNet>,
+    hosts: PatternSet,
+    /// Empty: every tenant.
+    tenants: Vec<TenantId>,
+}
+
+#[derive(Clone, Debug)]
+struct TenantRules {
+    allow: Option<PatternSet>,
+    deny: PatternSet,
 }
 
 impl Policy {
     /// `settings` were checked at load (`config::check`).
-    pub fn new(_settings: &PolicySettings) -> Self {
-        todo!()
+    pub fn new(settings: &PolicySettings) -> Self {
+        let opening = |exception: &Exception| Opening {
+            networks: exception.networks.clone(),
+            hosts: PatternSet::new(&exception.hosts),
+            tenants: exception.tenants.clone(),
+        };
+        let mut tenants = HashMap::new();
+        for tenant in &settings.tenants {
+            let rules = TenantRules {
+                allow: tenant.allow.as_deref().map(PatternSet::new),
+                deny: PatternSet::new(&tenant.deny),
+            };
+            tenants.insert(tenant.tenant.clone(), rules);
+        }
+        Self {
+            mode: settings.mode,
+            ports: settings.ports.clone(),
+            deny_hosts: PatternSet::new(&settings.deny_hosts),
+            deny_networks: settings.deny_networks.clone(),
+            distinct_destinations_per_minute: settings.distinct_destinations_per_minute,
+            exceptions: settings.exceptions.iter().map(opening).collect(),
+            tenants,
+        }
     }
 
     /// Port, suspension, deny and allow lists, scan limit, names: everything that is decided before a lookup.
     /// `scan` is asked, and notes the try, only where nothing of a higher rank denied.
     pub fn judge_url(
         &self,
-        _asker: Asker<'_>,
-        _url: &CheckedUrl,
-        _suspensions: &Suspensions,
-        _scan: &mut ScanMemory,
-        _now: Timestamp,
+        asker: Asker<'_>,
+        url: &CheckedUrl,
+        suspensions: &Suspensions,
+        scan: &mut ScanMemory,
+        now: Timestamp,
     ) -> Judged {
-        todo!()
+        let destination = url.destination();
+        let host = &destination.host;
+        let text = host.text();
+
+        if let Some(denial) = self.judge_port(destination.port) {
+            return Judged::denied(denial);
+        }
+        if let Some(reason) = suspensions.of(asker) {
+            return Judged::denied(Denial::new(
+                Code::Suspended,
+                format!("this tenant or workflow is suspended ({reason}): ask the operator to lift it"),
+            ));
+        }
+        if let Some(reason) = suspensions.of_host(host) {
+            return Judged::denied(Denial::new(
+                Code::Suspended,
+                format!("sends to `{host}` are suspended ({reason}): ask the operator to lift it"),
+            ));
+        }
+        // A network is no host list: report mode does not open it.
+        if let Host::Address(address) = host
+            && self.is_in_denied_network(*address)
+        {
+            return Judged::denied(Denial::new(
+                Code::PolicyDenied,
+                format!("{host} lies in a network on the operator's deny list: ask the operator"),
+            ));
+        }
+        let mut judged = Judged::default();
+        if let Some(denial) = self.judge_lists(asker, &text) {
+            match self.mode {
+                PolicyMode::Enforce => return Judged::denied(denial),
+                PolicyMode::Report => judged.would_block = Some(denial.code),
+            }
+        }
+        let limit = self.distinct_destinations_per_minute;
+        if !scan.admit(asker.tenant, destination, limit, now) {
+            return Judged::denied(Denial::new(
+                Code::PolicyScan,
+                format!(
+                    "this tenant tried {limit} distinct hosts and ports within a minute, and `{host}` port {} would \
+                     be one more: spread the sends over time, or ask the operator to raise \
+                     `policy.distinct_destinations_per_minute`",
+                    destination.port
+                ),
+            ));
+        }
+        if let Host::Name(name) = host
+            && let Some(rule) = self.judge_name(asker, name)
+        {
+            return Judged::denied(Denial::new(Code::PolicyName, name_message(name, rule)));
+        }
+        judged
     }
 
     /// Every address of an answer (A and AAAA together; an IP literal's own address goes the same way) and every
     /// CNAME target's name. At most [`crate::limits::DNS_ADDRESSES_MAX`] addresses are looked at.
     pub fn judge_answer(
         &self,
-        _asker: Asker<'_>,
-        _url: &CheckedUrl,
-        _cname_targets: &[String],
-        _addresses: &[IpAddr],
-        _ours: &SelfAddrs,
-        _purpose: Purpose,
+        asker: Asker<'_>,
+        url: &CheckedUrl,
+        cname_targets: &[String],
+        addresses: &[IpAddr],
+        ours: &SelfAddrs,
+        purpose: Purpose,
     ) -> Answer {
-        todo!()
+        let destination = url.destination();
+        let mut answer = Answer::default();
+        let mut by_alias = Denials::default();
+        let mut by_address = Denials::default();
+
+        for target in cname_targets {
+            let target = name::canonical_target(target);
+            if self.is_on_deny_list(asker, &target) {
+                match self.mode {
+                    PolicyMode::Enforce => by_alias.add(Code::PolicyDenied),
+                    PolicyMode::Report => answer.would_block = Some(Code::PolicyDenied),
+                }
+            }
+            if self.judge_name(asker, &target).is_some() {
+                by_alias.add(Code::PolicyName);
+            }
+        }
+
+        let ask = AddressQuestion { tenant: asker.tenant, port: destination.port, ours, purpose };
+        for &address in addresses.iter().take(DNS_ADDRESSES_MAX) {
+            let verdict = self.judge_address(&ask, address);
+            answer.resolved.push((address, verdict));
+            match verdict {
+                Verdict::Allowed => {
+                    let checked = CheckedAddr(SocketAddr::new(address.to_canonical(), destination.port));
+                    if !answer.addresses.contains(&checked) {
+                        answer.addresses.push(checked);
+                    }
+                }
+                Verdict::Skipped => {}
+                Verdict::Denied(code) => by_address.add(code),
+            }
+        }
+        if by_address.0.is_some() && !answer.addresses.is_empty() {
+            by_address = Denials(Some(Code::PolicyMixed));
+        }
+        let mut denials = Denials(by_alias.0);
+        by_address.0.into_iter().for_each(|code| denials.add(code));
+        if let Some(code) = denials.0 {
+            let message = answer_message(&destination.host, code, by_alias.0 == Some(code));
+            answer.addresses.clear();
+            answer.would_block = None;
+            answer.denial = Some(Denial::new(code, message));
+        }
+        answer
     }
+
+    fn judge_port(&self, port: u16) -> Option<Denial> {
+        let why = if port == 0 {
+            "no service can be reached on it"
+        } else if port::is_bad(port) {
+            "it belongs to a service that is no webhook receiver, and is always closed"
+        } else if !self.ports.iter().any(|(first, last)| (*first..=*last).contains(&port)) {
+            "it is not among the open ports: use 443 or 80, or ask the operator to open it in `policy.ports`"
+        } else {
+            return None;
+        };
+        Some(Denial::new(Code::PolicyPort, format!("port {port} is refused: {why}")))
+    }
+
+    /// The host lists, operator's and tenant's. `host` is a name or an address' text.
+    fn judge_lists(&self, asker: Asker<'_>, host: &str) -> Option<Denial> {
+        if self.is_on_deny_list(asker, host) {
+            return Some(Denial::new(
+                Code::PolicyDenied,
+                format!("`{host}` is on the operator's or this tenant's deny list: ask the operator"),
+            ));
+        }
+        let allow = self.tenants.get(asker.tenant)?.allow.as_ref()?;
+        (!allow.matches(host)).then(|| {
+            Denial::new(
+                Code::PolicyNotAllowed,
+                format!("this tenant may reach only the hosts of its allow list, and `{host}` is not on it"),
+            )
+        })
+    }
+
+    fn is_on_deny_list(&self, asker: Asker<'_>, host: &str) -> bool {
+        self.deny_hosts.matches(host) || self.tenants.get(asker.tenant).is_some_and(|tenant| tenant.deny.matches(host))
+    }
+
+    fn judge_name(&self, asker: Asker<'_>, name: &str) -> Option<NameRule> {
+        let rule = name::judge(name)?;
+        let opened =
+            rule != NameRule::Metadata && self.openings(asker.tenant).any(|exception| exception.hosts.matches(name));
+        (!opened).then_some(rule)
+    }
+
+    fn judge_address(&self, ask: &AddressQuestion<'_>, address: IpAddr) -> Verdict {
+        let address = address.to_canonical();
+        let carried = || {
+            match address {
+                IpAddr::V6(address) => Some(address::carried(address)),
+                IpAddr::V4(_) => None,
+            }
+            .into_iter()
+            .flatten()
+        };
+        let forms = || std::iter::once(address).chain(carried().map(|(_, inside)| IpAddr::V4(inside)));
+        let is_closed = |form: IpAddr| address::special(form).is_some() && !self.opens(ask.tenant, form);
+
+        if forms().any(|form| self.is_in_denied_network(form)) {
+            return Verdict::Denied(Code::PolicyDenied);
+        }
+        if forms().any(address::is_metadata) {
+            return Verdict::Denied(Code::PolicyMetadata);
+        }
+        // What local NAT64 carries is one reading of several: an operator who opens the prefix has decided on it.
+        let closed_inside =
+            carried().any(|(carrier, inside)| carrier != Carrier::LocalNat64 && is_closed(IpAddr::V4(inside)));
+        if is_closed(address) || closed_inside {
+            return Verdict::Denied(Code::PolicyAddress);
+        }
+        if ask.purpose == Purpose::Delivery && forms().any(|form| ask.ours.has(form, ask.port)) {
+            return Verdict::Denied(Code::PolicySelf);
+        }
+        let is_nat64 = carried().any(|(carrier, _)| carrier == Carrier::Nat64);
+        if is_nat64 && !self.opens(ask.tenant, address) { Verdict::Skipped } else { Verdict::Allowed }
+    }
+
+    fn is_in_denied_network(&self, address: IpAddr) -> bool {
+        // Networks may be written in the IPv4-mapped form as well.
+        let mapped = match address {
+            IpAddr::V4(address) => IpAddr::V6(address.to_ipv6_mapped()),
+            IpAddr::V6(_) => address,
+        };
+        self.deny_networks.iter().any(|network| network.contains(&address) || network.contains(&mapped))
+    }
+
+    fn openings<'a>(&'a self, tenant: &'a TenantId) -> impl Iterator<Item = &'a Opening> {
+        self.exceptions
+            .iter()
+            .filter(move |exception| exception.tenants.is_empty() || exception.tenants.contains(tenant))
+    }
+
+    fn opens(&self, tenant: &TenantId, address: IpAddr) -> bool {
+        self.openings(tenant).any(|exception| exception.networks.iter().any(|network| network.contains(&address)))
+    }
+}
+
+/// What is the same for every address of one answer.
+struct AddressQuestion<'a> {
+    tenant: &'a TenantId,
+    port: u16,
+    ours: &'a SelfAddrs,
+    purpose: Purpose,
+}
+
+impl SelfAddrs {
+    /// Whether `address` (canonical) is ours on `port`. Loopback gets here only when an exception opened it: then
+    /// it is ours where something of ours listens.
+    fn has(&self, address: IpAddr, port: u16) -> bool {
+        let same = |other: &IpAddr| other.to_canonical() == address;
+        let is_of_this_host = self.interfaces.iter().chain(&self.sources).any(same);
+        let is_listener = |listener: &SocketAddr| {
+            let everywhere =
+                listener.ip().to_canonical().is_unspecified() && (is_of_this_host || address.is_loopback());
+            listener.port() == port && (same(&listener.ip()) || everywhere)
+        };
+        address.is_unspecified() // The kernel reads it as "this host".
+            || self.name_servers.iter().any(|server| server.port() == port && same(&server.ip()))
+            || self.listeners.iter().any(is_listener)
+            || (is_of_this_host && !address.is_loopback())
+    }
+}
+
+impl Judged {
+    fn denied(denial: Denial) -> Self {
+        Self { denial: Some(denial), would_block: None }
+    }
+}
+
+/// The denials of an answer; the first in the order of precedence is named.
+#[derive(Default)]
+struct Denials(Option<Code>);
+
+impl Denials {
+    fn add(&mut self, code: Code) {
+        let rank = |code: Code| PRECEDENCE.iter().position(|listed| *listed == code);
+        if self.0.is_none_or(|first| rank(code) < rank(first)) {
+            self.0 = Some(code);
+        }
+    }
+}
+
+fn name_message(name: &str, rule: NameRule) -> String {
+    match rule {
+        NameRule::Metadata => {
+            format!(
+                "`{name}` is a name of a metadata or platform service: it is never reached, and no exception opens it"
+            )
+        }
+        NameRule::SpecialUse(suffix) => format!(
+            "`{name}` ends in `{suffix}`, which is no public name: use the receiver's public name, or ask the operator \
+             for an exception"
+        ),
+        NameRule::SingleLabel => format!(
+            "`{name}` is a single label, which is no public name: write the receiver's full name, or ask the operator \
+             for an exception"
+        ),
+    }
+}
+
+/// Names the class of a refusal. The address is named only where the author wrote it: behind a name it would map
+/// what is near us.
+fn answer_message(host: &Host, code: Code, by_alias: bool) -> String {
+    match host {
+        Host::Address(address) => literal_message(*address, code),
+        Host::Name(name) => behind_name_message(name, code, by_alias),
+    }
+}
+
+fn literal_message(address: IpAddr, code: Code) -> String {
+    let what: &dyn fmt::Display = match code {
+        Code::PolicyDenied => &"in a network on the operator's deny list: ask the operator",
+        Code::PolicyMetadata => {
+            &"an address of a metadata or platform service: it is never reached, and no exception opens it"
+        }
+        Code::PolicySelf => &"an address of this appliance itself: name the receiver you meant",
+        _ => {
+            let range = address::special(address).unwrap_or("it carries an IPv4 address that is not");
+            return format!(
+                "{address} is not an address of the public internet ({range}): use a public address, or ask the \
+                 operator for an exception"
+            );
+        }
+    };
+    format!("{address} is {what}")
+}
+
+fn behind_name_message(name: &str, code: Code, by_alias: bool) -> String {
+    let what = match code {
+        Code::PolicyDenied if by_alias => "is an alias of a host on a deny list: ask the operator",
+        Code::PolicyDenied => "resolves to an address on the operator's deny list: ask the operator",
+        Code::PolicyName => {
+            "is an alias of a name that is not public: point it at a public name, or ask the operator for an exception"
+        }
+        Code::PolicyMetadata => {
+            "resolves to an address of a metadata or platform service: those are never reached, and no exception opens \
+             them"
+        }
+        Code::PolicySelf => "resolves to an address of this appliance itself: name the receiver you meant",
+        Code::PolicyMixed => {
+            "resolves to addresses some of which may not be reached, and then none is tried: remove the others from its \
+             DNS records"
+        }
+        _ => {
+            "resolves to an address that is not of the public internet: give the name a public address, or ask the \
+             operator for an exception"
+        }
+    };
+    format!("`{name}` {what}")
 }
 
 /// Why an address is judged: reflectors alone may be addresses of ours.
@@ -180,3 +546,6 @@ pub enum Purpose {
     Delivery,
     Reflector,
 }
+
+#[cfg(test)]
+mod tests;
