@@ -1,0 +1,154 @@
+// One run of a workflow: what its steps send is collected, and handed over once, when the run ends.
+
+import { SendCallError } from "./errors.js";
+import { sendText } from "./call.js";
+import { handOver, plan } from "./handover.js";
+import { CONTEXT_CHARS } from "./limits.js";
+import { shown } from "./snapshot.js";
+
+/** Senders that the platform has and this tier has not. */
+const OTHER_SENDERS = ["s3", "sql", "email", "emit", "sse", "snowflake"];
+
+const AWAIT_HINT = "await has no effect here, and there is no response to read: delivery is asynchronous, "
+  + "the request is made after the workflow finishes. Its record shows what came back.";
+
+export class Run {
+  #api;
+  #options;
+  #texts = [];
+  #bytes = 0;
+  #state = "collecting";
+  #ending = null;
+  #plan = null;
+  #hinted = new Set();
+
+  constructor(api, { execution, workflow }, options) {
+    this.#api = api;
+    this.#options = options;
+    this.execution = contextText("execution", execution);
+    this.workflow = workflow === undefined || workflow === null ? null : contextText("workflow", workflow);
+    /** What the end of the run did; `null` before. */
+    this.report = null;
+  }
+
+  /** How many sends were collected so far. */
+  get collected() {
+    return this.#texts.length;
+  }
+
+  /**
+   * `$` and `$send` for one step.
+   *
+   * @param {string} name
+   * @param {object} base  the runner's own `$` (`export`, `flow`, …); `send` is put on top of it
+   */
+  step(name, base = {}) {
+    const step = contextText("step", name);
+    const $ = Object.create(base, { send: { value: this.#senders("$.send", step), enumerable: true } });
+    return { $, $send: this.#senders("$send", step) };
+  }
+
+  #senders(root, step) {
+    const http = (argument) => this.#collect(`${root}.http`, argument, step);
+    const known = { http };
+    for (const name of OTHER_SENDERS) known[name] = unsupported(root, name);
+    return new Proxy(Object.freeze(known), {
+      // An unknown sender gets a message about senders, not "is not a function". Names that JavaScript itself looks
+      // for (`then`, `toJSON`, symbols) stay absent.
+      get: (target, name) => {
+        if (typeof name === "symbol" || Object.hasOwn(target, name)) return target[name];
+        return name in Object.prototype || name === "then" || name === "toJSON" ? target[name] : unsupported(root, name);
+      },
+    });
+  }
+
+  #collect(caller, argument, step) {
+    const refuse = (message) => {
+      throw new SendCallError(caller, [{ path: "", message }]);
+    };
+    if (this.#state !== "collecting") {
+      refuse(`called after the run of execution ${this.execution} ended, so it cannot be sent: await the work that calls it`);
+    }
+    const { limits } = this.#options;
+    const context = { execution: this.execution, step };
+    if (this.workflow !== null) context.workflow = this.workflow;
+    const text = sendText(caller, argument, context, limits);
+    // Reading the argument may have run the author's code (getters, toJSON), which may have sent something itself.
+    if (this.#texts.length >= limits.sendsPerExecution) {
+      refuse(`this run has ${this.#texts.length} sends already, and an execution may have ${limits.sendsPerExecution}`);
+    }
+    const bytes = Buffer.byteLength(text);
+    if (this.#bytes + bytes > limits.collectedBytes) {
+      refuse(`this run's sends would take ${this.#bytes + bytes} bytes, and ${limits.collectedBytes} may be collected`);
+    }
+    this.#texts.push(text);
+    this.#bytes += bytes;
+    return this.#options.development ? this.#hinting(caller, step) : undefined;
+  }
+
+  /** Awaited it gives `undefined`, as outside development, and says once per step that waiting is no use. */
+  #hinting(caller, step) {
+    return {
+      then: (resolve) => {
+        if (!this.#hinted.has(step)) {
+          this.#hinted.add(step);
+          this.#options.log("warn", `${caller} in step ${step}: ${AWAIT_HINT}`);
+        }
+        resolve(undefined);
+      },
+    };
+  }
+
+  /**
+   * Ends the run: hands over what it collected, or, where it threw and `onThrow` is "discard", drops it and says so.
+   * Called again it answers the same; after a failed hand-over it goes on where that stopped.
+   *
+   * @param {{threw?: boolean, signal?: AbortSignal}} how
+   */
+  end({ threw = false, signal } = {}) {
+    if (this.#ending !== null) return this.#ending;
+    this.#state = "ended";
+    this.#ending = this.#end(threw, signal).catch((error) => {
+      this.#ending = null;
+      throw error;
+    });
+    return this.#ending;
+  }
+
+  async #end(threw, signal) {
+    const { onThrow, limits, log } = this.#options;
+    const base = { execution: this.execution, ids: [], sends: [], released: 0, discarded: 0 };
+    if (this.#plan === null && threw && onThrow === "discard") {
+      const discarded = this.#texts.length;
+      this.#texts = [];
+      if (discarded > 0) log("warn", `execution ${this.execution} threw: its ${discarded} collected sends were discarded`);
+      return (this.report = { ...base, discarded });
+    }
+    if (this.#plan === null) {
+      this.#plan = plan(this.execution, this.#texts, limits);
+      this.#texts = [];
+    }
+    if (this.#plan.calls.length === 0 && this.#plan.accepted.length === 0) return (this.report = base);
+    try {
+      this.report = { ...base, ...await handOver(this.#api, this.#plan, { ...this.#options, signal }) };
+    } catch (error) {
+      if (error?.resume) this.#plan = error.resume;
+      throw error;
+    }
+    return this.report;
+  }
+}
+
+function unsupported(root, name) {
+  return () => {
+    throw new SendCallError(`${root}.${name}`, [{ path: "", message: `not supported: ${root}.http is the only sender here` }]);
+  };
+}
+
+/** A text of a send's context, which the API bounds. */
+export function contextText(name, value) {
+  if (typeof value !== "string" || value === "" || [...value].length > CONTEXT_CHARS) {
+    throw new TypeError(`invalid value ${shown(value)} for ${name}: write a string of 1 to ${CONTEXT_CHARS} characters`);
+  }
+  return value;
+}
