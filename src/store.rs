@@ -4,10 +4,12 @@
 //! suite that both pass. A method that changes something returns once the change is **durable**; concurrent calls
 //! share commits. No module but `app` knows which store is in use.
 
+#[cfg(test)]
 pub mod conformance;
 pub mod embedded;
 pub mod memory;
-pub mod wire;
+mod view;
+mod wire;
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -324,4 +326,21 @@ pub struct Published {
     /// When this store first published anything: the addresses of that call need no further notice, at any later
     /// start either.
     pub first_start: Timestamp,
+}
+
+/// The token after a change at `now`: the Unix second, and past the one before, so that two changes within a second
+/// are told apart and the clock may step back.
+fn next_sync_token(before: u64, now: Timestamp) -> u64 {
+    u64::try_from(now.as_second()).unwrap_or(0).max(before + 1)
+}
+
+/// Lifts the suspension where it is in force.
+fn lift_in(suspensions: &mut [Suspension], id: SendId, at: Timestamp, by: String) -> bool {
+    match suspensions.iter_mut().find(|suspension| suspension.id == id && suspension.lifted.is_none()) {
+        Some(suspension) => {
+            suspension.lifted = Some((at, by));
+            true
+        }
+        None => false,
+    }
 }

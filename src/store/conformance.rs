@@ -1,1 +1,835 @@
+//! The suite that every store passes: what the trait promises, asked of it from outside.
+//!
+//! A store is handed in as a [`Subject`]; [`run`] goes through every promise with a fresh one. What only a store on
+//! disk can break (torn files, a full disk, format versions) is tested beside that store.
 
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use jiff::{SignedDuration, Timestamp};
+use uuid::Uuid;
+
+use super::*;
+use crate::outcome::{Ended, Failure, Phase, Timings};
+use crate::policy::{CheckedUrl, Verdict};
+use crate::record::{Certificate, Connection, Finished, ShownBody, ShownHeaders, ShownResponse, State, TlsFacts};
+use crate::send::{Context, Method, Target};
+
+pub const NODE: &str = "egress-test";
+
+/// A store under test, and how to have it die and come back.
+pub trait Subject: Sized {
+    type Store: Store;
+    fn fresh() -> impl Future<Output = Self>;
+    fn store(&self) -> &Self::Store;
+    /// Whatever a process that dies here leaves, opened again. Not recovered yet.
+    fn crash(self) -> impl Future<Output = Self>;
+}
+
+/// Every promise, each with a fresh store.
+pub async fn run<S: Subject>() {
+    an_accepted_send_reads_back_as_it_was_given::<S>().await;
+    a_send_is_begun_once_and_ended_once::<S>().await;
+    a_finished_record_tells_everything::<S>().await;
+    a_spec_that_left_memory_is_read_back::<S>().await;
+    held_sends_wait_for_their_execution::<S>().await;
+    an_execution_ends_one_way_only::<S>().await;
+    an_execution_lists_its_sends_in_call_order::<S>().await;
+    an_execution_takes_so_many_sends_and_no_more::<S>().await;
+    a_call_with_a_known_key_is_replayed::<S>().await;
+    a_crash_interrupts_what_had_begun_and_nothing_else::<S>().await;
+    a_crash_ends_the_held_sends_of_a_discarded_execution::<S>().await;
+    pending_pages_in_accept_order::<S>().await;
+    every_filter_finds_its_sends::<S>().await;
+    a_list_pages_while_sends_are_added::<S>().await;
+    the_tail_follows_the_order_of_finishing::<S>().await;
+    outcomes_are_counted_per_tenant::<S>().await;
+    suspensions_are_kept_with_their_lifting::<S>().await;
+    first_publication_is_remembered::<S>().await;
+    a_closed_store_takes_nothing::<S>().await;
+}
+
+// What the promises are made of.
+
+pub fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_790_000_000 + second).expect("in range")
+}
+
+pub fn tenant(name: &str) -> TenantId {
+    TenantId::new(name)
+}
+
+pub fn execution(name: &str) -> ExecutionId {
+    ExecutionId::new(name)
+}
+
+/// An id as intake makes it: of version 7, by the time of acceptance.
+pub fn id_at(created_at: Timestamp) -> SendId {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let mut tail = [0; 10];
+    tail[2..].copy_from_slice(&NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+    let milliseconds = u64::try_from(created_at.as_millisecond()).expect("after 1970");
+    SendId(uuid::Builder::from_unix_timestamp_millis(milliseconds, &tail).into_uuid())
+}
+
+/// One send to be, with what differs from the usual.
+#[derive(Clone)]
+pub struct Draft {
+    pub tenant: TenantId,
+    pub url: String,
+    pub context: Context,
+    pub created_at: Timestamp,
+    pub body: Option<Bytes>,
+    /// An `authorization` header that records never show.
+    pub secret: Option<&'static str>,
+    /// Whether records keep the body.
+    pub keeps_body: bool,
+}
+
+pub fn draft() -> Draft {
+    Draft {
+        tenant: tenant("acme"),
+        url: "https://api.example.com/orders?id=7".to_owned(),
+        context: Context::default(),
+        created_at: at(0),
+        body: Some(Bytes::from_static(b"{\"order\": 7}")),
+        secret: None,
+        keeps_body: true,
+    }
+}
+
+impl Draft {
+    pub fn of(mut self, name: &str) -> Self {
+        self.tenant = tenant(name);
+        self
+    }
+    pub fn in_execution(mut self, name: &str) -> Self {
+        self.context.execution = Some(execution(name));
+        self
+    }
+    pub fn in_workflow(mut self, name: &str) -> Self {
+        self.context.workflow = Some(Arc::from(name));
+        self
+    }
+    pub fn to(mut self, url: &str) -> Self {
+        self.url = url.to_owned();
+        self
+    }
+    pub fn created(mut self, created_at: Timestamp) -> Self {
+        self.created_at = created_at;
+        self
+    }
+
+    pub fn send(&self) -> NewSend {
+        let target = match CheckedUrl::parse(&self.url) {
+            Ok(url) => Target::Url(url),
+            Err(denial) => Target::Refused { shown: self.url.clone(), denial: denial.into() },
+        };
+        let line = |name: &'static str, value: &str| {
+            (HeaderName::from_static(name), HeaderValue::from_str(value).expect("a header value"))
+        };
+        let mut headers = vec![line("content-type", "application/json"), line("x-trace", "1"), line("x-trace", "2")];
+        let mut shown: ShownHeaders = vec![
+            ("content-type".to_owned(), vec!["application/json".to_owned()]),
+            ("x-trace".to_owned(), vec!["1".to_owned(), "2".to_owned()]),
+        ];
+        if let Some(secret) = self.secret {
+            headers.push(line("authorization", secret));
+            shown.push(("authorization".to_owned(), vec!["[redacted hmac:01234567]".to_owned()]));
+        }
+        let shown_body = self.body.as_ref().map(|body| ShownBody {
+            bytes: self.keeps_body.then(|| body.clone()),
+            total: body.len() as u64,
+            truncated: false,
+            sha256: self.keeps_body.then_some([7; 32]),
+        });
+        NewSend {
+            id: id_at(self.created_at),
+            tenant: self.tenant.clone(),
+            shown: ShownRequest {
+                method: Method::Post,
+                url: target.shown().to_owned(),
+                headers: shown,
+                dropped_headers: vec!["host".to_owned()],
+                body: shown_body,
+            },
+            spec: Arc::new(SendSpec {
+                method: Method::Post,
+                target,
+                headers,
+                dropped_headers: vec!["host".to_owned()],
+                body: self.body.clone(),
+                context: self.context.clone(),
+                expires_in: Some(Duration::from_secs(60)),
+            }),
+            sealed: self.secret.is_some() || !self.keeps_body && self.body.is_some(),
+            resend_of: None,
+            created_at: self.created_at,
+            expires_in: Duration::from_secs(60),
+        }
+    }
+}
+
+/// One call of these sends, held by `hold`.
+pub fn call(sends: Vec<NewSend>, hold: Option<&str>) -> Accept {
+    Accept {
+        tenant: sends[0].tenant.clone(),
+        sends,
+        hold: hold.map(execution),
+        idempotency: None,
+        sends_per_execution: 100,
+        node: Arc::from(NODE),
+    }
+}
+
+pub async fn accept_new(store: &impl Store, call: Accept) -> Vec<Option<u32>> {
+    match store.accept(call).await {
+        Ok(Accepted::New { indexes }) => indexes,
+        other => panic!("not accepted: {other:?}"),
+    }
+}
+
+/// Accepts one send on its own.
+pub async fn accept_one(store: &impl Store, draft: &Draft) -> SendId {
+    let send = draft.send();
+    let id = send.id;
+    accept_new(store, call(vec![send], None)).await;
+    id
+}
+
+pub fn begin_of(id: SendId, draft: &Draft, at: Timestamp) -> Begin {
+    Begin { id, tenant: draft.tenant.clone(), spec: None, at }
+}
+
+pub fn answered(status: u16) -> ShownResponse {
+    ShownResponse {
+        status,
+        version: "HTTP/1.1".to_owned(),
+        headers: vec![("content-type".to_owned(), vec!["text/plain".to_owned()])],
+        body: ShownBody {
+            bytes: Some(Bytes::from_static(b"thank you")),
+            total: 9,
+            truncated: false,
+            sha256: Some([9; 32]),
+        },
+        declared: Some(9),
+    }
+}
+
+pub fn left_from(bound: &str, public: &str) -> Connection {
+    let ip: IpAddr = bound.parse().expect("an address");
+    Connection {
+        source: Some(SocketAddr::new(ip, 40001)),
+        public: Some(public.parse().expect("an address")),
+        remote: Some("93.184.216.34:443".parse().expect("an address")),
+        resolved: vec![
+            ("93.184.216.34".parse().expect("an address"), Verdict::Allowed),
+            ("64:ff9b::5db8:d822".parse().expect("an address"), Verdict::Skipped),
+            ("10.0.0.1".parse().expect("an address"), Verdict::Denied(Code::PolicyAddress)),
+        ],
+        reused: true,
+        tls: Some(TlsFacts {
+            version: "TLSv1.3".to_owned(),
+            cipher: "TLS13_AES_256_GCM_SHA384".to_owned(),
+            alpn: Some("http/1.1".to_owned()),
+            certificate: Some(Certificate {
+                subject: "CN=api.example.com".to_owned(),
+                issuer: "CN=an authority".to_owned(),
+                not_after: at(1_000_000),
+                sha256: [3; 32],
+            }),
+        }),
+    }
+}
+
+/// A delivery that got an answer.
+pub fn finished(id: SendId, status: u16, started_at: Timestamp) -> Finished {
+    Finished {
+        id,
+        ended: Ended::answered(status),
+        sent_headers: Some(vec![("host".to_owned(), vec!["api.example.com".to_owned()])]),
+        response: Some(answered(status)),
+        connection: Some(left_from("10.0.0.10", "198.51.100.10")),
+        would_block: Some(Code::PolicyDenied),
+        timings: Timings {
+            held: Some(Duration::ZERO),
+            queued: Some(Duration::from_micros(800)),
+            dns: Some(Duration::from_micros(1200)),
+            connect: Some(Duration::from_millis(3)),
+            tls: Some(Duration::from_millis(6)),
+            write: Some(Duration::from_micros(100)),
+            wait: Some(Duration::from_micros(20500)),
+            read: Some(Duration::from_micros(200)),
+            total: Some(Duration::from_micros(31100)),
+        },
+        released_at: Some(started_at),
+        started_at: Some(started_at),
+        finished_at: started_at + SignedDuration::from_millis(31),
+    }
+}
+
+/// A delivery that got none.
+pub fn failed(id: SendId, code: Code, started_at: Timestamp) -> Finished {
+    Finished {
+        ended: Ended::because(Failure::new(code, Phase::Connect, "tried, and was told no")),
+        response: None,
+        sent_headers: None,
+        would_block: None,
+        connection: None,
+        ..finished(id, 200, started_at)
+    }
+}
+
+async fn record_of(store: &impl Store, id: SendId) -> Record {
+    store.record(None, id, true).await.expect("readable").expect("known")
+}
+
+async fn listed(store: &impl Store, filter: Filter) -> Vec<SendId> {
+    store.list(filter, None, 200).await.expect("a list").sends.into_iter().map(|record| record.id).collect()
+}
+
+// The promises.
+
+async fn an_accepted_send_reads_back_as_it_was_given<S: Subject>() {
+    let subject = S::fresh().await;
+    let store = subject.store();
+    let draft = draft().in_workflow("w").in_execution("e").created(at(5));
+    let mut given = draft.send();
+    given.resend_of = Some(SendId(Uuid::from_u128(77)));
+    let id = given.id;
+    let indexes = accept_new(store, call(vec![given.clone()], None)).await;
+    assert_eq!(indexes, [Some(0)]);
+
+    let record = record_of(store, id).await;
+    assert_eq!(record.request, given.shown);
+    assert_eq!((record.state, record.ended.as_ref()), (State::Queued, None));
+    assert_eq!(record.context, given.spec.context);
+    assert_eq!((record.index, record.resend_of), (Some(0), given.resend_of));
+    assert_eq!((record.tenant.as_str(), record.node.as_str()), ("acme", NODE));
+    assert_eq!((record.created_at, record.released_at, record.started_at), (at(5), Some(at(5)), None));
+
+    let without = store.record(Some(tenant("acme")), id, false).await.unwrap().unwrap();
+    let body = without.request.body.expect("it has one");
+    assert_eq!((body.bytes, body.total), (None, 12), "the body stays away, its size does not");
+    assert_eq!(store.record(Some(tenant("other")), id, true).await, Ok(None), "another tenant's send is not there");
+    assert_eq!(store.record(None, id_at(at(6)), true).await, Ok(None));
+}
+
+async fn a_send_is_begun_once_and_ended_once<S: Subject>() {
+    let subject = S::fresh().await;
+    let store = subject.store();
+    let draft = draft();
+    let id = accept_one(store, &draft).await;
+
+    let of_another = Begin { tenant: tenant("other"), ..begin_of(id, &draft, at(1)) };
+    assert!(matches!(store.begin(of_another).await, Err(StoreError::NoSuchSend)));
+    let started = store.begin(begin_of(id, &draft, at(1))).await.expect("begun");
+    assert_eq!((started.id(), started.tenant(), started.at()), (id, &draft.tenant, at(1)));
+    assert!(matches!(store.begin(begin_of(id, &draft, at(2))).await, Err(StoreError::NoSuchSend)));
+    let record = record_of(store, id).await;
+    assert_eq!((record.state, record.started_at), (State::Sending, Some(at(1))));
+
+    let seq = store.finish(finished(id, 200, at(1))).await.expect("ended");
+    assert!(seq > 0);
+    assert_eq!(store.finish(finished(id, 500, at(1))).await, Err(StoreError::NoSuchSend));
+    assert!(matches!(store.begin(begin_of(id, &draft, at(3))).await, Err(StoreError::NoSuchSend)));
+    assert_eq!(record_of(store, id).await.response.map(|answer| answer.status), Some(200));
+
+    let never_begun = accept_one(store, &draft).await;
+    store.finish(failed(never_begun, Code::Expired, at(1))).await.expect("a send may end without having begun");
+    assert!(matches!(store.begin(begin_of(never_begun, &draft, at(3))).await, Err(StoreError::NoSuchSend)));
+    let unknown = id_at(at(0));
+    assert!(matches!(store.begin(begin_of(unknown, &draft, at(3))).await, Err(StoreError::NoSuchSend)));
+    assert_eq!(store.finish(finished(unknown, 200, at(1))).await, Err(StoreError::NoSuchSend));
+
+    // Of many that try at once, one begins.
+    let contended = accept_one(store, &draft).await;
+    let tries = (0..16).map(|_| store.begin(begin_of(contended, &draft, at(4))));
+    let begun = futures_util::future::join_all(tries).await.into_iter().filter(Result::is_ok).count();
+    assert_eq!(begun, 1);
+}
+
+async fn a_finished_record_tells_everything<S: Subject>() {
+    let subject = S::fresh().await;
+    let store = subject.store();
+    let draft = draft();
+    let answered = accept_one(store, &draft).await;
+    let unanswered = accept_one(store, &draft).await;
+    store.begin(begin_of(answered, &draft, at(1))).await.expect("begun");
+    let end = finished(answered, 404, at(1));
+    store.finish(end.clone()).await.expect("ended");
+    store.finish(failed(unanswered, Code::ConnectionRefused, at(1))).await.expect("ended");
+
+    let record = record_of(store, answered).await;
+    assert_eq!(record.state, State::Done);
+    assert_eq!(record.ended, Some(end.ended));
+    assert_eq!(Some(record.request.headers), end.sent_headers, "what left replaces what was asked for");
+    assert_eq!(record.request.body.and_then(|body| body.bytes), draft.body);
+    assert_eq!(record.response, end.response);
+    assert_eq!(record.connection, end.connection);
+    assert_eq!(record.would_block, end.would_block);
+    assert_eq!(record.timings, end.timings);
+    assert_eq!((record.released_at, record.started_at), (end.released_at, end.started_at));
+    assert_eq!(record.finished_at, Some(end.finished_at));
+    let without = store.record(None, answered, false).await.unwrap().unwrap();
+    assert_eq!(without.response.map(|answer| answer.body.bytes), Some(None));
+
+    let record = record_of(store, unanswered).await;
+    assert_eq!(record.ended.as_ref().map(|ended| ended.outcome), Some(Outcome::Failed));
+    let error = record.ended.and_then(|ended| ended.error).expect("a failure");
+    assert_eq!((error.code, error.phase), (Code::ConnectionRefused, Some(Phase::Connect)));
+    assert_eq!(record.request.headers.len(), 2, "nothing left: what was asked for stays");
+}
+
+async fn a_spec_that_left_memory_is_read_back<S: Subject>() {
+    let subject = S::fresh().await;
+    let mut drafts = Vec::new();
+    for url in ["https://api.example.com/a?b=c", "http://[2001:db8::1]:8080/", "no url at all"] {
+        for secret in [None, Some("Basic c2VjcmV0OnNlY3JldA==")] {
+            for body in [None, Some(Bytes::new()), Some(Bytes::from_static(b"12345"))] {
+                for keeps_body in [true, false] {
+                    drafts.push(Draft { secret, keeps_body, body: body.clone(), ..draft().to(url) });
+                }
+            }
+        }
+    }
+    let sends: Vec<_> = drafts.iter().map(Draft::send).collect();
+    accept_new(subject.store(), call(sends.clone(), None)).await;
+    let subject = subject.crash().await;
+    let store = subject.store();
+    store.recover(at(1)).await.expect("recovered");
+    for (draft, send) in drafts.iter().zip(&sends) {
+        assert_eq!(record_of(store, send.id).await.request, send.shown);
+        let started = store.begin(begin_of(send.id, draft, at(2))).await.expect("begun");
+        assert_eq!(started.spec(), &send.spec);
+    }
+}
+
+async fn held_sends_wait_for_their_execution<S: Subject>() {
+    let subject = S::fresh().await;
+    let store = subject.store();
+    let draft = draft().in_execution("e");
+    let sends = [draft.send(), draft.clone().created(at(3)).send()];
+    let ids = sends.each_ref().map(|send| send.id);
+    assert_eq!(accept_new(store, call(sends.to_vec(), Some("e"))).await, [Some(0), Some(1)]);
+    let record = record_of(store, ids[1]).await;
+    assert_eq!((record.state, record.released_at), (State::Held, None));
+    assert!(matches!(store.begin(begin_of(ids[0], &draft, at(4))).await, Err(StoreError::NoSuchSend)));
+    let pending = store.pending(None, 10).await.expect("pending");
+    for send in &pending {
+        assert_eq!(send.held_by, Some((execution("e"), at(0))), "opened by its first held send");
+        assert_eq!(send.released_at, None);
+    }
+
+    let end = store.end_execution(tenant("acme"), execution("e"), Ending::Finish(FinishedBy::HoldLimit), at(9)).await;
+    assert_eq!(end, Ok(ExecutionEnd::Done { count: 2, first: true }));
+    let record = record_of(store, ids[1]).await;
+    assert_eq!((record.state, record.released_at), (State::Queued, Some(at(9))));
+    assert_eq!(record.timings.held, Some(Duration::from_secs(6)));
+    let pending = store.pending(None, 10).await.expect("pending");
+    assert!(pending.iter().all(|send| send.held_by.is_none() && send.released_at == Some(at(9))));
+    store.begin(begin_of(ids[0], &draft, at(10))).await.expect("released, so it may begin");
+    let seen = store.execution(tenant("acme"), execution("e"), None, 10).await.unwrap().unwrap();
+    assert_eq!((seen.state, seen.finished_by), (ExecutionState::Finished, Some(FinishedBy::HoldLimit)));
+}
+
+async fn an_execution_ends_one_way_only<S: Subject>() {
+    let subject = S::fresh().await;
+    let finish = Ending::Finish(FinishedBy::Call);
+    for (name, first, second) in [("finished", finish, Ending::Discard), ("discarded", Ending::Discard, finish)] {
+        let store = subject.store();
+        let draft = draft().in_execution(name);
+        let blocked = draft.send();
+        let (blocked_id, held) = (blocked.id, draft.send());
+        accept_new(store, call(vec![blocked, held.clone(), draft.send()], Some(name))).await;
+        store.finish(failed(blocked_id, Code::Suspended, at(1))).await.expect("ended while held");
+        let end = |ending| store.end_execution(tenant("acme"), execution(name), ending, at(2));
+        assert_eq!(end(first).await, Ok(ExecutionEnd::Done { count: 2, first: true }), "{name}");
+        assert_eq!(end(first).await, Ok(ExecutionEnd::Done { count: 2, first: false }), "{name}");
+        assert_eq!(end(second).await, Ok(ExecutionEnd::Conflict(first.state())), "{name}");
+        let late = store.accept(call(vec![draft.send()], Some(name))).await;
+        assert_eq!(late, Ok(Accepted::Ended(first.state())), "{name}");
+        assert_eq!(accept_new(store, call(vec![draft.send()], None)).await, [Some(3)], "not held: it is listed");
+        let begun = store.begin(begin_of(held.id, &draft, at(3))).await;
+        assert_eq!(begun.is_ok(), first == finish, "{name}");
+        let other = store.end_execution(tenant("other"), execution(name), second, at(2)).await;
+        assert_eq!(other, Ok(ExecutionEnd::Done { count: 0, first: true }), "another tenant's is another execution");
+    }
+    let subject = subject.crash().await;
+    let store = subject.store();
+    store.recover(at(4)).await.expect("recovered");
+    let end = store.end_execution(tenant("acme"), execution("finished"), finish, at(5)).await;
+    assert_eq!(end, Ok(ExecutionEnd::Done { count: 2, first: false }));
+    let end = store.end_execution(tenant("acme"), execution("discarded"), finish, at(5)).await;
+    assert_eq!(end, Ok(ExecutionEnd::Conflict(ExecutionState::Discarded)));
+    let unknown = store.end_execution(tenant("acme"), execution("unknown"), finish, at(5)).await;
+    assert_eq!(unknown, Ok(ExecutionEnd::Done { count: 0, first: true }));
+    let late = store.accept(call(vec![draft().in_execution("unknown").send()], Some("unknown"))).await;
+    assert_eq!(late, Ok(Accepted::Ended(ExecutionState::Finished)), "ended before it began");
+}
+
+async fn an_execution_lists_its_sends_in_call_order<S: Subject>() {
+    let subject = S::fresh().await;
+    let store = subject.store();
+    assert_eq!(store.execution(tenant("acme"), execution("e"), None, 10).await, Ok(None));
+    let draft = draft().in_execution("e");
+    let mut ids = Vec::new();
+    for (sends, hold) in [(3, Some("e")), (1, None), (2, Some("e"))] {
+        let sends: Vec<_> = (0..sends).map(|_| draft.send()).collect();
+        ids.extend(sends.iter().map(|send| send.id));
+        accept_new(store, call(sends, hold)).await;
+    }
+    accept_one(store, &draft.clone().of("other")).await;
+    store.finish(finished(ids[3], 200, at(1))).await.expect("ended");
+    store.finish(finished(ids[1], 400, at(1))).await.expect("ended");
+
+    let mut seen = Vec::new();
+    let mut cursor = None;
+    loop {
+        let page = store.execution(tenant("acme"), execution("e"), cursor, 4).await.unwrap().unwrap();
+        assert_eq!((page.delivered, page.total, page.state), (1, 6, ExecutionState::Open));
+        assert!(page.sends.len() <= 4);
+        seen.extend(page.sends.into_iter().map(|record| (record.id, record.index)));
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    let expected: Vec<_> = ids.iter().copied().zip((0..).map(Some)).collect();
+    assert_eq!(seen, expected);
+    let garbled = store.execution(tenant("acme"), execution("e"), Some("nonsense".to_owned()), 4).await;
+    assert_eq!(garbled, Err(StoreError::BadCursor));
+}
+
+async fn an_execution_takes_so_many_sends_and_no_more<S: Subject>() {
+    let subject = S::fresh().await;
+    let store = subject.store();
+    let draft = draft().in_execution("e");
+    let of =
+        |count: usize| Accept { sends_per_execution: 5, ..call((0..count).map(|_| draft.send()).collect(), Some("e")) };
+    assert_eq!(store.accept(of(6)).await, Ok(Accepted::ExecutionFull));
+    accept_new(store, of(3)).await;
+    assert_eq!(store.accept(of(3)).await, Ok(Accepted::ExecutionFull));
+    assert_eq!(accept_new(store, of(2)).await, [Some(3), Some(4)], "what was refused took no index");
+}
+
+async fn a_call_with_a_known_key_is_replayed<S: Subject>() {
+    let subject = S::fresh().await;
+    let draft = draft().in_execution("e");
+    let key = IdempotencyKey {
+        tenant: tenant("acme"),
+        path: "/v1/executions/e/sends".to_owned(),
+        key: "k-1".to_owned(),
+        fingerprint: [1; 32],
+    };
+    let keyed = |key: &IdempotencyKey, hold, at| Accept {
+        idempotency: Some(key.clone()),
+        ..call(vec![draft.clone().created(at).send(), draft.clone().created(at).send()], hold)
+    };
+    let first = keyed(&key, Some("e"), at(0));
+    let ids: Vec<_> = first.sends.iter().map(|send| send.id).collect();
+    assert_eq!(subject.store().replay(key.clone(), at(0)).await, Ok(None));
+    // Two of the same at once are one call.
+    let (one, other) = {
+        let store = subject.store();
+        tokio::join!(store.accept(first), store.accept(keyed(&key, Some("e"), at(0))))
+    };
+    assert_eq!(one, Ok(Accepted::New { indexes: vec![Some(0), Some(1)] }));
+    assert_eq!(other, Ok(Accepted::Replayed(ids.clone())));
+
+    let discard = subject.store().end_execution(tenant("acme"), execution("e"), Ending::Discard, at(1)).await;
+    assert_eq!(discard, Ok(ExecutionEnd::Done { count: 2, first: true }));
+    let subject = subject.crash().await;
+    let store = subject.store();
+    store.recover(at(2)).await.expect("recovered");
+    let replayed = Ok(Accepted::Replayed(ids.clone()));
+    assert_eq!(store.accept(keyed(&key, Some("e"), at(3))).await, replayed, "before the execution's end is looked at");
+    assert_eq!(store.replay(key.clone(), at(3)).await, Ok(Some(Accepted::Replayed(ids))));
+    let changed = IdempotencyKey { fingerprint: [2; 32], ..key.clone() };
+    assert_eq!(store.replay(changed.clone(), at(3)).await, Ok(Some(Accepted::Mismatch)));
+    assert_eq!(store.accept(keyed(&changed, Some("e"), at(3))).await, Ok(Accepted::Mismatch));
+    for elsewhere in [
+        IdempotencyKey { tenant: tenant("other"), ..key.clone() },
+        IdempotencyKey { path: "/v1/sends".to_owned(), ..key.clone() },
+        IdempotencyKey { key: "k-2".to_owned(), ..key.clone() },
+    ] {
+        assert_eq!(store.replay(elsewhere, at(3)).await, Ok(None));
+    }
+    let a_day = i64::try_from(crate::limits::IDEMPOTENCY_KEPT.as_secs()).expect("fits");
+    assert!(matches!(store.replay(key.clone(), at(a_day - 1)).await, Ok(Some(_))));
+    assert_eq!(store.replay(key.clone(), at(a_day)).await, Ok(None), "forgotten after a day");
+    let again = keyed(&key, None, at(a_day));
+    let ids: Vec<_> = again.sends.iter().map(|send| send.id).collect();
+    accept_new(store, again).await;
+    assert_eq!(store.replay(key.clone(), at(a_day + 1)).await, Ok(Some(Accepted::Replayed(ids))));
+}
+
+async fn a_crash_interrupts_what_had_begun_and_nothing_else<S: Subject>() {
+    let subject = S::fresh().await;
+    let draft = draft();
+    let store = subject.store();
+    let done = accept_one(store, &draft).await;
+    let begun = accept_one(store, &draft).await;
+    let queued = accept_one(store, &draft).await;
+    for id in [done, begun] {
+        store.begin(begin_of(id, &draft, at(1))).await.expect("begun");
+    }
+    let before = store.finish(finished(done, 200, at(1))).await.expect("ended");
+    let subject = subject.crash().await;
+    let store = subject.store();
+    let recovered = store.recover(at(7)).await.expect("recovered");
+    assert_eq!(recovered, Recovered { interrupted: 1, ..Recovered::default() });
+    let record = record_of(store, begun).await;
+    let ended = record.ended.expect("an end");
+    assert_eq!((ended.outcome, ended.error.map(|error| error.code)), (Outcome::Interrupted, Some(Code::Interrupted)));
+    assert_eq!((record.started_at, record.finished_at), (Some(at(1)), Some(at(7))));
+    assert!(matches!(store.begin(begin_of(begun, &draft, at(8))).await, Err(StoreError::NoSuchSend)));
+    let pending: Vec<_> = store.pending(None, 10).await.unwrap().into_iter().map(|send| send.id).collect();
+    assert_eq!(pending, [queued]);
+    assert_eq!(record_of(store, done).await.response.map(|answer| answer.status), Some(200));
+    assert_eq!(store.last_seq().await, Ok(before + 1), "the tail goes on where it was");
+    assert_eq!(store.recover(at(9)).await, Ok(Recovered::default()), "nothing is left to do");
+}
+
+async fn a_crash_ends_the_held_sends_of_a_discarded_execution<S: Subject>() {
+    let subject = S::fresh().await;
+    let draft = draft().in_execution("e");
+    let store = subject.store();
+    let held = draft.send();
+    let id = held.id;
+    accept_new(store, call(vec![held], Some("e"))).await;
+    let beside = accept_one(store, &draft).await;
+    store.end_execution(tenant("acme"), execution("e"), Ending::Discard, at(1)).await.expect("ended");
+    let subject = subject.crash().await;
+    let store = subject.store();
+    let recovered = store.recover(at(2)).await.expect("recovered");
+    assert_eq!(recovered, Recovered { discarded: 1, ..Recovered::default() });
+    let record = record_of(store, id).await;
+    assert_eq!(record.ended.map(|ended| ended.outcome), Some(Outcome::Discarded));
+    assert_eq!((record.released_at, record.started_at), (None, None));
+    assert_eq!(record_of(store, beside).await.state, State::Queued, "it was never held");
+}
+
+async fn pending_pages_in_accept_order<S: Subject>() {
+    let subject = S::fresh().await;
+    let store = subject.store();
+    let mut ids = Vec::new();
+    for second in 0..25 {
+        // Created in another order than accepted: the order of acceptance counts.
+        let draft = draft().in_workflow("w").created(at(100 - second));
+        ids.push(accept_one(store, &draft).await);
+    }
+    let refused = accept_one(store, &draft().to("not a url")).await;
+    for &id in ids.iter().step_by(5) {
+        store.finish(failed(id, Code::Expired, at(200))).await.expect("ended");
+    }
+    let subject = subject.crash().await;
+    let store = subject.store();
+    store.recover(at(201)).await.expect("recovered");
+    let expected: Vec<_> =
+        ids.iter().enumerate().filter(|(at, _)| at % 5 != 0).map(|(_, &id)| id).chain([refused]).collect();
+    let mut seen = Vec::new();
+    let mut after = None;
+    loop {
+        let page = store.pending(after, 7).await.expect("pending");
+        let Some(last) = page.last() else { break };
+        after = Some(last.id);
+        seen.extend(page);
+    }
+    assert_eq!(seen.iter().map(|send| send.id).collect::<Vec<_>>(), expected);
+    let destination = seen[0].destination.as_ref().expect("it has one");
+    assert_eq!(view::host_text(&destination.host), "api.example.com");
+    assert_eq!(seen[0].workflow.as_deref(), Some("w"));
+    assert_eq!((seen[0].expires_in, seen[0].created_at), (Duration::from_secs(60), at(99)));
+    assert_eq!(seen.last().and_then(|send| send.destination.clone()), None);
+}
+
+async fn every_filter_finds_its_sends<S: Subject>() {
+    let subject = S::fresh().await;
+    let store = subject.store();
+    let plain = accept_one(store, &draft()).await;
+    let placed = Draft {
+        context: Context {
+            workflow: Some(Arc::from("w")),
+            execution: Some(execution("e")),
+            step: Some(Arc::from("s")),
+        },
+        ..draft().to("https://other.example.com/").created(at(10))
+    };
+    let placed_id = accept_one(store, &placed).await;
+    let foreign = accept_one(store, &placed.clone().of("other").to("http://[2001:db8::7]/").created(at(20))).await;
+    let failing = accept_one(store, &draft().created(at(30))).await;
+    store.finish(finished(placed_id, 503, at(40))).await.expect("ended");
+    let mut elsewhere = finished(foreign, 200, at(50));
+    elsewhere.connection = Some(left_from("10.0.0.11", "198.51.100.11"));
+    store.finish(elsewhere).await.expect("ended");
+    store.finish(failed(failing, Code::Timeout, at(60))).await.expect("ended");
+
+    let all = Filter::default;
+    let ip = |text: &str| text.parse().ok();
+    for (filter, expected) in [
+        (all(), vec![failing, foreign, placed_id, plain]),
+        (Filter { tenant: Some(tenant("acme")), ..all() }, vec![failing, placed_id, plain]),
+        (Filter { tenant: Some(tenant("nobody")), ..all() }, vec![]),
+        (Filter { workflow: Some("w".to_owned()), ..all() }, vec![foreign, placed_id]),
+        (Filter { workflow: Some("e".to_owned()), ..all() }, vec![]),
+        (Filter { execution: Some("e".to_owned()), ..all() }, vec![foreign, placed_id]),
+        (Filter { step: Some("s".to_owned()), tenant: Some(tenant("other")), ..all() }, vec![foreign]),
+        (Filter { host: Some("other.example.com".to_owned()), ..all() }, vec![placed_id]),
+        (Filter { host: Some("[2001:db8::7]".to_owned()), ..all() }, vec![foreign]),
+        (Filter { host: Some("2001:db8::7".to_owned()), ..all() }, vec![foreign]),
+        (Filter { outcome: Some(Outcome::Rejected), ..all() }, vec![placed_id]),
+        (Filter { outcome: Some(Outcome::Blocked), ..all() }, vec![]),
+        (Filter { code: Some(Code::Timeout), ..all() }, vec![failing]),
+        (Filter { status: Some(200), ..all() }, vec![foreign]),
+        (Filter { source_ip: ip("10.0.0.10"), ..all() }, vec![placed_id]),
+        (Filter { source_ip: ip("198.51.100.11"), ..all() }, vec![foreign]),
+        (Filter { source_ip: ip("198.51.100.12"), ..all() }, vec![]),
+        (Filter { since: Some(at(10)), ..all() }, vec![failing, foreign, placed_id]),
+        (Filter { until: Some(at(10)), ..all() }, vec![plain]),
+        (Filter { since: Some(at(10)), until: Some(at(30)), ..all() }, vec![foreign, placed_id]),
+        // With a source, the bounds are those of the delivery's start.
+        (Filter { source_ip: ip("10.0.0.10"), since: Some(at(40)), until: Some(at(41)), ..all() }, vec![placed_id]),
+        (Filter { source_ip: ip("10.0.0.10"), since: Some(at(10)), until: Some(at(40)), ..all() }, vec![]),
+        (Filter { workflow: Some("w".to_owned()), status: Some(503), ..all() }, vec![placed_id]),
+        (Filter { workflow: Some("w".to_owned()), status: Some(504), ..all() }, vec![]),
+    ] {
+        assert_eq!(listed(store, filter.clone()).await, expected, "{filter:?}");
+    }
+}
+
+async fn a_list_pages_while_sends_are_added<S: Subject>() {
+    let subject = S::fresh().await;
+    let store = subject.store();
+    let mut ids = Vec::new();
+    for _ in 0..23 {
+        ids.push(accept_one(store, &draft().in_workflow("w")).await);
+        accept_one(store, &draft().in_workflow("another")).await;
+    }
+    let filter = Filter { workflow: Some("w".to_owned()), ..Filter::default() };
+    let mut seen = Vec::new();
+    let mut cursor = None;
+    loop {
+        let page = store.list(filter.clone(), cursor, 5).await.expect("a page");
+        seen.extend(page.sends.iter().map(|record| record.id));
+        assert!(page.sends.iter().all(|record| record.request.body.as_ref().is_some_and(|body| body.bytes.is_none())));
+        accept_one(store, &draft().in_workflow("w")).await;
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    ids.reverse();
+    assert_eq!(seen, ids, "each once, newest first, and none that came later");
+    for nonsense in ["", "x", "99999999999999999999", "l.1.2.3", "é"] {
+        let page = store.list(Filter::default(), Some(nonsense.to_owned()), 5).await;
+        assert_eq!(page, Err(StoreError::BadCursor), "{nonsense:?}");
+    }
+}
+
+async fn the_tail_follows_the_order_of_finishing<S: Subject>() {
+    let subject = S::fresh().await;
+    let store = subject.store();
+    assert_eq!(store.last_seq().await, Ok(0));
+    let mut ids = Vec::new();
+    for name in ["a", "b", "a", "b", "a"] {
+        ids.push(accept_one(store, &draft().of(name)).await);
+    }
+    let order = [ids[3], ids[0], ids[4], ids[1], ids[2]];
+    let mut seqs = Vec::new();
+    for id in order {
+        seqs.push(store.finish(finished(id, 200, at(1))).await.expect("ended"));
+    }
+    assert!(seqs.is_sorted() && seqs[0] > 0);
+    let subject = subject.crash().await;
+    let store = subject.store();
+    store.recover(at(2)).await.expect("recovered");
+    assert_eq!(store.last_seq().await, Ok(seqs[4]));
+    let (items, looked_at) = store.finished_after(0, Filter::default(), 3).await.expect("a tail");
+    let seen: Vec<_> = items.iter().map(|item| (item.seq, item.record.id)).collect();
+    assert_eq!(seen, [(seqs[0], order[0]), (seqs[1], order[1]), (seqs[2], order[2])]);
+    assert_eq!(looked_at, seqs[2]);
+    let only_b = Filter { tenant: Some(tenant("b")), ..Filter::default() };
+    let (items, looked_at) = store.finished_after(seqs[0], only_b.clone(), 3).await.expect("a tail");
+    assert_eq!(items.iter().map(|item| item.record.id).collect::<Vec<_>>(), [order[3]]);
+    assert_eq!(looked_at, seqs[4]);
+    let (items, looked_at) = store.finished_after(seqs[4], Filter::default(), 3).await.expect("a tail");
+    assert_eq!((items.len(), looked_at), (0, seqs[4]));
+}
+
+async fn outcomes_are_counted_per_tenant<S: Subject>() {
+    let subject = S::fresh().await;
+    let store = subject.store();
+    for (name, status, second) in [("a", 200, 1), ("a", 200, 50), ("a", 500, 60), ("b", 204, 70), ("b", 200, 2)] {
+        let id = accept_one(store, &draft().of(name)).await;
+        store.finish(finished(id, status, at(second))).await.expect("ended");
+    }
+    let counts = store.outcomes_since(at(50)).await.expect("counts");
+    assert_eq!(counts.len(), 2);
+    assert_eq!(counts[&tenant("a")], HashMap::from([(Outcome::Delivered, 1), (Outcome::Rejected, 1)]));
+    assert_eq!(counts[&tenant("b")], HashMap::from([(Outcome::Delivered, 1)]));
+}
+
+async fn suspensions_are_kept_with_their_lifting<S: Subject>() {
+    let subject = S::fresh().await;
+    let suspension = |scope, second| Suspension {
+        id: id_at(at(second)),
+        scope,
+        reason: "spam".to_owned(),
+        by: "operations".to_owned(),
+        at: at(second),
+        lifted: None,
+    };
+    let of_tenant = suspension(SuspensionScope::Tenant { tenant: tenant("acme"), workflow: Some("w".to_owned()) }, 1);
+    let of_host = suspension(SuspensionScope::Host { host: "victim.example.com".to_owned() }, 2);
+    subject.store().suspend(of_tenant.clone()).await.expect("suspended");
+    subject.store().suspend(of_host.clone()).await.expect("suspended");
+    let subject = subject.crash().await;
+    let store = subject.store();
+    assert_eq!(store.suspensions().await, Ok(vec![of_host.clone(), of_tenant.clone()]));
+    assert_eq!(store.lift(of_tenant.id, at(3), "someone".to_owned()).await, Ok(true));
+    assert_eq!(store.lift(of_tenant.id, at(4), "someone else".to_owned()).await, Ok(false));
+    assert_eq!(store.lift(id_at(at(0)), at(4), "someone".to_owned()).await, Ok(false));
+    let lifted = Suspension { lifted: Some((at(3), "someone".to_owned())), ..of_tenant };
+    let subject = subject.crash().await;
+    assert_eq!(subject.store().suspensions().await, Ok(vec![of_host, lifted]));
+}
+
+async fn first_publication_is_remembered<S: Subject>() {
+    let subject = S::fresh().await;
+    let store = subject.store();
+    let [one, two]: [IpAddr; 2] = ["198.51.100.10", "2001:db8::10"].map(|text| text.parse().expect("an address"));
+    let published = store.publish(vec![one], None, at(10)).await.expect("published");
+    assert_eq!((published.first_start, published.sync_token), (at(10), 0));
+    assert_eq!(published.first, HashMap::from([(one, at(10))]));
+    let second = |published: &Published| i64::try_from(published.sync_token).expect("fits") - at(0).as_second();
+    let published = store.publish(vec![one], Some([1; 32]), at(20)).await.expect("published");
+    assert_eq!(second(&published), 20);
+    let subject = subject.crash().await;
+    let store = subject.store();
+    let published = store.publish(vec![two, one], Some([1; 32]), at(30)).await.expect("published");
+    assert_eq!((published.first_start, second(&published)), (at(10), 20), "the same list keeps its token");
+    assert_eq!(published.first, HashMap::from([(one, at(10)), (two, at(30))]));
+    let published = store.publish(vec![one], Some([2; 32]), at(15)).await.expect("published");
+    assert_eq!(second(&published), 21, "the clock stepped back, the token does not");
+    assert_eq!(published.first.len(), 2, "an address that was taken out is still known");
+}
+
+async fn a_closed_store_takes_nothing<S: Subject>() {
+    let subject = S::fresh().await;
+    let store = subject.store();
+    let draft = draft();
+    let id = accept_one(store, &draft).await;
+    store.close().await.expect("closed");
+    assert!(matches!(store.accept(call(vec![draft.send()], None)).await, Err(StoreError::CannotWrite(_))));
+    assert!(matches!(store.begin(begin_of(id, &draft, at(1))).await, Err(StoreError::CannotWrite(_))));
+    assert!(matches!(store.finish(finished(id, 200, at(1))).await, Err(StoreError::CannotWrite(_))));
+    assert!(store.health().is_err());
+    store.close().await.expect("closed already");
+}

@@ -1,0 +1,158 @@
+//! What every store says alike: which state a send is in, what a filter lets through, how a half-made delivery ends.
+//!
+//! Pure: values in, values out.
+
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+
+use super::{Ending, Filter};
+use crate::outcome::{Code, Ended, Failure, Timings};
+use crate::policy::Host;
+use crate::record::{ExecutionState, Finished, FinishedBy, Record, State, waited};
+use crate::send::SendId;
+
+/// How and when an execution ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndedExecution {
+    pub ending: Ending,
+    pub at: Timestamp,
+    /// Sends released or discarded by it.
+    pub count: u64,
+}
+
+impl Ending {
+    pub fn state(self) -> ExecutionState {
+        match self {
+            Self::Finish(_) => ExecutionState::Finished,
+            Self::Discard => ExecutionState::Discarded,
+        }
+    }
+
+    pub fn finished_by(self) -> Option<FinishedBy> {
+        match self {
+            Self::Finish(by) => Some(by),
+            Self::Discard => None,
+        }
+    }
+}
+
+/// Where an unfinished send stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing {
+    pub created_at: Timestamp,
+    /// It was accepted to be held.
+    pub held: bool,
+    /// The end of the execution that holds it.
+    pub ended: Option<EndedExecution>,
+    pub started_at: Option<Timestamp>,
+}
+
+impl Standing {
+    /// When it was free to go: at its acceptance, or when its execution finished; `None` while held.
+    pub fn released_at(&self) -> Option<Timestamp> {
+        match (self.held, self.ended) {
+            (false, _) => Some(self.created_at),
+            (true, Some(EndedExecution { ending: Ending::Finish(_), at, .. })) => Some(at.max(self.created_at)),
+            (true, _) => None,
+        }
+    }
+
+    pub fn state(&self) -> State {
+        match (self.started_at, self.released_at()) {
+            (Some(_), _) => State::Sending,
+            (None, Some(_)) => State::Queued,
+            (None, None) => State::Held,
+        }
+    }
+
+    pub fn is_discarded(&self) -> bool {
+        self.held && matches!(self.ended, Some(EndedExecution { ending: Ending::Discard, .. }))
+    }
+
+    /// What can be told of its time so far.
+    pub fn timings(&self) -> Timings {
+        let released = self.released_at();
+        Timings {
+            held: released.map(|released| waited(self.created_at, released)),
+            queued: released.and_then(|released| self.started_at.map(|started| waited(released, started))),
+            ..Timings::default()
+        }
+    }
+
+    /// The end that a store itself gives to a send which can have no other.
+    pub fn end(&self, id: SendId, error: Failure, now: Timestamp) -> Finished {
+        Finished {
+            id,
+            ended: Ended::because(error),
+            sent_headers: None,
+            response: None,
+            connection: None,
+            would_block: None,
+            timings: self.timings(),
+            released_at: self.released_at(),
+            started_at: self.started_at,
+            finished_at: now,
+        }
+    }
+}
+
+/// Why a begun send was cut off.
+pub fn interrupted() -> Failure {
+    Failure::new(
+        Code::Interrupted,
+        None,
+        "the appliance stopped after this delivery had begun: the receiver may or may not have it, and it is never \
+         sent again; ask the receiver, and resend if it has not",
+    )
+}
+
+/// Why a held send was never sent.
+pub fn discarded() -> Failure {
+    Failure::new(Code::Discarded, None, "its execution was discarded: it was never sent")
+}
+
+/// A host as filters name it: IPv6 addresses without brackets.
+pub fn host_text(host: &Host) -> String {
+    match host {
+        Host::Name(name) => name.to_string(),
+        Host::Address(address) => address.to_string(),
+    }
+}
+
+impl Filter {
+    /// The host as [`host_text`] writes it.
+    pub fn host_plain(&self) -> Option<&str> {
+        self.host.as_deref().map(|host| {
+            let inside = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+            inside.unwrap_or(host)
+        })
+    }
+
+    /// Whether the whole filter lets this record through. `host`: [`host_text`] of its URL's host.
+    pub fn lets_through(&self, record: &Record, host: Option<&str>) -> bool {
+        fn is(wanted: Option<&str>, found: Option<&str>) -> bool {
+            wanted.is_none_or(|wanted| found == Some(wanted))
+        }
+        let context = &record.context;
+        let by = |ip: IpAddr| {
+            record.connection.as_ref().is_some_and(|connection| {
+                connection.public == Some(ip) || connection.source.is_some_and(|source| source.ip() == ip)
+            })
+        };
+        let instant = if self.source_ip.is_some() { record.started_at } else { Some(record.created_at) };
+        self.tenant.as_ref().is_none_or(|tenant| *tenant == record.tenant)
+            && is(self.workflow.as_deref(), context.workflow.as_deref())
+            && is(self.execution.as_deref(), context.execution.as_ref().map(|execution| execution.as_str()))
+            && is(self.step.as_deref(), context.step.as_deref())
+            && is(self.host_plain(), host)
+            && self.outcome.is_none_or(|outcome| record.ended.as_ref().is_some_and(|ended| ended.outcome == outcome))
+            && self.code.is_none_or(|code| {
+                record.ended.as_ref().and_then(|ended| ended.error.as_ref()).is_some_and(|error| error.code == code)
+            })
+            && self.status.is_none_or(|status| record.response.as_ref().is_some_and(|answer| answer.status == status))
+            && self.source_ip.is_none_or(by)
+            && self.since.is_none_or(|since| instant.is_some_and(|instant| instant >= since))
+            && self.until.is_none_or(|until| instant.is_some_and(|instant| instant < until))
+    }
+}
