@@ -1,1 +1,85 @@
+//! The command line: arguments → command → exit code. One file a command.
 
+pub mod bin;
+pub mod client;
+pub mod send;
+pub mod show;
+pub mod tail;
+
+use std::future::Future;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What the command was asked for ended well.
+pub const OK: u8 = 0;
+/// It ran, and the answer is no.
+pub const NO: u8 = 1;
+/// It could not do its work: bad arguments, bad configuration, no connection.
+pub const ERROR: u8 = 2;
+
+#[derive(Parser)]
+#[command(
+    name = "egressd",
+    version,
+    about = "Makes deferred HTTP requests: once, from published source addresses, within five seconds",
+    after_help = "Try it: `egressd demo` runs the whole thing on loopback with nothing to set up."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Submit one send through the API
+    Send(send::Args),
+    /// Follow finished sends, one line each
+    Tail(tail::Args),
+    /// A request bin: answers 200 and shows every request with the address it came from
+    Bin(bin::Args),
+}
+
+/// Runs what the process' arguments say.
+pub fn main() -> ExitCode {
+    // rustls wants one provider for the process; every configuration of ours names it as well.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match Cli::parse().command {
+        Command::Send(args) => send::run(args),
+        Command::Tail(args) => tail::run(args),
+        Command::Bin(args) => bin::run(args),
+    }
+}
+
+/// Runs a command's work on a runtime of its own. An error is printed with its causes and exits with [`ERROR`].
+pub fn block_on(work: impl Future<Output = anyhow::Result<u8>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("egressd: this process cannot start its threads: {error}");
+            return ExitCode::from(ERROR);
+        }
+    };
+    let code = match runtime.block_on(work) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("egressd: {error:#}");
+            ERROR
+        }
+    };
+    // A blocked reader of stdin or a slow disk must not hold the exit up.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    ExitCode::from(code)
+}
+
+/// Ready when the process is asked to stop.
+pub async fn stop_signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

@@ -1,11 +1,29 @@
 //! The way in: what the API (and the demo) hands over is checked against room and suspensions, made durable, and
 //! given to the hold or the schedule. Everything here answers only after the store has.
 
-use jiff::Timestamp;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::record::ExecutionState;
-use crate::send::{ExecutionId, SendId, SendSpec, TenantId};
-use crate::store::{Ending, IdempotencyKey, Suspension, SuspensionScope};
+use jiff::{SignedDuration, Timestamp};
+use metrics::{Unit, counter, describe_counter};
+use tokio::sync::RwLock;
+use uuid::{ContextV7, Uuid};
+
+use crate::backlog::{Backlog, Full, TenantBacklog};
+use crate::clock;
+use crate::hold::Held;
+use crate::ledger::{Ledger, unsent};
+use crate::outcome::{Code, Failure};
+use crate::policy::{Asker, Destination, Suspensions};
+use crate::record::{ExecutionState, FinishedBy};
+use crate::schedule::Waiting;
+use crate::send::{ExecutionId, SendId, SendSpec, Target, TenantId};
+use crate::store::{
+    Accept, Accepted, Ending, ExecutionEnd, IdempotencyKey, NewSend, Pending, StoreError, Suspension, SuspensionScope,
+};
+use crate::world::World;
 
 /// One submitting call, of valid shape.
 #[derive(Debug)]
@@ -48,46 +66,399 @@ pub enum Refusal {
     Store(String),
 }
 
-/// One tenant as `GET /v1/tenants` shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TenantLoad {
-    pub tenant: TenantId,
-    pub held: u64,
-    pub queued: u64,
-    pub in_flight: u64,
-    pub oldest_queued: Option<Timestamp>,
-}
+/// Locks over executions, so that what the store decided about one and what the hold knows of it cannot cross.
+const EXECUTION_LOCKS: usize = 256;
+
+/// Ends written at the same time when many sends end without being made.
+const ENDS_AT_ONCE: usize = 256;
+
+/// Pending sends read at once at the start.
+const RECOVER_PAGE: usize = 10_000;
 
 pub struct Intake {
-    // filled in by the implementation
+    world: Arc<World>,
+    ledger: Arc<Ledger>,
+    backlog: Arc<Backlog>,
+    node: Arc<str>,
+    draining: AtomicBool,
+    executions: Vec<RwLock<()>>,
+    hasher: RandomState,
+    ids: std::sync::Mutex<ContextV7>,
 }
 
 impl Intake {
-    pub async fn submit(&self, _call: Submit) -> Result<Submitted, Refusal> {
-        todo!()
+    pub fn new(world: Arc<World>, ledger: Arc<Ledger>, backlog: Arc<Backlog>) -> Arc<Self> {
+        describe_counter!(
+            "egressd_sends_accepted_total",
+            Unit::Count,
+            "Sends accepted: each will have exactly one outcome."
+        );
+        let node = world.config().node.as_str().into();
+        Arc::new(Self {
+            world,
+            ledger,
+            backlog,
+            node,
+            draining: AtomicBool::new(false),
+            executions: (0..EXECUTION_LOCKS).map(|_| RwLock::new(())).collect(),
+            hasher: RandomState::new(),
+            ids: std::sync::Mutex::new(ContextV7::new()),
+        })
     }
 
-    /// How many sends the (first) call released or discarded.
+    /// No more calls are accepted from now on.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    pub fn draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Accepts a call's sends, all or none; they are on disk when this answers.
+    pub async fn submit(&self, call: Submit) -> Result<Submitted, Refusal> {
+        if let Some(key) = &call.idempotency {
+            match self.ledger.store.replay(key.clone(), clock::wall()).await? {
+                Some(Accepted::Replayed(ids)) => return Ok(Submitted::Replayed(ids)),
+                Some(Accepted::Mismatch) => return Err(Refusal::IdempotencyMismatch),
+                _ => {}
+            }
+        }
+        if self.draining() {
+            return Err(Refusal::Draining);
+        }
+        self.refuse_suspended(&call)?;
+        let config = self.world.config();
+        let reservation = self
+            .backlog
+            .reserve(&call.tenant, call.sends.len() as u64, &config)
+            .map_err(|full| self.full(full, &call.tenant))?;
+
+        let keep_bodies = config.keeps_bodies(&call.tenant);
+        let created_at = clock::wall();
+        let redactor = self.ledger.redactor.load_full();
+        let default_expiry = config.delivery.expires_in;
+        let mut sends = Vec::with_capacity(call.sends.len());
+        let mut entries = Vec::with_capacity(call.sends.len());
+        for spec in call.sends {
+            let spec = Arc::new(spec);
+            let id = self.next_id(created_at);
+            let (shown, sealed) = redactor.request(&spec, keep_bodies);
+            let expires_in = spec.expires_in.unwrap_or(default_expiry);
+            entries.push(Held {
+                id,
+                destination: destination_of(&spec.target),
+                workflow: spec.context.workflow.clone(),
+                created_at,
+                expires_in: SignedDuration::try_from(expires_in).unwrap_or(SignedDuration::MAX),
+                spec: self.backlog.keep_hot(&spec),
+            });
+            sends.push(NewSend {
+                id,
+                tenant: call.tenant.clone(),
+                spec,
+                shown,
+                sealed,
+                resend_of: call.resend_of,
+                created_at,
+                expires_in,
+            });
+        }
+        let accept = Accept {
+            tenant: call.tenant.clone(),
+            sends,
+            hold: call.hold.clone(),
+            idempotency: call.idempotency,
+            sends_per_execution: config.limits.sends_per_execution,
+            node: self.node.clone(),
+        };
+        // Held until the hold knows what the store has accepted, so that an ending either sees both or neither.
+        let _guard = match &call.hold {
+            Some(execution) => Some(self.lock_of(&call.tenant, execution).read().await),
+            None => None,
+        };
+        let ids: Vec<SendId> = entries.iter().map(|entry| entry.id).collect();
+        match self.ledger.store.accept(accept).await? {
+            Accepted::New { .. } => {}
+            Accepted::Replayed(ids) => return Ok(Submitted::Replayed(ids)),
+            Accepted::Mismatch => return Err(Refusal::IdempotencyMismatch),
+            Accepted::Ended(state) => {
+                let execution = call.hold.unwrap_or_else(|| ExecutionId::new(""));
+                return Err(Refusal::ExecutionEnded { execution, state });
+            }
+            Accepted::ExecutionFull => {
+                let execution = call.hold.unwrap_or_else(|| ExecutionId::new(""));
+                return Err(Refusal::ExecutionFull { execution, limit: config.limits.sends_per_execution });
+            }
+        }
+        counter!("egressd_sends_accepted_total").increment(ids.len() as u64);
+        let mut parts = self.backlog.lock();
+        match &call.hold {
+            Some(execution) => parts.hold.add(&call.tenant, execution, created_at, entries),
+            None => {
+                let cap = config.tenant(&call.tenant).map(|tenant| tenant.in_flight);
+                for entry in entries {
+                    let (destination, waiting) = released(entry, created_at);
+                    parts.schedule.push(&call.tenant, destination, cap, waiting);
+                }
+            }
+        }
+        drop(parts);
+        drop(reservation);
+        self.backlog.wake.notify_one();
+        Ok(Submitted::Accepted(ids))
+    }
+
+    /// How many sends the (first) call released or discarded. Ends of discarded sends are written before it answers.
     pub async fn end_execution(
         &self,
-        _tenant: TenantId,
-        _execution: ExecutionId,
-        _ending: Ending,
+        tenant: TenantId,
+        execution: ExecutionId,
+        ending: Ending,
     ) -> Result<u64, Refusal> {
-        todo!()
+        let lock = self.lock_of(&tenant, &execution).write().await;
+        let at = clock::wall();
+        let ended = self.ledger.store.end_execution(tenant.clone(), execution.clone(), ending, at).await?;
+        let count = match ended {
+            ExecutionEnd::Done { count, .. } => count,
+            ExecutionEnd::Conflict(state) => return Err(Refusal::ExecutionEnded { execution, state }),
+        };
+        // Taken also when an earlier call did it: that call may have been cut off before it came to this.
+        let config = self.world.config();
+        let cap = config.tenant(&tenant).map(|tenant| tenant.in_flight);
+        let sends = {
+            let mut parts = self.backlog.lock();
+            let sends = parts.hold.take(&tenant, &execution);
+            match ending {
+                Ending::Finish(_) => {
+                    for send in sends {
+                        let (destination, waiting) = released(send, at);
+                        parts.schedule.push(&tenant, destination, cap, waiting);
+                    }
+                    Vec::new()
+                }
+                Ending::Discard => sends,
+            }
+        };
+        drop(lock);
+        self.backlog.wake.notify_one();
+        self.end_unsent(sends.into_iter().map(|send| {
+            let why = format!("execution {execution} was discarded: this send was never made");
+            unsent(send.id, send.created_at, None, Failure::new(Code::Discarded, None, why))
+        }))
+        .await;
+        Ok(count)
+    }
+
+    /// Releases the held sends of executions that nobody finished within `hold_limit`.
+    pub async fn release_overdue(&self) {
+        let limit = SignedDuration::try_from(self.world.config().delivery.hold_limit).unwrap_or(SignedDuration::MAX);
+        let due = self.backlog.lock().hold.due(clock::wall(), limit);
+        for (tenant, execution) in due {
+            let ending = Ending::Finish(FinishedBy::HoldLimit);
+            match self.end_execution(tenant.clone(), execution.clone(), ending).await {
+                Ok(count) => {
+                    tracing::info!(%tenant, %execution, count, "held sends were released: nobody finished their execution")
+                }
+                Err(error) => tracing::warn!(%tenant, %execution, %error, "held sends could not be released yet"),
+            }
+        }
     }
 
     /// Effective at once on what is submitted, queued and held.
-    pub async fn suspend(&self, _scope: SuspensionScope, _reason: String, _by: String) -> Result<Suspension, Refusal> {
-        todo!()
+    pub async fn suspend(&self, scope: SuspensionScope, reason: String, by: String) -> Result<Suspension, Refusal> {
+        let at = clock::wall();
+        let suspension = Suspension { id: self.next_id(at), scope, reason, by, at, lifted: None };
+        self.ledger.store.suspend(suspension.clone()).await?;
+        self.load_suspensions().await?;
+        tracing::warn!(id = %suspension.id, scope = ?suspension.scope, by = %suspension.by, reason = %suspension.reason, "suspended");
+        self.end_suspended().await;
+        Ok(suspension)
     }
 
     /// `false`: no such suspension is in force.
-    pub async fn lift(&self, _id: SendId, _by: String) -> Result<bool, Refusal> {
-        todo!()
+    pub async fn lift(&self, id: SendId, by: String) -> Result<bool, Refusal> {
+        let lifted = self.ledger.store.lift(id, clock::wall(), by.clone()).await?;
+        if lifted {
+            self.load_suspensions().await?;
+            tracing::warn!(%id, %by, "suspension lifted");
+        }
+        Ok(lifted)
     }
 
-    pub fn tenants(&self) -> Vec<TenantLoad> {
-        todo!()
+    pub fn tenants(&self) -> HashMap<TenantId, TenantBacklog> {
+        self.backlog.tenants()
     }
+
+    /// Puts what the store remembers as waiting back into hold and schedule. Called once, before the dispatcher runs.
+    pub async fn restore(&self) -> Result<u64, StoreError> {
+        self.load_suspensions().await.map_err(|refusal| StoreError::CannotRead(refusal.to_string()))?;
+        let mut after = None;
+        let mut restored = 0;
+        loop {
+            let page = self.ledger.store.pending(after, RECOVER_PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = Some(last.id);
+            restored += page.len() as u64;
+            self.take_back(page);
+            self.backlog.wake.notify_one();
+        }
+        self.end_suspended().await;
+        Ok(restored)
+    }
+
+    fn take_back(&self, page: Vec<Pending>) {
+        let config = self.world.config();
+        let mut parts = self.backlog.lock();
+        for pending in page {
+            let held = Held {
+                id: pending.id,
+                destination: pending.destination,
+                workflow: pending.workflow,
+                created_at: pending.created_at,
+                expires_in: SignedDuration::try_from(pending.expires_in).unwrap_or(SignedDuration::MAX),
+                spec: None,
+            };
+            match pending.held_by {
+                Some((execution, since)) => parts.hold.add(&pending.tenant, &execution, since, [held]),
+                None => {
+                    let cap = config.tenant(&pending.tenant).map(|tenant| tenant.in_flight);
+                    let (destination, waiting) = released(held, pending.released_at.unwrap_or(pending.created_at));
+                    parts.schedule.push(&pending.tenant, destination, cap, waiting);
+                }
+            }
+        }
+    }
+
+    async fn load_suspensions(&self) -> Result<(), Refusal> {
+        let mut image = Suspensions::default();
+        for suspension in self.ledger.store.suspensions().await? {
+            if suspension.lifted.is_some() {
+                continue;
+            }
+            let reason: Arc<str> = suspension.reason.as_str().into();
+            match suspension.scope {
+                SuspensionScope::Tenant { tenant, workflow: None } => {
+                    image.tenants.insert(tenant, reason);
+                }
+                SuspensionScope::Tenant { tenant, workflow: Some(workflow) } => {
+                    image.workflows.insert((tenant, workflow.into()), reason);
+                }
+                SuspensionScope::Host { host } => {
+                    image.hosts.insert(host.into(), reason);
+                }
+            }
+        }
+        self.world.set_suspensions(image);
+        Ok(())
+    }
+
+    /// Ends what waits and is suspended by now.
+    async fn end_suspended(&self) {
+        let suspensions = self.world.suspensions();
+        let stopped = |tenant: &TenantId, workflow: Option<&str>, destination: Option<&Destination>| {
+            let asker = Asker { tenant, workflow };
+            suspensions
+                .of(asker)
+                .or_else(|| destination.and_then(|destination| suspensions.of_host(&destination.host)))
+                .map(str::to_owned)
+        };
+        let (queued, held) = {
+            let mut parts = self.backlog.lock();
+            let queued = parts.schedule.remove_where(|tenant, destination, send| {
+                stopped(tenant, send.workflow.as_deref(), destination.as_ref()).is_some()
+            });
+            let held = parts.hold.remove_where(|tenant, send| {
+                stopped(tenant, send.workflow.as_deref(), send.destination.as_ref()).is_some()
+            });
+            (queued, held)
+        };
+        let reason = |tenant: &TenantId, workflow: Option<&str>, destination: Option<&Destination>| {
+            let why = stopped(tenant, workflow, destination).unwrap_or_default();
+            Failure::new(Code::Suspended, None, format!("stopped by the operator: {why}"))
+        };
+        let queued = queued.into_iter().map(|picked| {
+            let why = reason(&picked.tenant, picked.send.workflow.as_deref(), picked.destination.as_ref());
+            unsent(picked.send.id, picked.send.created_at, Some(picked.send.released_at), why)
+        });
+        let held = held.into_iter().map(|(tenant, send)| {
+            let why = reason(&tenant, send.workflow.as_deref(), send.destination.as_ref());
+            unsent(send.id, send.created_at, None, why)
+        });
+        self.end_unsent(queued.chain(held)).await;
+    }
+
+    async fn end_unsent(&self, ends: impl Iterator<Item = crate::record::Finished>) {
+        use futures_util::StreamExt;
+        futures_util::stream::iter(ends).for_each_concurrent(ENDS_AT_ONCE, |end| self.ledger.close(end)).await;
+    }
+
+    fn refuse_suspended(&self, call: &Submit) -> Result<(), Refusal> {
+        let suspensions = self.world.suspensions();
+        for send in &call.sends {
+            let workflow = send.context.workflow.as_deref();
+            if let Some(reason) = suspensions.of(Asker { tenant: &call.tenant, workflow }) {
+                let who = match workflow {
+                    Some(workflow) if !suspensions.tenants.contains_key(&call.tenant) => format!("workflow {workflow}"),
+                    _ => format!("tenant {}", call.tenant),
+                };
+                return Err(Refusal::Suspended { who, reason: reason.to_owned() });
+            }
+        }
+        Ok(())
+    }
+
+    /// How soon room is likely: about a tenth of what the oldest waiting send has waited, in seconds.
+    fn full(&self, full: Full, tenant: &TenantId) -> Refusal {
+        let oldest = match full {
+            Full::Tenant { .. } => self.tenants().get(tenant).and_then(|tenant| tenant.oldest_queued),
+            Full::Node { .. } => self.backlog.lock().schedule.oldest(),
+        };
+        let waited = oldest.map_or(0, |oldest| clock::wall().duration_since(oldest).as_secs());
+        let retry_after = u64::try_from(waited / 10).unwrap_or_default().clamp(1, 60);
+        match full {
+            Full::Tenant { waiting, limit } => Refusal::TenantFull { queued: waiting, limit, retry_after },
+            Full::Node { waiting, limit } => Refusal::NodeFull { queued: waiting, limit, retry_after },
+        }
+    }
+
+    fn lock_of(&self, tenant: &TenantId, execution: &ExecutionId) -> &RwLock<()> {
+        let hash = self.hasher.hash_one((tenant, execution)) as usize;
+        &self.executions[hash % self.executions.len()]
+    }
+
+    /// Ids grow with acceptance, also within a millisecond.
+    fn next_id(&self, now: Timestamp) -> SendId {
+        let context = self.ids.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let seconds = u64::try_from(now.as_second()).unwrap_or_default();
+        let nanos = u32::try_from(now.subsec_nanosecond()).unwrap_or_default();
+        SendId(Uuid::new_v7(uuid::Timestamp::from_unix(&*context, seconds, nanos)))
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+fn destination_of(target: &Target) -> Option<Destination> {
+    match target {
+        Target::Url(url) => Some(url.destination().clone()),
+        Target::Refused { .. } => None,
+    }
+}
+
+/// A held send as it joins the schedule.
+fn released(send: Held, at: Timestamp) -> (Option<Destination>, Waiting) {
+    let expires_at = at.checked_add(send.expires_in).unwrap_or(Timestamp::MAX);
+    let waiting = Waiting {
+        id: send.id,
+        workflow: send.workflow,
+        created_at: send.created_at,
+        released_at: at,
+        expires_at,
+        spec: send.spec,
+    };
+    (send.destination, waiting)
 }

@@ -16,6 +16,7 @@
 
 pub mod api;
 pub mod app;
+pub mod backlog;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -27,7 +28,9 @@ pub mod events;
 pub mod explain;
 pub mod hold;
 pub mod intake;
+pub mod ledger;
 pub mod limits;
+pub mod ops;
 pub mod outcome;
 pub mod policy;
 pub mod publish;

@@ -1,0 +1,32 @@
+//! `egressd bin`: a request bin in the foreground.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+
+use super::{OK, block_on};
+use crate::request_bin::RequestBin;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Where to listen
+    #[arg(long, value_name = "ADDR")]
+    listen: SocketAddr,
+}
+
+pub fn run(args: Args) -> ExitCode {
+    block_on(async move {
+        let listener = TcpListener::bind(args.listen).await.with_context(|| {
+            format!("--listen {} cannot be bound: choose an address of this host and a free port", args.listen)
+        })?;
+        println!("listening on http://{}", listener.local_addr()?);
+        let bin = RequestBin::printing();
+        tokio::select! {
+            served = bin.serve(listener) => served?,
+            stopped = super::stop_signal() => stopped?,
+        }
+        Ok(OK)
+    })
+}

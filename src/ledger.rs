@@ -1,0 +1,123 @@
+//! How a send's end is written: redacted, durable, counted, and told to whoever waits for it.
+//!
+//! An end is never given up while the process lives: when the store cannot write, it is tried again until it can.
+//! (What is lost with the process after that reads `interrupted` at the next start.)
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use jiff::Timestamp;
+use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+
+use crate::clock;
+use crate::events::Events;
+use crate::outcome::{Ended, Failure, Phase, Timings};
+use crate::record::{Finished, waited};
+use crate::redact::Redactor;
+use crate::send::SendId;
+use crate::store::{Store, StoreError};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+pub struct Ledger {
+    pub store: Arc<dyn Store>,
+    pub events: Arc<Events>,
+    /// Swapped by a reload.
+    pub redactor: ArcSwap<Redactor>,
+}
+
+impl Ledger {
+    pub fn new(store: Arc<dyn Store>, redactor: Redactor) -> Arc<Self> {
+        describe_metrics();
+        Arc::new(Self { store, events: Arc::default(), redactor: ArcSwap::from_pointee(redactor) })
+    }
+
+    /// Writes a send's end. Returns once it is durable, however long the store is away.
+    pub async fn close(&self, finished: Finished) {
+        let mut pause = FIRST_PAUSE;
+        let seq = loop {
+            match self.store.finish(finished.clone()).await {
+                Ok(seq) => break seq,
+                Err(StoreError::CannotWrite(why)) => {
+                    tracing::warn!(send = %finished.id, %why, "an outcome could not be written; trying again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                Err(error) => {
+                    tracing::error!(send = %finished.id, outcome = %finished.ended.outcome, %error, "an outcome was not recorded");
+                    return;
+                }
+            }
+        };
+        count(&finished);
+        self.events.finished(finished.id, seq);
+    }
+}
+
+/// The end of a send that was never begun.
+pub fn unsent(id: SendId, created_at: Timestamp, released_at: Option<Timestamp>, why: Failure) -> Finished {
+    let now = clock::wall();
+    Finished {
+        id,
+        ended: Ended::because(why),
+        sent_headers: None,
+        response: None,
+        connection: None,
+        would_block: None,
+        timings: Timings {
+            held: Some(waited(created_at, released_at.unwrap_or(now))),
+            queued: released_at.map(|released| waited(released, now)),
+            ..Timings::default()
+        },
+        released_at,
+        started_at: None,
+        finished_at: now,
+    }
+}
+
+fn describe_metrics() {
+    describe_counter!("egressd_sends_total", Unit::Count, "Finished sends by outcome and error code.");
+    describe_counter!("egressd_responses_total", Unit::Count, "Complete responses by class of their status.");
+    describe_histogram!(
+        "egressd_delivery_seconds",
+        Unit::Seconds,
+        "Time of a delivery, from its start to its end: the part that the deadline bounds."
+    );
+    describe_histogram!("egressd_phase_seconds", Unit::Seconds, "Time spent in each phase of a delivery.");
+    describe_histogram!(
+        "egressd_queue_wait_seconds",
+        Unit::Seconds,
+        "Time from a send's acceptance or release to the start of its delivery."
+    );
+}
+
+fn count(finished: &Finished) {
+    let outcome = finished.ended.outcome.label();
+    counter!("egressd_sends_total", "outcome" => outcome, "code" => finished.ended.code_label()).increment(1);
+    if let Some(response) = &finished.response
+        && finished.ended.error.is_none()
+    {
+        let class = match response.status {
+            100..=199 => "1xx",
+            200..=299 => "2xx",
+            300..=399 => "3xx",
+            400..=499 => "4xx",
+            _ => "5xx",
+        };
+        counter!("egressd_responses_total", "status_class" => class).increment(1);
+    }
+    let timings = &finished.timings;
+    if let Some(total) = timings.total {
+        histogram!("egressd_delivery_seconds", "outcome" => outcome).record(total);
+        for &phase in Phase::ALL {
+            if let Some(spent) = timings.phase(phase) {
+                histogram!("egressd_phase_seconds", "phase" => phase.label()).record(spent);
+            }
+        }
+        if let Some(queued) = timings.queued {
+            histogram!("egressd_queue_wait_seconds").record(queued);
+        }
+    }
+}
