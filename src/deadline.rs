@@ -32,19 +32,11 @@ impl Deadline {
         clock::monotonic().duration_since(self.started)
     }
 
-    /// Runs one phase: its time goes into `timings`, also when it fails; out of time it is dropped and fails with
-    /// `timeout`, naming the phase.
-    pub async fn spend<T>(
-        &self,
-        phase: Phase,
-        timings: &mut Timings,
-        work: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        let from = clock::monotonic();
+    /// Runs a whole delivery, all phases of it; `None`: out of time, and the work was dropped where it stood. One
+    /// timer for all phases, so that none of them can be given its own.
+    pub async fn bound<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         #[allow(clippy::disallowed_methods, reason = "the one timeout there is")]
-        let result = tokio::time::timeout_at(self.at(), work).await;
-        timings.spend(phase, clock::monotonic().duration_since(from));
-        result.unwrap_or_else(|_| Err(self.ran_out(phase)))
+        tokio::time::timeout_at(self.at(), work).await.ok()
     }
 
     /// What a delivery that ran out in this phase says.
@@ -65,5 +57,56 @@ impl Deadline {
                 "the {total} s that a delivery may take in all ran out during {doing}; make the receiver answer sooner, and do slow work after it has answered"
             ),
         )
+    }
+}
+
+/// Which phase a delivery is in, and where its time went so far. Kept outside of the work, so that it still tells
+/// when the work was dropped.
+#[derive(Debug, Default)]
+pub struct Stopwatch {
+    timings: Timings,
+    running: Option<(Phase, Instant)>,
+}
+
+impl Stopwatch {
+    /// The phase before, if any, ends here.
+    pub fn enter(&mut self, phase: Phase) {
+        let now = clock::monotonic();
+        self.leave_at(now);
+        self.running = Some((phase, now));
+    }
+
+    /// The running phase did not happen after all.
+    pub fn cancel(&mut self) {
+        self.running = None;
+    }
+
+    pub fn leave(&mut self) {
+        self.leave_at(clock::monotonic());
+    }
+
+    /// Ends the running phase at an instant that something else saw; never before it began.
+    pub fn leave_at(&mut self, at: Instant) {
+        if let Some((phase, from)) = self.running.take() {
+            self.timings.spend(phase, at.saturating_duration_since(from));
+        }
+    }
+
+    /// The phase that ended at `at` is followed by this one without a gap.
+    pub fn enter_at(&mut self, phase: Phase, at: Instant) {
+        let at = self.running.map_or(at, |(_, from)| at.max(from));
+        self.leave_at(at);
+        self.running = Some((phase, at));
+    }
+
+    pub fn phase(&self) -> Option<Phase> {
+        self.running.map(|(phase, _)| phase)
+    }
+
+    /// Ends the running phase; `total` is set by the deadline that bounded it.
+    pub fn finish(mut self, deadline: &Deadline) -> Timings {
+        self.leave();
+        self.timings.total = Some(deadline.spent());
+        self.timings
     }
 }

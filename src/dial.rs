@@ -3,9 +3,185 @@
 //! Only [`connect`] makes a socket towards a destination, and it cannot be called without a
 //! [`crate::source::Source`] and a [`crate::policy::CheckedAddr`]. Only [`resolve`] looks a destination up.
 //! Nothing here retries what was written: the only second try is another address or source while no byte of a
-//! request has left.
+//! request has left. Everything waits for as long as the peer is silent: the caller's deadline ends it.
 
 pub mod connect;
+pub mod metrics;
 pub mod pool;
 pub mod resolve;
 pub mod tls;
+pub mod wire;
+
+use std::{net::IpAddr, sync::Arc};
+
+use arc_swap::ArcSwap;
+
+use self::connect::{Candidate, Connected, Connector, PortRange};
+use self::metrics::DialMetrics;
+use self::resolve::{NotFound, Resolver};
+use self::tls::{Trust, TrustError};
+use crate::clock;
+use crate::config::Config;
+use crate::outcome::{Code, Failure, Phase};
+use crate::policy::{Answer, Asker, CheckedAddr, CheckedUrl, Host, Purpose, Verdict};
+use crate::source::{Family, Source};
+use crate::world::{Settings, World};
+
+/// Finds ways to destinations and opens them. One for the process.
+pub struct Dialer {
+    world: Arc<World>,
+    resolver: Resolver,
+    trust: ArcSwap<Trust>,
+    ports: PortRange,
+    metrics: DialMetrics,
+}
+
+/// What a destination's name came to.
+#[derive(Debug)]
+pub struct Look {
+    /// Every address looked at, with its verdict.
+    pub resolved: Vec<(IpAddr, Verdict)>,
+    /// What report mode let pass.
+    pub would_block: Option<Code>,
+    /// What may be dialled and from where, in the order to be tried (never empty); or why nothing may.
+    pub way: Result<Vec<Candidate>, Failure>,
+}
+
+impl Look {
+    /// The source that would be left from.
+    pub fn source(&self) -> Option<&Arc<Source>> {
+        self.way.as_ref().ok()?.first()?.sources.first()
+    }
+}
+
+impl Dialer {
+    pub fn new(world: Arc<World>, trust: Trust) -> Self {
+        metrics::describe();
+        Self {
+            world,
+            resolver: Resolver::default(),
+            trust: ArcSwap::from_pointee(trust),
+            ports: PortRange::default(),
+            metrics: DialMetrics::default(),
+        }
+    }
+
+    /// What a configuration says of trust, before it is put in force.
+    pub fn prepare(config: &Config) -> Result<Trust, TrustError> {
+        Trust::load(&config.tls)
+    }
+
+    /// What follows a reload: other trust, and names looked up anew.
+    pub fn reload(&self, trust: Trust) {
+        self.trust.store(Arc::new(trust));
+        self.resolver.clear();
+        self.ports.refresh();
+    }
+
+    pub fn trust(&self) -> Arc<Trust> {
+        self.trust.load_full()
+    }
+
+    pub fn metrics(&self) -> &DialMetrics {
+        &self.metrics
+    }
+
+    /// Forgets what is out of date and brings the gauges up to date.
+    pub fn tend(&self) {
+        self.resolver.tend();
+        self.metrics.observe(&self.world.sources().all(), self.ports.size());
+    }
+
+    /// Resolves a destination, judges the answer and finds its sources; sends nothing to it. The URL stage is the
+    /// caller's.
+    pub async fn look(&self, asker: Asker<'_>, url: &CheckedUrl, settings: &Settings, purpose: Purpose) -> Look {
+        let host = &url.destination().host;
+        let (aliases, addresses, failure) = match host {
+            Host::Address(address) => (Vec::new(), vec![*address], None),
+            Host::Name(name) => {
+                // Of any pool: that this tenant's has none is then said of the source, not of the name.
+                let with_v6 = settings.sources.all().iter().any(|source| Family::of(source.bind()) == Family::V6);
+                let servers = &settings.config.dns_servers;
+                match self.resolver.lookup(asker.tenant, name, with_v6, servers).await {
+                    Ok(found) => (found.cname_targets.clone(), found.addresses.clone(), None),
+                    Err(NotFound { failure, cname_targets }) => (cname_targets, Vec::new(), Some(failure)),
+                }
+            }
+        };
+        let ours = self.world.ours();
+        let Answer { resolved, addresses, denial, would_block } =
+            settings.policy.judge_answer(asker, url, &aliases, &addresses, &ours, purpose);
+        // An alias is denied whether or not it has an address: a failure must not tell more than a refusal.
+        let way = match (denial, failure) {
+            (Some(denial), _) => Err(denial.into()),
+            (None, Some(failure)) => Err(failure),
+            (None, None) => self.candidates(asker, url, settings, &addresses),
+        };
+        Look { resolved, would_block, way }
+    }
+
+    fn candidates(
+        &self,
+        asker: Asker<'_>,
+        url: &CheckedUrl,
+        settings: &Settings,
+        addresses: &[CheckedAddr],
+    ) -> Result<Vec<Candidate>, Failure> {
+        let host = url.destination().host.text();
+        let pool = settings.config.pool_of(asker.tenant);
+        let now = clock::wall();
+        let choose = |family| settings.sources.choose(&pool, family, asker.tenant, &host, now);
+        let (mut v4, mut v6) = (None, None);
+        let candidates: Vec<_> = addresses
+            .iter()
+            .filter_map(|address| {
+                let family = Family::of(address.socket_addr().ip());
+                let kept = if family == Family::V4 { &mut v4 } else { &mut v6 };
+                let sources = kept.get_or_insert_with(|| choose(family)).clone();
+                (!sources.is_empty()).then_some(Candidate { address: *address, sources })
+            })
+            .collect();
+        if !candidates.is_empty() {
+            return Ok(candidates);
+        }
+        let all = settings.sources.all();
+        let reachable = |address: &CheckedAddr| {
+            let family = Family::of(address.socket_addr().ip());
+            all.iter().any(|source| Family::of(source.bind()) == family)
+        };
+        Err(if addresses.iter().any(reachable) {
+            let message = format!(
+                "{host} has addresses, and no source address that may be used now is of their family; tell the operator, or resend later"
+            );
+            Failure::new(Code::SourceUnavailable, Phase::Connect, message)
+        } else {
+            let message = format!(
+                "{host} has no address that this node could reach from any of its source addresses; publish an IPv4 address for it"
+            );
+            Failure::new(Code::DnsNoAddress, Phase::Dns, message)
+        })
+    }
+
+    /// Connects to the first candidate that answers.
+    pub async fn connect(
+        &self,
+        url: &CheckedUrl,
+        settings: &Settings,
+        candidates: &[Candidate],
+    ) -> Result<Connected, Failure> {
+        let sources = &settings.sources;
+        let bound = |source: &Source, on_host: bool| {
+            if on_host {
+                sources.on_host(source);
+            } else {
+                sources.not_on_host(source, clock::wall());
+                tracing::warn!(source = %source.bind(), "source is not on this host: not used for a while");
+            }
+        };
+        let connector = Connector { ports: &self.ports, metrics: &self.metrics, bound: &bound };
+        connector.connect(candidates).await.map_err(|error| {
+            tracing::debug!(%error, "no connection");
+            error.failure(&url.destination().host.text(), url.destination().port, candidates.len())
+        })
+    }
+}

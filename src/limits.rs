@@ -8,7 +8,6 @@ use std::time::Duration;
 pub const KIB: u64 = 1024;
 pub const MIB: u64 = 1024 * KIB;
 pub const GIB: u64 = 1024 * MIB;
-pub const TIB: u64 = 1024 * GIB;
 
 /// Longest URL a send may name, in bytes, as written and again with its `params` applied.
 pub const URL_BYTES_MAX: usize = 8 * 1024;
@@ -54,12 +53,36 @@ pub const DNS_LOOKUPS_PER_TENANT: usize = 64;
 /// Most lookups at once for one registrable domain of one tenant.
 pub const DNS_LOOKUPS_PER_DOMAIN: usize = 16;
 
+/// Most names whose addresses are kept at once.
+pub const DNS_CACHED_NAMES_MAX: usize = 16_384;
+/// How long the second family is waited for once the first has answered with addresses.
+pub const DNS_FAMILY_GRACE: Duration = Duration::from_millis(500);
+/// Most name servers that are asked.
+pub const DNS_SERVERS_MAX: usize = 3;
+/// Most datagrams that are not the answer before it is asked for over TCP.
+pub const DNS_STRAY_DATAGRAMS_MAX: usize = 32;
+
 /// RFC 8305 section 5: time between the starts of two connection attempts.
 pub const CONNECT_STAGGER: Duration = Duration::from_millis(250);
 /// A connection must have stayed open this long while idle before its destination's are reused.
 pub const REUSE_PROVEN_AFTER: Duration = Duration::from_millis(250);
 /// After a reused connection turned out stale, its destination's are not reused for this long.
 pub const REUSE_OFF_AFTER_STALE: Duration = Duration::from_secs(600);
+
+/// How often idle connections and what is remembered of destinations are looked at.
+pub const TEND_EVERY: Duration = Duration::from_millis(250);
+/// Most idle connections kept towards one destination of one tenant.
+pub const IDLE_PER_DESTINATION: usize = 256;
+/// Most idle connections kept in all.
+pub const IDLE_TOTAL: usize = 2_048;
+/// Most destinations of tenants for which it is remembered whether connections may be reused.
+pub const REUSE_MEMORY_MAX: usize = 16_384;
+/// A connection is not reused once it is this old: its address was judged on an answer no older than that.
+pub const CONNECTION_AGE_MAX: Duration = DNS_TTL_MAX;
+/// Most tenants whose TLS sessions are kept apart and resumed.
+pub const TLS_TENANTS_MAX: usize = 256;
+/// TLS sessions kept for one tenant.
+pub const TLS_SESSIONS_PER_TENANT: usize = 64;
 
 /// Most header lines a response may have.
 pub const RESPONSE_HEADERS_MAX: usize = 256;
@@ -77,27 +100,6 @@ pub const HOT_BYTES_MAX: u64 = 64 * MIB;
 /// Longest error message of a record, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 1024;
 
-/// A source whose address was not on this host is bound anew after this long.
-pub const SOURCE_RETRIED_AFTER: Duration = Duration::from_secs(5);
-
-/// Largest file that the configuration is read from, itself or named in it, in bytes.
-pub const CONFIG_FILE_BYTES_MAX: u64 = 4 * MIB;
-/// Longest name of a node, an API client or a pool, in characters.
-pub const NAME_CHARS_MAX: usize = 128;
-/// Most name servers that are asked.
-pub const NAME_SERVERS_MAX: usize = 8;
-/// Most reflectors that are asked.
-pub const REFLECTORS_MAX: usize = 8;
-/// The most that `[delivery] deadline` may be set to.
-pub const DEADLINE_MAX: Duration = Duration::from_secs(60);
-/// The most that the `in_flight` keys may be set to.
-pub const IN_FLIGHT_MAX: u32 = 1_000_000;
-/// The most that the `queued` keys may be set to.
-pub const QUEUED_MAX: u64 = 100_000_000;
-
-/// How long a retired address stays in the published list: a reader of yesterday's list still knows it.
-pub const LISTED_AFTER_RETIREMENT: Duration = Duration::from_secs(24 * 3600);
-
 pub const DEADLINE: Duration = Duration::from_secs(5);
 pub const DRAIN: Duration = Duration::from_secs(10);
 pub const KEEP_ALIVE: Duration = Duration::from_secs(3);
@@ -106,14 +108,6 @@ pub const IN_FLIGHT_PER_TENANT: u32 = 2_000;
 pub const IN_FLIGHT_PER_TENANT_DESTINATION: u32 = 200;
 pub const QUEUED: u64 = 1_000_000;
 pub const QUEUED_PER_TENANT: u64 = 100_000;
-pub const HOLD_LIMIT: Duration = Duration::from_secs(15 * 60);
-pub const EXPIRES_IN: Duration = Duration::from_secs(24 * 3600);
-pub const NOTICE: Duration = Duration::from_secs(7 * 24 * 3600);
-pub const VERIFY_EVERY: Duration = Duration::from_secs(15 * 60);
-pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
-pub const BODY_RETENTION: Duration = Duration::from_secs(3 * 24 * 3600);
-pub const STORE_BYTES: u64 = 50 * GIB;
-pub const STORE_BODY_BYTES: u64 = 40 * GIB;
 pub const REQUEST_BODY: u64 = MIB;
 pub const API_REQUEST: u64 = 16 * MIB;
 pub const SENDS_PER_REQUEST: u32 = 1_000;
@@ -130,9 +124,8 @@ const _: () = assert!(QUEUED_PER_TENANT <= QUEUED);
 const _: () = assert!(REQUEST_BODY < API_REQUEST, "one send with its base64 overhead fits into a call");
 const _: () = assert!(RESPONSE_BODY_STORED <= RESPONSE_BODY_READ);
 const _: () = assert!(KEEP_ALIVE.as_millis() < DEADLINE.as_millis());
+const _: () = assert!(TEND_EVERY.as_millis() <= REUSE_PROVEN_AFTER.as_millis());
+const _: () = assert!(REUSE_PROVEN_AFTER.as_millis() < KEEP_ALIVE.as_millis());
+const _: () = assert!(IDLE_PER_DESTINATION <= IDLE_TOTAL);
 const _: () = assert!(SENDS_PER_REQUEST as u64 <= QUEUED_PER_TENANT);
-const _: () = assert!(DEADLINE.as_millis() <= DEADLINE_MAX.as_millis());
-const _: () = assert!(IN_FLIGHT <= IN_FLIGHT_MAX && QUEUED <= QUEUED_MAX);
-const _: () = assert!(BODY_RETENTION.as_millis() <= RETENTION.as_millis());
-const _: () = assert!(STORE_BODY_BYTES <= STORE_BYTES);
 const _: () = assert!(DNS_LOOKUPS_PER_DOMAIN <= DNS_LOOKUPS_PER_TENANT);

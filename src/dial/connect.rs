@@ -1,1 +1,313 @@
+//! Connecting: our own socket, bound to a source, towards an address that passed.
+//!
+//! The only place that makes a socket towards a destination, and it takes a [`Source`] and a [`CheckedAddr`] to do
+//! so: never unbound, never towards a name. Several addresses are tried as RFC 8305 section 5 has it; the first that
+//! connects wins and the others are closed with nothing written. Nothing is ever written here.
 
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+    },
+};
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::metrics::DialMetrics;
+use super::wire::Wire;
+use crate::limits::CONNECT_STAGGER;
+use crate::outcome::{Code, Failure, Phase};
+use crate::policy::CheckedAddr;
+use crate::source::Source;
+
+/// Why no connection was made. `NotOnHost` and `OutOfPorts` are ours to answer for, the rest lies with the
+/// destination or the way to it.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("source {bind} is not on this host: plumb it, or drop it from `[[egress.source]]` and public-ips.txt")]
+    NotOnHost { bind: IpAddr },
+    #[error("source {bind} has no free port left towards {peer}")]
+    OutOfPorts { bind: IpAddr, peer: SocketAddr },
+    #[error("{peer} refused the connection")]
+    Refused { peer: SocketAddr },
+    #[error("{peer} reset the connection")]
+    Reset { peer: SocketAddr },
+    #[error("no way to {peer}")]
+    HostUnreachable { peer: SocketAddr, source: io::Error },
+    #[error("no route to the network of {peer}")]
+    NetworkUnreachable { peer: SocketAddr, source: io::Error },
+    /// The kernel connected us to another address than the one that passed.
+    #[error("connected to {found} instead of {peer}")]
+    WrongPeer { peer: SocketAddr, found: SocketAddr },
+    /// The host is short of something (files, memory), or an option was refused.
+    #[error("no socket towards {peer}: {source}")]
+    Host { peer: SocketAddr, source: io::Error },
+}
+
+impl ConnectError {
+    /// What the send's author is told: the host as they wrote it, never a source's own address nor what the host
+    /// resolved to. `tried`: how many addresses the host has.
+    pub fn failure(&self, host: &str, port: u16, tried: usize) -> Failure {
+        let of = if tried > 1 { format!(" (the last of {tried} addresses tried)") } else { String::new() };
+        let (code, message) = match self {
+            Self::NotOnHost { .. } => (
+                Code::SourceUnavailable,
+                format!(
+                    "no source address of this node could be used towards {host}:{port}; tell the operator, or resend later"
+                ),
+            ),
+            Self::OutOfPorts { .. } => (
+                Code::SourcePortsExhausted,
+                format!(
+                    "every source address of this node has all its ports in use towards {host}:{port}; send to it less at once, or resend later"
+                ),
+            ),
+            Self::Refused { .. } => (
+                Code::ConnectionRefused,
+                format!(
+                    "{host}:{port} refused the connection{of}; check that the receiver runs and listens on this port"
+                ),
+            ),
+            Self::Reset { .. } => (
+                Code::ConnectionReset,
+                format!(
+                    "{host}:{port} reset the connection while it was made{of}; check the receiver and what stands before it"
+                ),
+            ),
+            Self::HostUnreachable { .. } => (
+                Code::HostUnreachable,
+                format!(
+                    "{host}:{port} cannot be reached{of}; check its address and that its firewall lets our published addresses in"
+                ),
+            ),
+            Self::NetworkUnreachable { .. } => (
+                Code::NetworkUnreachable,
+                format!(
+                    "there is no route to the network of {host}:{port}{of}; check the address that its name resolves to"
+                ),
+            ),
+            Self::WrongPeer { .. } => (
+                Code::Internal,
+                format!("the connection to {host}:{port} led somewhere else and was closed unused; tell the operator"),
+            ),
+            Self::Host { .. } => (
+                Code::Internal,
+                format!("this node could not open a connection to {host}:{port}; resend later, and tell the operator"),
+            ),
+        };
+        Failure::new(code, Phase::Connect, message)
+    }
+
+    /// Nothing left this host, so the next source may be tried for the same address.
+    fn is_sources(&self) -> bool {
+        matches!(self, Self::NotOnHost { .. } | Self::OutOfPorts { .. })
+    }
+}
+
+/// The system's range of ports for connections, which each socket is told: above half full, `connect` is slow
+/// without it (ip(7), `IP_LOCAL_PORT_RANGE`, Linux 6.3).
+#[derive(Debug)]
+pub struct PortRange {
+    /// `high << 16 | low`; 0: unknown.
+    packed: AtomicU32,
+    /// The kernel knows the option.
+    supported: AtomicBool,
+}
+
+impl Default for PortRange {
+    fn default() -> Self {
+        Self { packed: AtomicU32::new(system_port_range().map_or(0, pack)), supported: AtomicBool::new(true) }
+    }
+}
+
+fn pack((low, high): (u16, u16)) -> u32 {
+    u32::from(high) << 16 | u32::from(low)
+}
+
+fn system_port_range() -> Option<(u16, u16)> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let mut numbers = text.split_whitespace().map(|number| number.parse::<u16>().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
+impl PortRange {
+    /// The operator may have moved it.
+    pub fn refresh(&self) {
+        self.packed.store(system_port_range().map_or(0, pack), Relaxed);
+    }
+
+    /// How many ports there are.
+    pub fn size(&self) -> u32 {
+        let packed = self.packed.load(Relaxed);
+        if packed == 0 { 28_232 } else { (packed >> 16).saturating_sub(packed & 0xffff) + 1 }
+    }
+
+    fn apply(&self, socket: &Socket) {
+        let packed = self.packed.load(Relaxed);
+        if packed == 0 || !self.supported.load(Relaxed) {
+            return;
+        }
+        if !set_local_port_range(socket, packed) {
+            self.supported.store(false, Relaxed);
+        }
+    }
+}
+
+/// Neither `socket2` nor `nix` has a setter for this option.
+#[allow(unsafe_code, reason = "one socket option by its number, with a pointer to a local of the size it is told")]
+fn set_local_port_range(socket: &Socket, packed: u32) -> bool {
+    use std::os::fd::AsRawFd;
+
+    use nix::libc;
+
+    const IP_LOCAL_PORT_RANGE: libc::c_int = 51;
+    // SAFETY: the descriptor is open for as long as `socket` is borrowed, and the kernel reads four bytes of a
+    // local that outlives the call.
+    let answer = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_IP,
+            IP_LOCAL_PORT_RANGE,
+            (&raw const packed).cast(),
+            size_of::<u32>() as libc::socklen_t,
+        )
+    };
+    answer == 0
+}
+
+/// A connection, and what it leaves from.
+#[derive(Debug)]
+pub struct Connected {
+    pub wire: Wire,
+    pub source: Arc<Source>,
+    pub local: SocketAddr,
+    pub remote: SocketAddr,
+}
+
+/// One address to try, with the sources of its family in the order to be tried; never empty.
+#[derive(Debug)]
+pub struct Candidate {
+    pub address: CheckedAddr,
+    pub sources: Vec<Arc<Source>>,
+}
+
+/// What connecting needs beside addresses.
+pub struct Connector<'a> {
+    pub ports: &'a PortRange,
+    pub metrics: &'a DialMetrics,
+    /// Told what a bind said of a source.
+    pub bound: &'a (dyn Fn(&Source, bool) + Sync),
+}
+
+impl Connector<'_> {
+    /// The first of the candidates that connects. Runs until the caller's deadline drops it.
+    pub async fn connect(&self, candidates: &[Candidate]) -> Result<Connected, ConnectError> {
+        if let [only] = candidates {
+            return self.attempt(only).await;
+        }
+        let mut running = FuturesUnordered::new();
+        let mut waiting = candidates.iter();
+        let mut told: Option<ConnectError> = None;
+        loop {
+            running.extend(waiting.next().map(|next| self.attempt(next)));
+            let more = waiting.len() > 0;
+            tokio::select! {
+                biased;
+                ended = running.next() => match ended {
+                    Some(Ok(connected)) => return Ok(connected),
+                    // What a destination said tells the author more than what we lacked.
+                    Some(Err(error)) if told.as_ref().is_none_or(ConnectError::is_sources) => told = Some(error),
+                    Some(Err(_)) => {}
+                    None => return Err(told.unwrap_or_else(nothing_to_try)),
+                },
+                () = tokio::time::sleep(CONNECT_STAGGER), if more => {}
+            }
+        }
+    }
+
+    /// One address: the next source is tried only while no packet has left.
+    async fn attempt(&self, candidate: &Candidate) -> Result<Connected, ConnectError> {
+        let peer = candidate.address.socket_addr();
+        let mut told = None;
+        for source in &candidate.sources {
+            match self.connect_from(source, peer).await {
+                Err(error) if error.is_sources() => {
+                    match error {
+                        ConnectError::NotOnHost { .. } => (self.bound)(source, false),
+                        _ => self.metrics.of(source).ports_exhausted.increment(1),
+                    }
+                    // A source that exists and is full says more than one that is missing.
+                    if !matches!(told, Some(ConnectError::OutOfPorts { .. })) {
+                        told = Some(error);
+                    }
+                }
+                result => return result,
+            }
+        }
+        Err(told.unwrap_or_else(nothing_to_try))
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "the one place that connects to destinations")]
+    async fn connect_from(&self, source: &Arc<Source>, peer: SocketAddr) -> Result<Connected, ConnectError> {
+        let bind = source.bind();
+        let host = |source| ConnectError::Host { peer, source };
+        let socket = Socket::new(Domain::for_address(peer), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))
+            .map_err(host)?;
+        socket.set_tcp_nodelay(true).map_err(host)?;
+        // Without it `bind` takes a port from all destinations at once, and poisons it for every source.
+        setsockopt(&socket, IpBindAddressNoPort, &true).map_err(|errno| host(errno.into()))?;
+        self.ports.apply(&socket);
+        socket.bind(&SocketAddr::new(bind, 0).into()).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrNotAvailable => ConnectError::NotOnHost { bind },
+            _ => host(error),
+        })?;
+        (self.bound)(source, true);
+        let port = self.metrics.open(source, peer);
+        let socket = TcpSocket::from_std_stream(socket.into());
+        let stream = socket.connect(peer).await.map_err(|error| of_connect(error, bind, peer))?;
+        let (local, remote) = both_ends(&stream).map_err(|error| of_connect(error, bind, peer))?;
+        if remote != peer {
+            return Err(ConnectError::WrongPeer { peer, found: remote });
+        }
+        Ok(Connected { wire: Wire::new(stream, port), source: source.clone(), local, remote })
+    }
+}
+
+fn both_ends(stream: &TcpStream) -> io::Result<(SocketAddr, SocketAddr)> {
+    Ok((stream.local_addr()?, stream.peer_addr()?))
+}
+
+/// What `connect` itself said.
+fn of_connect(error: io::Error, bind: IpAddr, peer: SocketAddr) -> ConnectError {
+    use io::ErrorKind;
+    match error.kind() {
+        ErrorKind::AddrNotAvailable => ConnectError::OutOfPorts { bind, peer },
+        ErrorKind::ConnectionRefused => ConnectError::Refused { peer },
+        // The peer connected and was gone before we could look.
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::NotConnected => {
+            ConnectError::Reset { peer }
+        }
+        ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => {
+            ConnectError::NetworkUnreachable { peer, source: error }
+        }
+        // The kernel's own patience ended, or this host's firewall said no.
+        ErrorKind::HostUnreachable | ErrorKind::TimedOut | ErrorKind::PermissionDenied => {
+            ConnectError::HostUnreachable { peer, source: error }
+        }
+        _ if error.raw_os_error() == Some(nix::libc::EHOSTDOWN) => {
+            ConnectError::HostUnreachable { peer, source: error }
+        }
+        _ => ConnectError::Host { peer, source: error },
+    }
+}
+
+/// Callers never ask without a candidate or a source; said rather than panicked.
+fn nothing_to_try() -> ConnectError {
+    let peer = SocketAddr::from(([0, 0, 0, 0], 0));
+    ConnectError::Host { peer, source: io::Error::other("no address and source to try") }
+}

@@ -1,1 +1,231 @@
+//! Idle connections, kept for a short while so that the next request to the same place needs no new one.
+//!
+//! Keyed by tenant, source, scheme, host and port. Reuse risks writing to a connection that the receiver is just
+//! closing, and a request so lost is never sent again; so a destination's connections are reused only after one of
+//! them was seen to stay open, idle, for [`REUSE_PROVEN_AFTER`], and one that turns out stale turns reuse off for
+//! [`REUSE_OFF_AFTER_STALE`]. Nothing here writes.
 
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::clock;
+use crate::limits::{
+    CONNECTION_AGE_MAX, IDLE_PER_DESTINATION, IDLE_TOTAL, REUSE_MEMORY_MAX, REUSE_OFF_AFTER_STALE, REUSE_PROVEN_AFTER,
+};
+use crate::policy::Destination;
+use crate::send::TenantId;
+use crate::source::Source;
+
+/// A connection that can lie idle.
+pub trait Idle: Send {
+    /// Lets it notice what happened meanwhile: `true` while it is open and nothing came unasked.
+    fn is_quiet(&mut self) -> bool;
+    fn source(&self) -> &Source;
+    fn opened_at(&self) -> Instant;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    tenant: TenantId,
+    destination: Destination,
+}
+
+struct Place<C> {
+    idle: Vec<Parked<C>>,
+    reuse: Reuse,
+    used: Instant,
+}
+
+struct Parked<C> {
+    connection: C,
+    since: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reuse {
+    /// Not yet seen to keep a connection open: one is kept, to find out.
+    Unknown,
+    Proven,
+    OffUntil(Instant),
+}
+
+struct Places<C> {
+    by_key: HashMap<Key, Place<C>>,
+    /// Idle connections in all.
+    idle: usize,
+    /// Grows when everything was dropped: a connection from before does not come back.
+    generation: u64,
+}
+
+/// One for the process.
+pub struct Pool<C> {
+    places: Mutex<Places<C>>,
+}
+
+/// Since when a connection is held; one from before a [`Pool::clear`] is not taken back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Generation(u64);
+
+impl<C: Idle> Default for Pool<C> {
+    fn default() -> Self {
+        Self { places: Mutex::new(Places { by_key: HashMap::new(), idle: 0, generation: 0 }) }
+    }
+}
+
+impl<C: Idle> Pool<C> {
+    pub fn generation(&self) -> Generation {
+        Generation(self.lock().generation)
+    }
+
+    /// An idle connection that may be used, the one used last first; `usable` says whether its source may still be
+    /// left from. Those found unfit are closed.
+    pub fn take(
+        &self,
+        tenant: &TenantId,
+        destination: &Destination,
+        keep_alive: Duration,
+        usable: impl Fn(&Source) -> bool,
+    ) -> Option<C> {
+        let now = clock::monotonic();
+        let key = Key { tenant: tenant.clone(), destination: destination.clone() };
+        // Closed after the lock is given back.
+        let mut unfit = Vec::new();
+        let mut places = self.lock();
+        let place = places.by_key.get_mut(&key)?;
+        place.used = now;
+        let mut found = None;
+        while let Some(mut parked) = place.idle.pop() {
+            let idle = now.duration_since(parked.since);
+            let fit = idle < keep_alive
+                && now.duration_since(parked.connection.opened_at()) < CONNECTION_AGE_MAX
+                && usable(parked.connection.source())
+                && parked.connection.is_quiet();
+            if !fit {
+                unfit.push(parked);
+                continue;
+            }
+            if idle >= REUSE_PROVEN_AFTER && place.reuse == Reuse::Unknown {
+                place.reuse = Reuse::Proven;
+            }
+            if place.reuse == Reuse::Proven {
+                found = Some(parked.connection);
+                break;
+            }
+            // Still being watched: it stays.
+            place.idle.push(parked);
+            break;
+        }
+        places.idle -= unfit.len() + usize::from(found.is_some());
+        drop(places);
+        drop(unfit);
+        found
+    }
+
+    /// Keeps a connection for the next request, where there is room and reuse is not off.
+    pub fn park(&self, tenant: &TenantId, destination: &Destination, generation: Generation, connection: C) {
+        let now = clock::monotonic();
+        let mut places = self.lock();
+        if places.generation != generation.0
+            || places.idle >= IDLE_TOTAL
+            || now.duration_since(connection.opened_at()) >= CONNECTION_AGE_MAX
+        {
+            return;
+        }
+        let Some(place) = places.place(tenant, destination, now) else { return };
+        let room = match place.reuse {
+            Reuse::Unknown => 1,
+            Reuse::Proven => IDLE_PER_DESTINATION,
+            Reuse::OffUntil(until) if until > now => 0,
+            Reuse::OffUntil(_) => {
+                place.reuse = Reuse::Unknown;
+                1
+            }
+        };
+        if place.idle.len() < room {
+            place.idle.push(Parked { connection, since: now });
+            places.idle += 1;
+        }
+    }
+
+    /// A reused connection had been closed by the time the request was written.
+    pub fn stale(&self, tenant: &TenantId, destination: &Destination) {
+        let now = clock::monotonic();
+        let mut places = self.lock();
+        let Some(place) = places.place(tenant, destination, now) else { return };
+        place.reuse = Reuse::OffUntil(now + REUSE_OFF_AFTER_STALE);
+        let closed = std::mem::take(&mut place.idle);
+        places.idle -= closed.len();
+        drop(places);
+        drop(closed);
+    }
+
+    /// Closes what lay idle too long, and looks at those that are watched. Called every quarter second or so.
+    pub fn tend(&self, keep_alive: Duration) {
+        let now = clock::monotonic();
+        let mut closed = Vec::new();
+        let mut places = self.lock();
+        let full = places.by_key.len() >= REUSE_MEMORY_MAX / 2;
+        places.by_key.retain(|_, place| {
+            for mut parked in std::mem::take(&mut place.idle) {
+                let idle = now.duration_since(parked.since);
+                let watched = place.reuse == Reuse::Unknown && idle >= REUSE_PROVEN_AFTER;
+                if idle >= keep_alive || (watched && !parked.connection.is_quiet()) {
+                    closed.push(parked);
+                    continue;
+                }
+                if watched {
+                    place.reuse = Reuse::Proven;
+                }
+                place.idle.push(parked);
+            }
+            let forget = if full { Duration::from_secs(10) } else { REUSE_OFF_AFTER_STALE };
+            !place.idle.is_empty() || now.duration_since(place.used) < forget
+        });
+        places.idle -= closed.len();
+        drop(places);
+        drop(closed);
+    }
+
+    /// Closes everything: what the connections were judged by has changed. How destinations treat idle connections
+    /// is still known.
+    pub fn clear(&self) {
+        let mut places = self.lock();
+        places.generation += 1;
+        places.idle = 0;
+        let closed: Vec<_> = places.by_key.values_mut().map(|place| std::mem::take(&mut place.idle)).collect();
+        drop(places);
+        drop(closed);
+    }
+
+    /// Idle connections in all.
+    pub fn len(&self) -> usize {
+        self.lock().idle
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Places<C>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<C> Places<C> {
+    /// `None`: too many destinations are remembered already.
+    fn place(&mut self, tenant: &TenantId, destination: &Destination, now: Instant) -> Option<&mut Place<C>> {
+        let key = Key { tenant: tenant.clone(), destination: destination.clone() };
+        if self.by_key.len() >= REUSE_MEMORY_MAX && !self.by_key.contains_key(&key) {
+            return None;
+        }
+        let fresh = || Place { idle: Vec::new(), reuse: Reuse::Unknown, used: now };
+        let place = self.by_key.entry(key).or_insert_with(fresh);
+        place.used = now;
+        Some(place)
+    }
+}
