@@ -1,14 +1,12 @@
 //! The configuration as trusted: every value checked, every default filled in.
 //!
 //! [`file`] is the TOML as written, [`check`] turns it into a [`Config`] or the list of **all** its problems.
-//! Unknown keys are errors. Nothing here reads a clock or opens a socket; what a value means is said in
-//! `config/egressd.toml`.
+//! Unknown keys are errors. Nothing here reads a clock or opens a socket.
 
 pub mod check;
 pub mod file;
 
 use std::{
-    collections::HashMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -20,9 +18,7 @@ use ipnet::IpNet;
 use crate::publish::PublishedList;
 use crate::send::TenantId;
 
-pub use self::file::Problem;
-
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     pub node: String,
     pub api: Api,
@@ -34,13 +30,13 @@ pub struct Config {
     /// Name servers in order; from `/etc/resolv.conf` where the file names none. Never empty.
     pub dns_servers: Vec<SocketAddr>,
     pub policy: PolicySettings,
-    pub tenants: HashMap<TenantId, TenantSettings>,
+    pub tenants: Vec<TenantSettings>,
     pub redact: Redact,
     pub limits: Limits,
     pub store: StoreSettings,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Api {
     pub listen: SocketAddr,
     pub tls: Option<ApiTls>,
@@ -73,7 +69,7 @@ pub struct Scopes {
     pub operate: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Egress {
     /// The published file, parsed, and where it was read from.
     pub published: Arc<PublishedList>,
@@ -215,7 +211,7 @@ pub const DEFAULT_POOL: &str = "default";
 
 impl Config {
     pub fn tenant(&self, id: &TenantId) -> Option<&TenantSettings> {
-        self.tenants.get(id)
+        self.tenants.iter().find(|tenant| tenant.id == *id)
     }
 
     pub fn pool_of(&self, id: &TenantId) -> Arc<str> {

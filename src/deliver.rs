@@ -1,24 +1,42 @@
 //! One delivery: a [`Started`] send goes in, what came of it comes out. Never twice: `Started` is taken by value.
 //!
-//! Not here: redaction, records and the store (`dispatch` turns an [`Attempt`] into what is remembered).
+//! Judged, resolved, judged again, connected, sent once, read, all within one [`Deadline`]. A request is given to a
+//! second connection only where the first, an idle one, took no byte of it. Not here: redaction, records and the
+//! store (`dispatch` turns an [`Attempt`] into what is remembered).
 
 pub mod body;
 pub mod http;
+mod metrics;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::deadline::Deadline;
-use crate::outcome::{Code, Ended, Timings};
+use bytes::Bytes;
+
+use self::body::{BodyCaps, More, Receiving};
+use self::http::{Channel, Line, Prepared, Unanswered, prepare};
+use self::metrics::InFlight;
+use crate::clock;
+use crate::deadline::{Deadline, Stopwatch};
+use crate::dial::pool::Pool;
+use crate::dial::tls::Trust;
+use crate::dial::wire::{Io, Meter};
+use crate::dial::{Dialer, Look, connect::Candidate};
+use crate::outcome::{Code, Ended, Failure, Phase, Timings};
+use crate::policy::{Asker, CheckedUrl, Purpose, ScanMemory, Scheme};
 use crate::record::Connection;
 use crate::redact::RawResponse;
-use crate::send::HeaderLines;
+use crate::send::{Context, HeaderLines, Method, SendSpec, Target, TenantId};
+use crate::source::{Family, Source};
 use crate::store::Started;
+use crate::world::{Settings, World};
 
 /// What one delivery came to, unredacted.
 pub struct Attempt {
     pub ended: Ended,
     /// Every header line that was handed to the wire, in order; `None` where no request was written.
     pub sent_headers: Option<HeaderLines>,
+    /// As far as it came; complete where `ended` has no error.
     pub response: Option<RawResponse>,
     pub connection: Option<Connection>,
     /// `held` and `queued` are left for the dispatcher.
@@ -28,12 +46,418 @@ pub struct Attempt {
 
 /// Makes deliveries. One for the process; what a reload changes is swapped inside.
 pub struct Deliverer {
-    // filled in by the implementation
+    world: Arc<World>,
+    dialer: Dialer,
+    pool: Pool<Channel>,
 }
 
 impl Deliverer {
-    /// Ends at the deadline and not later, whatever the receiver does.
-    pub async fn deliver(self: &Arc<Self>, _started: Started, _deadline: Deadline) -> Attempt {
-        todo!()
+    /// After the metrics recorder is installed.
+    pub fn new(world: Arc<World>, trust: Trust) -> Arc<Self> {
+        metrics::describe();
+        let dialer = Dialer::new(world.clone(), trust);
+        Arc::new(Self { world, dialer, pool: Pool::default() })
     }
+
+    /// For those who want to know where a send would go, without sending.
+    pub fn dialer(&self) -> &Dialer {
+        &self.dialer
+    }
+
+    /// To be called after [`World::reload`]: nothing that was opened under the settings before is used again.
+    pub fn reload(&self, trust: Trust) {
+        self.dialer.reload(trust);
+        self.pool.clear();
+    }
+
+    /// To be called after [`World::set_ours`] changed something.
+    pub fn addresses_changed(&self) {
+        self.pool.clear();
+    }
+
+    /// Closes idle connections whose time is over, forgets what is out of date, brings gauges up to date. Called
+    /// every [`crate::limits::TEND_EVERY`].
+    pub fn tend(&self) {
+        self.pool.tend(self.world.config().delivery.keep_alive);
+        self.dialer.tend();
+    }
+
+    /// Ends at the deadline and not later, whatever the receiver does.
+    pub async fn deliver(self: &Arc<Self>, started: Started, deadline: Deadline) -> Attempt {
+        let mut journey = Journey::default();
+        let run = Box::pin(self.run(started.tenant(), started.spec(), &mut journey));
+        let result = deadline.bound(run).await;
+        journey.end(result, &deadline)
+    }
+
+    async fn run(&self, tenant: &TenantId, spec: &SendSpec, journey: &mut Journey) -> Result<u16, Failure> {
+        let url = match &spec.target {
+            Target::Url(url) => url,
+            Target::Refused { denial, .. } => return Err(denial.clone()),
+        };
+        let asker = Asker { tenant, workflow: spec.context.workflow.as_deref() };
+        let judged = self.world.judge_url(asker, url, clock::wall());
+        journey.would_block = judged.would_block;
+        if let Some(denial) = judged.denial {
+            return Err(denial.into());
+        }
+        let settings = self.world.settings();
+        let mut in_flight = InFlight::start();
+
+        if let Some(channel) = self.idle(tenant, url, &settings) {
+            let way = Way { tenant, spec, url, settings: &settings, reused: true };
+            in_flight.leaves_from(&channel.line().source);
+            match self.exchange(&way, channel, journey).await {
+                Err(Unanswered::Unwritten) => journey.forget_exchange(),
+                Err(Unanswered::Failed(failure)) => return Err(failure),
+                Ok(status) => return Ok(status),
+            }
+        }
+
+        journey.watch.enter(Phase::Dns);
+        let Look { resolved, would_block, way } = self.dialer.look(asker, url, &settings, Purpose::Delivery).await;
+        if matches!(url.destination().host, crate::policy::Host::Name(_)) {
+            journey.watch.leave();
+        } else {
+            journey.watch.cancel();
+        }
+        journey.would_block = journey.would_block.or(would_block);
+        journey.connection.get_or_insert_default().resolved = resolved;
+        let candidates = way?;
+
+        let channel = self.open(tenant, url, &settings, &candidates, journey, &mut in_flight).await?;
+        let way = Way { tenant, spec, url, settings: &settings, reused: false };
+        match self.exchange(&way, channel, journey).await {
+            Ok(status) => Ok(status),
+            Err(Unanswered::Failed(failure)) => Err(failure),
+            // A new connection that was closed before it took a byte: the receiver does not want it.
+            Err(Unanswered::Unwritten) => Err(journey.closed_unwritten(&url.destination().host.text())),
+        }
+    }
+
+    /// An idle connection that leaves from where a new one would.
+    fn idle(&self, tenant: &TenantId, url: &CheckedUrl, settings: &Settings) -> Option<Channel> {
+        let keep_alive = settings.config.delivery.keep_alive;
+        if keep_alive.is_zero() {
+            return None;
+        }
+        let destination = url.destination();
+        self.pool.take(tenant, destination, keep_alive, |source| {
+            let pool = settings.config.pool_of(tenant);
+            let family = Family::of(source.bind());
+            let first = settings.sources.choose(&pool, family, tenant, &destination.host.text(), clock::wall());
+            first.first().is_some_and(|first| **first == *source)
+        })
+    }
+
+    async fn open(
+        &self,
+        tenant: &TenantId,
+        url: &CheckedUrl,
+        settings: &Settings,
+        candidates: &[Candidate],
+        journey: &mut Journey,
+        in_flight: &mut InFlight,
+    ) -> Result<Channel, Failure> {
+        let destination = url.destination();
+        if let Some(first) = candidates.first()
+            && let Some(source) = first.sources.first()
+        {
+            // Known before the connect, so that one that is refused or never ends is told of too. Only a source that
+            // cannot be left from at all is followed by another.
+            let remote = (candidates.len() == 1).then_some(first.address.socket_addr());
+            journey.leaves_from(source, remote);
+            in_flight.leaves_from(source);
+        }
+        journey.watch.enter(Phase::Connect);
+        let connected = self.dialer.connect(url, settings, candidates).await.inspect_err(|failure| {
+            if matches!(failure.code, Code::SourceUnavailable | Code::SourcePortsExhausted) {
+                journey.leaves_from_nowhere();
+            }
+        })?;
+        journey.watch.leave();
+        in_flight.leaves_from(&connected.source);
+        let connection = journey.connection.get_or_insert_default();
+        connection.source = Some(connected.local);
+        connection.public = Some(connected.source.public());
+        connection.remote = Some(connected.remote);
+
+        let mut line = Line {
+            source: connected.source,
+            local: connected.local,
+            remote: connected.remote,
+            tls: None,
+            meter: connected.wire.meter().clone(),
+            probe: connected.wire.probe(),
+            opened_at: clock::monotonic(),
+        };
+        let io: Box<dyn Io> = match destination.scheme {
+            Scheme::Http => Box::new(connected.wire),
+            Scheme::Https => {
+                journey.watch.enter(Phase::Tls);
+                let trust = self.dialer.trust();
+                let (stream, facts) = Box::pin(trust.handshake(tenant, &destination.host, connected.wire)).await?;
+                journey.watch.leave();
+                connection_tls(journey, &facts);
+                line.tls = Some(Arc::new(facts));
+                stream
+            }
+        };
+        let response_headers = bytes(settings.config.limits.response_headers);
+        Channel::open(io, line, &destination.host.text(), response_headers).await
+    }
+
+    /// One request and its answer over one connection, which is closed or parked at the end.
+    async fn exchange(&self, way: &Way<'_>, mut channel: Channel, journey: &mut Journey) -> Result<u16, Unanswered> {
+        let config = &way.settings.config;
+        let host = way.url.destination().host.text();
+        let response_headers = bytes(config.limits.response_headers);
+        let generation = self.pool.generation();
+        let failed = Unanswered::Failed;
+
+        let Prepared { request, lines, body_bytes } =
+            prepare(way.spec, way.url, &config.delivery.user_agent, channel.version()).map_err(failed)?;
+        let counters = self.dialer.metrics().of(&channel.line().source);
+        journey.begin_exchange(channel.line(), lines, body_bytes, way.reused);
+        let answer = channel.send(request, &host, response_headers).await;
+        let meter = channel.line().meter.clone();
+        match &answer {
+            Err(Unanswered::Unwritten) => return Err(Unanswered::Unwritten),
+            _ if way.reused => counters.reused.increment(1),
+            _ => counters.fresh.increment(1),
+        }
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                if way.reused && journey.nothing_came_back() {
+                    self.pool.stale(way.tenant, way.url.destination());
+                }
+                return Err(error);
+            }
+        };
+        journey.answered(&meter);
+        let (head, mut body) = answer.into_parts();
+        let caps = BodyCaps { stored: config.limits.response_body_stored, read: config.limits.response_body_read };
+        let receiving = journey.response.insert(Receiving::new(head.status.as_u16(), head.version, head.headers, caps));
+        let mut cut = false;
+        while let Some(data) = channel.read(&mut body, &host, response_headers).await.map_err(failed)? {
+            if receiving.take(&data) == More::Cut {
+                cut = true;
+                break;
+            }
+        }
+        let (status, version) = (receiving.status(), receiving.version());
+        journey.watch.leave();
+        journey.complete = true;
+        drop(body);
+        if !cut && !config.delivery.keep_alive.is_zero() && channel.is_reusable(version) {
+            self.pool.park(way.tenant, way.url.destination(), generation, channel);
+        }
+        Ok(status)
+    }
+
+    /// One GET from one given source, for verifying that source; nothing is recorded, kept or reused.
+    pub async fn fetch(&self, url: &CheckedUrl, source: &Arc<Source>, deadline: Deadline) -> Result<Fetched, Failure> {
+        let mut journey = Journey::default();
+        let run = Box::pin(self.fetch_within(url, source, &mut journey));
+        let result = deadline.bound(run).await;
+        let remote = journey.connection.as_ref().and_then(|connection| connection.remote);
+        let Attempt { ended, response, .. } = journey.end(result, &deadline);
+        match (ended.error, response) {
+            (Some(failure), _) => Err(failure),
+            (None, Some(response)) => Ok(Fetched { status: response.status, body: response.body, remote }),
+            (None, None) => Err(Failure::new(Code::Internal, None, "an answer without a response")),
+        }
+    }
+
+    async fn fetch_within(
+        &self,
+        url: &CheckedUrl,
+        source: &Arc<Source>,
+        journey: &mut Journey,
+    ) -> Result<u16, Failure> {
+        let tenant = TenantId::new("egressd");
+        let asker = Asker { tenant: &tenant, workflow: None };
+        let settings = self.world.settings();
+        let suspensions = self.world.suspensions();
+        // Its own memory: no tenant's tries are counted.
+        let mut scan = ScanMemory::default();
+        let judged = settings.policy.judge_url(asker, url, &suspensions, &mut scan, clock::wall());
+        if let Some(denial) = judged.denial {
+            return Err(denial.into());
+        }
+        journey.watch.enter(Phase::Dns);
+        let look = self.dialer.look(asker, url, &settings, Purpose::Reflector).await;
+        let family = Family::of(source.bind());
+        let candidates: Vec<_> = look
+            .way?
+            .into_iter()
+            .filter(|candidate| Family::of(candidate.address.socket_addr().ip()) == family)
+            .map(|candidate| Candidate { address: candidate.address, sources: vec![source.clone()] })
+            .collect();
+        if candidates.is_empty() {
+            let message = format!("{} has no address of this source's family", url.destination().host.text());
+            return Err(Failure::new(Code::DnsNoAddress, Phase::Dns, message));
+        }
+        let spec = SendSpec {
+            method: Method::Get,
+            target: Target::Url(url.clone()),
+            headers: Vec::new(),
+            dropped_headers: Vec::new(),
+            body: None,
+            context: Context::default(),
+            expires_in: None,
+        };
+        let mut in_flight = InFlight::start();
+        let channel = self.open(&tenant, url, &settings, &candidates, journey, &mut in_flight).await?;
+        let way = Way { tenant: &tenant, spec: &spec, url, settings: &settings, reused: false };
+        match self.exchange(&way, channel, journey).await {
+            Ok(status) => Ok(status),
+            Err(Unanswered::Failed(failure)) => Err(failure),
+            Err(Unanswered::Unwritten) => Err(journey.closed_unwritten(&url.destination().host.text())),
+        }
+    }
+}
+
+/// What [`Deliverer::fetch`] brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    pub status: u16,
+    /// At most `response_body_stored` of it.
+    pub body: Bytes,
+    pub remote: Option<SocketAddr>,
+}
+
+/// What stays the same for one exchange.
+struct Way<'a> {
+    tenant: &'a TenantId,
+    spec: &'a SendSpec,
+    url: &'a CheckedUrl,
+    settings: &'a Settings,
+    reused: bool,
+}
+
+/// How far a delivery has come. It lives outside of the work, so that a delivery that ran out tells as much as one
+/// that ended.
+#[derive(Default)]
+struct Journey {
+    watch: Stopwatch,
+    would_block: Option<Code>,
+    connection: Option<Connection>,
+    exchange: Option<Exchange>,
+    response: Option<Receiving>,
+    /// The response was read to its end, or as far as it is read.
+    complete: bool,
+}
+
+/// A request on its way out.
+struct Exchange {
+    meter: Arc<Meter>,
+    lines: HeaderLines,
+    body_bytes: u64,
+    written_before: u64,
+    read_before: u64,
+}
+
+impl Exchange {
+    /// Bytes of the request that the kernel took, TLS framing included.
+    fn written(&self) -> u64 {
+        self.meter.bytes_written() - self.written_before
+    }
+
+    /// The kernel took the whole request: nothing waits for room, and no less than the body has left.
+    fn is_written(&self) -> bool {
+        self.written() > self.body_bytes && !self.meter.is_blocked()
+    }
+}
+
+impl Journey {
+    fn leaves_from(&mut self, source: &Source, remote: Option<SocketAddr>) {
+        let connection = self.connection.get_or_insert_default();
+        connection.public = Some(source.public());
+        connection.source = Some(SocketAddr::new(source.bind(), 0));
+        connection.remote = remote;
+    }
+
+    fn leaves_from_nowhere(&mut self) {
+        let connection = self.connection.get_or_insert_default();
+        (connection.source, connection.public) = (None, None);
+    }
+
+    fn begin_exchange(&mut self, line: &Line, lines: HeaderLines, body_bytes: u64, reused: bool) {
+        let connection = self.connection.get_or_insert_default();
+        connection.source = Some(line.local);
+        connection.public = Some(line.source.public());
+        connection.remote = Some(line.remote);
+        connection.reused = reused;
+        if reused {
+            connection.tls = line.tls.as_deref().cloned();
+        }
+        let meter = line.meter.clone();
+        let (written_before, read_before) = (meter.bytes_written(), meter.bytes_read());
+        self.exchange = Some(Exchange { meter, lines, body_bytes, written_before, read_before });
+        self.watch.enter(Phase::Write);
+    }
+
+    /// The idle connection took nothing: as if it had not been there.
+    fn forget_exchange(&mut self) {
+        self.exchange = None;
+        self.connection = None;
+        self.watch.cancel();
+    }
+
+    fn answered(&mut self, meter: &Meter) {
+        self.watch.enter_at(Phase::Wait, meter.last_write());
+        self.watch.enter(Phase::Read);
+    }
+
+    fn nothing_came_back(&self) -> bool {
+        self.exchange.as_ref().is_some_and(|exchange| exchange.meter.bytes_read() == exchange.read_before)
+    }
+
+    fn closed_unwritten(&mut self, host: &str) -> Failure {
+        self.exchange = None;
+        let message = format!(
+            "{host} accepted the connection and closed it before a byte of the request had left; check the receiver and what stands before it"
+        );
+        Failure::new(Code::ConnectionClosed, Phase::Write, message)
+    }
+
+    fn end(mut self, result: Option<Result<u16, Failure>>, deadline: &Deadline) -> Attempt {
+        // Where writing had in fact ended, the rest was waiting.
+        if self.watch.phase() == Some(Phase::Write)
+            && let Some(exchange) = self.exchange.as_ref().filter(|exchange| exchange.is_written())
+        {
+            self.watch.enter_at(Phase::Wait, exchange.meter.last_write());
+        }
+        let phase = self.watch.phase();
+        let ended = match result {
+            Some(Ok(status)) => Ended::answered(status),
+            Some(Err(mut failure)) => {
+                // The exchange knows best whether the request had been written.
+                if failure.phase == Some(Phase::Wait) && phase == Some(Phase::Write) {
+                    failure.phase = Some(Phase::Write);
+                }
+                Ended::because(failure)
+            }
+            None => Ended::because(deadline.ran_out(phase.unwrap_or(Phase::Dns))),
+        };
+        let sent = self.exchange.filter(|exchange| exchange.written() > 0);
+        Attempt {
+            ended,
+            sent_headers: sent.map(|exchange| exchange.lines),
+            response: self.response.map(|response| response.finish(self.complete)),
+            connection: self.connection,
+            timings: self.watch.finish(deadline),
+            would_block: self.would_block,
+        }
+    }
+}
+
+fn connection_tls(journey: &mut Journey, facts: &crate::record::TlsFacts) {
+    journey.connection.get_or_insert_default().tls = Some(facts.clone());
+}
+
+fn bytes(limit: u64) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
 }
