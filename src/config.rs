@@ -1,12 +1,14 @@
 //! The configuration as trusted: every value checked, every default filled in.
 //!
 //! [`file`] is the TOML as written, [`check`] turns it into a [`Config`] or the list of **all** its problems.
-//! Unknown keys are errors. Nothing here reads a clock or opens a socket.
+//! Unknown keys are errors. Nothing here reads a clock or opens a socket; what a value means is said in
+//! `config/egressd.toml`.
 
 pub mod check;
 pub mod file;
 
 use std::{
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -18,7 +20,9 @@ use ipnet::IpNet;
 use crate::publish::PublishedList;
 use crate::send::TenantId;
 
-#[derive(Clone, Debug)]
+pub use self::file::Problem;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub node: String,
     pub api: Api,
@@ -30,13 +34,13 @@ pub struct Config {
     /// Name servers in order; from `/etc/resolv.conf` where the file names none. Never empty.
     pub dns_servers: Vec<SocketAddr>,
     pub policy: PolicySettings,
-    pub tenants: Vec<TenantSettings>,
+    pub tenants: HashMap<TenantId, TenantSettings>,
     pub redact: Redact,
     pub limits: Limits,
     pub store: StoreSettings,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Api {
     pub listen: SocketAddr,
     pub tls: Option<ApiTls>,
@@ -69,7 +73,7 @@ pub struct Scopes {
     pub operate: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Egress {
     /// The published file, parsed, and where it was read from.
     pub published: Arc<PublishedList>,
@@ -211,7 +215,7 @@ pub const DEFAULT_POOL: &str = "default";
 
 impl Config {
     pub fn tenant(&self, id: &TenantId) -> Option<&TenantSettings> {
-        self.tenants.iter().find(|tenant| tenant.id == *id)
+        self.tenants.get(id)
     }
 
     pub fn pool_of(&self, id: &TenantId) -> Arc<str> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 pub const KIB: u64 = 1024;
 pub const MIB: u64 = 1024 * KIB;
 pub const GIB: u64 = 1024 * MIB;
+pub const TIB: u64 = 1024 * GIB;
 
 /// Longest URL a send may name, in bytes, as written and again with its `params` applied.
 pub const URL_BYTES_MAX: usize = 8 * 1024;
@@ -100,6 +101,27 @@ pub const HOT_BYTES_MAX: u64 = 64 * MIB;
 /// Longest error message of a record, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 1024;
 
+/// A source whose address was not on this host is bound anew after this long.
+pub const SOURCE_RETRIED_AFTER: Duration = Duration::from_secs(5);
+
+/// Largest file that the configuration is read from, itself or named in it, in bytes.
+pub const CONFIG_FILE_BYTES_MAX: u64 = 4 * MIB;
+/// Longest name of a node, an API client or a pool, in characters.
+pub const NAME_CHARS_MAX: usize = 128;
+/// Most name servers that are asked.
+pub const NAME_SERVERS_MAX: usize = 8;
+/// Most reflectors that are asked.
+pub const REFLECTORS_MAX: usize = 8;
+/// The most that `[delivery] deadline` may be set to.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(60);
+/// The most that the `in_flight` keys may be set to.
+pub const IN_FLIGHT_MAX: u32 = 1_000_000;
+/// The most that the `queued` keys may be set to.
+pub const QUEUED_MAX: u64 = 100_000_000;
+
+/// How long a retired address stays in the published list: a reader of yesterday's list still knows it.
+pub const LISTED_AFTER_RETIREMENT: Duration = Duration::from_secs(24 * 3600);
+
 pub const DEADLINE: Duration = Duration::from_secs(5);
 pub const DRAIN: Duration = Duration::from_secs(10);
 pub const KEEP_ALIVE: Duration = Duration::from_secs(3);
@@ -108,6 +130,14 @@ pub const IN_FLIGHT_PER_TENANT: u32 = 2_000;
 pub const IN_FLIGHT_PER_TENANT_DESTINATION: u32 = 200;
 pub const QUEUED: u64 = 1_000_000;
 pub const QUEUED_PER_TENANT: u64 = 100_000;
+pub const HOLD_LIMIT: Duration = Duration::from_secs(15 * 60);
+pub const EXPIRES_IN: Duration = Duration::from_secs(24 * 3600);
+pub const NOTICE: Duration = Duration::from_secs(7 * 24 * 3600);
+pub const VERIFY_EVERY: Duration = Duration::from_secs(15 * 60);
+pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
+pub const BODY_RETENTION: Duration = Duration::from_secs(3 * 24 * 3600);
+pub const STORE_BYTES: u64 = 50 * GIB;
+pub const STORE_BODY_BYTES: u64 = 40 * GIB;
 pub const REQUEST_BODY: u64 = MIB;
 pub const API_REQUEST: u64 = 16 * MIB;
 pub const SENDS_PER_REQUEST: u32 = 1_000;
@@ -128,4 +158,8 @@ const _: () = assert!(TEND_EVERY.as_millis() <= REUSE_PROVEN_AFTER.as_millis());
 const _: () = assert!(REUSE_PROVEN_AFTER.as_millis() < KEEP_ALIVE.as_millis());
 const _: () = assert!(IDLE_PER_DESTINATION <= IDLE_TOTAL);
 const _: () = assert!(SENDS_PER_REQUEST as u64 <= QUEUED_PER_TENANT);
+const _: () = assert!(DEADLINE.as_millis() <= DEADLINE_MAX.as_millis());
+const _: () = assert!(IN_FLIGHT <= IN_FLIGHT_MAX && QUEUED <= QUEUED_MAX);
+const _: () = assert!(BODY_RETENTION.as_millis() <= RETENTION.as_millis());
+const _: () = assert!(STORE_BODY_BYTES <= STORE_BYTES);
 const _: () = assert!(DNS_LOOKUPS_PER_DOMAIN <= DNS_LOOKUPS_PER_TENANT);

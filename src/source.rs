@@ -3,13 +3,22 @@
 //! A [`Source`] can only be made here, from a configured pair whose public address stands in the published list.
 //! Deciding only: `dial::connect` binds, `app` refreshes dates and health. `now` is an argument.
 
-use std::{net::IpAddr, sync::Arc};
+pub mod metrics;
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU8, Ordering},
+    },
+};
 
 use jiff::Timestamp;
 
 use crate::config::Egress;
+use crate::limits::SOURCE_RETRIED_AFTER;
 use crate::outcome::labelled;
-use crate::publish::Notice;
+use crate::publish::{Entry, Notice, Status};
 use crate::send::TenantId;
 
 /// An address of ours that deliveries leave from. The only way to a socket towards a destination.
@@ -59,66 +68,209 @@ impl Family {
     }
 }
 
-/// The sources in force. Cheap to share; health changes in place, a reload makes a new table that inherits it.
+/// The sources in force. Cheap to share; health changes in place, and a reload makes a new table that shares the
+/// health of every pair that stays.
 #[derive(Debug)]
 pub struct Sources {
-    // filled in by the implementation: entries with atomics for health
+    slots: Vec<Slot>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    source: Arc<Source>,
+    /// The public address, mixed for the choice.
+    hash: u64,
+    entry: Entry,
+    notice: Notice,
+    health: Arc<Health>,
+}
+
+/// What was found out about a pair while running.
+#[derive(Debug, Default)]
+struct Health {
+    /// Millisecond until which its address counts as missing from this host; 0: it is there as far as known.
+    absent_until: AtomicI64,
+    /// An index into [`Verified::ALL`].
+    verified: AtomicU8,
+}
+
+impl Health {
+    fn verified(&self) -> Verified {
+        let index = usize::from(self.verified.load(Ordering::Relaxed));
+        Verified::ALL.get(index).copied().unwrap_or(Verified::Unknown)
+    }
 }
 
 impl Sources {
     /// `egress` was checked at load: every public address is in the list. `notice` is what the store remembers.
-    pub fn new(_egress: &Egress, _notice: &Notice, _previous: Option<&Sources>) -> Self {
-        todo!()
+    pub fn new(egress: &Egress, notice: &Notice, previous: Option<&Sources>) -> Self {
+        let slots = egress.sources.iter().filter_map(|pair| {
+            let source = Source { public: pair.public, bind: pair.bind, pool: pair.pool.clone() };
+            let known = previous.and_then(|sources| sources.slots.iter().find(|slot| slot.is_pair(&source)));
+            Some(Slot {
+                hash: hash(&[source.public.to_string().as_bytes()]),
+                // Without a line in the list there is no source, whatever came before.
+                entry: egress.published.entry(source.public)?.clone(),
+                notice: notice.clone(),
+                health: known.map_or_else(Arc::default, |slot| slot.health.clone()),
+                source: Arc::new(source),
+            })
+        });
+        Self { slots: slots.collect() }
     }
 
     /// Every configured source, usable or not, in the order of the file.
     pub fn all(&self) -> Vec<Arc<Source>> {
-        todo!()
+        self.slots.iter().map(|slot| slot.source.clone()).collect()
     }
 
     /// The usable sources of a pool and family in the order to be tried: stable for (tenant, host).
+    ///
+    /// Rendezvous hashing (Thaler and Ravishankar, 1998): a source that comes or goes moves only the destinations
+    /// that it takes or leaves behind.
     pub fn choose(
         &self,
-        _pool: &str,
-        _family: Family,
-        _tenant: &TenantId,
-        _host: &str,
-        _now: Timestamp,
+        pool: &str,
+        family: Family,
+        tenant: &TenantId,
+        host: &str,
+        now: Timestamp,
     ) -> Vec<Arc<Source>> {
-        todo!()
+        let key = hash(&[tenant.as_str().as_bytes(), host.as_bytes()]);
+        let usable = self.slots.iter().filter(|slot| slot.is_of(pool, family) && slot.unusable(now).is_none());
+        let mut ranked: Vec<_> = usable.map(|slot| (mix(slot.hash ^ key), &slot.source)).collect();
+        ranked.sort_unstable_by(|a, b| (b.0, a.1.public).cmp(&(a.0, b.1.public)));
+        ranked.into_iter().map(|(_, source)| source.clone()).collect()
     }
 
     /// Whether the pool has any source of this family at all, usable or not.
-    pub fn pool_has(&self, _pool: &str, _family: Family) -> bool {
-        todo!()
+    pub fn pool_has(&self, pool: &str, family: Family) -> bool {
+        self.slots.iter().any(|slot| slot.is_of(pool, family))
     }
 
     /// Whether a send of this pool could leave at all now.
-    pub fn pool_usable(&self, _pool: &str, _now: Timestamp) -> bool {
-        todo!()
+    pub fn pool_usable(&self, pool: &str, now: Timestamp) -> bool {
+        self.slots.iter().any(|slot| *slot.source.pool == *pool && slot.unusable(now).is_none())
     }
 
     /// Whether any source could be used now.
-    pub fn any_usable(&self, _now: Timestamp) -> bool {
-        todo!()
+    pub fn any_usable(&self, now: Timestamp) -> bool {
+        self.slots.iter().any(|slot| slot.unusable(now).is_none())
     }
 
     /// Why this source is not usable now; `None`: it is.
-    pub fn unusable(&self, _source: &Source, _now: Timestamp) -> Option<String> {
-        todo!()
+    pub fn unusable(&self, source: &Source, now: Timestamp) -> Option<String> {
+        let Some(slot) = self.slot(source) else {
+            return Some(format!("{} is no longer configured", source.public));
+        };
+        slot.unusable(now).map(|reason| reason.told(slot, now))
     }
 
-    /// A bind said that the address is not on this host; tried again after a while.
-    pub fn not_on_host(&self, _source: &Source, _now: Timestamp) {
-        todo!()
+    /// A bind said that the address is not on this host; tried again after [`SOURCE_RETRIED_AFTER`].
+    pub fn not_on_host(&self, source: &Source, now: Timestamp) {
+        if let Some(slot) = self.slot(source) {
+            let until = now.saturating_add(SOURCE_RETRIED_AFTER).unwrap_or(Timestamp::MAX);
+            if slot.health.absent_until.swap(until.as_millisecond().max(1), Ordering::Relaxed) == 0 {
+                tracing::error!(
+                    source_ip = %source.public, bind = %source.bind,
+                    "the source's address is not on this host: plumb it, or drop the source; it is tried again every \
+                     {} s", SOURCE_RETRIED_AFTER.as_secs()
+                );
+            }
+        }
     }
 
     /// A bind worked.
-    pub fn on_host(&self, _source: &Source) {
-        todo!()
+    pub fn on_host(&self, source: &Source) {
+        if let Some(slot) = self.slot(source) {
+            // The common case only reads: this is asked at every connection.
+            let absent = &slot.health.absent_until;
+            if absent.load(Ordering::Relaxed) != 0 && absent.swap(0, Ordering::Relaxed) != 0 {
+                tracing::info!(source_ip = %source.public, bind = %source.bind, "the source's address is back");
+            }
+        }
     }
 
-    pub fn verified(&self, _source: &Source, _state: Verified) {
-        todo!()
+    pub fn verified(&self, source: &Source, state: Verified) {
+        if let Some(slot) = self.slot(source)
+            && let Some(index) = Verified::ALL.iter().position(|known| *known == state)
+        {
+            slot.health.verified.store(index as u8, Ordering::Relaxed);
+        }
+    }
+
+    /// What the reflectors last said.
+    pub fn verification(&self, source: &Source) -> Verified {
+        self.slot(source).map_or(Verified::Unknown, |slot| slot.health.verified())
+    }
+
+    fn slot(&self, source: &Source) -> Option<&Slot> {
+        self.slots.iter().find(|slot| slot.is_pair(source))
     }
 }
+
+enum Unusable {
+    Announced,
+    Retired,
+    Absent,
+    Drift,
+}
+
+impl Slot {
+    fn is_pair(&self, source: &Source) -> bool {
+        self.source.public == source.public && self.source.bind == source.bind
+    }
+
+    fn is_of(&self, pool: &str, family: Family) -> bool {
+        *self.source.pool == *pool && Family::of(self.source.bind) == family
+    }
+
+    fn unusable(&self, now: Timestamp) -> Option<Unusable> {
+        if !self.entry.carries(&self.notice, now) {
+            let announced = self.entry.status(&self.notice, now) == Status::Announced;
+            return Some(if announced { Unusable::Announced } else { Unusable::Retired });
+        }
+        if self.health.absent_until.load(Ordering::Relaxed) > now.as_millisecond() {
+            return Some(Unusable::Absent);
+        }
+        (self.health.verified() == Verified::Drift).then_some(Unusable::Drift)
+    }
+}
+
+impl Unusable {
+    fn told(&self, slot: &Slot, now: Timestamp) -> String {
+        let Source { public, bind, .. } = &*slot.source;
+        match self {
+            Self::Announced => match slot.notice.ends(*public).filter(|ends| *ends > now) {
+                Some(ends) => format!("{public} was first published too lately: its notice ends {ends}"),
+                None => match slot.entry.active {
+                    Some(active) => format!("{public} is announced, and active from {active}"),
+                    None => format!("{public} is announced, without an `active` date"),
+                },
+            },
+            Self::Retired => match slot.entry.retires {
+                Some(retires) => format!("{public} retired on {retires}"),
+                None => format!("{public} has retired"),
+            },
+            Self::Absent => format!("{bind}, the bound address of {public}, is not on this host"),
+            Self::Drift => format!("the reflectors see another address than {public}"),
+        }
+    }
+}
+
+/// FNV-1a, mixed; a byte that no text holds ends each part. Ours rather than the standard library's, whose result may
+/// change with the compiler: a receiver must see the same address after an upgrade.
+fn hash(parts: &[&[u8]]) -> u64 {
+    let bytes = parts.iter().flat_map(|part| part.iter().chain(&[0xff]));
+    mix(bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)))
+}
+
+/// The finaliser of SplitMix64.
+fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests;

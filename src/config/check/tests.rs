@@ -1,0 +1,766 @@
+use std::fs;
+
+use super::*;
+use crate::config::{HostPattern, PolicyMode};
+
+const NOW: &str = "2026-11-22T12:00:00Z";
+const LIST: &str = "198.51.100.10\n198.51.100.11\n2001:db8::10\n";
+const SOURCE: &str = "[[egress.source]]\npublic = \"198.51.100.10\"\n";
+
+/// A directory with a published file, a resolv.conf and whatever else a configuration names.
+struct Desk {
+    dir: tempfile::TempDir,
+}
+
+impl Desk {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("public-ips.txt"), LIST).unwrap();
+        fs::write(dir.path().join("resolv.conf"), "nameserver 192.0.2.53\n").unwrap();
+        Self { dir }
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        fs::write(self.dir.path().join(name), text).unwrap();
+    }
+
+    fn read(&self, text: &str) -> Result<Config, Vec<Problem>> {
+        let (path, resolv_conf) = (self.dir.path().join("egressd.toml"), self.dir.path().join("resolv.conf"));
+        from_text(text, &path, &resolv_conf, NOW.parse().unwrap())
+    }
+
+    /// The problems as a person sees them, without the directory's name.
+    fn problems(&self, text: &str) -> Vec<String> {
+        let dir = format!("{}/", self.dir.path().display());
+        let problems = self.read(text).err().unwrap_or_default();
+        problems.iter().map(|problem| problem.to_string().replace(&dir, "")).collect()
+    }
+}
+
+fn good(text: &str) -> Config {
+    Desk::new().read(text).unwrap_or_else(|problems| panic!("{text}\n{problems:#?}"))
+}
+
+/// Each row: what stands beside one good source, and the whole of what is said of it.
+#[track_caller]
+fn check(rows: &[(&str, &[&str])]) {
+    let place = Desk::new();
+    for (text, expected) in rows {
+        let found = place.problems(&format!("{text}\n{SOURCE}"));
+        assert_eq!(found, *expected, "\n{text}");
+    }
+}
+
+const SHOWN: &str = include_str!("../../../config/egressd.toml");
+
+/// The shipped file with the lines that begin with one of these markers made real.
+fn uncommented(markers: &[&str]) -> String {
+    let lines = SHOWN.lines().map(|line| {
+        let hashes = line.len() - line.trim_start_matches('#').len();
+        let (marker, rest) = line.split_at(hashes);
+        let real = markers.contains(&marker) && rest.starts_with(|c: char| c.is_ascii_alphabetic() || c == '[');
+        if real { rest } else { line }
+    });
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn the_shipped_file_shows_the_defaults() {
+    let place = Desk::new();
+    let shown = place.read(&format!("{}\n{SOURCE}", uncommented(&["#"]))).unwrap();
+    assert_eq!(shown.store.path, Path::new("/var/lib/egressd"));
+    assert_eq!(shown, place.read(SOURCE).unwrap());
+    assert_ne!(uncommented(&["#"]), SHOWN);
+}
+
+#[test]
+fn the_shipped_file_is_valid_but_for_its_lack_of_a_source() {
+    let found = Desk::new().problems(SHOWN);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("egress.source: no source"), "{found:?}");
+}
+
+#[test]
+fn the_shipped_file_shows_every_key_and_no_other() {
+    let place = Desk::new();
+    let (cert, key) = pair();
+    for (name, text) in [("api.crt", &cert), ("api.key", &key), ("clients-ca.crt", &cert)] {
+        place.write(name, text);
+    }
+    // Sources of the repository's own list, so that the two examples go together.
+    place.write("public-ips.txt", include_str!("../../../public-ips.txt"));
+    let whole = uncommented(&["#", "##"]);
+    place.read(&whole).unwrap_or_else(|problems| panic!("{problems:#?}"));
+
+    // Every table tells the keys that it knows when it meets one that it does not.
+    let mut probed = String::from("zzzzzzzzzzzz = 1\n");
+    for line in whole.lines() {
+        probed.push_str(line);
+        probed.push_str(if line.starts_with('[') { "\nzzzzzzzzzzzz = 1\n" } else { "\n" });
+    }
+    let document: toml::Table = probed.parse().unwrap();
+    let mut tables = 0;
+    for problem in place.read(&probed).unwrap_err() {
+        let path = problem.key.strip_suffix("zzzzzzzzzzzz").unwrap_or_else(|| panic!("{problem}"));
+        let known = problem.fix.strip_prefix("remove it; known here: ").unwrap();
+        let mut table = &document;
+        for step in path.split('.').filter(|step| !step.is_empty()) {
+            let step = step.split('[').next().unwrap();
+            table = match &table[step] {
+                toml::Value::Array(array) => array[0].as_table().unwrap(),
+                value => value.as_table().unwrap(),
+            };
+        }
+        let mut written: Vec<_> = table.keys().map(String::as_str).filter(|key| !key.starts_with("zzz")).collect();
+        written.sort_unstable();
+        assert_eq!(written.join(", "), known, "[{path}]");
+        tables += 1;
+    }
+    assert_eq!(tables, 1 + whole.lines().filter(|line| line.starts_with('[')).count());
+}
+
+#[test]
+fn every_problem_is_told_at_once_with_its_key_and_line() {
+    let text =
+        "nod = \"x\"\n[delivery]\ndedline = \"5s\"\nin_flight = 0\nkeep_alive = 3\n[store]\nretention = \"soon\"\n";
+    assert_eq!(
+        Desk::new().problems(text),
+        [
+            "egressd.toml: egress.source: no source: nothing could be sent: add at least one [[egress.source]] with \
+             public = \"ADDRESS\"",
+            "egressd.toml:4: delivery.in_flight: 0 is out of range: 1 to 1000000",
+            "egressd.toml:5: delivery.keep_alive: is an integer: write a string in quotes",
+            "egressd.toml:3: delivery.dedline: is not a key of egressd: did you mean `deadline`?",
+            "egressd.toml:7: store.retention: \"soon\" is not a duration: write a whole number with ms, s, m, h or d, \
+             like \"5s\"",
+            "egressd.toml:1: nod: is not a key of egressd: did you mean `node`?",
+        ]
+    );
+}
+
+#[test]
+fn a_syntax_error_is_told_with_its_line() {
+    for (text, line) in [("node = ", 1), ("[api\n", 1), ("a = 1\nb = 2\na = 3", 3), ("[api]\nlisten = 'x", 2)] {
+        let found = Desk::new().read(text).unwrap_err();
+        assert!(found[0].detail.starts_with("not valid TOML: "), "{found:?}");
+        assert_eq!(found[0].line, Some(line), "{found:?}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_problem_too() {
+    let place = Desk::new();
+    let load = |name: &str| Config::load(&place.dir.path().join(name), NOW.parse().unwrap()).unwrap_err();
+    assert!(load("missing.toml")[0].detail.starts_with("cannot be read"));
+    place.write("latin.toml", b"node = \"\xe9\"");
+    assert_eq!(load("latin.toml")[0].detail, "is not UTF-8");
+    place.write("huge.toml", "#".repeat(5 << 20));
+    assert!(load("huge.toml")[0].detail.contains("larger than"));
+}
+
+#[test]
+fn numbers_keep_within_their_bounds_and_relations() {
+    check(&[
+        ("[delivery]\ndeadline = \"0s\"", &["egressd.toml:2: delivery.deadline: \"0s\" is out of range: 10ms to 1m"]),
+        ("[delivery]\ndeadline = \"61s\"", &["egressd.toml:2: delivery.deadline: \"61s\" is out of range: 10ms to 1m"]),
+        (
+            "[delivery]\nqueued = 18446744073709551615",
+            &["egressd.toml:2: delivery.queued: 18446744073709551615 is out of range: write a smaller number"],
+        ),
+        ("[delivery]\nqueued = -1", &["egressd.toml:2: delivery.queued: -1 is out of range: 1 to 100000000"]),
+        ("[delivery]\nqueued = 1.5", &["egressd.toml:2: delivery.queued: is a float: write a whole number"]),
+        (
+            "[delivery]\ndeadline = \"5s\"\ndrain = \"4s\"",
+            &[
+                "egressd.toml:3: delivery.drain: 4s is less than deadline, which is 5s: deliveries would be cut off: at \
+               least 5s",
+            ],
+        ),
+        (
+            "[delivery]\nin_flight = 100\nin_flight_per_tenant = 101\nin_flight_per_tenant_destination = 102",
+            &[
+                "egressd.toml:3: delivery.in_flight_per_tenant: 101 is more than in_flight, which is 100: at most 100, \
+                 or a greater in_flight",
+                "egressd.toml:4: delivery.in_flight_per_tenant_destination: 102 is more than in_flight_per_tenant, \
+                 which is 101: at most 101, or a greater in_flight_per_tenant",
+            ],
+        ),
+        // Nothing is concluded from a value that could not be read.
+        (
+            "[delivery]\nin_flight = \"many\"\nin_flight_per_tenant = 20000",
+            &["egressd.toml:2: delivery.in_flight: is a string: write a whole number"],
+        ),
+        (
+            "[delivery]\nqueued = 10\nqueued_per_tenant = 11",
+            &["egressd.toml:3: delivery.queued_per_tenant: 11 is more than queued, which is 10: at most 10, or a \
+               greater queued"],
+        ),
+        (
+            "[limits]\nresponse_body_stored = \"2MiB\"",
+            &["egressd.toml:2: limits.response_body_stored: 2MiB is more than response_body_read, which is 1MiB: at \
+               most 1MiB, or a greater response_body_read"],
+        ),
+        (
+            "[limits]\nrequest_body = \"1MiB\"\napi_request = \"1MiB\"",
+            &["egressd.toml:2: limits.request_body: a body of 1MiB does not fit, as base64, into an api_request of \
+               1MiB: at most 768KiB, or a greater api_request"],
+        ),
+        (
+            "[delivery]\nqueued_per_tenant = 10\n[limits]\nsends_per_request = 11",
+            &["egressd.toml:4: limits.sends_per_request: 11 is more than a tenant may have queued (10): at most \
+               delivery.queued_per_tenant"],
+        ),
+        (
+            "[store]\nretention = \"1d\"\nbody_retention = \"2d\"\nmax_bytes = \"1GiB\"\nbody_max_bytes = \"2GiB\"",
+            &[
+                "egressd.toml:3: store.body_retention: 2d is more than retention, which is 1d: at most 1d, or a \
+                 greater retention",
+                "egressd.toml:5: store.body_max_bytes: 2GiB is more than max_bytes, which is 1GiB: at most 1GiB, or a \
+                 greater max_bytes",
+            ],
+        ),
+        (
+            "[limits]\nrequest_body = \"64KB\"",
+            &["egressd.toml:2: limits.request_body: \"64KB\" is not a size: write a whole number with B, KiB, MiB, \
+               GiB or TiB, like \"64KiB\""],
+        ),
+        ("[store]\npath = \"\"", &["egressd.toml:2: store.path: is empty: name a path, like \"/var/lib/egressd\""]),
+    ]);
+}
+
+#[test]
+fn a_default_gives_way_to_what_is_written() {
+    let config = good(&format!(
+        "[delivery]\ndeadline = \"20s\"\nin_flight = 100\nqueued = 50\n[limits]\nresponse_body_read = \"1KiB\"\n\
+         [store]\npath = \"data\"\nretention = \"1d\"\nmax_bytes = \"1GiB\"\n{SOURCE}"
+    ));
+    assert_eq!(config.delivery.drain, Duration::from_secs(20));
+    assert_eq!(config.delivery.in_flight_per_tenant, 100);
+    assert_eq!(config.delivery.in_flight_per_tenant_destination, 100);
+    assert_eq!((config.delivery.queued_per_tenant, config.limits.sends_per_request), (50, 50));
+    assert_eq!(config.limits.response_body_stored, 1024);
+    assert_eq!(config.store.body_retention, DAY);
+    assert_eq!(config.store.body_max_bytes, 1 << 30);
+    assert!(config.store.path.is_absolute() && config.store.path.ends_with("data"));
+    assert_eq!(config.store.key_file, config.store.path.join("key"));
+}
+
+#[test]
+fn listeners_are_addresses_and_differ() {
+    check(&[
+        (
+            "[api]\nlisten = \"localhost:80\"",
+            &["egressd.toml:2: api.listen: \"localhost:80\" is not an address and port: write an IP address and a \
+               port, like \"127.0.0.1:8700\" or \"[::1]:8700\""],
+        ),
+        (
+            "[metrics]\nlisten = \"127.0.0.1:8700\"",
+            &[
+                "egressd.toml:2: metrics.listen: 127.0.0.1:8700 collides with api.listen, which is 127.0.0.1:8700: give \
+               it another port",
+            ],
+        ),
+        (
+            "[publish]\nlisten = \"0.0.0.0:8701\"",
+            &["egressd.toml:2: publish.listen: 0.0.0.0:8701 collides with metrics.listen, which is 127.0.0.1:8701: \
+               give it another port"],
+        ),
+        (
+            "[publish]",
+            &["egressd.toml:1: publish.listen: is missing: name the address to serve the list on, like \
+               \"0.0.0.0:8702\""],
+        ),
+        ("api = 1", &["egressd.toml:1: api: is an integer: write a table"]),
+    ]);
+    // Port 0 is one of the system's choice: two of them never meet.
+    good(&format!("[api]\nlisten = \"127.0.0.1:0\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n{SOURCE}"));
+}
+
+const DIGEST: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+#[test]
+fn api_clients_are_complete_and_each_has_its_own_token() {
+    let client = |name: &str, token: &str, tenant: &str, scopes: &str| {
+        format!(
+            "[[api.client]]\nname = \"{name}\"\ntoken_sha256 = \"{token}\"\ntenant = \"{tenant}\"\nscopes = {scopes}\n"
+        )
+    };
+    let config = good(&format!("{}{SOURCE}", client("nodes", &DIGEST.to_uppercase(), "*", "[\"submit\", \"read\"]")));
+    let nodes = &config.api.clients[0];
+    assert_eq!((nodes.token_sha256[0], nodes.token_sha256[31], nodes.tenant.clone()), (0xba, 0xad, None));
+    assert_eq!(nodes.scopes, Scopes { submit: true, read: true, operate: false });
+
+    let twice = client("a", DIGEST, "acme", "[\"read\"]") + &client("a", DIGEST, "acme", "[\"read\"]");
+    check(&[
+        (
+            "[api]\nlisten = \"0.0.0.0:8700\"",
+            &["egressd.toml:2: api.client: is missing, and 0.0.0.0:8700 is open to more than this host: add an \
+               [[api.client]] with name, token_sha256, tenant and scopes, or listen on 127.0.0.1"],
+        ),
+        (
+            "[[api.client]]",
+            &[
+                "egressd.toml:1: api.client[0].name: is missing: name the client, for logs",
+                "egressd.toml:1: api.client[0].token_sha256: is missing: printf %s TOKEN | sha256sum",
+                "egressd.toml:1: api.client[0].tenant: is missing: \"*\" for any tenant, or one tenant's id",
+                "egressd.toml:1: api.client[0].scopes: is missing: one or more of \"submit\", \"read\", \"operate\"",
+            ],
+        ),
+        (
+            &client("a b", "secret", "", "[\"write\", 1]"),
+            &[
+                "egressd.toml:2: api.client[0].name: \"a b\" is not usable as a name: 1 to 128 visible ASCII \
+                 characters without spaces",
+                "egressd.toml:3: api.client[0].token_sha256: is not 64 hex digits: the SHA-256 of the token, never \
+                 the token: printf %s TOKEN | sha256sum",
+                "egressd.toml:4: api.client[0].tenant: \"\" is not usable as a tenant's id: 1 to 128 visible ASCII \
+                 characters without spaces",
+                "egressd.toml:5: api.client[0].scopes[0]: \"write\" is not a scope: submit, read or operate",
+                "egressd.toml:5: api.client[0].scopes[1]: is an integer: write a string in quotes",
+            ],
+        ),
+        (
+            &client("a", DIGEST, "*", "[]"),
+            &["egressd.toml:5: api.client[0].scopes: is empty: one or more of \"submit\", \"read\", \"operate\""],
+        ),
+        (
+            &twice,
+            &[
+                "egressd.toml:7: api.client[1].name: \"a\" stands here twice: each needs its own; join the two tables",
+                "egressd.toml:8: api.client[1].token_sha256: is another client's too: give each client a token of its \
+                 own",
+            ],
+        ),
+    ]);
+    // A token written where its digest belongs is not repeated in the message.
+    assert!(!Desk::new().problems(&client("a", "hunter2-hunter2", "*", "[\"read\"]")).join("").contains("hunter2"));
+}
+
+/// A certificate that can stand for everything, and its key.
+fn pair() -> (String, String) {
+    let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+#[test]
+fn tls_files_are_read_at_load() {
+    let place = Desk::new();
+    let ((cert, key), (_, other_key)) = (pair(), pair());
+    for (name, text) in [("a.crt", &cert), ("a.key", &key), ("other.key", &other_key)] {
+        place.write(name, text);
+    }
+    place.write("empty.pem", "");
+    place.write("broken.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n");
+    place.write("nonsense.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    for (text, starts) in [
+        (
+            "[api]\ntls = { cert = \"a.crt\", key = \"a.key\", client_ca = \"a.crt\" }\n[tls]\nextra_ca = [\"a.crt\"]",
+            vec![],
+        ),
+        (
+            "[api]\ntls = { cert = \"a.crt\" }",
+            vec!["egressd.toml:2: api.tls.key: is missing: name the PEM file with the private key"],
+        ),
+        (
+            "[api]\ntls = { cert = \"none.crt\", key = \"a.crt\", ca = \"x\" }",
+            vec![
+                "egressd.toml:2: api.tls.cert: none.crt cannot be read: No such file",
+                "egressd.toml:2: api.tls.key: a.crt holds no private key",
+                "egressd.toml:2: api.tls.ca: is not a key of egressd",
+            ],
+        ),
+        (
+            "[api]\ntls = { cert = \"a.crt\", key = \"other.key\" }",
+            vec!["egressd.toml:2: api.tls.key: other.key does not go with a.crt"],
+        ),
+        (
+            "[tls]\nextra_ca = [\"empty.pem\", \"broken.pem\", \"nonsense.pem\"]",
+            vec![
+                "egressd.toml:2: tls.extra_ca[0]: empty.pem holds no certificate",
+                "egressd.toml:2: tls.extra_ca[1]: broken.pem is not valid PEM",
+                "egressd.toml:2: tls.extra_ca[2]: certificate 1 of nonsense.pem cannot be an authority",
+            ],
+        ),
+        ("[tls]\nroots = \"mine\"", vec!["egressd.toml:2: tls.roots: \"mine\" is not a set of roots"]),
+    ] {
+        let found = place.problems(&format!("{text}\n{SOURCE}"));
+        assert_eq!(found.len(), starts.len(), "{text}\n{found:#?}");
+        for (found, start) in found.iter().zip(starts) {
+            assert!(found.starts_with(start), "{found}\n{start}");
+        }
+    }
+}
+
+#[test]
+fn name_servers_come_from_the_file_or_from_the_host() {
+    let place = Desk::new();
+    let servers = |text: &str| place.read(&format!("{text}\n{SOURCE}")).unwrap().dns_servers;
+    let shown = |servers: Vec<SocketAddr>| servers.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(" ");
+    assert_eq!(shown(servers("")), "192.0.2.53:53");
+    assert_eq!(shown(servers("[dns]\nservers = []")), "192.0.2.53:53");
+    assert_eq!(
+        shown(servers("[dns]\nservers = [\"192.0.2.1\", \"192.0.2.1:5353\", \"2001:db8::1\", \"[2001:db8::1]:54\"]")),
+        "192.0.2.1:53 192.0.2.1:5353 [2001:db8::1]:53 [2001:db8::1]:54"
+    );
+    place.write("resolv.conf", "# none\nsearch corp\nnameserver fe80::1%eth0\nnameserver\n nameserver 192.0.2.7 # x\n");
+    assert_eq!(shown(servers("")), "192.0.2.7:53");
+    place.write("resolv.conf", "options edns0\n");
+    assert_eq!(
+        place.problems(SOURCE),
+        ["egressd.toml: dns.servers: is empty, and resolv.conf names no usable server: name the servers to ask, like \
+          servers = [\"192.0.2.53\"]"]
+    );
+    fs::remove_file(place.dir.path().join("resolv.conf")).unwrap();
+    assert_eq!(place.problems(SOURCE).len(), 1);
+    check(&[
+        (
+            "[dns]\nservers = [\"ns.example.com\", \"0.0.0.0\", \"192.0.2.1:0\", \"192.0.2.1\", \"192.0.2.1:53\"]",
+            &[
+                "egressd.toml:2: dns.servers[0]: \"ns.example.com\" is not the address of a name server: an IP \
+                 address, or one with a port: \"192.0.2.53:53\"",
+                "egressd.toml:2: dns.servers[1]: \"0.0.0.0\" cannot be asked: name the address at which the name \
+                 server answers",
+                "egressd.toml:2: dns.servers[2]: \"192.0.2.1:0\" cannot be asked: name the address at which the name \
+                 server answers",
+                "egressd.toml:2: dns.servers[4]: 192.0.2.1:53 is named twice: name it once",
+            ],
+        ),
+        ("[dns]\nservers = \"192.0.2.1\"", &["egressd.toml:2: dns.servers: is a string: write an array"]),
+    ]);
+}
+
+#[test]
+fn a_source_stands_in_the_published_file() {
+    let place = Desk::new();
+    let config = place
+        .read(
+            "[[egress.source]]\npublic = \"198.51.100.10\"\nbind = \"10.0.0.10\"\n\
+             [[egress.source]]\npublic = \"2001:db8::10\"\npool = \"six\"\n",
+        )
+        .unwrap();
+    let shown: Vec<_> = config.egress.sources.iter().map(|s| format!("{} {} {}", s.public, s.bind, s.pool)).collect();
+    assert_eq!(shown, ["198.51.100.10 10.0.0.10 default", "2001:db8::10 2001:db8::10 six"]);
+    for (text, expected) in [
+        (
+            "",
+            vec![
+                "egressd.toml: egress.source: no source: nothing could be sent: add at least one [[egress.source]] \
+                   with public = \"ADDRESS\"",
+            ],
+        ),
+        (
+            "[[egress.source]]",
+            vec![
+                "egressd.toml:1: egress.source[0].public: is missing: name the address as the world \
+                                    sees it",
+            ],
+        ),
+        (
+            "[[egress.source]]\npublic = \"198.51.100.99\"",
+            vec![
+                "egressd.toml:2: egress.source[0].public: 198.51.100.99 is not in the published file: publish it \
+                  there, in time, or drop this source",
+            ],
+        ),
+        (
+            "[[egress.source]]\npublic = \"198.51.100.10\"\nbind = \"::1\"",
+            vec![
+                "egressd.toml:3: egress.source[0].bind: ::1 is of another family than public, which is \
+                  198.51.100.10: both IPv4, or both IPv6",
+            ],
+        ),
+        (
+            "[[egress.source]]\npublic = \"198.51.100.10\"\n[[egress.source]]\npublic = \"198.51.100.10\"\nbind = \
+             \"10.0.0.1\"",
+            vec![
+                "egressd.toml:4: egress.source[1].public: 198.51.100.10 is the address of egress.source[0] already: \
+                  keep one of the two",
+            ],
+        ),
+        (
+            "[[egress.source]]\npublic = \"198.51.100.10\"\nbind = \"10.0.0.1\"\n[[egress.source]]\npublic = \
+             \"198.51.100.11\"\nbind = \"10.0.0.1\"",
+            vec![
+                "egressd.toml:6: egress.source[1].bind: 10.0.0.1 is the address of egress.source[0] already: keep \
+                  one of the two",
+            ],
+        ),
+        (
+            "[[egress.source]]\npublic = \"0.0.0.0\"\n[[egress.source]]\npublic = \"::ffff:198.51.100.10\"\n\
+             [[egress.source]]\npublic = \"198.51.100.10\"\nbind = \"eth0\"\npool = \"a b\"\nfamily = 4",
+            vec![
+                "egressd.toml:2: egress.source[0].public: 0.0.0.0 is no address that a connection can come from: name \
+                 one of this host's",
+                "egressd.toml:4: egress.source[1].public: ::ffff:198.51.100.10 is an IPv4 address in IPv6 form: write \
+                 the IPv4 address",
+                "egressd.toml:7: egress.source[2].bind: \"eth0\" is not an IP address: write one address, like \
+                 \"198.51.100.10\"",
+                "egressd.toml:8: egress.source[2].pool: \"a b\" is not a pool's name: letters, digits, `-`, `_` and \
+                 `.`",
+                "egressd.toml:9: egress.source[2].family: is not a key of egressd: remove it; known here: bind, pool, \
+                 public",
+            ],
+        ),
+        (
+            "[egress]\npublished = \"missing.txt\"\n[[egress.source]]\npublic = \"198.51.100.99\"",
+            vec![
+                "egressd.toml:2: egress.published: missing.txt cannot be read: No such file or directory (os error \
+                  2): name the file with the published addresses, one a line",
+            ],
+        ),
+        (
+            "[[egress.source]]\npublic = \"198.51.100.10\"\npool = \"vip\"",
+            vec![
+                "egressd.toml: egress.source: no source is in a pool that any tenant uses: put a source into the \
+                  pool \"default\", or give a [[tenant]] one of theirs",
+            ],
+        ),
+    ] {
+        assert_eq!(place.problems(text), expected, "\n{text}");
+    }
+    place.write("public-ips.txt", "198.51.100.10\n198.51.100.300\n198.51.100.10\n");
+    assert_eq!(
+        place.problems(SOURCE),
+        [
+            "public-ips.txt:2: \"198.51.100.300\" is not an IP address: one IPv4 or IPv6 address a line; `#` comments",
+            "public-ips.txt:3: 198.51.100.10 stands in line 1 already: keep one of the two lines",
+        ]
+    );
+}
+
+#[test]
+fn a_source_was_announced_long_enough() {
+    let place = Desk::new();
+    for (line, notice, refused) in [
+        ("198.51.100.10", "7d", None),
+        ("198.51.100.10 announced=2026-11-01 active=2026-11-08", "7d", None),
+        ("198.51.100.10 announced=2026-11-01 active=2026-11-07", "7d", Some("with 6d of notice, less than")),
+        ("198.51.100.10 announced=2026-11-01 active=2026-11-07", "144h", None),
+        ("198.51.100.10 announced=2026-12-01 active=2026-12-02", "7d", Some("with 1d of notice, less than")),
+        ("198.51.100.10 announced=2026-11-01", "7d", None),
+        ("198.51.100.10 active=2026-11-01", "7d", None),
+        ("198.51.100.10 active=2026-12-24", "7d", Some("its notice is unknown")),
+        ("198.51.100.10 active=2026-12-24", "0s", None),
+        ("198.51.100.10 retires=2026-11-01", "7d", None),
+        // What is no source of this node is another's business.
+        ("198.51.100.10\n198.51.100.11 announced=2026-11-01 active=2026-11-02", "7d", None),
+    ] {
+        place.write("public-ips.txt", line);
+        let found = place.problems(&format!("[egress]\nnotice = \"{notice}\"\n{SOURCE}"));
+        assert_eq!(found.len(), usize::from(refused.is_some()), "{line} {found:?}");
+        if let Some(refused) = refused {
+            assert!(found[0].starts_with("egressd.toml:4: egress.source[0].public: 198.51.100.10 "), "{found:?}");
+            assert!(found[0].contains(refused), "{found:?}");
+        }
+    }
+}
+
+#[test]
+fn reflectors_are_urls_and_each_is_named_once() {
+    let config = good(&format!("[egress.verify]\nreflectors = [\"https://a.example.net/whoami\"]\n{SOURCE}"));
+    let verify = config.egress.verify.unwrap();
+    assert_eq!((verify.reflectors.len(), verify.every), (1, Duration::from_secs(900)));
+    check(&[
+        (
+            "[egress.verify]",
+            &["egressd.toml:1: egress.verify.reflectors: is missing: name at least one URL that answers with the \
+               caller's address"],
+        ),
+        (
+            "[egress.verify]\nreflectors = []",
+            &[
+                "egressd.toml:2: egress.verify.reflectors: is empty: name at least one URL, or leave [egress.verify] out",
+            ],
+        ),
+        (
+            "[egress.verify]\nreflectors = [\"http://a.example.net/\", \"http://A.example.net\"]",
+            &[
+                "egressd.toml:2: egress.verify.reflectors[1]: http://a.example.net/ is named twice: name each reflector \
+               once",
+            ],
+        ),
+        (
+            "[egress.verify]\nreflectors = [\"http://a.example.net/\"]\nevery = \"500ms\"",
+            &["egressd.toml:3: egress.verify.every: \"500ms\" is out of range: 1s to 1d"],
+        ),
+    ]);
+    let found = Desk::new().problems(&format!("[egress.verify]\nreflectors = [\"ftp://x/\", \"a\"]\n{SOURCE}"));
+    assert_eq!(found.len(), 2, "{found:?}");
+}
+
+#[test]
+fn the_policy_is_read_as_written() {
+    let config = good(&format!(
+        "[policy]\nmode = \"report\"\nports = [80, \"8000-8999\"]\ndeny_hosts = [\"*.Example.COM.\"]\n\
+         deny_networks = [\"8.8.8.0/24\", \"2001:4860::/32\", \"1.1.1.1\"]\n\
+         [[policy.exception]]\nnetworks = [\"10.20.0.0/16\", \"fd12::/16\"]\nhosts = [\"billing.corp\"]\n\
+         reason = \"ours\"\ntenants = [\"billing\"]\n\
+         [[tenant]]\nid = \"acme\"\nallow_hosts = [\"a.example.net\"]\ndeny_hosts = [\"b.example.net\"]\nqueued = 5\n\
+         [[tenant]]\nid = \"open\"\nallow_hosts = []\nkeep_bodies = false\n{SOURCE}"
+    ));
+    assert_eq!(config.policy.mode, PolicyMode::Report);
+    assert_eq!(config.policy.ports, [(80, 80), (8000, 8999)]);
+    assert_eq!(config.policy.deny_hosts, [HostPattern::Under("example.com".into())]);
+    assert_eq!(config.policy.deny_networks.len(), 3);
+    assert_eq!(config.policy.exceptions[0].tenants, [TenantId::new("billing")]);
+    let exact = |name: &str| vec![HostPattern::Exact(name.into())];
+    assert_eq!(config.policy.tenants[0].allow, Some(exact("a.example.net")));
+    assert_eq!(config.policy.tenants[0].deny, exact("b.example.net"));
+    assert_eq!(config.policy.tenants[1].allow, None);
+    let acme = config.tenant(&TenantId::new("acme")).unwrap();
+    assert_eq!((acme.in_flight, acme.queued, acme.keep_bodies), (2000, 5, true));
+    assert!(!config.keeps_bodies(&TenantId::new("open")));
+    assert!(config.keeps_bodies(&TenantId::new("anyone")));
+}
+
+#[test]
+fn an_exception_opens_little_and_never_metadata() {
+    let exception = |text: &str| format!("[[policy.exception]]\nreason = \"x\"\n{text}");
+    for (text, expected) in [
+        ("networks = [\"10.0.0.0/8\", \"fd00::/16\"]", None),
+        ("networks = [\"169.254.0.0/16\"]", None),
+        ("networks = [\"0.0.0.0/0\"]", Some("networks[0]: \"0.0.0.0/0\" is wider than /8: ")),
+        ("networks = [\"10.0.0.0/7\"]", Some("networks[0]: \"10.0.0.0/7\" is wider than /8: ")),
+        ("networks = [\"fc00::/7\"]", Some("networks[0]: \"fc00::/7\" is wider than /16: ")),
+        ("networks = [\"169.254.169.254\"]", Some("networks[0]: \"169.254.169.254\" is a metadata address, which no")),
+        ("networks = [\"fd00:ec2::254/128\"]", Some("networks[0]: \"fd00:ec2::254/128\" is a metadata address, which")),
+        ("networks = [\"::ffff:10.0.0.0/104\"]", Some("networks[0]: \"::ffff:10.0.0.0/104\" is an IPv4 network in")),
+        (
+            "networks = [\"10.0.0.1/8\"]",
+            Some("networks[0]: \"10.0.0.1/8\" has bits set beyond its prefix: write \"10.0"),
+        ),
+        ("networks = [\"ten\"]", Some("networks[0]: \"ten\" is not a network: ")),
+        ("networks = \"10.0.0.0/8\"", Some("networks: is a string: write an array")),
+        ("networks = []", Some("networks: the exception opens nothing: ")),
+        ("tenants = [\"a\"]", Some("networks: the exception opens nothing: ")),
+        ("hosts = [\"x.corp\"]\ntenants = []", Some("tenants: is empty: name tenants, or leave the key out")),
+        ("hosts = [\"x.corp\"]\ntenants = [\"*\"]", Some("tenants[0]: \"*\" stands for every tenant: name one")),
+        ("hosts = [\"*.internal\"]", None),
+        ("hosts = [\"metadata.google.internal\"]", Some("hosts[0]: \"metadata.google.internal\" is a metadata name, ")),
+        ("hosts = [\"*.metadata.goog\"]", Some("hosts[0]: \"*.metadata.goog\" is a metadata name, which no exception")),
+        ("hosts = [\"169.254.169.254\"]", Some("hosts[0]: \"169.254.169.254\" is a metadata name, which no exception")),
+    ] {
+        let found = Desk::new().problems(&format!("{}\n{SOURCE}", exception(text)));
+        assert_eq!(found.len(), usize::from(expected.is_some()), "{text}\n{found:#?}");
+        if let Some(expected) = expected {
+            assert!(found[0].contains(&format!("policy.exception[0].{expected}")), "{text}\n{found:#?}");
+        }
+    }
+    check(&[(
+        "[[policy.exception]]\nnetworks = [\"10.0.0.0/8\"]",
+        &["egressd.toml:1: policy.exception[0].reason: is missing: say why it is opened: it is logged at every start"],
+    )]);
+}
+
+#[test]
+fn ports_patterns_and_modes_are_checked() {
+    for (text, expected) in [
+        ("mode = \"off\"", "policy.mode: \"off\" is not a mode: \"enforce\" or \"report\""),
+        ("ports = []", "policy.ports: holds no port: nothing could be sent: for example"),
+        ("ports = [0]", "policy.ports[0]: 0 is not a port: 1 to 65535"),
+        ("ports = [65536]", "policy.ports[0]: 65536 is not a port: 1 to 65535"),
+        ("ports = [\"443\"]", "policy.ports[0]: \"443\" is not a range of ports: "),
+        ("ports = [\"9-1\"]", "policy.ports[0]: \"9-1\" runs backwards: "),
+        ("ports = [\"1-+9\"]", "policy.ports[0]: \"1-+9\" is not a range of ports: "),
+        ("ports = [\"1-65536\"]", "policy.ports[0]: 65536 is not a port: "),
+        ("deny_hosts = [\"*\"]", "policy.deny_hosts[0]: "),
+        ("deny_hosts = [\"a.*.com\"]", "policy.deny_hosts[0]: "),
+        ("deny_hosts = [\"https://a.com\"]", "policy.deny_hosts[0]: "),
+        ("distinct_destinations_per_minute = 0", "policy.distinct_destinations_per_minute: 0 is out of range: "),
+    ] {
+        let found = Desk::new().problems(&format!("[policy]\n{text}\n{SOURCE}"));
+        assert_eq!(found.len(), 1, "{text}\n{found:#?}");
+        assert!(found[0].starts_with(&format!("egressd.toml:2: {expected}")), "{text}\n{found:#?}");
+    }
+}
+
+#[test]
+fn tenants_names_and_redaction_are_checked() {
+    check(&[
+        ("[[tenant]]", &["egressd.toml:1: tenant[0].id: is missing: name the tenant that differs"]),
+        (
+            "[[tenant]]\nid = \"a\"\n[[tenant]]\nid = \"a\"",
+            &["egressd.toml:4: tenant[1].id: \"a\" stands here twice: each needs its own; join the two tables"],
+        ),
+        (
+            "[[tenant]]\nid = \"a\"\npool = \"vip\"",
+            &["egressd.toml:3: tenant[0].pool: no source is in the pool \"vip\": give a source this pool, or name \
+               another"],
+        ),
+        (
+            "[[tenant]]\nid = \"a\"\nin_flight = 10001\nqueued = 0\nkeep_bodies = 1",
+            &[
+                "egressd.toml:3: tenant[0].in_flight: 10001 is out of range: 1 to 10000",
+                "egressd.toml:4: tenant[0].queued: 0 is out of range: 1 to 1000000",
+                "egressd.toml:5: tenant[0].keep_bodies: is an integer: write true or false",
+            ],
+        ),
+        ("tenant = [1]", &["egressd.toml:1: tenant[0]: is an integer: write a table"]),
+        (
+            "node = \"a b\"",
+            &[
+                "egressd.toml:1: node: \"a b\" is not usable as a name: 1 to 128 visible ASCII characters without spaces",
+            ],
+        ),
+        (
+            "[delivery]\nuser_agent = \"a\\r\\nb\"",
+            &["egressd.toml:2: delivery.user_agent: \"a\\r\\nb\" is not a User-Agent: 1 to 256 visible ASCII \
+               characters"],
+        ),
+        (
+            "[redact]\nheaders = [\"x y\"]\njson_pointers = [\"customer\", \"\", \"/a~2\"]",
+            &[
+                "egressd.toml:2: redact.headers[0]: \"x y\" is not a header's name: write the name alone, like \
+                 \"x-secret\"",
+                "egressd.toml:3: redact.json_pointers[0]: \"customer\" is not a JSON Pointer: begin with /, write ~1 \
+                 for / and ~0 for ~ in a name, like \"/customer/email\"",
+                "egressd.toml:3: redact.json_pointers[1]: points to the whole body: name a part of it; a [[tenant]] \
+                 may have keep_bodies = false",
+                "egressd.toml:3: redact.json_pointers[2]: \"/a~2\" is not a JSON Pointer: begin with /, write ~1 for \
+                 / and ~0 for ~ in a name, like \"/customer/email\"",
+            ],
+        ),
+    ]);
+    let config = good(&format!("[redact]\nheaders = [\"X-Secret\"]\n{SOURCE}"));
+    assert_eq!(config.redact.headers, ["x-secret"]);
+    assert_eq!(config.delivery.user_agent, format!("egressd/{}", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn a_reload_names_every_key_that_cannot_change() {
+    let old = good(&format!("node = \"a\"\n{SOURCE}"));
+    let new = good(&format!(
+        "node = \"b\"\n[api]\nlisten = \"127.0.0.1:9700\"\n[metrics]\nlisten = \"127.0.0.1:9701\"\n[publish]\nlisten = \
+         \"127.0.0.1:9702\"\n[delivery]\nin_flight = 5\n[store]\npath = \"/elsewhere\"\nretention = \"10d\"\n{SOURCE}"
+    ));
+    let file = Path::new("egressd.toml");
+    assert_eq!(unchangeable(file, &old, &old), []);
+    let shown: Vec<_> = unchangeable(file, &old, &new).iter().map(Problem::to_string).collect();
+    let told = |key: &str, old: &str, new: &str| {
+        format!(
+            "egressd.toml: {key}: cannot change while running, from {old} to {new}: put it back, or restart egressd"
+        )
+    };
+    assert_eq!(
+        shown,
+        [
+            told("node", "a", "b"),
+            told("api.listen", "127.0.0.1:8700", "127.0.0.1:9700"),
+            told("metrics.listen", "127.0.0.1:8701", "127.0.0.1:9701"),
+            told("publish.listen", "none", "127.0.0.1:9702"),
+            told("store.path", "\"/var/lib/egressd\"", "\"/elsewhere\""),
+            told("store.key_file", "\"/var/lib/egressd/key\"", "\"/elsewhere/key\""),
+            told("store.retention", "30d", "10d"),
+        ]
+    );
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_reading_fail_otherwise_than_by_problems(text in "[ -~\n]{0,200}") {
+        let place = std::path::PathBuf::from("/nonexistent/egressd.toml");
+        let _ = from_text(&text, &place, Path::new("/nonexistent"), NOW.parse().unwrap());
+    }
+}

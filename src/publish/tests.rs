@@ -1,0 +1,165 @@
+use super::*;
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn the_file_is_addresses_comments_and_dates() {
+    let list = PublishedList::parse(
+        "# ours\n\n203.0.113.10\n203.0.113.12 announced=2026-11-22 active=2026-11-29 retires=2027-06-01 # new\r\n2001:db8::1\n",
+    )
+    .unwrap();
+    let shown: Vec<_> = list.entries.iter().map(|e| (e.address.to_string(), e.line)).collect();
+    assert_eq!(shown, [("203.0.113.10".into(), 3), ("203.0.113.12".into(), 4), ("2001:db8::1".into(), 5)]);
+    assert_eq!(list.entry(ip("203.0.113.12")).unwrap().notice(), Some(Duration::from_secs(7 * 86_400)));
+    assert_eq!(list.entry(ip("203.0.113.10")).unwrap().notice(), None);
+}
+
+#[test]
+fn every_problem_of_the_file_is_told_with_its_line() {
+    for (text, problems) in [
+        ("nonsense", vec![(1, "\"nonsense\" is not an IP address")]),
+        ("010.0.0.1", vec![(1, "\"010.0.0.1\" is not an IP address")]),
+        ("203.0.113.1/32", vec![(1, "\"203.0.113.1/32\" is not an IP address")]),
+        (
+            "0.0.0.0\n224.0.0.1",
+            vec![
+                (1, "0.0.0.0 is no address that a connection can come from"),
+                (2, "224.0.0.1 is no address that a connection can come from"),
+            ],
+        ),
+        ("::ffff:203.0.113.1", vec![(1, "::ffff:203.0.113.1 is an IPv4 address in IPv6 form")]),
+        ("203.0.113.1\n\n203.0.113.1", vec![(3, "203.0.113.1 stands in line 1 already")]),
+        ("2001:db8::1\n2001:db8:0::1", vec![(2, "2001:db8::1 stands in line 1 already")]),
+        ("203.0.113.1 activ=2026-11-22", vec![(1, "\"activ\" is not a key")]),
+        ("203.0.113.1 soon", vec![(1, "\"soon\" is not KEY=DATE")]),
+        ("203.0.113.1 active=2026-11-31", vec![(1, "active=2026-11-31 is not a date")]),
+        ("203.0.113.1 active=20261122", vec![(1, "active=20261122 is not a date")]),
+        ("203.0.113.1 active=2026-11-22T00:00:00", vec![(1, "active=2026-11-22T00:00:00 is not a date")]),
+        ("203.0.113.1 active=2026-11-22 active=2026-11-23", vec![(1, "active is given twice")]),
+        ("203.0.113.1 announced=2026-11-23 active=2026-11-22", vec![(1, "is active before it is announced")]),
+        ("203.0.113.1 active=2026-11-22 retires=2026-11-22", vec![(1, "retires before it was active for a day")]),
+        ("203.0.113.1 announced=2026-11-23 retires=2026-11-22", vec![(1, "retires before it is announced")]),
+        (
+            "x\n203.0.113.1 a=b c\ny",
+            vec![
+                (1, "\"x\" is not an IP address"),
+                (2, "\"a\" is not a key"),
+                (2, "\"c\" is not KEY=DATE"),
+                (3, "\"y\" is not an IP address"),
+            ],
+        ),
+    ] {
+        let found = PublishedList::parse(text).unwrap_err();
+        let found: Vec<_> = found.iter().map(|problem| (problem.line, problem.detail.as_str())).collect();
+        assert_eq!(found, problems, "{text:?}");
+    }
+}
+
+#[test]
+fn a_date_decides_what_an_address_may_do() {
+    let dated = "203.0.113.1 announced=2026-11-22 active=2026-11-29 retires=2027-06-01";
+    let announced_only = "203.0.113.1 announced=2026-11-22";
+    for (line, now, status, carries) in [
+        ("203.0.113.1", "2000-01-01T00:00:00Z", Status::Active, true),
+        (dated, "2026-11-01T00:00:00Z", Status::Announced, false),
+        (dated, "2026-11-28T23:59:59.999Z", Status::Announced, false),
+        (dated, "2026-11-29T00:00:00Z", Status::Retiring, true),
+        (dated, "2027-05-31T23:59:59.999Z", Status::Retiring, true),
+        (dated, "2027-06-01T00:00:00Z", Status::Retiring, false),
+        (dated, "2027-06-01T23:59:59.999Z", Status::Retiring, false),
+        (dated, "2027-06-02T00:00:00Z", Status::Gone, false),
+        (announced_only, "2099-01-01T00:00:00Z", Status::Announced, false),
+        ("203.0.113.1 active=2026-11-29", "2026-11-28T00:00:00Z", Status::Announced, false),
+        ("203.0.113.1 active=2026-11-29", "2026-11-29T00:00:00Z", Status::Active, true),
+        ("203.0.113.1 retires=2026-11-29", "2026-11-28T00:00:00Z", Status::Retiring, true),
+    ] {
+        let entry = PublishedList::parse(line).unwrap().entries.remove(0);
+        let notice = Notice::given();
+        assert_eq!(
+            (entry.status(&notice, at(now)), entry.carries(&notice, at(now))),
+            (status, carries),
+            "{line} {now}"
+        );
+    }
+}
+
+#[test]
+fn no_line_shortens_the_notice_that_first_publication_began() {
+    let start = at("2026-11-01T00:00:00Z");
+    let later = at("2026-11-22T12:00:00Z");
+    let first = HashMap::from([(ip("203.0.113.1"), start), (ip("203.0.113.2"), later)]);
+    let notice = Notice::new(&first, start, Duration::from_secs(7 * 86_400));
+    for (line, now, carries) in [
+        ("203.0.113.1", "2026-11-01T00:00:00Z", true),
+        ("203.0.113.2", "2026-11-29T11:59:59Z", false),
+        ("203.0.113.2", "2026-11-29T12:00:00Z", true),
+        ("203.0.113.2 announced=2020-01-01 active=2020-02-01", "2026-11-29T11:59:59Z", false),
+        ("203.0.113.2 active=2026-12-24", "2026-12-23T00:00:00Z", false),
+        ("203.0.113.2 active=2026-12-24", "2026-12-24T00:00:00Z", true),
+        ("203.0.113.2 retires=2026-11-25", "2026-11-24T00:00:00Z", false),
+    ] {
+        let entry = PublishedList::parse(line).unwrap().entries.remove(0);
+        assert_eq!(entry.carries(&notice, at(now)), carries, "{line} {now}");
+    }
+}
+
+const LIST: &str = "203.0.113.10\n203.0.113.12 announced=2026-11-22 active=2026-11-29\n2001:db8::1 retires=2027-06-01\n\
+                    203.0.113.9 retires=2026-11-01\n";
+
+#[test]
+fn the_bare_form_lists_all_that_is_not_gone() {
+    let list = PublishedList::parse(LIST).unwrap();
+    assert_eq!(list.text(&Notice::given(), at("2026-11-22T00:00:00Z")), "203.0.113.10\n203.0.113.12\n2001:db8::1\n");
+}
+
+#[test]
+fn the_json_form_has_the_shape_that_importers_know() {
+    let list = PublishedList::parse(LIST).unwrap();
+    let json = list.json(&Notice::given(), 1_795_305_600, at("2026-11-22T00:00:00Z"));
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        json,
+        serde_json::json!({
+            "syncToken": "1795305600",
+            "creationTime": "2026-11-22T00:00:00",
+            "prefixes": [
+                {"ipv4Prefix": "203.0.113.10/32", "status": "active", "announced": null, "active": null, "retires": null},
+                {"ipv4Prefix": "203.0.113.12/32", "status": "announced", "announced": "2026-11-22",
+                 "active": "2026-11-29", "retires": null},
+                {"ipv6Prefix": "2001:db8::1/128", "status": "retiring", "announced": null, "active": null,
+                 "retires": "2027-06-01"},
+            ]
+        })
+    );
+}
+
+#[test]
+fn the_digest_changes_exactly_when_what_is_served_does() {
+    let list = PublishedList::parse(LIST).unwrap();
+    let given = Notice::given();
+    let now = at("2026-11-22T00:00:00Z");
+    let next = list.next_change(&given, now).unwrap();
+    assert_eq!(next, at("2026-11-29T00:00:00Z"));
+    let before = list.digest(&given, now);
+    assert_eq!(before, list.digest(&given, at("2026-11-28T23:59:59Z")));
+    assert_ne!(before, list.digest(&given, next));
+    assert_eq!(list.next_change(&given, at("2028-01-01T00:00:00Z")), None);
+}
+
+#[test]
+fn an_address_within_its_notice_shows_the_day_that_ends_it() {
+    let list = PublishedList::parse("203.0.113.1").unwrap();
+    let first = HashMap::from([(ip("203.0.113.1"), at("2026-11-22T12:00:00Z"))]);
+    let notice = Notice::new(&first, at("2026-11-01T00:00:00Z"), Duration::from_secs(7 * 86_400));
+    let now = at("2026-11-22T12:00:00Z");
+    let json: serde_json::Value = serde_json::from_str(&list.json(&notice, 0, now)).unwrap();
+    assert_eq!(json["prefixes"][0]["status"], "announced");
+    assert_eq!(json["prefixes"][0]["active"], "2026-11-29");
+    assert_eq!(list.next_change(&notice, now), Some(at("2026-11-29T12:00:00Z")));
+}
