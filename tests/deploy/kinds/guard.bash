@@ -45,22 +45,20 @@ for name in "$host" "$world" "$guest"; do
     at_exit+=("ip netns pids $name | xargs -r kill; ip netns delete $name")
 done
 
-started() { # started NAMESPACE probe-arguments…: in the background, back when it is ready
-    local where=$1 line
+probe_in() { # probe_in NAMESPACE argument…: a server of the probe's, ready when this is back
+    local where=$1
     shift
-    coproc ip netns exec "$where" python3 "$here/guard_probe.py" "$@"
-    read -r -t 10 line <&"${COPROC[0]}"
-    [ "$line" = ready ]
+    started ip netns exec "$where" python3 "$here/guard_probe.py" "$@"
 }
 servers_up() {
     local pair
     for pair in 93.184.216.34,443 10.77.0.1,80 10.77.0.1,8080 10.88.0.80,80 172.16.9.80,80 169.254.169.254,80 \
         10.77.0.53,53 10.77.0.53,80 169.254.169.254,53 2606:2800::34,443 fd00::80,80; do
-        started "$world" serve "${pair%,*}" "${pair##*,}" 2>/dev/null
+        probe_in "$world" serve "${pair%,*}" "${pair##*,}"
     done
-    started "$host" listen "$ours" 10.77.0.2 8700 2>/dev/null
-    started "$host" listen "$ours" 127.0.0.1 8701 2>/dev/null
-    started "$host" listen "$other" 10.77.0.11 2222 2>/dev/null
+    probe_in "$host" listen "$ours" 10.77.0.2 8700
+    probe_in "$host" listen "$ours" 127.0.0.1 8701
+    probe_in "$host" listen "$other" 10.77.0.11 2222
 }
 
 mkdir -p "$scratch/etc/nftables.d" "$scratch/egressd"
@@ -185,7 +183,7 @@ check "a guest that would be put on a source is dropped" reached "$guest" droppe
 check "and counted" counted forwarded 1
 
 check "applying again replaces the guard, and its counters begin anew" apply_guard "$scratch/egressd/egressd.toml"
-guard_stays() { ip netns exec "$host" nft list set inet egressd_guard sources4 | grep -q 10.77.0.10; }
+guard_stays() { ip netns exec "$host" nft get element inet egressd_guard sources4 '{ 10.77.0.10 }'; }
 
 mkdir -p "$scratch/bad"
 sed 's/198.51.100.11"/198.51.100.99"/' "$scratch/egressd/egressd.toml" >"$scratch/bad/egressd.toml"
