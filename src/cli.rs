@@ -1,7 +1,9 @@
 //! The command line: arguments → command → exit code. One file a command.
 
 pub mod bin;
+pub mod check;
 pub mod client;
+pub mod ips;
 pub mod send;
 pub mod show;
 pub mod tail;
@@ -32,6 +34,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Everything wrong with a configuration, at once
+    Check(check::Args),
+    /// The published addresses
+    Ips(ips::Args),
     /// Submit one send through the API
     Send(send::Args),
     /// Follow finished sends, one line each
@@ -45,6 +51,8 @@ pub fn main() -> ExitCode {
     // rustls wants one provider for the process; every configuration of ours names it as well.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match Cli::parse().command {
+        Command::Check(args) => check::run(args),
+        Command::Ips(args) => ips::run(args),
         Command::Send(args) => send::run(args),
         Command::Tail(args) => tail::run(args),
         Command::Bin(args) => bin::run(args),

@@ -26,6 +26,7 @@ use super::{
     TenantSettings, Tls,
 };
 use crate::limits::{self, KIB, MIB, TIB};
+use crate::publish::PublishedList;
 use crate::send::TenantId;
 
 pub use self::unchangeable::unchangeable;
@@ -33,31 +34,70 @@ pub use self::unchangeable::unchangeable;
 const DAY: Duration = Duration::from_secs(86_400);
 const SECOND: Duration = Duration::from_secs(1);
 
+/// Asked of every address that a source binds: whether this host has it.
+pub type Prove<'a> = &'a dyn Fn(IpAddr) -> Result<(), Wrong>;
+
 impl Config {
     /// Reads and checks the file and all that it names.
     pub fn load(path: &Path, now: Timestamp) -> Result<Self, Vec<Problem>> {
-        let whole = |detail: String, fix: &str| {
-            let (file, key, fix) = (path.to_owned(), String::new(), fix.to_owned());
-            vec![Problem { file, line: None, key, detail, fix }]
-        };
-        let bytes = files::read_bounded(path)
-            .map_err(|cause| whole(format!("cannot be read: {cause}"), "name a readable file with --config"))?;
-        let text = String::from_utf8(bytes).map_err(|_| whole("is not UTF-8".to_owned(), "save it as UTF-8"))?;
-        Self::from_text(&text, path, now)
+        Self::load_proven(path, now, &|_| Ok(()))
+    }
+
+    /// As [`Self::load`], with what `prove` says of the sources among the problems.
+    pub fn load_proven(path: &Path, now: Timestamp, prove: Prove<'_>) -> Result<Self, Vec<Problem>> {
+        from_text(&text_of(path)?, path, Outside { resolv_conf: Path::new(RESOLV_CONF), now, prove })
     }
 
     /// As [`Self::load`], of a text in place of the file's: `path` names it in problems, and relative paths start at
     /// its directory.
     pub fn from_text(text: &str, path: &Path, now: Timestamp) -> Result<Self, Vec<Problem>> {
-        from_text(text, path, Path::new("/etc/resolv.conf"), now)
+        from_text(text, path, Outside { resolv_conf: Path::new(RESOLV_CONF), now, prove: &|_| Ok(()) })
     }
 }
 
-fn from_text(text: &str, path: &Path, resolv_conf: &Path, now: Timestamp) -> Result<Config, Vec<Problem>> {
+/// The published addresses that the file names, and where they stand. The rest of the file is not looked at: whoever
+/// wants the list need not be able to read keys.
+pub fn published(path: &Path, now: Timestamp) -> Result<(PathBuf, PublishedList), Vec<Problem>> {
+    let text = text_of(path)?;
+    let reader = Reader::new(path, &text);
+    let outside = Outside { resolv_conf: Path::new(RESOLV_CONF), now, prove: &|_| Ok(()) };
+    let list = reader.parse().and_then(|document| {
+        let root = Table::root(&reader, &document);
+        let surroundings = Surroundings { reader: &reader, base: base_of(path), outside };
+        surroundings.published_list(&root.table("egress"))
+    });
+    list.ok_or_else(|| reader.into_problems())
+}
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// What reading asks beside the files that are named.
+#[derive(Clone, Copy)]
+struct Outside<'a> {
+    resolv_conf: &'a Path,
+    now: Timestamp,
+    prove: Prove<'a>,
+}
+
+fn text_of(path: &Path) -> Result<String, Vec<Problem>> {
+    let whole = |detail: String, fix: &str| {
+        let (file, key, fix) = (path.to_owned(), String::new(), fix.to_owned());
+        vec![Problem { file, line: None, key, detail, fix }]
+    };
+    let bytes = files::read_bounded(path)
+        .map_err(|cause| whole(format!("cannot be read: {cause}"), "name a readable file with --config"))?;
+    String::from_utf8(bytes).map_err(|_| whole("is not UTF-8".to_owned(), "save it as UTF-8"))
+}
+
+/// Where relative paths start.
+fn base_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new(""))
+}
+
+fn from_text(text: &str, path: &Path, outside: Outside<'_>) -> Result<Config, Vec<Problem>> {
     let reader = Reader::new(path, text);
-    let base = path.parent().unwrap_or(Path::new(""));
     let config = reader.parse().map(|document| {
-        let surroundings = Surroundings { reader: &reader, base, resolv_conf, now };
+        let surroundings = Surroundings { reader: &reader, base: base_of(path), outside };
         surroundings.read(Table::root(&reader, &document))
     });
     match (config, reader.into_problems()) {
@@ -69,10 +109,8 @@ fn from_text(text: &str, path: &Path, resolv_conf: &Path, now: Timestamp) -> Res
 /// What reading needs beside the document.
 struct Surroundings<'a, 'r> {
     reader: &'r Reader<'a>,
-    /// Where relative paths start.
     base: &'r Path,
-    resolv_conf: &'r Path,
-    now: Timestamp,
+    outside: Outside<'r>,
 }
 
 impl<'a, 'r> Surroundings<'a, 'r> {
@@ -324,7 +362,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             table.note("servers", wrong(detail, format!("at most {}", limits::NAME_SERVERS_MAX)));
         }
         if table.item("servers").is_none() || table.is_empty_list("servers") {
-            match files::name_servers(self.resolv_conf) {
+            match files::name_servers(self.outside.resolv_conf) {
                 Ok(found) => servers = found,
                 Err(wrong) => table.note("servers", wrong),
             }

@@ -3,12 +3,12 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use super::super::file::{Place, Problem, Table, Wrong, show_duration, wrong};
+use super::super::file::{Place, Problem, Setting, Table, Wrong, show_duration, wrong};
 use super::super::{DEFAULT_POOL, Egress, SourceSettings, Verify};
 use super::{DAY, SECOND, Surroundings, files};
 use crate::limits;
@@ -16,10 +16,7 @@ use crate::publish::{Entry, Notice, PublishedList};
 
 impl<'a, 'r> Surroundings<'a, 'r> {
     pub(super) fn egress(&self, table: Table<'a, 'r>) -> Egress {
-        let path = table.text("published", self.base.join("public-ips.txt"), |text| match text {
-            "" => Err(wrong("is empty", "name the file with the published addresses")),
-            _ => Ok(self.base.join(text)),
-        });
+        let path = self.published_path(&table);
         let published = (!path.broken).then(|| self.published(&path.value, &path.place)).flatten();
         let notice = table.duration("notice", limits::NOTICE, Duration::ZERO..=365 * DAY);
         let sources = self.sources(&table, published.as_ref(), (!notice.broken).then_some(notice.value));
@@ -33,6 +30,20 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             sources,
             verify,
         }
+    }
+
+    /// `None`: the problem is noted.
+    pub(super) fn published_list(&self, table: &Table<'a, 'r>) -> Option<(PathBuf, PublishedList)> {
+        let path = self.published_path(table);
+        let list = (!path.broken).then(|| self.published(&path.value, &path.place)).flatten()?;
+        Some((path.value, list))
+    }
+
+    fn published_path(&self, table: &Table<'a, 'r>) -> Setting<PathBuf> {
+        table.text("published", self.base.join("public-ips.txt"), |text| match text {
+            "" => Err(wrong("is empty", "name the file with the published addresses")),
+            _ => Ok(self.base.join(text)),
+        })
     }
 
     fn published(&self, path: &Path, place: &Place) -> Option<PublishedList> {
@@ -94,8 +105,8 @@ impl<'a, 'r> Surroundings<'a, 'r> {
                 if public.is_ipv4() != bind.is_ipv4() {
                     let detail = format!("{bind} is of another family than public, which is {public}");
                     table.note("bind", wrong(detail, "both IPv4, or both IPv6"));
-                } else if let Err(wrong) = index_of(&mut seen_bind, bind) {
-                    table.note("bind", wrong);
+                } else if let Err(wrong) = index_of(&mut seen_bind, bind).and_then(|bind| (self.outside.prove)(bind)) {
+                    table.note(if table.item("bind").is_some() { "bind" } else { "public" }, wrong);
                 }
             }
             let pool = table.text("pool", Arc::from(DEFAULT_POOL), pool_name);
@@ -132,7 +143,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
                 Err(wrong(detail, format!("put its `active` date in line {line} {notice} after `announced`, or later")))
             }
             // With an `active` date to come and no `announced` one, nothing says that the notice is given.
-            None if entry.active.is_some() && !entry.carries(&Notice::given(), self.now) && !notice.is_zero() => {
+            None if entry.active.is_some() && !entry.carries(&Notice::given(), self.outside.now) && !notice.is_zero() => {
                 let detail = format!("{address} has an `active` date and no `announced` one: its notice is unknown");
                 Err(wrong(detail, format!("write announced=DATE in line {line} of the published file")))
             }

@@ -26,7 +26,7 @@ impl Desk {
 
     fn read(&self, text: &str) -> Result<Config, Vec<Problem>> {
         let (path, resolv_conf) = (self.dir.path().join("egressd.toml"), self.dir.path().join("resolv.conf"));
-        from_text(text, &path, &resolv_conf, NOW.parse().unwrap())
+        from_text(text, &path, Outside { resolv_conf: &resolv_conf, now: NOW.parse().unwrap(), prove: &|_| Ok(()) })
     }
 
     /// The problems as a person sees them, without the directory's name.
@@ -761,6 +761,41 @@ proptest::proptest! {
     #[test]
     fn no_text_makes_reading_fail_otherwise_than_by_problems(text in "[ -~\n]{0,200}") {
         let place = std::path::PathBuf::from("/nonexistent/egressd.toml");
-        let _ = from_text(&text, &place, Path::new("/nonexistent"), NOW.parse().unwrap());
+        let _ = Config::from_text(&text, &place, NOW.parse().unwrap());
     }
+}
+
+#[test]
+fn what_is_found_out_about_a_source_is_told_with_the_others() {
+    let desk = Desk::new();
+    desk.write(
+        "egressd.toml",
+        "[delivery]\ndrain = \"1s\"\n[dns]\nservers = [\"192.0.2.1\"]\n[[egress.source]]\npublic = \"198.51.100.10\"\n\
+         [[egress.source]]\npublic = \"198.51.100.11\"\nbind = \"10.0.0.11\"\n[[egress.source]]\npublic = \
+         \"2001:db8::10\"\n",
+    );
+    let prove = |bind: IpAddr| if bind.is_ipv6() { Ok(()) } else { Err(wrong(format!("{bind} is not here"), "plumb it")) };
+    let path = desk.dir.path().join("egressd.toml");
+    let found = Config::load_proven(&path, NOW.parse().unwrap(), &prove).unwrap_err();
+    let found: Vec<_> = found.iter().map(|problem| (problem.key.as_str(), problem.line, problem.detail.as_str())).collect();
+    assert_eq!(
+        found,
+        [
+            ("egress.source[0].public", Some(6), "198.51.100.10 is not here"),
+            ("egress.source[1].bind", Some(9), "10.0.0.11 is not here"),
+            ("delivery.drain", Some(2), "1s is less than deadline, which is 5s: deliveries would be cut off"),
+        ]
+    );
+}
+
+#[test]
+fn the_list_is_found_in_a_file_with_other_problems() {
+    let desk = Desk::new();
+    desk.write("egressd.toml", "[egress]\npublished = \"list.txt\"\n[api]\ntls = 1\n");
+    desk.write("list.txt", "198.51.100.10\n");
+    let path = desk.dir.path().join("egressd.toml");
+    let (file, list) = published(&path, NOW.parse().unwrap()).unwrap();
+    assert_eq!((file, list.entries.len()), (desk.dir.path().join("list.txt"), 1));
+    desk.write("list.txt", "198.51.100\n");
+    assert_eq!(published(&path, NOW.parse().unwrap()).unwrap_err()[0].line, Some(1));
 }
