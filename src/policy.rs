@@ -15,3 +15,6 @@ pub use self::rules::{
     Answer, Asker, CheckedAddr, Denial, Judged, Policy, Purpose, ScanMemory, SelfAddrs, Suspensions, Verdict,
 };
 pub use self::url::{CheckedUrl, Destination, Host, Scheme};
+
+#[cfg(test)]
+pub(crate) mod fixtures;
