@@ -157,8 +157,10 @@ fn every_row_holds_at_its_edges() {
     println!("{rows} addresses at the edges of {} ranges", IPV4.len() + IPV6.len());
 }
 
+type Embed = fn(u128) -> u128;
+
 /// The forms, written as arithmetic on the number and not as the classifier reads them.
-const FORMS: &[(&str, fn(u128) -> u128)] = &[
+const FORMS: &[(&str, Embed)] = &[
     ("mapped", |v4| 0xffff_0000_0000 | v4),
     ("NAT64", |v4| 0x0064_ff9b_u128 << 96 | v4),
     ("ISATAP", |v4| 0x2600_0001_u128 << 96 | 0x0000_5efe_u128 << 32 | v4),
@@ -175,9 +177,9 @@ const FORMS: &[(&str, fn(u128) -> u128)] = &[
     ("local NAT64 /56", |v4| 0x0064_ff9b_0001_u128 << 80 | around_octet_8(v4, 8)),
     ("local NAT64 /64", |v4| 0x0064_ff9b_0001_u128 << 80 | around_octet_8(v4, 0)),
     ("RFC 6052 /32 of the documentation prefix", |v4| 0x2001_0db8_u128 << 96 | v4 << 64),
-    ("RFC 6052 /40 of the documentation prefix", |v4| 0x2001_0db8_01_u128 << 88 | around_octet_8(v4, 24)),
+    ("RFC 6052 /40 of the documentation prefix", |v4| 0x0020_010d_b801_u128 << 88 | around_octet_8(v4, 24)),
     ("RFC 6052 /48 of the documentation prefix", |v4| 0x2001_0db8_0122_u128 << 80 | around_octet_8(v4, 16)),
-    ("RFC 6052 /56 of the documentation prefix", |v4| 0x2001_0db8_0122_03_u128 << 72 | around_octet_8(v4, 8)),
+    ("RFC 6052 /56 of the documentation prefix", |v4| 0x0020_010d_b801_2203_u128 << 72 | around_octet_8(v4, 8)),
     ("RFC 6052 /64 of the documentation prefix", |v4| 0x2001_0db8_0122_0344_u128 << 64 | around_octet_8(v4, 0)),
     ("RFC 6052 /96 of the documentation prefix", |v4| 0x2001_0db8_0122_0344_u128 << 64 | v4),
 ];
