@@ -1,1 +1,95 @@
+//! What would become of a send: the same judging, resolving and choosing as a delivery, and nothing sent.
+//!
+//! It counts as a try towards the scan limit, so that it cannot be used to scan.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::clock;
+use crate::deadline::Deadline;
+use crate::deliver::Deliverer;
+use crate::outcome::{Code, Failure, Phase};
+use crate::policy::url::without_userinfo;
+use crate::policy::{Asker, CheckedUrl, Purpose, Verdict};
+use crate::redact::RedactKey;
+use crate::send::{Method, TenantId};
+use crate::source::Source;
+use crate::world::World;
+
+/// The answer: what a real send would meet up to its connection.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    pub method: Method,
+    /// As parsed; as given, with userinfo redacted, where it was refused.
+    pub url: String,
+    /// `None`: it would be tried. Else why not; the code is the rule that decided (or why it would fail).
+    pub refusal: Option<Failure>,
+    /// A rule that report mode lets pass.
+    pub would_block: Option<Code>,
+    /// What the name resolves to, as far as it was looked up.
+    pub resolved: Vec<(IpAddr, Verdict)>,
+    /// The source that would be left from.
+    pub source: Option<Arc<Source>>,
+}
+
+impl Explanation {
+    pub fn allowed(&self) -> bool {
+        self.refusal.is_none()
+    }
+}
+
+/// Explains for the API and the command line.
+pub struct Explainer {
+    world: Arc<World>,
+    deliverer: Arc<Deliverer>,
+    redact_key: RedactKey,
+}
+
+impl Explainer {
+    pub fn new(world: Arc<World>, deliverer: Arc<Deliverer>, redact_key: RedactKey) -> Arc<Self> {
+        Arc::new(Self { world, deliverer, redact_key })
+    }
+
+    /// Ends within the deadline of a delivery.
+    pub async fn explain(&self, asker: Asker<'_>, method: Method, raw_url: &str) -> Explanation {
+        let url = match CheckedUrl::parse(raw_url) {
+            Ok(url) => url,
+            Err(denial) => {
+                let shown = without_userinfo(raw_url, |secret| self.redact_key.hide(secret.as_bytes()));
+                return Explanation {
+                    method,
+                    url: shown,
+                    refusal: Some(denial.into()),
+                    would_block: None,
+                    resolved: Vec::new(),
+                    source: None,
+                };
+            }
+        };
+        let judged = self.world.judge_url(asker, &url, clock::wall());
+        let mut explanation = Explanation {
+            method,
+            url: url.as_str().to_owned(),
+            refusal: judged.denial.map(Failure::from),
+            would_block: judged.would_block,
+            resolved: Vec::new(),
+            source: None,
+        };
+        if explanation.refusal.is_some() {
+            return explanation;
+        }
+        let settings = self.world.settings();
+        let deadline = Deadline::start(settings.config.delivery.deadline);
+        let look = self.deliverer.dialer().look(asker, &url, &settings, Purpose::Delivery);
+        match deadline.bound(look).await {
+            None => explanation.refusal = Some(deadline.ran_out(Phase::Dns)),
+            Some(look) => {
+                explanation.source = look.source().cloned();
+                explanation.would_block = explanation.would_block.or(look.would_block);
+                explanation.resolved = look.resolved;
+                explanation.refusal = look.way.err();
+            }
+        }
+        explanation
+    }
+}

@@ -33,6 +33,7 @@ pub mod limits;
 pub mod ops;
 pub mod outcome;
 pub mod policy;
+pub mod publication;
 pub mod publish;
 pub mod record;
 pub mod redact;

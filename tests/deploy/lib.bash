@@ -67,6 +67,16 @@ refuses() {
     fi
 }
 
+# started COMMAND…: in the background, until the end of the run; back with its first line in $line.
+started() {
+    local pipe=$scratch/started-${#at_exit[@]}
+    mkfifo "$pipe"
+    "$@" >"$pipe" 2>"$pipe.log" &
+    at_exit+=("kill $!")
+    line=
+    read -r -t 20 line <"$pipe" || { cat "$pipe.log"; return 1; }
+}
+
 need() { # need COMMAND PACKAGE: a Debian package, installed where the command is missing
     local command=$1 package=$2
     PATH=$PATH:/usr/sbin:/sbin

@@ -143,7 +143,10 @@ impl<'a, 'r> Surroundings<'a, 'r> {
                 Err(wrong(detail, format!("put its `active` date in line {line} {notice} after `announced`, or later")))
             }
             // With an `active` date to come and no `announced` one, nothing says that the notice is given.
-            None if entry.active.is_some() && !entry.carries(&Notice::given(), self.outside.now) && !notice.is_zero() => {
+            None if entry.active.is_some()
+                && !entry.carries(&Notice::given(), self.outside.now)
+                && !notice.is_zero() =>
+            {
                 let detail = format!("{address} has an `active` date and no `announced` one: its notice is unknown");
                 Err(wrong(detail, format!("write announced=DATE in line {line} of the published file")))
             }

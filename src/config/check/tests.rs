@@ -774,10 +774,12 @@ fn what_is_found_out_about_a_source_is_told_with_the_others() {
          [[egress.source]]\npublic = \"198.51.100.11\"\nbind = \"10.0.0.11\"\n[[egress.source]]\npublic = \
          \"2001:db8::10\"\n",
     );
-    let prove = |bind: IpAddr| if bind.is_ipv6() { Ok(()) } else { Err(wrong(format!("{bind} is not here"), "plumb it")) };
+    let prove =
+        |bind: IpAddr| if bind.is_ipv6() { Ok(()) } else { Err(wrong(format!("{bind} is not here"), "plumb it")) };
     let path = desk.dir.path().join("egressd.toml");
     let found = Config::load_proven(&path, NOW.parse().unwrap(), &prove).unwrap_err();
-    let found: Vec<_> = found.iter().map(|problem| (problem.key.as_str(), problem.line, problem.detail.as_str())).collect();
+    let found: Vec<_> =
+        found.iter().map(|problem| (problem.key.as_str(), problem.line, problem.detail.as_str())).collect();
     assert_eq!(
         found,
         [
