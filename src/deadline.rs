@@ -44,7 +44,7 @@ impl Deadline {
         let doing = match phase {
             Phase::Dns => "looking the host up",
             Phase::Connect => "connecting",
-            Phase::Tls => "the TLS handshake",
+            Phase::Tls => "agreeing on TLS",
             Phase::Write => "writing the request",
             Phase::Wait => "waiting for the response to begin",
             Phase::Read => "reading the response",
@@ -54,7 +54,7 @@ impl Deadline {
             Code::Timeout,
             phase,
             format!(
-                "the {total} s that a delivery may take in all ran out during {doing}; make the receiver answer sooner, and do slow work after it has answered"
+                "the {total} s that a delivery may take in all ran out while {doing}; make the receiver answer sooner, and do slow work after it has answered"
             ),
         )
     }

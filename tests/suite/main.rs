@@ -1,0 +1,4 @@
+//! The parts put together, against receivers and name servers that lie. No internet: loopback alone.
+
+mod deliveries;
+mod support;

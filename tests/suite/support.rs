@@ -1,0 +1,7 @@
+//! What the integration tests share.
+#![allow(dead_code, reason = "not every test uses every helper")]
+
+pub mod ground;
+pub mod name_server;
+pub mod receiver;
+pub mod tls;

@@ -1,0 +1,219 @@
+//! Everything a delivery needs, on loopback: sources, a policy that opens 127.0.0.0/8, a store in memory.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use egressd::{
+    clock,
+    config::Config,
+    deadline::Deadline,
+    deliver::{Attempt, Deliverer},
+    dial::Dialer,
+    policy::{CheckedUrl, SelfAddrs, Suspensions},
+    publish::Notice,
+    record::ShownRequest,
+    send::{Context, Method, SendId, SendSpec, Target, TenantId},
+    store::{Accept, Begin, NewSend, Started, Store, memory::Memory},
+    world::World,
+};
+use http::{HeaderName, HeaderValue};
+use uuid::Uuid;
+
+/// What most tests allow a delivery: the deadline is not their subject.
+pub const SHORT: Duration = Duration::from_millis(300);
+/// For tests in which nothing waits for the deadline.
+pub const LONG: Duration = Duration::from_secs(5);
+
+/// The first of the loopback sources.
+pub const SOURCE: &str = "127.0.0.11";
+
+pub struct Ground {
+    pub world: Arc<World>,
+    pub deliverer: Arc<Deliverer>,
+    store: Memory,
+    /// Removed with it: the published list and what tests put there.
+    pub directory: tempfile::TempDir,
+}
+
+/// The configuration of a [`Ground`], to be added to.
+pub struct Plan {
+    /// Public and bound address of each source, in the default pool.
+    pub sources: Vec<(String, String)>,
+    pub name_servers: Vec<SocketAddr>,
+    /// More TOML: tables that are not written already.
+    pub more: String,
+    /// Networks that an exception opens; empty: none.
+    pub opened: Vec<String>,
+    pub delivery: String,
+    pub limits: String,
+    pub tls: String,
+    pub ours: SelfAddrs,
+    pub directory: tempfile::TempDir,
+}
+
+impl Plan {
+    pub fn new() -> Self {
+        Self {
+            sources: vec![(SOURCE.to_owned(), SOURCE.to_owned())],
+            // Nobody listens there: a test that looks names up brings its own.
+            name_servers: vec![SocketAddr::from(([127, 0, 0, 1], 1))],
+            more: String::new(),
+            opened: vec!["127.0.0.0/8".to_owned()],
+            delivery: String::new(),
+            limits: String::new(),
+            tls: String::new(),
+            ours: SelfAddrs::default(),
+            directory: tempfile::tempdir().expect("a temporary directory"),
+        }
+    }
+
+    pub fn sources(mut self, addresses: &[&str]) -> Self {
+        self.sources = addresses.iter().map(|address| ((*address).to_owned(), (*address).to_owned())).collect();
+        self
+    }
+
+    pub fn name_server(mut self, address: SocketAddr) -> Self {
+        self.name_servers = vec![address];
+        self
+    }
+
+    pub fn delivery(mut self, toml: &str) -> Self {
+        self.delivery.push_str(toml);
+        self
+    }
+
+    pub fn limits(mut self, toml: &str) -> Self {
+        self.limits.push_str(toml);
+        self
+    }
+
+    /// Trusts this authority beside the public ones.
+    pub fn trust(mut self, authority: &super::tls::Authority) -> Self {
+        authority.write_pem(&self.directory.path().join("ca.pem"));
+        self.tls = "extra_ca = [\"ca.pem\"]".to_owned();
+        self
+    }
+
+    fn toml(&self) -> String {
+        let mut text = String::from("node = \"test\"\n[egress]\npublished = \"ips.txt\"\n");
+        for (public, bind) in &self.sources {
+            text += &format!("[[egress.source]]\npublic = \"{public}\"\nbind = \"{bind}\"\n");
+        }
+        text += &format!("[delivery]\n{}\n[limits]\n{}\n[tls]\n{}\n", self.delivery, self.limits, self.tls);
+        text +=
+            &format!("[dns]\nservers = {:?}\n", self.name_servers.iter().map(ToString::to_string).collect::<Vec<_>>());
+        if !self.opened.is_empty() {
+            text += &format!("[[policy.exception]]\nnetworks = {:?}\nreason = \"a test\"\n", self.opened);
+        }
+        text + &self.more
+    }
+
+    pub fn config(&self) -> Arc<Config> {
+        let list: Vec<&str> = self.sources.iter().map(|(public, _)| public.as_str()).collect();
+        std::fs::write(self.directory.path().join("ips.txt"), list.join("\n")).expect("a writable directory");
+        let path = self.directory.path().join("egressd.toml");
+        match Config::from_text(&self.toml(), &path, clock::wall()) {
+            Ok(config) => Arc::new(config),
+            Err(problems) => panic!("the test's configuration: {problems:#?}\n{}", self.toml()),
+        }
+    }
+
+    pub fn build(self) -> Ground {
+        let config = self.config();
+        let trust = Dialer::prepare(&config).expect("trust");
+        let world = World::new(config, &Notice::default(), self.ours, Suspensions::default());
+        let deliverer = Deliverer::new(world.clone(), trust);
+        Ground { world, deliverer, store: Memory::new("test"), directory: self.directory }
+    }
+}
+
+impl Ground {
+    pub fn new() -> Self {
+        Plan::new().build()
+    }
+
+    /// Accepts and begins a send, as a dispatcher would.
+    pub async fn begin(&self, tenant: &str, spec: SendSpec) -> Started {
+        let tenant = TenantId::new(tenant);
+        let id = SendId(Uuid::now_v7());
+        let spec = Arc::new(spec);
+        let shown = ShownRequest {
+            method: spec.method,
+            url: spec.target.shown().to_owned(),
+            headers: Vec::new(),
+            dropped_headers: Vec::new(),
+            body: None,
+        };
+        let new = NewSend {
+            id,
+            tenant: tenant.clone(),
+            spec,
+            shown,
+            sealed: false,
+            resend_of: None,
+            created_at: clock::wall(),
+            expires_in: Duration::from_secs(60),
+        };
+        let accept = Accept {
+            tenant: tenant.clone(),
+            sends: vec![new],
+            hold: None,
+            idempotency: None,
+            sends_per_execution: 1,
+            node: Arc::from("test"),
+        };
+        self.store.accept(accept).await.expect("accepted");
+        self.store.begin(Begin { id, tenant, spec: None, at: clock::wall() }).await.expect("begun")
+    }
+
+    pub async fn deliver(&self, spec: SendSpec, total: Duration) -> Attempt {
+        self.deliver_for("acme", spec, total).await
+    }
+
+    pub async fn deliver_for(&self, tenant: &str, spec: SendSpec, total: Duration) -> Attempt {
+        let started = self.begin(tenant, spec).await;
+        self.deliverer.deliver(started, Deadline::start(total)).await
+    }
+
+    /// A GET with plenty of time.
+    pub async fn get(&self, url: &str) -> Attempt {
+        self.deliver(get(url), LONG).await
+    }
+}
+
+pub fn request(method: Method, url: &str, headers: &[(&str, &str)], body: Option<&str>) -> SendSpec {
+    let target = match CheckedUrl::parse(url) {
+        Ok(url) => Target::Url(url),
+        Err(denial) => Target::Refused { shown: url.to_owned(), denial: denial.into() },
+    };
+    let headers = headers.iter().map(|(name, value)| {
+        (name.parse::<HeaderName>().expect("a name"), HeaderValue::from_str(value).expect("a value"))
+    });
+    SendSpec {
+        method,
+        target,
+        headers: headers.collect(),
+        dropped_headers: Vec::new(),
+        body: body.map(|body| Bytes::copy_from_slice(body.as_bytes())),
+        context: Context::default(),
+        expires_in: None,
+    }
+}
+
+pub fn get(url: &str) -> SendSpec {
+    request(Method::Get, url, &[], None)
+}
+
+pub fn post(url: &str, body: &str) -> SendSpec {
+    request(Method::Post, url, &[], Some(body))
+}
+
+/// Outcome, code and phase in one word each, for tables: `delivered`, `failed timeout read`.
+pub fn end_of(attempt: &Attempt) -> String {
+    let mut words = vec![attempt.ended.outcome.label()];
+    if let Some(error) = &attempt.ended.error {
+        words.push(error.code.label());
+        words.extend(error.phase.map(|phase| phase.label()));
+    }
+    words.join(" ")
+}

@@ -1,0 +1,59 @@
+//! Certificates made for one test: an authority, and leaves that are right, expired or for somebody else.
+
+use std::{path::Path, sync::Arc};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
+use rustls::{ServerConfig, pki_types::PrivateKeyDer};
+use tokio_rustls::TlsAcceptor;
+
+/// An authority that only those trust who were given its PEM.
+pub struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+/// What a leaf is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaf {
+    Good,
+    Expired,
+    NotYet,
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "Test Authority");
+        let key = KeyPair::generate().expect("a key");
+        Self { issuer: CertifiedIssuer::self_signed(params, key).expect("a certificate") }
+    }
+
+    pub fn write_pem(&self, path: &Path) {
+        std::fs::write(path, self.issuer.pem()).expect("a writable directory");
+    }
+
+    /// A server for these names that offers these protocols.
+    pub fn server(&self, names: &[&str], leaf: Leaf, alpn: &[&str]) -> TlsAcceptor {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).expect("names");
+        params.distinguished_name.push(DnType::CommonName, "Test Leaf");
+        let (from, to) = match leaf {
+            Leaf::Good => ((2020, 1, 1), (2099, 1, 1)),
+            Leaf::Expired => ((2020, 1, 1), (2021, 1, 1)),
+            Leaf::NotYet => ((2098, 1, 1), (2099, 1, 1)),
+        };
+        params.not_before = date_time_ymd(from.0, from.1, from.2);
+        params.not_after = date_time_ymd(to.0, to.1, to.2);
+        let key = KeyPair::generate().expect("a key");
+        let leaf = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![leaf.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+            .expect("a certificate with its key");
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
