@@ -1,1 +1,159 @@
+//! The HTTP front: submitting sends, looking at them, and stopping them.
+//!
+//! [`router`] is every call of the API over what [`ApiState`] brings together; [`serve`] puts it on a listener. A
+//! call goes through the same steps wherever it leads: the browser guard, the token and its scope ([`access`]), the
+//! query ([`query`]), the body ([`body`]), then the work. Every error is a [`problem::Problem`]. Records leave in
+//! the shape of [`view`] alone, which decides what a tenant may know. Not here: what makes a send acceptable
+//! (`intake`), and anything about delivery.
 
+pub mod access;
+pub mod body;
+mod executions;
+mod explain;
+mod har;
+pub mod openapi;
+mod page;
+pub mod problem;
+pub mod query;
+mod resend;
+mod sends;
+pub mod serve;
+mod suspensions;
+mod tail;
+pub mod tls;
+pub mod view;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, Method, StatusCode, Uri};
+use metrics::{Unit, counter, describe_counter};
+use serde::Serialize;
+use tokio::sync::{Semaphore, watch};
+
+use self::problem::{Problem, ProblemCode};
+use crate::events::Events;
+use crate::explain::Explainer;
+use crate::intake::Intake;
+use crate::limits;
+use crate::redact::RedactKey;
+use crate::store::Store;
+use crate::world::World;
+
+/// What the API stands on.
+pub struct ApiState {
+    pub world: Arc<World>,
+    pub store: Arc<dyn Store>,
+    pub intake: Arc<Intake>,
+    pub events: Arc<Events>,
+    pub explainer: Arc<Explainer>,
+    /// Turns `true` when the process is about to stop: waits answer and tails end.
+    pub closing: watch::Receiver<bool>,
+}
+
+/// What every call shares.
+pub(crate) struct Shared {
+    pub(crate) world: Arc<World>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) intake: Arc<Intake>,
+    pub(crate) events: Arc<Events>,
+    pub(crate) explainer: Arc<Explainer>,
+    pub(crate) closing: watch::Receiver<bool>,
+    pub(crate) redact_key: RedactKey,
+    /// In KiB: what bodies may take together while they are read and parsed.
+    pub(crate) bodies: Arc<Semaphore>,
+    pub(crate) tails: Arc<Semaphore>,
+}
+
+/// The whole API. `addresses` serves `/public-ips.txt` and `/public-ips.json`.
+pub fn router(state: ApiState, addresses: Router) -> Router {
+    describe_counter!(
+        "egressd_sends_refused_total",
+        Unit::Count,
+        "Sends that a submitting call brought and that were not accepted, by problem code (calls of no readable shape count as one)."
+    );
+    let ApiState { world, store, intake, events, explainer, closing } = state;
+    let redact_key = store.redact_key();
+    let bodies = Arc::new(Semaphore::new((limits::API_BODIES_BYTES / limits::KIB) as usize));
+    let tails = Arc::new(Semaphore::new(limits::TAILS));
+    let shared = Arc::new(Shared { world, store, intake, events, explainer, closing, redact_key, bodies, tails });
+    Router::new()
+        .route("/v1/sends", get(sends::list).post(sends::submit))
+        .route("/v1/sends/{id}", get(sends::one))
+        .route("/v1/sends/{id}/resend", post(resend::resend))
+        .route("/v1/sends/{id}/har", get(har::har))
+        .route("/v1/executions/{execution}", get(executions::one))
+        .route("/v1/executions/{execution}/sends", post(executions::submit))
+        .route("/v1/executions/{execution}/finish", post(executions::finish))
+        .route("/v1/executions/{execution}/discard", post(executions::discard))
+        .route("/v1/tail", get(tail::tail))
+        .route("/v1/explain", post(explain::explain))
+        .route("/v1/suspensions", get(suspensions::list).post(suspensions::suspend))
+        .route("/v1/suspensions/{id}", delete(suspensions::lift))
+        .route("/v1/tenants", get(suspensions::tenants))
+        .route("/openapi.json", get(openapi::document))
+        .route("/", get(page::index))
+        .route("/inspector/{*path}", get(page::asset))
+        .with_state(shared.clone())
+        .merge(addresses)
+        .fallback(nothing_here)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(axum::middleware::from_fn_with_state(shared, guarded))
+}
+
+async fn nothing_here(uri: Uri) -> Problem {
+    let path: String = uri.path().chars().take(limits::ECHO_CHARS_MAX).collect();
+    Problem::new(ProblemCode::NotFound, format!("{path} is not a path of this API: see /openapi.json"))
+}
+
+async fn method_not_allowed(method: Method) -> Problem {
+    Problem::method_not_allowed(&method)
+}
+
+/// Around every call: the browser guard before it, and headers that keep a browser from guessing and storing after.
+async fn guarded(State(api): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let open_to_all = api.world.config().api.clients.is_empty();
+    let allowed = access::guard(request.method(), request.uri(), request.headers(), open_to_all);
+    let private = request.uri().path().starts_with("/v1/");
+    let mut response = match allowed {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    };
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if private || !response.status().is_success() {
+        response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    }
+    response
+}
+
+/// Counts a refused submit of this many sends.
+fn refused(problem: &Problem, sends: usize) {
+    counter!("egressd_sends_refused_total", "reason" => problem.code().label()).increment(sends.max(1) as u64);
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    json_sized(status, value, 1024)
+}
+
+/// `size` is a guess at the answer's bytes, so that it need not grow often.
+fn json_sized(status: StatusCode, value: &impl Serialize, size: usize) -> Response {
+    let mut body = Vec::with_capacity(size);
+    if let Err(error) = serde_json::to_writer(&mut body, value) {
+        // Views have string keys and finite numbers only, so this cannot be reached.
+        tracing::error!(%error, "an answer could not be written as JSON");
+        return Problem::new(ProblemCode::Store, "the answer could not be written").into_response();
+    }
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

@@ -36,6 +36,30 @@ pub const TENANT_CHARS_MAX: usize = 128;
 pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 /// How long an idempotency key is remembered.
 pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Most query parameters of an API call that are looked at.
+pub const QUERY_PARAMETERS_MAX: usize = 100;
+/// Longest reason of a suspension, in characters.
+pub const REASON_CHARS_MAX: usize = 1024;
+/// Most connections to the API at once.
+pub const API_CONNECTIONS: usize = 4096;
+/// Most calls at once on one HTTP/2 connection to the API.
+pub const API_STREAMS_PER_CONNECTION: u32 = 256;
+/// Most bytes of an API call's head.
+pub const API_HEAD_BYTES: usize = 64 * 1024;
+/// Longest time for an API call's head, TLS handshake included, and for a kept-alive connection to stay idle.
+pub const API_HEAD_TIME: Duration = Duration::from_secs(30);
+/// Longest time for an API call's body to arrive.
+pub const API_BODY_TIME: Duration = Duration::from_secs(60);
+/// Bytes of API calls' bodies being read or parsed at once, in all.
+pub const API_BODIES_BYTES: u64 = 512 * MIB;
+/// Most items that one look into the store gives the tail.
+pub const TAIL_ITEMS: usize = 200;
+/// A tail looks into the store at most this often.
+pub const TAIL_PAUSE: Duration = Duration::from_millis(50);
+/// A tail with nothing to tell says so this often, so that a dead connection is noticed.
+pub const TAIL_KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Most tails at once.
+pub const TAILS: usize = 256;
 /// Most items in one page of a list.
 pub const PAGE_ITEMS_MAX: usize = 200;
 /// Items of a page when the caller names no limit.
@@ -152,6 +176,8 @@ const _: () = assert!(IN_FLIGHT_PER_TENANT <= IN_FLIGHT);
 const _: () = assert!(IN_FLIGHT_PER_TENANT_DESTINATION <= IN_FLIGHT_PER_TENANT);
 const _: () = assert!(QUEUED_PER_TENANT <= QUEUED);
 const _: () = assert!(REQUEST_BODY < API_REQUEST, "one send with its base64 overhead fits into a call");
+const _: () = assert!(API_REQUEST <= API_BODIES_BYTES);
+const _: () = assert!(TAILS < API_CONNECTIONS);
 const _: () = assert!(RESPONSE_BODY_STORED <= RESPONSE_BODY_READ);
 const _: () = assert!(KEEP_ALIVE.as_millis() < DEADLINE.as_millis());
 const _: () = assert!(TEND_EVERY.as_millis() <= REUSE_PROVEN_AFTER.as_millis());

@@ -314,6 +314,54 @@ pub fn supplied(raw: &Bytes, bounds: &Bounds, content_type: Option<&str>) -> Res
     }
 }
 
+/// Reads `{method, url}`: what explaining a send needs of it.
+pub fn method_and_url(raw: &Bytes) -> Result<(Method, String), Vec<Problem>> {
+    let mut problems = Problems::default();
+    let Some(json) = whole(raw, &mut problems) else { return Err(problems.into_list()) };
+    let what = "it must be an object with method and url";
+    let Some(members) = Members::expect(json, At::Root, what, &mut problems) else { return Err(problems.into_list()) };
+    let [method, url] = known(&members, &["method", "url"], At::Root, &mut problems, |key| {
+        SEND_KEYS.contains(&key).then_some("the policy looks at method and url alone: leave it out")
+    });
+    let method = required(method, At::Root, "method", &mut problems);
+    let method = method.and_then(|(value, at)| read_method(value, at, &mut problems));
+    let url = required(url, At::Root, "url", &mut problems);
+    let url = url.and_then(|(value, at)| read_url(value, at, &mut problems));
+    match (method, url) {
+        (Some(method), Some(url)) if problems.is_empty() => Ok((method, url.into_owned())),
+        _ => Err(problems.into_list()),
+    }
+}
+
+/// Reads an object of strings, each of at most so many characters and not empty; `null` is absent.
+pub fn strings<const N: usize>(
+    raw: &Bytes,
+    names: &[&'static str; N],
+    chars_max: usize,
+) -> Result<[Option<String>; N], Vec<Problem>> {
+    let mut problems = Problems::default();
+    let Some(json) = whole(raw, &mut problems) else { return Err(problems.into_list()) };
+    let what = format!("it must be an object of {}", names.join(", "));
+    let Some(members) = Members::expect(json, At::Root, &what, &mut problems) else { return Err(problems.into_list()) };
+    let values = known(&members, names, At::Root, &mut problems, |_| None);
+    let mut texts = [const { None }; N];
+    for ((slot, value), name) in texts.iter_mut().zip(values).zip(names) {
+        let Some(value) = value else { continue };
+        let at = At::Key(&At::Root, name);
+        if Kind::of(value) != Kind::String {
+            problems.add(at, format!("is {}; it must be a string", Kind::of(value).name()), None);
+            continue;
+        }
+        let Some(given) = text(value, at, &mut problems) else { continue };
+        if !(1..=chars_max).contains(&given.chars().count()) {
+            problems.add(at, format!("must have 1 to {chars_max} characters"), None);
+            continue;
+        }
+        *slot = Some(given.into_owned());
+    }
+    if problems.is_empty() { Ok(texts) } else { Err(problems.into_list()) }
+}
+
 /// The body as one JSON value, unread.
 fn whole<'a>(raw: &'a Bytes, problems: &mut Problems) -> Option<&'a RawValue> {
     let read = std::str::from_utf8(raw)
@@ -457,7 +505,8 @@ impl Reading<'_> {
                 let mut shown = without_userinfo(url, |secret| self.key.hide(secret.as_bytes()));
                 // Cut after hiding, so that no part of a secret stays.
                 if shown.len() > limits::URL_BYTES_MAX {
-                    shown.truncate(shown.floor_char_boundary(limits::URL_BYTES_MAX));
+                    let cut = (0..=limits::URL_BYTES_MAX).rev().find(|&at| shown.is_char_boundary(at)).unwrap_or(0);
+                    shown.truncate(cut);
                 }
                 Target::Refused { shown, denial: denial.into() }
             }

@@ -1,0 +1,97 @@
+//! `POST /v1/explain`: what the policy would say of a send. `egressd explain --json` prints the same.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::response::Response;
+use http::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::access::{Caller, Need};
+use super::problem::{Problem, ProblemView};
+use super::view::{ResolvedView, Sight};
+use super::{Shared, json, openapi, query};
+use crate::explain::Explanation;
+use crate::outcome::{Ended, Outcome};
+use crate::policy::Asker;
+use crate::send::{TenantId, parse};
+
+/// What would become of a send.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Explanation)]
+pub struct ExplanationView<'a> {
+    tenant: &'a str,
+    #[schema(schema_with = openapi::method)]
+    method: &'static str,
+    url: &'a str,
+    /// `allowed`: it would be tried; `blocked`: by the policy; `failed`: no address or no source for it.
+    #[schema(schema_with = openapi::explained_verdict)]
+    verdict: &'static str,
+    /// The rule that decided.
+    #[schema(schema_with = openapi::code_or_null)]
+    code: Option<&'static str>,
+    #[schema(required)]
+    message: Option<&'a str>,
+    /// In report mode: the code with which a host list would have blocked it.
+    #[schema(schema_with = openapi::code_or_null)]
+    would_block: Option<&'static str>,
+    resolved: Vec<ResolvedView>,
+    /// The source that would be used; the public address for callers without the scope `operate`.
+    #[schema(value_type = Option<String>, required)]
+    source_ip: Option<IpAddr>,
+    #[schema(value_type = Option<String>, required)]
+    public_ip: Option<IpAddr>,
+}
+
+impl<'a> ExplanationView<'a> {
+    pub fn new(tenant: &'a TenantId, explanation: &'a Explanation, sight: Sight) -> Self {
+        let refusal = explanation.refusal.as_ref();
+        let verdict = match refusal.map(|refusal| Ended::because(refusal.clone()).outcome) {
+            None => "allowed",
+            Some(Outcome::Blocked) => "blocked",
+            Some(_) => "failed",
+        };
+        let resolved = explanation.resolved.iter();
+        let source = explanation.source.as_ref();
+        Self {
+            tenant: tenant.as_str(),
+            method: explanation.method.label(),
+            url: &explanation.url,
+            verdict,
+            code: refusal.map(|refusal| refusal.code.label()),
+            message: refusal.map(|refusal| refusal.message.as_str()),
+            would_block: explanation.would_block.map(|code| code.label()),
+            resolved: resolved.map(|&(ip, verdict)| ResolvedView::new(ip, verdict, sight)).collect(),
+            source_ip: source.map(|source| if sight.operate { source.bind() } else { source.public() }),
+            public_ip: source.map(|source| source.public()),
+        }
+    }
+}
+
+/// Say what would become of a send. It counts as a try; nothing is sent.
+#[utoipa::path(
+    post, path = "/v1/explain", tag = "policy",
+    params(openapi::Tenant),
+    request_body(content = openapi::ExplainBody, content_type = "application/json", example = json!({"method": "POST", "url": "https://hooks.example.com/orders"})),
+    responses(
+        (status = 200, description = "The verdict", body = ExplanationView<'static>),
+        (status = 400, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not of the right shape"),
+        (status = 401, body = ProblemView<'static>, content_type = "application/problem+json", description = "No valid token"),
+        (status = 403, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not allowed"),
+        (status = 413, body = ProblemView<'static>, content_type = "application/problem+json", description = "Too large"),
+        (status = 415, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not JSON"),
+    ),
+)]
+pub(super) async fn explain(State(api): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+    let caller = Caller::admit(request.headers(), &api.world.config(), Need::Submit)?;
+    let tenant = caller.tenant(request.headers())?;
+    query::none(request.uri().query())?;
+    let received = api.body(request).await?;
+    let (method, url) = parse::method_and_url(&received.bytes)?;
+    let asker = Asker { tenant: &tenant, workflow: None };
+    let explanation = api.explainer.explain(asker, method, &url).await;
+    let sight = Sight { operate: caller.operate, bodies: false };
+    Ok(json(StatusCode::OK, &ExplanationView::new(&tenant, &explanation, sight)))
+}

@@ -1,0 +1,393 @@
+//! `/openapi.json`: OpenAPI 3.1, gathered from the handlers and views themselves.
+//!
+//! What is read by hand rather than by serde (sends, queries) is described by the types below; tests hold them to
+//! what the readers take.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use axum::response::{IntoResponse, Response};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use serde::{Deserialize, Serialize};
+use utoipa::openapi::schema::{Object, ObjectBuilder, SchemaType, Type};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{IntoParams, Modify, OpenApi, ToSchema};
+
+use super::problem::ProblemCode;
+use super::view::RecordView;
+use super::{executions, explain, har, resend, sends, suspensions, tail};
+use crate::outcome::{Code, Outcome, Phase};
+use crate::record::{ExecutionState, FinishedBy, State};
+use crate::send::Method;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "egressd",
+        description = "Sends made once, from published addresses, within five seconds, and what came of them.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    paths(
+        sends::submit, sends::list, sends::one, resend::resend, har::har, tail::tail,
+        executions::submit, executions::one, executions::finish, executions::discard,
+        explain::explain,
+        suspensions::list, suspensions::suspend, suspensions::lift, suspensions::tenants,
+        public_ips_text, public_ips_json, document_itself,
+    ),
+    tags(
+        (name = "sends", description = "Submitting sends, and what came of them"),
+        (name = "executions", description = "Sends held until the run they belong to has ended"),
+        (name = "policy", description = "What may be reached"),
+        (name = "operators", description = "Stopping abuse, and seeing who is noisy"),
+        (name = "addresses", description = "The addresses that sends leave from"),
+    ),
+    modifiers(&Finish),
+    security(("token" = []), ()),
+)]
+struct Api;
+
+/// What attributes cannot say.
+struct Finish;
+
+impl Modify for Finish {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let token = SecurityScheme::Http(
+            HttpBuilder::new()
+                .scheme(HttpAuthScheme::Bearer)
+                .description(Some("A token of a configured client; without clients none is needed."))
+                .build(),
+        );
+        document.components.get_or_insert_default().add_security_scheme("token", token);
+    }
+}
+
+static DOCUMENT: LazyLock<String> = LazyLock::new(|| Api::openapi().to_json().unwrap_or_default());
+
+/// The document as served.
+pub fn json() -> &'static str {
+    &DOCUMENT
+}
+
+pub(super) async fn document() -> Response {
+    ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-cache")], json()).into_response()
+}
+
+/// This document.
+#[utoipa::path(get, path = "/openapi.json", tag = "addresses", operation_id = "openapi", security(()),
+    responses((status = 200, description = "OpenAPI 3.1", body = HashMap<String, serde_json::Value>)))]
+#[allow(dead_code, reason = "described here, served by the router")]
+fn document_itself() {}
+
+/// The published addresses, one per line: announced, active and retiring ones alike.
+#[utoipa::path(get, path = "/public-ips.txt", tag = "addresses", security(()),
+    responses(
+        (status = 200, description = "One address per line", body = String, content_type = "text/plain",
+            headers(("etag" = String), ("last-modified" = String), ("cache-control" = String))),
+        (status = 304, description = "Not changed since"),
+    ))]
+#[allow(dead_code, reason = "described here, served by the list of addresses")]
+fn public_ips_text() {}
+
+/// The published addresses with their dates, in the shape of Google's list.
+#[utoipa::path(get, path = "/public-ips.json", tag = "addresses", security(()),
+    responses(
+        (status = 200, description = "The list", body = PublicIps,
+            headers(("etag" = String), ("last-modified" = String), ("cache-control" = String))),
+        (status = 304, description = "Not changed since"),
+    ))]
+#[allow(dead_code, reason = "described here, served by the list of addresses")]
+fn public_ips_json() {}
+
+#[derive(ToSchema)]
+#[allow(dead_code, non_snake_case, reason = "a description; the list of addresses writes it")]
+struct PublicIps {
+    /// The Unix second of the last change; never falls.
+    #[schema(example = "1795300000")]
+    syncToken: String,
+    creationTime: String,
+    prefixes: Vec<Prefix>,
+}
+
+/// One address: `ipv4Prefix` or `ipv6Prefix`.
+#[derive(ToSchema)]
+#[allow(dead_code, non_snake_case, reason = "a description; the list of addresses writes it")]
+struct Prefix {
+    #[schema(example = "203.0.113.12/32", nullable = false)]
+    ipv4Prefix: Option<String>,
+    #[schema(example = "2001:db8::1/128", nullable = false)]
+    ipv6Prefix: Option<String>,
+    #[schema(schema_with = address_status)]
+    status: String,
+    announced: Option<String>,
+    active: Option<String>,
+    retires: Option<String>,
+}
+
+/// Which tenant the call is for.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "a description; `access` reads it")]
+pub(super) struct Tenant {
+    /// The tenant; `*` on reading calls: all of them, with the scope `operate`. Left out by clients of one tenant.
+    #[param(
+        rename = "egressd-tenant",
+        min_length = 1,
+        max_length = 128,
+        pattern = "^[!-~]([ -~]*[!-~])?$",
+        example = "default"
+    )]
+    tenant: Option<String>,
+}
+
+/// Makes a submit safe to repeat for 24 hours.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "a description; `sends` reads it")]
+pub(super) struct Idempotency {
+    /// The same key with the same body answers the first call's sends as they are now.
+    #[param(rename = "idempotency-key", min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$")]
+    key: Option<String>,
+}
+
+/// What a list or a tail shows.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "a description; `query` reads it")]
+pub(super) struct Filters {
+    /// Only where `Egressd-Tenant: *` was asked for.
+    #[param(min_length = 1, max_length = 128)]
+    tenant: Option<String>,
+    workflow: Option<String>,
+    execution: Option<String>,
+    step: Option<String>,
+    /// Host of the URL.
+    #[param(example = "hooks.example.com")]
+    host: Option<String>,
+    #[param(schema_with = outcome)]
+    outcome: Option<String>,
+    #[param(schema_with = code)]
+    code: Option<String>,
+    #[param(minimum = 100, maximum = 999)]
+    status: Option<u16>,
+    /// Bound or public address that it left from.
+    #[param(example = "198.51.100.10")]
+    source_ip: Option<String>,
+    /// From this instant on: of `created_at`, or of `started_at` where `source_ip` is given.
+    #[param(format = DateTime)]
+    since: Option<String>,
+    /// Before this instant.
+    #[param(format = DateTime)]
+    until: Option<String>,
+}
+
+/// Which page.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "a description; `query` reads it")]
+pub(super) struct Paging {
+    #[param(minimum = 1, maximum = 200, default = 50)]
+    limit: Option<u32>,
+    /// The `next` of the page before.
+    #[param(min_length = 1)]
+    cursor: Option<String>,
+}
+
+/// One send, or several in order.
+#[derive(Deserialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "a description; `send::parse` reads it")]
+pub(super) enum Submission {
+    One(Box<SendBody>),
+    Several(Vec<SendBody>),
+}
+
+/// The record of one send, or those of several.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "a description; `view` writes it")]
+pub(super) enum SubmissionAnswer {
+    One(Box<RecordView<'static>>),
+    Several(super::view::SendsView<'static>),
+}
+
+/// An HTTP request to make once.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Send)]
+#[allow(dead_code, reason = "a description; `send::parse` reads it")]
+pub(super) struct SendBody {
+    #[schema(schema_with = method)]
+    method: String,
+    /// An absolute `http` or `https` URL; anything else is accepted and ends `blocked`.
+    #[schema(example = "https://hooks.example.com/orders")]
+    url: String,
+    /// The body: an object, array, number or boolean goes out as JSON, byte for byte as it stands here; a string as
+    /// it is; a flat object as a form where the content type is `application/x-www-form-urlencoded`.
+    data: Option<serde_json::Value>,
+    /// The body as bytes, instead of `data`.
+    #[schema(content_encoding = "base64", pattern = "^[A-Za-z0-9+/]*={0,2}$")]
+    data_base64: Option<String>,
+    /// Values are strings, numbers, or arrays of strings (one line each). Framing and hop-by-hop headers are dropped.
+    #[schema(schema_with = header_values)]
+    headers: Option<HashMap<String, serde_json::Value>>,
+    /// Added to the query; a key given here replaces the URL's own. `null` is left out, an array repeats its key.
+    #[schema(schema_with = param_values)]
+    params: Option<HashMap<String, serde_json::Value>>,
+    auth: Option<Auth>,
+    context: Option<Context>,
+    /// Whole seconds from release or acceptance; not started by then, it ends `expired`.
+    #[schema(minimum = 1, maximum = 31_622_400)]
+    expires_in: Option<u32>,
+}
+
+/// HTTP Basic; wins over an `Authorization` header.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "a description; `send::parse` reads it")]
+struct Auth {
+    #[schema(pattern = "^[^:]*$")]
+    username: String,
+    password: String,
+}
+
+/// For finding the record again.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "a description; `send::parse` reads it")]
+struct Context {
+    #[schema(max_length = 256)]
+    workflow: Option<String>,
+    #[schema(max_length = 256)]
+    execution: Option<String>,
+    #[schema(max_length = 256)]
+    step: Option<String>,
+}
+
+/// What a resend supplies of what the record no longer holds.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Resend)]
+#[allow(dead_code, reason = "a description; `send::parse` reads it")]
+pub(super) struct ResendBody {
+    auth: Option<Auth>,
+    #[schema(schema_with = header_values)]
+    headers: Option<HashMap<String, serde_json::Value>>,
+    data: Option<serde_json::Value>,
+    #[schema(content_encoding = "base64", pattern = "^[A-Za-z0-9+/]*={0,2}$")]
+    data_base64: Option<String>,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Explain)]
+#[allow(dead_code, reason = "a description; `send::parse` reads it")]
+pub(super) struct ExplainBody {
+    #[schema(schema_with = method)]
+    method: String,
+    url: String,
+}
+
+/// `{tenant, workflow?, reason}` or `{host, reason}`.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Suspend)]
+#[allow(dead_code, reason = "a description; `suspensions` reads it")]
+pub(super) struct SuspendBody {
+    #[schema(min_length = 1, max_length = 128)]
+    tenant: Option<String>,
+    #[schema(min_length = 1, max_length = 256)]
+    workflow: Option<String>,
+    #[schema(min_length = 1)]
+    host: Option<String>,
+    #[schema(min_length = 1, max_length = 1024)]
+    reason: String,
+}
+
+/// HAR 1.2.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "a description; `har` writes it")]
+pub(super) struct Har {
+    log: HashMap<String, serde_json::Value>,
+}
+
+fn text_of(values: impl Iterator<Item = &'static str>, or_null: bool) -> Object {
+    let mut values: Vec<serde_json::Value> = values.map(serde_json::Value::from).collect();
+    let kind = if or_null {
+        values.push(serde_json::Value::Null);
+        SchemaType::from_iter([Type::String, Type::Null])
+    } else {
+        SchemaType::new(Type::String)
+    };
+    ObjectBuilder::new().schema_type(kind).enum_values(Some(values)).build()
+}
+
+pub(super) fn method() -> Object {
+    text_of(Method::ALL.iter().map(|one| one.label()), false)
+}
+
+pub(super) fn state() -> Object {
+    text_of(State::ALL.iter().map(|one| one.label()), false)
+}
+
+pub(super) fn outcome() -> Object {
+    text_of(Outcome::ALL.iter().map(|one| one.label()), false)
+}
+
+pub(super) fn outcome_or_null() -> Object {
+    text_of(Outcome::ALL.iter().map(|one| one.label()), true)
+}
+
+pub(super) fn code() -> Object {
+    text_of(Code::ALL.iter().map(|one| one.label()), false)
+}
+
+pub(super) fn code_or_null() -> Object {
+    text_of(Code::ALL.iter().map(|one| one.label()), true)
+}
+
+pub(super) fn phase_or_null() -> Object {
+    text_of(Phase::ALL.iter().map(|one| one.label()), true)
+}
+
+pub(super) fn encoding_or_null() -> Object {
+    text_of(["utf8", "base64"].into_iter(), true)
+}
+
+pub(super) fn execution_state() -> Object {
+    text_of(ExecutionState::ALL.iter().map(|one| one.label()), false)
+}
+
+pub(super) fn finished_by_or_null() -> Object {
+    text_of(FinishedBy::ALL.iter().map(|one| one.label()), true)
+}
+
+pub(super) fn explained_verdict() -> Object {
+    text_of(["allowed", "blocked", "failed"].into_iter(), false)
+}
+
+pub(super) fn problem_code() -> Object {
+    text_of(ProblemCode::ALL.iter().map(|one| one.label()), false)
+}
+
+fn address_status() -> Object {
+    text_of(["announced", "active", "retiring"].into_iter(), false)
+}
+
+/// An object or null, its values one of several forms.
+fn open_object(values: serde_json::Value) -> utoipa::openapi::schema::Schema {
+    let schema = serde_json::json!({"type": ["object", "null"], "additionalProperties": values});
+    serde_json::from_value(schema).unwrap_or_else(|_| ObjectBuilder::new().build().into())
+}
+
+fn header_values() -> utoipa::openapi::schema::Schema {
+    let line = serde_json::json!({"type": "string", "pattern": "^[ -~]*$"});
+    open_object(serde_json::json!({"oneOf": [line, {"type": "number"}, {"type": "array", "items": line}]}))
+}
+
+fn param_values() -> utoipa::openapi::schema::Schema {
+    let plain = serde_json::json!({"type": ["string", "number", "boolean", "null"]});
+    open_object(serde_json::json!({"oneOf": [plain, {"type": "array", "items": plain}]}))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,244 @@
+//! Every error of the API: RFC 9457 problem details with a code from a closed list.
+//!
+//! A [`Problem`] is a response in the making. Messages repeat no secret and no internal address; what a store says
+//! of its files is for the operator's log, not for tenants.
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderName, HeaderValue, StatusCode};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::intake::Refusal;
+use crate::outcome::labelled;
+use crate::send::parse::{self, Fault};
+use crate::store::StoreError;
+
+labelled! {
+    /// Why a call was not done; also the label `reason` of `egressd_sends_refused_total`.
+    ProblemCode {
+        Shape = "shape",
+        TooLarge = "too_large",
+        UnsupportedType = "unsupported_type",
+        Unauthorized = "unauthorized",
+        Forbidden = "forbidden",
+        Suspended = "suspended",
+        NotFound = "not_found",
+        Conflict = "conflict",
+        IdempotencyMismatch = "idempotency_mismatch",
+        ResendIncomplete = "resend_incomplete",
+        TenantFull = "tenant_full",
+        NodeFull = "node_full",
+        Draining = "draining",
+        Store = "store",
+    }
+}
+
+impl ProblemCode {
+    /// The status that goes with it, unless the problem names another.
+    fn status(self) -> StatusCode {
+        match self {
+            Self::Shape => StatusCode::BAD_REQUEST,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Forbidden | Self::Suspended => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Conflict | Self::ResendIncomplete => StatusCode::CONFLICT,
+            Self::IdempotencyMismatch => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::TenantFull => StatusCode::TOO_MANY_REQUESTS,
+            Self::NodeFull | Self::Draining | Self::Store => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Shape => "The call is not of the right shape",
+            Self::TooLarge => "The call is too large",
+            Self::UnsupportedType => "The body is not application/json",
+            Self::Unauthorized => "A valid bearer token is needed",
+            Self::Forbidden => "This caller may not do that",
+            Self::Suspended => "The tenant or workflow is suspended",
+            Self::NotFound => "There is no such thing here",
+            Self::Conflict => "The execution has ended, or holds no more",
+            Self::IdempotencyMismatch => "The Idempotency-Key came before with another body",
+            Self::ResendIncomplete => "The original no longer holds all that a resend needs",
+            Self::TenantFull => "The tenant's queue is full",
+            Self::NodeFull => "The node's queue is full",
+            Self::Draining => "The node is shutting down",
+            Self::Store => "The store is not available",
+        }
+    }
+}
+
+/// One problem of a body, with the place it stands at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = BodyProblem)]
+pub struct BodyProblem {
+    /// RFC 6901 pointer into the call's body; empty: the whole body.
+    #[schema(example = "/0/method")]
+    pub pointer: String,
+    #[schema(example = "methods are written in upper case")]
+    pub detail: String,
+    #[schema(example = "write POST")]
+    pub hint: Option<String>,
+}
+
+/// The body of every error.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct ProblemView<'a> {
+    #[serde(rename = "type")]
+    #[schema(example = "urn:egressd:problem:shape")]
+    type_: String,
+    title: &'a str,
+    #[schema(minimum = 400, maximum = 599)]
+    status: u16,
+    detail: &'a str,
+    #[schema(schema_with = super::openapi::problem_code)]
+    code: &'static str,
+    /// Every problem of a body that is not of the right shape.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(required = false)]
+    errors: &'a [BodyProblem],
+}
+
+/// An answer that is an error.
+#[derive(Debug)]
+pub struct Problem(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    code: ProblemCode,
+    status: StatusCode,
+    detail: String,
+    errors: Vec<BodyProblem>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
+        Self(Box::new(Inner { code, status: code.status(), detail, errors: Vec::new(), headers: Vec::new() }))
+    }
+
+    pub fn shape(detail: impl Into<String>) -> Self {
+        Self::new(ProblemCode::Shape, detail)
+    }
+
+    pub fn not_found(what: &str) -> Self {
+        Self::new(ProblemCode::NotFound, format!("there is no such {what}, or it is another tenant's"))
+    }
+
+    pub fn unauthorized(detail: &str) -> Self {
+        Self::new(ProblemCode::Unauthorized, detail).header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+    }
+
+    /// 405 has no code of its own: for this method there is nothing here. The router adds `Allow`.
+    pub fn method_not_allowed(method: &http::Method) -> Self {
+        let detail = format!("this path does not take {method}; the Allow header says what it takes");
+        Self::new(ProblemCode::NotFound, detail).status(StatusCode::METHOD_NOT_ALLOWED)
+    }
+
+    pub fn code(&self) -> ProblemCode {
+        self.0.code
+    }
+
+    pub fn status(mut self, status: StatusCode) -> Self {
+        self.0.status = status;
+        self
+    }
+
+    pub fn errors(mut self, errors: Vec<BodyProblem>) -> Self {
+        self.0.errors = errors;
+        self
+    }
+
+    fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.0.headers.push((name, value));
+        self
+    }
+
+    fn retry_after(self, seconds: u64) -> Self {
+        self.header(RETRY_AFTER, HeaderValue::from(seconds.max(1)))
+    }
+}
+
+impl From<Vec<parse::Problem>> for Problem {
+    fn from(problems: Vec<parse::Problem>) -> Self {
+        let only_size = problems.iter().all(|problem| problem.fault == Fault::TooLarge);
+        let code = if only_size { ProblemCode::TooLarge } else { ProblemCode::Shape };
+        let detail = match problems.as_slice() {
+            [one] if one.pointer.is_empty() => one.detail.clone(),
+            [one] => format!("{} {}", one.pointer, one.detail),
+            several => format!("{} problems, each of them listed in `errors`; nothing was accepted", several.len()),
+        };
+        let errors = problems
+            .into_iter()
+            .map(|problem| BodyProblem { pointer: problem.pointer, detail: problem.detail, hint: problem.hint })
+            .collect();
+        Self::new(code, detail).errors(errors)
+    }
+}
+
+/// Seconds after which a call is worth another try when the cause is not one that we can time.
+const RETRY_SOON: u64 = 1;
+const RETRY_STORE: u64 = 5;
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let detail = refusal.to_string();
+        match refusal {
+            Refusal::Suspended { .. } => Self::new(ProblemCode::Suspended, detail),
+            Refusal::ExecutionEnded { .. } => Self::new(ProblemCode::Conflict, detail),
+            Refusal::ExecutionFull { .. } => Self::new(ProblemCode::TooLarge, detail),
+            Refusal::IdempotencyMismatch => Self::new(ProblemCode::IdempotencyMismatch, detail),
+            Refusal::TenantFull { retry_after, .. } => {
+                Self::new(ProblemCode::TenantFull, detail).retry_after(retry_after)
+            }
+            Refusal::NodeFull { retry_after, .. } => Self::new(ProblemCode::NodeFull, detail).retry_after(retry_after),
+            Refusal::Draining => Self::new(ProblemCode::Draining, detail).retry_after(RETRY_SOON),
+            Refusal::Store(_) => {
+                tracing::warn!(%detail, "a call was refused: the store does not take it");
+                Self::new(ProblemCode::Store, "the store cannot take this now: nothing was accepted, try again later")
+                    .retry_after(RETRY_STORE)
+            }
+        }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::BadCursor => Self::shape("cursor is not one that a list answered: start without one"),
+            StoreError::NoSuchSend => Self::not_found("send"),
+            error => {
+                tracing::warn!(%error, "a call was refused: the store does not answer");
+                Self::new(ProblemCode::Store, "the store cannot answer now: try again later").retry_after(RETRY_STORE)
+            }
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let Inner { code, status, detail, errors, headers } = *self.0;
+        let view = ProblemView {
+            type_: format!("urn:egressd:problem:{code}"),
+            title: code.title(),
+            status: status.as_u16(),
+            detail: &detail,
+            code: code.label(),
+            errors: &errors,
+        };
+        let body = serde_json::to_vec(&view).unwrap_or_default();
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        for (name, value) in headers {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}

@@ -1,0 +1,237 @@
+//! What stands after the `?`: filters, pages and waits, every parameter known and given once.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use jiff::Timestamp;
+
+use super::access::Tenants;
+use super::problem::{BodyProblem, Problem};
+use crate::limits;
+use crate::outcome::{Code, Outcome};
+use crate::policy::{CheckedUrl, Host};
+use crate::send::TenantId;
+use crate::store::Filter;
+
+/// One page of a list.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PageQuery {
+    pub limit: usize,
+    pub cursor: Option<String>,
+}
+
+impl Default for PageQuery {
+    fn default() -> Self {
+        Self { limit: limits::PAGE_ITEMS_DEFAULT, cursor: None }
+    }
+}
+
+/// `GET /v1/sends`.
+pub fn list(query: Option<&str>, tenants: Tenants) -> Result<(Filter, PageQuery), Problem> {
+    let mut reading = Reading::default();
+    let mut filter = filter_for(&tenants);
+    let mut page = PageQuery::default();
+    for (name, value) in reading.parameters(query) {
+        let known = reading.page(&mut page, &name, &value) || reading.filter(&mut filter, &tenants, &name, &value);
+        reading.known(known, &name, FILTERS_AND_PAGE);
+    }
+    reading.done((filter, page))
+}
+
+/// `GET /v1/tail`.
+pub fn tail(query: Option<&str>, tenants: Tenants) -> Result<Filter, Problem> {
+    let mut reading = Reading::default();
+    let mut filter = filter_for(&tenants);
+    for (name, value) in reading.parameters(query) {
+        let known = reading.filter(&mut filter, &tenants, &name, &value);
+        reading.known(known, &name, FILTERS);
+    }
+    reading.done(filter)
+}
+
+/// `GET /v1/executions/{execution}`.
+pub fn page(query: Option<&str>) -> Result<PageQuery, Problem> {
+    let mut reading = Reading::default();
+    let mut page = PageQuery::default();
+    for (name, value) in reading.parameters(query) {
+        let known = reading.page(&mut page, &name, &value);
+        reading.known(known, &name, "limit cursor");
+    }
+    reading.done(page)
+}
+
+/// `GET /v1/sends/{id}`: how many seconds to wait for its end.
+pub fn wait(query: Option<&str>) -> Result<Option<u64>, Problem> {
+    let mut reading = Reading::default();
+    let mut wait = None;
+    for (name, value) in reading.parameters(query) {
+        let known = name == "wait";
+        if known {
+            let most = limits::WAIT_MAX.as_secs();
+            match value.parse() {
+                Ok(seconds) if seconds <= most => wait = Some(seconds),
+                _ => reading.bad("wait", format!("must be whole seconds, from 0 to {most}"), None),
+            }
+        }
+        reading.known(known, &name, "wait");
+    }
+    reading.done(wait)
+}
+
+/// Calls that take no parameter.
+pub fn none(query: Option<&str>) -> Result<(), Problem> {
+    let mut reading = Reading::default();
+    for (name, _) in reading.parameters(query) {
+        reading.known(false, &name, "none");
+    }
+    reading.done(())
+}
+
+/// A host as filters and suspensions name it: mapped as IDNA has it, or an address' text.
+pub fn host(given: &str) -> Option<String> {
+    let given = given.trim();
+    let bracketed = given.contains(':') && !given.starts_with('[');
+    let url = if bracketed { format!("http://[{given}]/") } else { format!("http://{given}/") };
+    let checked = CheckedUrl::parse(&url).ok()?;
+    // Anything but a bare host would have moved into another part of the URL.
+    let plain =
+        checked.origin_form() == "/" && !given.contains(['/', '?', '#', '@']) && checked.destination().port == 80;
+    if !plain || (!bracketed && given.rsplit(']').next().is_some_and(|rest| rest.contains(':'))) {
+        return None;
+    }
+    Some(match &checked.destination().host {
+        Host::Name(name) => name.to_string(),
+        Host::Address(address) => address.to_string(),
+    })
+}
+
+const FILTERS: &str =
+    "workflow execution step host outcome code status source_ip since until, and tenant for all tenants";
+const FILTERS_AND_PAGE: &str =
+    "workflow execution step host outcome code status source_ip since until limit cursor, and tenant for all tenants";
+
+fn filter_for(tenants: &Tenants) -> Filter {
+    let tenant = match tenants {
+        Tenants::One(tenant) => Some(tenant.clone()),
+        Tenants::All => None,
+    };
+    Filter { tenant, ..Filter::default() }
+}
+
+#[derive(Default)]
+struct Reading {
+    problems: Vec<BodyProblem>,
+}
+
+impl Reading {
+    /// Names and values, decoded; a name that stands twice is a problem.
+    fn parameters<'q>(&mut self, query: Option<&'q str>) -> Vec<(Cow<'q, str>, Cow<'q, str>)> {
+        let mut seen: Vec<(Cow<'q, str>, Cow<'q, str>)> = Vec::new();
+        for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            if seen.iter().any(|(known, _)| *known == name) {
+                self.bad(&name, "stands here a second time".to_owned(), Some("keep one of the two"));
+            } else if seen.len() < limits::QUERY_PARAMETERS_MAX {
+                seen.push((name, value));
+            }
+        }
+        seen
+    }
+
+    fn bad(&mut self, name: &str, detail: String, hint: Option<&str>) {
+        if self.problems.len() < limits::QUERY_PARAMETERS_MAX {
+            let name: String = name.chars().take(limits::ECHO_CHARS_MAX).collect();
+            let pointer = String::new();
+            self.problems.push(BodyProblem {
+                pointer,
+                detail: format!("the parameter {name} {detail}"),
+                hint: hint.map(str::to_owned),
+            });
+        }
+    }
+
+    fn known(&mut self, known: bool, name: &str, all: &str) {
+        if !known {
+            self.bad(name, format!("is not one that this call takes: {all}"), None);
+        }
+    }
+
+    fn done<T>(self, value: T) -> Result<T, Problem> {
+        match self.problems.as_slice() {
+            [] => Ok(value),
+            problems => {
+                let details: Vec<&str> = problems.iter().map(|problem| problem.detail.as_str()).collect();
+                Err(Problem::shape(details.join("; ")).errors(self.problems))
+            }
+        }
+    }
+
+    fn page(&mut self, page: &mut PageQuery, name: &str, value: &str) -> bool {
+        match name {
+            "limit" => match value.parse() {
+                Ok(limit) if (1..=limits::PAGE_ITEMS_MAX).contains(&limit) => page.limit = limit,
+                _ => self.bad("limit", format!("must be a number from 1 to {}", limits::PAGE_ITEMS_MAX), None),
+            },
+            "cursor" if value.is_empty() => {
+                self.bad("cursor", "is empty".to_owned(), Some("leave it out for the first page"));
+            }
+            "cursor" => page.cursor = Some(value.to_owned()),
+            _ => return false,
+        }
+        true
+    }
+
+    fn filter(&mut self, filter: &mut Filter, tenants: &Tenants, name: &str, value: &str) -> bool {
+        match name {
+            "workflow" => filter.workflow = Some(value.to_owned()),
+            "execution" => filter.execution = Some(value.to_owned()),
+            "step" => filter.step = Some(value.to_owned()),
+            "host" => match host(value) {
+                Some(host) => filter.host = Some(host),
+                None => self.bad("host", "must be a host name or address, without scheme and port".to_owned(), None),
+            },
+            "outcome" => match Outcome::from_label(value) {
+                Some(outcome) => filter.outcome = Some(outcome),
+                None => self.bad("outcome", one_of(Outcome::ALL.iter().map(|outcome| outcome.label())), None),
+            },
+            "code" => match Code::from_label(value) {
+                Some(code) => filter.code = Some(code),
+                None => self.bad("code", one_of(Code::ALL.iter().map(|code| code.label())), None),
+            },
+            "status" => match value.parse() {
+                Ok(status @ 100..=999) => filter.status = Some(status),
+                _ => self.bad("status", "must be a status code, e.g. 503".to_owned(), None),
+            },
+            "source_ip" => match value.parse::<IpAddr>() {
+                Ok(address) => filter.source_ip = Some(address),
+                Err(_) => self.bad("source_ip", "must be an IP address".to_owned(), None),
+            },
+            "since" => filter.since = self.instant("since", value),
+            "until" => filter.until = self.instant("until", value),
+            "tenant" if *tenants == Tenants::All => {
+                if value.is_empty() || value.chars().count() > limits::TENANT_CHARS_MAX {
+                    self.bad("tenant", format!("must be 1 to {} characters", limits::TENANT_CHARS_MAX), None);
+                } else {
+                    filter.tenant = Some(TenantId::new(value));
+                }
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn instant(&mut self, name: &'static str, value: &str) -> Option<Timestamp> {
+        // A plus sign that was not percent-encoded has become a space.
+        let instant = value.replace(' ', "+").parse().ok();
+        if instant.is_none() {
+            self.bad(name, "must be an instant of RFC 3339, e.g. 2026-11-22T03:00:00Z".to_owned(), None);
+        }
+        instant
+    }
+}
+
+fn one_of<'a>(labels: impl Iterator<Item = &'a str>) -> String {
+    format!("must be one of {}", labels.collect::<Vec<_>>().join(" "))
+}
+
+#[cfg(test)]
+mod tests;

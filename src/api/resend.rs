@@ -1,0 +1,176 @@
+//! `POST /v1/sends/{id}/resend`: the same request once more, as a new send. Never automatic.
+//!
+//! What was redacted, or is no longer kept, has to be supplied anew: the record alone is no secret store.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderName, HeaderValue, header};
+
+use super::access::{Caller, Need};
+use super::problem::{BodyProblem, Problem, ProblemCode, ProblemView};
+use super::sends::{bounds, idempotency_key, send_id};
+use super::{Shared, openapi, query, refused};
+use crate::intake::Submit;
+use crate::policy::CheckedUrl;
+use crate::record::Record;
+use crate::redact::{REDACTED_PREFIX, sha256};
+use crate::send::headers::is_dropped;
+use crate::send::parse::{self, Supplied};
+use crate::send::{HeaderLines, SendSpec, Target};
+use crate::store::IdempotencyKey;
+
+/// Send the same request again, as a new send that names this one.
+///
+/// What was redacted or is no longer kept is supplied in the body; while any of it is missing, 409
+/// `resend_incomplete` names each.
+#[utoipa::path(
+    post, path = "/v1/sends/{id}/resend", tag = "sends",
+    params(openapi::Tenant, openapi::Idempotency, ("id" = String, Path, description = "The send's id")),
+    request_body(content = Option<openapi::ResendBody>, content_type = "application/json", example = json!({"headers": {"Authorization": "Bearer …"}})),
+    responses(
+        (status = 202, description = "Accepted and on disk: the new send", body = super::view::RecordView<'static>,
+            headers(("idempotency-replayed" = String, description = "`true`: an earlier call's send"))),
+        (status = 400, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not of the right shape"),
+        (status = 401, body = ProblemView<'static>, content_type = "application/problem+json", description = "No valid token"),
+        (status = 403, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not allowed, or suspended"),
+        (status = 404, body = ProblemView<'static>, content_type = "application/problem+json", description = "No such send"),
+        (status = 409, body = ProblemView<'static>, content_type = "application/problem+json", description = "Something of the original is missing"),
+        (status = 413, body = ProblemView<'static>, content_type = "application/problem+json", description = "Too large"),
+        (status = 415, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not JSON"),
+        (status = 422, body = ProblemView<'static>, content_type = "application/problem+json", description = "The key came with another body"),
+        (status = 429, body = ProblemView<'static>, content_type = "application/problem+json", description = "The tenant's queue is full"),
+        (status = 503, body = ProblemView<'static>, content_type = "application/problem+json", description = "The node is full, draining, or its store cannot write"),
+    ),
+)]
+pub(super) async fn resend(
+    State(api): State<Arc<Shared>>,
+    path: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Response {
+    match api.resend(path, request).await {
+        Ok(response) => response,
+        Err(problem) => {
+            refused(&problem, 1);
+            problem.into_response()
+        }
+    }
+}
+
+impl Shared {
+    async fn resend(&self, path: Result<Path<String>, PathRejection>, request: Request) -> Result<Response, Problem> {
+        let config = self.world.config();
+        let caller = Caller::admit(request.headers(), &config, Need::SubmitAndRead)?;
+        let tenant = caller.tenant(request.headers())?;
+        query::none(request.uri().query())?;
+        let key = idempotency_key(request.headers())?;
+        let id = send_id(path)?;
+        let received = self.body(request).await?;
+        let idempotency = key.map(|key| IdempotencyKey {
+            tenant: tenant.clone(),
+            path: format!("/v1/sends/{id}/resend"),
+            key,
+            fingerprint: sha256(&received.bytes),
+        });
+        if let Some(submitted) = self.replayed(idempotency.clone()).await? {
+            return self.accepted(tenant, &caller, true, submitted).await;
+        }
+        let original = self.store.record(Some(tenant.clone()), id, true).await?;
+        let original = original.ok_or_else(|| Problem::not_found("send"))?;
+        let content_type = original_header(&original, "content-type");
+        let supplied = parse::supplied(&received.bytes, &bounds(&config), content_type)?;
+        drop(received);
+        let send = again(&original, supplied, &config.delivery.user_agent)?;
+        let submit = Submit { tenant: tenant.clone(), sends: vec![send], hold: None, idempotency, resend_of: Some(id) };
+        let submitted = self.intake.submit(submit).await?;
+        self.accepted(tenant, &caller, true, submitted).await
+    }
+}
+
+fn original_header<'a>(original: &'a Record, name: &str) -> Option<&'a str> {
+    let headers = original.request.headers.iter();
+    headers.into_iter().find(|(known, _)| known == name).and_then(|(_, values)| values.first()).map(String::as_str)
+}
+
+/// The original's request with what was supplied; or the list of what is missing.
+fn again(original: &Record, supplied: Supplied, our_user_agent: &str) -> Result<SendSpec, Problem> {
+    let mut missing = Vec::new();
+    let mut miss = |pointer: String, detail: String| missing.push(BodyProblem { pointer, detail, hint: None });
+    let request = &original.request;
+
+    let mut lines: HeaderLines = Vec::new();
+    for (name, values) in &request.headers {
+        // A record that was sent holds what we added ourselves; those are added again.
+        let ours = is_dropped(name) || (name == "user-agent" && values.as_slice() == [our_user_agent]);
+        let supplied_anew = supplied.headers.iter().any(|(known, _)| known == name.as_str())
+            || (name == "authorization" && supplied.authorization.is_some());
+        if ours || supplied_anew {
+            continue;
+        }
+        if values.iter().any(|value| value.starts_with(REDACTED_PREFIX)) {
+            let pointer = if name == "authorization" { "/auth".to_owned() } else { format!("/headers/{name}") };
+            let or = if name == "authorization" { " (or headers.authorization)" } else { "" };
+            miss(pointer, format!("the header {name} was redacted: supply it anew{or}"));
+            continue;
+        }
+        for value in values {
+            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+                lines.push((name, value));
+            }
+        }
+    }
+    let body = match (supplied.body, &request.body) {
+        (Some(body), _) => {
+            let typed = lines.iter().chain(&supplied.headers).any(|(name, _)| name == header::CONTENT_TYPE);
+            if !typed {
+                lines.push((header::CONTENT_TYPE, HeaderValue::from_static(body.kind.content_type())));
+            }
+            Some(body.bytes)
+        }
+        (None, None) => None,
+        (None, Some(kept)) if kept.total == 0 => Some(bytes::Bytes::new()),
+        (None, Some(kept)) => match &kept.bytes {
+            Some(bytes) if kept.sha256.is_some() && !kept.truncated => Some(bytes.clone()),
+            Some(_) => {
+                miss("/data".to_owned(), "the body was redacted: supply it anew (data or data_base64)".to_owned());
+                None
+            }
+            None => {
+                miss("/data".to_owned(), "the body is not kept: supply it anew (data or data_base64)".to_owned());
+                None
+            }
+        },
+    };
+    if !missing.is_empty() {
+        let details: Vec<&str> = missing.iter().map(|one| one.detail.as_str()).collect();
+        return Err(Problem::new(ProblemCode::ResendIncomplete, details.join("; ")).errors(missing));
+    }
+    if let Some(value) = supplied.authorization {
+        lines.retain(|(name, _)| name != header::AUTHORIZATION);
+        lines.extend(supplied.headers.into_iter().filter(|(name, _)| name != header::AUTHORIZATION));
+        lines.push((header::AUTHORIZATION, value));
+    } else {
+        lines.extend(supplied.headers);
+    }
+    let mut dropped_headers = request.dropped_headers.clone();
+    for name in supplied.dropped_headers {
+        if !dropped_headers.contains(&name) {
+            dropped_headers.push(name);
+        }
+    }
+    let target = match CheckedUrl::parse(&request.url) {
+        Ok(url) => Target::Url(url),
+        Err(denial) => Target::Refused { shown: request.url.clone(), denial: denial.into() },
+    };
+    Ok(SendSpec {
+        method: request.method,
+        target,
+        headers: lines,
+        dropped_headers,
+        body,
+        context: original.context.clone(),
+        expires_in: None,
+    })
+}

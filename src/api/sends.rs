@@ -1,0 +1,268 @@
+//! `/v1/sends`: submitting, looking, listing.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use http::header::LOCATION;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use super::access::{Caller, Need, Tenants};
+use super::problem::{Problem, ProblemCode, ProblemView};
+use super::view::{PageView, RecordView, SendsView, Sight};
+use super::{Shared, json, json_sized, openapi, query, refused};
+use crate::clock;
+use crate::config::Config;
+use crate::intake::{Submit, Submitted};
+use crate::limits;
+use crate::record::{Record, State as SendState};
+use crate::redact::sha256;
+use crate::send::parse::{self, Bounds, Call};
+use crate::send::{ExecutionId, SendId, TenantId};
+use crate::store::{Accepted, IdempotencyKey};
+
+pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// Records read at the same time for one answer.
+const READS_AT_ONCE: usize = 64;
+/// A guess at a record's JSON without its bodies.
+const RECORD_JSON_BYTES: usize = 1536;
+
+/// Submit one send or several.
+///
+/// 202 only when every one of them is on disk. One send (an object) is answered with its record, several (an array)
+/// with theirs in call order. A call with a problem of shape is refused whole; where a URL points is never one.
+#[utoipa::path(
+    post, path = "/v1/sends", tag = "sends",
+    params(openapi::Tenant, openapi::Idempotency),
+    request_body(content = inline(openapi::Submission), content_type = "application/json", examples(
+        ("one" = (summary = "One send", value = json!({"method": "POST", "url": "https://hooks.example.com/orders", "data": {"order": 1}}))),
+        ("several" = (summary = "Several sends", value = json!([{"method": "GET", "url": "https://api.example.com/a"}, {"method": "GET", "url": "https://api.example.com/b", "params": {"page": 2}}])))
+    )),
+    responses(
+        (status = 202, description = "Accepted and on disk", body = inline(openapi::SubmissionAnswer),
+            headers(("idempotency-replayed" = String, description = "`true`: an earlier call's sends"))),
+        (status = 400, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not of the right shape"),
+        (status = 401, body = ProblemView<'static>, content_type = "application/problem+json", description = "No valid token"),
+        (status = 403, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not allowed, or suspended"),
+        (status = 413, body = ProblemView<'static>, content_type = "application/problem+json", description = "Too large"),
+        (status = 415, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not JSON"),
+        (status = 422, body = ProblemView<'static>, content_type = "application/problem+json", description = "The key came with another body"),
+        (status = 429, body = ProblemView<'static>, content_type = "application/problem+json", description = "The tenant's queue is full"),
+        (status = 503, body = ProblemView<'static>, content_type = "application/problem+json", description = "The node is full, draining, or its store cannot write"),
+    ),
+)]
+pub(super) async fn submit(State(api): State<Arc<Shared>>, request: Request) -> Response {
+    api.accept(None, "/v1/sends".to_owned(), request).await
+}
+
+impl Shared {
+    /// Accepts a call's sends, held or not; `path` is what its idempotency key is scoped to.
+    pub(super) async fn accept(&self, hold: Option<ExecutionId>, path: String, request: Request) -> Response {
+        let mut sends = 1;
+        match self.try_accept(hold, path, request, &mut sends).await {
+            Ok(response) => response,
+            Err(problem) => {
+                refused(&problem, sends);
+                problem.into_response()
+            }
+        }
+    }
+
+    async fn try_accept(
+        &self,
+        hold: Option<ExecutionId>,
+        path: String,
+        request: Request,
+        count: &mut usize,
+    ) -> Result<Response, Problem> {
+        let config = self.world.config();
+        let caller = Caller::admit(request.headers(), &config, Need::Submit)?;
+        let tenant = caller.tenant(request.headers())?;
+        query::none(request.uri().query())?;
+        let key = idempotency_key(request.headers())?;
+        let received = self.body(request).await?;
+        let idempotency =
+            key.map(|key| IdempotencyKey { tenant: tenant.clone(), path, key, fingerprint: sha256(&received.bytes) });
+        let one = received.bytes.trim_ascii_start().first() == Some(&b'{');
+        let call = match parse::call(&received.bytes, &bounds(&config), &self.redact_key, hold.as_ref()) {
+            Ok(call) => call,
+            // Limits may have been lowered since the first call, and a replay comes before any refusal.
+            Err(problems) => {
+                let Some(submitted) = self.replayed(idempotency).await? else { return Err(problems.into()) };
+                return self.accepted(tenant, &caller, one, submitted).await;
+            }
+        };
+        drop(received);
+        let sends = match call {
+            Call::One(send) => vec![*send],
+            Call::Many(sends) => sends,
+        };
+        *count = sends.len();
+        let submit = Submit { tenant: tenant.clone(), sends, hold, idempotency, resend_of: None };
+        let submitted = self.intake.submit(submit).await?;
+        self.accepted(tenant, &caller, one, submitted).await
+    }
+
+    pub(super) async fn replayed(&self, key: Option<IdempotencyKey>) -> Result<Option<Submitted>, Problem> {
+        let Some(key) = key else { return Ok(None) };
+        Ok(match self.store.replay(key, clock::wall()).await? {
+            Some(Accepted::Replayed(ids)) => Some(Submitted::Replayed(ids)),
+            Some(Accepted::Mismatch) => {
+                let detail = crate::intake::Refusal::IdempotencyMismatch.to_string();
+                return Err(Problem::new(ProblemCode::IdempotencyMismatch, detail));
+            }
+            _ => None,
+        })
+    }
+
+    /// 202: the sends of this call, or of the earlier one with the same key, as they are now.
+    pub(super) async fn accepted(
+        &self,
+        tenant: TenantId,
+        caller: &Caller,
+        one: bool,
+        submitted: Submitted,
+    ) -> Result<Response, Problem> {
+        let (ids, replayed) = match submitted {
+            Submitted::Accepted(ids) => (ids, false),
+            Submitted::Replayed(ids) => (ids, true),
+        };
+        let sight = Sight { operate: caller.operate, bodies: one };
+        let mut records = self.records(&tenant, ids, one).await?;
+        let mut response = if one && records.len() == 1 {
+            let record = records.remove(0);
+            let body = record.request.body.as_ref().and_then(|body| body.bytes.as_ref()).map_or(0, |bytes| bytes.len());
+            let mut response =
+                json_sized(StatusCode::ACCEPTED, &RecordView::new(&record, sight), RECORD_JSON_BYTES + 2 * body);
+            if let Ok(location) = HeaderValue::try_from(format!("/v1/sends/{}", record.id)) {
+                response.headers_mut().insert(LOCATION, location);
+            }
+            response
+        } else {
+            let sends = records.iter().map(|record| RecordView::new(record, sight)).collect();
+            json_sized(StatusCode::ACCEPTED, &SendsView { sends }, records.len() * RECORD_JSON_BYTES)
+        };
+        if replayed {
+            response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+        }
+        Ok(response)
+    }
+
+    /// In the order of `ids`; one that retention has dropped is left out.
+    async fn records(&self, tenant: &TenantId, ids: Vec<SendId>, bodies: bool) -> Result<Vec<Record>, Problem> {
+        let reads = ids.into_iter().map(|id| self.store.record(Some(tenant.clone()), id, bodies));
+        let records: Vec<Option<Record>> = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
+        Ok(records.into_iter().flatten().collect())
+    }
+
+    /// The send that a path names, as this caller may see it.
+    pub(super) async fn record(&self, tenants: &Tenants, id: SendId, bodies: bool) -> Result<Record, Problem> {
+        let tenant = tenants.clone().one();
+        self.store.record(tenant, id, bodies).await?.ok_or_else(|| Problem::not_found("send"))
+    }
+}
+
+pub(super) fn bounds(config: &Config) -> Bounds {
+    Bounds { request_body: config.limits.request_body, sends_per_request: config.limits.sends_per_request }
+}
+
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut values = headers.get_all(&IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let text = value.to_str().map(str::trim).unwrap_or_default();
+    if values.next().is_some() || text.is_empty() || text.len() > limits::IDEMPOTENCY_KEY_CHARS_MAX {
+        let most = limits::IDEMPOTENCY_KEY_CHARS_MAX;
+        return Err(Problem::shape(format!(
+            "Idempotency-Key must be one value of 1 to {most} visible ASCII characters"
+        )));
+    }
+    Ok(Some(text.to_owned()))
+}
+
+/// An id that is none reads as a send that is not there.
+pub(super) fn send_id(path: Result<Path<String>, PathRejection>) -> Result<SendId, Problem> {
+    path.ok().and_then(|Path(text)| text.parse().ok()).ok_or_else(|| Problem::not_found("send"))
+}
+
+/// The sends of a tenant, newest first.
+#[utoipa::path(
+    get, path = "/v1/sends", tag = "sends",
+    params(openapi::Tenant, openapi::Filters, openapi::Paging),
+    responses(
+        (status = 200, description = "One page; bodies are left out", body = PageView<'static>),
+        (status = 400, body = ProblemView<'static>, content_type = "application/problem+json", description = "A parameter is not right"),
+        (status = 401, body = ProblemView<'static>, content_type = "application/problem+json", description = "No valid token"),
+        (status = 403, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not allowed"),
+        (status = 503, body = ProblemView<'static>, content_type = "application/problem+json", description = "The store cannot read"),
+    ),
+)]
+pub(super) async fn list(State(api): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+    let caller = Caller::admit(request.headers(), &api.world.config(), Need::Read)?;
+    let tenants = caller.tenants(request.headers())?;
+    let (filter, page) = query::list(request.uri().query(), tenants)?;
+    let page = api.store.list(filter, page.cursor, page.limit).await?;
+    let sight = Sight { operate: caller.operate, bodies: false };
+    let sends = page.sends.iter().map(|record| RecordView::new(record, sight)).collect();
+    let view = PageView { sends, next: page.next.as_deref() };
+    Ok(json_sized(StatusCode::OK, &view, page.sends.len() * RECORD_JSON_BYTES))
+}
+
+/// One send's record, with its bodies.
+#[utoipa::path(
+    get, path = "/v1/sends/{id}", tag = "sends",
+    params(
+        openapi::Tenant,
+        ("id" = String, Path, description = "The send's id"),
+        ("wait" = Option<u32>, Query, description = "Answer as soon as the send is done, at the latest after so many seconds", minimum = 0, maximum = 30),
+    ),
+    responses(
+        (status = 200, description = "The record", body = RecordView<'static>),
+        (status = 400, body = ProblemView<'static>, content_type = "application/problem+json", description = "A parameter is not right"),
+        (status = 401, body = ProblemView<'static>, content_type = "application/problem+json", description = "No valid token"),
+        (status = 403, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not allowed"),
+        (status = 404, body = ProblemView<'static>, content_type = "application/problem+json", description = "No such send"),
+        (status = 503, body = ProblemView<'static>, content_type = "application/problem+json", description = "The store cannot read"),
+    ),
+)]
+pub(super) async fn one(
+    State(api): State<Arc<Shared>>,
+    path: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let caller = Caller::admit(request.headers(), &api.world.config(), Need::Read)?;
+    let tenants = caller.tenants(request.headers())?;
+    let wait = query::wait(request.uri().query())?;
+    let id = send_id(path)?;
+    let record = match wait {
+        None | Some(0) => api.record(&tenants, id, true).await?,
+        Some(seconds) => api.record_when_done(&tenants, id, Duration::from_secs(seconds)).await?,
+    };
+    Ok(json(StatusCode::OK, &RecordView::new(&record, Sight { operate: caller.operate, bodies: true })))
+}
+
+impl Shared {
+    /// The record as soon as it is done, or as it is after `wait`, or when the process is about to stop.
+    async fn record_when_done(&self, tenants: &Tenants, id: SendId, wait: Duration) -> Result<Record, Problem> {
+        let ticket = self.events.wait_for(id);
+        let mut finished = pin!(ticket.finished());
+        // Before the look, so that an end in between is not missed.
+        finished.as_mut().enable();
+        let record = self.record(tenants, id, true).await?;
+        if record.state == SendState::Done {
+            return Ok(record);
+        }
+        let mut closing = self.closing.clone();
+        tokio::select! {
+            () = finished => {}
+            () = tokio::time::sleep(wait) => {}
+            _ = closing.wait_for(|closing| *closing) => {}
+        }
+        self.record(tenants, id, true).await
+    }
+}

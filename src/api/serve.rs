@@ -1,0 +1,112 @@
+//! A listener that serves a router: HTTP/1.1 and HTTP/2, over TLS or in the clear, bounded in connections, heads and
+//! time, and let go gracefully when the process stops.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+
+use super::tls::Acceptor;
+use crate::limits;
+
+/// After a failed accept (out of files, mostly), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves until `closing` turns `true`, then takes no more connections and returns when the calls that are being
+/// answered have been. Whoever calls decides how long that may take.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    tls: Option<Arc<Acceptor>>,
+    mut closing: watch::Receiver<bool>,
+) {
+    let connections = Arc::new(Semaphore::new(limits::API_CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+    let builder = Arc::new(builder());
+    let service = TowerToHyperService::new(router);
+    loop {
+        let accepted = tokio::select! {
+            accepted = accept(&listener, &connections) => accepted,
+            _ = closing.wait_for(|closing| *closing) => break,
+        };
+        let (stream, permit) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection to the API was not accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        // Answers are small and wanted at once.
+        let _ = stream.set_nodelay(true);
+        let (builder, service, watcher) = (builder.clone(), service.clone(), graceful.watcher());
+        let tls = tls.as_ref().map(|tls| tls.current());
+        tokio::spawn(async move {
+            let _permit = permit;
+            match tls {
+                None => connection(&builder, stream, service, watcher).await,
+                Some(tls) => {
+                    #[allow(clippy::disallowed_methods, reason = "a caller's own slowness, no part of any delivery")]
+                    let handshake = tokio::time::timeout(limits::API_HEAD_TIME, tls.accept(stream)).await;
+                    match handshake {
+                        Ok(Ok(stream)) => connection(&builder, stream, service, watcher).await,
+                        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake with a caller failed"),
+                        Err(_) => tracing::debug!("a TLS handshake with a caller took too long"),
+                    }
+                }
+            }
+        });
+    }
+    drop(listener);
+    graceful.shutdown().await;
+}
+
+async fn accept(
+    listener: &TcpListener,
+    connections: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    // A permit first: connections beyond the bound wait in the kernel's backlog.
+    let permit = connections.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, permit))
+}
+
+fn builder() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::API_HEAD_TIME)
+        .max_buf_size(limits::API_HEAD_BYTES)
+        .pipeline_flush(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits::API_STREAMS_PER_CONNECTION)
+        .max_header_list_size(limits::API_HEAD_BYTES as u32)
+        .keep_alive_interval(limits::API_HEAD_TIME)
+        .keep_alive_timeout(limits::API_HEAD_TIME);
+    builder
+}
+
+async fn connection<S>(
+    builder: &auto::Builder<TokioExecutor>,
+    stream: S,
+    service: TowerToHyperService<Router>,
+    watcher: hyper_util::server::graceful::Watcher,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = watcher.watch(connection.into_owned()).await {
+        tracing::debug!(%error, "a connection to the API ended early");
+    }
+}

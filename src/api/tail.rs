@@ -1,0 +1,166 @@
+//! `GET /v1/tail`: finished sends as they finish, as Server-Sent Events.
+//!
+//! Each event's id is its place in the order of finishing, which outlives restarts, so `Last-Event-ID` resumes
+//! without a gap. A slow reader costs nothing: the store is looked into only as fast as events are taken.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use super::access::{Caller, Need};
+use super::problem::{Problem, ProblemCode, ProblemView};
+use super::view::{RecordView, Sight};
+use super::{Shared, openapi, query};
+use crate::limits;
+use crate::store::Filter;
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// Follow finished sends.
+///
+/// One `send` event per finished send, its data the record without bodies. `Last-Event-ID` resumes after that event;
+/// without it the stream begins now.
+#[utoipa::path(
+    get, path = "/v1/tail", tag = "sends",
+    params(openapi::Tenant, openapi::Filters, ("last-event-id" = Option<u64>, Header, description = "Resume after the event with this id")),
+    responses(
+        (status = 200, description = "Server-Sent Events", body = String, content_type = "text/event-stream"),
+        (status = 400, body = ProblemView<'static>, content_type = "application/problem+json", description = "A parameter is not right"),
+        (status = 401, body = ProblemView<'static>, content_type = "application/problem+json", description = "No valid token"),
+        (status = 403, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not allowed"),
+        (status = 503, body = ProblemView<'static>, content_type = "application/problem+json", description = "The store cannot read, or too many follow already"),
+    ),
+)]
+pub(super) async fn tail(State(api): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+    let caller = Caller::admit(request.headers(), &api.world.config(), Need::Read)?;
+    let tenants = caller.tenants(request.headers())?;
+    let filter = query::tail(request.uri().query(), tenants)?;
+    let resume = last_event_id(request.headers())?;
+    let permit = api.tails.clone().try_acquire_owned().map_err(|_| {
+        let detail = format!("{} tails are open already, which is as many as this node has", limits::TAILS);
+        Problem::new(ProblemCode::NodeFull, detail)
+    })?;
+    // Before the newest place is asked for, so that no end in between is missed.
+    let newest = api.events.newest();
+    let seq = match resume {
+        Some(seq) => seq,
+        None => api.store.last_seq().await?,
+    };
+    let tail = Tail {
+        closing: api.closing.clone(),
+        api,
+        caller,
+        filter,
+        seq,
+        newest,
+        ready: VecDeque::new(),
+        _permit: permit,
+    };
+    let body = if request.method() == Method::HEAD {
+        Body::empty()
+    } else {
+        let hello = Bytes::from_static(b"retry: 1000\n: finished sends follow\n\n");
+        let events = stream::unfold(tail, |mut tail| async move {
+            let chunk = tail.next().await?;
+            Some((Ok::<_, std::convert::Infallible>(chunk), tail))
+        });
+        Body::from_stream(futures_util::StreamExt::chain(stream::iter([Ok(hello)]), events))
+    };
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // Reverse proxies that buffer answers would hold events back.
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let Some(value) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
+    match value.to_str().map(str::trim) {
+        // What a browser sends that has seen no id yet.
+        Ok("") => Ok(None),
+        Ok(text) if text.parse::<u64>().is_ok_and(|seq| seq <= i64::MAX as u64) => Ok(text.parse().ok()),
+        _ => Err(Problem::shape("Last-Event-ID is not an id that a tail gave: leave it out to begin now")),
+    }
+}
+
+const STILL_HERE: &[u8] = b": still here\n\n";
+
+struct Tail {
+    api: Arc<Shared>,
+    caller: Caller,
+    filter: Filter,
+    /// The last place looked at.
+    seq: u64,
+    newest: watch::Receiver<u64>,
+    closing: watch::Receiver<bool>,
+    ready: VecDeque<Bytes>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Tail {
+    /// The next piece of the stream; `None` ends it: the process stops, the token was withdrawn, or the store fails.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(chunk) = self.ready.pop_front() {
+                return Some(chunk);
+            }
+            if *self.closing.borrow() || !self.caller.still_admitted(&self.api.world.config(), Need::Read) {
+                return None;
+            }
+            self.newest.borrow_and_update();
+            let before = self.seq;
+            if !self.look().await {
+                return None;
+            }
+            if !self.ready.is_empty() {
+                continue;
+            }
+            if self.seq > before {
+                // A stretch in which nothing matched: there may be more.
+                continue;
+            }
+            let more = tokio::select! {
+                changed = self.newest.changed() => changed.is_ok(),
+                () = tokio::time::sleep(limits::TAIL_KEEP_ALIVE) => return Some(Bytes::from_static(STILL_HERE)),
+                _ = self.closing.wait_for(|closing| *closing) => false,
+            };
+            if !more {
+                return None;
+            }
+            // What finishes together is looked up together.
+            tokio::time::sleep(limits::TAIL_PAUSE).await;
+        }
+    }
+
+    async fn look(&mut self) -> bool {
+        let found = self.api.store.finished_after(self.seq, self.filter.clone(), limits::TAIL_ITEMS).await;
+        let (items, looked_at) = match found {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(%error, "a tail ends: the store does not answer");
+                return false;
+            }
+        };
+        let sight = Sight { operate: self.caller.operate, bodies: false };
+        for item in &items {
+            let mut event = format!("id: {}\nevent: send\ndata: ", item.seq).into_bytes();
+            if serde_json::to_writer(&mut event, &RecordView::new(&item.record, sight)).is_err() {
+                return false;
+            }
+            event.extend_from_slice(b"\n\n");
+            self.ready.push_back(Bytes::from(event));
+        }
+        self.seq = self.seq.max(looked_at).max(items.last().map_or(0, |item| item.seq));
+        true
+    }
+}

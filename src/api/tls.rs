@@ -1,0 +1,84 @@
+//! TLS of the API listener, mutual where `client_ca` is given. Files are read anew by a reload.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::RootCertStore;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+
+use crate::config::ApiTls;
+
+/// What is wrong with the files of `[api] tls`.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("[api] tls: {path} cannot be read as {what}: {cause}")]
+    File { path: PathBuf, what: &'static str, cause: String },
+    #[error("[api] tls: certificate and key cannot be used: {0}: is the key that of the first certificate?")]
+    Pair(rustls::Error),
+    #[error("[api] tls: client_ca {path} cannot be used: {cause}")]
+    ClientCa { path: PathBuf, cause: String },
+}
+
+/// The TLS settings in force; connections made before a reload keep theirs.
+pub struct Acceptor(ArcSwap<ServerConfig>);
+
+impl Acceptor {
+    pub fn load(files: &ApiTls) -> Result<Self, TlsError> {
+        Ok(Self(ArcSwap::new(server_config(files)?)))
+    }
+
+    /// All or nothing: files that cannot be used leave what is in force.
+    pub fn reload(&self, files: &ApiTls) -> Result<(), TlsError> {
+        self.0.store(server_config(files)?);
+        Ok(())
+    }
+
+    pub(super) fn current(&self) -> tokio_rustls::TlsAcceptor {
+        self.0.load_full().into()
+    }
+}
+
+fn server_config(files: &ApiTls) -> Result<Arc<ServerConfig>, TlsError> {
+    let chain = certificates(&files.cert)?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| TlsError::File {
+        path: files.key.clone(),
+        what: "a private key in PEM",
+        cause: error.to_string(),
+    })?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Pair)?;
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let unusable = |cause: String| TlsError::ClientCa { path: path.clone(), cause };
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                .build()
+                .map_err(|error| unusable(error.to_string()))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(TlsError::Pair)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let unreadable = |cause: String| TlsError::File { path: path.to_owned(), what: "certificates in PEM", cause };
+    let certificates: Result<Vec<_>, _> =
+        CertificateDer::pem_file_iter(path).map_err(|error| unreadable(error.to_string()))?.collect();
+    let certificates = certificates.map_err(|error| unreadable(error.to_string()))?;
+    if certificates.is_empty() {
+        return Err(unreadable("it holds none".to_owned()));
+    }
+    Ok(certificates)
+}

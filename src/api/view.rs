@@ -1,0 +1,452 @@
+//! Records as the API shows them: the contract's shape, with every key present in its order.
+//!
+//! Views borrow from the record and are serialised directly. What a tenant may not know (addresses of ours, and
+//! what a denied name resolved to) is left out here, once, for every call that shows a record.
+
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
+
+use super::openapi;
+use crate::outcome::Timings;
+use crate::policy::Verdict;
+use crate::record::{Certificate, Connection, Execution, Record, ShownBody, ShownHeaders, TlsFacts};
+use crate::send::SendId;
+
+/// How much of a record is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sight {
+    /// With the scope `operate`: addresses of ours, and of denied names.
+    pub operate: bool,
+    /// `false`: bodies read `null`.
+    pub bodies: bool,
+}
+
+/// One send: what was asked for, what was sent, and what came back.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Record)]
+pub struct RecordView<'a> {
+    #[schema(value_type = String, format = "uuid")]
+    id: Shown<SendId>,
+    #[schema(schema_with = openapi::state)]
+    state: &'static str,
+    #[schema(schema_with = openapi::outcome_or_null)]
+    outcome: Option<&'static str>,
+    #[schema(required)]
+    error: Option<ErrorView<'a>>,
+    /// The send that this one repeats.
+    #[schema(value_type = Option<String>, format = "uuid", required)]
+    resend_of: Option<Shown<SendId>>,
+    context: ContextView<'a>,
+    request: RequestView<'a>,
+    #[schema(required)]
+    response: Option<ResponseView<'a>>,
+    /// In report mode: the code with which a host list would have blocked it.
+    #[schema(schema_with = openapi::code_or_null)]
+    would_block: Option<&'static str>,
+    #[schema(required)]
+    connection: Option<ConnectionView<'a>>,
+    timings_ms: TimingsView,
+    /// The node that accepted it.
+    node: &'a str,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Shown<Timestamp>,
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    released_at: Option<Shown<Timestamp>>,
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    started_at: Option<Shown<Timestamp>>,
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    finished_at: Option<Shown<Timestamp>>,
+}
+
+/// A value whose `Display` is its form in JSON.
+pub struct Shown<T>(pub T);
+
+impl<T: std::fmt::Display> Serialize for Shown<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// Why there is no complete response.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RecordError)]
+struct ErrorView<'a> {
+    #[schema(schema_with = openapi::code)]
+    code: &'static str,
+    #[schema(schema_with = openapi::phase_or_null)]
+    phase: Option<&'static str>,
+    /// What was tried, with which values, and what to do next.
+    message: &'a str,
+}
+
+/// Whose send it is, and where it came from.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RecordContext)]
+struct ContextView<'a> {
+    tenant: &'a str,
+    #[schema(required)]
+    workflow: Option<&'a str>,
+    #[schema(required)]
+    execution: Option<&'a str>,
+    #[schema(required)]
+    step: Option<&'a str>,
+    /// Place within the execution, in accept order.
+    #[schema(required)]
+    index: Option<u32>,
+}
+
+/// The request; once sent, with every header that left.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RecordRequest)]
+struct RequestView<'a> {
+    #[schema(schema_with = openapi::method)]
+    method: &'static str,
+    url: &'a str,
+    headers: Headers<'a>,
+    /// Headers that were given and never leave.
+    dropped_headers: &'a [String],
+    #[schema(required)]
+    body: Option<Cow<'a, str>>,
+    #[schema(schema_with = openapi::encoding_or_null)]
+    body_encoding: Option<&'static str>,
+    /// Size of the body that is sent.
+    body_bytes: u64,
+    /// Less is stored than was sent.
+    body_truncated: bool,
+    /// `null` where the body is redacted or not kept.
+    #[schema(required)]
+    body_sha256: Option<Hex<'a>>,
+}
+
+/// What the receiver answered.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RecordResponse)]
+struct ResponseView<'a> {
+    status: u16,
+    #[schema(example = "HTTP/1.1")]
+    version: &'a str,
+    headers: Headers<'a>,
+    #[schema(required)]
+    body: Option<Cow<'a, str>>,
+    #[schema(schema_with = openapi::encoding_or_null)]
+    body_encoding: Option<&'static str>,
+    /// Bytes read.
+    body_bytes: u64,
+    /// The `Content-Length` it declared.
+    #[schema(required)]
+    body_declared: Option<u64>,
+    /// Less is stored than was sent.
+    body_truncated: bool,
+}
+
+/// The network side, as far as the delivery came.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RecordConnection)]
+struct ConnectionView<'a> {
+    /// The address bound; the public one for callers without the scope `operate`.
+    #[schema(value_type = Option<String>, required)]
+    source_ip: Option<IpAddr>,
+    /// The published address that the receiver saw.
+    #[schema(value_type = Option<String>, required)]
+    public_ip: Option<IpAddr>,
+    #[schema(required)]
+    source_port: Option<u16>,
+    #[schema(value_type = Option<String>, required)]
+    remote_ip: Option<IpAddr>,
+    #[schema(required)]
+    remote_port: Option<u16>,
+    resolved: Vec<ResolvedView>,
+    /// Whether an earlier delivery's connection was used again.
+    reused: bool,
+    #[schema(required)]
+    tls: Option<TlsView<'a>>,
+}
+
+/// An address that the name resolved to, with what the policy says of it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ResolvedAddress)]
+pub(super) struct ResolvedView {
+    /// `null` for a denied address, without the scope `operate`.
+    #[schema(value_type = Option<String>, required)]
+    ip: Option<IpAddr>,
+    /// `allowed`, `skipped`, or the code that denied it.
+    #[schema(example = "allowed")]
+    verdict: &'static str,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = RecordTls)]
+struct TlsView<'a> {
+    #[schema(example = "TLSv1.3")]
+    version: &'a str,
+    cipher: &'a str,
+    #[schema(required)]
+    alpn: Option<&'a str>,
+    #[schema(required)]
+    certificate: Option<CertificateView<'a>>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = RecordCertificate)]
+struct CertificateView<'a> {
+    subject: &'a str,
+    issuer: &'a str,
+    #[schema(value_type = String, format = DateTime)]
+    not_after: Shown<Timestamp>,
+    sha256: Hex<'a>,
+}
+
+/// Milliseconds; a phase that did not happen is `null`. `total` is the delivery, which the deadline bounds.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RecordTimings)]
+struct TimingsView {
+    #[schema(required)]
+    held: Option<f64>,
+    #[schema(required)]
+    queued: Option<f64>,
+    #[schema(required)]
+    dns: Option<f64>,
+    #[schema(required)]
+    connect: Option<f64>,
+    #[schema(required)]
+    tls: Option<f64>,
+    #[schema(required)]
+    write: Option<f64>,
+    #[schema(required)]
+    wait: Option<f64>,
+    #[schema(required)]
+    read: Option<f64>,
+    #[schema(required)]
+    total: Option<f64>,
+}
+
+/// Header lines as an object of arrays, in their order.
+#[derive(ToSchema)]
+#[schema(as = Headers, value_type = std::collections::HashMap<String, Vec<String>>)]
+struct Headers<'a>(&'a ShownHeaders);
+
+impl Serialize for Headers<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (name, values) in self.0 {
+            map.serialize_entry(name, values)?;
+        }
+        map.end()
+    }
+}
+
+/// A digest in lower-case hex.
+#[derive(ToSchema)]
+#[schema(as = Sha256, value_type = String, example = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08")]
+struct Hex<'a>(&'a [u8; 32]);
+
+impl Serialize for Hex<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [0; 64];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        serializer.serialize_str(std::str::from_utf8(&text).unwrap_or_default())
+    }
+}
+
+impl<'a> RecordView<'a> {
+    pub fn new(record: &'a Record, sight: Sight) -> Self {
+        let error = record.ended.as_ref().and_then(|ended| ended.error.as_ref());
+        let no_body = ShownBody::default();
+        let request = &record.request;
+        let (body, body_encoding) = shown_body(request.body.as_ref(), sight);
+        let sent = request.body.as_ref();
+        Self {
+            id: Shown(record.id),
+            state: record.state.label(),
+            outcome: record.ended.as_ref().map(|ended| ended.outcome.label()),
+            error: error.map(|error| ErrorView {
+                code: error.code.label(),
+                phase: error.phase.map(|phase| phase.label()),
+                message: &error.message,
+            }),
+            resend_of: record.resend_of.map(Shown),
+            context: ContextView {
+                tenant: record.tenant.as_str(),
+                workflow: record.context.workflow.as_deref(),
+                execution: record.context.execution.as_ref().map(|execution| execution.as_str()),
+                step: record.context.step.as_deref(),
+                index: record.index,
+            },
+            request: RequestView {
+                method: request.method.label(),
+                url: &request.url,
+                headers: Headers(&request.headers),
+                dropped_headers: &request.dropped_headers,
+                body,
+                body_encoding,
+                body_bytes: sent.unwrap_or(&no_body).total,
+                body_truncated: sent.unwrap_or(&no_body).truncated,
+                body_sha256: sent.and_then(|body| body.sha256.as_ref()).map(Hex),
+            },
+            response: record.response.as_ref().map(|response| {
+                let (body, body_encoding) = shown_body(Some(&response.body), sight);
+                ResponseView {
+                    status: response.status,
+                    version: &response.version,
+                    headers: Headers(&response.headers),
+                    body,
+                    body_encoding,
+                    body_bytes: response.body.total,
+                    body_declared: response.declared,
+                    body_truncated: response.body.truncated,
+                }
+            }),
+            would_block: record.would_block.map(|code| code.label()),
+            connection: record.connection.as_ref().map(|connection| ConnectionView::new(connection, sight)),
+            timings_ms: TimingsView::new(&record.timings),
+            node: &record.node,
+            created_at: Shown(record.created_at),
+            released_at: record.released_at.map(Shown),
+            started_at: record.started_at.map(Shown),
+            finished_at: record.finished_at.map(Shown),
+        }
+    }
+}
+
+impl<'a> ConnectionView<'a> {
+    fn new(connection: &'a Connection, sight: Sight) -> Self {
+        let bound = connection.source.as_ref().map(SocketAddr::ip);
+        Self {
+            source_ip: if sight.operate { bound } else { bound.and(connection.public) },
+            public_ip: connection.public,
+            source_port: connection.source.as_ref().map(SocketAddr::port),
+            remote_ip: connection.remote.as_ref().map(SocketAddr::ip),
+            remote_port: connection.remote.as_ref().map(SocketAddr::port),
+            resolved: connection.resolved.iter().map(|&(ip, verdict)| ResolvedView::new(ip, verdict, sight)).collect(),
+            reused: connection.reused,
+            tls: connection.tls.as_ref().map(TlsView::new),
+        }
+    }
+}
+
+impl ResolvedView {
+    pub(super) fn new(ip: IpAddr, verdict: Verdict, sight: Sight) -> Self {
+        let denied = matches!(verdict, Verdict::Denied(_));
+        Self { ip: (sight.operate || !denied).then_some(ip), verdict: verdict.label() }
+    }
+}
+
+impl<'a> TlsView<'a> {
+    fn new(facts: &'a TlsFacts) -> Self {
+        Self {
+            version: &facts.version,
+            cipher: &facts.cipher,
+            alpn: facts.alpn.as_deref(),
+            certificate: facts.certificate.as_ref().map(CertificateView::new),
+        }
+    }
+}
+
+impl<'a> CertificateView<'a> {
+    fn new(certificate: &'a Certificate) -> Self {
+        Self {
+            subject: &certificate.subject,
+            issuer: &certificate.issuer,
+            not_after: Shown(certificate.not_after),
+            sha256: Hex(&certificate.sha256),
+        }
+    }
+}
+
+impl TimingsView {
+    fn new(timings: &Timings) -> Self {
+        Self {
+            held: timings.held.map(milliseconds),
+            queued: timings.queued.map(milliseconds),
+            dns: timings.dns.map(milliseconds),
+            connect: timings.connect.map(milliseconds),
+            tls: timings.tls.map(milliseconds),
+            write: timings.write.map(milliseconds),
+            wait: timings.wait.map(milliseconds),
+            read: timings.read.map(milliseconds),
+            total: timings.total.map(milliseconds),
+        }
+    }
+}
+
+/// To the microsecond.
+pub fn milliseconds(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1000.0
+}
+
+/// The body and its encoding: text where it is UTF-8 (also where storing cut its last character in two).
+pub(super) fn shown_body(body: Option<&ShownBody>, sight: Sight) -> (Option<Cow<'_, str>>, Option<&'static str>) {
+    let Some(body) = body.filter(|_| sight.bodies) else { return (None, None) };
+    let Some(bytes) = &body.bytes else { return (None, None) };
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (Some(Cow::Borrowed(text)), Some("utf8")),
+        Err(error) if body.truncated && error.error_len().is_none() && error.valid_up_to() > 0 => {
+            let text = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
+            (Some(Cow::Borrowed(text)), Some("utf8"))
+        }
+        Err(_) => (Some(Cow::Owned(STANDARD.encode(bytes))), Some("base64")),
+    }
+}
+
+/// Several sends in an order that the call names.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Sends)]
+pub struct SendsView<'a> {
+    pub sends: Vec<RecordView<'a>>,
+}
+
+/// A page of sends.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Page)]
+pub struct PageView<'a> {
+    pub sends: Vec<RecordView<'a>>,
+    /// The next page's `cursor`; `null`: this is the last.
+    #[schema(required)]
+    pub next: Option<&'a str>,
+}
+
+/// One execution, with a page of its sends in call order.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Execution)]
+pub struct ExecutionView<'a> {
+    execution: &'a str,
+    #[schema(schema_with = openapi::execution_state)]
+    state: &'static str,
+    #[schema(schema_with = openapi::finished_by_or_null)]
+    finished_by: Option<&'static str>,
+    /// Sends whose outcome is `delivered`.
+    delivered: u64,
+    total: u64,
+    sends: Vec<RecordView<'a>>,
+    #[schema(required)]
+    next: Option<&'a str>,
+}
+
+impl<'a> ExecutionView<'a> {
+    pub fn new(execution: &'a Execution, sight: Sight) -> Self {
+        Self {
+            execution: execution.execution.as_str(),
+            state: execution.state.label(),
+            finished_by: execution.finished_by.map(|by| by.label()),
+            delivered: execution.delivered,
+            total: execution.total,
+            sends: execution.sends.iter().map(|record| RecordView::new(record, sight)).collect(),
+            next: execution.next.as_deref(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
