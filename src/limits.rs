@@ -146,6 +146,18 @@ pub const QUEUED_MAX: u64 = 100_000_000;
 /// How long a retired address stays in the published list: a reader of yesterday's list still knows it.
 pub const LISTED_AFTER_RETIREMENT: Duration = Duration::from_secs(24 * 3600);
 
+/// Most connections at once to the `[publish]` listener.
+pub const PUBLISH_CONNECTIONS_MAX: usize = 512;
+/// Most of them from one IPv4 address or one IPv6 network of /64.
+pub const PUBLISH_CONNECTIONS_PER_NETWORK: usize = 32;
+/// How long a caller there has for the head of a request, and how long a connection may idle between two.
+pub const PUBLISH_HEAD_TIME: Duration = Duration::from_secs(5);
+/// How long a connection there may last at all.
+pub const PUBLISH_CONNECTION_LIFE: Duration = Duration::from_secs(30);
+/// Largest head of a request there, in bytes, and its most header lines.
+pub const PUBLISH_HEAD_BYTES_MAX: usize = 8 * 1024;
+pub const PUBLISH_HEADERS_MAX: usize = 64;
+
 pub const DEADLINE: Duration = Duration::from_secs(5);
 pub const DRAIN: Duration = Duration::from_secs(10);
 pub const KEEP_ALIVE: Duration = Duration::from_secs(3);
@@ -188,4 +200,6 @@ const _: () = assert!(DEADLINE.as_millis() <= DEADLINE_MAX.as_millis());
 const _: () = assert!(IN_FLIGHT <= IN_FLIGHT_MAX && QUEUED <= QUEUED_MAX);
 const _: () = assert!(BODY_RETENTION.as_millis() <= RETENTION.as_millis());
 const _: () = assert!(STORE_BODY_BYTES <= STORE_BYTES);
+const _: () = assert!(PUBLISH_CONNECTIONS_PER_NETWORK < PUBLISH_CONNECTIONS_MAX);
+const _: () = assert!(PUBLISH_HEAD_TIME.as_millis() < PUBLISH_CONNECTION_LIFE.as_millis());
 const _: () = assert!(DNS_LOOKUPS_PER_DOMAIN <= DNS_LOOKUPS_PER_TENANT);

@@ -23,6 +23,15 @@ pub struct Served {
     pub text_etag: String,
     pub json_etag: String,
     pub last_modified: Timestamp,
+    /// Of what is served but the token.
+    digest: [u8; 32],
+}
+
+impl Served {
+    pub(crate) fn new(text: String, json: String, last_modified: Timestamp, digest: [u8; 32]) -> Self {
+        let [text_etag, json_etag] = [&text, &json].map(|form| etag(&crate::redact::sha256(form.as_bytes())));
+        Self { text: text.into(), json: json.into(), text_etag, json_etag, last_modified, digest }
+    }
 }
 
 /// One for the process.
@@ -66,7 +75,7 @@ impl Publication {
         let text = list.text(&self.notice(), now);
         let digest = list.digest(&self.notice(), now);
         let served = self.served();
-        if served.text == text.as_bytes() && served.json_etag == etag(&digest) {
+        if served.text == text.as_bytes() && served.digest == digest {
             return Ok(());
         }
         self.replace(config, now).await.map(drop)
@@ -82,13 +91,7 @@ async fn publish(store: &dyn Store, config: &Config, now: Timestamp) -> Result<(
     let published = store.publish(addresses, Some(digest), now).await?;
     let text = list.text(&notice, now);
     let json = list.json(&notice, published.sync_token, now);
-    let served = Served {
-        text_etag: etag(&crate::redact::sha256(text.as_bytes())),
-        json_etag: etag(&digest),
-        text: text.into(),
-        json: json.into(),
-        last_modified: publish::changed_at(published.sync_token),
-    };
+    let served = Served::new(text, json, publish::changed_at(published.sync_token), digest);
     Ok((notice, served))
 }
 

@@ -3,6 +3,8 @@
 //! [`PublishedList`] is the file as parsed; [`Entry::status`] says what an address may do at an instant. Pure: the
 //! file is read by `config`, the store remembers first publication, `app` serves the result.
 
+pub mod front;
+
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr},
