@@ -10,6 +10,7 @@ pub mod port;
 pub mod rules;
 pub mod scan;
 pub mod url;
+mod wording;
 
 pub use self::rules::{
     Answer, Asker, CheckedAddr, Denial, Judged, Policy, Purpose, ScanMemory, SelfAddrs, Suspensions, Verdict,

@@ -6,12 +6,11 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use jiff::Timestamp;
 
 use super::address::{self, Carrier};
@@ -19,6 +18,7 @@ use super::name::{self, NameRule, PatternSet};
 use super::port;
 pub use super::scan::ScanMemory;
 use super::url::{CheckedUrl, Host};
+use super::wording::{answer_message, name_message};
 use crate::config::{Exception, PolicyMode, PolicySettings};
 use crate::limits::DNS_ADDRESSES_MAX;
 use crate::outcome::{Code, Failure};
@@ -203,7 +203,7 @@ impl Policy {
             mode: settings.mode,
             ports: settings.ports.clone(),
             deny_hosts: PatternSet::new(&settings.deny_hosts),
-            deny_networks: settings.deny_networks.clone(),
+            deny_networks: settings.deny_networks.iter().map(unmapped).collect(),
             distinct_destinations_per_minute: settings.distinct_destinations_per_minute,
             exceptions: settings.exceptions.iter().map(opening).collect(),
             tenants,
@@ -407,12 +407,7 @@ impl Policy {
     }
 
     fn is_in_denied_network(&self, address: IpAddr) -> bool {
-        // Networks may be written in the IPv4-mapped form as well.
-        let mapped = match address {
-            IpAddr::V4(address) => IpAddr::V6(address.to_ipv6_mapped()),
-            IpAddr::V6(_) => address,
-        };
-        self.deny_networks.iter().any(|network| network.contains(&address) || network.contains(&mapped))
+        self.deny_networks.iter().any(|network| network.contains(&address))
     }
 
     fn openings<'a>(&'a self, tenant: &'a TenantId) -> impl Iterator<Item = &'a Opening> {
@@ -424,6 +419,15 @@ impl Policy {
     fn opens(&self, tenant: &TenantId, address: IpAddr) -> bool {
         self.openings(tenant).any(|exception| exception.networks.iter().any(|network| network.contains(&address)))
     }
+}
+
+/// A network of IPv4-mapped addresses as the IPv4 network it is, as addresses are compared in that form. Not for
+/// exceptions: `::ffff:0:0/96` would open all of IPv4.
+fn unmapped(network: &IpNet) -> IpNet {
+    let IpNet::V6(v6) = network else { return *network };
+    let length = v6.prefix_len().checked_sub(96);
+    let v4 = v6.network().to_ipv4_mapped().zip(length).and_then(|(first, length)| Ipv4Net::new(first, length).ok());
+    v4.map_or(*network, IpNet::V4)
 }
 
 /// What is the same for every address of one answer.
@@ -469,75 +473,6 @@ impl Denials {
             self.0 = Some(code);
         }
     }
-}
-
-fn name_message(name: &str, rule: NameRule) -> String {
-    match rule {
-        NameRule::Metadata => {
-            format!(
-                "`{name}` is a name of a metadata or platform service: it is never reached, and no exception opens it"
-            )
-        }
-        NameRule::SpecialUse(suffix) => format!(
-            "`{name}` ends in `{suffix}`, which is no public name: use the receiver's public name, or ask the operator \
-             for an exception"
-        ),
-        NameRule::SingleLabel => format!(
-            "`{name}` is a single label, which is no public name: write the receiver's full name, or ask the operator \
-             for an exception"
-        ),
-    }
-}
-
-/// Names the class of a refusal. The address is named only where the author wrote it: behind a name it would map
-/// what is near us.
-fn answer_message(host: &Host, code: Code, by_alias: bool) -> String {
-    match host {
-        Host::Address(address) => literal_message(*address, code),
-        Host::Name(name) => behind_name_message(name, code, by_alias),
-    }
-}
-
-fn literal_message(address: IpAddr, code: Code) -> String {
-    let what: &dyn fmt::Display = match code {
-        Code::PolicyDenied => &"in a network on the operator's deny list: ask the operator",
-        Code::PolicyMetadata => {
-            &"an address of a metadata or platform service: it is never reached, and no exception opens it"
-        }
-        Code::PolicySelf => &"an address of this appliance itself: name the receiver you meant",
-        _ => {
-            let range = address::special(address).unwrap_or("it carries an IPv4 address that is not");
-            return format!(
-                "{address} is not an address of the public internet ({range}): use a public address, or ask the \
-                 operator for an exception"
-            );
-        }
-    };
-    format!("{address} is {what}")
-}
-
-fn behind_name_message(name: &str, code: Code, by_alias: bool) -> String {
-    let what = match code {
-        Code::PolicyDenied if by_alias => "is an alias of a host on a deny list: ask the operator",
-        Code::PolicyDenied => "resolves to an address on the operator's deny list: ask the operator",
-        Code::PolicyName => {
-            "is an alias of a name that is not public: point it at a public name, or ask the operator for an exception"
-        }
-        Code::PolicyMetadata => {
-            "resolves to an address of a metadata or platform service: those are never reached, and no exception opens \
-             them"
-        }
-        Code::PolicySelf => "resolves to an address of this appliance itself: name the receiver you meant",
-        Code::PolicyMixed => {
-            "resolves to addresses some of which may not be reached, and then none is tried: remove the others from its \
-             DNS records"
-        }
-        _ => {
-            "resolves to an address that is not of the public internet: give the name a public address, or ask the \
-             operator for an exception"
-        }
-    };
-    format!("`{name}` {what}")
 }
 
 /// Why an address is judged: reflectors alone may be addresses of ours.

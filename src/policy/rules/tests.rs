@@ -289,6 +289,29 @@ fn deny_beats_allow_and_exceptions() {
 }
 
 #[test]
+fn a_network_is_of_one_family() {
+    for (denied, address, word) in [
+        ("::/0", PUBLIC, "allowed"),
+        ("::/0", "2606:4700::1", "policy_denied"),
+        ("::/0", "::ffff:93.184.216.34", "allowed"),
+        ("::/95", PUBLIC, "allowed"),
+        ("0.0.0.0/0", "2606:4700::1", "allowed"),
+        ("0.0.0.0/0", "::ffff:93.184.216.34", "policy_denied"),
+        ("::ffff:0:0/96", PUBLIC, "policy_denied"),
+        ("::ffff:93.184.216.34/128", PUBLIC, "policy_denied"),
+        ("::ffff:93.184.216.35/128", PUBLIC, "allowed"),
+    ] {
+        let mut question = resolving_to(&[address]);
+        question.settings.deny_networks = networks(&[denied]);
+        assert_eq!(question.ask(NAME).word(), word, "{denied} and {address}");
+    }
+    // As an exception, the mapped form opens nothing: it would be wider than an exception may be.
+    let mut question = resolving_to(&["10.0.0.1"]);
+    question.settings.exceptions = vec![exception(&["::ffff:0:0/96", "::/16"], &[])];
+    assert_eq!(question.ask(NAME).word(), "policy_address");
+}
+
+#[test]
 fn host_lists_belong_to_their_tenant() {
     let mut question = Question::default();
     question.settings.tenants = vec![
