@@ -1,4 +1,7 @@
 //! The parts put together, against receivers and name servers that lie. No internet: loopback alone.
 
 mod deliveries;
+mod handshakes;
+mod http2;
+mod reuse;
 mod support;

@@ -50,6 +50,8 @@ pub fn ok() -> Step {
 struct Seen {
     /// What each connection sent, in the order of their acceptance.
     connections: Vec<(SocketAddr, Vec<u8>)>,
+    /// How each TLS handshake that succeeded went.
+    handshakes: Vec<rustls::HandshakeKind>,
 }
 
 /// A listener with a script per connection. Stops when dropped.
@@ -136,6 +138,11 @@ impl Receiver {
         self.seen.lock().unwrap().connections.iter().map(|(_, bytes)| bytes.clone()).collect()
     }
 
+    /// How each TLS handshake that succeeded went.
+    pub fn handshakes(&self) -> Vec<rustls::HandshakeKind> {
+        self.seen.lock().unwrap().handshakes.clone()
+    }
+
     /// Requests begun on any connection: a head that came to its end, or bytes of one that did not.
     pub fn requests(&self) -> usize {
         self.received().iter().map(|bytes| count_requests(bytes)).sum()
@@ -183,7 +190,10 @@ async fn serve(stream: TcpStream, acceptor: Option<TlsAcceptor>, steps: Vec<Step
     let mut stream: Box<dyn Stream> = match acceptor {
         None => Box::new(stream),
         Some(acceptor) => match acceptor.accept(stream).await {
-            Ok(stream) => Box::new(stream),
+            Ok(stream) => {
+                log.lock().unwrap().handshakes.extend(stream.get_ref().1.handshake_kind());
+                Box::new(stream)
+            }
             Err(_) => return,
         },
     };

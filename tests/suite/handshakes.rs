@@ -1,0 +1,137 @@
+//! TLS: whom we trust, what is said of those we do not, and what is remembered.
+
+use std::time::Duration;
+
+use egressd::record::TlsFacts;
+use rustls::HandshakeKind;
+
+use crate::support::ground::{Ground, LONG, Plan, SHORT, end_of, get, post};
+use crate::support::name_server::NameServer;
+use crate::support::receiver::{Receiver, Step, ok, write};
+use crate::support::tls::{Authority, Leaf};
+
+const NAME: &str = "hook.example.com";
+
+/// A ground that resolves every name to 127.0.0.1 and trusts the authority.
+async fn ground(authority: &Authority) -> (Ground, NameServer) {
+    let names = NameServer::with_addresses(60, &["127.0.0.1"]).await;
+    let ground = Plan::new().name_server(names.address()).trust(authority).build();
+    (ground, names)
+}
+
+fn url(receiver: &Receiver) -> String {
+    format!("https://{NAME}:{}/", receiver.port())
+}
+
+#[tokio::test]
+async fn a_trusted_receiver_is_remembered_with_its_certificate() {
+    let authority = Authority::new();
+    let (ground, _names) = ground(&authority).await;
+    let acceptor = authority.server(&[NAME], Leaf::Good, &["http/1.1"]);
+    let receiver = Receiver::start_tls(acceptor, [Step::Read, ok()]).await;
+    let attempt = ground.deliver(post(&url(&receiver), "x"), LONG).await;
+    assert_eq!(end_of(&attempt), "delivered", "{:?}", attempt.ended);
+    let TlsFacts { version, cipher, alpn, certificate } = attempt.connection.unwrap().tls.unwrap();
+    assert_eq!((version.as_str(), alpn.as_deref()), ("TLSv1.3", Some("http/1.1")));
+    assert!(cipher.starts_with("TLS13_"), "{cipher}");
+    let certificate = certificate.unwrap();
+    assert_eq!((certificate.subject.as_str(), certificate.issuer.as_str()), ("CN=Test Leaf", "CN=Test Authority"));
+    assert_eq!(certificate.not_after.to_string(), "2099-01-01T00:00:00Z");
+    assert!(attempt.timings.dns.is_some() && attempt.timings.tls.is_some());
+    let sent = String::from_utf8(receiver.received()[0].clone()).unwrap();
+    assert!(sent.starts_with(&format!("POST / HTTP/1.1\r\nhost: {NAME}:{}\r\n", receiver.port())), "{sent}");
+}
+
+#[tokio::test]
+async fn an_address_can_have_a_certificate_too() {
+    let authority = Authority::new();
+    let (ground, names) = ground(&authority).await;
+    let acceptor = authority.server(&["127.0.0.1"], Leaf::Good, &[]);
+    let receiver = Receiver::start_tls(acceptor, [Step::Read, ok()]).await;
+    let attempt = ground.get(&format!("https://{}/", receiver.address())).await;
+    assert_eq!(end_of(&attempt), "delivered", "{:?}", attempt.ended);
+    assert_eq!(names.asked(), []);
+}
+
+#[tokio::test]
+async fn a_certificate_that_does_not_hold_is_named_with_the_reason() {
+    let authority = Authority::new();
+    let stranger = Authority::named("Stranger");
+    let (ground, _names) = ground(&authority).await;
+    for (name, acceptor, reason) in [
+        ("expired", authority.server(&[NAME], Leaf::Expired, &[]), "expired at 2021-01-01"),
+        ("not yet valid", authority.server(&[NAME], Leaf::NotYet, &[]), "not valid yet"),
+        ("for another name", authority.server(&["other.example.com"], Leaf::Good, &[]), "another name"),
+        ("of an unknown authority", stranger.server(&[NAME], Leaf::Good, &[]), "not trusted"),
+    ] {
+        let receiver = Receiver::start_tls(acceptor, [Step::Read, ok()]).await;
+        let attempt = ground.deliver(post(&url(&receiver), "secret"), LONG).await;
+        assert_eq!(end_of(&attempt), "failed tls_certificate tls", "{name}");
+        let message = attempt.ended.error.unwrap().message;
+        assert!(message.contains(reason) && message.contains(NAME), "{name}: {message}");
+        assert_eq!((receiver.requests(), attempt.sent_headers), (0, None), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_tls_gets_no_request() {
+    let authority = Authority::new();
+    let (ground, _names) = ground(&authority).await;
+    // What our hello looks like to a server of another kind is not its subject: it answers, or it is gone.
+    for (name, script, end, total) in [
+        ("plain HTTP", vec![write("HTTP/1.1 400 Bad Request\r\n\r\n"), Step::Hold], "failed tls_handshake tls", LONG),
+        ("garbage", vec![write("\u{7}garbage, and quite a lot of it"), Step::Hold], "failed tls_handshake tls", LONG),
+        ("closed at once", vec![], "failed connection_closed tls", LONG),
+        ("reset", vec![Step::Pause(Duration::from_millis(30)), Step::Reset], "failed connection_reset tls", LONG),
+        ("silent", vec![Step::Hold], "failed timeout tls", SHORT),
+        ("an alert", vec![write([0x15, 3, 3, 0, 2, 2, 40].to_vec()), Step::Hold], "failed tls_handshake tls", LONG),
+    ] {
+        let receiver = Receiver::start(script).await;
+        let attempt = ground.deliver(get(&url(&receiver)), total).await;
+        assert_eq!(end_of(&attempt), end, "{name}: {:?}", attempt.ended);
+        assert_eq!(attempt.sent_headers, None, "{name}");
+        for bytes in receiver.received() {
+            assert!(bytes.is_empty() || bytes[0] == 0x16, "{name}: only a TLS hello may leave");
+        }
+    }
+}
+
+#[tokio::test]
+async fn http_to_a_tls_port_is_a_protocol_error() {
+    let authority = Authority::new();
+    let (ground, _names) = ground(&authority).await;
+    let receiver = Receiver::start_tls(authority.server(&[NAME], Leaf::Good, &[]), [Step::Read, ok()]).await;
+    let attempt = ground.get(&receiver.url("/")).await;
+    let code = attempt.ended.error.unwrap().code.label();
+    // The server's alert is bytes that are not HTTP; it may be lost in the reset that follows.
+    assert!(["protocol_error", "connection_reset", "connection_closed"].contains(&code), "{code}");
+    assert_eq!(receiver.requests(), 0);
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_without_tls_saying_so_is_not_complete() {
+    let authority = Authority::new();
+    let (ground, _names) = ground(&authority).await;
+    let acceptor = authority.server(&[NAME], Leaf::Good, &[]);
+    // Reset: the connection ends under TLS, in the middle of a body that only its end would complete.
+    let script =
+        [Step::Read, write("HTTP/1.1 200 OK\r\n\r\nhalf"), Step::Pause(Duration::from_millis(50)), Step::Reset];
+    let receiver = Receiver::start_tls(acceptor, script).await;
+    let attempt = ground.get(&url(&receiver)).await;
+    assert_eq!(end_of(&attempt), "failed connection_reset read");
+}
+
+#[tokio::test]
+async fn sessions_are_resumed_and_never_for_another_tenant() {
+    let authority = Authority::new();
+    let (ground, _names) = ground(&authority).await;
+    let acceptor = authority.server(&[NAME], Leaf::Good, &[]);
+    let receiver = Receiver::start_tls(acceptor, [Step::Read, ok()]).await;
+    for tenant in ["acme", "acme", "other"] {
+        let attempt = ground.deliver_for(tenant, get(&url(&receiver)), LONG).await;
+        assert_eq!(end_of(&attempt), "delivered");
+        assert!(attempt.connection.unwrap().tls.unwrap().certificate.is_some());
+    }
+    let handshakes = receiver.handshakes();
+    assert_eq!(handshakes, [HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Full]);
+}

@@ -1,0 +1,203 @@
+//! HTTP/2, where TLS settles on it: the same outcomes, one request at a time, and none made twice whatever the
+//! receiver calls its refusal.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use bytes::Bytes;
+use h2::{Reason, server::SendResponse};
+use http::{Request, Response, Version};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use crate::support::ground::{Ground, LONG, Plan, SHORT, end_of, get, post};
+use crate::support::name_server::NameServer;
+use crate::support::tls::{Authority, Leaf};
+
+const NAME: &str = "hook.example.com";
+
+/// What a receiver does with each stream.
+#[derive(Clone, Copy, Debug)]
+enum Script {
+    /// 200, echoing the body.
+    Echo,
+    Status(u16),
+    Reset(Reason),
+    /// The head, some of the body, and then a reset.
+    ResetWithin,
+    GoAway,
+    /// Never answers.
+    Hold,
+    /// The head, and then nothing.
+    HoldWithin,
+    Endless,
+}
+
+struct Receiver {
+    port: u16,
+    requests: Arc<AtomicUsize>,
+    connections: Arc<AtomicUsize>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Receiver {
+    async fn start(acceptor: TlsAcceptor, script: Script) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (requests, connections) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (seen, opened) = (requests.clone(), connections.clone());
+        let task = tokio::spawn(async move {
+            let mut tasks = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                opened.fetch_add(1, Relaxed);
+                let (acceptor, seen) = (acceptor.clone(), seen.clone());
+                tasks.spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+                    while let Some(Ok((request, answer))) = connection.accept().await {
+                        seen.fetch_add(1, Relaxed);
+                        if matches!(script, Script::GoAway) {
+                            connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                            continue;
+                        }
+                        tokio::spawn(serve(request, answer, script));
+                    }
+                });
+            }
+        });
+        Self { port, requests, connections, task }
+    }
+}
+
+async fn serve(request: Request<h2::RecvStream>, mut answer: SendResponse<Bytes>, script: Script) {
+    let (head, mut body) = request.into_parts();
+    let mut received = Vec::new();
+    while let Some(Ok(data)) = body.data().await {
+        let _ = body.flow_control().release_capacity(data.len());
+        received.extend_from_slice(&data);
+    }
+    let response = |status: u16| Response::builder().status(status).body(()).unwrap();
+    match script {
+        Script::Echo => {
+            let mut response = response(200);
+            let target = head.uri.to_string().parse().unwrap();
+            response.headers_mut().insert("x-target", target);
+            response.headers_mut().insert("x-host", head.headers.contains_key("host").to_string().parse().unwrap());
+            let mut stream = answer.send_response(response, false).unwrap();
+            stream.send_data(received.into(), true).unwrap();
+        }
+        Script::Status(status) => drop(answer.send_response(response(status), true)),
+        Script::Reset(reason) => answer.send_reset(reason),
+        Script::ResetWithin => {
+            let mut stream = answer.send_response(response(200), false).unwrap();
+            stream.send_data(Bytes::from_static(b"half"), false).unwrap();
+            // A reset takes back what has not left yet.
+            tokio::time::sleep(SHORT / 6).await;
+            stream.send_reset(Reason::INTERNAL_ERROR);
+        }
+        Script::HoldWithin => {
+            let stream = answer.send_response(response(200), false).unwrap();
+            std::future::pending::<()>().await;
+            drop(stream);
+        }
+        Script::Endless => {
+            let mut stream = answer.send_response(response(200), false).unwrap();
+            loop {
+                stream.reserve_capacity(16 * 1024);
+                match std::future::poll_fn(|cx| stream.poll_capacity(cx)).await {
+                    Some(Ok(room)) => {
+                        if stream.send_data(Bytes::from(vec![b'z'; room]), false).is_err() {
+                            return;
+                        }
+                    }
+                    _ => return,
+                }
+            }
+        }
+        Script::Hold | Script::GoAway => {
+            std::future::pending::<()>().await;
+            drop(answer);
+        }
+    }
+}
+
+async fn ground() -> (Ground, NameServer, Authority) {
+    let authority = Authority::new();
+    let names = NameServer::with_addresses(60, &["127.0.0.1"]).await;
+    let ground =
+        Plan::new().name_server(names.address()).trust(&authority).limits("response_body_read = \"256KiB\"").build();
+    (ground, names, authority)
+}
+
+#[tokio::test]
+async fn every_end_of_a_stream_is_an_outcome_and_the_request_is_made_once() {
+    let (ground, _names, authority) = ground().await;
+    for (script, end, total) in [
+        (Script::Status(200), "delivered", LONG),
+        (Script::Status(302), "delivered", LONG),
+        (Script::Status(503), "rejected", LONG),
+        (Script::Endless, "delivered", LONG),
+        // Even the refusals that promise that nothing was done.
+        (Script::Reset(Reason::REFUSED_STREAM), "failed connection_reset wait", LONG),
+        (Script::Reset(Reason::INTERNAL_ERROR), "failed connection_reset wait", LONG),
+        (Script::Reset(Reason::HTTP_1_1_REQUIRED), "failed connection_reset wait", LONG),
+        (Script::ResetWithin, "failed connection_reset read", LONG),
+        (Script::GoAway, "failed connection_reset wait", LONG),
+        (Script::Hold, "failed timeout wait", SHORT),
+        (Script::HoldWithin, "failed timeout read", SHORT),
+    ] {
+        let acceptor = authority.server(&[NAME], Leaf::Good, &["h2", "http/1.1"]);
+        let receiver = Receiver::start(acceptor, script).await;
+        let attempt = ground.deliver(post(&format!("https://{NAME}:{}/", receiver.port), "some bytes"), total).await;
+        assert_eq!(end_of(&attempt), end, "{script:?}: {:?}", attempt.ended);
+        assert_eq!(receiver.requests.load(Relaxed), 1, "{script:?}");
+        assert_eq!(receiver.connections.load(Relaxed), 1, "{script:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_over_http2_says_what_one_over_http1_would() {
+    let (ground, _names, authority) = ground().await;
+    let receiver = Receiver::start(authority.server(&[NAME], Leaf::Good, &["h2"]), Script::Echo).await;
+    let url = format!("https://{NAME}:{}/path?q=1", receiver.port);
+    let body = "x".repeat(100_000);
+    let attempt = ground.deliver(post(&url, &body), LONG).await;
+    assert_eq!(end_of(&attempt), "delivered", "{:?}", attempt.ended);
+    let response = attempt.response.unwrap();
+    assert_eq!((response.version, response.body_total), (Version::HTTP_2, 100_000));
+    let header = |name: &str| {
+        response.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.to_str().unwrap().to_owned())
+    };
+    assert_eq!(header("x-target"), Some(url));
+    // `:authority` says it; a second one in a header could say something else.
+    assert_eq!(header("x-host").as_deref(), Some("false"));
+    assert_eq!(attempt.connection.unwrap().tls.unwrap().alpn.as_deref(), Some("h2"));
+    let names: Vec<_> = attempt.sent_headers.unwrap().iter().map(|(name, _)| name.to_string()).collect();
+    assert_eq!(names, ["host", "user-agent", "accept", "content-length"]);
+}
+
+#[tokio::test]
+async fn an_http2_connection_is_reused_one_request_at_a_time() {
+    let (ground, _names, authority) = ground().await;
+    let receiver = Receiver::start(authority.server(&[NAME], Leaf::Good, &["h2"]), Script::Echo).await;
+    let url = format!("https://{NAME}:{}/", receiver.port);
+    assert_eq!(end_of(&ground.get(&url).await), "delivered");
+    // Real time: its tasks need turns of their own to see that the connection stays open.
+    while !{
+        ground.deliverer.tend();
+        let attempt = ground.deliver(get(&url), LONG).await;
+        assert_eq!(end_of(&attempt), "delivered", "{:?}", attempt.ended);
+        attempt.connection.unwrap().reused
+    } {
+        tokio::time::sleep(std::time::Duration::from_millis(260)).await;
+        assert!(receiver.connections.load(Relaxed) < 10);
+    }
+}
