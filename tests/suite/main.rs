@@ -3,5 +3,6 @@
 mod deliveries;
 mod handshakes;
 mod http2;
+mod names;
 mod reuse;
 mod support;
