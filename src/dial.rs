@@ -115,6 +115,10 @@ impl Dialer {
         let way = match (denial, failure) {
             (Some(denial), _) => Err(denial.into()),
             (None, Some(failure)) => Err(failure),
+            // The caller names the source: one that is out must be asked about all the same.
+            (None, None) if purpose == Purpose::Reflector => {
+                Ok(addresses.into_iter().map(|address| Candidate { address, sources: Vec::new() }).collect())
+            }
             (None, None) => self.candidates(asker, url, settings, &addresses),
         };
         Look { resolved, would_block, way }

@@ -11,7 +11,7 @@
 //! | **deciding** | no I/O, no clock: [`hold`], [`schedule`], [`source`] |
 //! | [`world`] | what judging and delivering share, and what a reload swaps |
 //! | **remembering** | [`store`]: queued → started → finished, durable |
-//! | **reaching out** | [`deadline`], [`dial`], [`deliver`], [`dispatch`] |
+//! | **reaching out** | [`deadline`], [`dial`], [`deliver`], [`dispatch`], [`verify`] |
 //! | **fronts** | [`intake`], [`api`], [`explain`], [`request_bin`] and [`cli`] |
 
 pub mod api;
@@ -43,4 +43,5 @@ pub mod send;
 pub mod source;
 pub mod store;
 pub mod telemetry;
+pub mod verify;
 pub mod world;

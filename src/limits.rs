@@ -128,6 +128,13 @@ pub const MESSAGE_BYTES_MAX: usize = 1024;
 /// A source whose address was not on this host is bound anew after this long.
 pub const SOURCE_RETRIED_AFTER: Duration = Duration::from_secs(5);
 
+/// The only reflector is asked again so long after it named another address for a source.
+pub const VERIFY_AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// How often sources that are due to be verified are looked for.
+pub const VERIFY_TICK: Duration = Duration::from_secs(1);
+/// Most sources that are verified at once.
+pub const VERIFY_AT_ONCE: usize = 16;
+
 /// Largest file that the configuration is read from, itself or named in it, in bytes.
 pub const CONFIG_FILE_BYTES_MAX: u64 = 4 * MIB;
 /// Longest name of a node, an API client or a pool, in characters.

@@ -204,6 +204,12 @@ impl Sources {
         self.slot(source).map_or(Verified::Unknown, |slot| slot.health.verified())
     }
 
+    /// It carries traffic or is announced to: worth verifying. A retired one is not.
+    pub fn has_a_future(&self, source: &Source, now: Timestamp) -> bool {
+        let reason = self.slot(source).and_then(|slot| slot.unusable(now));
+        !matches!(reason, Some(Unusable::Retired))
+    }
+
     fn slot(&self, source: &Source) -> Option<&Slot> {
         self.slots.iter().find(|slot| slot.is_pair(source))
     }

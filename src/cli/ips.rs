@@ -1,13 +1,30 @@
-//! `egressd ips`: the published addresses, as `/public-ips.txt` and `/public-ips.json` list them.
+//! `egressd ips`: the published addresses, as `/public-ips.txt` and `/public-ips.json` list them; with `--verify`,
+//! how the reflectors see each source.
 //!
-//! Read from the file alone, so that it says what a node that serves it now would say once its notices are given.
+//! The list is read from its file alone, so that it says what a node that serves it now would say once its notices
+//! are given. Verifying needs the whole configuration; it asks through each source as `serve` does, and changes
+//! nothing.
 
-use std::{path::PathBuf, process::ExitCode, time::UNIX_EPOCH};
+use std::{
+    io::{IsTerminal, stderr},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::UNIX_EPOCH,
+};
 
-use super::{ERROR, OK, check::told};
+use anyhow::{Context as _, anyhow};
+use serde_json::json;
+
+use super::{ERROR, NO, OK, block_on, check::told};
 use crate::clock;
-use crate::config::check::published;
+use crate::config::{Config, check::published};
+use crate::deliver::Deliverer;
+use crate::dial::Dialer;
+use crate::policy::{SelfAddrs, Suspensions};
 use crate::publish::Notice;
+use crate::verify::{Heard, Verifier, verdict::Said};
+use crate::world::World;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -17,6 +34,10 @@ pub struct Args {
     /// How to print them
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
+    /// Ask the reflectors of `[egress.verify]` through each source, and print what they saw; exits with 1 when one saw
+    /// another address than the published one
+    #[arg(long)]
+    verify: bool,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -28,6 +49,9 @@ enum Format {
 }
 
 pub fn run(args: Args) -> ExitCode {
+    if args.verify {
+        return block_on(verify(args));
+    }
     let now = clock::wall();
     let (path, list) = match published(&args.config, now) {
         Ok(found) => found,
@@ -45,7 +69,84 @@ pub fn run(args: Args) -> ExitCode {
 }
 
 /// The second at which the file was last written stands for the token: the one that is served is in the store.
-fn modified(path: &std::path::Path) -> u64 {
+fn modified(path: &Path) -> u64 {
     let time = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
     time.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map_or(0, |age| age.as_secs())
+}
+
+async fn verify(args: Args) -> anyhow::Result<u8> {
+    let config = match Config::load(&args.config, clock::wall()) {
+        Ok(config) => Arc::new(config),
+        Err(problems) => {
+            eprint!("{}", told(&problems));
+            return Ok(ERROR);
+        }
+    };
+    let reflectors = config.egress.verify.clone().ok_or_else(|| {
+        let file = args.config.display();
+        anyhow!("{file} names no reflector to ask: write [egress.verify] with reflectors = [\"https://…/whoami\"]")
+    })?;
+    let trust = Dialer::prepare(&config).context("[tls] cannot be used")?;
+    // Reflectors alone may be addresses of ours, so that what is ours need not be known here.
+    let world = World::new(config, &Notice::given(), SelfAddrs::default(), Suspensions::default());
+    let verifier = Verifier::new(world.clone(), Deliverer::new(world.clone(), trust));
+    let settings = world.settings();
+    let sources = settings.sources.all();
+    let mut heard = Vec::new();
+    for (index, source) in sources.iter().enumerate() {
+        if stderr().is_terminal() {
+            eprint!("\rasking through source {} of {} …\x1b[K", index + 1, sources.len());
+        }
+        heard.push(verifier.ask(&settings, &reflectors, source.clone()).await);
+    }
+    if stderr().is_terminal() {
+        eprint!("\r\x1b[K");
+    }
+    match args.format {
+        Format::Text => print!("{}", table(&heard)),
+        Format::Json => println!("{:#}", document(&heard)),
+    }
+    Ok(if heard.iter().any(Heard::differs) { NO } else { OK })
+}
+
+/// A line for every source and reflector.
+fn table(heard: &[Heard]) -> String {
+    let head = ["PUBLIC", "BIND", "REFLECTOR", "SEEN AS", "VERDICT"].map(str::to_owned);
+    let mut rows = vec![head];
+    for Heard { source, said } in heard {
+        for (reflector, said) in said {
+            let (seen, verdict) = match said {
+                Said::Saw(seen) if *seen == source.public() => (seen.to_string(), "verified".to_owned()),
+                Said::Saw(seen) => (seen.to_string(), "DIFFERS".to_owned()),
+                Said::Nothing(why) => ("-".to_owned(), format!("unverified: {why}")),
+            };
+            let [public, bind] = [source.public(), source.bind()].map(|address| address.to_string());
+            rows.push([public, bind, reflector.clone(), seen, verdict]);
+        }
+    }
+    let widths: Vec<usize> =
+        (0..4).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()).collect();
+    rows.iter()
+        .map(|[public, bind, reflector, seen, verdict]| {
+            let [a, b, c, d] = [widths[0], widths[1], widths[2], widths[3]];
+            format!("{public:a$}  {bind:b$}  {reflector:c$}  {seen:d$}  {verdict}\n")
+        })
+        .collect()
+}
+
+fn document(heard: &[Heard]) -> serde_json::Value {
+    let sources = heard.iter().map(|heard| {
+        let said = heard.said.iter().map(|(reflector, said)| match said {
+            Said::Saw(seen) => json!({"reflector": reflector, "seen": seen.to_string(), "error": null}),
+            Said::Nothing(why) => json!({"reflector": reflector, "seen": null, "error": why}),
+        });
+        json!({
+            "public": heard.source.public().to_string(),
+            "bind": heard.source.bind().to_string(),
+            "pool": &**heard.source.pool(),
+            "differs": heard.differs(),
+            "reflectors": said.collect::<Vec<_>>(),
+        })
+    });
+    json!({ "sources": sources.collect::<Vec<_>>() })
 }

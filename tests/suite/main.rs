@@ -5,4 +5,5 @@ mod handshakes;
 mod http2;
 mod names;
 mod reuse;
+mod sources;
 mod support;

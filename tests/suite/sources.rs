@@ -1,0 +1,175 @@
+//! Sources, proven and published: what reflectors say decides who may be used, and the commands that show it.
+
+use std::process::{Command, Output};
+
+use egressd::request_bin::RequestBin;
+use egressd::source::Verified;
+use egressd::verify::{Memory, Verifier};
+
+use crate::support::ground::{Ground, Plan};
+use crate::support::receiver::{Receiver, write};
+
+/// A reflector that tells the truth; what it answers on is its URL.
+async fn honest() -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/whoami", listener.local_addr().expect("an address"));
+    tokio::spawn(RequestBin::default().serve(listener));
+    url
+}
+
+/// A reflector that says the same to everyone.
+async fn saying(text: &str) -> (String, Receiver) {
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+    let receiver = Receiver::start(vec![write(answer)]).await;
+    (receiver.url("/whoami"), receiver)
+}
+
+fn ground(sources: &[(&str, &str)], reflectors: &[&str]) -> Ground {
+    let mut plan = Plan::new();
+    plan.sources = sources.iter().map(|(public, bind)| ((*public).to_owned(), (*bind).to_owned())).collect();
+    plan.more = format!("[egress.verify]\nreflectors = {reflectors:?}\n");
+    plan.build()
+}
+
+/// What each source counts as after one round.
+async fn after_a_round(ground: &Ground) -> Vec<Verified> {
+    let verifier = Verifier::new(ground.world.clone(), ground.deliverer.clone());
+    verifier.ask_those_due(&mut Memory::default()).await;
+    let sources = ground.world.sources();
+    sources.all().iter().map(|source| sources.verification(source)).collect()
+}
+
+#[tokio::test]
+async fn a_pair_that_is_not_true_is_taken_out_and_comes_back_when_it_is() {
+    let (a, b) = (honest().await, honest().await);
+    // Nothing maps the second's bound address to its public one.
+    let ground = ground(&[("127.0.0.11", "127.0.0.11"), ("203.0.113.12", "127.0.0.12")], &[&a, &b]);
+    assert_eq!(after_a_round(&ground).await, [Verified::Yes, Verified::Drift]);
+    let sources = ground.world.sources();
+    let now = egressd::clock::wall();
+    let out = sources.all().remove(1);
+    assert_eq!(sources.unusable(&out, now).as_deref(), Some("the reflectors see another address than 203.0.113.12"));
+    for host in 0..20 {
+        let receiver = Receiver::start(vec![crate::support::receiver::ok()]).await;
+        ground.get(&receiver.url(&format!("/{host}"))).await;
+        assert!(receiver.peers().iter().all(|peer| peer.ip().to_string() == "127.0.0.11"), "{:?}", receiver.peers());
+    }
+    // One that is out is asked about all the same, the only one too.
+    let (c, d) = (saying("203.0.113.12\n").await, saying("{\"ip\": \"203.0.113.12\"}").await);
+    let ground = self::ground(&[("203.0.113.12", "127.0.0.12")], &[&c.0, &d.0]);
+    ground.world.sources().verified(&out, Verified::Drift);
+    assert_eq!(after_a_round(&ground).await, [Verified::Yes]);
+}
+
+#[tokio::test]
+async fn one_reflector_that_lies_or_is_dead_takes_nothing_out() {
+    let dead = "http://127.0.0.1:1/whoami".to_owned();
+    let (lying, _receiver) = saying("192.0.2.1").await;
+    let garbled = saying("<html>").await;
+    let truth = honest().await;
+    for (reflectors, state) in [
+        ([&truth, &dead], Verified::Yes),
+        ([&truth, &lying], Verified::Unverified),
+        ([&dead, &garbled.0], Verified::Unverified),
+        ([&lying, &dead], Verified::Unverified),
+    ] {
+        let reflectors: Vec<&str> = reflectors.iter().map(|url| url.as_str()).collect();
+        let ground = ground(&[("127.0.0.11", "127.0.0.11")], &reflectors);
+        assert_eq!(after_a_round(&ground).await, [state], "{reflectors:?}");
+        assert!(ground.world.sources().any_usable(egressd::clock::wall()));
+    }
+}
+
+#[tokio::test]
+async fn without_reflectors_nothing_stays_taken_out() {
+    let ground = Plan::new().build();
+    let source = ground.world.sources().all().remove(0);
+    ground.world.sources().verified(&source, Verified::Drift);
+    assert_eq!(after_a_round(&ground).await, [Verified::Unknown]);
+}
+
+/// Runs egressd beside this test's runtime, which answers as the reflectors.
+async fn egressd(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+    let run = move || Command::new(env!("CARGO_BIN_EXE_egressd")).args(arguments).output().expect("egressd runs");
+    let Output { status, stdout, stderr } = tokio::task::spawn_blocking(run).await.expect("egressd runs");
+    (status.code(), String::from_utf8_lossy(&stdout).into_owned(), String::from_utf8_lossy(&stderr).into_owned())
+}
+
+/// A directory with a published list and a configuration of this text.
+fn written(list: &str, text: &str) -> (tempfile::TempDir, String) {
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("public-ips.txt"), list).expect("a file");
+    let path = directory.path().join("egressd.toml");
+    std::fs::write(&path, format!("[dns]\nservers = [\"127.0.0.1\"]\n{text}")).expect("a file");
+    (directory, path.display().to_string())
+}
+
+#[tokio::test]
+async fn ips_prints_the_list_in_both_forms() {
+    let (_directory, config) = written("203.0.113.1 # ours\n2001:db8::1 announced=2020-01-01\n", "[api]\nlisten = 1\n");
+    let (code, text, _) = egressd(&["ips", "--config", &config]).await;
+    assert_eq!((code, text.as_str()), (Some(0), "203.0.113.1\n2001:db8::1\n"));
+    let (code, json, _) = egressd(&["ips", "--config", &config, "--format", "json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(code, Some(0));
+    assert_eq!(json["prefixes"][0]["ipv4Prefix"], "203.0.113.1/32");
+    assert_eq!(json["prefixes"][1]["status"], "announced");
+    let (code, _, errors) = egressd(&["ips", "--config", "/nonexistent/egressd.toml"]).await;
+    assert_eq!(code, Some(2));
+    assert!(errors.contains("/nonexistent/egressd.toml: cannot be read"), "{errors}");
+}
+
+#[tokio::test]
+async fn ips_verify_prints_how_each_source_is_seen() {
+    let (a, b) = (honest().await, honest().await);
+    let opened = "[[policy.exception]]\nnetworks = [\"127.0.0.0/8\"]\nreason = \"a test\"\n";
+    let verify = format!("[egress.verify]\nreflectors = [\"{a}\", \"{b}\"]\n");
+    let good = "[[egress.source]]\npublic = \"127.0.0.11\"\n";
+    let bad = "[[egress.source]]\npublic = \"203.0.113.12\"\nbind = \"127.0.0.12\"\n";
+    let list = "127.0.0.11\n203.0.113.12\n";
+
+    let (_directory, config) = written(list, &format!("{opened}{verify}{good}"));
+    let (code, text, errors) = egressd(&["ips", "--config", &config, "--verify"]).await;
+    assert_eq!((code, errors.as_str()), (Some(0), ""), "{text}");
+    let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[1], ["127.0.0.11", "127.0.0.11", a.as_str(), "127.0.0.11", "verified"]);
+    assert_eq!(rows.len(), 3);
+
+    let (_directory, config) = written(list, &format!("{opened}{verify}{good}{bad}"));
+    let (code, json, _) = egressd(&["ips", "--config", &config, "--verify", "--format", "json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!(code, Some(1), "{json}");
+    assert_eq!(json["sources"][0]["differs"], false);
+    assert_eq!(json["sources"][1]["differs"], true);
+    assert_eq!(json["sources"][1]["reflectors"][1]["seen"], "127.0.0.12");
+
+    let (_directory, config) = written(list, good);
+    let (code, _, errors) = egressd(&["ips", "--config", &config, "--verify"]).await;
+    assert_eq!(code, Some(2));
+    assert!(errors.contains("names no reflector to ask"), "{errors}");
+}
+
+#[tokio::test]
+async fn check_tells_all_problems_and_where_a_source_is_missing() {
+    let (_directory, config) = written("127.0.0.11\n", "[[egress.source]]\npublic = \"127.0.0.11\"\n");
+    let (code, text, errors) = egressd(&["check", "--config", &config]).await;
+    assert_eq!((code, errors.as_str()), (Some(0), ""));
+    assert_eq!(text, format!("{config} is good: its source is on this host\n"));
+
+    let text = "[delivery]\ndrain = \"1s\"\ndedline = \"5s\"\n[[egress.source]]\npublic = \"192.0.2.1\"\n";
+    let (_directory, config) = written("192.0.2.1\n", text);
+    let (code, text, errors) = egressd(&["check", "--config", &config]).await;
+    assert_eq!((code, text.as_str()), (Some(2), ""));
+    let lines: Vec<&str> = errors.lines().map(|line| line.strip_prefix(config.as_str()).unwrap_or(line)).collect();
+    assert_eq!(
+        lines,
+        [
+            ":7: egress.source[0].public: 192.0.2.1 is not on this host: plumb it (ip address add 192.0.2.1 dev …), or \
+             drop the source",
+            ":4: delivery.drain: 1s is less than deadline, which is 5s: deliveries would be cut off: at least 5s",
+            ":5: delivery.dedline: is not a key of egressd: did you mean `deadline`?",
+            "3 problems",
+        ]
+    );
+}
