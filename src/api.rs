@@ -9,7 +9,7 @@
 pub mod access;
 pub mod body;
 mod executions;
-mod explain;
+pub mod explain;
 mod har;
 pub mod openapi;
 mod page;

@@ -1,1 +1,275 @@
+//! Composition: builds every part, owns the lifetimes of tasks and listeners, reloads and drains.
+//!
+//! The one module that knows which store is in use. Order at the start: listeners are bound (so that a taken port
+//! is told before anything is touched), the store is opened and brought to order, what waits is put back, and only
+//! then are calls answered.
 
+pub mod ours;
+mod reload;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use metrics::{Unit, describe_counter, describe_gauge};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use crate::api::tls::Acceptor;
+use crate::api::{self, ApiState};
+use crate::backlog::{Backlog, caps};
+use crate::clock;
+use crate::config::Config;
+use crate::deliver::Deliverer;
+use crate::dial::Dialer;
+use crate::dispatch::Dispatcher;
+use crate::explain::Explainer;
+use crate::intake::Intake;
+use crate::ledger::Ledger;
+use crate::ops::{self, Readiness};
+use crate::policy::Suspensions;
+use crate::publication::Publication;
+use crate::publish;
+use crate::redact::Redactor;
+use crate::source;
+use crate::store::Store;
+use crate::world::World;
+
+/// How often our own interfaces and dates are looked at anew.
+const REFRESH: Duration = Duration::from_secs(5);
+/// How often executions at `hold_limit` and idle connections are looked for.
+const TEND: Duration = Duration::from_millis(250);
+/// How often retention is applied.
+const RETAIN: Duration = Duration::from_secs(60);
+/// Histograms keep raw samples until then.
+const METRICS_UPKEEP: Duration = Duration::from_secs(1);
+
+/// A running appliance.
+pub struct App {
+    pub api: SocketAddr,
+    pub metrics: SocketAddr,
+    pub publish: Option<SocketAddr>,
+    world: Arc<World>,
+    ledger: Arc<Ledger>,
+    intake: Arc<Intake>,
+    dispatcher: Arc<Dispatcher>,
+    deliverer: Arc<Deliverer>,
+    publication: Arc<Publication>,
+    listeners: Vec<SocketAddr>,
+    config_file: Option<PathBuf>,
+    api_tls: Option<Arc<Acceptor>>,
+    stop_dispatch: watch::Sender<bool>,
+    /// Ends the listeners and the background tasks.
+    stop: watch::Sender<bool>,
+    tasks: TaskTracker,
+}
+
+impl App {
+    /// Starts everything; the appliance answers calls when this returns.
+    pub async fn start(
+        config: Config,
+        config_file: Option<PathBuf>,
+        metrics: PrometheusHandle,
+    ) -> anyhow::Result<Self> {
+        describe_metrics();
+        source::metrics::describe();
+        let config = Arc::new(config);
+        let api_listener = bind(config.api.listen, "[api] listen").await?;
+        let metrics_listener = bind(config.metrics_listen, "[metrics] listen").await?;
+        let publish_listener = match config.publish_listen {
+            Some(address) => Some(bind(address, "[publish] listen").await?),
+            None => None,
+        };
+        let (api, metrics_address) = (api_listener.local_addr()?, metrics_listener.local_addr()?);
+        let publish = publish_listener.as_ref().map(TcpListener::local_addr).transpose()?;
+        let listeners: Vec<SocketAddr> = [api, metrics_address].into_iter().chain(publish).collect();
+
+        let store: Arc<dyn Store> = Arc::new(crate::store::memory::Memory::new(&config.node));
+        let recovered = store.recover(clock::wall()).await?;
+        for damage in &recovered.damage {
+            tracing::error!(%damage, "the store is damaged");
+        }
+        if recovered.interrupted + recovered.discarded > 0 {
+            tracing::warn!(
+                interrupted = recovered.interrupted,
+                discarded = recovered.discarded,
+                "sends that the last process left behind have ended"
+            );
+        }
+
+        let publication = Publication::open(store.clone(), &config, clock::wall()).await?;
+        let ours = ours::look(&config, &listeners);
+        let world = World::new(config.clone(), &publication.notice(), ours, Suspensions::default());
+        let ledger = Ledger::new(store.clone(), Redactor::new(store.redact_key(), &config.redact));
+        let backlog = Backlog::new(caps(&config));
+        let deliverer = Deliverer::new(world.clone(), Dialer::prepare(&config)?);
+        let intake = Intake::new(world.clone(), ledger.clone(), backlog.clone());
+        let dispatcher = Dispatcher::new(world.clone(), backlog, ledger.clone(), deliverer.clone());
+
+        let (stop_dispatch, dispatch_stopped) = watch::channel(false);
+        let (stop, stopped) = watch::channel(false);
+        let tasks = TaskTracker::new();
+        tasks.spawn(dispatcher.clone().run(dispatch_stopped));
+        let restored = intake.restore().await?;
+        if restored > 0 {
+            tracing::info!(restored, "sends that wait were taken up again");
+        }
+
+        let readiness = Arc::new(Readiness {
+            world: world.clone(),
+            store: store.clone(),
+            intake: intake.clone(),
+            dispatcher: dispatcher.clone(),
+        });
+        let state = ApiState {
+            world: world.clone(),
+            store: store.clone(),
+            intake: intake.clone(),
+            events: ledger.events.clone(),
+            explainer: Explainer::new(world.clone(), deliverer.clone(), store.redact_key()),
+            closing: stopped.clone(),
+        };
+        let router = api::router(state, publish::front::router(publication.clone()));
+        let api_tls = config.api.tls.as_ref().map(Acceptor::load).transpose()?.map(Arc::new);
+        tasks.spawn(api::serve::serve(api_listener, router, api_tls.clone(), stopped.clone()));
+        tasks.spawn(serve_ops(metrics_listener, ops::router(metrics.clone(), readiness), stopped.clone()));
+
+        if let Some(listener) = publish_listener {
+            tasks.spawn(publish::front::serve(listener, publication.clone(), stopped.clone()));
+        }
+
+        let app = Self {
+            api,
+            metrics: metrics_address,
+            publish,
+            world,
+            ledger,
+            intake,
+            dispatcher,
+            deliverer,
+            publication,
+            listeners,
+            config_file,
+            api_tls,
+            stop_dispatch,
+            stop,
+            tasks,
+        };
+        app.tend_in_background(metrics, stopped);
+        Ok(app)
+    }
+
+    /// Stops accepting, lets what is in flight finish (at most `[delivery] drain`), and closes the store. What is
+    /// still queued stays on disk. `false`: something was still in flight; it will read `interrupted`.
+    pub async fn drain(self) -> bool {
+        tracing::info!(in_flight = self.dispatcher.in_flight(), "draining");
+        self.intake.drain();
+        self.stop_dispatch.send_replace(true);
+        let patience = self.world.config().delivery.drain;
+        let clean = tokio::select! {
+            () = self.dispatcher.drained() => true,
+            () = tokio::time::sleep(patience) => false,
+        };
+        self.stop.send_replace(true);
+        self.tasks.close();
+        // Callers that wait or follow are let go; a slow one does not hold the exit up.
+        tokio::select! {
+            () = self.tasks.wait() => {}
+            () = tokio::time::sleep(Duration::from_secs(2)) => {}
+        }
+        if let Err(error) = self.ledger.store.close().await {
+            tracing::error!(%error, "the store was not closed cleanly; nothing acknowledged is lost");
+        }
+        if clean {
+            tracing::info!("drained");
+        } else {
+            tracing::error!(in_flight = self.dispatcher.in_flight(), "deliveries did not end within the drain time");
+        }
+        clean
+    }
+
+    /// A sign of life for the service manager: the dispatcher's loop turns.
+    pub fn dispatcher_turns(&self) -> bool {
+        self.dispatcher.stalled().is_none()
+    }
+
+    fn tend_in_background(&self, metrics: PrometheusHandle, stopped: watch::Receiver<bool>) {
+        self.every(METRICS_UPKEEP, stopped.clone(), move || {
+            let metrics = metrics.clone();
+            async move { metrics.run_upkeep() }
+        });
+        let (intake, deliverer) = (self.intake.clone(), self.deliverer.clone());
+        self.every(TEND, stopped.clone(), move || {
+            let (intake, deliverer) = (intake.clone(), deliverer.clone());
+            async move {
+                deliverer.tend();
+                intake.release_overdue().await;
+            }
+        });
+        let (world, listeners, publication) = (self.world.clone(), self.listeners.clone(), self.publication.clone());
+        self.every(REFRESH, stopped.clone(), move || {
+            let (world, listeners, publication) = (world.clone(), listeners.clone(), publication.clone());
+            async move {
+                world.set_ours(ours::look(&world.config(), &listeners));
+                world.sources().measure(clock::wall());
+                if let Err(error) = publication.refresh(&world.config(), clock::wall()).await {
+                    tracing::warn!(%error, "the published list was not refreshed");
+                }
+            }
+        });
+        let store = self.ledger.store.clone();
+        self.every(RETAIN, stopped, move || {
+            let store = store.clone();
+            async move {
+                if let Err(error) = store.retain(clock::wall()).await {
+                    tracing::warn!(%error, "retention was not applied; it is tried again");
+                }
+            }
+        });
+    }
+
+    fn every<F>(
+        &self,
+        period: Duration,
+        mut stopped: watch::Receiver<bool>,
+        mut work: impl FnMut() -> F + Send + 'static,
+    ) where
+        F: Future<Output = ()> + Send,
+    {
+        self.tasks.spawn(async move {
+            let mut ticks = tokio::time::interval(period);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    _ = ticks.tick() => {}
+                    _ = stopped.wait_for(|stopped| *stopped) => return,
+                }
+                work().await;
+            }
+        });
+    }
+}
+
+async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        anyhow!("{key} = \"{address}\" cannot be bound: {error}; is another egressd running, or is the address not on this host?")
+    })
+}
+
+async fn serve_ops(listener: TcpListener, router: axum::Router, mut stopped: watch::Receiver<bool>) {
+    let stopping = async move {
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopping).await {
+        tracing::error!(%error, "the metrics listener has failed");
+    }
+}
+
+fn describe_metrics() {
+    describe_counter!("egressd_config_reloads_total", Unit::Count, "Reloads of the configuration, by result.");
+    describe_gauge!("egressd_in_flight", Unit::Count, "Deliveries in flight by the source they leave from.");
+}

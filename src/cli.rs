@@ -3,8 +3,11 @@
 pub mod bin;
 pub mod check;
 pub mod client;
+pub mod demo;
+pub mod explain;
 pub mod ips;
 pub mod send;
+pub mod serve;
 pub mod show;
 pub mod tail;
 
@@ -34,10 +37,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run the appliance in the foreground; SIGTERM drains, SIGHUP reloads
+    Serve(serve::Args),
+    /// Run the whole thing on loopback with no set-up, and sample sends through it
+    Demo(demo::Args),
     /// Everything wrong with a configuration, at once
     Check(check::Args),
     /// The published addresses
     Ips(ips::Args),
+    /// Say whether the policy would allow a send, and why; sends nothing
+    Explain(explain::Args),
     /// Submit one send through the API
     Send(send::Args),
     /// Follow finished sends, one line each
@@ -51,8 +60,11 @@ pub fn main() -> ExitCode {
     // rustls wants one provider for the process; every configuration of ours names it as well.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match Cli::parse().command {
+        Command::Serve(args) => serve::run(args),
+        Command::Demo(args) => demo::run(args),
         Command::Check(args) => check::run(args),
         Command::Ips(args) => ips::run(args),
+        Command::Explain(args) => explain::run(args),
         Command::Send(args) => send::run(args),
         Command::Tail(args) => tail::run(args),
         Command::Bin(args) => bin::run(args),

@@ -12,7 +12,7 @@ use crate::outcome::{Code, Failure, Phase};
 use crate::policy::url::without_userinfo;
 use crate::policy::{Asker, CheckedUrl, Purpose, Verdict};
 use crate::redact::RedactKey;
-use crate::send::{Method, TenantId};
+use crate::send::Method;
 use crate::source::Source;
 use crate::world::World;
 

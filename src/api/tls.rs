@@ -31,10 +31,9 @@ impl Acceptor {
         Ok(Self(ArcSwap::new(server_config(files)?)))
     }
 
-    /// All or nothing: files that cannot be used leave what is in force.
-    pub fn reload(&self, files: &ApiTls) -> Result<(), TlsError> {
-        self.0.store(server_config(files)?);
-        Ok(())
+    /// Takes over what was loaded beside this one, for connections from now on.
+    pub fn replace(&self, loaded: &Self) {
+        self.0.store(loaded.0.load_full());
     }
 
     pub(super) fn current(&self) -> tokio_rustls::TlsAcceptor {

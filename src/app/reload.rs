@@ -1,0 +1,66 @@
+//! SIGHUP: the whole configuration or nothing of it.
+
+use std::sync::Arc;
+
+use metrics::counter;
+
+use super::{App, ours};
+use crate::api::tls::Acceptor;
+use crate::clock;
+use crate::config::file::Problem;
+use crate::config::{Config, check};
+use crate::dial::Dialer;
+use crate::redact::Redactor;
+
+impl App {
+    /// Puts the file in force as a whole, or changes nothing: then every problem is logged. Deliveries in flight
+    /// are not touched. `Err`: how many problems there were.
+    pub async fn reload(&self) -> Result<(), usize> {
+        let result = self.try_reload().await;
+        counter!("egressd_config_reloads_total", "result" => if result.is_ok() { "ok" } else { "refused" })
+            .increment(1);
+        match result {
+            Ok(()) => {
+                tracing::info!("the configuration was reloaded");
+                Ok(())
+            }
+            Err(problems) => {
+                for problem in &problems {
+                    tracing::error!(%problem, "the configuration was not reloaded");
+                }
+                Err(problems.len())
+            }
+        }
+    }
+
+    async fn try_reload(&self) -> Result<(), Vec<String>> {
+        let path =
+            self.config_file.as_ref().ok_or_else(|| vec!["there is no configuration file to reload".to_owned()])?;
+        let texts = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let now = clock::wall();
+        let config = Config::load(path, now).map_err(texts)?;
+        let unchangeable = check::unchangeable(path, &self.world.config(), &config);
+        if !unchangeable.is_empty() {
+            return Err(texts(unchangeable));
+        }
+        let trust = Dialer::prepare(&config).map_err(|error| vec![error.to_string()])?;
+        let api_tls = match (&self.api_tls, &config.api.tls) {
+            (Some(acceptor), Some(files)) => {
+                Some((acceptor, Acceptor::load(files).map_err(|error| vec![error.to_string()])?))
+            }
+            _ => None,
+        };
+        // The last thing that may fail; after it everything is swapped.
+        let notice = self.publication.replace(&config, now).await.map_err(|error| vec![error.to_string()])?;
+        let config = Arc::new(config);
+        self.world.reload(config.clone(), &notice);
+        self.world.set_ours(ours::look(&config, &self.listeners));
+        self.ledger.redactor.store(Arc::new(Redactor::new(self.ledger.store.redact_key(), &config.redact)));
+        if let Some((acceptor, loaded)) = api_tls {
+            acceptor.replace(&loaded);
+        }
+        self.deliverer.reload(trust);
+        self.dispatcher.reload();
+        Ok(())
+    }
+}

@@ -1,0 +1,110 @@
+//! `egressd serve`: the appliance in the foreground. SIGTERM and SIGINT drain, SIGHUP reloads.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{ERROR, NO, OK, block_on};
+use crate::app::App;
+use crate::config::Config;
+use crate::{clock, telemetry};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// The configuration; `config/egressd.toml` shows every key
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+pub fn run(args: Args) -> ExitCode {
+    let config = match Config::load(&args.config, clock::wall()) {
+        Ok(config) => config,
+        Err(problems) => {
+            for problem in &problems {
+                eprintln!("{problem}");
+            }
+            eprintln!("egressd: {} with {}: nothing was started", count(problems.len()), args.config.display());
+            return ExitCode::from(ERROR);
+        }
+    };
+    block_on(serve(config, args.config))
+}
+
+fn count(problems: usize) -> String {
+    if problems == 1 { "1 problem".to_owned() } else { format!("{problems} problems") }
+}
+
+async fn serve(config: Config, file: PathBuf) -> anyhow::Result<u8> {
+    telemetry::logs("info");
+    // Before anything can take long, so that no signal gets its default effect.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = signal(SignalKind::hangup())?;
+    for exception in &config.policy.exceptions {
+        tracing::warn!(
+            networks = ?exception.networks, hosts = ?exception.hosts, reason = %exception.reason,
+            "the policy has an exception"
+        );
+    }
+    let metrics = telemetry::metrics()?;
+    let app = tokio::select! {
+        started = App::start(config, Some(file), metrics) => started?,
+        _ = terminate.recv() => return Ok(OK),
+        _ = interrupt.recv() => return Ok(OK),
+    };
+    tracing::info!(api = %app.api, metrics = %app.metrics, publish = ?app.publish, "ready");
+    notify(&[sd_notify::NotifyState::Ready]);
+    let mut watchdog = watchdog();
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                reloading();
+                // A refused reload is logged and counted; the appliance goes on as it was.
+                let _ = app.reload().await;
+                notify(&[sd_notify::NotifyState::Ready]);
+            }
+            () = watchdog.tick() => {
+                if app.dispatcher_turns() {
+                    notify(&[sd_notify::NotifyState::Watchdog]);
+                }
+            }
+        }
+    }
+    notify(&[sd_notify::NotifyState::Stopping]);
+    Ok(if app.drain().await { OK } else { NO })
+}
+
+/// Tells the service manager, where there is one.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "the service manager was not told");
+    }
+}
+
+fn reloading() {
+    match sd_notify::NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[sd_notify::NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!(%error, "the service manager was not told"),
+    }
+}
+
+/// Turns at half the time that the service manager allows between two signs of life.
+fn watchdog() -> Watchdog {
+    let every = sd_notify::watchdog_enabled().map(|allowed| tokio::time::interval(allowed / 2));
+    Watchdog(every)
+}
+
+struct Watchdog(Option<tokio::time::Interval>);
+
+impl Watchdog {
+    async fn tick(&mut self) {
+        match &mut self.0 {
+            Some(interval) => {
+                interval.tick().await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
