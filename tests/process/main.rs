@@ -1,0 +1,9 @@
+//! The real process from outside: its commands, its signals, its death, and what Prometheus sees of it.
+
+#![allow(clippy::disallowed_methods, reason = "tests are the outside: they read clocks and make plain connections")]
+
+mod commands;
+mod crash;
+mod node;
+mod prometheus;
+mod signals;

@@ -1,0 +1,262 @@
+//! An `egressd serve` of the test's own, and a receiver that counts.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
+
+pub const SOURCES: [&str; 3] = ["127.0.0.21", "127.0.0.22", "127.0.0.23"];
+
+/// How long anything may take before a test gives up on it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub fn egressd() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_egressd"))
+}
+
+/// A directory with a configuration; starts and stops processes on it.
+pub struct Node {
+    pub directory: tempfile::TempDir,
+    pub api: SocketAddr,
+    pub metrics: SocketAddr,
+    child: Option<Child>,
+}
+
+impl Node {
+    /// `extra` is TOML appended to a configuration that opens loopback for receivers.
+    pub fn new(extra: &str) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let node = Self { directory, api: free_port(), metrics: free_port(), child: None };
+        std::fs::write(node.path("public-ips.txt"), SOURCES.join("\n")).expect("the list");
+        node.configure(extra);
+        node
+    }
+
+    pub fn started(extra: &str) -> Self {
+        let mut node = Self::new(extra);
+        node.start();
+        node
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.path("egressd.toml")
+    }
+
+    pub fn configure(&self, extra: &str) {
+        let sources: String = SOURCES.iter().map(|ip| format!("[[egress.source]]\npublic = \"{ip}\"\n")).collect();
+        let text = format!(
+            "node = \"test\"\n[api]\nlisten = \"{}\"\n[metrics]\nlisten = \"{}\"\n{sources}\
+             [dns]\nservers = [\"127.0.0.1:53\"]\n[store]\npath = \"store\"\nkey_file = \"key\"\n\
+             [[policy.exception]]\nnetworks = [\"127.0.0.0/8\"]\nreason = \"receivers of tests\"\n{extra}",
+            self.api, self.metrics
+        );
+        std::fs::write(self.config(), text).expect("the configuration");
+    }
+
+    /// Starts the process and waits until it answers.
+    pub fn start(&mut self) {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("log")).expect("the log");
+        let child = egressd()
+            .args(["serve", "--config"])
+            .arg(self.config())
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("egressd starts");
+        self.child = Some(child);
+        let started = Instant::now();
+        while std::net::TcpStream::connect(self.metrics).is_err() || std::net::TcpStream::connect(self.api).is_err() {
+            let child = self.child.as_mut().expect("started");
+            assert!(child.try_wait().expect("its state").is_none(), "egressd ended: {}", self.log());
+            assert!(started.elapsed() < PATIENCE, "egressd does not answer: {}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    pub fn pid(&self) -> nix::unistd::Pid {
+        let id = self.child.as_ref().expect("a running process").id();
+        nix::unistd::Pid::from_raw(id.try_into().expect("a pid"))
+    }
+
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(self.pid(), signal).expect("a signal");
+    }
+
+    /// SIGKILL, as a machine's death would be.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("a running process");
+        child.kill().expect("a kill");
+        child.wait().expect("its end");
+    }
+
+    /// Waits for the process to end by itself; its exit code.
+    pub fn ended(&mut self) -> Option<i32> {
+        let mut child = self.child.take().expect("a running process");
+        let started = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().expect("its state") {
+                return status.code();
+            }
+            assert!(started.elapsed() < PATIENCE, "egressd does not end: {}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub async fn call(&self, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {
+        call(self.api, method, path, body, &[]).await
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        let (status, answer) = self.call("GET", path, "").await.expect("an answer");
+        assert_eq!(status, 200, "{path}: {answer}");
+        answer
+    }
+
+    pub async fn metric(&self, line_start: &str) -> Option<f64> {
+        let (_, text) = call_text(self.metrics, "GET", "/metrics", "", &[]).await.expect("metrics");
+        text.lines().find(|line| line.starts_with(line_start))?.rsplit(' ').next()?.parse().ok()
+    }
+
+    /// Every record there is, newest first.
+    pub async fn records(&self) -> Vec<Value> {
+        let mut records = Vec::new();
+        let mut path = "/v1/sends?limit=200".to_owned();
+        loop {
+            let page = self.get(&path).await;
+            records.extend(page["sends"].as_array().expect("a list").iter().cloned());
+            match page["next"].as_str() {
+                Some(next) => path = format!("/v1/sends?limit=200&cursor={next}"),
+                None => return records,
+            }
+        }
+    }
+
+    /// Waits until no send is held, queued or in flight; then all records.
+    pub async fn settled(&self) -> Vec<Value> {
+        let started = Instant::now();
+        loop {
+            let records = self.records().await;
+            let open = records.iter().filter(|record| record["state"] != "done").count();
+            if open == 0 {
+                return records;
+            }
+            assert!(started.elapsed() < PATIENCE, "{open} of {} sends never ended: {}", records.len(), self.log());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+pub fn free_port() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port")
+}
+
+/// One call; `None` where the connection died.
+pub async fn call(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+    headers: &[(&str, &str)],
+) -> Option<(u16, Value)> {
+    let (status, text) = call_text(address, method, path, body, headers).await?;
+    Some((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+}
+
+pub async fn call_text(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+    headers: &[(&str, &str)],
+) -> Option<(u16, String)> {
+    let socket = TcpStream::connect(address).await.ok()?;
+    let (mut client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.ok()?;
+    tokio::spawn(connection);
+    let mut request = Request::builder().method(method).uri(path).header("host", address.to_string());
+    if !body.is_empty() {
+        request = request.header("content-type", "application/json");
+    }
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(Bytes::from(body.to_owned()))).expect("a request");
+    let response = client.send_request(request).await.ok()?;
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.ok()?.to_bytes();
+    Some((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+/// What reached a receiver: how often each path, and from where.
+#[derive(Clone, Default)]
+pub struct Seen(Arc<Mutex<HashMap<String, Vec<SocketAddr>>>>);
+
+impl Seen {
+    pub fn of(&self, path: &str) -> Vec<SocketAddr> {
+        self.0.lock().expect("what was seen").get(path).cloned().unwrap_or_default()
+    }
+
+    pub fn all(&self) -> HashMap<String, Vec<SocketAddr>> {
+        self.0.lock().expect("what was seen").clone()
+    }
+}
+
+/// A receiver that answers 200 after `delay`, and remembers every request.
+pub async fn counting_receiver(delay: Duration) -> (SocketAddr, Seen) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let seen = Seen::default();
+    let noted = seen.clone();
+    tokio::spawn(async move {
+        while let Ok((socket, peer)) = listener.accept().await {
+            let noted = noted.clone();
+            tokio::spawn(async move {
+                let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+                    let noted = noted.clone();
+                    async move {
+                        let path = request.uri().path().to_owned();
+                        noted.0.lock().expect("what was seen").entry(path).or_default().push(peer);
+                        tokio::time::sleep(delay).await;
+                        Ok::<_, hyper::Error>(Response::new(Full::new(Bytes::from_static(b"ok"))))
+                    }
+                });
+                let _ =
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service).await;
+            });
+        }
+    });
+    (address, seen)
+}
+
+/// Runs a command to its end: exit code, stdout, stderr.
+pub fn run(arguments: &[&str], directory: &Path) -> (Option<i32>, String, String) {
+    let output = egressd().args(arguments).current_dir(directory).stdin(Stdio::null()).output().expect("egressd runs");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
