@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use metrics::{Unit, counter, describe_counter};
@@ -15,9 +16,9 @@ use crate::backlog::{Backlog, Full, TenantBacklog};
 use crate::clock;
 use crate::hold::Held;
 use crate::ledger::{Ledger, unsent};
-use crate::outcome::{Code, Failure};
+use crate::outcome::{Code, Failure, Timings};
 use crate::policy::{Asker, Destination, Suspensions};
-use crate::record::{ExecutionState, FinishedBy};
+use crate::record::{ExecutionState, FinishedBy, Record, State};
 use crate::schedule::Waiting;
 use crate::send::{ExecutionId, SendId, SendSpec, Target, TenantId};
 use crate::store::{
@@ -39,7 +40,8 @@ pub struct Submit {
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Submitted {
-    Accepted(Vec<SendId>),
+    /// The records as they are at acceptance, in call order: what was just written need not be read back.
+    Accepted(Vec<Record>),
     Replayed(Vec<SendId>),
 }
 
@@ -140,6 +142,8 @@ impl Intake {
         let default_expiry = config.delivery.expires_in;
         let mut sends = Vec::with_capacity(call.sends.len());
         let mut entries = Vec::with_capacity(call.sends.len());
+        let mut records = Vec::with_capacity(call.sends.len());
+        let held = call.hold.is_some();
         for spec in call.sends {
             let spec = Arc::new(spec);
             let id = self.next_id(created_at);
@@ -152,6 +156,25 @@ impl Intake {
                 created_at,
                 expires_in: SignedDuration::try_from(expires_in).unwrap_or(SignedDuration::MAX),
                 spec: self.backlog.keep_hot(&spec),
+            });
+            records.push(Record {
+                id,
+                state: if held { State::Held } else { State::Queued },
+                ended: None,
+                resend_of: call.resend_of,
+                tenant: call.tenant.clone(),
+                context: spec.context.clone(),
+                index: None,
+                request: shown.clone(),
+                response: None,
+                would_block: None,
+                connection: None,
+                timings: Timings { held: (!held).then_some(Duration::ZERO), ..Timings::default() },
+                node: self.node.to_string(),
+                created_at,
+                released_at: (!held).then_some(created_at),
+                started_at: None,
+                finished_at: None,
             });
             sends.push(NewSend {
                 id,
@@ -177,9 +200,12 @@ impl Intake {
             Some(execution) => Some(self.lock_of(&call.tenant, execution).read().await),
             None => None,
         };
-        let ids: Vec<SendId> = entries.iter().map(|entry| entry.id).collect();
         match self.ledger.store.accept(accept).await? {
-            Accepted::New { .. } => {}
+            Accepted::New { indexes } => {
+                for (record, index) in records.iter_mut().zip(indexes) {
+                    record.index = index;
+                }
+            }
             Accepted::Replayed(ids) => return Ok(Submitted::Replayed(ids)),
             Accepted::Mismatch => return Err(Refusal::IdempotencyMismatch),
             Accepted::Ended(state) => {
@@ -191,7 +217,7 @@ impl Intake {
                 return Err(Refusal::ExecutionFull { execution, limit: config.limits.sends_per_execution });
             }
         }
-        counter!("egressd_sends_accepted_total").increment(ids.len() as u64);
+        counter!("egressd_sends_accepted_total").increment(records.len() as u64);
         let mut parts = self.backlog.lock();
         match &call.hold {
             Some(execution) => parts.hold.add(&call.tenant, execution, created_at, entries),
@@ -206,7 +232,7 @@ impl Intake {
         drop(parts);
         drop(reservation);
         self.backlog.wake.notify_one();
-        Ok(Submitted::Accepted(ids))
+        Ok(Submitted::Accepted(records))
     }
 
     /// How many sends the (first) call released or discarded. Ends of discarded sends are written before it answers.

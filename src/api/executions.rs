@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use super::access::{Caller, Need};
 use super::problem::{Problem, ProblemView};
 use super::view::{ExecutionView, Sight};
-use super::{Shared, json, json_sized, openapi, query};
+use super::{Shared, in_full, json, json_sized, openapi, query};
 use crate::limits;
 use crate::record::FinishedBy;
 use crate::send::ExecutionId;
@@ -134,7 +134,8 @@ impl Shared {
         query::none(request.uri().query())?;
         let execution = execution_id(path)?;
         self.no_body(request).await?;
-        Ok(self.intake.end_execution(tenant, execution, ending).await?)
+        let intake = self.intake.clone();
+        Ok(in_full(async move { intake.end_execution(tenant, execution, ending).await }).await??)
     }
 }
 

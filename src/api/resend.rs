@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue, header};
 use super::access::{Caller, Need};
 use super::problem::{BodyProblem, Problem, ProblemCode, ProblemView};
 use super::sends::{bounds, idempotency_key, send_id};
-use super::{Shared, openapi, query, refused};
+use super::{Shared, in_full, openapi, query, refused};
 use crate::intake::Submit;
 use crate::policy::CheckedUrl;
 use crate::record::Record;
@@ -84,7 +84,8 @@ impl Shared {
         drop(received);
         let send = again(&original, supplied, &config.delivery.user_agent)?;
         let submit = Submit { tenant: tenant.clone(), sends: vec![send], hold: None, idempotency, resend_of: Some(id) };
-        let submitted = self.intake.submit(submit).await?;
+        let intake = self.intake.clone();
+        let submitted = in_full(async move { intake.submit(submit).await }).await??;
         self.accepted(tenant, &caller, true, submitted).await
     }
 }

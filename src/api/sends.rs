@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use super::access::{Caller, Need, Tenants};
 use super::problem::{Problem, ProblemCode, ProblemView};
 use super::view::{PageView, RecordView, SendsView, Sight};
-use super::{Shared, json, json_sized, openapi, query, refused};
+use super::{Shared, in_full, json, json_sized, openapi, query, refused};
 use crate::clock;
 use crate::config::Config;
 use crate::intake::{Submit, Submitted};
@@ -105,7 +105,8 @@ impl Shared {
         };
         *count = sends.len();
         let submit = Submit { tenant: tenant.clone(), sends, hold, idempotency, resend_of: None };
-        let submitted = self.intake.submit(submit).await?;
+        let intake = self.intake.clone();
+        let submitted = in_full(async move { intake.submit(submit).await }).await??;
         self.accepted(tenant, &caller, one, submitted).await
     }
 
@@ -129,12 +130,11 @@ impl Shared {
         one: bool,
         submitted: Submitted,
     ) -> Result<Response, Problem> {
-        let (ids, replayed) = match submitted {
-            Submitted::Accepted(ids) => (ids, false),
-            Submitted::Replayed(ids) => (ids, true),
-        };
         let sight = Sight { operate: caller.operate, bodies: one };
-        let mut records = self.records(&tenant, ids, one).await?;
+        let (mut records, replayed) = match submitted {
+            Submitted::Accepted(records) => (records, false),
+            Submitted::Replayed(ids) => (self.records(&tenant, ids, one).await?, true),
+        };
         let mut response = if one && records.len() == 1 {
             let record = records.remove(0);
             let body = record.request.body.as_ref().and_then(|body| body.bytes.as_ref()).map_or(0, |bytes| bytes.len());

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::access::{Caller, Need, Tenants};
 use super::problem::{BodyProblem, Problem, ProblemView};
 use super::view::Shown;
-use super::{Shared, json, openapi, query};
+use super::{Shared, in_full, json, openapi, query};
 use crate::clock;
 use crate::limits;
 use crate::outcome::Outcome;
@@ -135,7 +135,7 @@ pub(super) async fn suspend(State(api): State<Arc<Shared>>, request: Request) ->
         let detail = "this concerns other tenants too, which this token may not touch";
         return Err(Problem::new(super::problem::ProblemCode::Forbidden, detail));
     }
-    let suspension = api.intake.suspend(scope, reason, caller.name).await?;
+    let suspension = in_full(async move { api.intake.suspend(scope, reason, caller.name).await }).await??;
     Ok(json(StatusCode::CREATED, &SuspensionView::new(&suspension)))
 }
 
@@ -211,7 +211,11 @@ pub(super) async fn lift(
             return Err(missing());
         }
     }
-    if api.intake.lift(id, caller.name).await? { Ok(StatusCode::NO_CONTENT.into_response()) } else { Err(missing()) }
+    if in_full(async move { api.intake.lift(id, caller.name).await }).await?? {
+        Ok(StatusCode::NO_CONTENT.into_response())
+    } else {
+        Err(missing())
+    }
 }
 
 /// What one tenant has waiting and under way, and what came of its sends in the last hour.

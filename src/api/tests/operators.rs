@@ -1,0 +1,109 @@
+use serde_json::json;
+
+use super::*;
+
+#[tokio::test]
+async fn a_suspended_tenant_is_refused_until_it_is_lifted() {
+    let desk = Desk::new();
+    let waiting = Desk::accepted(&desk.post("/v1/sends", SEND).await);
+    let made = desk.post("/v1/suspensions", r#"{"tenant":"default","reason":"abuse report 1"}"#).await;
+    let suspension = made.ok(201);
+    assert_eq!(suspension["tenant"], "default");
+    assert_eq!((&suspension["by"], &suspension["lifted_at"]), (&json!("local"), &Value::Null));
+    // What waited has ended; what comes is refused.
+    let ended = desk.get(&format!("/v1/sends/{waiting}")).await.ok(200);
+    assert_eq!((&ended["outcome"], &ended["error"]["code"]), (&json!("blocked"), &json!("suspended")));
+    let refused = desk.post("/v1/sends", SEND).await;
+    assert!(refused.problem(403, "suspended").contains("abuse report 1"));
+    desk.call("POST", "/v1/sends", &[("egressd-tenant", "other")], SEND).await.ok(202);
+
+    let path = format!("/v1/suspensions/{}", suspension["id"].as_str().expect("an id"));
+    let lifted = desk.call("DELETE", &path, &[], "").await;
+    assert_eq!((lifted.status.as_u16(), lifted.body.len()), (204, 0));
+    desk.call("DELETE", &path, &[], "").await.problem(404, "not_found");
+    desk.post("/v1/sends", SEND).await.ok(202);
+    let all = desk.get("/v1/suspensions").await.ok(200);
+    assert_eq!(all["suspensions"][0]["lifted_by"], "local");
+    assert_eq!(all["suspensions"][0]["reason"], "abuse report 1");
+}
+
+#[tokio::test]
+async fn one_workflow_or_one_host_can_be_stopped_alone() {
+    let desk = Desk::new();
+    desk.post("/v1/suspensions", r#"{"tenant":"default","workflow":"scraper","reason":"r"}"#).await.ok(201);
+    let of = |workflow: &str| {
+        format!(r#"{{"method":"GET","url":"https://example.com/","context":{{"workflow":"{workflow}"}}}}"#)
+    };
+    desk.post("/v1/sends", &of("scraper")).await.problem(403, "suspended");
+    desk.post("/v1/sends", &of("shop")).await.ok(202);
+    let host = desk.post("/v1/suspensions", r#"{"host":"Victim.Example.com.","reason":"r"}"#).await.ok(201);
+    assert_eq!(host["host"], "victim.example.com");
+    // Sends to a suspended host are accepted, and end blocked: their author sees them beside the others.
+    desk.post("/v1/sends", r#"{"method":"GET","url":"https://victim.example.com/"}"#).await.ok(202);
+    let explained = desk.post("/v1/explain", r#"{"method":"GET","url":"https://victim.example.com/"}"#).await;
+    assert_eq!(explained.ok(200)["code"], "suspended");
+}
+
+#[tokio::test]
+async fn a_suspension_says_what_and_why() {
+    let desk = Desk::new();
+    for (body, places) in [
+        ("{}", &["/reason", ""][..]),
+        (r#"{"tenant":"a"}"#, &["/reason"]),
+        (r#"{"reason":"r"}"#, &[""]),
+        (r#"{"tenant":"a","host":"b.example.com","reason":"r"}"#, &["/host"]),
+        (r#"{"host":"http://x/","reason":"r"}"#, &["/host"]),
+        (r#"{"host":"b.example.com","workflow":"w","reason":"r"}"#, &["/workflow"]),
+        (r#"{"tenant":1,"reason":""}"#, &["/tenant", "/reason"]),
+        (r#"{"tenant":"a","reason":"r","until":"x"}"#, &["/until"]),
+        ("[]", &[""]),
+    ] {
+        let answer = desk.post("/v1/suspensions", body).await;
+        answer.problem(400, "shape");
+        let errors = answer.json()["errors"].clone();
+        let found: Vec<&str> =
+            errors.as_array().expect("errors").iter().map(|one| one["pointer"].as_str().unwrap_or("?")).collect();
+        assert_eq!(found, places, "{body}");
+    }
+    desk.get("/v1/suspensions?x=1").await.problem(400, "shape");
+}
+
+#[tokio::test]
+async fn an_operator_of_one_tenant_stops_that_one_alone() {
+    let desk = Desk::with(&clients(&[("operator", "*", "operate"), ("acme", "acme", "operate submit read")]));
+    let call = async |name: &str, method: &str, path: &str, body: &str| {
+        let token = format!("Bearer {name}");
+        desk.call(method, path, &[("authorization", &token)], body).await
+    };
+    let own = call("acme", "POST", "/v1/suspensions", r#"{"tenant":"acme","workflow":"w","reason":"r"}"#).await.ok(201);
+    call("acme", "POST", "/v1/suspensions", r#"{"tenant":"other","reason":"r"}"#).await.problem(403, "forbidden");
+    call("acme", "POST", "/v1/suspensions", r#"{"host":"x.example.com","reason":"r"}"#).await.problem(403, "forbidden");
+    let host = call("operator", "POST", "/v1/suspensions", r#"{"host":"x.example.com","reason":"r"}"#).await.ok(201);
+    let count = |answer: Answer| answer.ok(200)["suspensions"].as_array().map(Vec::len);
+    assert_eq!(count(call("acme", "GET", "/v1/suspensions", "").await), Some(1));
+    assert_eq!(count(call("operator", "GET", "/v1/suspensions", "").await), Some(2));
+    let path = |one: &Value| format!("/v1/suspensions/{}", one["id"].as_str().expect("an id"));
+    call("acme", "DELETE", &path(&host), "").await.problem(404, "not_found");
+    assert_eq!(call("acme", "DELETE", &path(&own), "").await.status, 204);
+    assert_eq!(call("operator", "DELETE", &path(&host), "").await.status, 204);
+}
+
+#[tokio::test]
+async fn tenants_show_who_is_noisy() {
+    let desk = Desk::new();
+    let noisy = [("egressd-tenant", "noisy")];
+    let ids = desk.call("POST", "/v1/sends", &noisy, &format!("[{SEND},{SEND},{SEND}]")).await.ok(202);
+    let id = |n: usize| ids["sends"][n]["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
+    desk.call("POST", "/v1/executions/e/sends", &noisy, SEND).await.ok(202);
+    desk.answer("noisy", id(0), 200).await;
+    desk.answer("noisy", id(1), 500).await;
+    desk.post("/v1/sends", SEND).await.ok(202);
+    let tenants = desk.get("/v1/tenants").await.ok(200)["tenants"].clone();
+    let names: Vec<&str> =
+        tenants.as_array().expect("an array").iter().filter_map(|one| one["tenant"].as_str()).collect();
+    assert_eq!(names, ["default", "noisy"]);
+    assert_eq!(tenants[1]["held"], 1);
+    assert_eq!((&tenants[1]["finished"]["delivered"], &tenants[1]["finished"]["rejected"]), (&json!(1), &json!(1)));
+    assert_eq!(tenants[1]["finished"]["interrupted"], 0);
+    assert!(tenants[0]["oldest_queued"].is_string());
+}
