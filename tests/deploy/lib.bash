@@ -10,7 +10,7 @@ here=$root/tests/deploy
 deploy=$root/deploy
 passed=0
 failed=0
-scratch=$(mktemp -d "${TMPDIR:-/tmp}/egressd-deploy.XXXXXX")
+scratch_root=$(mktemp -d "${TMPDIR:-/tmp}/egressd-deploy.XXXXXX")
 # Names of network namespaces carry this, so that two runs on one machine do not meet.
 run=ed$$
 tools=${EGRESSD_TEST_TOOLS:-${CARGO_TARGET_DIR:-$root/target}/deploy-tools}
@@ -21,7 +21,7 @@ finish() {
     for command in "${at_exit[@]}"; do
         eval "$command" >/dev/null 2>&1 || true
     done
-    rm -rf "$scratch"
+    rm -rf "$scratch_root"
     return "$status"
 }
 trap finish EXIT
