@@ -90,13 +90,25 @@ need() { # need COMMAND PACKAGE: a Debian package, installed where the command i
 }
 
 need_python() { # need_python COMMAND PACKAGE…: PyPI packages in a virtual environment of the tests' own
-    local command=$1
+    local command=$1 package
     shift
     [ -x "$tools/venv/bin/python" ] || python3 -m venv "$tools/venv"
-    if [ ! -x "$tools/venv/bin/$command" ] || ! "$tools/venv/bin/pip" show -q "$@" 2>/dev/null; then
-        "$tools/venv/bin/pip" install -q --disable-pip-version-check "$@"
-    fi
+    for package in "$@"; do
+        [ -e "$tools/venv/${package%%==*}.installed" ] && continue
+        "$tools/venv/bin/pip" install -q --disable-pip-version-check "$package"
+        touch "$tools/venv/${package%%==*}.installed"
+    done
     [ -x "$tools/venv/bin/$command" ] || { echo "$* does not bring $command" >&2; exit 1; }
 }
 
 python() { "$tools/venv/bin/python" "$@"; }
+
+# The appliance itself, in $egressd: the one that EGRESSD_BIN names, or a debug build.
+need_egressd() {
+    egressd=${EGRESSD_BIN:-}
+    if [ -z "$egressd" ]; then
+        cargo build --quiet --manifest-path "$root/Cargo.toml" --bin egressd
+        egressd=${CARGO_TARGET_DIR:-$root/target}/debug/egressd
+    fi
+    [ -x "$egressd" ] || { echo "$egressd is no program: EGRESSD_BIN names it" >&2; exit 1; }
+}

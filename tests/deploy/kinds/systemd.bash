@@ -5,11 +5,16 @@ need systemd-analyze systemd
 printf '#!/bin/sh\n' >"$scratch/egressd"
 chmod +x "$scratch/egressd"
 installed_unit() { # installed_unit FROM NAME
-    sed "s#/usr/local/bin/egressd#$scratch/egressd#" "$1" >"$scratch/$2"
+    sed "s#/usr/local/s\?bin/egressd[a-z-]*#$scratch/egressd#" "$1" >"$scratch/$2"
 }
 installed_unit "$deploy/systemd/egressd.service" egressd.service
 check "systemd-analyze verify accepts egressd.service" \
     systemd-analyze verify --recursive-errors=yes "$scratch/egressd.service"
+
+for unit in egressd-guard egressd-addresses; do
+    installed_unit "$deploy/systemd/$unit.service" "$unit.service"
+    check "and $unit.service" systemd-analyze verify --recursive-errors=yes "$scratch/$unit.service"
+done
 
 exposure() { systemd-analyze security --offline=true --threshold="$2" "$1"; }
 check "its exposure is at most 2.0" exposure "$deploy/systemd/egressd.service" 20
