@@ -37,6 +37,7 @@ use crate::publish;
 use crate::redact::Redactor;
 use crate::source;
 use crate::store::Store;
+use crate::verify::Verifier;
 use crate::world::World;
 
 /// How often our own interfaces and dates are looked at anew.
@@ -141,6 +142,8 @@ impl App {
         if let Some(listener) = publish_listener {
             tasks.spawn(publish::front::serve(listener, publication.clone(), stopped.clone()));
         }
+
+        tasks.spawn(Verifier::new(world.clone(), deliverer.clone()).run(stopped.clone()));
 
         let app = Self {
             api,
