@@ -399,7 +399,9 @@ impl Policy {
         if is_closed(address) || closed_inside {
             return Verdict::Denied(Code::PolicyAddress);
         }
-        if ask.purpose == Purpose::Delivery && forms().any(|form| ask.ours.has(form, ask.port)) {
+        // The kernel reads an unspecified address as "this host".
+        let is_ours = || address.is_unspecified() || forms().any(|form| ask.ours.has(form, ask.port));
+        if ask.purpose == Purpose::Delivery && is_ours() {
             return Verdict::Denied(Code::PolicySelf);
         }
         let is_nat64 = carried().any(|(carrier, _)| carrier == Carrier::Nat64);
@@ -449,8 +451,7 @@ impl SelfAddrs {
                 listener.ip().to_canonical().is_unspecified() && (is_of_this_host || address.is_loopback());
             listener.port() == port && (same(&listener.ip()) || everywhere)
         };
-        address.is_unspecified() // The kernel reads it as "this host".
-            || self.name_servers.iter().any(|server| server.port() == port && same(&server.ip()))
+        self.name_servers.iter().any(|server| server.port() == port && same(&server.ip()))
             || self.listeners.iter().any(is_listener)
             || (is_of_this_host && !address.is_loopback())
     }

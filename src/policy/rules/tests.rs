@@ -254,6 +254,21 @@ fn no_exception_opens_metadata_or_what_is_ours() {
 }
 
 #[test]
+fn a_translator_that_is_opened_is_dialled() {
+    let dialled = |network: &str, host: &str| {
+        let mut question = Question::default();
+        question.settings.exceptions = vec![exception(&[network], &[])];
+        let fate = question.ask(&format!("https://{host}/"));
+        (fate.word(), fate.dialled.len())
+    };
+    assert_eq!(dialled("64:ff9b::/96", "[64:ff9b::93.184.216.34]"), ("allowed", 1));
+    assert_eq!(dialled("64:ff9b::/96", "[64:ff9b::10.0.0.1]"), ("policy_address", 0));
+    // Of the local prefix, the other readings carry addresses that are not public: the operator knows which is meant.
+    assert_eq!(dialled("64:ff9b:1::/96", "[64:ff9b:1::93.184.216.34]"), ("allowed", 1));
+    assert_eq!(dialled("10.0.0.0/8", "[64:ff9b::93.184.216.34]"), ("allowed", 0));
+}
+
+#[test]
 fn deny_beats_allow_and_exceptions() {
     let mut question = resolving_to(&["10.20.0.1"]);
     question.settings.exceptions = vec![exception(&["10.20.0.0/16"], &["billing.corp"])];
