@@ -1,1 +1,546 @@
+//! The embedded store: append-only logs as the truth, small tables made from them, one writer.
+//!
+//! ```text
+//! <path>/lock            which process has it open
+//! <path>/format          the format's version
+//! <path>/state           suspensions, first publications (state)
+//! <path>/pieces/<n>/     a stretch of time, dropped as a whole (piece)
+//! ```
+//!
+//! Every change is a frame in the newest piece's log ([`frame`], [`entry`]). One thread writes ([`writer`]): what has
+//! arrived goes to disk in one write and one sync (and one of each before it for bodies), and only then do the tables
+//! that readers look at change, and the callers get their answers. So a crash loses nothing that was answered for,
+//! and whatever a replay of the logs finds ([`replay`]) is the state: no second place can disagree. A call's sends
+//! count once the last of them is there, so a call is accepted whole or not at all.
+//!
+//! Readers ([`read`]) work beside the writer on files that only grow, and on rows under a lock held for one read.
+//! Lists scan tables of fixed rows, newest first, and pass by the pieces that cannot have what is asked for.
+//!
+//! What records never show is only ever written sealed ([`seal`]). Retention ([`retain`]) drops pieces.
 
+mod entry;
+mod frame;
+mod piece;
+mod read;
+mod replay;
+mod retain;
+mod seal;
+mod state;
+mod table;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::{self, Read, Write},
+    net::IpAddr,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use jiff::Timestamp;
+use nix::fcntl::{Flock, FlockArg};
+use tokio::sync::{Semaphore, oneshot};
+
+use self::piece::Piece;
+use self::seal::{Asked, Keys};
+use self::state::State;
+use self::writer::{AcceptJob, AcceptedJob, BeginJob, EndJob, FinishJob, Job};
+use super::{
+    Accept, Accepted, Begin, Ending, ExecutionEnd, Filter, IdempotencyKey, Page, Pending, Published, Recovered,
+    Started, Store, StoreError, StoreResult, Suspension, TailItem, wire,
+};
+use crate::config::StoreSettings;
+use crate::outcome::Outcome;
+use crate::policy::Host;
+use crate::record::{Execution, Finished, Record};
+use crate::redact::RedactKey;
+use crate::send::{ExecutionId, SendId, Target, TenantId};
+
+/// Jobs that may wait for the writer; more callers wait for their turn.
+const JOBS_MAX: usize = 32 * 1024;
+
+/// When the newest piece makes room for another.
+#[derive(Clone, Copy, Debug)]
+pub struct PieceLimits {
+    pub sends: u32,
+    pub log_bytes: u64,
+    pub bodies_bytes: u64,
+    pub age: Duration,
+}
+
+impl PieceLimits {
+    /// A piece holds at most a small part of what may be kept, so that dropping one is dropping little.
+    fn of(settings: &StoreSettings) -> Self {
+        Self {
+            sends: 256 * 1024,
+            log_bytes: (settings.max_bytes / 16).clamp(64 << 10, 256 << 20),
+            bodies_bytes: (settings.body_max_bytes / 16).clamp(64 << 10, 1 << 30),
+            age: Duration::from_secs(24 * 3600).min(settings.body_retention / 4).max(Duration::from_secs(60)),
+        }
+    }
+}
+
+/// What the writer, the readers and the settler share.
+struct Shared {
+    root: PathBuf,
+    node: Arc<str>,
+    keys: Keys,
+    settings: StoreSettings,
+    limits: PieceLimits,
+    /// Oldest first; never empty once open. Replaced as a whole by the writer alone.
+    pieces: RwLock<Arc<Vec<Arc<Piece>>>>,
+    /// Of the newest finish that is durable.
+    last_seq: AtomicU64,
+    /// Why nothing can be written at the moment.
+    failing: Mutex<Option<String>>,
+    closed: AtomicBool,
+    state: Mutex<State>,
+    /// What opening found unreadable; told once, by `recover`.
+    damage: Mutex<Vec<String>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn pieces(&self) -> Arc<Vec<Arc<Piece>>> {
+        self.pieces.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn replace_pieces(&self, pieces: Vec<Arc<Piece>>) {
+        *self.pieces.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pieces);
+    }
+
+    fn piece(&self, number: u32) -> Option<Arc<Piece>> {
+        let pieces = self.pieces();
+        let at = pieces.binary_search_by_key(&number, |piece| piece.number).ok()?;
+        Some(pieces[at].clone())
+    }
+
+    fn pieces_directory(&self) -> PathBuf {
+        self.root.join("pieces")
+    }
+
+    fn state_path(&self) -> PathBuf {
+        self.root.join("state")
+    }
+
+    fn bytes(&self) -> (u64, u64) {
+        let each = self.pieces().iter().map(|piece| piece.bytes()).collect::<Vec<_>>();
+        each.into_iter().fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+    }
+
+    fn set_failing(&self, why: Option<String>) {
+        *locked(&self.failing) = why;
+    }
+
+    fn health(&self) -> Result<(), StoreError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(closed());
+        }
+        match &*locked(&self.failing) {
+            Some(why) => Err(StoreError::CannotWrite(why.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Changes the small state, durably; on an error it is what it was. What is asked often and changes rarely is
+    /// written only where it changed.
+    fn change_state<T>(&self, change: impl FnOnce(&mut State) -> T) -> Result<T, StoreError> {
+        let mut state = locked(&self.state);
+        let mut changed = state.clone();
+        let answer = change(&mut changed);
+        changed.trim();
+        if changed != *state {
+            changed.save(&self.state_path()).map_err(|error| cannot_write(&self.state_path(), &error))?;
+            *state = changed;
+        }
+        Ok(answer)
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::CannotWrite("it is closed".to_owned())
+}
+
+/// Says what failed, and what the operator may do about it.
+fn cannot_write(path: &Path, error: &io::Error) -> StoreError {
+    let fix = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some space on its file system, or lower `[store] max_bytes`"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "find out why its file system turned read-only, and mount it writable",
+        io::ErrorKind::PermissionDenied => "let the user who runs egressd write there",
+        _ => "look at the disk and the kernel's log",
+    };
+    StoreError::CannotWrite(format!("{}: {error}: {fix}", path.display()))
+}
+
+/// Sends remembered on disk. One process at a time has a store's path open.
+pub struct Embedded {
+    shared: Arc<Shared>,
+    jobs: std::sync::mpsc::Sender<Job>,
+    room: Arc<Semaphore>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    lock: Mutex<Option<Flock<fs::File>>>,
+}
+
+impl Embedded {
+    /// Opens the store, or makes it at the first start. Reads what the last process left; nothing is delivered,
+    /// interrupted or discarded before `recover`.
+    pub fn open(settings: &StoreSettings, node: &str) -> Result<Self, StoreError> {
+        Self::open_with(settings, node, PieceLimits::of(settings))
+    }
+
+    fn open_with(settings: &StoreSettings, node: &str, limits: PieceLimits) -> Result<Self, StoreError> {
+        let root = settings.path.clone();
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&root);
+        made.map_err(|error| cannot_write(&root, &error))?;
+        let lock = take_lock(&root)?;
+        state::check_format(&root)?;
+        let pieces = root.join("pieces");
+        fs::create_dir_all(&pieces).map_err(|error| cannot_write(&pieces, &error))?;
+        let state_path = root.join("state");
+        let state = State::load(&state_path)?;
+        let keys = Keys::load(&settings.key_file, state.is_none())?;
+        let state = match state {
+            Some(state) if state.key_check == keys.check() => state,
+            Some(_) => {
+                return Err(StoreError::CannotRead(format!(
+                    "key file {} is not the one that the store at {} was made with: restore that one, or give this \
+                     egressd another `[store] path`",
+                    settings.key_file.display(),
+                    root.display()
+                )));
+            }
+            None => {
+                let state = State { key_check: keys.check(), ..State::default() };
+                state.save(&state_path).map_err(|error| cannot_write(&state_path, &error))?;
+                state
+            }
+        };
+        let shared = Arc::new(Shared {
+            root,
+            node: Arc::from(node),
+            keys,
+            settings: settings.clone(),
+            limits,
+            pieces: RwLock::default(),
+            last_seq: AtomicU64::new(0),
+            failing: Mutex::default(),
+            closed: AtomicBool::new(false),
+            state: Mutex::new(state),
+            damage: Mutex::default(),
+        });
+        let live = replay::load(&shared)?;
+        let (jobs, threads) = writer::start(shared.clone(), live).map_err(|error| {
+            StoreError::CannotWrite(format!("starting the store's threads: {error}: raise the limit on processes"))
+        })?;
+        Ok(Self {
+            shared,
+            jobs,
+            room: Arc::new(Semaphore::new(JOBS_MAX)),
+            threads: Mutex::new(threads),
+            lock: Mutex::new(Some(lock)),
+        })
+    }
+
+    /// Hands a job to the writer and waits for its answer.
+    async fn ask<T: Send>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Job,
+    ) -> Result<T, StoreError> {
+        // The writer answers in the end whether or not the caller still waits; the permit bounds those who do.
+        let _room = self.room.acquire().await.map_err(|_| closed())?;
+        let (answer, answered) = oneshot::channel();
+        self.jobs.send(job(answer)).map_err(|_| closed())?;
+        answered.await.map_err(|_| closed())?
+    }
+
+    /// Runs what reads files where it may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Shared>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let shared = self.shared.clone();
+        if shared.closed.load(Ordering::Acquire) {
+            return Err(closed());
+        }
+        let done = tokio::task::spawn_blocking(move || work(&shared)).await;
+        done.map_err(|_| StoreError::CannotRead("a reading task did not come to its end".to_owned()))?
+    }
+
+    fn accept_job(&self, call: &Accept) -> Result<AcceptJob, StoreError> {
+        let keys = &self.shared.keys;
+        let key = call.idempotency.as_ref();
+        let count = u32::try_from(call.sends.len()).unwrap_or(u32::MAX);
+        let mut sends = Vec::with_capacity(call.sends.len());
+        for (at, new) in call.sends.iter().enumerate() {
+            let key = key.filter(|_| at == 0).map(|key| (key, count));
+            let parts = wire::accepted(new, &call.node, call.hold.is_some(), key);
+            let (rest, slot) = match parts.rest {
+                Some(mut rest) => {
+                    let slot = keys.seal(new.id, &mut rest)?;
+                    (Some(rest), Some(slot))
+                }
+                None => (None, None),
+            };
+            let context = &new.spec.context;
+            let short = |asked, text: Option<&str>| text.map_or(0, |text| keys.short(asked, text));
+            let host = match &new.spec.target {
+                Target::Url(url) => match &url.destination().host {
+                    Host::Name(name) => keys.short(Asked::Host, name),
+                    Host::Address(address) => keys.short(Asked::Host, &address.to_string()),
+                },
+                Target::Refused { .. } => 0,
+            };
+            let tenant = new.tenant.as_str();
+            let row = table::Row {
+                id: new.id.0.as_u128(),
+                created_at: wire::nanoseconds(new.created_at),
+                execution: context.execution.as_ref().map_or(0, |execution| keys.execution(tenant, execution.as_str())),
+                tenant: keys.short(Asked::Tenant, tenant),
+                workflow: short(Asked::Workflow, context.workflow.as_deref()),
+                step: short(Asked::Step, context.step.as_deref()),
+                host,
+                outcome: table::NONE,
+                code: table::NONE,
+                flags: if call.hold.is_some() { table::HELD } else { 0 }
+                    | if slot.is_some() { table::SEALED } else { 0 },
+                ..table::Row::default()
+            };
+            sends.push(AcceptedJob { row, form: parts.form, body: parts.body, rest, slot });
+        }
+        let hold = call.hold.as_ref().map(|hold| (keys.execution(call.tenant.as_str(), hold.as_str()), hold.clone()));
+        let key = call.idempotency.clone().map(|key| (keys.call(key.tenant.as_str(), &key.path, &key.key), key));
+        Ok(AcceptJob {
+            tenant: call.tenant.clone(),
+            now: call.sends.first().map(|send| send.created_at).unwrap_or_default(),
+            sends,
+            hold,
+            key,
+            sends_per_execution: call.sends_per_execution,
+        })
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        // Whoever did not close it still gets a writer that has come to rest before the lock is let go.
+        self.shared.closed.store(true, Ordering::Release);
+        let (nobody, jobs) = std::sync::mpsc::channel();
+        drop(jobs);
+        drop(std::mem::replace(&mut self.jobs, nobody));
+        for thread in locked(&self.threads).drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Holds the store's path for this process alone, until the file is closed.
+fn take_lock(root: &Path) -> Result<Flock<fs::File>, StoreError> {
+    let path = root.join("lock");
+    let mut file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|error| cannot_write(&path, &error))?;
+    let mut before = String::new();
+    let _ = file.read_to_string(&mut before);
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(mut lock) => {
+            let pid = format!("{}\n", std::process::id());
+            let written = lock.set_len(0).and_then(|()| {
+                io::Seek::rewind(&mut *lock)?;
+                lock.write_all(pid.as_bytes())
+            });
+            written.map_err(|error| cannot_write(&path, &error))?;
+            Ok(lock)
+        }
+        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+            let pid = before.trim().parse().unwrap_or(0);
+            Err(StoreError::InUse { path: root.display().to_string(), pid })
+        }
+        Err((_, error)) => Err(cannot_write(&path, &error.into())),
+    }
+}
+
+impl Store for Embedded {
+    fn redact_key(&self) -> RedactKey {
+        self.shared.keys.redact_key()
+    }
+
+    fn recover(&self, now: Timestamp) -> StoreResult<'_, Recovered> {
+        self.ask(move |answer| Job::Recover(now, answer)).boxed()
+    }
+
+    fn pending(&self, after: Option<SendId>, limit: usize) -> StoreResult<'_, Vec<Pending>> {
+        self.blocking(move |shared| read::pending(shared, after, limit)).boxed()
+    }
+
+    fn accept(&self, call: Accept) -> StoreResult<'_, Accepted> {
+        async move {
+            let job = self.accept_job(&call)?;
+            self.ask(|answer| Job::Accept(Box::new(job), answer)).await
+        }
+        .boxed()
+    }
+
+    fn replay(&self, key: IdempotencyKey, now: Timestamp) -> StoreResult<'_, Option<Accepted>> {
+        self.blocking(move |shared| {
+            let hash = shared.keys.call(key.tenant.as_str(), &key.path, &key.key);
+            shared.known_call(hash, &key, now)
+        })
+        .boxed()
+    }
+
+    fn end_execution(
+        &self,
+        tenant: TenantId,
+        execution: ExecutionId,
+        ending: Ending,
+        at: Timestamp,
+    ) -> StoreResult<'_, ExecutionEnd> {
+        let hash = self.shared.keys.execution(tenant.as_str(), execution.as_str());
+        let job = EndJob { hash, tenant, execution, ending, at };
+        self.ask(|answer| Job::End(job, answer)).boxed()
+    }
+
+    fn begin(&self, begin: Begin) -> StoreResult<'_, Started> {
+        async move {
+            let Begin { id, tenant, spec, at } = begin;
+            let spec = match spec {
+                Some(spec) => spec,
+                None => self.blocking(move |shared| read::spec(shared, id)).await?.ok_or(StoreError::NoSuchSend)?,
+            };
+            let job = BeginJob {
+                id: id.0.as_u128(),
+                tenant: self.shared.keys.short(Asked::Tenant, tenant.as_str()),
+                at: wire::nanoseconds(at),
+            };
+            self.ask(|answer| Job::Begin(job, answer)).await?;
+            Ok(Started::new(id, tenant, spec, at))
+        }
+        .boxed()
+    }
+
+    fn finish(&self, finished: Finished) -> StoreResult<'_, u64> {
+        let job = FinishJob::of(&self.shared.keys, &finished);
+        self.ask(|answer| Job::Finish(Box::new(job), answer)).boxed()
+    }
+
+    fn record(&self, tenant: Option<TenantId>, id: SendId, bodies: bool) -> StoreResult<'_, Option<Record>> {
+        self.blocking(move |shared| {
+            let record = read::record(shared, id, bodies)?;
+            Ok(record.filter(|record| tenant.is_none_or(|tenant| tenant == record.tenant)))
+        })
+        .boxed()
+    }
+
+    fn list(&self, filter: Filter, cursor: Option<String>, limit: usize) -> StoreResult<'_, Page> {
+        self.blocking(move |shared| read::list(shared, &filter, cursor.as_deref(), limit)).boxed()
+    }
+
+    fn execution(
+        &self,
+        tenant: TenantId,
+        execution: ExecutionId,
+        cursor: Option<String>,
+        limit: usize,
+    ) -> StoreResult<'_, Option<Execution>> {
+        self.blocking(move |shared| read::execution(shared, &tenant, execution, cursor.as_deref(), limit)).boxed()
+    }
+
+    fn finished_after(&self, seq: u64, filter: Filter, limit: usize) -> StoreResult<'_, (Vec<TailItem>, u64)> {
+        self.blocking(move |shared| read::finished_after(shared, seq, &filter, limit)).boxed()
+    }
+
+    fn last_seq(&self) -> StoreResult<'_, u64> {
+        std::future::ready(Ok(self.shared.last_seq.load(Ordering::Acquire))).boxed()
+    }
+
+    fn outcomes_since(&self, since: Timestamp) -> StoreResult<'_, HashMap<TenantId, HashMap<Outcome, u64>>> {
+        self.blocking(move |shared| read::outcomes_since(shared, since)).boxed()
+    }
+
+    fn suspend(&self, suspension: Suspension) -> StoreResult<'_, ()> {
+        self.blocking(move |shared| shared.change_state(|state| state.suspensions.push(suspension))).boxed()
+    }
+
+    fn lift(&self, id: SendId, at: Timestamp, by: String) -> StoreResult<'_, bool> {
+        self.blocking(move |shared| shared.change_state(|state| super::lift_in(&mut state.suspensions, id, at, by)))
+            .boxed()
+    }
+
+    fn suspensions(&self) -> StoreResult<'_, Vec<Suspension>> {
+        let newest_first = locked(&self.shared.state).suspensions.iter().rev().cloned().collect();
+        std::future::ready(Ok(newest_first)).boxed()
+    }
+
+    fn publish(&self, addresses: Vec<IpAddr>, digest: Option<[u8; 32]>, now: Timestamp) -> StoreResult<'_, Published> {
+        self.blocking(move |shared| {
+            shared.change_state(|state| {
+                let published = &mut state.published;
+                if published.first.is_empty() {
+                    published.first_start = now;
+                }
+                for address in addresses {
+                    published.first.entry(address).or_insert(now);
+                }
+                if digest.is_some() && digest != state.digest {
+                    state.digest = digest;
+                    published.sync_token = super::next_sync_token(published.sync_token, now);
+                }
+                published.clone()
+            })
+        })
+        .boxed()
+    }
+
+    fn retain(&self, now: Timestamp) -> StoreResult<'_, ()> {
+        async move {
+            let gone = self.ask(|answer| Job::Retain(now, answer)).await?;
+            // Freeing the blocks of large files takes its time; nobody waits for it but this caller.
+            self.blocking(move |_| Ok(gone.iter().for_each(|directory| retain::remove(directory)))).await
+        }
+        .boxed()
+    }
+
+    fn bytes(&self) -> u64 {
+        let (records, bodies) = self.shared.bytes();
+        records + bodies
+    }
+
+    fn health(&self) -> Result<(), StoreError> {
+        self.shared.health()
+    }
+
+    fn close(&self) -> StoreResult<'_, ()> {
+        async move {
+            if self.shared.closed.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            let done = self.ask(Job::Close).await;
+            let threads: Vec<_> = locked(&self.threads).drain(..).collect();
+            let _ =
+                tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join()))).await;
+            *locked(&self.lock) = None;
+            done
+        }
+        .boxed()
+    }
+}

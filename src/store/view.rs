@@ -112,6 +112,15 @@ pub fn discarded() -> Failure {
     Failure::new(Code::Discarded, None, "its execution was discarded: it was never sent")
 }
 
+/// Why a send whose request was lost to damage cannot be made.
+pub fn unreadable() -> Failure {
+    Failure::new(
+        Code::Internal,
+        None,
+        "what was to be sent is unreadable on this node's disk: it was not sent; submit it again",
+    )
+}
+
 /// A host as filters name it: IPv6 addresses without brackets.
 pub fn host_text(host: &Host) -> String {
     match host {

@@ -1,1 +1,654 @@
+//! The forms in which the embedded store keeps things, apart from the domain's own types: postcard, borrowed where
+//! it can be, each with a version in front.
+//!
+//! Numbers stand for the closed lists and never change their meaning; a value added to a list gets the next number
+//! here. Times are nanoseconds since 1970, durations nanoseconds.
 
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::view::host_text;
+use super::{IdempotencyKey, NewSend};
+use crate::outcome::{Code, Ended, Failure, Outcome, Phase, Timings};
+use crate::policy::{CheckedUrl, Destination, Host, Scheme, Verdict};
+use crate::record::{
+    Certificate, Connection, Finished, ShownBody, ShownHeaders, ShownRequest, ShownResponse, TlsFacts,
+};
+use crate::send::{Context, ExecutionId, HeaderLines, Method, SendId, SendSpec, Target, TenantId};
+
+/// Of every form here. A form that changes gets the next, and reads the ones before.
+const VERSION: u8 = 1;
+
+/// Why stored bytes could not be read back as what they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unreadable(pub &'static str);
+
+type Read<T> = Result<T, Unreadable>;
+
+macro_rules! numbered {
+    ($to:ident, $from:ident, $type:ty { $($variant:path = $number:literal),+ $(,)? }) => {
+        pub fn $to(value: $type) -> u8 {
+            match value { $($variant => $number),+ }
+        }
+        pub fn $from(number: u8) -> Read<$type> {
+            match number { $($number => Ok($variant),)+ _ => Err(Unreadable(concat!(stringify!($type), " of no known number"))) }
+        }
+    };
+}
+
+numbered!(outcome_number, outcome_of, Outcome {
+    Outcome::Delivered = 0, Outcome::Rejected = 1, Outcome::Failed = 2, Outcome::Blocked = 3, Outcome::Expired = 4,
+    Outcome::Discarded = 5, Outcome::Interrupted = 6,
+});
+numbered!(code_number, code_of, Code {
+    Code::Timeout = 0, Code::DnsNotFound = 1, Code::DnsFailed = 2, Code::DnsNoAddress = 3,
+    Code::ConnectionRefused = 4, Code::ConnectionReset = 5, Code::ConnectionClosed = 6, Code::HostUnreachable = 7,
+    Code::NetworkUnreachable = 8, Code::TlsCertificate = 9, Code::TlsHandshake = 10, Code::ProtocolError = 11,
+    Code::ResponseHeadersTooLarge = 12, Code::SourceUnavailable = 13, Code::SourcePortsExhausted = 14,
+    Code::PolicyUrl = 15, Code::PolicyPort = 16, Code::PolicyName = 17, Code::PolicyAddress = 18,
+    Code::PolicyMetadata = 19, Code::PolicyScan = 20, Code::PolicySelf = 21, Code::PolicyMixed = 22,
+    Code::PolicyDenied = 23, Code::PolicyNotAllowed = 24, Code::Suspended = 25, Code::Interrupted = 26,
+    Code::Expired = 27, Code::Discarded = 28, Code::Internal = 29,
+});
+numbered!(phase_number, phase_of, Phase {
+    Phase::Dns = 0, Phase::Connect = 1, Phase::Tls = 2, Phase::Write = 3, Phase::Wait = 4, Phase::Read = 5,
+});
+numbered!(method_number, method_of, Method {
+    Method::Get = 0, Method::Head = 1, Method::Post = 2, Method::Put = 3, Method::Patch = 4, Method::Delete = 5,
+    Method::Options = 6,
+});
+
+pub fn nanoseconds(at: Timestamp) -> i64 {
+    i64::try_from(at.as_nanosecond()).unwrap_or(if at.as_second() < 0 { i64::MIN } else { i64::MAX })
+}
+
+pub fn timestamp(nanoseconds: i64) -> Timestamp {
+    Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or_default()
+}
+
+fn span(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+pub fn encode<T: Serialize>(form: &T, into: Vec<u8>) -> Vec<u8> {
+    let mut into = into;
+    into.push(VERSION);
+    // Writing into memory cannot fail for forms made of numbers, text and lists of known length.
+    postcard::to_extend(form, into).unwrap_or_default()
+}
+
+pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Read<T> {
+    match bytes.split_first() {
+        Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(|_| Unreadable("not of its form")),
+        Some(_) => Err(Unreadable("of a version that is not known")),
+        None => Err(Unreadable("empty")),
+    }
+}
+
+// A send as accepted.
+
+/// Everything of an accepted send but its bodies, which stand apart, and what the writer alone knows.
+#[derive(Serialize, Deserialize)]
+pub struct SendForm<'a> {
+    pub tenant: &'a str,
+    workflow: Option<&'a str>,
+    execution: Option<&'a str>,
+    step: Option<&'a str>,
+    node: &'a str,
+    resend_of: Option<[u8; 16]>,
+    pub created_at: i64,
+    expires_in: u64,
+    own_expires_in: Option<u64>,
+    pub held: bool,
+    #[serde(borrow)]
+    pub key: Option<KeyForm<'a>>,
+    destination: Option<DestinationForm<'a>>,
+    refused: Option<FailureForm<'a>>,
+    method: u8,
+    url: &'a str,
+    headers: HeadersForm<'a>,
+    dropped_headers: Vec<&'a str>,
+    body: Option<BodyForm>,
+    rest: Rest,
+}
+
+type HeadersForm<'a> = Vec<(&'a str, Vec<&'a str>)>;
+
+/// Where what `spec` has and `shown` lacks is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rest {
+    /// Nowhere: `shown` says it all.
+    Nothing,
+    /// Beside the body, encrypted.
+    Sealed,
+}
+
+#[derive(Serialize, Deserialize)]
+pub struct KeyForm<'a> {
+    pub path: &'a str,
+    pub key: &'a str,
+    pub fingerprint: [u8; 32],
+    /// Sends of that call; they follow one another.
+    pub count: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DestinationForm<'a> {
+    https: bool,
+    #[serde(borrow)]
+    host: HostForm<'a>,
+    port: u16,
+}
+
+#[derive(Serialize, Deserialize)]
+enum HostForm<'a> {
+    Name(&'a str),
+    Address(IpAddr),
+}
+
+#[derive(Serialize, Deserialize)]
+struct FailureForm<'a> {
+    code: u8,
+    phase: Option<u8>,
+    message: &'a str,
+}
+
+#[derive(Serialize, Deserialize)]
+struct BodyForm {
+    kept: bool,
+    total: u64,
+    truncated: bool,
+    sha256: Option<[u8; 32]>,
+}
+
+/// What `spec` has and `shown` lacks.
+#[derive(Serialize, Deserialize)]
+struct RestForm<'a> {
+    #[serde(borrow)]
+    url: Option<&'a str>,
+    headers: Option<Vec<(&'a str, &'a [u8])>>,
+    /// `None`: the same as shown.
+    body: Option<Option<&'a [u8]>>,
+}
+
+impl<'a> From<&'a Failure> for FailureForm<'a> {
+    fn from(failure: &'a Failure) -> Self {
+        Self { code: code_number(failure.code), phase: failure.phase.map(phase_number), message: &failure.message }
+    }
+}
+
+impl FailureForm<'_> {
+    fn failure(&self) -> Read<Failure> {
+        let phase = self.phase.map(phase_of).transpose()?;
+        Ok(Failure { code: code_of(self.code)?, phase, message: self.message.to_owned() })
+    }
+}
+
+fn headers_form(headers: &ShownHeaders) -> HeadersForm<'_> {
+    headers.iter().map(|(name, values)| (name.as_str(), values.iter().map(String::as_str).collect())).collect()
+}
+
+fn shown_headers(form: &HeadersForm<'_>) -> ShownHeaders {
+    let owned = |(name, values): &(&str, Vec<&str>)| {
+        ((*name).to_owned(), values.iter().map(|value| (*value).to_owned()).collect())
+    };
+    form.iter().map(owned).collect()
+}
+
+impl From<&ShownBody> for BodyForm {
+    fn from(body: &ShownBody) -> Self {
+        Self { kept: body.bytes.is_some(), total: body.total, truncated: body.truncated, sha256: body.sha256 }
+    }
+}
+
+impl BodyForm {
+    fn shown(&self, bytes: Option<Bytes>) -> ShownBody {
+        ShownBody { bytes, total: self.total, truncated: self.truncated, sha256: self.sha256 }
+    }
+}
+
+/// Whether the lines, grouped by name as `shown` groups them, are what it shows.
+fn says_all(shown: &ShownHeaders, lines: &HeaderLines) -> bool {
+    let mut lines = lines.iter();
+    let said = shown.iter().all(|(name, values)| {
+        values.iter().all(|value| {
+            lines.next().is_some_and(|(line, text)| line.as_str() == name && text.as_bytes() == value.as_bytes())
+        })
+    });
+    said && lines.next().is_none()
+}
+
+fn lines(form: &HeadersForm<'_>) -> Read<HeaderLines> {
+    let mut lines = HeaderLines::new();
+    for (name, values) in form {
+        for value in values {
+            lines.push(line(name, value.as_bytes())?);
+        }
+    }
+    Ok(lines)
+}
+
+fn line(name: &str, value: &[u8]) -> Read<(HeaderName, HeaderValue)> {
+    let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Unreadable("a header name of no valid form"))?;
+    let value = HeaderValue::from_bytes(value).map_err(|_| Unreadable("a header value of no valid form"))?;
+    Ok((name, value))
+}
+
+/// A send as accepted, ready to be written.
+pub struct AcceptedSend {
+    /// A [`SendForm`].
+    pub form: Vec<u8>,
+    /// The body as shown.
+    pub body: Option<Bytes>,
+    /// A [`RestForm`], still in the clear: to be sealed, whatever `NewSend::sealed` says, because what records do
+    /// not show is not for the disk.
+    pub rest: Option<Vec<u8>>,
+}
+
+/// Splits a send into what may be shown and what may not.
+pub fn accepted(new: &NewSend, node: &str, held: bool, key: Option<(&IdempotencyKey, u32)>) -> AcceptedSend {
+    let NewSend { spec, shown, .. } = new;
+    let url = (spec.target.shown() != shown.url).then(|| spec.target.shown());
+    let headers = (!says_all(&shown.headers, &spec.headers))
+        .then(|| spec.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect());
+    let shown_bytes = shown.body.as_ref().and_then(|body| body.bytes.as_ref());
+    let body = (shown_bytes != spec.body.as_ref()).then(|| spec.body.as_deref());
+    let rest = RestForm { url, headers, body };
+    let rest = (rest.url.is_some() || rest.headers.is_some() || rest.body.is_some()).then(|| encode(&rest, Vec::new()));
+    let (destination, refused) = match &spec.target {
+        Target::Url(url) => (Some(url.destination()), None),
+        Target::Refused { denial, .. } => (None, Some(denial.into())),
+    };
+    let form = SendForm {
+        tenant: new.tenant.as_str(),
+        workflow: spec.context.workflow.as_deref(),
+        execution: spec.context.execution.as_ref().map(ExecutionId::as_str),
+        step: spec.context.step.as_deref(),
+        node,
+        resend_of: new.resend_of.map(|id| *id.0.as_bytes()),
+        created_at: nanoseconds(new.created_at),
+        expires_in: span(new.expires_in),
+        own_expires_in: spec.expires_in.map(span),
+        held,
+        key: key.map(|(key, count)| KeyForm { path: &key.path, key: &key.key, fingerprint: key.fingerprint, count }),
+        destination: destination.map(|destination| DestinationForm {
+            https: destination.scheme == Scheme::Https,
+            host: match &destination.host {
+                Host::Name(name) => HostForm::Name(name),
+                Host::Address(address) => HostForm::Address(*address),
+            },
+            port: destination.port,
+        }),
+        refused,
+        method: method_number(spec.method),
+        url: &shown.url,
+        headers: headers_form(&shown.headers),
+        dropped_headers: spec.dropped_headers.iter().map(String::as_str).collect(),
+        body: shown.body.as_ref().map(BodyForm::from),
+        rest: if rest.is_some() { Rest::Sealed } else { Rest::Nothing },
+    };
+    AcceptedSend { form: encode(&form, Vec::with_capacity(512)), body: shown_bytes.cloned(), rest }
+}
+
+impl SendForm<'_> {
+    pub fn tenant_id(&self) -> TenantId {
+        TenantId::new(self.tenant)
+    }
+
+    pub fn workflow(&self) -> Option<Arc<str>> {
+        self.workflow.map(Arc::from)
+    }
+
+    pub fn workflow_text(&self) -> Option<&str> {
+        self.workflow
+    }
+
+    pub fn execution(&self) -> Option<&str> {
+        self.execution
+    }
+
+    pub fn step(&self) -> Option<&str> {
+        self.step
+    }
+
+    pub fn node(&self) -> &str {
+        self.node
+    }
+
+    pub fn resend_of(&self) -> Option<SendId> {
+        self.resend_of.map(|id| SendId(uuid::Uuid::from_bytes(id)))
+    }
+
+    pub fn expires_in(&self) -> Duration {
+        Duration::from_nanos(self.expires_in)
+    }
+
+    pub fn rest(&self) -> Rest {
+        self.rest
+    }
+
+    /// The body as shown was kept (it may be gone by now).
+    pub fn keeps_body(&self) -> bool {
+        self.body.as_ref().is_some_and(|body| body.kept)
+    }
+
+    pub fn context(&self) -> Context {
+        Context {
+            workflow: self.workflow(),
+            execution: self.execution.map(ExecutionId::new),
+            step: self.step.map(Arc::from),
+        }
+    }
+
+    pub fn destination(&self) -> Option<Destination> {
+        self.destination.as_ref().map(|form| Destination {
+            scheme: if form.https { Scheme::Https } else { Scheme::Http },
+            host: match form.host {
+                HostForm::Name(name) => Host::Name(Arc::from(name)),
+                HostForm::Address(address) => Host::Address(address),
+            },
+            port: form.port,
+        })
+    }
+
+    /// As filters name it.
+    pub fn host(&self) -> Option<String> {
+        self.destination().map(|destination| host_text(&destination.host))
+    }
+
+    pub fn shown(&self, body: Option<Bytes>) -> Read<ShownRequest> {
+        Ok(ShownRequest {
+            method: method_of(self.method)?,
+            url: self.url.to_owned(),
+            headers: shown_headers(&self.headers),
+            dropped_headers: self.dropped_headers.iter().map(|&name| name.to_owned()).collect(),
+            body: self.body.as_ref().map(|form| form.shown(body)),
+        })
+    }
+
+    /// The spec again. `body`: the body as shown; `rest`: the opened [`RestForm`].
+    pub fn spec(&self, body: Option<Bytes>, rest: Option<&[u8]>) -> Read<SendSpec> {
+        let rest: RestForm<'_> = match rest {
+            Some(rest) => decode(rest)?,
+            None => RestForm { url: None, headers: None, body: None },
+        };
+        let url = rest.url.unwrap_or(self.url);
+        let target = match &self.refused {
+            Some(denial) => Target::Refused { shown: url.to_owned(), denial: denial.failure()? },
+            None => Target::Url(CheckedUrl::parse(url).map_err(|_| Unreadable("a URL that is refused now"))?),
+        };
+        let headers = match rest.headers {
+            Some(headers) => headers.into_iter().map(|(name, value)| line(name, value)).collect::<Read<_>>()?,
+            None => lines(&self.headers)?,
+        };
+        Ok(SendSpec {
+            method: method_of(self.method)?,
+            target,
+            headers,
+            dropped_headers: self.dropped_headers.iter().map(|&name| name.to_owned()).collect(),
+            body: match rest.body {
+                Some(body) => body.map(Bytes::copy_from_slice),
+                None => body,
+            },
+            context: self.context(),
+            expires_in: self.own_expires_in.map(Duration::from_nanos),
+        })
+    }
+}
+
+// How a send ended.
+
+/// Everything of an end but the response's body.
+#[derive(Serialize, Deserialize)]
+pub struct FinishForm<'a> {
+    outcome: u8,
+    #[serde(borrow)]
+    error: Option<FailureForm<'a>>,
+    sent_headers: Option<HeadersForm<'a>>,
+    response: Option<ResponseForm<'a>>,
+    connection: Option<ConnectionForm<'a>>,
+    would_block: Option<u8>,
+    /// held, queued, dns, connect, tls, write, wait, read, total
+    timings: [Option<u64>; 9],
+    released_at: Option<i64>,
+    started_at: Option<i64>,
+    pub finished_at: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ResponseForm<'a> {
+    status: u16,
+    version: &'a str,
+    #[serde(borrow)]
+    headers: HeadersForm<'a>,
+    body: BodyForm,
+    declared: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ConnectionForm<'a> {
+    source: Option<SocketAddr>,
+    public: Option<IpAddr>,
+    remote: Option<SocketAddr>,
+    /// 0 allowed, 1 skipped, 2 denied with the code beside it.
+    resolved: Vec<(IpAddr, u8, u8)>,
+    reused: bool,
+    #[serde(borrow)]
+    tls: Option<TlsForm<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct TlsForm<'a> {
+    version: &'a str,
+    cipher: &'a str,
+    alpn: Option<&'a str>,
+    #[serde(borrow)]
+    certificate: Option<CertificateForm<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct CertificateForm<'a> {
+    subject: &'a str,
+    issuer: &'a str,
+    not_after: i64,
+    sha256: [u8; 32],
+}
+
+/// An end, ready to be written: its [`FinishForm`], and the response's body as shown.
+pub fn ended(finished: &Finished) -> (Vec<u8>, Option<Bytes>) {
+    let timings = &finished.timings;
+    let timings = [
+        timings.held,
+        timings.queued,
+        timings.dns,
+        timings.connect,
+        timings.tls,
+        timings.write,
+        timings.wait,
+        timings.read,
+        timings.total,
+    ];
+    let form = FinishForm {
+        outcome: outcome_number(finished.ended.outcome),
+        error: finished.ended.error.as_ref().map(FailureForm::from),
+        sent_headers: finished.sent_headers.as_ref().map(headers_form),
+        response: finished.response.as_ref().map(|response| ResponseForm {
+            status: response.status,
+            version: &response.version,
+            headers: headers_form(&response.headers),
+            body: BodyForm::from(&response.body),
+            declared: response.declared,
+        }),
+        connection: finished.connection.as_ref().map(|connection| ConnectionForm {
+            source: connection.source,
+            public: connection.public,
+            remote: connection.remote,
+            resolved: connection
+                .resolved
+                .iter()
+                .map(|&(ip, verdict)| match verdict {
+                    Verdict::Allowed => (ip, 0, 0),
+                    Verdict::Skipped => (ip, 1, 0),
+                    Verdict::Denied(code) => (ip, 2, code_number(code)),
+                })
+                .collect(),
+            reused: connection.reused,
+            tls: connection.tls.as_ref().map(|tls| TlsForm {
+                version: &tls.version,
+                cipher: &tls.cipher,
+                alpn: tls.alpn.as_deref(),
+                certificate: tls.certificate.as_ref().map(|certificate| CertificateForm {
+                    subject: &certificate.subject,
+                    issuer: &certificate.issuer,
+                    not_after: nanoseconds(certificate.not_after),
+                    sha256: certificate.sha256,
+                }),
+            }),
+        }),
+        would_block: finished.would_block.map(code_number),
+        timings: timings.map(|timing| timing.map(span)),
+        released_at: finished.released_at.map(nanoseconds),
+        started_at: finished.started_at.map(nanoseconds),
+        finished_at: nanoseconds(finished.finished_at),
+    };
+    let body = finished.response.as_ref().and_then(|response| response.body.bytes.clone());
+    (encode(&form, Vec::with_capacity(512)), body)
+}
+
+impl FinishForm<'_> {
+    pub fn outcome(&self) -> u8 {
+        self.outcome
+    }
+
+    pub fn code(&self) -> Option<u8> {
+        self.error.as_ref().map(|error| error.code)
+    }
+
+    pub fn status(&self) -> Option<u16> {
+        self.response.as_ref().map(|response| response.status)
+    }
+
+    /// Bound and public address.
+    pub fn sources(&self) -> (Option<IpAddr>, Option<IpAddr>) {
+        let connection = self.connection.as_ref();
+        (
+            connection.and_then(|connection| connection.source).map(|source| source.ip()),
+            connection.and_then(|connection| connection.public),
+        )
+    }
+
+    pub fn started_at(&self) -> Option<i64> {
+        self.started_at
+    }
+
+    pub fn finished(&self, id: SendId, body: Option<Bytes>) -> Read<Finished> {
+        let [held, queued, dns, connect, tls, write, wait, read, total] =
+            self.timings.map(|timing| timing.map(Duration::from_nanos));
+        let connection = match &self.connection {
+            Some(connection) => Some(connection.connection()?),
+            None => None,
+        };
+        Ok(Finished {
+            id,
+            ended: Ended {
+                outcome: outcome_of(self.outcome)?,
+                error: self.error.as_ref().map(FailureForm::failure).transpose()?,
+            },
+            sent_headers: self.sent_headers.as_ref().map(shown_headers),
+            response: self.response.as_ref().map(|response| ShownResponse {
+                status: response.status,
+                version: response.version.to_owned(),
+                headers: shown_headers(&response.headers),
+                body: response.body.shown(body),
+                declared: response.declared,
+            }),
+            connection,
+            would_block: self.would_block.map(code_of).transpose()?,
+            timings: Timings { held, queued, dns, connect, tls, write, wait, read, total },
+            released_at: self.released_at.map(timestamp),
+            started_at: self.started_at.map(timestamp),
+            finished_at: timestamp(self.finished_at),
+        })
+    }
+}
+
+impl ConnectionForm<'_> {
+    fn connection(&self) -> Read<Connection> {
+        let verdict = |&(ip, verdict, code): &(IpAddr, u8, u8)| match verdict {
+            0 => Ok((ip, Verdict::Allowed)),
+            1 => Ok((ip, Verdict::Skipped)),
+            2 => Ok((ip, Verdict::Denied(code_of(code)?))),
+            _ => Err(Unreadable("a verdict of no known number")),
+        };
+        Ok(Connection {
+            source: self.source,
+            public: self.public,
+            remote: self.remote,
+            resolved: self.resolved.iter().map(verdict).collect::<Read<_>>()?,
+            reused: self.reused,
+            tls: self.tls.as_ref().map(|tls| TlsFacts {
+                version: tls.version.to_owned(),
+                cipher: tls.cipher.to_owned(),
+                alpn: tls.alpn.map(str::to_owned),
+                certificate: tls.certificate.as_ref().map(|certificate| Certificate {
+                    subject: certificate.subject.to_owned(),
+                    issuer: certificate.issuer.to_owned(),
+                    not_after: timestamp(certificate.not_after),
+                    sha256: certificate.sha256,
+                }),
+            }),
+        })
+    }
+}
+
+// How an execution ended.
+
+#[derive(Serialize, Deserialize)]
+pub struct EndingForm<'a> {
+    pub tenant: &'a str,
+    pub execution: &'a str,
+    /// 0 finished by a call, 1 finished by the hold limit, 2 discarded.
+    pub kind: u8,
+    pub at: i64,
+    pub count: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_reads_back_as_its_value() {
+        for &outcome in Outcome::ALL {
+            assert_eq!(outcome_of(outcome_number(outcome)), Ok(outcome));
+        }
+        for &code in Code::ALL {
+            assert_eq!(code_of(code_number(code)), Ok(code));
+        }
+        for &phase in Phase::ALL {
+            assert_eq!(phase_of(phase_number(phase)), Ok(phase));
+        }
+        for &method in Method::ALL {
+            assert_eq!(method_of(method_number(method)), Ok(method));
+        }
+        assert!(code_of(200).is_err());
+    }
+
+    #[test]
+    fn a_form_of_another_version_is_not_guessed_at() {
+        let form = EndingForm { tenant: "a", execution: "e", kind: 0, at: 1, count: 2 };
+        let mut bytes = encode(&form, Vec::new());
+        assert_eq!(decode::<EndingForm<'_>>(&bytes).map(|form| form.count), Ok(2));
+        bytes[0] = 9;
+        assert!(decode::<EndingForm<'_>>(&bytes).is_err());
+        assert!(decode::<EndingForm<'_>>(&[]).is_err());
+    }
+}

@@ -1,0 +1,659 @@
+//! Reading beside the writer: records, lists, executions, the tail.
+//!
+//! A list walks the tables from the newest row back, a chunk at a time, compares numbers and hashes, and reads the
+//! frames of what it found; the whole filter is asked again of the record itself, so that equal hashes deceive
+//! nobody. A cursor names a place in a table: it holds while sends are added and pieces dropped.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::Shared;
+use super::entry::{BodyPlace, FinishHead, SendHead, id_of};
+use super::frame::{self, Frame};
+use super::piece::{END_BYTES, End, FoundEnding, Piece, SCAN_ROWS};
+use super::seal::{Asked, SLOT_BYTES, Slot};
+use super::table::{Extent, NONE, ROW_BYTES, Row, asked};
+use crate::limits::IDEMPOTENCY_KEPT;
+use crate::outcome::{Ended, Failure, Outcome, Timings};
+use crate::record::{Execution, ExecutionState, Record, ShownRequest, State, waited};
+use crate::send::{Context, ExecutionId, Method, SendId, SendSpec, TenantId};
+use crate::store::view::{EndedExecution, Standing};
+use crate::store::wire::{self, EndingForm, FinishForm, Rest, SendForm, Unreadable};
+use crate::store::{Accepted, Filter, IdempotencyKey, Page, Pending, StoreError, TailItem};
+
+/// Places of the tail looked at in one call, so that a filter that matches nothing still comes back.
+const TAIL_PLACES_MAX: u32 = 16 * 1024;
+/// Bytes of a log read at once where frames follow one another.
+const WINDOW_BYTES: usize = 1 << 20;
+
+impl Shared {
+    /// The end of an execution. `names` are compared where the log has to be read for it.
+    pub fn ending(&self, hash: u64, names: Option<(&str, &str)>) -> Result<Option<EndedExecution>, StoreError> {
+        for piece in self.pieces().iter().rev() {
+            for found in piece.endings(hash)? {
+                let at = match found {
+                    FoundEnding::Known(ended) => return Ok(Some(ended)),
+                    FoundEnding::At(at) => at,
+                };
+                let bytes = piece.frame(at)?;
+                let form: EndingForm<'_> = payload(piece, at, &bytes, wire::decode)?;
+                if names.is_none_or(|names| names == (form.tenant, form.execution)) {
+                    return form.ended().map(Some).map_err(|why| damaged(piece, at, why));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// What an earlier call with this key came to.
+    pub fn known_call(&self, hash: u64, key: &IdempotencyKey, now: Timestamp) -> Result<Option<Accepted>, StoreError> {
+        for piece in self.pieces().iter().rev() {
+            for (first, count) in piece.calls(hash)?.into_iter().rev() {
+                let row = piece.row(first)?;
+                if row.is_lost() || waited(wire::timestamp(row.created_at), now) >= IDEMPOTENCY_KEPT {
+                    continue;
+                }
+                let bytes = piece.frame(row.accepted)?;
+                let (_, form) = payload(piece, row.accepted, &bytes, SendHead::decode)?;
+                let Some(known) = form.key.as_ref().filter(|known| known.path == key.path && known.key == key.key)
+                else {
+                    continue;
+                };
+                if form.tenant != key.tenant.as_str() {
+                    continue;
+                }
+                if known.fingerprint != key.fingerprint {
+                    return Ok(Some(Accepted::Mismatch));
+                }
+                let last = piece.row_count().min(first + count);
+                let mut bytes = Vec::new();
+                piece.rows(first, last, &mut bytes)?;
+                let rows = bytes.chunks_exact(ROW_BYTES).filter_map(|row| row.first_chunk()).map(Row::peek);
+                return Ok(Some(Accepted::Replayed(rows.filter(|row| !row.is_lost()).map(|row| row.id()).collect())));
+            }
+        }
+        Ok(None)
+    }
+
+    fn find(&self, id: SendId) -> Result<Option<(std::sync::Arc<Piece>, u32, Row)>, StoreError> {
+        let id = id.0.as_u128();
+        for piece in self.pieces().iter().rev() {
+            if let Some((number, row)) = piece.row_of(id)? {
+                return Ok(Some((piece.clone(), number, row)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn damaged(piece: &Piece, at: Extent, why: Unreadable) -> StoreError {
+    let to = u64::from(at.at) + u64::from(at.length);
+    StoreError::Damaged(format!("{} is unreadable at bytes {} to {to}: {}", piece.file("log"), at.at, why.0))
+}
+
+fn payload<'a, T>(
+    piece: &Piece,
+    at: Extent,
+    bytes: &'a [u8],
+    read: impl FnOnce(&'a [u8]) -> Result<T, Unreadable>,
+) -> Result<T, StoreError> {
+    // `Piece::frame` has checked the sum; asking once more costs little and needs no second way to say it.
+    let Some(Frame { payload, .. }) = frame::parse(bytes) else {
+        return Err(damaged(piece, at, Unreadable("it fails its checksum")));
+    };
+    read(payload).map_err(|why| damaged(piece, at, why))
+}
+
+fn body(piece: &Piece, place: BodyPlace) -> Result<Option<Bytes>, StoreError> {
+    if place.length == 0 {
+        return Ok(None);
+    }
+    Ok(piece.body(place.at, place.length)?.map(Bytes::from))
+}
+
+// One record.
+
+pub fn record(shared: &Shared, id: SendId, bodies: bool) -> Result<Option<Record>, StoreError> {
+    match shared.find(id)? {
+        Some((piece, _, row)) => Ok(Some(assemble(shared, &piece, &row, bodies)?.0)),
+        None => Ok(None),
+    }
+}
+
+/// The record of a row, and its host as filters name it.
+fn assemble(shared: &Shared, piece: &Piece, row: &Row, bodies: bool) -> Result<(Record, Option<String>), StoreError> {
+    let bytes = piece.frame(row.accepted)?;
+    let (head, form) = payload(piece, row.accepted, &bytes, SendHead::decode)?;
+    let of_accept = |why| damaged(piece, row.accepted, why);
+    let request_body = if bodies && form.keeps_body() { body(piece, head.body)? } else { None };
+    let mut request = form.shown(request_body).map_err(of_accept)?;
+    let ended = if row.is_held() { shared.ending(row.execution, None)? } else { None };
+    let standing = Standing {
+        created_at: wire::timestamp(form.created_at),
+        held: row.is_held(),
+        ended,
+        started_at: row.is_begun().then(|| wire::timestamp(row.started_at)),
+    };
+    let mut record = Record {
+        id: id_of(head.id),
+        state: standing.state(),
+        ended: None,
+        resend_of: form.resend_of(),
+        tenant: form.tenant_id(),
+        context: form.context(),
+        index: head.index,
+        request: ShownRequest { headers: Vec::new(), ..request.clone() },
+        response: None,
+        would_block: None,
+        connection: None,
+        timings: standing.timings(),
+        node: form.node().to_owned(),
+        created_at: standing.created_at,
+        released_at: standing.released_at(),
+        started_at: standing.started_at,
+        finished_at: None,
+    };
+    if row.is_done() {
+        let place = row.finish;
+        let missing = || {
+            let why = format!("the piece {} that tells how send {} ended is gone", row.finish_piece, record.id);
+            StoreError::Damaged(why)
+        };
+        let elsewhere;
+        let log = if row.finish_piece == piece.number {
+            piece
+        } else {
+            elsewhere = shared.piece(row.finish_piece).ok_or_else(missing)?;
+            &elsewhere
+        };
+        let bytes = log.frame(place)?;
+        let (head, form): (FinishHead, FinishForm<'_>) = payload(log, place, &bytes, FinishHead::decode)?;
+        let response_body = if bodies { body(log, head.body)? } else { None };
+        let finished = form.finished(record.id, response_body).map_err(|why| damaged(log, place, why))?;
+        if let Some(sent) = finished.sent_headers {
+            request.headers = sent;
+        }
+        record.state = State::Done;
+        record.ended = Some(finished.ended);
+        record.response = finished.response;
+        record.would_block = finished.would_block;
+        record.connection = finished.connection;
+        record.timings = finished.timings;
+        record.released_at = finished.released_at;
+        record.started_at = finished.started_at;
+        record.finished_at = Some(finished.finished_at);
+    }
+    record.request = request;
+    Ok((record, form.host()))
+}
+
+/// What a list shows in the place of a record that cannot be read: that it is there, how it ended, and where the
+/// damage is.
+fn unreadable(shared: &Shared, filter: &Filter, row: &Row, why: &StoreError) -> Record {
+    let outcome = (row.outcome != NONE).then(|| wire::outcome_of(row.outcome).ok()).flatten();
+    let code = (row.code != NONE).then(|| wire::code_of(row.code).ok()).flatten();
+    Record {
+        id: row.id(),
+        state: if row.is_done() { State::Done } else { State::Queued },
+        ended: outcome
+            .map(|outcome| Ended { outcome, error: code.map(|code| Failure::new(code, None, why.to_string())) }),
+        resend_of: None,
+        tenant: filter.tenant.clone().unwrap_or_else(|| TenantId::new("unreadable")),
+        context: Context::default(),
+        index: None,
+        request: ShownRequest {
+            method: Method::Get,
+            url: format!("unreadable: {why}"),
+            headers: Vec::new(),
+            dropped_headers: Vec::new(),
+            body: None,
+        },
+        response: None,
+        would_block: None,
+        connection: None,
+        timings: Timings::default(),
+        node: shared.node.to_string(),
+        created_at: wire::timestamp(row.created_at),
+        released_at: None,
+        started_at: row.is_begun().then(|| wire::timestamp(row.started_at)),
+        finished_at: None,
+    }
+}
+
+/// What is to be delivered, opened where it was sealed. `None`: no such send waits.
+pub fn spec(shared: &Shared, id: SendId) -> Result<Option<std::sync::Arc<SendSpec>>, StoreError> {
+    let Some((piece, _, row)) = shared.find(id)? else { return Ok(None) };
+    if row.is_done() {
+        return Ok(None);
+    }
+    let bytes = piece.frame(row.accepted)?;
+    let (head, form): (SendHead, SendForm<'_>) = payload(&piece, row.accepted, &bytes, SendHead::decode)?;
+    let lost = |what: &str| StoreError::Damaged(format!("{what} of send {id} in {}", piece.file("bodies")));
+    let gone = || lost("the bodies file is gone, and with it the request");
+    let request_body = match head.body.length {
+        0 => None,
+        _ => Some(body(&piece, head.body)?.ok_or_else(gone)?),
+    };
+    let mut sealed;
+    let rest = match form.rest() {
+        Rest::Nothing => None,
+        Rest::Sealed => {
+            let slot: &Slot = bytes
+                .get(bytes.len() - SLOT_BYTES..)
+                .and_then(|slot| slot.first_chunk())
+                .ok_or_else(|| damaged(&piece, row.accepted, Unreadable("it lacks its wrapped key")))?;
+            sealed = piece.body(head.rest.at, head.rest.length)?.ok_or_else(gone)?;
+            let opened = shared.keys.open(id, slot, &mut sealed);
+            Some(opened.ok_or_else(|| lost("the key file does not open what was sealed"))?)
+        }
+    };
+    let spec = form.spec(request_body, rest).map_err(|why| damaged(&piece, row.accepted, why))?;
+    Ok(Some(std::sync::Arc::new(spec)))
+}
+
+// What is not done.
+
+pub fn pending(shared: &Shared, after: Option<SendId>, limit: usize) -> Result<Vec<Pending>, StoreError> {
+    let (mut number, mut from) = match after {
+        None => (0, 0),
+        Some(id) => {
+            let (piece, row, _) = shared.find(id)?.ok_or(StoreError::NoSuchSend)?;
+            (piece.number, row + 1)
+        }
+    };
+    let mut found = Vec::new();
+    let mut openings: HashMap<u64, Timestamp> = HashMap::new();
+    let mut endings: HashMap<u64, Option<EndedExecution>> = HashMap::new();
+    for piece in shared.pieces().iter() {
+        if piece.number < number {
+            continue;
+        }
+        if piece.number != number {
+            (number, from) = (piece.number, 0);
+        }
+        if piece.undone_count() == 0 {
+            continue;
+        }
+        let mut log = Window { piece, bytes: Vec::new(), at: 0 };
+        let rows = piece.row_count();
+        let mut bytes = Vec::new();
+        while from < rows {
+            let to = rows.min(from + SCAN_ROWS);
+            piece.rows(from, to, &mut bytes)?;
+            for row in bytes.chunks_exact(ROW_BYTES).filter_map(|row| row.first_chunk()).map(Row::peek) {
+                if row.is_done() || row.is_begun() {
+                    continue;
+                }
+                if found.len() == limit {
+                    return Ok(found);
+                }
+                let ended = match row.is_held() {
+                    false => None,
+                    true => match endings.get(&row.execution) {
+                        Some(ended) => *ended,
+                        None => {
+                            let ended = shared.ending(row.execution, None)?;
+                            endings.insert(row.execution, ended);
+                            ended
+                        }
+                    },
+                };
+                let frame = log.frame(row.accepted)?;
+                let (_, form) = payload(piece, row.accepted, frame, SendHead::decode)?;
+                let created_at = wire::timestamp(form.created_at);
+                let standing = Standing { created_at, held: row.is_held(), ended, started_at: None };
+                let released_at = standing.released_at();
+                let held_by = match form.execution().filter(|_| row.is_held() && released_at.is_none()) {
+                    None => None,
+                    Some(execution) => {
+                        let opened = match openings.get(&row.execution) {
+                            Some(opened) => *opened,
+                            None => {
+                                let opened = opened_at(shared, row.execution)?.unwrap_or(created_at);
+                                openings.insert(row.execution, opened);
+                                opened
+                            }
+                        };
+                        Some((ExecutionId::new(execution), opened))
+                    }
+                };
+                found.push(Pending {
+                    id: row.id(),
+                    tenant: form.tenant_id(),
+                    workflow: form.workflow(),
+                    destination: form.destination(),
+                    created_at,
+                    released_at,
+                    expires_in: form.expires_in(),
+                    held_by,
+                });
+            }
+            from = to;
+        }
+    }
+    Ok(found)
+}
+
+/// When the first held send of an execution was created.
+fn opened_at(shared: &Shared, execution: u64) -> Result<Option<Timestamp>, StoreError> {
+    for piece in shared.pieces().iter() {
+        for number in piece.members(execution)? {
+            let row = piece.row(number)?;
+            if row.is_held() {
+                return Ok(Some(wire::timestamp(row.created_at)));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Reads frames that follow one another with few reads.
+struct Window<'p> {
+    piece: &'p Piece,
+    bytes: Vec<u8>,
+    at: u64,
+}
+
+impl Window<'_> {
+    fn frame(&mut self, extent: Extent) -> Result<&[u8], StoreError> {
+        let (at, length) = (u64::from(extent.at), extent.length as usize);
+        if at < self.at || at + length as u64 > self.at + self.bytes.len() as u64 {
+            let end = self.piece.log_bytes.load(std::sync::atomic::Ordering::Acquire);
+            let most = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX);
+            let read = frame::read_at(&self.piece.log, at, WINDOW_BYTES.max(length).min(most));
+            self.bytes =
+                read.map_err(|error| StoreError::CannotRead(format!("{}: {error}", self.piece.file("log"))))?;
+            self.at = at;
+        }
+        let from = (at - self.at) as usize;
+        let short = || damaged(self.piece, extent, Unreadable("the file ends before it"));
+        self.bytes.get(from..from + length).ok_or_else(short)
+    }
+}
+
+// Lists.
+
+/// A filter as numbers and hashes.
+struct Sieve {
+    tenant: u32,
+    workflow: u32,
+    step: u32,
+    host: u32,
+    execution: u32,
+    /// With its tenant.
+    execution_of_tenant: u64,
+    source: u32,
+    outcome: Option<u8>,
+    code: Option<u8>,
+    status: Option<u16>,
+    since: i64,
+    until: i64,
+    by_start: bool,
+}
+
+impl Sieve {
+    fn of(shared: &Shared, filter: &Filter) -> Self {
+        let keys = &shared.keys;
+        let short = |asked, text: Option<&str>| text.map_or(0, |text| keys.short(asked, text));
+        let tenant = filter.tenant.as_ref().map(TenantId::as_str);
+        let execution = filter.execution.as_deref();
+        Self {
+            tenant: short(Asked::Tenant, tenant),
+            workflow: short(Asked::Workflow, filter.workflow.as_deref()),
+            step: short(Asked::Step, filter.step.as_deref()),
+            host: short(Asked::Host, filter.host_plain()),
+            execution: short(Asked::Execution, execution),
+            execution_of_tenant: match (tenant, execution) {
+                (Some(tenant), Some(execution)) => keys.execution(tenant, execution),
+                _ => 0,
+            },
+            source: filter.source_ip.map_or(0, |ip| keys.short(Asked::Source, &ip.to_string())),
+            outcome: filter.outcome.map(wire::outcome_number),
+            code: filter.code.map(wire::code_number),
+            status: filter.status,
+            since: filter.since.map_or(i64::MIN, wire::nanoseconds),
+            until: filter.until.map_or(i64::MAX, wire::nanoseconds),
+            by_start: filter.source_ip.is_some(),
+        }
+    }
+
+    /// `false`: no row of this piece passes.
+    fn may_pass(&self, piece: &Piece) -> bool {
+        let asked_for = [
+            asked(Asked::Tenant, self.tenant),
+            asked(Asked::Workflow, self.workflow),
+            asked(Asked::Execution, self.execution),
+            asked(Asked::Step, self.step),
+            asked(Asked::Host, self.host),
+        ];
+        if asked_for.into_iter().any(|hash| hash != 0 && !piece.may_have(hash)) {
+            return false;
+        }
+        let facts = piece.facts();
+        self.outcome.is_none_or(|outcome| facts.outcomes & 1 << (outcome & 63) != 0)
+            && self.code.is_none_or(|code| facts.codes & 1 << (code & 63) != 0)
+            && self.status.is_none_or(|status| facts.statuses.contains(&status))
+            && (self.by_start
+                || facts.blocks.iter().any(|block| block.created.1 >= self.since && block.created.0 < self.until))
+    }
+
+    fn passes(&self, row: &Row) -> bool {
+        let instant = if self.by_start { row.started_at } else { row.created_at };
+        (self.tenant == 0 || self.tenant == row.tenant)
+            && (self.workflow == 0 || self.workflow == row.workflow)
+            && (self.step == 0 || self.step == row.step)
+            && (self.host == 0 || self.host == row.host)
+            && (self.execution == 0 || self.execution == row.execution as u32)
+            && (self.execution_of_tenant == 0 || self.execution_of_tenant == row.execution)
+            && (self.source == 0 || self.source == row.source || self.source == row.public)
+            && self.outcome.is_none_or(|outcome| outcome == row.outcome)
+            && self.code.is_none_or(|code| code == row.code)
+            && self.status.is_none_or(|status| status == row.status)
+            && instant >= self.since
+            && instant < self.until
+            && !row.is_lost()
+    }
+}
+
+/// A place in the tables, in a cursor: rows before it are still to come (in a list), or it and those after it (in an
+/// execution).
+fn cursor(letter: char, piece: u32, row: u32) -> String {
+    format!("{letter}{piece:x}.{row:x}")
+}
+
+fn parse_cursor(letter: char, cursor: &str) -> Result<(u32, u32), StoreError> {
+    let number = |text: &str| match text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        true => u32::from_str_radix(text, 16).ok(),
+        false => None,
+    };
+    let parts = cursor.strip_prefix(letter).and_then(|rest| rest.split_once('.'));
+    parts.and_then(|(piece, row)| Some((number(piece)?, number(row)?))).ok_or(StoreError::BadCursor)
+}
+
+pub fn list(shared: &Shared, filter: &Filter, at: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+    let before = at.map(|at| parse_cursor('l', at)).transpose()?;
+    let sieve = Sieve::of(shared, filter);
+    let mut page = Page::default();
+    let mut last = (0, 0);
+    let mut bytes = Vec::new();
+    for piece in shared.pieces().iter().rev() {
+        let mut to = match before {
+            Some((number, _)) if piece.number > number => continue,
+            Some((number, row)) if piece.number == number => row.min(piece.row_count()),
+            _ => piece.row_count(),
+        };
+        if to == 0 || !sieve.may_pass(piece) {
+            continue;
+        }
+        while to > 0 {
+            let from = to.saturating_sub(SCAN_ROWS);
+            piece.rows(from, to, &mut bytes)?;
+            for (chunk, number) in bytes.chunks_exact(ROW_BYTES).rev().zip((from..to).rev()) {
+                let Some(chunk) = chunk.first_chunk() else { continue };
+                if !sieve.passes(&Row::peek(chunk)) {
+                    continue;
+                }
+                let row = match Row::decode(chunk) {
+                    Some(row) => row,
+                    None => piece.row(number)?,
+                };
+                let record = match assemble(shared, piece, &row, false) {
+                    Ok((record, host)) if filter.lets_through(&record, host.as_deref()) => record,
+                    Ok(_) => continue,
+                    Err(error @ StoreError::Damaged(_)) => unreadable(shared, filter, &row, &error),
+                    Err(error) => return Err(error),
+                };
+                if page.sends.len() == limit {
+                    page.next = Some(cursor('l', last.0, last.1));
+                    return Ok(page);
+                }
+                page.sends.push(record);
+                last = (piece.number, number);
+            }
+            to = from;
+        }
+    }
+    Ok(page)
+}
+
+pub fn execution(
+    shared: &Shared,
+    tenant: &TenantId,
+    execution: ExecutionId,
+    at: Option<&str>,
+    limit: usize,
+) -> Result<Option<Execution>, StoreError> {
+    let from = at.map(|at| parse_cursor('e', at)).transpose()?.unwrap_or((0, 0));
+    let hash = shared.keys.execution(tenant.as_str(), execution.as_str());
+    let ended = shared.ending(hash, Some((tenant.as_str(), execution.as_str())))?;
+    let delivered_number = wire::outcome_number(Outcome::Delivered);
+    let (mut total, mut delivered) = (0, 0);
+    let mut sends = Vec::new();
+    let mut next = None;
+    let filter = Filter { tenant: Some(tenant.clone()), ..Filter::default() };
+    for piece in shared.pieces().iter() {
+        let rows = piece.row_count();
+        for number in piece.members(hash)?.into_iter().filter(|&number| number < rows) {
+            let row = piece.row(number)?;
+            total += 1;
+            delivered += u64::from(row.outcome == delivered_number);
+            if (piece.number, number) < from {
+                continue;
+            }
+            if sends.len() == limit {
+                next.get_or_insert_with(|| cursor('e', piece.number, number));
+                continue;
+            }
+            sends.push(match assemble(shared, piece, &row, false) {
+                Ok((record, _)) => record,
+                Err(error @ StoreError::Damaged(_)) => unreadable(shared, &filter, &row, &error),
+                Err(error) => return Err(error),
+            });
+        }
+    }
+    if ended.is_none() && total == 0 {
+        return Ok(None);
+    }
+    Ok(Some(Execution {
+        execution,
+        state: ended.map_or(ExecutionState::Open, |ended| ended.ending.state()),
+        finished_by: ended.and_then(|ended| ended.ending.finished_by()),
+        delivered,
+        total,
+        sends,
+        next,
+    }))
+}
+
+// The tail.
+
+pub fn finished_after(
+    shared: &Shared,
+    seq: u64,
+    filter: &Filter,
+    limit: usize,
+) -> Result<(Vec<TailItem>, u64), StoreError> {
+    let newest = shared.last_seq.load(std::sync::atomic::Ordering::Acquire);
+    let sieve = Sieve::of(shared, filter);
+    let mut items = Vec::new();
+    let mut looked_at = seq;
+    let mut left = TAIL_PLACES_MAX;
+    let pieces = shared.pieces();
+    for (at, piece) in pieces.iter().enumerate() {
+        let end = pieces.get(at + 1).map_or(newest + 1, |next| next.first_seq);
+        let first = piece.first_seq.max(looked_at.saturating_add(1));
+        if first >= end {
+            continue;
+        }
+        let known = piece.ends_count.load(std::sync::atomic::Ordering::Acquire);
+        let from = u32::try_from(first - piece.first_seq).unwrap_or(u32::MAX).min(known);
+        let to = known.min(from.saturating_add(left));
+        left -= to - from;
+        let bytes = piece.ends(from, to)?;
+        for (bytes, place) in bytes.chunks_exact(END_BYTES).zip(from..) {
+            let seq = piece.first_seq + u64::from(place);
+            if items.len() == limit || seq > newest {
+                return Ok((items, looked_at));
+            }
+            looked_at = seq;
+            let Some(end) = End::decode(bytes) else { continue };
+            // Of a piece that was dropped in the meantime nothing is left to show.
+            let Some(of) = shared.piece(end.piece) else { continue };
+            let row = of.row(end.row)?;
+            if row.is_lost() || !sieve.passes(&row) {
+                continue;
+            }
+            match assemble(shared, &of, &row, false) {
+                Ok((record, host)) if filter.lets_through(&record, host.as_deref()) => {
+                    items.push(TailItem { seq, record });
+                }
+                Ok(_) => {}
+                Err(error @ StoreError::Damaged(_)) => {
+                    items.push(TailItem { seq, record: unreadable(shared, filter, &row, &error) });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if left == 0 {
+            return Ok((items, looked_at));
+        }
+        looked_at = looked_at.max(end - 1);
+    }
+    Ok((items, looked_at))
+}
+
+pub fn outcomes_since(
+    shared: &Shared,
+    since: Timestamp,
+) -> Result<HashMap<TenantId, HashMap<Outcome, u64>>, StoreError> {
+    let since = wire::nanoseconds(since);
+    // By the tenant's hash, with one of its sends to learn its name from.
+    let mut counts: HashMap<u32, ((u32, u32), HashMap<Outcome, u64>)> = HashMap::new();
+    for piece in shared.pieces().iter().filter(|piece| piece.facts().newest_finished_at >= since) {
+        let known = piece.ends_count.load(std::sync::atomic::Ordering::Acquire);
+        let mut from = 0;
+        while from < known {
+            let to = known.min(from + TAIL_PLACES_MAX);
+            for end in piece.ends(from, to)?.chunks_exact(END_BYTES).filter_map(End::decode) {
+                if end.finished_at >= since && end.tenant != 0 {
+                    let Ok(outcome) = wire::outcome_of(end.outcome) else { continue };
+                    let counted = counts.entry(end.tenant).or_insert_with(|| ((0, 0), HashMap::new()));
+                    counted.0 = (end.piece, end.row);
+                    *counted.1.entry(outcome).or_default() += 1;
+                }
+            }
+            from = to;
+        }
+    }
+    let mut named = HashMap::new();
+    for ((piece, row), outcomes) in counts.into_values() {
+        let Some(piece) = shared.piece(piece) else { continue };
+        let row = piece.row(row)?;
+        let bytes = piece.frame(row.accepted)?;
+        let (_, form) = payload(&piece, row.accepted, &bytes, SendHead::decode)?;
+        named.insert(form.tenant_id(), outcomes);
+    }
+    Ok(named)
+}

@@ -1,0 +1,383 @@
+//! Opening: what the logs say is done again, from the first piece that is not settled.
+//!
+//! A settled piece is taken as its index says, because all that its log changed was synced before. Every log behind
+//! it is read whole: its own tables are made anew, and what it changed in earlier ones is changed again, which is
+//! the same. A torn tail of the newest log is cut off: nothing of it was answered for. Whatever else is not whole is
+//! damage, told with its file and extent.
+
+use std::{collections::HashMap, fs, io, sync::Arc, sync::atomic::Ordering};
+
+use super::entry::{self, BeginHead, FinishFacts, FinishHead, SendHead};
+use super::frame::{Found, Kind, Scanner};
+use super::piece::{End, FORMAT, Head, Piece};
+use super::table::{Extent, LOST, ROW_BYTES, Row};
+use super::{Shared, cannot_write, locked};
+use crate::clock;
+use crate::store::StoreError;
+use crate::store::view::EndedExecution;
+use crate::store::wire::{self, EndingForm};
+
+/// The sends that are not done.
+#[derive(Default)]
+pub struct Live {
+    pub sends: HashMap<u128, LiveSend>,
+    /// How many each execution's hold has.
+    pub held: HashMap<u64, u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct LiveSend {
+    pub piece: u32,
+    pub row: u32,
+    pub tenant: u32,
+    /// The execution that holds or held it; 0: none ever did.
+    pub held_by: u64,
+    pub begun: bool,
+}
+
+impl Live {
+    pub fn add(&mut self, piece: u32, number: u32, row: &Row) {
+        let held_by = if row.is_held() { row.execution } else { 0 };
+        if held_by != 0 {
+            *self.held.entry(held_by).or_default() += 1;
+        }
+        let send = LiveSend { piece, row: number, tenant: row.tenant, held_by, begun: row.is_begun() };
+        self.sends.insert(row.id, send);
+    }
+
+    /// `false`: it was done already.
+    pub fn remove(&mut self, id: u128) -> bool {
+        let Some(send) = self.sends.remove(&id) else { return false };
+        if let Some(count) = self.held.get_mut(&send.held_by) {
+            *count -= 1;
+            if *count == 0 {
+                self.held.remove(&send.held_by);
+            }
+        }
+        true
+    }
+}
+
+/// One log that is replayed, with the rows of its piece in memory.
+struct Replayed {
+    piece: Piece,
+    rows: Vec<Row>,
+    /// Sound rows that the table had before it was emptied.
+    rows_before: u32,
+}
+
+/// Opens every piece, makes one where there is none, and answers what is not done.
+pub fn load(shared: &Shared) -> Result<Live, StoreError> {
+    let directory = shared.pieces_directory();
+    let failed = |error: io::Error| StoreError::CannotRead(format!("{}: {error}", directory.display()));
+    let heads = heads(shared).map_err(failed)?;
+    if let Some((path, head)) = heads.iter().find(|(_, head)| head.format > FORMAT) {
+        let path = path.display().to_string();
+        return Err(StoreError::TooNew { path, found: head.format, known: FORMAT });
+    }
+    let mut settled = Vec::new();
+    let mut replayed: Vec<Replayed> = Vec::new();
+    for (at, (path, head)) in heads.iter().enumerate() {
+        let piece = Piece::open(path.clone(), head).map_err(failed)?;
+        if replayed.is_empty() && at + 1 < heads.len() && piece.load_index().map_err(failed)? {
+            settled.push(piece);
+            continue;
+        }
+        let rows_before = piece.empty_table().and_then(|sound| piece.empty_ends().map(|()| sound));
+        let rows_before = rows_before.map_err(|error| cannot_write(path, &error))?;
+        replayed.push(Replayed { piece, rows: Vec::new(), rows_before });
+    }
+    let first_replayed = settled.len();
+    let mut newest_seq = heads.last().map_or(0, |(_, head)| head.first_seq.saturating_sub(1));
+    for at in 0..replayed.len() {
+        let next = heads.get(first_replayed + at + 1).map(|(_, head)| head.previous_log_bytes);
+        let seq = replay(shared, &settled, &mut replayed, at, next).map_err(failed)?;
+        newest_seq = newest_seq.max(seq);
+    }
+    shared.last_seq.store(newest_seq, Ordering::Release);
+
+    let mut live = Live::default();
+    for piece in &settled {
+        if piece.undone_count() > 0 {
+            look_through(piece, &mut live)?;
+        }
+    }
+    let mut pieces: Vec<_> = settled.into_iter().map(Arc::new).collect();
+    for Replayed { piece, rows, rows_before } in replayed {
+        let encoded: Vec<u8> = rows.iter().flat_map(Row::encode).collect();
+        piece.write_rows(0, &encoded).map_err(|error| cannot_write(&piece.directory, &error))?;
+        let mut undone = 0;
+        piece.change_facts(|facts| {
+            for (row, number) in rows.iter().zip(0..) {
+                facts.add_row(number, row);
+                if row.is_done() {
+                    facts.add_end(row);
+                } else {
+                    undone += 1;
+                    live.add(piece.number, number, row);
+                }
+            }
+        });
+        piece.change_growing(|growing| rows.iter().zip(0..).for_each(|(row, number)| growing.add_row(number, row)));
+        piece.undone.store(undone, Ordering::Release);
+        piece.rows.store(rows.len() as u32, Ordering::Release);
+        if rows_before > rows.len() as u32 {
+            tell(
+                shared,
+                format!(
+                    "{} ends at byte {}, before the last {} sends that were accepted: they are lost",
+                    piece.file("log"),
+                    piece.log_bytes.load(Ordering::Relaxed),
+                    rows_before - rows.len() as u32
+                ),
+            );
+        }
+        pieces.push(Arc::new(piece));
+    }
+    if pieces.is_empty() {
+        let head = Head {
+            format: FORMAT,
+            piece: 1,
+            first_seq: 1,
+            opened_at: wire::nanoseconds(clock::wall()),
+            previous_log_bytes: 0,
+        };
+        let piece = Piece::create(&directory, &head).map_err(|error| cannot_write(&directory, &error))?;
+        pieces.push(Arc::new(piece));
+    }
+    shared.replace_pieces(pieces);
+    Ok(live)
+}
+
+fn tell(shared: &Shared, what: String) {
+    tracing::error!(what, "the store is damaged");
+    locked(&shared.damage).push(what);
+}
+
+/// The pieces' directories with their heads, oldest first. What was half made or half dropped goes.
+fn heads(shared: &Shared) -> io::Result<Vec<(std::path::PathBuf, Head)>> {
+    let mut heads = Vec::new();
+    for entry in fs::read_dir(shared.pieces_directory())? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.ends_with(".new") || name.ends_with(".gone") {
+            fs::remove_dir_all(&path)?;
+        } else if let Ok(number) = name.parse::<u32>() {
+            match Piece::head(&path)? {
+                Some(head) if head.piece == number => heads.push((path, head)),
+                _ => tell(
+                    shared,
+                    format!(
+                        "{} does not begin as a log does: all that stood in this piece is lost, and it is left alone",
+                        path.join("log").display()
+                    ),
+                ),
+            }
+        }
+    }
+    heads.sort_by_key(|(_, head)| head.piece);
+    Ok(heads)
+}
+
+/// Does again what one log says. `counts`: its length, where the head of the next piece says so. Answers the newest
+/// seq of the tail in it.
+fn replay(
+    shared: &Shared,
+    settled: &[Piece],
+    replayed: &mut [Replayed],
+    at: usize,
+    counts: Option<u64>,
+) -> io::Result<u64> {
+    let (before, rest) = replayed.split_at_mut(at);
+    let [this, ..] = rest else { return Ok(0) };
+    let log = this.piece.log.try_clone()?;
+    let log_name = this.piece.file("log");
+    let mut scanner = Scanner::new(&log, 0, counts.unwrap_or(u64::MAX))?;
+    let mut newest_seq = 0;
+    // Sends of a call whose last has not come yet: where the call began, and its first row.
+    let mut open_call: Option<(u64, usize)> = None;
+    let mut open_key = None;
+    let add_key = |piece: &Piece, key: Option<(u64, u32, u32)>| {
+        if let Some((hash, first, count)) = key {
+            piece.change_growing(|growing| growing.add_key(hash, first, count));
+        }
+    };
+    let mut bodies_end = 0;
+    let lost = |from: u64, to: u64, why: &str| {
+        tell(shared, format!("{log_name} is unreadable at bytes {from} to {to}: {why}; what stood there is lost"));
+    };
+    let end = loop {
+        let (at, frame) = match scanner.next()? {
+            Found::Frame { at, frame } => (at, frame),
+            Found::Damage { from, to } => {
+                lost(from, to, "it fails its checksum");
+                // What is left of a call was accepted with it.
+                open_call = None;
+                add_key(&this.piece, open_key.take());
+                continue;
+            }
+            Found::End { at } => break at,
+        };
+        let extent = Extent { at: at as u32, length: frame.length as u32 };
+        let read = match frame.kind {
+            Kind::Send => SendHead::decode(frame.payload).map(|(head, form)| {
+                let number = head.row as usize;
+                while this.rows.len() < number {
+                    this.rows.push(Row { flags: LOST, ..Row::default() });
+                }
+                this.rows.truncate(number);
+                let row = entry::accepted_row(&shared.keys, head.id, &form, extent);
+                if let Some(key) = &form.key {
+                    open_key = Some((shared.keys.call(form.tenant, key.path, key.key), head.row, key.count));
+                }
+                if head.remaining == 0 {
+                    add_key(&this.piece, open_key.take());
+                }
+                this.rows.push(row);
+                open_call = match (head.remaining, open_call) {
+                    (0, _) => None,
+                    (_, None) => Some((at, number)),
+                    (_, open) => open,
+                };
+                for body in [head.body, head.rest] {
+                    bodies_end = bodies_end.max(body.at + u64::from(body.length));
+                }
+            }),
+            Kind::Ending => wire::decode::<EndingForm<'_>>(frame.payload).and_then(|form| {
+                let ended: EndedExecution = form.ended()?;
+                let hash = shared.keys.execution(form.tenant, form.execution);
+                this.piece.change_growing(|growing| growing.add_ending(hash, extent, ended));
+                Ok(())
+            }),
+            Kind::Begin => BeginHead::decode(frame.payload).map(|head| {
+                let begin = |row: &mut Row| row.started_at = head.at;
+                change(settled, before, this, (head.piece, head.row, head.id), begin)
+            }),
+            Kind::Finish => FinishHead::decode(frame.payload).map(|(head, form)| {
+                let facts = FinishFacts::of(&shared.keys, &form);
+                let number = this.piece.number;
+                let mut done = None;
+                change(settled, before, this, (head.piece, head.row, head.id), |row| {
+                    facts.apply(row, number, extent);
+                    done = Some(*row);
+                });
+                newest_seq = newest_seq.max(head.seq);
+                bodies_end = bodies_end.max(head.body.at + u64::from(head.body.length));
+                let end = End {
+                    finished_at: facts.finished_at,
+                    piece: head.piece,
+                    row: head.row,
+                    tenant: done.map_or(0, |row| row.tenant),
+                    outcome: form.outcome(),
+                };
+                let written = this.piece.write_end(head.seq, &end);
+                this.piece
+                    .change_facts(|known| known.newest_finished_at = known.newest_finished_at.max(end.finished_at));
+                if let Err(error) = written {
+                    tell(shared, format!("{}: {error}: the tail lacks an entry", this.piece.file("ends")));
+                }
+            }),
+            Kind::Head | Kind::Body | Kind::Index | Kind::State => Ok(()),
+        };
+        if let Err(why) = read {
+            lost(at, at + frame.length as u64, why.0);
+        }
+    };
+    let mut end = end;
+    if let Some((call_at, first)) = open_call {
+        // The call was cut off, so it was never answered.
+        this.rows.truncate(first);
+        end = call_at;
+    }
+    let length = this.piece.log.metadata()?.len();
+    match counts {
+        Some(counts) if end < counts => lost(end, counts, "it ends too early, or fails its checksum"),
+        Some(_) => {}
+        None if end < length => {
+            tracing::warn!(log = log_name, from = end, to = length, "cutting off what was not written whole");
+            this.piece.log.set_len(end)?;
+            this.piece.log.sync_all()?;
+        }
+        None => {}
+    }
+    this.piece.log_bytes.store(counts.unwrap_or(end).min(length.max(end)), Ordering::Release);
+    let bodies = this.piece.bodies_bytes.load(Ordering::Relaxed);
+    if this.piece.has_bodies() && bodies < bodies_end {
+        tell(
+            shared,
+            format!(
+                "{} ends at byte {bodies}, and was written up to {bodies_end}: the bodies that stood there are lost",
+                this.piece.file("bodies")
+            ),
+        );
+        this.piece.bodies_bytes.store(bodies_end, Ordering::Release);
+    }
+    Ok(newest_seq)
+}
+
+/// Changes a row of this or of an earlier piece. A row that is not there was lost, and told of, before.
+fn change(
+    settled: &[Piece],
+    before: &mut [Replayed],
+    this: &mut Replayed,
+    (piece, row, id): (u32, u32, u128),
+    change: impl FnOnce(&mut Row),
+) {
+    let replayed = before.iter_mut().chain(std::iter::once(this)).find(|replayed| replayed.piece.number == piece);
+    if let Some(replayed) = replayed {
+        if let Some(found) = replayed.rows.get_mut(row as usize).filter(|found| found.id == id) {
+            change(found);
+            wipe_if_done(&replayed.piece, found);
+        }
+        return;
+    }
+    let Ok(at) = settled.binary_search_by_key(&piece, |piece| piece.number) else { return };
+    let piece = &settled[at];
+    match piece.row(row) {
+        Ok(mut found) if found.id == id => {
+            change(&mut found);
+            wipe_if_done(piece, &found);
+            if let Err(error) = piece.write_rows(row, &found.encode()) {
+                tracing::error!(%error, "a row could not be changed; the next start changes it");
+            }
+        }
+        Ok(_) => {}
+        Err(error) => tracing::error!(%error, "a row could not be changed"),
+    }
+}
+
+/// The wrapped key's place was overwritten when the send was done; perhaps that did not reach the disk.
+fn wipe_if_done(piece: &Piece, row: &Row) {
+    if row.is_done() && row.is_sealed() {
+        if let Err(error) = piece.wipe(row.accepted) {
+            tracing::error!(%error, "a sealed send's key could not be overwritten; the next start does it");
+        }
+    }
+}
+
+/// Of a piece that was settled while sends of it waited: which still do, and what ended since.
+fn look_through(piece: &Piece, live: &mut Live) -> Result<(), StoreError> {
+    let rows = piece.row_count();
+    let mut bytes = Vec::new();
+    let mut undone = 0;
+    let mut from = 0;
+    while from < rows {
+        let to = rows.min(from + super::piece::SCAN_ROWS);
+        piece.rows(from, to, &mut bytes)?;
+        for (row, number) in bytes.chunks_exact(ROW_BYTES).zip(from..) {
+            let row = match row.first_chunk().and_then(Row::decode) {
+                Some(row) => row,
+                None => piece.row(number)?,
+            };
+            if row.is_done() {
+                piece.change_facts(|facts| facts.add_end(&row));
+            } else {
+                undone += 1;
+                live.add(piece.number, number, &row);
+            }
+        }
+        from = to;
+    }
+    piece.undone.store(undone, Ordering::Release);
+    Ok(())
+}

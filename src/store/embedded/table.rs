@@ -1,0 +1,192 @@
+//! The table of a piece: one row of fixed size per send, for finding and filtering without reading what was said.
+//!
+//! A row says where in which log the send's frames stand, and carries numbers and hashes of all that a filter may
+//! ask for. It is derived from the logs and may be made again from them; each row has its own checksum.
+
+use super::seal::Asked;
+use crate::send::SendId;
+
+pub const ROW_BYTES: usize = 96;
+
+/// One send. Hashes of absent values are 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    pub id: u128,
+    /// Nanoseconds since 1970.
+    pub created_at: i64,
+    /// 0: not begun.
+    pub started_at: i64,
+    pub accepted: Extent,
+    /// Piece in whose log the end stands; 0: not done.
+    pub finish_piece: u32,
+    pub finish: Extent,
+    pub execution: u64,
+    pub tenant: u32,
+    pub workflow: u32,
+    pub step: u32,
+    pub host: u32,
+    /// Bound and public source address.
+    pub source: u32,
+    pub public: u32,
+    pub status: u16,
+    pub outcome: u8,
+    pub code: u8,
+    pub flags: u8,
+}
+
+/// Part of a log, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    pub at: u32,
+    pub length: u32,
+}
+
+/// Accepted to be held.
+pub const HELD: u8 = 1;
+/// Its accept frame has a slot with a wrapped key.
+pub const SEALED: u8 = 2;
+/// Its accept frame was lost to damage; nothing is known of it.
+pub const LOST: u8 = 4;
+/// No outcome, no code.
+pub const NONE: u8 = 0xff;
+
+impl Row {
+    pub fn id(&self) -> SendId {
+        SendId(uuid::Uuid::from_u128(self.id))
+    }
+    pub fn is_done(&self) -> bool {
+        self.finish_piece != 0 || self.is_lost()
+    }
+    pub fn is_lost(&self) -> bool {
+        self.flags & LOST != 0
+    }
+    pub fn is_begun(&self) -> bool {
+        self.started_at != 0
+    }
+    pub fn is_held(&self) -> bool {
+        self.flags & HELD != 0
+    }
+    pub fn is_sealed(&self) -> bool {
+        self.flags & SEALED != 0
+    }
+
+    /// What a filter may ask for of it, as a piece's own search takes it.
+    pub fn asked(&self) -> [u64; 5] {
+        [
+            asked(Asked::Tenant, self.tenant),
+            asked(Asked::Workflow, self.workflow),
+            asked(Asked::Execution, self.execution as u32),
+            asked(Asked::Step, self.step),
+            asked(Asked::Host, self.host),
+        ]
+    }
+
+    pub fn encode(&self) -> [u8; ROW_BYTES] {
+        let mut bytes = [0; ROW_BYTES];
+        let mut at = 0;
+        let mut put = |part: &[u8]| {
+            bytes[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        };
+        put(&self.id.to_le_bytes());
+        put(&self.created_at.to_le_bytes());
+        put(&self.started_at.to_le_bytes());
+        put(&self.execution.to_le_bytes());
+        for number in [
+            self.accepted.at,
+            self.accepted.length,
+            self.finish_piece,
+            self.finish.at,
+            self.finish.length,
+            self.tenant,
+            self.workflow,
+            self.step,
+            self.host,
+            self.source,
+            self.public,
+        ] {
+            put(&number.to_le_bytes());
+        }
+        put(&self.status.to_le_bytes());
+        put(&[self.outcome, self.code, self.flags]);
+        let sum = crc32fast::hash(&bytes[..ROW_BYTES - 4]);
+        bytes[ROW_BYTES - 4..].copy_from_slice(&sum.to_le_bytes());
+        bytes
+    }
+
+    /// `None`: it fails its checksum.
+    pub fn decode(bytes: &[u8; ROW_BYTES]) -> Option<Self> {
+        let row = Self::peek(bytes);
+        let sum = u32::from_le_bytes([bytes[92], bytes[93], bytes[94], bytes[95]]);
+        (crc32fast::hash(&bytes[..ROW_BYTES - 4]) == sum).then_some(row)
+    }
+
+    /// The row without asking for its checksum: for a scan, which asks only about what it found.
+    pub fn peek(bytes: &[u8; ROW_BYTES]) -> Self {
+        fn part<const N: usize>(bytes: &[u8; ROW_BYTES], at: usize) -> [u8; N] {
+            let mut part = [0; N];
+            part.copy_from_slice(&bytes[at..at + N]);
+            part
+        }
+        let number = |index: usize| u32::from_le_bytes(part(bytes, 40 + 4 * index));
+        Self {
+            id: u128::from_le_bytes(part(bytes, 0)),
+            created_at: i64::from_le_bytes(part(bytes, 16)),
+            started_at: i64::from_le_bytes(part(bytes, 24)),
+            execution: u64::from_le_bytes(part(bytes, 32)),
+            accepted: Extent { at: number(0), length: number(1) },
+            finish_piece: number(2),
+            finish: Extent { at: number(3), length: number(4) },
+            tenant: number(5),
+            workflow: number(6),
+            step: number(7),
+            host: number(8),
+            source: number(9),
+            public: number(10),
+            status: u16::from_le_bytes(part(bytes, 84)),
+            outcome: bytes[86],
+            code: bytes[87],
+            flags: bytes[88],
+        }
+    }
+}
+
+/// 0 where there is nothing to ask for.
+pub fn asked(asked: Asked, hash: u32) -> u64 {
+    if hash == 0 { 0 } else { (asked as u64) << 32 | u64::from(hash) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_reads_back_and_a_flipped_bit_shows() {
+        let row = Row {
+            id: 1 << 100 | 7,
+            created_at: -5,
+            started_at: 6,
+            accepted: Extent { at: 1, length: 2 },
+            finish_piece: 3,
+            finish: Extent { at: 4, length: 5 },
+            execution: u64::MAX - 1,
+            tenant: 6,
+            workflow: 7,
+            step: 8,
+            host: 9,
+            source: 10,
+            public: 11,
+            status: 599,
+            outcome: 3,
+            code: NONE,
+            flags: HELD | SEALED,
+        };
+        let bytes = row.encode();
+        assert_eq!(Row::decode(&bytes), Some(row));
+        for byte in 0..ROW_BYTES {
+            let mut bytes = bytes;
+            bytes[byte] ^= 4;
+            assert_eq!(Row::decode(&bytes), None, "byte {byte}");
+        }
+    }
+}

@@ -1,0 +1,874 @@
+//! The one thread that writes: takes what has arrived, puts it on disk together, and answers.
+//!
+//! A batch is decided against the state and against what the batch itself changes, and nothing else changes before it
+//! is on disk. So a batch that cannot be written leaves no trace: its bytes are cut off again, and its callers are
+//! told. After a failed sync nobody knows what the disk has, so the log is left as it was answered for, and a new
+//! piece, whose head says how much of the old one counts, takes its place.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use metrics::{Gauge, Histogram};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::entry::{BeginHead, BodyPlace, FinishFacts, FinishHead, SendHead, id_of};
+use super::frame::{self, Kind};
+use super::piece::{End, FORMAT, Head, Piece};
+use super::replay::{Live, LiveSend};
+use super::seal::{Keys, Slot};
+use super::table::{Extent, ROW_BYTES, Row};
+use super::{Shared, cannot_write, closed, retain};
+use crate::clock;
+use crate::record::Finished;
+use crate::send::{ExecutionId, SendId, TenantId};
+use crate::store::view::{self, EndedExecution, Standing};
+use crate::store::wire::{self, EndingForm};
+use crate::store::{Accepted, Ending, ExecutionEnd, IdempotencyKey, Recovered, StoreError};
+
+/// Most jobs and bytes of one batch.
+const BATCH_JOBS: usize = 4096;
+const BATCH_BYTES: usize = 8 << 20;
+/// Under load commits are at least this far apart, so that more callers share each; a caller on its own never waits.
+const COMMIT_EVERY: Duration = Duration::from_millis(1);
+/// A batch of this many jobs need not wait for more.
+const BATCH_ENOUGH: usize = 64;
+/// While nothing can be written, a try this often.
+const TRY_AGAIN_EVERY: Duration = Duration::from_millis(500);
+/// How often it is looked whether a piece may be settled.
+const SETTLE_EVERY: Duration = Duration::from_secs(2);
+/// A piece is settled once its sends are done, or once this many newer ones exist.
+const UNSETTLED_PIECES_MAX: usize = 4;
+/// A log never grows past what an [`Extent`] can name.
+const LOG_BYTES_MAX: u64 = 3 << 30;
+
+pub type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+pub enum Job {
+    Accept(Box<AcceptJob>, Answer<Accepted>),
+    End(EndJob, Answer<ExecutionEnd>),
+    Begin(BeginJob, Answer<()>),
+    Finish(Box<FinishJob>, Answer<u64>),
+    Recover(Timestamp, Answer<Recovered>),
+    /// Answers the directories that may be removed.
+    Retain(Timestamp, Answer<Vec<PathBuf>>),
+    Close(Answer<()>),
+}
+
+pub struct AcceptJob {
+    pub tenant: TenantId,
+    pub now: Timestamp,
+    pub sends: Vec<AcceptedJob>,
+    pub hold: Option<(u64, ExecutionId)>,
+    pub key: Option<(u64, IdempotencyKey)>,
+    pub sends_per_execution: u32,
+}
+
+pub struct AcceptedJob {
+    /// Complete but for where its frame will stand.
+    pub row: Row,
+    pub form: Vec<u8>,
+    pub body: Option<Bytes>,
+    /// Sealed already.
+    pub rest: Option<Vec<u8>>,
+    pub slot: Option<Slot>,
+}
+
+pub struct EndJob {
+    pub hash: u64,
+    pub tenant: TenantId,
+    pub execution: ExecutionId,
+    pub ending: Ending,
+    pub at: Timestamp,
+}
+
+pub struct BeginJob {
+    pub id: u128,
+    pub tenant: u32,
+    pub at: i64,
+}
+
+pub struct FinishJob {
+    pub id: u128,
+    pub form: Vec<u8>,
+    pub body: Option<Bytes>,
+    pub facts: FinishFacts,
+}
+
+impl FinishJob {
+    pub fn of(keys: &Keys, finished: &Finished) -> Self {
+        let (form, body) = wire::ended(finished);
+        Self { id: finished.id.0.as_u128(), form, body, facts: FinishFacts::of_finished(keys, finished) }
+    }
+}
+
+/// What changes in tables and memory once the batch is durable. Each may be tried again after an I/O error.
+enum Effect {
+    Sends { first: u32, rows: Vec<u8>, sends: Vec<Row> },
+    Key { hash: u64, first: u32, count: u32 },
+    Ending { hash: u64, at: Extent, ended: EndedExecution },
+    Begin { send: LiveSend, id: u128, at: i64 },
+    Finish { send: LiveSend, id: u128, seq: u64, at: Extent, facts: FinishFacts },
+}
+
+enum Reply {
+    Accept(Answer<Accepted>, Accepted),
+    End(Answer<ExecutionEnd>, ExecutionEnd),
+    Begin(Answer<()>),
+    Finish(Answer<u64>, u64),
+}
+
+/// A batch in the making.
+#[derive(Default)]
+struct Batch {
+    /// The piece it is made for.
+    piece: u32,
+    log: Vec<u8>,
+    bodies: Vec<u8>,
+    effects: Vec<Effect>,
+    replies: Vec<Reply>,
+    /// Sends accepted in it.
+    rows: u32,
+    next_seq: u64,
+    // What it changes, asked before the state.
+    keys: HashMap<u64, (IdempotencyKey, Vec<SendId>)>,
+    endings: HashMap<u64, EndedExecution>,
+    members: HashMap<u64, u32>,
+    held: HashMap<u64, i64>,
+    begun: HashSet<u128>,
+    done: HashSet<u128>,
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.replies.len() >= BATCH_JOBS || self.log.len() + self.bodies.len() >= BATCH_BYTES
+    }
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    jobs: Receiver<Job>,
+    newest: Arc<Piece>,
+    live: Live,
+    /// Durable, and not yet in the tables: the disk did not take it.
+    owed: Vec<Effect>,
+    /// The newest log's end is not known: it is never written to again.
+    abandon_newest: bool,
+    tried_at: Instant,
+    committed_at: Instant,
+    /// The last batch had company: waiting a little gathers more.
+    busy: bool,
+    settle: Sender<()>,
+    commit_seconds: Histogram,
+    bytes_gauge: Gauge,
+    bytes_told_at: Instant,
+}
+
+/// Starts the writer and the settler. Both end when the last sender of jobs is gone, or after `Close`.
+pub fn start(shared: Arc<Shared>, live: Live) -> io::Result<(Sender<Job>, Vec<JoinHandle<()>>)> {
+    metrics::describe_histogram!(
+        "egressd_store_commit_seconds",
+        metrics::Unit::Seconds,
+        "Time that one commit of the store took, from its first byte written to the end of its sync"
+    );
+    metrics::describe_gauge!(
+        "egressd_store_bytes",
+        metrics::Unit::Bytes,
+        "Bytes of records and bodies that the store has on disk"
+    );
+    let (jobs, arriving) = channel();
+    let (settle, asked) = channel();
+    let now = clock::monotonic();
+    let newest = shared.pieces().last().cloned().ok_or_else(|| io::Error::other("the store has no piece"))?;
+    let mut writer = Writer {
+        jobs: arriving,
+        newest,
+        live,
+        owed: Vec::new(),
+        abandon_newest: false,
+        tried_at: now,
+        committed_at: now,
+        busy: false,
+        settle,
+        commit_seconds: metrics::histogram!("egressd_store_commit_seconds"),
+        bytes_gauge: metrics::gauge!("egressd_store_bytes"),
+        bytes_told_at: now,
+        shared: shared.clone(),
+    };
+    writer.tell_bytes();
+    let settler = std::thread::Builder::new()
+        .name("store-settle".to_owned())
+        .spawn(move || settle_when_asked(&shared, &asked))?;
+    let writer = std::thread::Builder::new().name("store-write".to_owned()).spawn(move || writer.run())?;
+    Ok((jobs, vec![writer, settler]))
+}
+
+impl Writer {
+    fn run(mut self) {
+        loop {
+            let wait = if self.is_failing() { TRY_AGAIN_EVERY } else { Duration::from_secs(3600) };
+            let job = match self.jobs.recv_timeout(wait) {
+                Ok(job) => job,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.try_again();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            if let Some(closing) = self.take(job) {
+                let done = self.come_to_rest();
+                self.shared.closed.store(true, Ordering::Release);
+                let _ = closing.send(done);
+                return;
+            }
+        }
+        let _ = self.come_to_rest();
+    }
+
+    /// Everything derived is synced too; the next start has little to replay.
+    fn come_to_rest(&mut self) -> Result<(), StoreError> {
+        let pieces = self.shared.pieces();
+        for piece in pieces.iter() {
+            piece.sync_derived().map_err(|error| cannot_write(&piece.directory, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Works on this job and on those that arrived with it. Answers the caller who wants it closed.
+    fn take(&mut self, first: Job) -> Option<Answer<()>> {
+        if self.busy {
+            let since = clock::monotonic() - self.committed_at;
+            if since < COMMIT_EVERY {
+                std::thread::sleep(COMMIT_EVERY - since);
+            }
+        }
+        let mut next = Some(first);
+        let mut arrived = 0;
+        while let Some(first) = next.take() {
+            let mut batch = self.empty_batch();
+            let mut apart = None;
+            let mut job = Some(first);
+            while let Some(this) = job.take() {
+                arrived += 1;
+                match this {
+                    Job::Accept(job, answer) => self.accept(&mut batch, *job, answer),
+                    Job::End(job, answer) => self.end(&mut batch, job, answer),
+                    Job::Begin(job, answer) => self.begin(&mut batch, &job, answer),
+                    Job::Finish(job, answer) => self.finish(&mut batch, *job, Some(answer)),
+                    other => {
+                        apart = Some(other);
+                        break;
+                    }
+                }
+                if batch.is_full() {
+                    break;
+                }
+                job = self.jobs.try_recv().ok();
+            }
+            self.busy = (2..BATCH_ENOUGH).contains(&arrived);
+            self.commit(batch);
+            match apart {
+                Some(Job::Recover(now, answer)) => {
+                    let _ = answer.send(self.recover(now));
+                }
+                Some(Job::Retain(now, answer)) => {
+                    let _ = answer.send(self.retain(now));
+                }
+                Some(Job::Close(answer)) => return Some(answer),
+                _ => {}
+            }
+            next = self.jobs.try_recv().ok();
+            arrived = 0;
+        }
+        None
+    }
+
+    fn empty_batch(&self) -> Batch {
+        Batch {
+            piece: self.newest.number,
+            next_seq: self.shared.last_seq.load(Ordering::Acquire) + 1,
+            ..Batch::default()
+        }
+    }
+
+    // Deciding: each adds to the batch, or refuses.
+
+    fn accept(&self, batch: &mut Batch, job: AcceptJob, answer: Answer<Accepted>) {
+        match self.decide_accept(batch, job) {
+            Ok(accepted) => batch.replies.push(Reply::Accept(answer, accepted)),
+            Err(error) => drop(answer.send(Err(error))),
+        }
+    }
+
+    fn decide_accept(&self, batch: &mut Batch, job: AcceptJob) -> Result<Accepted, StoreError> {
+        if let Some((hash, key)) = &job.key {
+            if let Some((known, ids)) = batch.keys.get(hash).filter(|(known, _)| known.is_of(key)) {
+                let same = known.fingerprint == key.fingerprint;
+                return Ok(if same { Accepted::Replayed(ids.clone()) } else { Accepted::Mismatch });
+            }
+            if let Some(known) = self.shared.known_call(*hash, key, job.now)? {
+                return Ok(known);
+            }
+        }
+        if let Some((hash, hold)) = &job.hold {
+            if let Some(ended) = self.ending(batch, *hash, &job.tenant, hold)? {
+                return Ok(Accepted::Ended(ended.ending.state()));
+            }
+            let before = self.member_count(batch, *hash)? as usize;
+            if before + job.sends.len() > job.sends_per_execution as usize {
+                return Ok(Accepted::ExecutionFull);
+            }
+        }
+        let first = self.newest.row_count() + batch.rows;
+        let count = job.sends.len() as u32;
+        let log_at = self.newest.log_bytes.load(Ordering::Relaxed);
+        let mut indexes = Vec::with_capacity(job.sends.len());
+        let mut rows = Vec::with_capacity(job.sends.len() * ROW_BYTES);
+        let mut sends = Vec::with_capacity(job.sends.len());
+        for (turn, mut send) in job.sends.into_iter().enumerate() {
+            let index = match send.row.execution {
+                0 => None,
+                execution => {
+                    let index = self.member_count(batch, execution)?;
+                    *batch.members.entry(execution).or_default() += 1;
+                    Some(index)
+                }
+            };
+            indexes.push(index);
+            let head = SendHead {
+                id: send.row.id,
+                row: first + turn as u32,
+                remaining: count - 1 - turn as u32,
+                index,
+                body: self.append_body(batch, send.body.as_deref()),
+                rest: self.append_body(batch, send.rest.as_deref()),
+            };
+            let at = log_at + batch.log.len() as u64;
+            let length = frame::append(&mut batch.log, Kind::Send, &[&head.encode(), &send.form], send.slot.as_ref());
+            send.row.accepted = Extent { at: at as u32, length: length as u32 };
+            rows.extend_from_slice(&send.row.encode());
+            sends.push(send.row);
+        }
+        batch.rows += count;
+        if let Some((hash, _)) = &job.hold {
+            *batch.held.entry(*hash).or_default() += i64::from(count);
+        }
+        let ids = sends.iter().map(Row::id).collect();
+        batch.effects.push(Effect::Sends { first, rows, sends });
+        if let Some((hash, key)) = job.key {
+            batch.effects.push(Effect::Key { hash, first, count });
+            batch.keys.insert(hash, (key, ids));
+        }
+        Ok(Accepted::New { indexes })
+    }
+
+    fn end(&self, batch: &mut Batch, job: EndJob, answer: Answer<ExecutionEnd>) {
+        match self.decide_end(batch, &job) {
+            Ok(end) => batch.replies.push(Reply::End(answer, end)),
+            Err(error) => drop(answer.send(Err(error))),
+        }
+    }
+
+    fn decide_end(&self, batch: &mut Batch, job: &EndJob) -> Result<ExecutionEnd, StoreError> {
+        if let Some(before) = self.ending(batch, job.hash, &job.tenant, &job.execution)? {
+            return Ok(if before.ending.state() == job.ending.state() {
+                ExecutionEnd::Done { count: before.count, first: false }
+            } else {
+                ExecutionEnd::Conflict(before.ending.state())
+            });
+        }
+        let known = self.live.held.get(&job.hash).copied().unwrap_or(0);
+        let count = known.saturating_add_signed(batch.held.get(&job.hash).copied().unwrap_or(0));
+        let ended = EndedExecution { ending: job.ending, at: job.at, count };
+        let form = EndingForm::of(job.tenant.as_str(), job.execution.as_str(), &ended);
+        let at = self.newest.log_bytes.load(Ordering::Relaxed) + batch.log.len() as u64;
+        let length = frame::append(&mut batch.log, Kind::Ending, &[&wire::encode(&form, Vec::new())], None);
+        let at = Extent { at: at as u32, length: length as u32 };
+        batch.effects.push(Effect::Ending { hash: job.hash, at, ended });
+        batch.endings.insert(job.hash, ended);
+        Ok(ExecutionEnd::Done { count, first: true })
+    }
+
+    fn begin(&self, batch: &mut Batch, job: &BeginJob, answer: Answer<()>) {
+        match self.decide_begin(batch, job) {
+            Ok(()) => batch.replies.push(Reply::Begin(answer)),
+            Err(error) => drop(answer.send(Err(error))),
+        }
+    }
+
+    fn decide_begin(&self, batch: &mut Batch, job: &BeginJob) -> Result<(), StoreError> {
+        let send = *self.live.sends.get(&job.id).ok_or(StoreError::NoSuchSend)?;
+        let taken = send.begun || batch.begun.contains(&job.id) || batch.done.contains(&job.id);
+        if taken || send.tenant != job.tenant {
+            return Err(StoreError::NoSuchSend);
+        }
+        if send.held_by != 0 {
+            let ended = match batch.endings.get(&send.held_by) {
+                Some(ended) => Some(*ended),
+                None => self.shared.ending(send.held_by, None)?,
+            };
+            if !matches!(ended, Some(EndedExecution { ending: Ending::Finish(_), .. })) {
+                return Err(StoreError::NoSuchSend);
+            }
+        }
+        let head = BeginHead { id: job.id, piece: send.piece, row: send.row, at: job.at };
+        frame::append(&mut batch.log, Kind::Begin, &[&head.encode()], None);
+        batch.begun.insert(job.id);
+        batch.effects.push(Effect::Begin { send, id: job.id, at: job.at });
+        Ok(())
+    }
+
+    fn finish(&self, batch: &mut Batch, job: FinishJob, answer: Option<Answer<u64>>) {
+        match self.decide_finish(batch, job) {
+            Ok(seq) => batch.replies.extend(answer.map(|answer| Reply::Finish(answer, seq))),
+            Err(error) => drop(answer.map(|answer| answer.send(Err(error)))),
+        }
+    }
+
+    fn decide_finish(&self, batch: &mut Batch, job: FinishJob) -> Result<u64, StoreError> {
+        let send = *self.live.sends.get(&job.id).ok_or(StoreError::NoSuchSend)?;
+        if !batch.done.insert(job.id) {
+            return Err(StoreError::NoSuchSend);
+        }
+        let seq = batch.next_seq;
+        batch.next_seq += 1;
+        let head = FinishHead {
+            id: job.id,
+            piece: send.piece,
+            row: send.row,
+            seq,
+            body: self.append_body(batch, job.body.as_deref()),
+        };
+        let at = self.newest.log_bytes.load(Ordering::Relaxed) + batch.log.len() as u64;
+        let length = frame::append(&mut batch.log, Kind::Finish, &[&head.encode(), &job.form], None);
+        let at = Extent { at: at as u32, length: length as u32 };
+        if send.held_by != 0 {
+            *batch.held.entry(send.held_by).or_default() -= 1;
+        }
+        batch.effects.push(Effect::Finish { send, id: job.id, seq, at, facts: job.facts });
+        Ok(seq)
+    }
+
+    fn append_body(&self, batch: &mut Batch, body: Option<&[u8]>) -> BodyPlace {
+        let Some(body) = body else { return BodyPlace::default() };
+        let at = self.newest.bodies_bytes.load(Ordering::Relaxed) + batch.bodies.len() as u64;
+        let length = frame::append(&mut batch.bodies, Kind::Body, &[body], None);
+        BodyPlace { at, length: length as u32 }
+    }
+
+    fn ending(
+        &self,
+        batch: &Batch,
+        hash: u64,
+        tenant: &TenantId,
+        execution: &ExecutionId,
+    ) -> Result<Option<EndedExecution>, StoreError> {
+        match batch.endings.get(&hash) {
+            Some(ended) => Ok(Some(*ended)),
+            None => self.shared.ending(hash, Some((tenant.as_str(), execution.as_str()))),
+        }
+    }
+
+    /// Sends of an execution so far; also the index of its next.
+    fn member_count(&self, batch: &Batch, hash: u64) -> Result<u32, StoreError> {
+        let mut count = batch.members.get(&hash).copied().unwrap_or(0);
+        for piece in self.shared.pieces().iter() {
+            count += piece.member_count(hash)?;
+        }
+        Ok(count)
+    }
+
+    // Writing.
+
+    fn commit(&mut self, batch: Batch) {
+        let done = self.write(&batch);
+        match done {
+            Ok(()) => {
+                self.owed = batch.effects;
+                self.apply_owed();
+                for reply in batch.replies {
+                    match reply {
+                        Reply::Accept(answer, accepted) => drop(answer.send(Ok(accepted))),
+                        Reply::End(answer, end) => drop(answer.send(Ok(end))),
+                        Reply::Begin(answer) => drop(answer.send(Ok(()))),
+                        Reply::Finish(answer, seq) => drop(answer.send(Ok(seq))),
+                    }
+                }
+                self.make_room();
+                self.tell_bytes();
+            }
+            Err(error) => {
+                for reply in batch.replies {
+                    let error = error.clone();
+                    match reply {
+                        Reply::Accept(answer, _) => drop(answer.send(Err(error))),
+                        Reply::End(answer, _) => drop(answer.send(Err(error))),
+                        Reply::Begin(answer) => drop(answer.send(Err(error))),
+                        Reply::Finish(answer, _) => drop(answer.send(Err(error))),
+                    }
+                }
+            }
+        }
+    }
+
+    fn is_failing(&self) -> bool {
+        self.abandon_newest || !self.owed.is_empty() || super::locked(&self.shared.failing).is_some()
+    }
+
+    /// Makes the batch durable, bodies first. On an error nothing of it counts.
+    fn write(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        if batch.log.is_empty() {
+            return Ok(());
+        }
+        if self.shared.closed.load(Ordering::Acquire) {
+            return Err(closed());
+        }
+        if self.is_failing() {
+            if clock::monotonic() - self.tried_at < TRY_AGAIN_EVERY {
+                return self.shared.health().and_then(|()| Err(closed()));
+            }
+            self.try_again();
+            self.shared.health()?;
+            if batch.piece != self.newest.number {
+                // It names places in a log that is not written to any more.
+                return Err(StoreError::CannotWrite("the store has just recovered: try again".to_owned()));
+            }
+        }
+        let from = clock::monotonic();
+        self.committed_at = from;
+        let newest = self.newest.clone();
+        let log_at = newest.log_bytes.load(Ordering::Relaxed);
+        let bodies_at = newest.bodies_bytes.load(Ordering::Relaxed);
+        let mut synced = true;
+        let mut file = "bodies";
+        let written = (|| {
+            if !batch.bodies.is_empty() {
+                newest.with_bodies(|bodies| {
+                    bodies.write_all_at(&batch.bodies, bodies_at)?;
+                    synced = false;
+                    bodies.sync_data()?;
+                    synced = true;
+                    Ok(())
+                })?;
+            }
+            file = "log";
+            newest.log.write_all_at(&batch.log, log_at)?;
+            synced = false;
+            newest.log.sync_data()?;
+            synced = true;
+            Ok(())
+        })();
+        match written {
+            Ok(()) => {
+                newest.log_bytes.store(log_at + batch.log.len() as u64, Ordering::Release);
+                newest.bodies_bytes.store(bodies_at + batch.bodies.len() as u64, Ordering::Release);
+                self.commit_seconds.record((clock::monotonic() - from).as_secs_f64());
+                Ok(())
+            }
+            Err(error) => {
+                let error: io::Error = error;
+                // What was not answered for must not be found by the next start.
+                let cut =
+                    newest.log.set_len(log_at).and_then(|()| newest.with_bodies(|bodies| bodies.set_len(bodies_at)));
+                self.abandon_newest = !synced || cut.is_err();
+                let error = cannot_write(&newest.directory.join(file), &error);
+                self.fail(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn fail(&mut self, error: &StoreError) {
+        self.tried_at = clock::monotonic();
+        let why = match error {
+            StoreError::CannotWrite(why) | StoreError::CannotRead(why) | StoreError::Damaged(why) => why.clone(),
+            other => other.to_string(),
+        };
+        tracing::error!(why, "the store cannot write");
+        self.shared.set_failing(Some(why));
+    }
+
+    /// Finds out whether the disk takes writes again, and goes on if it does.
+    fn try_again(&mut self) {
+        if !self.is_failing() {
+            return;
+        }
+        self.tried_at = clock::monotonic();
+        self.apply_owed();
+        if !self.owed.is_empty() {
+            return;
+        }
+        let probe = self.shared.root.join("probe");
+        let probed = if self.abandon_newest { self.open_piece() } else { probe_write(&probe) };
+        match probed {
+            Ok(()) => {
+                self.abandon_newest = false;
+                self.shared.set_failing(None);
+                tracing::info!("the store can write again");
+            }
+            Err(error) => self.shared.set_failing(Some(match cannot_write(&self.shared.root, &error) {
+                StoreError::CannotWrite(why) => why,
+                other => other.to_string(),
+            })),
+        }
+    }
+
+    fn apply_owed(&mut self) {
+        let mut owed = std::mem::take(&mut self.owed).into_iter();
+        while let Some(effect) = owed.next() {
+            if let Err(error) = self.apply(&effect) {
+                self.owed = std::iter::once(effect).chain(owed).collect();
+                self.fail(&error);
+                return;
+            }
+        }
+    }
+
+    /// Changes tables first, memory after, so that a try that failed may be made again.
+    fn apply(&mut self, effect: &Effect) -> Result<(), StoreError> {
+        let newest = self.newest.clone();
+        let failed = |piece: &Piece| {
+            let directory = piece.directory.clone();
+            move |error: io::Error| cannot_write(&directory, &error)
+        };
+        match effect {
+            Effect::Sends { first, rows, sends } => {
+                newest.write_rows(*first, rows).map_err(failed(&newest))?;
+                newest.change_facts(|facts| {
+                    for (row, number) in sends.iter().zip(*first..) {
+                        facts.add_row(number, row);
+                    }
+                });
+                newest.change_growing(|growing| {
+                    for (row, number) in sends.iter().zip(*first..) {
+                        growing.add_row(number, row);
+                    }
+                });
+                for (row, number) in sends.iter().zip(*first..) {
+                    self.live.add(newest.number, number, row);
+                }
+                newest.undone.fetch_add(sends.len() as u32, Ordering::AcqRel);
+                newest.rows.store(first + sends.len() as u32, Ordering::Release);
+            }
+            Effect::Key { hash, first, count } => {
+                newest.change_growing(|growing| growing.add_key(*hash, *first, *count));
+            }
+            Effect::Ending { hash, at, ended } => {
+                newest.change_growing(|growing| growing.add_ending(*hash, *at, *ended));
+            }
+            Effect::Begin { send, id, at } => {
+                let piece = self.piece_of(send)?;
+                let mut row = piece.row(send.row)?;
+                row.started_at = *at;
+                piece.write_rows(send.row, &row.encode()).map_err(failed(&piece))?;
+                if let Some(send) = self.live.sends.get_mut(id) {
+                    send.begun = true;
+                }
+            }
+            Effect::Finish { send, id, seq, at, facts } => {
+                let piece = self.piece_of(send)?;
+                let mut row = piece.row(send.row)?;
+                facts.apply(&mut row, newest.number, *at);
+                piece.write_rows(send.row, &row.encode()).map_err(failed(&piece))?;
+                let end = End {
+                    finished_at: facts.finished_at,
+                    piece: send.piece,
+                    row: send.row,
+                    tenant: row.tenant,
+                    outcome: row.outcome,
+                };
+                newest.write_end(*seq, &end).map_err(failed(&newest))?;
+                if row.is_sealed() {
+                    piece.wipe(row.accepted).map_err(failed(&piece))?;
+                }
+                piece.change_facts(|facts| facts.add_end(&row));
+                newest.change_facts(|known| known.newest_finished_at = known.newest_finished_at.max(facts.finished_at));
+                if self.live.remove(*id) {
+                    piece.undone.fetch_sub(1, Ordering::AcqRel);
+                }
+                self.shared.last_seq.fetch_max(*seq, Ordering::AcqRel);
+            }
+        }
+        Ok(())
+    }
+
+    fn piece_of(&self, send: &LiveSend) -> Result<Arc<Piece>, StoreError> {
+        if send.piece == self.newest.number {
+            return Ok(self.newest.clone());
+        }
+        let missing = || StoreError::Damaged(format!("piece {} is gone while a send of it waits", send.piece));
+        self.shared.piece(send.piece).ok_or_else(missing)
+    }
+
+    // Pieces.
+
+    /// Opens another piece once the newest is full.
+    fn make_room(&mut self) {
+        let limits = &self.shared.limits;
+        let log_bytes = self.newest.log_bytes.load(Ordering::Relaxed);
+        let full = self.newest.row_count() >= limits.sends
+            || log_bytes >= limits.log_bytes
+            || self.newest.bodies_bytes.load(Ordering::Relaxed) >= limits.bodies_bytes;
+        if !full || !self.owed.is_empty() {
+            return;
+        }
+        if let Err(error) = self.open_piece() {
+            let error = cannot_write(&self.shared.pieces_directory(), &error);
+            if log_bytes >= LOG_BYTES_MAX {
+                self.abandon_newest = true;
+                self.fail(&error);
+            } else {
+                tracing::warn!(%error, "the store cannot open another piece yet");
+            }
+        }
+    }
+
+    fn open_piece(&mut self) -> io::Result<()> {
+        let head = Head {
+            format: FORMAT,
+            piece: self.newest.number + 1,
+            first_seq: self.shared.last_seq.load(Ordering::Acquire) + 1,
+            opened_at: wire::nanoseconds(clock::wall()),
+            previous_log_bytes: self.newest.log_bytes.load(Ordering::Relaxed),
+        };
+        let piece = Arc::new(Piece::create(&self.shared.pieces_directory(), &head)?);
+        let mut pieces = self.shared.pieces().to_vec();
+        pieces.push(piece.clone());
+        self.newest = piece;
+        self.shared.replace_pieces(pieces);
+        let _ = self.settle.send(());
+        Ok(())
+    }
+
+    fn retain(&mut self, now: Timestamp) -> Result<Vec<PathBuf>, StoreError> {
+        let age = now.as_nanosecond() - i128::from(self.newest.opened_at);
+        let old = age >= self.shared.limits.age.as_nanos() as i128;
+        if old && (self.newest.row_count() > 0 || self.newest.ends_count.load(Ordering::Relaxed) > 0) {
+            self.open_piece().map_err(|error| cannot_write(&self.shared.pieces_directory(), &error))?;
+        }
+        let gone = retain::drop_old(&self.shared, now)?;
+        self.tell_bytes();
+        Ok(gone)
+    }
+
+    fn tell_bytes(&mut self) {
+        let now = clock::monotonic();
+        if now - self.bytes_told_at >= Duration::from_secs(1) || self.bytes_told_at == self.committed_at {
+            self.bytes_told_at = now;
+            let (records, bodies) = self.shared.bytes();
+            self.bytes_gauge.set((records + bodies) as f64);
+        }
+    }
+
+    // Recovery.
+
+    fn recover(&mut self, now: Timestamp) -> Result<Recovered, StoreError> {
+        let mut recovered =
+            Recovered { damage: std::mem::take(&mut *super::locked(&self.shared.damage)), ..Recovered::default() };
+        let mut ends = Vec::new();
+        for (&id, send) in &self.live.sends {
+            let ended = if send.held_by == 0 { None } else { self.shared.ending(send.held_by, None)? };
+            let discarded = matches!(ended, Some(EndedExecution { ending: Ending::Discard, .. }));
+            let settled = self.shared.piece(send.piece).is_some_and(|piece| piece.is_settled());
+            if !send.begun && !discarded && !settled {
+                continue;
+            }
+            let piece = self.piece_of(send)?;
+            let row = piece.row(send.row)?;
+            let standing = Standing {
+                created_at: wire::timestamp(row.created_at),
+                held: row.is_held(),
+                ended,
+                started_at: row.is_begun().then(|| wire::timestamp(row.started_at)),
+            };
+            let error = if send.begun {
+                recovered.interrupted += 1;
+                view::interrupted()
+            } else if discarded {
+                recovered.discarded += 1;
+                view::discarded()
+            } else if let Err(error) = piece.frame(row.accepted) {
+                // A replay has read the logs that are not settled; of the others only now it shows.
+                recovered.damage.push(error.to_string());
+                view::unreadable()
+            } else {
+                continue;
+            };
+            ends.push((send.piece, send.row, standing.end(id_of(id), error, now)));
+        }
+        ends.sort_unstable_by_key(|(piece, row, _)| (*piece, *row));
+        for some in ends.chunks(1024) {
+            let mut batch = self.empty_batch();
+            for (_, _, finished) in some {
+                self.decide_finish(&mut batch, FinishJob::of(&self.shared.keys, finished))?;
+            }
+            self.write(&batch)?;
+            self.owed = batch.effects;
+            self.apply_owed();
+            self.make_room();
+        }
+        Ok(recovered)
+    }
+}
+
+impl IdempotencyKey {
+    /// The same key of the same tenant and path.
+    fn is_of(&self, other: &Self) -> bool {
+        self.tenant == other.tenant && self.path == other.path && self.key == other.key
+    }
+}
+
+/// Whether the file system takes a write and a sync.
+fn probe_write(path: &std::path::Path) -> io::Result<()> {
+    let done = (|| {
+        let file = std::fs::File::create(path)?;
+        file.write_all_at(&[0; 64 * 1024], 0)?;
+        file.sync_data()
+    })();
+    let _ = std::fs::remove_file(path);
+    done
+}
+
+/// Settles pieces, oldest first, beside the writer.
+fn settle_when_asked(shared: &Shared, asked: &Receiver<()>) {
+    loop {
+        if matches!(asked.recv_timeout(SETTLE_EVERY), Err(RecvTimeoutError::Disconnected)) {
+            return;
+        }
+        if let Err(error) = settle(shared) {
+            tracing::warn!(%error, "the store cannot settle a piece yet");
+        }
+    }
+}
+
+fn settle(shared: &Shared) -> io::Result<()> {
+    let pieces = shared.pieces();
+    for (at, piece) in pieces.iter().enumerate() {
+        if piece.is_settled() {
+            continue;
+        }
+        let newer = pieces.len() - 1 - at;
+        if newer == 0 || piece.undone_count() > 0 && newer < UNSETTLED_PIECES_MAX {
+            return Ok(());
+        }
+        // Whatever the log of this piece changed anywhere must be durable before it is no longer replayed.
+        for piece in pieces.iter() {
+            piece.sync_derived()?;
+        }
+        piece.settle()?;
+    }
+    Ok(())
+}
