@@ -515,7 +515,11 @@ impl Store for Embedded {
         async move {
             let gone = self.ask(|answer| Job::Retain(now, answer)).await?;
             // Freeing the blocks of large files takes its time; nobody waits for it but this caller.
-            self.blocking(move |_| Ok(gone.iter().for_each(|directory| retain::remove(directory)))).await
+            self.blocking(move |_| {
+                gone.iter().for_each(|directory| retain::remove(directory));
+                Ok(())
+            })
+            .await
         }
         .boxed()
     }

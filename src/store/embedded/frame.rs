@@ -189,8 +189,11 @@ mod tests {
         file
     }
 
-    /// Offsets and payloads of the frames, `Err` for damage, and the end.
-    fn walk(bytes: &[u8]) -> (Vec<Result<(u64, Vec<u8>), (u64, u64)>>, u64) {
+    /// Offset and payload of a frame, or from where to where damage reaches.
+    type Seen = Result<(u64, Vec<u8>), (u64, u64)>;
+
+    /// What is seen, and the end.
+    fn walk(bytes: &[u8]) -> (Vec<Seen>, u64) {
         let file = file(bytes);
         let mut scanner = Scanner::new(&file, 0, u64::MAX).unwrap();
         let mut seen = Vec::new();

@@ -624,13 +624,16 @@ pub fn finished_after(
     Ok((items, looked_at))
 }
 
+/// Piece and row.
+type SomeSend = (u32, u32);
+
 pub fn outcomes_since(
     shared: &Shared,
     since: Timestamp,
 ) -> Result<HashMap<TenantId, HashMap<Outcome, u64>>, StoreError> {
     let since = wire::nanoseconds(since);
     // By the tenant's hash, with one of its sends to learn its name from.
-    let mut counts: HashMap<u32, ((u32, u32), HashMap<Outcome, u64>)> = HashMap::new();
+    let mut counts: HashMap<u32, (SomeSend, HashMap<Outcome, u64>)> = HashMap::new();
     for piece in shared.pieces().iter().filter(|piece| piece.facts().newest_finished_at >= since) {
         let known = piece.ends_count.load(std::sync::atomic::Ordering::Acquire);
         let mut from = 0;

@@ -348,10 +348,11 @@ fn change(
 
 /// The wrapped key's place was overwritten when the send was done; perhaps that did not reach the disk.
 fn wipe_if_done(piece: &Piece, row: &Row) {
-    if row.is_done() && row.is_sealed() {
-        if let Err(error) = piece.wipe(row.accepted) {
-            tracing::error!(%error, "a sealed send's key could not be overwritten; the next start does it");
-        }
+    if row.is_done()
+        && row.is_sealed()
+        && let Err(error) = piece.wipe(row.accepted)
+    {
+        tracing::error!(%error, "a sealed send's key could not be overwritten; the next start does it");
     }
 }
 
