@@ -36,7 +36,7 @@ use crate::publication::Publication;
 use crate::publish;
 use crate::redact::Redactor;
 use crate::source;
-use crate::store::Store;
+use crate::store::{Store, embedded::Embedded};
 use crate::verify::Verifier;
 use crate::world::World;
 
@@ -89,7 +89,9 @@ impl App {
         let publish = publish_listener.as_ref().map(TcpListener::local_addr).transpose()?;
         let listeners: Vec<SocketAddr> = [api, metrics_address].into_iter().chain(publish).collect();
 
-        let store: Arc<dyn Store> = Arc::new(crate::store::memory::Memory::new(&config.node));
+        let (settings, node) = (config.store.clone(), config.node.clone());
+        let opened = tokio::task::spawn_blocking(move || Embedded::open(&settings, &node)).await?;
+        let store: Arc<dyn Store> = Arc::new(opened?);
         let recovered = store.recover(clock::wall()).await?;
         for damage in &recovered.damage {
             tracing::error!(%damage, "the store is damaged");
