@@ -3,6 +3,7 @@
 mod deliveries;
 mod handshakes;
 mod http2;
+mod leaving;
 mod names;
 mod reuse;
 mod sources;

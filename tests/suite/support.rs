@@ -3,5 +3,6 @@
 
 pub mod ground;
 pub mod name_server;
+pub mod network;
 pub mod receiver;
 pub mod tls;
