@@ -1,0 +1,230 @@
+// The page: which view the address names, what stands around it, and the keys.
+//
+// Views: #/sends[?filters]  #/sends/ID  #/executions/ID[?tenant=]  #/sources  #/tenants  #/suspensions
+
+import { ask, session } from "./api.js";
+import { foreign, h, replace } from "./dom.js";
+import { ExecutionView } from "./execution.js";
+import { fromQuery, link } from "./filters.js";
+import { SourcesPage, SuspensionsPage, TenantsPage } from "./pages.js";
+import { SendView } from "./send.js";
+import { icon, SendsView } from "./sends.js";
+
+const main = document.getElementById("main");
+const PAGES = { sources: SourcesPage, tenants: TenantsPage, suspensions: SuspensionsPage };
+
+let view = null;
+/** The list stays alive, with its place, while one of its sends is looked at. */
+let list = null;
+/** Where a send was opened from: the list or an execution. */
+let from = null;
+/** It is known whose sends may be shown. */
+let ready = false;
+
+function parseHash() {
+  const [path, query = ""] = location.hash.replace(/^#\/?/, "").split(/\?(.*)/s);
+  const [name = "", ...rest] = path.split("/");
+  let id = rest.length > 0 ? rest.join("/") : null;
+  try {
+    id = id === null ? null : decodeURIComponent(id);
+  } catch {
+    // A percent sign that starts nothing: the text as it stands.
+  }
+  return { name: name === "" ? "sends" : name, id: id === "" ? null : id, query: new URLSearchParams(query) };
+}
+
+function route() {
+  if (!ready) return;
+  document.querySelectorAll("dialog").forEach((dialog) => dialog.close());
+  const { name, id, query } = parseHash();
+  if (name === "sends" && id === null) {
+    const filters = fromQuery(query);
+    if (list === null) list = new SendsView(filters);
+    else list.open(filters);
+    show(list);
+  } else if (name === "sends") {
+    if (view instanceof ExecutionView || view instanceof SendsView) {
+      if (from instanceof ExecutionView && from !== view) from.stop();
+      from = view;
+    }
+    const around = { neighbour: (one, by) => from?.neighbour(one, by) ?? null, back: backOf(from) };
+    from?.select?.(id);
+    show(new SendView(id, around));
+  } else if (name === "executions" && id !== null) {
+    const tenant = query.get("tenant");
+    const same = from instanceof ExecutionView && from.execution === id && from.tenant === tenant;
+    show(same ? from : new ExecutionView(id, tenant));
+  } else if (name in PAGES) show(new PAGES[name]());
+  else location.replace("#/sends");
+}
+
+function backOf(one) {
+  if (one instanceof ExecutionView) return `#/executions/${encodeURIComponent(one.execution)}${one.tenant ? `?${new URLSearchParams({ tenant: one.tenant })}` : ""}`;
+  return one instanceof SendsView ? link(one.filters) : "#/sends";
+}
+
+function show(next) {
+  if (next !== view) {
+    view?.hidden?.();
+    if (view !== list && view !== from) view?.stop();
+    view = next;
+    replace(main, view.element);
+    view.shown?.();
+  }
+  view.ontitle = retitle;
+  retitle();
+  drawNav();
+}
+
+function retitle() {
+  document.title = `${view.title} · egressd`;
+}
+
+function drawNav() {
+  const { name } = parseHash();
+  const now = name === "executions" ? "sends" : name;
+  replace(document.getElementById("nav"), [["sends", "Sends"], ["sources", "Sources"], ["tenants", "Tenants"], ["suspensions", "Suspensions"]].map(([key, label]) =>
+    h("a", { href: key === "sends" && list !== null ? link(list.filters) : `#/${key}`, "aria-current": now === key ? "page" : null }, label)));
+}
+
+/** Everything from the start, after the token or the tenant has changed. */
+function restart() {
+  view?.stop();
+  if (list !== view) list?.stop();
+  if (from !== view && from !== list) from?.stop();
+  view = list = from = null;
+  ready = true;
+  drawBar();
+  route();
+}
+
+function drawBar() {
+  const theme = document.documentElement.dataset.theme ?? "system";
+  replace(document.getElementById("bar-end"),
+    tenantChooser(),
+    h("button", { type: "button", class: "bar-button", title: `Theme: ${theme}`, "aria-label": `Theme: ${theme}. Change it`, onclick: nextTheme },
+      theme === "dark" ? icon("M16 11.5A6.5 6.5 0 0 1 8.5 4 6.5 6.5 0 1 0 16 11.5Z") : theme === "light" ? icon("M10 6.5a3.5 3.5 0 1 0 0 7 3.5 3.5 0 0 0 0-7ZM10 2v1.6M10 16.4V18M2 10h1.6M16.4 10H18M4.3 4.3l1.2 1.2M14.5 14.5l1.2 1.2M15.7 4.3l-1.2 1.2M5.5 14.5l-1.2 1.2") : icon("M10 3a7 7 0 1 0 0 14ZM10 3a7 7 0 0 1 0 14")),
+    h("button", { type: "button", class: "bar-button help", title: "Keys (?)", "aria-label": "Keyboard help", onclick: help }, "?"),
+    session.signedIn ? h("button", { type: "button", class: "bar-button wide", onclick: () => {
+      session.signOut();
+      start();
+    } }, "Sign out") : null);
+}
+
+function tenantChooser() {
+  const label = session.tenant === "*" ? "all tenants" : session.tenant ?? "own tenant";
+  return h("button", { type: "button", class: "bar-button wide tenant", title: "Whose sends are shown", onclick: chooseTenant }, icon("M10 10.5a3 3 0 1 0 0-6 3 3 0 0 0 0 6ZM4.5 16.5c.7-3 2.8-4.2 5.5-4.2s4.8 1.2 5.5 4.2"), h("span", {}, foreign(label, { limit: 40 })));
+}
+
+function chooseTenant() {
+  const input = h("input", { name: "tenant", value: session.tenant === "*" ? "" : session.tenant ?? "", placeholder: "all tenants", autocomplete: "off", spellcheck: "false", id: "tenant-input" });
+  const dialog = h("dialog", { class: "dialog", "aria-labelledby": "tenant-title", onclose: () => dialog.remove() },
+    h("form", { method: "dialog", onsubmit: () => {
+      const given = input.value.trim();
+      session.chooseTenant(given === "" ? "*" : given);
+      restart();
+    } },
+      h("h2", { id: "tenant-title" }, "Whose sends"),
+      h("label", { class: "field", for: "tenant-input" }, h("span", {}, "Tenant"), input, h("small", {}, "Empty: all tenants, where your token may see them.")),
+      h("div", { class: "dialog-end" }, h("button", { type: "submit", class: "button primary" }, "Show"))));
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+function nextTheme() {
+  const root = document.documentElement;
+  const next = { undefined: "light", light: "dark", dark: undefined }[root.dataset.theme];
+  if (next === undefined) delete root.dataset.theme;
+  else root.dataset.theme = next;
+  try {
+    if (next === undefined) localStorage.removeItem("egressd-theme");
+    else localStorage.setItem("egressd-theme", next);
+  } catch {
+    // The choice then holds for this page only.
+  }
+  drawBar();
+}
+
+const KEYS = [
+  ["j, k or ↓, ↑", "next and previous row, or send"], ["Enter", "open the selected send"], ["Esc", "back; close; clear"],
+  ["/", "search"], ["f", "filters"], ["p", "pause or resume the list"], ["g, G", "first and last row"],
+  ["c", "copy the send as curl"], ["r", "send again"], ["1 to 4", "sends, sources, tenants, suspensions"], ["?", "this help"],
+];
+
+function help() {
+  const dialog = h("dialog", { class: "dialog", "aria-labelledby": "help-title", onclose: () => dialog.remove() },
+    h("h2", { id: "help-title" }, "Keys"),
+    h("dl", { class: "keys" }, KEYS.map(([keys, does]) => h("div", {}, h("dt", {}, keys.split(/(, | or | to )/).map((part, at) => (at % 2 === 0 ? h("kbd", {}, part) : part))), h("dd", {}, does)))),
+    h("p", { class: "dim" }, "In the search: ", h("code", {}, "host: outcome: code: status: workflow: execution: step: source_ip: tenant: since: until:"), " ask egressd; plain words look through what is loaded; an id opens its send."),
+    h("form", { method: "dialog", class: "dialog-end" }, h("button", { class: "button" }, "Close")));
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  if (event.target.closest("input, textarea, select")) {
+    if (event.key === "Escape") document.activeElement.blur();
+    return;
+  }
+  if (event.target.closest("[role=tab]") && event.key.startsWith("Arrow")) return;
+  // A region that scrolls by itself keeps its own arrow keys.
+  if (event.target.closest(".body-pane") && /^(Arrow|Page|Home|End)/.test(event.key)) return;
+  const pages = { 1: "sends", 2: "sources", 3: "tenants", 4: "suspensions" };
+  if (event.key === "?") help();
+  else if (event.key in pages) location.hash = `#/${pages[event.key]}`;
+  else if (event.key === "/" && view !== list) location.hash = "#/sends";
+  else if (!view?.key?.(event)) return;
+  event.preventDefault();
+});
+addEventListener("hashchange", route);
+
+/** Which tenants this session may see: all, else its own; where a token is needed, it is asked for. */
+async function start() {
+  ready = false;
+  drawBar();
+  try {
+    await ask("/v1/sends?limit=1");
+  } catch (error) {
+    if (error.status === 401) return signIn(session.signedIn ? "egressd does not know this token." : null);
+    if (error.status === 403 && session.tenant === "*") {
+      session.chooseTenant(null);
+      return start();
+    }
+    if ((error.status === 400 || error.status === 403) && session.tenant === null) return askTenant(error.message);
+    // Anything else the list shows, and tries again.
+  }
+  restart();
+}
+
+function signIn(problem) {
+  const input = h("input", { type: "password", name: "token", id: "token", autocomplete: "off", spellcheck: "false", required: true });
+  gate("Sign in", "This egressd asks for a token. It stays in this tab and is forgotten when the tab closes.", h("label", { class: "field", for: "token" }, h("span", {}, "Token"), input), problem, () => {
+    session.signIn(input.value.trim());
+    start();
+  });
+}
+
+function askTenant(problem) {
+  const input = h("input", { name: "tenant", id: "tenant", autocomplete: "off", spellcheck: "false", required: true });
+  gate("Which tenant?", "This token may see any tenant, one at a time.", h("label", { class: "field", for: "tenant" }, h("span", {}, "Tenant"), input), problem, () => {
+    session.chooseTenant(input.value.trim());
+    start();
+  });
+}
+
+function gate(title, lead, field, problem, go) {
+  view?.stop();
+  if (list !== view) list?.stop();
+  view = list = from = null;
+  document.title = `${title} · egressd`;
+  replace(main, h("section", { class: "gate" }, h("form", { class: "card", onsubmit: (event) => {
+    event.preventDefault();
+    go();
+  } }, h("h1", {}, title), h("p", { class: "dim" }, lead), field,
+    problem ? h("p", { class: "form-problem", role: "alert" }, foreign(problem)) : null,
+    h("div", { class: "dialog-end" }, h("button", { type: "submit", class: "button primary" }, "Continue")))));
+  main.querySelector("input").focus();
+}
+
+start();

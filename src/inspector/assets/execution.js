@@ -1,0 +1,198 @@
+// One run of a workflow: how many of its sends were delivered, and all of them in call order.
+
+import { ask } from "./api.js";
+import { foreign, h, replace } from "./dom.js";
+import { count } from "./format.js";
+import { link } from "./filters.js";
+import { columnHeads, rowHeight, sendRow } from "./sends.js";
+import { VirtualList } from "./virtual.js";
+import { outcomeOf } from "./words.js";
+
+const PAGE = 200;
+const LOOK_AGAIN = 2000;
+
+export class ExecutionView {
+  sends = [];
+  selected = null;
+
+  constructor(execution, tenant) {
+    this.execution = execution;
+    this.tenant = tenant;
+    this.title = `Execution ${execution}`;
+    this.stopped = new AbortController();
+    this.head = h("div", { class: "head" });
+    this.list = new VirtualList({
+      height: rowHeight,
+      key: (record) => record.id,
+      render: (record, at) => sendRow(record, { selected: record.id === this.selected, index: record.context?.index ?? at, onselect: (one) => this.select(one.id) }),
+      onNearEnd: () => this.more(),
+    });
+    this.list.element.tabIndex = 0;
+    this.list.element.setAttribute("role", "grid");
+    this.list.element.setAttribute("aria-label", "Sends of this execution, in call order");
+    this.empty = h("div", { class: "empty", hidden: true });
+    this.element = h("section", { class: "view execution", "aria-label": "One execution" }, this.head,
+      h("div", { class: "list-box" }, columnHeads("Call"), this.list.element, this.empty));
+    this.load();
+  }
+
+  stop() {
+    this.stopped.abort();
+    clearTimeout(this.timer);
+    this.list.stop();
+  }
+
+  shown() {
+    this.list.draw();
+    if (this.scroll !== undefined) this.list.element.scrollTop = this.scroll;
+    this.list.draw();
+    this.list.element.focus({ preventScroll: true });
+  }
+
+  hidden() {
+    this.scroll = this.list.element.scrollTop;
+  }
+
+  #page(cursor, limit = PAGE) {
+    const query = new URLSearchParams({ limit: String(limit) });
+    if (cursor) query.set("cursor", cursor);
+    return ask(`/v1/executions/${encodeURIComponent(this.execution)}?${query}`, {
+      signal: this.stopped.signal, ...(this.tenant ? { tenant: this.tenant } : {}),
+    });
+  }
+
+  async load() {
+    try {
+      const page = await this.#page(null);
+      this.next = page.next ?? null;
+      this.#take(page, page.sends);
+      this.#again();
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      this.empty.hidden = false;
+      replace(this.empty, h("p", { class: "empty-title" }, error.status === 404 ? "There is no such execution" : "The execution could not be loaded"),
+        h("p", {}, error.status === 404 ? "It is past its retention, belongs to another tenant, or never was." : foreign(error.message)));
+      replace(this.head, this.#back());
+    }
+  }
+
+  /** The next sends in call order. */
+  async more() {
+    if (!this.next || this.loading) return;
+    this.loading = true;
+    try {
+      const page = await this.#page(this.next);
+      this.next = page.next ?? null;
+      this.#take(page, page.sends);
+    } catch {
+      // The next look says what is wrong.
+    } finally {
+      this.loading = false;
+    }
+  }
+
+  /** While something is still to come, the pages that hold it are asked for again. */
+  #again() {
+    const done = this.page.state !== "open" && this.sends.length === this.page.total && this.sends.every((one) => one.state === "done");
+    if (done) return;
+    this.timer = setTimeout(async () => {
+      try {
+        let cursor = null;
+        // From the start: outcomes change in place, and pages are small.
+        for (let seen = 0; seen < Math.max(1, this.sends.length) && !this.stopped.signal.aborted; seen += PAGE) {
+          const page = await this.#page(cursor);
+          this.#take(page, page.sends);
+          cursor = page.next ?? null;
+          if (seen + PAGE >= this.sends.length) this.next = cursor;
+          if (cursor === null) break;
+        }
+      } catch (error) {
+        if (error.name === "AbortError") return;
+      }
+      if (!this.stopped.signal.aborted) this.#again();
+    }, LOOK_AGAIN);
+  }
+
+  #take(page, sends) {
+    this.page = page;
+    const known = new Map(this.sends.map((one, at) => [one.id, at]));
+    const all = [...this.sends];
+    for (const one of sends) {
+      const at = known.get(one.id);
+      if (at === undefined) all.push(one);
+      else if (outcomeOf(all[at]) !== outcomeOf(one)) {
+        all[at] = one;
+        this.list.update(one.id);
+      }
+    }
+    all.sort((one, two) => (one.context?.index ?? 0) - (two.context?.index ?? 0));
+    this.sends = all;
+    this.list.set(all);
+    this.#drawHead();
+  }
+
+  #back() {
+    return h("div", { class: "head-line" }, h("a", { class: "button small", href: "#/sends" }, "← List"), h("span", { class: "grow" }),
+      h("a", { class: "button small", href: link({ execution: this.execution, tenant: this.tenant }) }, "As a list, newest first"));
+  }
+
+  #drawHead() {
+    const { page } = this;
+    const counts = new Map();
+    for (const one of this.sends) counts.set(outcomeOf(one), (counts.get(outcomeOf(one)) ?? 0) + 1);
+    const whole = page.total === 0 ? 0 : page.delivered / page.total;
+    const by = page.finished_by === "hold_limit" ? " by the hold limit: nobody finished it in time" : page.finished_by === "call" ? " by its runner" : "";
+    const states = { open: "Open: its sends are held until it finishes", finished: `Finished${by}`, discarded: "Discarded: its held sends were never sent" };
+    replace(this.head, this.#back(),
+      h("h1", {}, h("span", { class: "dim" }, "Execution "), h("span", { class: "address" }, foreign(this.execution))),
+      h("div", { class: "ratio" },
+        h("p", { class: "ratio-figure", "aria-label": `${page.delivered} of ${page.total} delivered` }, h("b", {}, count(page.delivered)), h("span", {}, `/${count(page.total)}`), h("small", {}, " delivered")),
+        h("div", { class: "ratio-bar", "aria-hidden": true }, h("i", { style: { width: `${whole * 100}%` } })),
+        h("p", { class: "head-sub" }, h("span", { class: `state-${page.state}` }, states[page.state] ?? foreign(page.state ?? "")),
+          this.tenant ? h("span", {}, "tenant ", foreign(this.tenant)) : null,
+          [...counts].filter(([name]) => name !== "delivered").map(([name, value]) => h("span", { class: `count plain tone-${name}` }, h("i", { "aria-hidden": true }), h("b", {}, count(value)), ` ${name}`)))));
+    this.empty.hidden = this.sends.length > 0;
+    if (this.sends.length === 0) replace(this.empty, h("p", { class: "empty-title" }, "It has no sends"));
+  }
+
+  select(id) {
+    const before = this.selected;
+    this.selected = id;
+    for (const one of [before, id]) {
+      const row = one === null ? null : this.list.rowOf(one);
+      row?.classList.toggle("selected", one === id);
+      row?.setAttribute("aria-selected", String(one === id));
+    }
+    this.list.element.setAttribute("aria-activedescendant", `row-${id}`);
+  }
+
+  neighbour(id, by) {
+    const at = this.sends.findIndex((one) => one.id === id);
+    return at === -1 ? null : this.sends[at + by]?.id ?? null;
+  }
+
+  move(by) {
+    if (this.sends.length === 0) return;
+    const from = this.sends.findIndex((one) => one.id === this.selected);
+    const at = from === -1 ? (by > 0 ? 0 : this.sends.length - 1) : Math.min(this.sends.length - 1, Math.max(0, from + by));
+    this.list.scrollTo(at);
+    this.select(this.sends[at].id);
+  }
+
+  key(event) {
+    const by = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1, PageDown: this.list.page, PageUp: -this.list.page }[event.key];
+    if (by !== undefined) {
+      this.move(by);
+      return true;
+    }
+    if (event.key === "Enter" && this.selected !== null && event.target.closest("a, button") === null) {
+      location.hash = `#/sends/${this.selected}`;
+      return true;
+    }
+    if (event.key === "Escape") {
+      location.hash = "#/sends";
+      return true;
+    }
+    return false;
+  }
+}

@@ -1,0 +1,246 @@
+// One send: what was asked, what came back, over which connection, and in what time.
+
+import { ask, Problem } from "./api.js";
+import { bodyView, headersView, headerValue } from "./body.js";
+import { curl } from "./curl.js";
+import { copyButton, download, foreign, h, note, replace } from "./dom.js";
+import { ago, bytes, daysUntil, instant, ms } from "./format.js";
+import { link } from "./filters.js";
+import { facts, isPublished } from "./facts.js";
+import { openResend } from "./resend.js";
+import { badge } from "./sends.js";
+import { waterfall } from "./waterfall.js";
+import { explain, REASONS } from "./words.js";
+
+export class SendView {
+  title = "Send";
+
+  /** @param {{neighbour: (id: string, by: number) => string | null, back: string}} around  the list it was opened from */
+  constructor(id, around) {
+    this.id = id;
+    this.around = around;
+    this.stopped = new AbortController();
+    this.element = h("section", { class: "view send", "aria-label": "One send" }, h("p", { class: "loading" }, "Loading …"));
+    this.load();
+  }
+
+  stop() {
+    this.stopped.abort();
+  }
+
+  async load() {
+    const { signal } = this.stopped;
+    try {
+      const path = `/v1/sends/${encodeURIComponent(this.id)}`;
+      this.show(await ask(path, { signal }));
+      while (this.record.state !== "done" && !signal.aborted) {
+        const started = performance.now();
+        this.show(await ask(`${path}?wait=25`, { signal }));
+        // An answer that comes at once, not done, must not turn this into a storm.
+        if (performance.now() - started < 1000) await new Promise((resolve) => setTimeout(resolve, 1000));
+      }
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      replace(this.element, this.#head(null), h("div", { class: "empty" },
+        h("p", { class: "empty-title" }, error.status === 404 ? "There is no such send" : "The send could not be loaded"),
+        h("p", {}, error.status === 404 ? "It is past its retention, belongs to another tenant, or never was." : foreign(error.message))));
+    }
+  }
+
+  async show(record) {
+    this.record = record;
+    this.title = `${record.request.method} ${record.request.url.slice(0, 80)}, ${record.outcome ?? record.state}`;
+    this.ontitle?.();
+    this.#draw(null);
+    const found = await facts();
+    if (this.record === record && !this.stopped.signal.aborted) this.#draw(found);
+  }
+
+  #draw(found) {
+    const { record } = this;
+    const deadline = found?.deadline ?? 5000;
+    this.deadline = deadline;
+    const said = explain(record);
+    replace(this.element,
+      this.#head(record),
+      h("div", { class: `said tone-${said.tone}` },
+        h("p", { class: "said-why" }, h("b", {}, said.why), said.next ? [" ", said.next] : null),
+        record.error ? h("p", { class: "said-message" }, h("code", {}, foreign(record.error.code)), record.error.phase ? h("code", {}, foreign(record.error.phase)) : null, foreign(record.error.message ?? "")) : null,
+        record.would_block ? h("p", { class: "said-message" }, h("code", {}, foreign(record.would_block)), "The policy is in report mode: enforced, it would have blocked this.") : null),
+      h("div", { class: "cards two-one" },
+        card("Time", waterfall(record, deadline)),
+        card("Network", network(record, found))),
+      h("div", { class: "cards two" },
+        card("Sent", sent(record), { class: "wire" }),
+        card("Received", received(record), { class: "wire" })),
+      card("Life", life(record)));
+  }
+
+  #head(record) {
+    const back = h("a", { class: "button small", href: this.around.back, "aria-label": "Back to the list" }, "← List");
+    const step = (by, label) => {
+      const id = this.around.neighbour(this.id, by);
+      return h("a", { class: `button small${id === null ? " off" : ""}`, href: id === null ? null : `#/sends/${id}`, "aria-label": by < 0 ? "Newer send" : "Older send", "aria-disabled": id === null ? "true" : null }, label);
+    };
+    if (record === null) return h("div", { class: "head" }, h("div", { class: "head-line" }, back));
+    return h("div", { class: "head" },
+      h("div", { class: "head-line" }, back, step(-1, "↑"), step(1, "↓"),
+        h("span", { class: "grow" }),
+        copyButton("Copy curl", () => curl(record, this.deadline ?? 5000), { title: "Copy as curl: the same request from the same address, for the appliance's host" }),
+        h("button", { type: "button", class: "button small", onclick: () => this.har() }, "HAR"),
+        h("button", { type: "button", class: "button small primary", onclick: () => openResend(record), disabled: record.state !== "done" }, "Resend …")),
+      h("h1", {}, badge(record.outcome ?? record.state), h("span", { class: "method" }, foreign(record.request.method ?? "")), h("span", { class: "address" }, foreign(record.request.url))),
+      h("p", { class: "head-sub" },
+        h("span", { title: instant(record.created_at) }, `${instant(record.created_at)} · ${ago(record.created_at)}`),
+        h("span", { class: "id" }, record.id, copyButton("Copy", record.id, { class: "link", "aria-label": "Copy the id" })),
+        record.resend_of ? h("span", {}, "resend of ", h("a", { href: `#/sends/${encodeURIComponent(record.resend_of)}`, class: "mono" }, foreign(record.resend_of))) : null));
+  }
+
+  async har() {
+    try {
+      const text = await ask(`/v1/sends/${encodeURIComponent(this.id)}/har`, { as: "text" });
+      download(`egressd-${this.id}.har`, text, "application/json");
+    } catch (error) {
+      note(error instanceof Problem ? `No HAR: ${error.message}` : String(error), "bad");
+    }
+  }
+
+  key(event) {
+    const by = { j: 1, k: -1 }[event.key];
+    if (by !== undefined) {
+      const id = this.around.neighbour(this.id, by);
+      if (id !== null) location.replace(`#/sends/${id}`);
+      return true;
+    }
+    if (event.key === "Escape") {
+      location.hash = this.around.back;
+      return true;
+    }
+    if (this.record && event.key === "c") {
+      this.element.querySelector(".head-line button")?.click();
+      return true;
+    }
+    if (this.record?.state === "done" && event.key === "r") {
+      openResend(this.record);
+      return true;
+    }
+    return false;
+  }
+}
+
+export function card(title, content, properties = {}) {
+  return h("section", { ...properties, class: `card ${properties.class ?? ""}`, "aria-label": title }, h("h2", {}, title), content);
+}
+
+/** `name → value` rows; a value of `null` leaves its row out. */
+export function rows(pairs) {
+  return h("dl", { class: "pairs" }, pairs.filter(([, value]) => value !== null && value !== undefined && value !== "")
+    .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+}
+
+function target(url) {
+  try {
+    const { pathname, search, host } = new URL(url);
+    return { path: pathname + search, host };
+  } catch {
+    return { path: url, host: null };
+  }
+}
+
+function sent(record) {
+  const { request } = record;
+  const left = record.connection?.remote_ip !== null && record.connection?.remote_ip !== undefined;
+  const version = record.response?.version ?? "HTTP/1.1";
+  const dropped = request.dropped_headers ?? [];
+  return [
+    h("p", { class: "start-line" }, h("b", {}, foreign(request.method ?? "")), " ", foreign(target(request.url).path), " ", h("span", { class: "dim" }, left ? version : "not sent")),
+    headersView(request.headers),
+    dropped.length === 0 ? null : h("p", { class: "dropped" }, "Given and not sent: ", dropped.map((name, at) => [at > 0 ? ", " : "", h("code", {}, foreign(name))])),
+    bodyView(request, "sent"),
+  ];
+}
+
+function received(record) {
+  const { response } = record;
+  if (!response) {
+    const why = record.state !== "done" ? "Nothing yet." : record.outcome === "blocked" ? "Nothing was sent, so nothing came back." : "No complete answer came back.";
+    return h("p", { class: "no-body" }, why);
+  }
+  return [
+    h("p", { class: "start-line" }, h("span", { class: "dim" }, foreign(response.version ?? "")), " ",
+      h("b", { class: `status-${Math.floor(response.status / 100)}` }, String(response.status)), " ", REASONS[response.status] ?? ""),
+    headersView(response.headers),
+    bodyView(response, "received"),
+  ];
+}
+
+function network(record, found) {
+  const { connection } = record;
+  if (!connection) return h("p", { class: "dim" }, record.state === "done" ? "No connection was tried." : "Not started yet.");
+  const { tls } = connection;
+  const address = connection.public_ip ?? connection.source_ip;
+  const published = address ? isPublished(found, address) : null;
+  const tick = published === null ? null : published
+    ? h("span", { class: "tick good", title: "This address stands in /public-ips.json" }, "✓ published")
+    : h("span", { class: "tick bad", title: "This address does not stand in /public-ips.json (any more)" }, "✗ not in the published list");
+  const other = connection.source_ip && connection.source_ip !== connection.public_ip ? connection.source_ip : null;
+  return rows([
+    ["From", address ? [h("a", { class: "mono", href: link({ source_ip: address }) }, foreign(address)), connection.source_port ? h("span", { class: "mono dim" }, `:${connection.source_port}`) : null, " ", tick] : "no address chosen"],
+    ["Bound to", other ? h("span", { class: "mono" }, foreign(other)) : null],
+    ["To", connection.remote_ip ? h("span", { class: "mono" }, foreign(hostPort(connection.remote_ip, connection.remote_port))) : "not connected"],
+    ["Connection", connection.remote_ip ? (connection.reused ? "reused, already open" : "new") : null],
+    ["Resolved", connection.resolved?.length > 0 ? h("ul", { class: "resolved" }, connection.resolved.map(({ ip, verdict }) =>
+      h("li", {}, ip === null ? h("span", { class: "dim" }, "address withheld") : h("span", { class: "mono" }, foreign(ip)),
+        " ", h("span", { class: verdict === "allowed" ? "verdict good" : "verdict bad" }, foreign(verdict)),
+        ip !== null && ip === connection.remote_ip ? h("span", { class: "dim" }, " used") : null))) : null],
+    ["TLS", tls ? [foreign(tls.version ?? ""), tls.alpn ? [" · ", foreign(tls.alpn)] : null, h("div", { class: "dim mono small" }, foreign(tls.cipher ?? ""))] : connection.remote_ip && /^http:/.test(record.request.url) ? h("span", { class: "dim" }, "none (plain http)") : null],
+    ["Certificate", tls?.certificate ? certificate(tls.certificate) : null],
+  ]);
+}
+
+function hostPort(ip, port) {
+  return port === null || port === undefined ? ip : ip.includes(":") ? `[${ip}]:${port}` : `${ip}:${port}`;
+}
+
+function certificate(one) {
+  const days = daysUntil(one.not_after);
+  const tone = days === null ? "" : days < 0 ? "bad" : days < 14 ? "warn" : "good";
+  const left = days === null ? "" : days < 0 ? `expired ${-days} days ago` : days === 1 ? "1 day left" : `${days} days left`;
+  return [
+    h("div", {}, foreign(one.subject ?? "")),
+    h("div", { class: "dim" }, "by ", foreign(one.issuer ?? "")),
+    h("div", { title: instant(one.not_after) }, h("span", { class: `tick ${tone}` }, left), " ", h("span", { class: "dim" }, `until ${String(one.not_after ?? "").slice(0, 10)}`)),
+    one.sha256 ? h("div", { class: "mono small dim wrap" }, foreign(one.sha256)) : null,
+  ];
+}
+
+function life(record) {
+  const { context = {}, timings_ms: timings = {} } = record;
+  const at = (text, from) => (text ? [h("span", { class: "mono" }, instant(text)), from !== null && from !== undefined ? h("span", { class: "dim" }, ` ${from}`) : null] : null);
+  const filter = (key, value) => (value ? h("a", { href: link({ [key]: value }) }, foreign(value)) : null);
+  const type = headerValue(record.request.headers, "content-type");
+  return h("div", { class: "life" },
+    rows([
+      ["Tenant", filter("tenant", context.tenant)],
+      ["Workflow", filter("workflow", context.workflow)],
+      ["Execution", context.execution ? [
+        h("a", { href: executionLink(context) }, foreign(context.execution)),
+        Number.isInteger(context.index) ? h("span", { class: "dim" }, ` send #${context.index}`) : null] : null],
+      ["Step", filter("step", context.step)],
+      ["Node", record.node ? foreign(record.node) : null],
+      ["Body", record.request.body_bytes > 0 ? [bytes(record.request.body_bytes), type ? [" of ", foreign(type)] : null] : null],
+      ["Body SHA-256", record.request.body_sha256 ? h("span", { class: "mono small wrap" }, foreign(record.request.body_sha256)) : null],
+    ]),
+    rows([
+      ["Accepted", at(record.created_at)],
+      ["Released", at(record.released_at, timings.held ? `after ${ms(timings.held)} held` : null)],
+      ["Started", at(record.started_at, timings.queued !== null && timings.queued !== undefined ? `after ${ms(timings.queued)} queued` : null)],
+      ["Finished", at(record.finished_at, timings.total !== null && timings.total !== undefined ? `after ${ms(timings.total)}` : null)],
+    ]));
+}
+
+/** An execution belongs to a tenant, so its link names both. */
+export function executionLink(context) {
+  const query = context.tenant ? `?${new URLSearchParams({ tenant: context.tenant })}` : "";
+  return `#/executions/${encodeURIComponent(context.execution)}${query}`;
+}

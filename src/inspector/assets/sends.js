@@ -1,0 +1,352 @@
+// The list of sends: live, filtered, paged as it is scrolled.
+
+import { foreign, h, plainForeign, replace } from "./dom.js";
+import { Feed } from "./feed.js";
+import { addressParts, clock, count, instant, ms } from "./format.js";
+import { CODES, fromText, KEYS, link, OUTCOMES, toQuery, toText } from "./filters.js";
+import { VirtualList } from "./virtual.js";
+import { answer, outcomeOf } from "./words.js";
+
+/** With plain words in the search, this many rows are loaded to look through without being asked. */
+const LOOK_THROUGH = 2000;
+const STATES = ["held", "queued", "sending"];
+const narrow = matchMedia("(max-width: 760px)");
+const ID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
+
+/** One row of a list of sends; the list of an execution shows the same. */
+export function sendRow(record, { selected, index = null, onselect }) {
+  const outcome = outcomeOf(record);
+  const { host, rest } = addressParts(record.request.url);
+  const said = answer(record);
+  const total = record.timings_ms.total;
+  const where = [record.context.workflow, record.context.step].filter(Boolean).join(" › ");
+  const cells = [
+    h("span", { class: "c-time", role: "gridcell", title: instant(record.created_at) },
+      index === null ? clock(record.created_at) : `#${index}`),
+    h("span", { class: "c-outcome", role: "gridcell" }, badge(outcome, record.would_block)),
+    h("span", { class: "c-method", role: "gridcell" }, foreign(record.request.method ?? "", { limit: 12 })),
+    h("span", { class: "c-url", role: "gridcell", title: plainForeign(record.request.url) },
+      h("a", { href: `#/sends/${encodeURIComponent(record.id)}`, tabindex: -1 },
+        h("span", { class: "host" }, foreign(host.slice(0, 200))), h("span", { class: "path" }, foreign(rest.slice(0, 300), { limit: 300 })))),
+    h("span", { class: "c-answer", role: "gridcell" }, foreign(said, { limit: 40 })),
+    h("span", { class: "c-total", role: "gridcell" }, total === null ? "" : [
+      h("span", { class: "spark", "aria-hidden": true }, h("i", { style: { width: `${Math.min(100, Math.max(2, total / 50))}%` } })),
+      h("span", {}, ms(total)),
+    ]),
+    h("span", { class: "c-source", role: "gridcell" }, foreign(record.connection?.public_ip ?? "", { limit: 45 })),
+    h("span", { class: "c-where", role: "gridcell", title: plainForeign(where) }, where === "" ? "" : foreign(where.slice(0, 120))),
+  ];
+  return h("div", {
+    class: `send-row tone-${outcome}${selected ? " selected" : ""}`,
+    role: "row",
+    id: `row-${record.id}`,
+    "aria-selected": selected ? "true" : "false",
+    onclick: (event) => {
+      onselect?.(record);
+      // A click on the link itself follows it, in a new tab too.
+      if (event.target.closest("a") === null && getSelection().isCollapsed) location.hash = `#/sends/${encodeURIComponent(record.id)}`;
+    },
+  }, cells);
+}
+
+export function badge(outcome, wouldBlock = null) {
+  return h("span", { class: `badge tone-${outcome}` }, h("i", { "aria-hidden": true }), outcome,
+    wouldBlock ? h("abbr", { class: "would", title: `Report mode: the policy would have blocked this (${wouldBlock})` }, "!") : null);
+}
+
+const COLUMNS = [["c-time", "Time"], ["c-outcome", "Outcome"], ["c-method", "Method"], ["c-url", "URL"],
+  ["c-answer", "Answer"], ["c-total", "Total"], ["c-source", "From"], ["c-where", "Workflow › step"]];
+
+export function columnHeads(first = "Time") {
+  return h("div", { class: "rows-head", role: "row", "aria-rowindex": "1" }, COLUMNS.map(([name, label], at) =>
+    h("span", { class: name, role: "columnheader" }, at === 0 ? first : label)));
+}
+
+export const rowHeight = () => (narrow.matches ? 58 : 30);
+
+export class SendsView {
+  title = "Sends";
+  selected = null;
+
+  constructor(filters) {
+    this.filters = filters;
+    this.search = h("input", {
+      type: "search", id: "search", placeholder: "Search, or host:… outcome:failed status:500 since:1h",
+      "aria-label": "Search sends", autocomplete: "off", spellcheck: "false", autocapitalize: "off",
+      onkeydown: (event) => this.#searchKey(event), oninput: () => this.#typed(),
+    });
+    this.pauseButton = h("button", { type: "button", class: "button", onclick: () => this.togglePause() });
+    this.filterButton = h("button", {
+      type: "button", class: "button", "aria-expanded": "false", "aria-controls": "filters", onclick: () => this.#toggleFilters(),
+    }, icon("M3 5h14M6 10h8M8.5 15h3"), "Filters");
+    this.panel = h("form", { class: "filters", id: "filters", hidden: true, onsubmit: (event) => {
+      event.preventDefault();
+      this.#fromPanel();
+    } });
+    this.countsBox = h("div", { class: "counts", role: "group", "aria-label": "Outcomes of the sends loaded" });
+    this.status = h("div", { class: "list-status" });
+    this.arrivals = h("button", { type: "button", class: "arrivals", hidden: true, onclick: () => this.#toTop() });
+    this.list = new VirtualList({
+      height: rowHeight,
+      key: (record) => record.id,
+      render: (record) => sendRow(record, { selected: record.id === this.selected, onselect: (one) => this.select(one.id) }),
+      onNearEnd: () => this.#nearEnd(),
+    });
+    this.list.element.tabIndex = 0;
+    this.list.element.setAttribute("role", "grid");
+    this.list.element.setAttribute("aria-label", "Sends, newest first");
+    this.empty = h("div", { class: "empty", hidden: true });
+    this.element = h("section", { class: "view sends", "aria-label": "Sends" },
+      h("div", { class: "toolbar" },
+        h("div", { class: "search" }, icon("M9 3.5a5.5 5.5 0 1 0 0 11 5.5 5.5 0 0 0 0-11ZM13 13l4 4"), this.search),
+        this.filterButton, this.pauseButton),
+      this.panel, this.countsBox,
+      h("div", { class: "list-box" }, columnHeads(), this.list.element, this.empty, this.arrivals),
+      this.status);
+    this.open(filters);
+  }
+
+  /** Shows another set of filters. */
+  open(filters) {
+    const server = (one) => toQuery({ ...one, q: undefined });
+    const same = this.feed && server(filters) === server(this.filters);
+    this.filters = filters;
+    if (document.activeElement !== this.search) this.search.value = toText(filters);
+    if (same) {
+      this.feed.filters = filters;
+      this.feed.refilter();
+      return;
+    }
+    this.feed?.stop();
+    this.newAbove = 0;
+    this.list.set([]);
+    this.list.element.scrollTop = 0;
+    this.feed = new Feed(filters, (change) => this.#changed(change));
+    this.feed.start();
+    if (!this.panel.hidden) this.#fillPanel();
+  }
+
+  stop() {
+    this.feed.stop();
+    this.list.stop();
+  }
+
+  /** The view is on the page again. */
+  shown() {
+    this.list.draw();
+    if (this.scroll !== undefined) this.list.element.scrollTop = this.scroll;
+    this.list.draw();
+    this.list.element.focus({ preventScroll: true });
+  }
+
+  /** The view is about to leave the page. */
+  hidden() {
+    this.scroll = this.list.element.scrollTop;
+  }
+
+  #changed({ above = 0, ids = [] }) {
+    for (const id of ids) this.list.update(id);
+    if (this.feed.view !== this.list.items || above > 0 || ids.length > 0) {
+      const atTop = this.list.atTop || !this.list.element.isConnected;
+      this.list.set(this.feed.view, { above });
+      // Away from the page an element has no scroll position: it is put back when it is shown.
+      if (!this.list.element.isConnected && this.scroll > 0) this.scroll += above * rowHeight();
+      this.newAbove = atTop ? 0 : this.newAbove + above;
+    }
+    this.#drawCounts();
+    this.#drawStatus();
+  }
+
+  #drawCounts() {
+    const { counts } = this.feed;
+    const chosen = this.filters.outcome;
+    const names = [...OUTCOMES, ...STATES].filter((name) => counts.get(name) > 0 || name === chosen);
+    const key = names.map((name) => `${name}${counts.get(name)}`).join() + chosen;
+    if (key === this.countsKey) return;
+    this.countsKey = key;
+    const all = [...counts.values()].reduce((sum, one) => sum + one, 0);
+    replace(this.countsBox,
+      h("span", { class: "count-all" }, `${count(all)}`, h("small", {}, " loaded")),
+      names.map((name) => {
+        const on = name === chosen;
+        const label = [h("i", { "aria-hidden": true }), h("b", {}, count(counts.get(name) ?? 0)), ` ${name}`];
+        // Where a send is on its way is not a filter of the API.
+        if (STATES.includes(name)) return h("span", { class: `count tone-${name}` }, label);
+        return h("a", {
+          class: `count tone-${name}${on ? " on" : ""}`,
+          href: link({ ...this.filters, outcome: on ? undefined : name, code: undefined }),
+          "aria-label": on ? `${name}, ${counts.get(name) ?? 0}: show all outcomes` : `${name}, ${counts.get(name)}: show only these`,
+        }, label);
+      }));
+  }
+
+  #drawStatus() {
+    const { feed } = this;
+    replace(this.pauseButton,
+      feed.paused ? icon("M7 4.5v11l8.5-5.5Z", true) : icon("M7 5v10M13 5v10"),
+      feed.paused ? `Resume${feed.waiting.length > 0 ? ` (${count(feed.waiting.length)} new)` : ""}` : "Pause");
+    this.pauseButton.setAttribute("aria-pressed", String(feed.paused));
+    const states = { live: "live", waiting: "connecting …", refused: "not following" };
+    const rows = feed.view.length === feed.rows.length ? `${count(feed.rows.length)} sends` : `${count(feed.view.length)} of ${count(feed.rows.length)} sends match`;
+    const more = feed.loading ? "loading …" : feed.more ? null : "no older ones";
+    replace(this.status,
+      h("span", { class: `live ${feed.paused ? "paused" : feed.live}` }, h("i", { "aria-hidden": true }), feed.paused ? "paused" : states[feed.live]),
+      h("span", {}, rows),
+      more === null
+        ? h("button", { type: "button", class: "link", onclick: () => this.feed.load() }, this.filters.q ? "Look further back" : "Load older")
+        : h("span", { class: "dim" }, more),
+      feed.problem ? h("span", { class: "bad", role: "alert" }, feed.problem.message) : null);
+    this.arrivals.hidden = this.newAbove === 0;
+    this.arrivals.textContent = `↑ ${count(this.newAbove)} new`;
+    const nothing = feed.rows.length > 0 ? feed.view.length === 0 : !feed.loading;
+    this.empty.hidden = !nothing;
+    if (nothing && this.emptyFor !== feed.problem?.message + toQuery(this.filters) + feed.rows.length) {
+      this.emptyFor = feed.problem?.message + toQuery(this.filters) + feed.rows.length;
+      const filtered = toQuery(this.filters) !== "";
+      replace(this.empty,
+        h("p", { class: "empty-title" }, feed.problem ? "The list could not be loaded" : filtered ? "No send matches" : "No sends yet"),
+        feed.problem ? h("p", {}, foreign(feed.problem.message))
+          : filtered ? h("p", {}, h("a", { href: "#/sends" }, "Show all sends"))
+          : h("p", {}, "Sends appear here as they finish. Try ", h("code", {}, "egressd send POST https://example.com/ -d '{\"hello\": 1}' --wait")));
+    }
+  }
+
+  #nearEnd() {
+    const { feed } = this;
+    if (!feed || feed.loading || !feed.more || feed.problem) return;
+    if (this.filters.q && feed.rows.length >= LOOK_THROUGH) return;
+    feed.load();
+  }
+
+  #toTop() {
+    this.list.element.scrollTop = 0;
+    this.newAbove = 0;
+    this.list.draw();
+    this.#drawStatus();
+  }
+
+  togglePause() {
+    this.feed.pause(!this.feed.paused);
+  }
+
+  #typed() {
+    clearTimeout(this.typing);
+    // Plain words look through what is loaded, as they are typed; filters of the API wait for Enter.
+    const filters = fromText(this.search.value);
+    const server = (one) => toQuery({ ...one, q: undefined });
+    if (server(filters) === server(this.filters)) {
+      this.typing = setTimeout(() => history.replaceState(null, "", link(filters)) ?? this.open(filters), 120);
+    }
+  }
+
+  #searchKey(event) {
+    if (event.key === "Enter") {
+      clearTimeout(this.typing);
+      const text = this.search.value.trim();
+      if (ID.test(text)) location.hash = `#/sends/${text.toLowerCase()}`;
+      else location.hash = link(fromText(text));
+      this.list.element.focus();
+    } else if (event.key === "Escape") {
+      event.stopPropagation();
+      if (this.search.value === "") this.list.element.focus();
+      else {
+        this.search.value = "";
+        location.hash = "#/sends";
+      }
+    }
+  }
+
+  #toggleFilters() {
+    this.panel.hidden = !this.panel.hidden;
+    this.filterButton.setAttribute("aria-expanded", String(!this.panel.hidden));
+    if (!this.panel.hidden) {
+      this.#fillPanel();
+      this.panel.querySelector("select, input").focus();
+    }
+  }
+
+  #fillPanel() {
+    const labels = { source_ip: "source address", since: "since (15m, 2h, 7d, or an instant)", until: "until" };
+    const fields = KEYS.map((key) => {
+      const id = `filter-${key}`;
+      const options = { outcome: OUTCOMES, code: CODES }[key];
+      const value = this.filters[key] ?? "";
+      const input = options
+        ? h("select", { id, name: key }, h("option", { value: "" }, "any"), options.map((one) => h("option", { value: one, selected: one === value }, one)))
+        : h("input", { id, name: key, value, autocomplete: "off", spellcheck: "false", inputmode: key === "status" ? "numeric" : null });
+      return h("label", { for: id }, h("span", {}, labels[key] ?? key), input);
+    });
+    replace(this.panel, fields, h("div", { class: "filters-end" },
+      h("button", { type: "submit", class: "button primary" }, "Apply"),
+      h("button", { type: "button", class: "button", onclick: () => (location.hash = "#/sends") }, "Clear")));
+  }
+
+  #fromPanel() {
+    const filters = { q: this.filters.q };
+    for (const [key, value] of new FormData(this.panel)) if (value.trim() !== "") filters[key] = value.trim();
+    location.hash = link(filters);
+  }
+
+  select(id) {
+    const before = this.selected;
+    this.selected = id;
+    for (const one of [before, id]) {
+      const row = one === null ? null : this.list.rowOf(one);
+      if (row === null) continue;
+      row.classList.toggle("selected", one === id);
+      row.setAttribute("aria-selected", String(one === id));
+    }
+    if (id !== null) this.list.element.setAttribute("aria-activedescendant", `row-${id}`);
+  }
+
+  /** The send `by` places below this one in the list. */
+  neighbour(id, by) {
+    const at = this.feed.view.findIndex((row) => row.id === id);
+    return at === -1 ? null : this.feed.view[at + by]?.id ?? null;
+  }
+
+  move(by) {
+    const { view } = this.feed;
+    if (view.length === 0) return;
+    const from = view.findIndex((row) => row.id === this.selected);
+    const at = from === -1 ? (by > 0 ? 0 : view.length - 1) : Math.min(view.length - 1, Math.max(0, from + by));
+    this.list.scrollTo(at);
+    this.select(view[at].id);
+  }
+
+  key(event) {
+    switch (event.key) {
+      case "j": case "ArrowDown": this.move(1); return true;
+      case "k": case "ArrowUp": this.move(-1); return true;
+      case "PageDown": this.move(this.list.page); return true;
+      case "PageUp": this.move(-this.list.page); return true;
+      case "Home": case "g": this.move(-Infinity); this.#toTop(); return true;
+      case "End": case "G": this.move(Infinity); return true;
+      case "p": this.togglePause(); return true;
+      case "f": this.#toggleFilters(); return true;
+      case "/": this.search.focus(); this.search.select(); return true;
+      case "Enter":
+        if (this.selected === null || event.target.closest("a, button, input, select")) return false;
+        location.hash = `#/sends/${this.selected}`;
+        return true;
+      case "Escape":
+        if (!this.panel.hidden) this.#toggleFilters();
+        else if (this.selected !== null) this.select(null);
+        else if (toQuery(this.filters) !== "") location.hash = "#/sends";
+        return true;
+      default: return false;
+    }
+  }
+}
+
+/** A small line drawing. */
+export function icon(path, filled = false) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "0 0 20 20");
+  svg.setAttribute("class", filled ? "icon filled" : "icon");
+  svg.setAttribute("aria-hidden", "true");
+  const line = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  line.setAttribute("d", path);
+  svg.append(line);
+  return svg;
+}

@@ -1,0 +1,161 @@
+// A stand-in for egressd's API listener: the inspector's own assets under a strict policy, and canned records behind
+// the calls that it makes.
+
+import { readFile } from "node:fs/promises";
+import http from "node:http";
+import { fileURLToPath } from "node:url";
+
+import { id, listed, record, SOURCES } from "./records.js";
+
+const ASSETS = new URL("../../src/inspector/assets/", import.meta.url);
+const TYPES = { html: "text/html; charset=utf-8", js: "text/javascript; charset=utf-8", css: "text/css; charset=utf-8", svg: "image/svg+xml" };
+export const POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
+
+export async function mock({ count = 60, token = null, port = 0, start = Date.now() - 60_000, spacing = 997 } = {}) {
+  // Newest first, as the API lists them.
+  const sends = Array.from({ length: count }, (_, n) => record(n, Math.round(start - (count - n) * spacing))).reverse();
+  const suspensions = [{ id: id(start, 1), tenant: "globex", workflow: "nightly-sync", reason: "floods a receiver that asked us to stop", by: "ops-anna", created_at: new Date(start).toISOString() },
+    { id: id(start - 9e7, 2), host: "old.partner.example", reason: "abuse report 4411", by: "ops-ben", created_at: new Date(start - 9e7).toISOString(), lifted_at: new Date(start - 8e7).toISOString(), lifted_by: "ops-anna" }];
+  const followers = new Set();
+  const calls = [];
+  let seq = 0;
+  const state = { sends, suspensions, calls, executions: new Map(), operator: true, resendMissing: null };
+
+  const json = (response, status, value, headers = {}) => {
+    const type = status < 400 ? "application/json" : "application/problem+json";
+    response.writeHead(status, { "content-type": type, "cache-control": "no-store", ...headers }).end(JSON.stringify(value));
+  };
+  const problem = (response, status, code, detail, errors) => json(response, status, { type: "about:blank", title: code, status, code, detail, errors });
+
+  const matches = (one, query) => {
+    const at = Date.parse(one.created_at);
+    const tests = {
+      outcome: (value) => one.outcome === value, code: (value) => one.error?.code === value, status: (value) => one.response?.status === Number(value),
+      host: (value) => URL.canParse(one.request.url) && new URL(one.request.url).hostname === value, workflow: (value) => one.context.workflow === value,
+      execution: (value) => one.context.execution === value, step: (value) => one.context.step === value, tenant: (value) => one.context.tenant === value,
+      source_ip: (value) => [one.connection?.source_ip, one.connection?.public_ip].includes(value), since: (value) => at >= Date.parse(value), until: (value) => at < Date.parse(value),
+    };
+    return Object.entries(tests).every(([key, holds]) => !query.has(key) || holds(query.get(key)));
+  };
+
+  const server = http.createServer(async (request, response) => {
+    const url = new URL(request.url, "http://mock");
+    const pieces = [];
+    for await (const piece of request) pieces.push(piece);
+    const body = Buffer.concat(pieces).toString();
+    const asset = url.pathname === "/" ? "index.html" : /^\/assets\/([\w.-]+)$/.exec(url.pathname)?.[1];
+    if (asset !== undefined) {
+      try {
+        const content = await readFile(new URL(asset, ASSETS));
+        response.writeHead(200, { "content-type": TYPES[asset.split(".").pop()], "content-security-policy": POLICY, "x-content-type-options": "nosniff", "referrer-policy": "no-referrer" }).end(content);
+      } catch {
+        response.writeHead(404).end();
+      }
+      return;
+    }
+    calls.push({ method: request.method, path: url.pathname + url.search, headers: request.headers, body });
+    if (url.pathname === "/public-ips.json") {
+      return json(response, 200, { syncToken: "1795312000", creationTime: "2026-11-22T00:00:00Z", prefixes: [
+        ...SOURCES.slice(0, 3).map((ip) => ({ ipv4Prefix: `${ip}/32`, status: "active", announced: "2026-09-01", active: "2026-09-08", retires: null })),
+        { ipv4Prefix: `${SOURCES[3]}/32`, status: "retiring", announced: "2026-03-01", active: "2026-03-08", retires: "2026-12-01" },
+        { ipv4Prefix: "203.0.113.14/32", status: "announced", announced: "2026-11-20", active: "2026-11-29", retires: null },
+        { ipv6Prefix: "2001:db8:7::10/128", status: "active", announced: null, active: null, retires: null }] });
+    }
+    if (token !== null && request.headers.authorization !== `Bearer ${token}`) return problem(response, 401, "unauthorized", "a token is needed");
+    const query = url.searchParams;
+    const parts = url.pathname.split("/").slice(2).map(decodeURIComponent);
+    if (url.pathname === "/v1/sends" && request.method === "GET") {
+      const limit = Number(query.get("limit") ?? 50);
+      const found = state.sends.filter((one) => matches(one, query));
+      const from = query.has("cursor") ? found.findIndex((one) => one.id < query.get("cursor")) : 0;
+      const page = from === -1 ? [] : found.slice(from, from + limit);
+      return json(response, 200, { sends: page.map(listed), next: from !== -1 && from + limit < found.length ? page.at(-1).id : null });
+    }
+    if (url.pathname === "/v1/tail") {
+      response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-store" }).write(": welcome\n\n");
+      const follower = { response, query };
+      followers.add(follower);
+      response.on("close", () => followers.delete(follower));
+      return undefined;
+    }
+    if (parts[0] === "sends" && parts.length === 2 && request.method === "GET") {
+      const one = state.sends.find((send) => send.id === parts[1]);
+      return one ? json(response, 200, one) : problem(response, 404, "not_found", "no such send");
+    }
+    if (parts[0] === "sends" && parts[2] === "har") {
+      return json(response, 200, { log: { version: "1.2", creator: { name: "egressd", version: "0.1.0" }, entries: [] } });
+    }
+    if (parts[0] === "sends" && parts[2] === "resend" && request.method === "POST") {
+      if (request.headers["content-type"] !== "application/json") return problem(response, 415, "unsupported_type", "application/json");
+      if (state.resendMissing !== null && !state.resendMissing.every((pointer) => body.includes(pointer.split("/").pop()))) {
+        return problem(response, 409, "resend_incomplete", "the record does not hold all of the request", state.resendMissing.map((pointer) => ({ pointer, detail: "was redacted: supply it" })));
+      }
+      const of = state.sends.find((send) => send.id === parts[1]);
+      const made = record(state.sends.length, Date.now(), { end: ["delivered", 200] });
+      made.resend_of = of.id;
+      state.sends.unshift(made);
+      return json(response, 202, made);
+    }
+    if (parts[0] === "executions" && request.method === "GET") {
+      const execution = parts[1];
+      const sends = state.sends.filter((one) => one.context.execution === execution).sort((one, two) => one.context.index - two.context.index);
+      if (sends.length === 0) return problem(response, 404, "not_found", "no such execution");
+      const limit = Number(query.get("limit") ?? 50);
+      const from = Number(query.get("cursor") ?? 0);
+      const about = state.executions.get(execution) ?? { state: "finished", finished_by: "call" };
+      return json(response, 200, { execution, ...about, delivered: sends.filter((one) => one.outcome === "delivered").length, total: sends.length, sends: sends.slice(from, from + limit).map(listed), next: from + limit < sends.length ? String(from + limit) : null });
+    }
+    if (!state.operator) return problem(response, 403, "forbidden", "scope operate is needed");
+    if (url.pathname === "/v1/sources") {
+      return json(response, 200, { node: "egress-1", deadline_ms: 5000, sources: [
+        ...SOURCES.map((ip, at) => ({ public_ip: ip, bind_ip: ip.replace("203.0.113", "10.0.0"), pool: at === 3 ? "acme" : "default", usable: at !== 2, reason: at === 2 ? "two reflectors see 203.0.113.99" : null, in_flight: [412, 388, 0, 17][at], ports_used_ratio: [0.31, 0.64, 0, 0.02][at], verified: ["verified", "verified", "differs", "unverified"][at], observed_ip: at === 2 ? "203.0.113.99" : null, verified_at: new Date(Date.now() - 240_000).toISOString() }))] });
+    }
+    if (url.pathname === "/v1/tenants") {
+      return json(response, 200, { tenants: [
+        { tenant: "acme", held: 12, queued: 4, in_flight: 88, oldest_queued: new Date(Date.now() - 400).toISOString(), finished: { delivered: 48211, rejected: 122, failed: 31, blocked: 2 } },
+        { tenant: "globex", held: 0, queued: 81234, in_flight: 200, oldest_queued: new Date(Date.now() - 94_000).toISOString(), finished: { delivered: 2210, failed: 17820, expired: 402, interrupted: 3 } },
+        { tenant: "initech", held: 3, queued: 0, in_flight: 1, oldest_queued: null, finished: { delivered: 990, discarded: 40 } },
+        { tenant: "quiet", held: 0, queued: 0, in_flight: 0, oldest_queued: null, finished: {} }] });
+    }
+    if (url.pathname === "/v1/suspensions") {
+      if (request.method === "GET") return json(response, 200, { suspensions: state.suspensions });
+      const made = { id: id(Date.now(), state.suspensions.length + 9), ...JSON.parse(body), by: "you", created_at: new Date().toISOString() };
+      state.suspensions.unshift(made);
+      return json(response, 201, made);
+    }
+    if (parts[0] === "suspensions" && request.method === "DELETE") {
+      const one = state.suspensions.find((suspension) => suspension.id === parts[1]);
+      Object.assign(one, { lifted_at: new Date().toISOString(), lifted_by: "you" });
+      return response.writeHead(204).end();
+    }
+    return problem(response, 404, "not_found", url.pathname);
+  });
+
+  await new Promise((resolve) => server.listen(port, "127.0.0.1", resolve));
+  return Object.assign(state, {
+    url: `http://127.0.0.1:${server.address().port}`,
+    record,
+    /** A send finishes now: it is in the list, and in the tail of those whose filters let it through. */
+    finish(one) {
+      const at = state.sends.findIndex((send) => send.id === one.id);
+      if (at !== -1) state.sends[at] = one;
+      else state.sends.unshift(one);
+      seq += 1;
+      for (const { response, query } of followers) {
+        if (matches(one, query)) response.write(`event: send\nid: ${seq}\ndata: ${JSON.stringify(listed(one))}\n\n`);
+      }
+    },
+    followers,
+    close() {
+      server.closeAllConnections();
+      return new Promise((resolve) => server.close(resolve));
+    },
+  });
+}
+
+// `node mock.js [count] [port]`: for looking at the page by hand, with a send about every second.
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const made = await mock({ count: Number(process.argv[2] ?? 2000), port: Number(process.argv[3] ?? 8799) });
+  console.log(made.url);
+  setInterval(() => made.finish(record(made.sends.length, Date.now() - 400)), 1000);
+}
