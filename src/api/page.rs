@@ -11,12 +11,12 @@ use rust_embed::RustEmbed;
 use super::problem::Problem;
 
 #[derive(RustEmbed)]
-#[folder = "src/inspector/"]
-#[allow_missing = true]
+#[folder = "src/inspector/assets/"]
 struct Assets;
 
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; \
-     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+     require-trusted-types-for 'script'; trusted-types 'none'";
 
 /// The page itself is open to everyone; what it shows is not.
 pub(super) async fn index() -> Result<Response, Problem> {

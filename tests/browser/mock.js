@@ -43,7 +43,7 @@ export async function mock({ count = 60, token = null, port = 0, start = Date.no
     const pieces = [];
     for await (const piece of request) pieces.push(piece);
     const body = Buffer.concat(pieces).toString();
-    const asset = url.pathname === "/" ? "index.html" : /^\/assets\/([\w.-]+)$/.exec(url.pathname)?.[1];
+    const asset = url.pathname === "/" ? "index.html" : /^\/inspector\/([\w.-]+)$/.exec(url.pathname)?.[1];
     if (asset !== undefined) {
       try {
         const content = await readFile(new URL(asset, ASSETS));

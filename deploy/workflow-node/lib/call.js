@@ -133,7 +133,7 @@ function checkHeaders(given, wrong, text) {
       wrong(path, value, "write a string, a number or an array of strings");
       continue;
     }
-    const bad = values.find((one) => !/^[\t\x20-\x7e]*$/.test(String(one)));
+    const bad = values.find((one) => !/^[\x20-\x7e]*$/.test(String(one)));
     if (bad !== undefined) {
       const secret = SECRET_HEADERS.has(name.toLowerCase());
       wrong(path, secret ? "[hidden]" : bad, "only visible ASCII characters may stand in a header");
@@ -243,11 +243,12 @@ function checkBody(known, method, headers, limits, problems, wrong, text) {
   const form = contentType(headers)?.startsWith(FORM) ?? false;
   const written = text(data, "data");
   if (written === undefined) return null;
-  if (form && plain(data)) {
-    for (const [key, value] of Object.entries(JSON.parse(written))) {
-      const flat = (one) => one === null || typeof one !== "object";
-      if (!(Array.isArray(value) ? value.every(flat) : flat(value))) {
-        wrong(join("data", key), value, "a form has no nested values; send JSON, or flatten it");
+  if (form && typeof data === "object") {
+    const members = JSON.parse(written);
+    if (Array.isArray(members)) wrong("data", members, "a form has no list; write an object of plain values");
+    else {
+      for (const [key, value] of Object.entries(members)) {
+        if (value !== null && typeof value === "object") wrong(join("data", key), value, "a form has no nested values; send JSON, or flatten it");
       }
     }
   }

@@ -94,7 +94,7 @@ export async function handOver(api, plan, bounds) {
       try {
         answer = await budget.call((signal) => api.post(`${path}/sends`, `[${sends.join(",")}]`, { key, signal }));
       } catch (error) {
-        const wrong = error.status === 400 ? refusedItems(error, sends.length) : error.status === 413 ? "all" : null;
+        const wrong = error.status === 400 || error.status === 413 ? refusedItems(error, sends.length) : null;
         if (wrong === null) throw error;
         cause = error;
         const reasons = wrong === "all" ? new Map(sends.map((_, at) => [at, error.message])) : wrong;
@@ -133,7 +133,7 @@ export async function handOver(api, plan, bounds) {
   }
 }
 
-/** Which items a 400 names, each with what is wrong; "all" where it names none of them. */
+/** Which items a refusal names, each with what is wrong; "all" where it names none of them. */
 function refusedItems(error, length) {
   const items = new Map();
   for (const { pointer, detail, hint } of error.errors) {

@@ -72,6 +72,14 @@ const WRONG = [
     { method: "POST", url, headers: { "content-type": "application/x-www-form-urlencoded" }, data: { a: { b: 1 } } },
     /invalid value \{"b":1\} for data\.a: a form has no nested values/,
   ],
+  [
+    { method: "POST", url, headers: { "content-type": "application/x-www-form-urlencoded" }, data: { a: [1] } },
+    /invalid value \[1\] for data\.a: a form has no nested values/,
+  ],
+  [
+    { method: "POST", url, headers: { "content-type": "application/x-www-form-urlencoded" }, data: [1] },
+    /invalid value \[1\] for data: a form has no list/,
+  ],
   [undefined, /invalid argument undefined: give one object/],
   ["https://receiver.test/", /invalid argument https:\/\/receiver\.test\/: give one object/],
   [[], /invalid argument \[\]/],

@@ -191,7 +191,8 @@ async function start() {
       session.chooseTenant(null);
       return start();
     }
-    if ((error.status === 400 || error.status === 403) && session.tenant === null) return askTenant(error.message);
+    if (error.status === 400 && session.tenant === null) return askTenant(error.message);
+    if (error.status === 403 && session.signedIn) return signIn(error.message);
     // Anything else the list shows, and tries again.
   }
   restart();

@@ -1,6 +1,6 @@
 // One run of a workflow: how many of its sends were delivered, and all of them in call order.
 
-import { ask } from "./api.js";
+import { ask, session } from "./api.js";
 import { foreign, h, replace } from "./dom.js";
 import { count } from "./format.js";
 import { link } from "./filters.js";
@@ -57,7 +57,9 @@ export class ExecutionView {
     const query = new URLSearchParams({ limit: String(limit) });
     if (cursor) query.set("cursor", cursor);
     return ask(`/v1/executions/${encodeURIComponent(this.execution)}?${query}`, {
-      signal: this.stopped.signal, ...(this.tenant ? { tenant: this.tenant } : {}),
+      signal: this.stopped.signal,
+      // An execution belongs to one tenant: "all" names none.
+      tenant: this.tenant ?? (session.tenant === "*" ? null : session.tenant),
     });
   }
 
