@@ -47,13 +47,13 @@ inspect("the list shows the newest sends first, with counts by outcome", "#/send
   await loaded(page);
   assert.deepEqual((await rowsInSight(page)).slice(0, 5), api.sends.slice(0, 5).map((one) => one.id));
   const delivered = api.sends.slice(0, 200).filter((one) => one.outcome === "delivered").length;
-  assert.match(await text(page, ".counts"), new RegExp(`200 loaded[^]*${delivered} delivered`));
+  assert.match(await text(page, ".counts"), new RegExp(`200 loaded[^]*${delivered}\\s+delivered`));
   assert.match(await text(page, ".list-status"), /live/);
 });
 
 inspect("a finished send appears by itself, in its place by acceptance", "#/sends", async (page) => {
   await loaded(page);
-  await until(page, () => document.querySelector(".live.live") !== null);
+  await until(page, () => document.querySelector(".follow.live") !== null);
   const newest = record(900, Date.now() + 5000, { end: ["rejected", 500] });
   const late = record(901, Date.parse(api.sends[3].created_at) + 1);
   api.finish(newest);
@@ -67,7 +67,7 @@ inspect("a finished send appears by itself, in its place by acceptance", "#/send
 
 inspect("paused, the list stands still and says what is waiting", "#/sends", async (page) => {
   await loaded(page);
-  await until(page, () => document.querySelector(".live.live") !== null);
+  await until(page, () => document.querySelector(".follow.live") !== null);
   await page.getByRole("button", { name: "Pause" }).click();
   const fresh = record(900, Date.now() + 5000);
   api.finish(fresh);
@@ -79,18 +79,18 @@ inspect("paused, the list stands still and says what is waiting", "#/sends", asy
 
 inspect("the tail begins again where it broke off", "#/sends", async (page) => {
   await loaded(page);
-  await until(page, () => document.querySelector(".live.live") !== null);
+  await until(page, () => document.querySelector(".follow.live") !== null);
   api.finish(record(900, Date.now() + 5000));
   await page.locator(`#row-${api.sends[0].id}`).waitFor();
   for (const { response } of api.followers) response.destroy();
-  await until(page, () => document.querySelector(".live.waiting") !== null);
-  await until(page, () => document.querySelector(".live.live") !== null);
+  await until(page, () => document.querySelector(".follow.waiting") !== null);
+  await until(page, () => document.querySelector(".follow.live") !== null);
   assert.equal(asked("/v1/tail").at(-1).headers["last-event-id"], "1");
 }, { expected: /ERR_INCOMPLETE_CHUNKED_ENCODING|Failed to load resource/ });
 
 inspect("what is in sight stays where it is while new sends arrive above", "#/sends", async (page) => {
   await loaded(page);
-  await until(page, () => document.querySelector(".live.live") !== null);
+  await until(page, () => document.querySelector(".follow.live") !== null);
   await page.evaluate(() => (document.querySelector(".rows").scrollTop = 1500));
   await until(page, () => document.querySelector(".rows").scrollTop === 1500);
   const before = await rowsInSight(page);
@@ -202,7 +202,7 @@ inspect("a send shows what was sent and what came back side by side", of("reject
   const boxes = [await sent.boundingBox(), await received.boundingBox()];
   assert.equal(boxes[0].y, boxes[1].y);
   assert.ok(boxes[0].x + boxes[0].width <= boxes[1].x);
-  assert.match(await sent.innerText(), /authorization:\s*\[redacted hmac:5f3a9c01\]/);
+  assert.match(await sent.innerText(), /authorization\s*\[redacted hmac:5f3a9c01\]/);
   assert.match(await received.innerText(), /HTTP\/1\.1 422 Unprocessable Content/);
   assert.match(await text(page, ".said"), /answered 422 in .*its answer usually says which/);
   assert.match(await received.locator("pre").innerText(), /"fields": \{\n {4}"total": "must be a string"/);
@@ -307,7 +307,7 @@ inspect("resend: a body that is no longer kept is asked for, and goes as its own
   await page.getByRole("button", { name: "Resend …" }).click();
   const dialog = page.getByRole("dialog", { name: "Send again" });
   await dialog.getByLabel("Body").fill('{"n": 1.0, "big": 12345678901234567890}');
-  await dialog.getByLabel("authorization").fill("Bearer abc");
+  await dialog.getByLabel("authorization", { exact: true }).fill("Bearer abc");
   await dialog.getByRole("button", { name: "Send again" }).click();
   await until(page, () => document.querySelector("dialog") === null);
   assert.equal(asked("/v1/sends/").filter((call) => call.method === "POST").at(-1).body, '{"headers":{"authorization":"Bearer abc"},"data":{"n": 1.0, "big": 12345678901234567890}}');
@@ -371,7 +371,7 @@ inspect("sources: without the scope, the published list alone", "#/sends", async
 inspect("tenants: the noisiest first", "#/tenants", async (page) => {
   await page.getByRole("table", { name: "Tenants" }).waitFor();
   assert.deepEqual(await page.locator("tbody th").allInnerTexts(), ["globex", "acme", "initech", "quiet"]);
-  assert.match(await text(page, "tbody tr"), /81,234[^]*200[^]*1 min 3\d s[^]*17,820 failed/);
+  assert.match(await page.locator("tbody tr").first().innerText(), /81,234[^]*200[^]*1 min 3\d s[^]*17,820\s+failed/);
   await page.getByRole("link", { name: /17,820 failed/ }).click();
   await until(page, () => location.hash === "#/sends?outcome=failed&tenant=globex&since=1h");
 });
@@ -380,7 +380,7 @@ inspect("suspensions: made with a question, lifted with a question", "#/suspensi
   await page.getByRole("table", { name: "Suspensions in force" }).waitFor();
   assert.match(await text(page, ".page-box"), /tenant globex, workflow nightly-sync[^]*floods a receiver[^]*ops-anna[^]*Lifted[^]*host old\.partner\.example/);
   await page.getByLabel("What").selectOption("host");
-  await page.getByLabel("Host").fill("victim.example");
+  await page.getByLabel("Host", { exact: true }).fill("victim.example");
   await page.getByLabel("Reason").fill("report 4711");
   await page.getByRole("button", { name: "Suspend …" }).click();
   await page.getByRole("dialog").getByRole("button", { name: "Cancel" }).click();

@@ -2,6 +2,7 @@
 //
 // Views: #/sends[?filters]  #/sends/ID  #/executions/ID[?tenant=]  #/sources  #/tenants  #/suspensions
 
+import { part } from "./format.js";
 import { ask, session } from "./api.js";
 import { foreign, h, replace } from "./dom.js";
 import { ExecutionView } from "./execution.js";
@@ -59,7 +60,7 @@ function route() {
 }
 
 function backOf(one) {
-  if (one instanceof ExecutionView) return `#/executions/${encodeURIComponent(one.execution)}${one.tenant ? `?${new URLSearchParams({ tenant: one.tenant })}` : ""}`;
+  if (one instanceof ExecutionView) return `#/executions/${part(one.execution)}${one.tenant ? `?${new URLSearchParams({ tenant: one.tenant })}` : ""}`;
   return one instanceof SendsView ? link(one.filters) : "#/sends";
 }
 

@@ -5,6 +5,8 @@ import { bytes, count } from "./format.js";
 
 /** Beyond this, pretty printing would cost more than it shows. */
 const PRETTY_CHARS = 300_000;
+/** What the hex view shows of a body, in bytes. */
+const HEX_BYTES = 64 * 1024;
 const INDENT = "  ";
 
 /** What a record keeps of a body, as bytes and as text where it is text. */
@@ -48,7 +50,10 @@ export function bodyView(part, label) {
   const pretty = kept.text === null ? null : prettyOf(kept.text, type);
   if (pretty !== null) ways.push(["Pretty", pretty]);
   if (kept.text !== null) ways.push(["Raw", () => h("pre", { class: "body" }, foreign(kept.text, { lines: true, limit: 100_000 }))]);
-  ways.push(["Hex", () => h("pre", { class: "body hex" }, hex(kept.bytes))]);
+  ways.push(["Hex", () => [
+    h("pre", { class: "body hex" }, hex(kept.bytes.subarray(0, HEX_BYTES))),
+    kept.bytes.length > HEX_BYTES ? h("p", { class: "cut" }, `The first ${bytes(HEX_BYTES)} are shown.`) : null,
+  ]]);
 
   const pane = h("div", { class: "body-pane", tabindex: 0, role: "tabpanel", "aria-label": `${label} body` });
   const tabs = ways.map(([name, draw], at) => h("button", {

@@ -1,8 +1,8 @@
 // One run of a workflow: how many of its sends were delivered, and all of them in call order.
 
 import { ask, session } from "./api.js";
-import { foreign, h, replace } from "./dom.js";
-import { count } from "./format.js";
+import { foreign, h, plainForeign, replace } from "./dom.js";
+import { count, part } from "./format.js";
 import { link } from "./filters.js";
 import { columnHeads, rowHeight, sendRow } from "./sends.js";
 import { VirtualList } from "./virtual.js";
@@ -18,7 +18,7 @@ export class ExecutionView {
   constructor(execution, tenant) {
     this.execution = execution;
     this.tenant = tenant;
-    this.title = `Execution ${execution}`;
+    this.title = `Execution ${plainForeign(execution, 90)}`;
     this.stopped = new AbortController();
     this.head = h("div", { class: "head" });
     this.list = new VirtualList({
@@ -56,7 +56,7 @@ export class ExecutionView {
   #page(cursor, limit = PAGE) {
     const query = new URLSearchParams({ limit: String(limit) });
     if (cursor) query.set("cursor", cursor);
-    return ask(`/v1/executions/${encodeURIComponent(this.execution)}?${query}`, {
+    return ask(`/v1/executions/${part(this.execution)}?${query}`, {
       signal: this.stopped.signal,
       // An execution belongs to one tenant: "all" names none.
       tenant: this.tenant ?? (session.tenant === "*" ? null : session.tenant),

@@ -79,3 +79,8 @@ export function addressParts(text) {
   const match = /^(https?:\/\/)([^/?#]*)([\s\S]*)$/.exec(text);
   return match === null ? { scheme: "", host: text, rest: "" } : { scheme: match[1], host: match[2], rest: match[3] };
 }
+
+/** A text as one part of an address; half a surrogate pair, which no address can hold, becomes U+FFFD. */
+export function part(text) {
+  return encodeURIComponent(String(text).toWellFormed());
+}

@@ -3,7 +3,7 @@
 import { ask, Problem, session } from "./api.js";
 import { foreign, h, note, replace } from "./dom.js";
 import { addressOf, facts } from "./facts.js";
-import { ago, count, instant, span } from "./format.js";
+import { ago, count, instant, part, span } from "./format.js";
 import { link, OUTCOMES } from "./filters.js";
 
 const LOOK_AGAIN = 3000;
@@ -246,7 +246,7 @@ export class SuspensionsPage extends Page {
   async #lift(one) {
     if (!await confirmed("Lift", "Lift this suspension? New sends are taken again; what it ended stays ended.")) return;
     try {
-      await ask(`/v1/suspensions/${encodeURIComponent(one.id)}`, { method: "DELETE", as: "text", tenant: null });
+      await ask(`/v1/suspensions/${part(one.id)}`, { method: "DELETE", as: "text", tenant: null });
       note("Lifted.", "good");
       this.#now();
     } catch (error) {

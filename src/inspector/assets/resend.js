@@ -3,7 +3,7 @@
 import { ask, Problem } from "./api.js";
 import { bodyOf, headerValue } from "./body.js";
 import { foreign, h, note, replace } from "./dom.js";
-import { bytes } from "./format.js";
+import { bytes, part } from "./format.js";
 
 const REDACTED = /^\[redacted /;
 
@@ -68,12 +68,12 @@ export function openResend(record) {
     problem.hidden = true;
     try {
       const tenant = record.context?.tenant;
-      const made = await ask(`/v1/sends/${encodeURIComponent(record.id)}/resend`, {
+      const made = await ask(`/v1/sends/${part(record.id)}/resend`, {
         method: "POST", body: body(record, known), ...(tenant ? { tenant } : {}),
       });
       dialog.close();
       note("Sent again, as a new send.", "good");
-      location.hash = `#/sends/${encodeURIComponent(made.id)}`;
+      location.hash = `#/sends/${part(made.id)}`;
     } catch (error) {
       go.disabled = false;
       if (!(error instanceof Problem)) throw error;

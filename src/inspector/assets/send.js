@@ -3,8 +3,8 @@
 import { ask, Problem } from "./api.js";
 import { bodyView, headersView, headerValue } from "./body.js";
 import { curl } from "./curl.js";
-import { copyButton, download, foreign, h, note, replace } from "./dom.js";
-import { ago, bytes, daysUntil, instant, ms } from "./format.js";
+import { copyButton, download, foreign, h, note, plainForeign, replace } from "./dom.js";
+import { ago, bytes, daysUntil, instant, ms, part } from "./format.js";
 import { link } from "./filters.js";
 import { facts, isPublished } from "./facts.js";
 import { openResend } from "./resend.js";
@@ -31,7 +31,7 @@ export class SendView {
   async load() {
     const { signal } = this.stopped;
     try {
-      const path = `/v1/sends/${encodeURIComponent(this.id)}`;
+      const path = `/v1/sends/${part(this.id)}`;
       this.show(await ask(path, { signal }));
       while (this.record.state !== "done" && !signal.aborted) {
         const started = performance.now();
@@ -49,7 +49,7 @@ export class SendView {
 
   async show(record) {
     this.record = record;
-    this.title = `${record.request.method} ${record.request.url.slice(0, 80)}, ${record.outcome ?? record.state}`;
+    this.title = plainForeign(`${record.request.method} ${record.request.url}`.slice(0, 90)) + `, ${record.outcome ?? record.state}`;
     this.ontitle?.();
     this.#draw(null);
     const found = await facts();
@@ -93,12 +93,12 @@ export class SendView {
       h("p", { class: "head-sub" },
         h("span", { title: instant(record.created_at) }, `${instant(record.created_at)} · ${ago(record.created_at)}`),
         h("span", { class: "id" }, record.id, copyButton("Copy", record.id, { class: "link", "aria-label": "Copy the id" })),
-        record.resend_of ? h("span", {}, "resend of ", h("a", { href: `#/sends/${encodeURIComponent(record.resend_of)}`, class: "mono" }, foreign(record.resend_of))) : null));
+        record.resend_of ? h("span", {}, "resend of ", h("a", { href: `#/sends/${part(record.resend_of)}`, class: "mono" }, foreign(record.resend_of))) : null));
   }
 
   async har() {
     try {
-      const text = await ask(`/v1/sends/${encodeURIComponent(this.id)}/har`, { as: "text" });
+      const text = await ask(`/v1/sends/${part(this.id)}/har`, { as: "text" });
       download(`egressd-${this.id}.har`, text, "application/json");
     } catch (error) {
       note(error instanceof Problem ? `No HAR: ${error.message}` : String(error), "bad");
@@ -153,7 +153,7 @@ function sent(record) {
   const version = record.response?.version ?? "HTTP/1.1";
   const dropped = request.dropped_headers ?? [];
   return [
-    h("p", { class: "start-line" }, h("b", {}, foreign(request.method ?? "")), " ", foreign(target(request.url).path), " ", h("span", { class: "dim" }, left ? version : "not sent")),
+    h("p", { class: "start-line" }, h("b", {}, foreign(request.method ?? "")), " ", foreign(target(request.url).path), " ", h("span", { class: "dim" }, left ? foreign(version) : "not sent")),
     headersView(request.headers),
     dropped.length === 0 ? null : h("p", { class: "dropped" }, "Given and not sent: ", dropped.map((name, at) => [at > 0 ? ", " : "", h("code", {}, foreign(name))])),
     bodyView(request, "sent"),
@@ -209,7 +209,7 @@ function certificate(one) {
   return [
     h("div", {}, foreign(one.subject ?? "")),
     h("div", { class: "dim" }, "by ", foreign(one.issuer ?? "")),
-    h("div", { title: instant(one.not_after) }, h("span", { class: `tick ${tone}` }, left), " ", h("span", { class: "dim" }, `until ${String(one.not_after ?? "").slice(0, 10)}`)),
+    h("div", { title: instant(one.not_after) }, h("span", { class: `tick ${tone}` }, left), " ", h("span", { class: "dim" }, "until ", foreign(String(one.not_after ?? "").slice(0, 10)))),
     one.sha256 ? h("div", { class: "mono small dim wrap" }, foreign(one.sha256)) : null,
   ];
 }
@@ -242,5 +242,5 @@ function life(record) {
 /** An execution belongs to a tenant, so its link names both. */
 export function executionLink(context) {
   const query = context.tenant ? `?${new URLSearchParams({ tenant: context.tenant })}` : "";
-  return `#/executions/${encodeURIComponent(context.execution)}${query}`;
+  return `#/executions/${part(context.execution)}${query}`;
 }

@@ -2,7 +2,7 @@
 
 import { foreign, h, plainForeign, replace } from "./dom.js";
 import { Feed } from "./feed.js";
-import { addressParts, clock, count, instant, ms } from "./format.js";
+import { addressParts, clock, count, instant, ms, part } from "./format.js";
 import { CODES, fromText, KEYS, link, OUTCOMES, toQuery, toText } from "./filters.js";
 import { VirtualList } from "./virtual.js";
 import { answer, outcomeOf } from "./words.js";
@@ -26,7 +26,7 @@ export function sendRow(record, { selected, index = null, onselect }) {
     h("span", { class: "c-outcome", role: "gridcell" }, badge(outcome, record.would_block)),
     h("span", { class: "c-method", role: "gridcell" }, foreign(record.request.method ?? "", { limit: 12 })),
     h("span", { class: "c-url", role: "gridcell", title: plainForeign(record.request.url) },
-      h("a", { href: `#/sends/${encodeURIComponent(record.id)}`, tabindex: -1 },
+      h("a", { href: `#/sends/${part(record.id)}`, tabindex: -1 },
         h("span", { class: "host" }, foreign(host.slice(0, 200))), h("span", { class: "path" }, foreign(rest.slice(0, 300), { limit: 300 })))),
     h("span", { class: "c-answer", role: "gridcell" }, foreign(said, { limit: 40 })),
     h("span", { class: "c-total", role: "gridcell" }, total === null ? "" : [
@@ -44,7 +44,7 @@ export function sendRow(record, { selected, index = null, onselect }) {
     onclick: (event) => {
       onselect?.(record);
       // A click on the link itself follows it, in a new tab too.
-      if (event.target.closest("a") === null && getSelection().isCollapsed) location.hash = `#/sends/${encodeURIComponent(record.id)}`;
+      if (event.target.closest("a") === null && getSelection().isCollapsed) location.hash = `#/sends/${part(record.id)}`;
     },
   }, cells);
 }
@@ -190,7 +190,7 @@ export class SendsView {
     const rows = feed.view.length === feed.rows.length ? `${count(feed.rows.length)} sends` : `${count(feed.view.length)} of ${count(feed.rows.length)} sends match`;
     const more = feed.loading ? "loading …" : feed.more ? null : "no older ones";
     replace(this.status,
-      h("span", { class: `live ${feed.paused ? "paused" : feed.live}` }, h("i", { "aria-hidden": true }), feed.paused ? "paused" : states[feed.live]),
+      h("span", { class: `follow ${feed.paused ? "paused" : feed.live}` }, h("i", { "aria-hidden": true }), feed.paused ? "paused" : states[feed.live]),
       h("span", {}, rows),
       more === null
         ? h("button", { type: "button", class: "link", onclick: () => this.feed.load() }, this.filters.q ? "Look further back" : "Load older")
