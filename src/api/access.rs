@@ -249,6 +249,3 @@ fn is_own_origin(origin: &str, host: Option<&Authority>) -> bool {
         && origin.port_u16().unwrap_or(default_port) == host.port_u16().unwrap_or(default_port)
         && !rest.contains('@')
 }
-
-#[cfg(test)]
-mod tests;

@@ -40,7 +40,7 @@ fn execution_id(path: Result<Path<String>, PathRejection>) -> Result<ExecutionId
 
 /// Submit sends that are held until their execution finishes.
 #[utoipa::path(
-    post, path = "/v1/executions/{execution}/sends", tag = "executions",
+    post, path = "/v1/executions/{execution}/sends", operation_id = "submit_held_sends", tag = "executions",
     params(openapi::Tenant, openapi::Idempotency, ("execution" = String, Path, description = "The run's id", min_length = 1, max_length = 256)),
     request_body(content = inline(openapi::Submission), content_type = "application/json", examples(
         ("several" = (summary = "Two sends of a run", value = json!([{"method": "POST", "url": "https://hooks.example.com/a", "data": {"name": "Luke"}}, {"method": "POST", "url": "https://hooks.example.com/a", "data": {"name": "Leia"}}])))
@@ -78,7 +78,7 @@ pub(super) async fn submit(
 
 /// Release the held sends. A second call answers the same.
 #[utoipa::path(
-    post, path = "/v1/executions/{execution}/finish", tag = "executions",
+    post, path = "/v1/executions/{execution}/finish", operation_id = "finish_execution", tag = "executions",
     params(openapi::Tenant, ("execution" = String, Path, description = "The run's id", min_length = 1, max_length = 256)),
     responses(
         (status = 200, description = "Released; durable", body = Released),
@@ -101,7 +101,7 @@ pub(super) async fn finish(
 
 /// The held sends are never sent; each ends `discarded`.
 #[utoipa::path(
-    post, path = "/v1/executions/{execution}/discard", tag = "executions",
+    post, path = "/v1/executions/{execution}/discard", operation_id = "discard_execution", tag = "executions",
     params(openapi::Tenant, ("execution" = String, Path, description = "The run's id", min_length = 1, max_length = 256)),
     responses(
         (status = 200, description = "Discarded; durable", body = Discarded),
@@ -141,7 +141,7 @@ impl Shared {
 
 /// One execution: its state, its counts, and its sends in call order.
 #[utoipa::path(
-    get, path = "/v1/executions/{execution}", tag = "executions",
+    get, path = "/v1/executions/{execution}", operation_id = "read_execution", tag = "executions",
     params(openapi::Tenant, openapi::Paging, ("execution" = String, Path, description = "The run's id", min_length = 1, max_length = 256)),
     responses(
         (status = 200, description = "The execution", body = ExecutionView<'static>),

@@ -30,12 +30,12 @@ pub struct ExplanationView<'a> {
     #[schema(schema_with = openapi::explained_verdict)]
     verdict: &'static str,
     /// The rule that decided.
-    #[schema(schema_with = openapi::code_or_null)]
+    #[schema(schema_with = openapi::code_or_null, required)]
     code: Option<&'static str>,
     #[schema(required)]
     message: Option<&'a str>,
     /// In report mode: the code with which a host list would have blocked it.
-    #[schema(schema_with = openapi::code_or_null)]
+    #[schema(schema_with = openapi::code_or_null, required)]
     would_block: Option<&'static str>,
     resolved: Vec<ResolvedView>,
     /// The source that would be used; the public address for callers without the scope `operate`.
@@ -72,7 +72,7 @@ impl<'a> ExplanationView<'a> {
 
 /// Say what would become of a send. It counts as a try; nothing is sent.
 #[utoipa::path(
-    post, path = "/v1/explain", tag = "policy",
+    post, path = "/v1/explain", operation_id = "explain", tag = "policy",
     params(openapi::Tenant),
     request_body(content = openapi::ExplainBody, content_type = "application/json", example = json!({"method": "POST", "url": "https://hooks.example.com/orders"})),
     responses(

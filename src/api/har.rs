@@ -18,7 +18,7 @@ use crate::record::{Record, ShownHeaders};
 
 /// One send's record as HAR 1.2. A send without a response has status 0, as browsers write it.
 #[utoipa::path(
-    get, path = "/v1/sends/{id}/har", tag = "sends",
+    get, path = "/v1/sends/{id}/har", operation_id = "read_har", tag = "sends",
     params(openapi::Tenant, ("id" = String, Path, description = "The send's id")),
     responses(
         (status = 200, description = "HAR 1.2", body = openapi::Har),

@@ -9,7 +9,8 @@ use std::sync::LazyLock;
 use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::schema::{Object, ObjectBuilder, SchemaType, Type};
+use serde_json::{Value, json};
+use utoipa::openapi::schema::{Object, ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{IntoParams, Modify, OpenApi, ToSchema};
 
@@ -32,7 +33,7 @@ use crate::send::Method;
         executions::submit, executions::one, executions::finish, executions::discard,
         explain::explain,
         suspensions::list, suspensions::suspend, suspensions::lift, suspensions::tenants,
-        public_ips_text, public_ips_json, document_itself,
+        public_ips_text, public_ips_json, document_itself, inspector,
     ),
     tags(
         (name = "sends", description = "Submitting sends, and what came of them"),
@@ -61,15 +62,74 @@ impl Modify for Finish {
     }
 }
 
-static DOCUMENT: LazyLock<String> = LazyLock::new(|| Api::openapi().to_json().unwrap_or_default());
+static DOCUMENT: LazyLock<String> = LazyLock::new(|| {
+    let mut document = serde_json::to_value(Api::openapi()).unwrap_or_default();
+    mend(&mut document);
+    document.to_string()
+});
+
+/// What the derives cannot say: a parameter that is left out is not `null`, an empty array of sends is none, a
+/// request has one body at most, and every call may be refused by the browser guard.
+fn mend(document: &mut Value) {
+    let paths = document.get_mut("paths").and_then(Value::as_object_mut);
+    let operations = paths.into_iter().flat_map(|paths| paths.values_mut()).filter_map(Value::as_object_mut);
+    for operation in operations.flat_map(|path| path.values_mut()) {
+        let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+        for kind in parameters.into_iter().flatten().filter_map(|one| one.pointer_mut("/schema/type")) {
+            let not_null = kind.as_array().and_then(|kinds| kinds.iter().find(|kind| **kind != "null").cloned());
+            if let Some(not_null) = not_null {
+                *kind = not_null;
+            }
+        }
+        let choices = operation.pointer_mut("/requestBody/content/application~1json/schema/oneOf");
+        for choice in choices.and_then(Value::as_array_mut).into_iter().flatten() {
+            if choice.get("type").is_some_and(|kind| kind == "array") {
+                choice["minItems"] = 1.into();
+            }
+        }
+        if let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) {
+            let problem = |description: &str| {
+                let schema = json!({"schema": {"$ref": "#/components/schemas/Problem"}});
+                json!({"description": description, "content": {"application/problem+json": schema}})
+            };
+            responses.entry("403").or_insert_with(|| problem("A page of another origin asks"));
+            responses.entry("421").or_insert_with(|| problem("While there are no clients: the Host is not loopback's"));
+        }
+    }
+    let given = |names: &[&str]| {
+        let not_null = |name: &&str| ((*name).to_owned(), json!({"not": {"type": "null"}}));
+        json!({"required": names, "properties": names.iter().map(not_null).collect::<serde_json::Map<_, _>>()})
+    };
+    let both = given(&["data", "data_base64"]);
+    if let Some(send) = document.pointer_mut("/components/schemas/Send") {
+        let head = json!({"required": ["method"], "properties": {"method": {"const": "HEAD"}}});
+        let body = json!({"anyOf": [given(&["data"]), given(&["data_base64"])]});
+        send["allOf"] = json!([{"not": both}, {"not": {"allOf": [head, body]}}]);
+    }
+    if let Some(resend) = document.pointer_mut("/components/schemas/Resend") {
+        resend["not"] = both;
+    }
+    for of in ["Send", "Resend"] {
+        if let Some(headers) = document.pointer_mut(&format!("/components/schemas/{of}/properties/headers")) {
+            headers["propertyNames"] = json!({"pattern": "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"});
+        }
+    }
+    if let Some(suspend) = document.pointer_mut("/components/schemas/Suspend") {
+        let absent = |name: &str| json!({"not": given(&[name])});
+        suspend["oneOf"] = json!([
+            {"allOf": [given(&["tenant"]), absent("host")]},
+            {"allOf": [given(&["host"]), absent("tenant"), absent("workflow")]},
+        ]);
+    }
+}
 
 /// The document as served.
-pub fn json() -> &'static str {
+pub fn text() -> &'static str {
     &DOCUMENT
 }
 
 pub(super) async fn document() -> Response {
-    ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-cache")], json()).into_response()
+    ([(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-cache")], text()).into_response()
 }
 
 /// This document.
@@ -77,6 +137,15 @@ pub(super) async fn document() -> Response {
     responses((status = 200, description = "OpenAPI 3.1", body = HashMap<String, serde_json::Value>)))]
 #[allow(dead_code, reason = "described here, served by the router")]
 fn document_itself() {}
+
+/// The inspector: a page that asks this API.
+#[utoipa::path(get, path = "/", tag = "sends", operation_id = "inspector", security(()),
+    responses(
+        (status = 200, description = "The page", body = String, content_type = "text/html"),
+        (status = 404, body = super::problem::ProblemView<'static>, content_type = "application/problem+json", description = "Built without it"),
+    ))]
+#[allow(dead_code, reason = "described here, served by `page`")]
+fn inspector() {}
 
 /// The published addresses, one per line: announced, active and retiring ones alike.
 #[utoipa::path(get, path = "/public-ips.txt", tag = "addresses", security(()),
@@ -225,7 +294,10 @@ pub(super) struct SendBody {
     /// it is; a flat object as a form where the content type is `application/x-www-form-urlencoded`.
     data: Option<serde_json::Value>,
     /// The body as bytes, instead of `data`.
-    #[schema(content_encoding = "base64", pattern = "^[A-Za-z0-9+/]*={0,2}$")]
+    #[schema(
+        content_encoding = "base64",
+        pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw](==)?|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=?)?$"
+    )]
     data_base64: Option<String>,
     /// Values are strings, numbers, or arrays of strings (one line each). Framing and hop-by-hop headers are dropped.
     #[schema(schema_with = header_values)]
@@ -273,7 +345,10 @@ pub(super) struct ResendBody {
     #[schema(schema_with = header_values)]
     headers: Option<HashMap<String, serde_json::Value>>,
     data: Option<serde_json::Value>,
-    #[schema(content_encoding = "base64", pattern = "^[A-Za-z0-9+/]*={0,2}$")]
+    #[schema(
+        content_encoding = "base64",
+        pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw](==)?|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=?)?$"
+    )]
     data_base64: Option<String>,
 }
 
@@ -311,9 +386,9 @@ pub(super) struct Har {
 }
 
 fn text_of(values: impl Iterator<Item = &'static str>, or_null: bool) -> Object {
-    let mut values: Vec<serde_json::Value> = values.map(serde_json::Value::from).collect();
+    let mut values: Vec<Value> = values.map(Value::from).collect();
     let kind = if or_null {
-        values.push(serde_json::Value::Null);
+        values.push(Value::Null);
         SchemaType::from_iter([Type::String, Type::Null])
     } else {
         SchemaType::new(Type::String)
@@ -374,19 +449,22 @@ fn address_status() -> Object {
 }
 
 /// An object or null, its values one of several forms.
-fn open_object(values: serde_json::Value) -> utoipa::openapi::schema::Schema {
-    let schema = serde_json::json!({"type": ["object", "null"], "additionalProperties": values});
+fn open_object(values: Value) -> Value {
+    json!({"type": ["object", "null"], "additionalProperties": values})
+}
+
+fn described(schema: Value) -> Schema {
     serde_json::from_value(schema).unwrap_or_else(|_| ObjectBuilder::new().build().into())
 }
 
-fn header_values() -> utoipa::openapi::schema::Schema {
-    let line = serde_json::json!({"type": "string", "pattern": "^[ -~]*$"});
-    open_object(serde_json::json!({"oneOf": [line, {"type": "number"}, {"type": "array", "items": line}]}))
+fn header_values() -> Schema {
+    let line = json!({"type": "string", "pattern": "^[ -~]*$"});
+    described(open_object(json!({"oneOf": [line, {"type": "number"}, {"type": "array", "items": line}]})))
 }
 
-fn param_values() -> utoipa::openapi::schema::Schema {
-    let plain = serde_json::json!({"type": ["string", "number", "boolean", "null"]});
-    open_object(serde_json::json!({"oneOf": [plain, {"type": "array", "items": plain}]}))
+fn param_values() -> Schema {
+    let plain = json!({"type": ["string", "number", "boolean", "null"]});
+    described(open_object(json!({"oneOf": [plain, {"type": "array", "items": plain}]})))
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use crate::store::IdempotencyKey;
 /// What was redacted or is no longer kept is supplied in the body; while any of it is missing, 409
 /// `resend_incomplete` names each.
 #[utoipa::path(
-    post, path = "/v1/sends/{id}/resend", tag = "sends",
+    post, path = "/v1/sends/{id}/resend", operation_id = "resend", tag = "sends",
     params(openapi::Tenant, openapi::Idempotency, ("id" = String, Path, description = "The send's id")),
     request_body(content = Option<openapi::ResendBody>, content_type = "application/json", example = json!({"headers": {"Authorization": "Bearer …"}})),
     responses(

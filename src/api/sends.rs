@@ -38,7 +38,7 @@ const RECORD_JSON_BYTES: usize = 1536;
 /// 202 only when every one of them is on disk. One send (an object) is answered with its record, several (an array)
 /// with theirs in call order. A call with a problem of shape is refused whole; where a URL points is never one.
 #[utoipa::path(
-    post, path = "/v1/sends", tag = "sends",
+    post, path = "/v1/sends", operation_id = "submit_sends", tag = "sends",
     params(openapi::Tenant, openapi::Idempotency),
     request_body(content = inline(openapi::Submission), content_type = "application/json", examples(
         ("one" = (summary = "One send", value = json!({"method": "POST", "url": "https://hooks.example.com/orders", "data": {"order": 1}}))),
@@ -192,7 +192,7 @@ pub(super) fn send_id(path: Result<Path<String>, PathRejection>) -> Result<SendI
 
 /// The sends of a tenant, newest first.
 #[utoipa::path(
-    get, path = "/v1/sends", tag = "sends",
+    get, path = "/v1/sends", operation_id = "list_sends", tag = "sends",
     params(openapi::Tenant, openapi::Filters, openapi::Paging),
     responses(
         (status = 200, description = "One page; bodies are left out", body = PageView<'static>),
@@ -215,7 +215,7 @@ pub(super) async fn list(State(api): State<Arc<Shared>>, request: Request) -> Re
 
 /// One send's record, with its bodies.
 #[utoipa::path(
-    get, path = "/v1/sends/{id}", tag = "sends",
+    get, path = "/v1/sends/{id}", operation_id = "read_send", tag = "sends",
     params(
         openapi::Tenant,
         ("id" = String, Path, description = "The send's id"),

@@ -74,7 +74,7 @@ struct SuspensionsView<'a> {
 
 /// Those in force and those lifted, newest first.
 #[utoipa::path(
-    get, path = "/v1/suspensions", tag = "operators",
+    get, path = "/v1/suspensions", operation_id = "list_suspensions", tag = "operators",
     params(openapi::Tenant),
     responses(
         (status = 200, description = "All of them", body = SuspensionsView<'static>),
@@ -104,7 +104,7 @@ fn within(suspension: &Suspension, reach: &Tenants) -> bool {
 
 /// Stop a tenant, one workflow of it, or every tenant's sends to one host. Effective at once.
 #[utoipa::path(
-    post, path = "/v1/suspensions", tag = "operators",
+    post, path = "/v1/suspensions", operation_id = "suspend", tag = "operators",
     params(openapi::Tenant),
     request_body(content = openapi::SuspendBody, content_type = "application/json", examples(
         ("host" = (value = json!({"host": "victim.example.com", "reason": "abuse report 4711"}))),
@@ -183,7 +183,7 @@ fn read(raw: &bytes::Bytes) -> Result<(SuspensionScope, String), Problem> {
 
 /// Lift a suspension. It stays in the list, with who lifted it and when.
 #[utoipa::path(
-    delete, path = "/v1/suspensions/{id}", tag = "operators",
+    delete, path = "/v1/suspensions/{id}", operation_id = "lift_suspension", tag = "operators",
     params(openapi::Tenant, ("id" = String, Path, description = "The suspension's id")),
     responses(
         (status = 204, description = "Lifted"),
@@ -254,7 +254,7 @@ struct TenantsView<'a> {
 
 /// Who is noisy: every tenant with something waiting, under way, or finished within the last hour.
 #[utoipa::path(
-    get, path = "/v1/tenants", tag = "operators",
+    get, path = "/v1/tenants", operation_id = "list_tenants", tag = "operators",
     params(openapi::Tenant),
     responses(
         (status = 200, description = "By tenant", body = TenantsView<'static>),

@@ -29,7 +29,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// One `send` event per finished send, its data the record without bodies. `Last-Event-ID` resumes after that event;
 /// without it the stream begins now.
 #[utoipa::path(
-    get, path = "/v1/tail", tag = "sends",
+    get, path = "/v1/tail", operation_id = "tail", tag = "sends",
     params(openapi::Tenant, openapi::Filters, ("last-event-id" = Option<u64>, Header, description = "Resume after the event with this id")),
     responses(
         (status = 200, description = "Server-Sent Events", body = String, content_type = "text/event-stream"),

@@ -37,7 +37,7 @@ pub struct RecordView<'a> {
     id: Shown<SendId>,
     #[schema(schema_with = openapi::state)]
     state: &'static str,
-    #[schema(schema_with = openapi::outcome_or_null)]
+    #[schema(schema_with = openapi::outcome_or_null, required)]
     outcome: Option<&'static str>,
     #[schema(required)]
     error: Option<ErrorView<'a>>,
@@ -49,7 +49,7 @@ pub struct RecordView<'a> {
     #[schema(required)]
     response: Option<ResponseView<'a>>,
     /// In report mode: the code with which a host list would have blocked it.
-    #[schema(schema_with = openapi::code_or_null)]
+    #[schema(schema_with = openapi::code_or_null, required)]
     would_block: Option<&'static str>,
     #[schema(required)]
     connection: Option<ConnectionView<'a>>,
@@ -81,7 +81,7 @@ impl<T: std::fmt::Display> Serialize for Shown<T> {
 struct ErrorView<'a> {
     #[schema(schema_with = openapi::code)]
     code: &'static str,
-    #[schema(schema_with = openapi::phase_or_null)]
+    #[schema(schema_with = openapi::phase_or_null, required)]
     phase: Option<&'static str>,
     /// What was tried, with which values, and what to do next.
     message: &'a str,
@@ -115,7 +115,7 @@ struct RequestView<'a> {
     dropped_headers: &'a [String],
     #[schema(required)]
     body: Option<Cow<'a, str>>,
-    #[schema(schema_with = openapi::encoding_or_null)]
+    #[schema(schema_with = openapi::encoding_or_null, required)]
     body_encoding: Option<&'static str>,
     /// Size of the body that is sent.
     body_bytes: u64,
@@ -136,7 +136,7 @@ struct ResponseView<'a> {
     headers: Headers<'a>,
     #[schema(required)]
     body: Option<Cow<'a, str>>,
-    #[schema(schema_with = openapi::encoding_or_null)]
+    #[schema(schema_with = openapi::encoding_or_null, required)]
     body_encoding: Option<&'static str>,
     /// Bytes read.
     body_bytes: u64,
@@ -424,7 +424,7 @@ pub struct ExecutionView<'a> {
     execution: &'a str,
     #[schema(schema_with = openapi::execution_state)]
     state: &'static str,
-    #[schema(schema_with = openapi::finished_by_or_null)]
+    #[schema(schema_with = openapi::finished_by_or_null, required)]
     finished_by: Option<&'static str>,
     /// Sends whose outcome is `delivered`.
     delivered: u64,

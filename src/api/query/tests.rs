@@ -1,1 +1,47 @@
+use super::*;
 
+#[test]
+fn a_host_is_a_name_or_an_address_alone() {
+    for (given, mapped) in [
+        ("example.com", Some("example.com")),
+        ("Example.COM", Some("example.com")),
+        ("example.com.", Some("example.com")),
+        (" example.com ", Some("example.com")),
+        ("bücher.example.com", Some("xn--bcher-kva.example.com")),
+        ("localhost", Some("localhost")),
+        ("127.0.0.1", Some("127.0.0.1")),
+        ("2130706433", Some("127.0.0.1")),
+        ("::1", Some("::1")),
+        ("[::1]", Some("::1")),
+        ("2001:db8::0:1", Some("2001:db8::1")),
+        ("", None),
+        ("a b", None),
+        ("example.com:80", None),
+        ("example.com:8080", None),
+        ("[::1]:80", None),
+        ("http://example.com", None),
+        ("example.com/", None),
+        ("example.com/x", None),
+        ("example.com?x", None),
+        ("example.com#x", None),
+        ("user@example.com", None),
+        ("a..b", None),
+        ("*.example.com", None),
+    ] {
+        assert_eq!(host(given).as_deref(), mapped, "{given:?}");
+    }
+}
+
+#[test]
+fn no_more_parameters_are_looked_at_than_the_bound() {
+    let many: Vec<String> = (0..limits::QUERY_PARAMETERS_MAX * 3).map(|n| format!("p{n}=1")).collect();
+    assert!(none(Some(&many.join("&"))).is_err());
+    assert!(none(Some("")).is_ok() && none(None).is_ok());
+}
+
+#[test]
+fn a_page_has_a_default_size() {
+    assert_eq!(page(None).ok(), Some(PageQuery { limit: limits::PAGE_ITEMS_DEFAULT, cursor: None }));
+    let asked = page(Some("limit=7&cursor=abc")).ok();
+    assert_eq!(asked, Some(PageQuery { limit: 7, cursor: Some("abc".to_owned()) }));
+}
