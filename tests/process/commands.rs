@@ -52,7 +52,7 @@ fn a_bad_configuration_starts_nothing_and_names_every_problem() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn send_waits_for_its_record_and_says_how_it_ended() {
     let (receiver, seen) = counting_receiver(Duration::ZERO).await;
     let node = Node::started("");
@@ -103,7 +103,7 @@ async fn send_waits_for_its_record_and_says_how_it_ended() {
     assert_eq!(code, Some(0), "{out}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tail_follows_what_finishes() {
     use tokio::io::{AsyncBufReadExt, BufReader};
     let (receiver, _) = counting_receiver(Duration::ZERO).await;
@@ -127,7 +127,7 @@ async fn tail_follows_what_finishes() {
     assert_eq!(record["outcome"], "delivered");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_bin_shows_what_it_got_and_from_whom() {
     let address = crate::node::free_port();
     let mut bin = tokio::process::Command::from(egressd())

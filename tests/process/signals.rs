@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::node::{Node, PATIENCE, call_text, counting_receiver, run};
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_finishes_what_is_in_flight_and_keeps_what_waits() {
     let (receiver, seen) = counting_receiver(Duration::from_millis(400)).await;
     let mut node =
@@ -37,7 +37,7 @@ async fn a_drain_finishes_what_is_in_flight_and_keeps_what_waits() {
     assert_eq!(seen.all().len(), 40);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reload_takes_effect_as_a_whole_or_not_at_all() {
     let (receiver, seen) = counting_receiver(Duration::ZERO).await;
     let node = Node::started("");
@@ -71,7 +71,7 @@ async fn a_reload_takes_effect_as_a_whole_or_not_at_all() {
     assert!(node.log().contains("tls.roots"), "{}", node.log());
 
     // What cannot change while running is named.
-    node.configure("[store]\npath = \"elsewhere\"\n".replace("[store]\n", "").as_str());
+    node.configure("");
     let text = std::fs::read_to_string(node.config()).unwrap().replace("path = \"store\"", "path = \"elsewhere\"");
     std::fs::write(node.config(), text).unwrap();
     node.signal(Signal::SIGHUP);
@@ -85,7 +85,7 @@ async fn a_reload_takes_effect_as_a_whole_or_not_at_all() {
     assert_eq!(seen.of("/").len(), 2);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_has_one_owner_who_is_named() {
     let node = Node::started("");
     let pid = node.pid();
@@ -101,7 +101,7 @@ async fn a_store_has_one_owner_who_is_named() {
     assert!(err.contains(&format!("process {pid}")), "{err}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_and_readiness_answer() {
     let node = Node::started("");
     assert_eq!(call_text(node.metrics, "GET", "/healthz", "", &[]).await.unwrap().0, 200);
@@ -109,7 +109,7 @@ async fn health_and_readiness_answer() {
     assert_eq!((status, text.as_str()), (200, "ready\n"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_execution_that_nobody_finishes_is_released_at_the_limit() {
     let (receiver, seen) = counting_receiver(Duration::ZERO).await;
     let mut node = Node::started("[delivery]\nhold_limit = \"1500ms\"\n");

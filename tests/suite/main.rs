@@ -2,6 +2,7 @@
 
 mod deliveries;
 mod handshakes;
+mod house;
 mod http2;
 mod leaving;
 mod names;
