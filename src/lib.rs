@@ -1,18 +1,46 @@
 //! # egressd: the map
 //!
-//! The tree reads in the order a send travels; imports point down only.
+//! Workflow nodes hand egressd *sends*; it makes each request once, from a published source address, within one
+//! deadline, if the acceptable-use policy allows it, and keeps a record. What the outside sees is in the README and in
+//! `/openapi.json`; this is the inside. The tree reads in the order a send travels.
 //!
-//! | part | what it is |
+//! | floor | modules |
 //! |---|---|
-//! | [`app`] | composition: builds every part, owns task lifetimes, drain, reload |
-//! | [`config`] | the file as written → [`config::Config`], the file as trusted |
-//! | [`telemetry`] | logs, the Prometheus recorder, buckets |
-//! | **words** | values only: [`limits`], [`outcome`], [`send`], [`policy`], [`record`], [`redact`], [`publish`] |
-//! | **deciding** | no I/O, no clock: [`hold`], [`schedule`], [`source`] |
-//! | [`world`] | what judging and delivering share, and what a reload swaps |
-//! | **remembering** | [`store`]: queued → started → finished, durable |
-//! | **reaching out** | [`deadline`], [`dial`], [`deliver`], [`dispatch`], [`verify`] |
-//! | **fronts** | [`intake`], [`api`], [`explain`], [`request_bin`] and [`cli`] |
+//! | composition | [`app`] builds every part and owns lifetimes, drain and reload; [`cli`] is one file a command; [`telemetry`] |
+//! | fronts | [`api`] and [`intake`] (the way in), [`explain`], [`ops`] (`/metrics`, `/readyz`), [`publish::front`], [`request_bin`] |
+//! | reaching out | [`dispatch`] picks and begins, [`deliver`] makes one request on what [`dial`] opens, all under one [`deadline`]; [`ledger`] writes ends; [`backlog`] is what waits; [`world`] is what a reload swaps; [`verify`] asks reflectors |
+//! | remembering | [`store`]: queued → started → finished, durable; [`publication`]: the list in force; [`events`]: who waits for an end |
+//! | deciding | [`hold`], [`schedule`], [`source`]: `now` is an argument |
+//! | words | values only: [`limits`], [`outcome`], [`send`], [`policy`], [`record`], [`redact`], [`publish`], [`config`]; [`clock`] is the one place that reads one |
+//!
+//! ## A send's life
+//!
+//! ```text
+//! Held ─finish→ Queued ─begin (durable)→ Started ─deliver→ Finished (durable)
+//!   └ discard → Finished          └ the process dies → Finished (interrupted) at the next start
+//! ```
+//!
+//! 1. [`api`] reads a call with all of its problems at once ([`send::parse`]); [`intake`] checks suspensions and room
+//!    ([`backlog`]) and lets the store accept it, with execution and idempotency key, in one durable write. Only then
+//!    is it held or queued, and answered.
+//! 2. [`dispatch`] takes what [`schedule`] says is next, and lets the store mark its start: the only way to a
+//!    [`store::Started`], which [`deliver`] takes by value.
+//! 3. [`deliver`] judges the URL, lets [`dial`] resolve, judge the answer, choose a source, connect and shake hands,
+//!    then writes one request and reads one response, each phase timed and spending from one [`deadline`].
+//! 4. [`dispatch`] redacts what came of it, and [`ledger`] writes the end until it is durable.
+//!
+//! ## What must not be
+//!
+//! - Imports do not point up a floor; words and deciding modules do no I/O, spawn nothing and read no clock; domain
+//!   types have no serde form of their own (files, wire and store each have theirs).
+//! - No socket towards a destination is made but in [`dial::connect`], which wants a [`source::Source`] and a
+//!   [`policy::CheckedAddr`]; no destination is looked up but in [`dial::resolve`].
+//! - Nothing retries a started send. The one second try there is: another address or source, or a new connection
+//!   for an idle one that was handed the request and took no byte of it.
+//! - No module but [`app`] knows which store is in use.
+//! - No secret leaves [`redact`] or a sealed part of the store.
+//!
+//! The suite's `house` test and the bans in `.clippy.toml` hold the code to these.
 
 pub mod api;
 pub mod app;
