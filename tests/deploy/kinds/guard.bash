@@ -198,3 +198,12 @@ refuses "a guard that nft does not accept is refused" "unknown identifier" \
 check "after each refusal the guard in force is the old one" guard_stays
 refuses "an unknown user is refused" "there is no user nobody-such" \
     apply_guard "$scratch/egressd/egressd.toml" --user nobody-such
+
+sed 's#http://10.77.0.1:8080/whoami#http://localhost:8099/whoami", "https://no-such-name.invalid/whoami#' \
+    "$scratch/egressd/egressd.toml" >"$scratch/egressd/named.toml"
+named() {
+    "$guard/egressd-guard" --config "$scratch/egressd/named.toml" --user "$ours" >"$scratch/named.nft" 2>"$scratch/named.log"
+    grep -F 'elements = { 127.0.0.1 . 8099 }' "$scratch/named.nft"
+    grep -F 'warning: reflector https://no-such-name.invalid/whoami' "$scratch/named.log"
+}
+check "a reflector given by name is opened at its private address; one that does not resolve is named" named

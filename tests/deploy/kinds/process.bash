@@ -51,6 +51,14 @@ chmod 711 "$scratch_root" "$scratch"
 there() { ip netns exec "$inside" "$@"; }
 as_service() { there setpriv --reuid "$user" --regid "$user" --clear-groups --no-new-privs "$@"; }
 serving() { as_service "$egressd" serve --config "$home/egressd.toml"; }
+in_time() { # in_time SECONDS COMMAND…: until it succeeds
+    local limit=$((SECONDS + $1))
+    shift
+    until "$@" >/dev/null 2>&1; do
+        if [ "$SECONDS" -ge "$limit" ]; then "$@"; return 1; fi
+        read -r -t 0.2 <> <(:) || true
+    done
+}
 ready() {
     local limit=$((SECONDS + 20))
     until there curl -sf http://127.0.0.1:8701/readyz >/dev/null; do
@@ -145,13 +153,11 @@ a_bit_of_everything() {
     ip netns pids "$inside" | while read -r pid; do
         if [ "$(tr '\0' ' ' <"/proc/$pid/cmdline" | cut -d' ' -f1-2)" = "$egressd serve" ]; then kill -HUP "$pid"; fi
     done
-    local limit=$((SECONDS + 20))
-    until there curl -s http://127.0.0.1:8701/metrics >"$scratch/metrics" && grep -q '^egressd_config_reloads_total' "$scratch/metrics"; do
-        [ "$SECONDS" -lt "$limit" ] || return 1
-        read -r -t 0.1 <> <(:) || true
-    done
+    in_time 20 scraped '^egressd_config_reloads_total'
 }
+scraped() { there curl -s http://127.0.0.1:8701/metrics >"$scratch/metrics" && grep -q "$1" "$scratch/metrics"; }
 check "it delivers, fails, blocks, refuses and reloads" a_bit_of_everything
+check "the reflector's word on its source comes" in_time 30 scraped '^egressd_source_verified{source_ip="10.77.0.10"} 1'
 check "/metrics has every metric of the list, with its type and labels, and no other" \
     python "$here/metric_names.py" scraped "$scratch/metrics"
 check "promtool check metrics is clean" promtool check metrics <"$scratch/metrics"
@@ -175,3 +181,46 @@ check "egressd check accepts the manifests' configuration" there "$egressd" chec
 ip -n "$inside" address delete 10.0.0.11/24 dev wan
 refuses "and names a source that the host does not have" "10.0.0.11" \
     there "$egressd" check --config "$scratch/manifests/egressd.toml"
+
+# Every command that the guides tell somebody to type is one that egressd takes: its help, asked after its arguments,
+# comes only when those are understood.
+told() {
+    local line word command
+    grep -hoE '`egressd [^`]*`|^egressd .*' "$@" | tr -d '`' | sort -u >"$scratch/told"
+    [ "$(wc -l <"$scratch/told")" -ge 5 ]
+    while read -r line; do
+        read -r -a command <<<"${line#egressd }"
+        "$egressd" "${command[@]}" --help >/dev/null || { echo "not understood: $line"; return 1; }
+    done <"$scratch/told"
+}
+check "every command in the guides is one that egressd understands" told "$deploy"/*.md "$deploy"/*/README.md
+echo '`egressd tail --outcomes failed`, `egressd ips`, `egressd check`, `egressd ips --verify`, `egressd tail`' >"$scratch/wrong.md"
+refuses "one that it does not is seen" "not understood: egressd tail --outcomes failed" told "$scratch/wrong.md"
+
+# Prometheus itself, with these rules, on the process itself.
+sed -e 's/scrape_interval: 15s/scrape_interval: 1s/; s/evaluation_interval: 15s/evaluation_interval: 1s/' \
+    -e "s#- recording.yml#- $deploy/prometheus/recording.yml#; s#- alerts.yml#- $deploy/prometheus/alerts.yml#" \
+    "$deploy/prometheus/prometheus.yml" >"$scratch/prometheus.yml"
+mkdir "$scratch/prometheus"
+there prometheus --config.file="$scratch/prometheus.yml" --storage.tsdb.path="$scratch/prometheus" \
+    --web.listen-address=127.0.0.1:9090 >"$scratch/prometheus.log" 2>&1 &
+at_exit+=("kill $!")
+asks() { there curl -sf --get "http://127.0.0.1:9090/api/v1/$1" "${@:2}"; }
+finds() { [ "$(asks query --data-urlencode "query=$1" | jq '.data.result | length')" -ge "$2" ]; }
+check "Prometheus scrapes it" in_time 30 finds 'egressd_build_info{job="egressd"} == 1' 1
+check "and records from it" in_time 30 finds 'instance:egressd_store_commit_seconds:p99_5m' 1
+rules_work() {
+    asks rules | jq -e '[.data.groups[].rules[]] | length > 25 and all(.health == "ok")' >/dev/null ||
+        { asks rules | jq -r '.data.groups[].rules[] | select(.health != "ok") | .name + ": " + .health + " " + (.lastError // "")'; return 1; }
+}
+check "every rule evaluates without an error" in_time 30 rules_work
+quiet() { asks alerts | jq -e '.data.alerts == []' || { asks alerts; return 1; }; }
+check "no alert is raised by a process that is well" in_time 10 quiet
+goes() {
+    ip netns pids "$inside" | while read -r pid; do
+        if [ "$(tr '\0' ' ' <"/proc/$pid/cmdline" | cut -d' ' -f1-2)" = "$egressd serve" ]; then kill -TERM "$pid"; fi
+    done
+    in_time 30 asked_for EgressdDown
+}
+asked_for() { asks alerts | jq -e --arg name "$1" '[.data.alerts[].labels.alertname] | index($name)'; }
+check "EgressdDown is raised when it goes" goes

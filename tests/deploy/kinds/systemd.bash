@@ -16,6 +16,15 @@ for unit in egressd-guard egressd-addresses; do
     check "and $unit.service" systemd-analyze verify --recursive-errors=yes "$scratch/$unit.service"
 done
 
+mkdir -p "$scratch/egressd.service.d"
+installed_unit "$deploy/systemd/egressd-guard.conf" egressd.service.d/guard.conf
+check "and egressd.service with the guard's drop-in" \
+    systemd-analyze verify --recursive-errors=yes "$scratch/egressd.service"
+sed -i 's/^ExecReload=+/ExecReloading=+/' "$scratch/egressd.service.d/guard.conf"
+refuses "an unknown key in the drop-in is refused" "Unknown key.*ExecReloading" \
+    systemd-analyze verify --recursive-errors=yes "$scratch/egressd.service"
+rm -r "$scratch/egressd.service.d"
+
 exposure() { systemd-analyze security --offline=true --threshold="$2" "$1"; }
 check "its exposure is at most 2.0" exposure "$deploy/systemd/egressd.service" 20
 
