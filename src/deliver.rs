@@ -11,6 +11,7 @@ mod metrics;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use self::body::{BodyCaps, More, Receiving};
@@ -23,7 +24,7 @@ use crate::dial::tls::Trust;
 use crate::dial::wire::{Io, Meter};
 use crate::dial::{Dialer, Look, connect::Candidate};
 use crate::outcome::{Code, Ended, Failure, Phase, Timings};
-use crate::policy::{Asker, CheckedUrl, Purpose, ScanMemory, Scheme};
+use crate::policy::{Asker, CheckedUrl, Purpose, ScanMemory, Scheme, SelfAddrs};
 use crate::record::Connection;
 use crate::redact::RawResponse;
 use crate::send::{Context, HeaderLines, Method, SendSpec, Target, TenantId};
@@ -49,6 +50,8 @@ pub struct Deliverer {
     world: Arc<World>,
     dialer: Dialer,
     pool: Pool<Channel>,
+    /// What was ours when it was last looked at: a change closes what was judged by it.
+    ours: ArcSwap<SelfAddrs>,
 }
 
 impl Deliverer {
@@ -56,7 +59,8 @@ impl Deliverer {
     pub fn new(world: Arc<World>, trust: Trust) -> Arc<Self> {
         metrics::describe();
         let dialer = Dialer::new(world.clone(), trust);
-        Arc::new(Self { world, dialer, pool: Pool::default() })
+        let ours = ArcSwap::new(world.ours());
+        Arc::new(Self { world, dialer, pool: Pool::default(), ours })
     }
 
     /// For those who want to know where a send would go, without sending.
@@ -70,14 +74,14 @@ impl Deliverer {
         self.pool.clear();
     }
 
-    /// To be called after [`World::set_ours`] changed something.
-    pub fn addresses_changed(&self) {
-        self.pool.clear();
-    }
-
     /// Closes idle connections whose time is over, forgets what is out of date, brings gauges up to date. Called
     /// every [`crate::limits::TEND_EVERY`].
     pub fn tend(&self) {
+        let ours = self.world.ours();
+        if **self.ours.load() != *ours {
+            self.ours.store(ours);
+            self.pool.clear();
+        }
         self.pool.tend(self.world.config().delivery.keep_alive);
         self.dialer.tend();
     }
@@ -354,7 +358,6 @@ struct Journey {
 struct Exchange {
     meter: Arc<Meter>,
     lines: HeaderLines,
-    body_bytes: u64,
     written_before: u64,
     read_before: u64,
 }
@@ -363,11 +366,6 @@ impl Exchange {
     /// Bytes of the request that the kernel took, TLS framing included.
     fn written(&self) -> u64 {
         self.meter.bytes_written() - self.written_before
-    }
-
-    /// The kernel took the whole request: nothing waits for room, and no less than the body has left.
-    fn is_written(&self) -> bool {
-        self.written() > self.body_bytes && !self.meter.is_blocked()
     }
 }
 
@@ -395,7 +393,8 @@ impl Journey {
         }
         let meter = line.meter.clone();
         let (written_before, read_before) = (meter.bytes_written(), meter.bytes_read());
-        self.exchange = Some(Exchange { meter, lines, body_bytes, written_before, read_before });
+        meter.begin_request(body_bytes);
+        self.exchange = Some(Exchange { meter, lines, written_before, read_before });
         self.watch.enter(Phase::Write);
     }
 
@@ -407,7 +406,10 @@ impl Journey {
     }
 
     fn answered(&mut self, meter: &Meter) {
-        self.watch.enter_at(Phase::Wait, meter.last_write());
+        // An answer may come before the request is out; it was not waited for then.
+        if let Some(at) = meter.request_out_at() {
+            self.watch.enter_at(Phase::Wait, at);
+        }
         self.watch.enter(Phase::Read);
     }
 
@@ -426,9 +428,9 @@ impl Journey {
     fn end(mut self, result: Option<Result<u16, Failure>>, deadline: &Deadline) -> Attempt {
         // Where writing had in fact ended, the rest was waiting.
         if self.watch.phase() == Some(Phase::Write)
-            && let Some(exchange) = self.exchange.as_ref().filter(|exchange| exchange.is_written())
+            && let Some(at) = self.exchange.as_ref().and_then(|exchange| exchange.meter.request_out_at())
         {
-            self.watch.enter_at(Phase::Wait, exchange.meter.last_write());
+            self.watch.enter_at(Phase::Wait, at);
         }
         let phase = self.watch.phase();
         let ended = match result {

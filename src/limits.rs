@@ -114,6 +114,9 @@ pub const RESPONSE_HEADERS_MAX: usize = 256;
 /// Most 1xx answers before the final one.
 pub const INFORMATIONAL_RESPONSES_MAX: usize = 32;
 
+/// Most bytes of any kind before an answer's head is whole, beside twice what its headers may be.
+pub const BYTES_BEFORE_ANSWER_MAX: u64 = 256 * KIB;
+
 /// A delivery in flight this much longer than its deadline counts as overdue.
 pub const OVERDUE_GRACE: Duration = Duration::from_millis(250);
 /// The dispatcher's loop must turn at least this often, or `/readyz` says it has stalled.

@@ -32,7 +32,7 @@ use tokio::time::Instant;
 
 use crate::dial::pool::Idle;
 use crate::dial::wire::{Io, Meter, PeerEnd, Probe};
-use crate::limits::{INFORMATIONAL_RESPONSES_MAX, RESPONSE_HEADERS_MAX};
+use crate::limits::{BYTES_BEFORE_ANSWER_MAX, INFORMATIONAL_RESPONSES_MAX, RESPONSE_HEADERS_MAX};
 use crate::outcome::{Code, Failure, Phase};
 use crate::policy::{CheckedUrl, Scheme};
 use crate::record::TlsFacts;
@@ -173,6 +173,8 @@ impl Channel {
         host: &str,
         response_headers: usize,
     ) -> Result<Response<Incoming>, Unanswered> {
+        // Whatever it is made of: TLS and frames add to what the headers themselves may be.
+        self.line.meter.allow(2 * response_headers as u64 + BYTES_BEFORE_ANSWER_MAX);
         let informational = Arc::new(AtomicUsize::new(0));
         let seen = informational.clone();
         match &mut self.protocol {
@@ -206,6 +208,7 @@ impl Channel {
             answer.as_mut().poll(cx).map(Some)
         })
         .await;
+        self.line.meter.allow(u64::MAX);
         match answer {
             Some(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 Err(Unanswered::Failed(Failure::new(
@@ -360,7 +363,14 @@ fn explain(error: &hyper::Error, meter: &Meter, phase: Phase, host: &str, respon
         Phase::Read => "in the middle of its answer",
         _ => "before it answered",
     };
-    let (code, message) = if error.is_parse_too_large() {
+    let (code, message) = if meter.is_over_limit() {
+        (
+            Code::ProtocolError,
+            format!(
+                "{host} sent more than {BYTES_BEFORE_ANSWER_MAX} bytes that led to no answer; have it send the answer itself"
+            ),
+        )
+    } else if error.is_parse_too_large() {
         (
             Code::ResponseHeadersTooLarge,
             format!(

@@ -229,3 +229,100 @@ impl<C> Places<C> {
         Some(place)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Egress, SourceSettings};
+    use crate::policy::CheckedUrl;
+    use crate::publish::{Notice, PublishedList};
+    use crate::source::Sources;
+
+    struct Fake {
+        source: Source,
+        opened_at: Instant,
+    }
+
+    impl Idle for Fake {
+        fn is_quiet(&mut self) -> bool {
+            true
+        }
+        fn source(&self) -> &Source {
+            &self.source
+        }
+        fn opened_at(&self) -> Instant {
+            self.opened_at
+        }
+    }
+
+    const KEEP_ALIVE: Duration = Duration::from_secs(3);
+
+    fn fake() -> Fake {
+        let address = std::net::IpAddr::from([127, 0, 0, 1]);
+        let pair = SourceSettings { public: address, bind: address, pool: std::sync::Arc::from("default") };
+        let egress = Egress {
+            published: std::sync::Arc::new(PublishedList::parse("127.0.0.1").unwrap()),
+            published_path: "public-ips.txt".into(),
+            notice: Duration::ZERO,
+            sources: vec![pair],
+            verify: None,
+        };
+        let source = Sources::new(&egress, &Notice::default(), None).all().remove(0);
+        Fake { source: (*source).clone(), opened_at: clock::monotonic() }
+    }
+
+    fn destination(port: usize) -> Destination {
+        let url = CheckedUrl::parse(&format!("http://hook.example.com:{}/", 1024 + port));
+        url.map(|url| url.destination().clone()).unwrap_or_else(|denial| panic!("{denial:?}"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_lies_idle_is_bounded_per_destination_and_in_all() {
+        let pool = Pool::default();
+        let tenant = TenantId::new("acme");
+        let park = |port: usize| pool.park(&tenant, &destination(port), pool.generation(), fake());
+        // One is watched; the others are closed until it has proven itself.
+        for _ in 0..3 {
+            park(0);
+        }
+        assert_eq!(pool.len(), 1);
+        tokio::time::advance(REUSE_PROVEN_AFTER).await;
+        pool.tend(KEEP_ALIVE);
+        for _ in 0..2 * IDLE_PER_DESTINATION {
+            park(0);
+        }
+        assert_eq!(pool.len(), IDLE_PER_DESTINATION);
+        for port in 1..=IDLE_TOTAL {
+            park(port);
+        }
+        assert_eq!(pool.len(), IDLE_TOTAL);
+        tokio::time::advance(KEEP_ALIVE).await;
+        pool.tend(KEEP_ALIVE);
+        assert!(pool.is_empty());
+        // What was learnt stays for a while, and not for ever.
+        assert!(pool.lock().by_key.len() > IDLE_TOTAL / 2);
+        tokio::time::advance(REUSE_OFF_AFTER_STALE).await;
+        pool.tend(KEEP_ALIVE);
+        assert_eq!(pool.lock().by_key.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_from_before_a_clearing_does_not_come_back() {
+        let pool = Pool::default();
+        let (tenant, place) = (TenantId::new("acme"), destination(0));
+        let before = pool.generation();
+        pool.clear();
+        pool.park(&tenant, &place, before, fake());
+        assert!(pool.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_whose_source_may_no_longer_be_left_from_is_closed() {
+        let pool = Pool::default();
+        let (tenant, place) = (TenantId::new("acme"), destination(0));
+        pool.park(&tenant, &place, pool.generation(), fake());
+        tokio::time::advance(REUSE_PROVEN_AFTER).await;
+        assert!(pool.take(&tenant, &place, KEEP_ALIVE, |_| false).is_none());
+        assert!(pool.is_empty());
+    }
+}

@@ -41,10 +41,15 @@ pub struct Meter {
     base: Instant,
     read: AtomicU64,
     written: AtomicU64,
-    /// Nanoseconds since `base` at which a write last moved bytes.
-    last_write: AtomicU64,
     /// The last write found the socket full.
     blocked: AtomicBool,
+    /// A request is out once this many bytes are written in all and nothing is blocked.
+    target: AtomicU64,
+    /// Nanoseconds since `base` at which `target` was reached; 0: not yet.
+    reached: AtomicU64,
+    /// Reading ends with an error once this many bytes were read in all.
+    read_limit: AtomicU64,
+    over_limit: AtomicBool,
     end: AtomicU8,
 }
 
@@ -54,8 +59,11 @@ impl Meter {
             base: clock::monotonic(),
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
-            last_write: AtomicU64::new(0),
             blocked: AtomicBool::new(false),
+            target: AtomicU64::new(u64::MAX),
+            reached: AtomicU64::new(0),
+            read_limit: AtomicU64::new(u64::MAX),
+            over_limit: AtomicBool::new(false),
             end: AtomicU8::new(0),
         }
     }
@@ -70,9 +78,29 @@ impl Meter {
         self.written.load(Relaxed)
     }
 
-    /// When bytes were last handed to the kernel.
-    pub fn last_write(&self) -> Instant {
-        self.base + Duration::from_nanos(self.last_write.load(Relaxed))
+    /// A request with this many bytes of body begins: it is out once more than those are written and nothing waits.
+    pub fn begin_request(&self, body_bytes: u64) {
+        self.target.store(self.bytes_written() + body_bytes + 1, Relaxed);
+        self.reached.store(0, Relaxed);
+    }
+
+    /// When the last byte of the request was handed to the kernel, if it was. What a connection writes of its own
+    /// accord after it does not count.
+    pub fn request_out_at(&self) -> Option<Instant> {
+        match self.reached.load(Relaxed) {
+            0 => None,
+            since => Some(self.base + Duration::from_nanos(since)),
+        }
+    }
+
+    /// From now on at most this many more bytes are read; what comes beyond is an error.
+    pub fn allow(&self, bytes: u64) {
+        self.read_limit.store(self.bytes_read().saturating_add(bytes), Relaxed);
+    }
+
+    /// The peer sent more than it was allowed.
+    pub fn is_over_limit(&self) -> bool {
+        self.over_limit.load(Relaxed)
     }
 
     /// Something waits for room in the socket.
@@ -90,10 +118,27 @@ impl Meter {
     }
 
     fn wrote(&self, bytes: usize) {
-        self.written.fetch_add(bytes as u64, Relaxed);
-        let since = clock::monotonic().duration_since(self.base);
-        self.last_write.store(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        let written = self.written.fetch_add(bytes as u64, Relaxed) + bytes as u64;
         self.blocked.store(false, Relaxed);
+        if written >= self.target.load(Relaxed) && self.reached.load(Relaxed) == 0 {
+            let since = clock::monotonic().duration_since(self.base);
+            self.reached.store(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX).max(1), Relaxed);
+        }
+    }
+
+    /// A write waits for room: whatever was counted, there is more.
+    fn blocked(&self) {
+        self.blocked.store(true, Relaxed);
+        self.reached.store(0, Relaxed);
+    }
+
+    fn read(&self, bytes: usize) -> io::Result<()> {
+        let read = self.read.fetch_add(bytes as u64, Relaxed) + bytes as u64;
+        if read > self.read_limit.load(Relaxed) {
+            self.over_limit.store(true, Relaxed);
+            return Err(io::Error::other("the peer sent more than it was allowed"));
+        }
+        Ok(())
     }
 
     fn failed(&self, error: &io::Error) {
@@ -161,8 +206,7 @@ impl AsyncRead for Wire {
                     return Poll::Ready(Ok(()));
                 }
                 Ok(bytes) => {
-                    self.meter.read.fetch_add(bytes as u64, Relaxed);
-                    return Poll::Ready(Ok(()));
+                    return Poll::Ready(self.meter.read(bytes));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
@@ -184,7 +228,7 @@ impl Wire {
             match self.socket.poll_write_ready(cx) {
                 Poll::Ready(ready) => ready?,
                 Poll::Pending => {
-                    self.meter.blocked.store(true, Relaxed);
+                    self.meter.blocked();
                     return Poll::Pending;
                 }
             }

@@ -33,6 +33,10 @@ enum Script {
     /// The head, and then nothing.
     HoldWithin,
     Endless,
+    /// 1xx without end.
+    Informational,
+    /// A head of this many bytes.
+    Head(usize),
 }
 
 struct Receiver {
@@ -122,6 +126,20 @@ async fn serve(request: Request<h2::RecvStream>, mut answer: SendResponse<Bytes>
                 }
             }
         }
+        Script::Informational => loop {
+            if answer.send_informational(response(103)).is_err() {
+                return;
+            }
+            tokio::task::yield_now().await;
+        },
+        Script::Head(bytes) => {
+            let mut response = response(200);
+            for at in 0..bytes / 1000 {
+                let name: http::HeaderName = format!("x-{at}").parse().unwrap();
+                response.headers_mut().insert(name, "v".repeat(950).parse().unwrap());
+            }
+            drop(answer.send_response(response, true));
+        }
         Script::Hold | Script::GoAway => {
             std::future::pending::<()>().await;
             drop(answer);
@@ -151,6 +169,9 @@ async fn every_end_of_a_stream_is_an_outcome_and_the_request_is_made_once() {
         (Script::Reset(Reason::HTTP_1_1_REQUIRED), "failed connection_reset wait", LONG),
         (Script::ResetWithin, "failed connection_reset read", LONG),
         (Script::GoAway, "failed connection_reset wait", LONG),
+        (Script::Informational, "failed protocol_error wait", LONG),
+        (Script::Head(32_000), "delivered", LONG),
+        (Script::Head(100_000), "failed protocol_error wait", LONG),
         (Script::Hold, "failed timeout wait", SHORT),
         (Script::HoldWithin, "failed timeout read", SHORT),
     ] {

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use egressd::dial::Dialer;
+use egressd::policy::SelfAddrs;
 
 use crate::support::ground::{Ground, LONG, Plan, end_of, get, post};
 use crate::support::receiver::{Receiver, Step, ok, write};
@@ -189,7 +190,8 @@ async fn after_a_reload_no_connection_from_before_is_used() {
     ground.deliverer.reload(Dialer::prepare(&ground.world.config()).unwrap());
     receiver.ended(1).await;
     assert!(!reused(&ground, &receiver.url("/")).await);
-    ground.deliverer.addresses_changed();
+    ground.world.set_ours(SelfAddrs { interfaces: vec!["192.0.2.1".parse().unwrap()], ..SelfAddrs::default() });
+    ground.deliverer.tend();
     receiver.ended(2).await;
 }
 
