@@ -1,6 +1,6 @@
 """What no schema says of the manifests.
 
-    manifests.py FILE DIRECTORY      prints each problem; writes the ConfigMap's files into DIRECTORY
+manifests.py FILE DIRECTORY      prints each problem; writes the ConfigMap's files into DIRECTORY
 """
 
 import sys
@@ -19,7 +19,10 @@ def problems(documents, directory):
         yield "hostNetwork: sources are the host's addresses"
     if pod.get("automountServiceAccountToken") is not False:
         yield "automountServiceAccountToken: nothing here calls Kubernetes"
-    if not pod["securityContext"].get("runAsNonRoot") or pod["securityContext"].get("seccompProfile", {}).get("type") != "RuntimeDefault":
+    if (
+        not pod["securityContext"].get("runAsNonRoot")
+        or pod["securityContext"].get("seccompProfile", {}).get("type") != "RuntimeDefault"
+    ):
         yield "securityContext: not root, and under seccomp"
     if closed.get("capabilities", {}).get("drop") != ["ALL"]:
         yield "capabilities: none is needed"
@@ -49,9 +52,11 @@ def problems(documents, directory):
     if pod["terminationGracePeriodSeconds"] <= 10:
         yield "terminationGracePeriodSeconds: the drain takes 10 s"
     labels = found["StatefulSet"]["spec"]["template"]["metadata"]["labels"]
-    for kind, selector in (("Service", found["Service"]["spec"]["selector"]),
-                           ("StatefulSet", found["StatefulSet"]["spec"]["selector"]["matchLabels"]),
-                           ("PodDisruptionBudget", found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"])):
+    for kind, selector in (
+        ("Service", found["Service"]["spec"]["selector"]),
+        ("StatefulSet", found["StatefulSet"]["spec"]["selector"]["matchLabels"]),
+        ("PodDisruptionBudget", found["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"]),
+    ):
         if not selector.items() <= labels.items():
             yield f"{kind}: its selector {selector} does not select the pod"
 

@@ -28,26 +28,59 @@ AWS = {
     f"{SECOND}/ipv4-associations/203.0.113.10": "10.0.1.10",
 }
 GOOGLE = [
-    {"accessConfigs": [{"externalIp": "198.51.100.10", "type": "ONE_TO_ONE_NAT"}], "forwardedIps": ["198.51.100.11", "198.51.100.12"],
-     "gateway": "10.0.0.1", "ip": "10.0.0.10", "ipAliases": [], "mac": FIRST, "subnetmask": "255.255.255.0"},
-    {"accessConfigs": [{"externalIp": "203.0.113.10", "type": "ONE_TO_ONE_NAT"}], "forwardedIps": [],
-     "gateway": "10.0.1.1", "ip": "10.0.1.10", "ipAliases": [], "mac": SECOND, "subnetmask": "255.255.255.0"},
+    {
+        "accessConfigs": [{"externalIp": "198.51.100.10", "type": "ONE_TO_ONE_NAT"}],
+        "forwardedIps": ["198.51.100.11", "198.51.100.12"],
+        "gateway": "10.0.0.1",
+        "ip": "10.0.0.10",
+        "ipAliases": [],
+        "mac": FIRST,
+        "subnetmask": "255.255.255.0",
+    },
+    {
+        "accessConfigs": [{"externalIp": "203.0.113.10", "type": "ONE_TO_ONE_NAT"}],
+        "forwardedIps": [],
+        "gateway": "10.0.1.1",
+        "ip": "10.0.1.10",
+        "ipAliases": [],
+        "mac": SECOND,
+        "subnetmask": "255.255.255.0",
+    },
 ]
 
 
 def azure_interface(mac, subnet, addresses):
-    return {"ipv4": {"ipAddress": [{"privateIpAddress": address, "publicIpAddress": ""} for address in addresses],
-                     "subnet": [{"address": subnet, "prefix": "24"}]},
-            "ipv6": {"ipAddress": []}, "macAddress": mac.replace(":", "").upper()}
+    return {
+        "ipv4": {
+            "ipAddress": [{"privateIpAddress": address, "publicIpAddress": ""} for address in addresses],
+            "subnet": [{"address": subnet, "prefix": "24"}],
+        },
+        "ipv6": {"ipAddress": []},
+        "macAddress": mac.replace(":", "").upper(),
+    }
 
 
-AZURE = {"interface": [azure_interface(FIRST, "10.0.0.0", ["10.0.0.10", "10.0.0.11", "10.0.0.12", "10.0.0.13"]),
-                       azure_interface(SECOND, "10.0.1.0", ["10.0.1.10"])]}
-AZURE_PUBLIC = {"loadbalancer": {"publicIpAddresses": [
-    {"frontendIpAddress": public, "privateIpAddress": private}
-    for public, private in (("198.51.100.10", "10.0.0.10"), ("198.51.100.11", "10.0.0.11"),
-                            ("198.51.100.12", "10.0.0.12"), ("203.0.113.10", "10.0.1.10"))
-], "inboundRules": [], "outboundRules": []}}
+AZURE = {
+    "interface": [
+        azure_interface(FIRST, "10.0.0.0", ["10.0.0.10", "10.0.0.11", "10.0.0.12", "10.0.0.13"]),
+        azure_interface(SECOND, "10.0.1.0", ["10.0.1.10"]),
+    ]
+}
+AZURE_PUBLIC = {
+    "loadbalancer": {
+        "publicIpAddresses": [
+            {"frontendIpAddress": public, "privateIpAddress": private}
+            for public, private in (
+                ("198.51.100.10", "10.0.0.10"),
+                ("198.51.100.11", "10.0.0.11"),
+                ("198.51.100.12", "10.0.0.12"),
+                ("203.0.113.10", "10.0.1.10"),
+            )
+        ],
+        "inboundRules": [],
+        "outboundRules": [],
+    }
+}
 
 
 class Service(BaseHTTPRequestHandler):

@@ -49,6 +49,7 @@ def family(name, metrics):
 def expressions_of(path):
     """(where, expression) of a rule file or a dashboard, and the names that a rule file records."""
     if path.suffix == ".json":
+
         def walk(value, where):
             if isinstance(value, dict):
                 for key, inner in value.items():
@@ -59,6 +60,7 @@ def expressions_of(path):
             elif isinstance(value, list):
                 for inner in value:
                     yield from walk(inner, where)
+
         return list(walk(json.loads(path.read_text()), path.name)), set()
     found, recorded = [], set()
     for group in yaml.safe_load(path.read_text())["groups"]:
@@ -106,7 +108,10 @@ def check_scraped(path):
             kinds[name] = kind
         elif line and not line.startswith("#"):
             name = re.match(r"\w+", line).group()
-            labels = re.findall(r'(\w+)="(?:[^"\\]|\\.)*"', line.split(" ", 1)[0] if "{" not in line else line[line.index("{"):line.rindex("}")])
+            labels = re.findall(
+                r'(\w+)="(?:[^"\\]|\\.)*"',
+                line.split(" ", 1)[0] if "{" not in line else line[line.index("{") : line.rindex("}")],
+            )
             base = family(name, metrics) or name
             seen.setdefault(base, set()).update(set(labels) - {"le"})
     for name, kind in kinds.items():
@@ -131,7 +136,9 @@ def check_alerts(alerts, tests, guide):
         for case in test.get("alert_rule_test", [])
         if case.get("exp_alerts")
     }
-    sections = {line.removeprefix("### ").strip() for line in Path(guide).read_text().splitlines() if line.startswith("### ")}
+    sections = {
+        line.removeprefix("### ").strip() for line in Path(guide).read_text().splitlines() if line.startswith("### ")
+    }
     for rule in rules:
         name = rule["alert"]
         if name not in fires:
@@ -149,9 +156,13 @@ def check_alerts(alerts, tests, guide):
 
 def main():
     verb, *arguments = sys.argv[1:]
-    problems = list({"expressions": lambda: check_expressions(arguments),
-                     "scraped": lambda: check_scraped(*arguments),
-                     "alerts": lambda: check_alerts(*arguments)}[verb]())
+    problems = list(
+        {
+            "expressions": lambda: check_expressions(arguments),
+            "scraped": lambda: check_scraped(*arguments),
+            "alerts": lambda: check_alerts(*arguments),
+        }[verb]()
+    )
     print("\n".join(problems))
     sys.exit(1 if problems else 0)
 

@@ -27,8 +27,14 @@ def main():
         # The service may run as another user.
         os.chmod(directory, 0o711)
         os.chmod(f"{directory}/notify", 0o777)
-        service = subprocess.Popen(command, env={
-            **os.environ, "NOTIFY_SOCKET": f"{directory}/notify", "WATCHDOG_USEC": str(WATCHDOG_SECONDS * 1_000_000)})
+        service = subprocess.Popen(
+            command,
+            env={
+                **os.environ,
+                "NOTIFY_SOCKET": f"{directory}/notify",
+                "WATCHDOG_USEC": str(WATCHDOG_SECONDS * 1_000_000),
+            },
+        )
         try:
             for step in script:
                 if hasattr(signal, f"SIG{step}"):
