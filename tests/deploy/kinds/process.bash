@@ -136,6 +136,10 @@ check "and delivers" delivered
 elsewhere() { there curl -s --max-time 1 --interface "$1" http://93.184.216.34:8080/whoami; }
 check "another program is heard from the host's own address" elsewhere 10.77.0.2
 refuses "and not from the source" "" elsewhere 10.77.0.10
+check "ips --verify, as the service's user, sees the source as published" \
+    as_service "$egressd" ips --config "$home/egressd.toml" --verify
+unseen() { there "$egressd" ips --config "$home/egressd.toml" --verify | grep -F unverified; }
+check "as another user it is not heard through the guard" unseen
 nothing_dropped() {
     local dropped
     dropped=$(there nft -j list counters table inet egressd_guard |
@@ -186,7 +190,8 @@ refuses "and names a source that the host does not have" "10.0.0.11" \
 # comes only when those are understood.
 told() {
     local line word command
-    grep -hoE '`egressd [^`]*`|^egressd .*' "$@" | tr -d '`' | sort -u >"$scratch/told"
+    grep -hoE '`(runuser -u egressd -- )?egressd [^`]*`|^(runuser -u egressd -- )?egressd .*' "$@" |
+        sed 's/`//g; s/^runuser -u egressd -- //' | sort -u >"$scratch/told"
     [ "$(wc -l <"$scratch/told")" -ge 5 ]
     while read -r line; do
         read -r -a command <<<"${line#egressd }"
