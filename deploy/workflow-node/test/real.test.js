@@ -1,5 +1,5 @@
 // The authors' steps against the real thing: the binary that EGRESSD_BIN names, as `egressd demo` runs it, with its
-// request bins as receivers. Run by `npm run test:real`.
+// request bins as receivers.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";

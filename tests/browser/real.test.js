@@ -1,5 +1,5 @@
 // The inspector as the real binary serves it: EGRESSD_BIN names it (it runs as `egressd demo`), or EGRESSD_URL the
-// inspector of a demo that runs already. Run by `npm run test:real`.
+// inspector of a demo that runs already.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
