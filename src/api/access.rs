@@ -184,7 +184,7 @@ fn named_tenant(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
         return Err(Problem::shape("Egressd-Tenant may be given once"));
     }
     let text = value.to_str().map(str::trim).unwrap_or_default();
-    if text.is_empty() || text.chars().count() > limits::TENANT_CHARS_MAX {
+    if text.is_empty() || text.contains('\t') || text.chars().count() > limits::TENANT_CHARS_MAX {
         let most = limits::TENANT_CHARS_MAX;
         return Err(Problem::shape(format!("Egressd-Tenant must be 1 to {most} visible ASCII characters")));
     }
