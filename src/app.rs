@@ -5,6 +5,7 @@
 //! then are calls answered.
 
 pub mod ours;
+mod plumbing;
 mod reload;
 
 use std::net::SocketAddr;
@@ -215,12 +216,16 @@ impl App {
                 intake.release_overdue().await;
             }
         });
-        let (world, listeners, publication) = (self.world.clone(), self.listeners.clone(), self.publication.clone());
+        self.tasks.spawn(watch_addresses(
+            self.world.clone(),
+            self.deliverer.clone(),
+            self.listeners.clone(),
+            stopped.clone(),
+        ));
+        let (world, publication) = (self.world.clone(), self.publication.clone());
         self.every(REFRESH, stopped.clone(), move || {
-            let (world, listeners, publication) = (world.clone(), listeners.clone(), publication.clone());
+            let (world, publication) = (world.clone(), publication.clone());
             async move {
-                world.set_ours(ours::look(&world.config(), &listeners));
-                world.sources().measure(clock::wall());
                 if let Err(error) = publication.refresh(&world.config(), clock::wall()).await {
                     tracing::warn!(%error, "the published list was not refreshed");
                 }
@@ -256,6 +261,37 @@ impl App {
                 work().await;
             }
         });
+    }
+}
+
+/// Looks at the host's addresses when the kernel says that one has changed, and every [`REFRESH`] all the same.
+async fn watch_addresses(
+    world: Arc<World>,
+    deliverer: Arc<Deliverer>,
+    listeners: Vec<SocketAddr>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let mut events = plumbing::AddressEvents::open();
+    if let Err(error) = &events {
+        tracing::warn!(%error, "the kernel does not tell when an address changes; they are looked at now and then");
+    }
+    loop {
+        plumbing::look(&world, &deliverer, &listeners);
+        let changed = async {
+            match &mut events {
+                Ok(events) => events.changed().await,
+                Err(_) => std::future::pending().await,
+            }
+        };
+        let result = tokio::select! {
+            result = changed => result,
+            () = tokio::time::sleep(REFRESH) => Ok(()),
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        };
+        if let Err(error) = result {
+            tracing::warn!(%error, "the kernel no longer tells when an address changes");
+            events = Err(error);
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod connect;
 pub mod metrics;
+pub mod plumbed;
 pub mod pool;
 pub mod resolve;
 pub mod tls;

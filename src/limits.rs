@@ -128,8 +128,8 @@ pub const HOT_BYTES_MAX: u64 = 64 * MIB;
 /// Longest error message of a record, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 1024;
 
-/// A source whose address was not on this host is bound anew after this long.
-pub const SOURCE_RETRIED_AFTER: Duration = Duration::from_secs(5);
+/// A source whose address was not on this host is tried anew after this long, or when the address is seen to be back.
+pub const SOURCE_RETRIED_AFTER: Duration = Duration::from_secs(10);
 
 /// The only reflector is asked again so long after it named another address for a source.
 pub const VERIFY_AGAIN_AFTER: Duration = Duration::from_secs(10);

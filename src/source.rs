@@ -173,8 +173,7 @@ impl Sources {
             if slot.health.absent_until.swap(until.as_millisecond().max(1), Ordering::Relaxed) == 0 {
                 tracing::error!(
                     source_ip = %source.public, bind = %source.bind,
-                    "the source's address is not on this host: plumb it, or drop the source; it is tried again every \
-                     {} s", SOURCE_RETRIED_AFTER.as_secs()
+                    "the source's address is not on this host: plumb it, or drop the source"
                 );
             }
         }

@@ -3,15 +3,13 @@
 //! Every source is bound, to prove that its address is on this host. Neither the store nor a listener is touched, so
 //! it runs beside `serve`.
 
-use std::{io, net::IpAddr, net::SocketAddr, path::PathBuf, process::ExitCode};
-
-use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
-use socket2::{Domain, Protocol, Socket, Type};
+use std::{net::IpAddr, path::PathBuf, process::ExitCode};
 
 use super::{ERROR, OK};
 use crate::clock;
 use crate::config::file::{Wrong, wrong};
 use crate::config::{Config, Problem};
+use crate::dial::plumbed;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -44,30 +42,15 @@ pub fn told(problems: &[Problem]) -> String {
     format!("{lines}{count}\n")
 }
 
-/// Binds without taking a port, so that it neither needs nor spoils one.
 fn on_this_host(address: IpAddr) -> Result<(), Wrong> {
-    let bind = || -> io::Result<()> {
-        let socket = Socket::new(Domain::for_address((address, 0).into()), Type::STREAM, Some(Protocol::TCP))?;
-        setsockopt(&socket, IpBindAddressNoPort, &true)?;
-        socket.bind(&SocketAddr::new(address, 0).into())
-    };
-    bind().map_err(|cause| match cause.kind() {
-        io::ErrorKind::AddrNotAvailable => wrong(
+    match plumbed::is_on_host(address) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(wrong(
             format!("{address} is not on this host"),
             format!("plumb it (ip address add {address} dev …), or drop the source"),
-        ),
-        _ => wrong(format!("{address} cannot be bound: {cause}"), "see whether this host can use the address"),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_an_address_of_this_host_can_be_bound() {
-        assert_eq!(on_this_host("127.0.0.77".parse().unwrap()), Ok(()));
-        let wrong = on_this_host("192.0.2.1".parse().unwrap()).unwrap_err();
-        assert_eq!(wrong.detail, "192.0.2.1 is not on this host");
+        )),
+        Err(cause) => {
+            Err(wrong(format!("{address} cannot be bound: {cause}"), "see whether this host can use the address"))
+        }
     }
 }
