@@ -66,6 +66,7 @@ pub fn look(world: &World, deliverer: &Deliverer, listeners: &[SocketAddr]) {
     let ours = ours::look(&world.config(), listeners);
     if ours != *world.ours() {
         world.set_ours(ours);
-        deliverer.addresses_changed();
+        // It closes what is idle: at once, not at its next turn.
+        deliverer.tend();
     }
 }

@@ -1,0 +1,119 @@
+//! On the way: only published addresses arrive, whatever happens to the addresses and to the packets.
+
+use std::time::Instant;
+
+use crate::lab::{API, Lab, PATIENCE, WORLD_V4, WORLD_V6, end_of, list, published, sh};
+
+const SOURCES: [u8; 3] = [11, 12, 13];
+
+fn lab() -> Lab {
+    let mut lab = Lab::new(&SOURCES);
+    lab.write_list(&list(&SOURCES));
+    lab.configure(&SOURCES, &["v4", "v6"], "");
+    lab.start();
+    lab
+}
+
+fn urls(path: &str) -> [String; 2] {
+    [format!("http://{WORLD_V4}:8080{path}"), format!("http://[{WORLD_V6}]:8080{path}")]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_but_published_addresses_ever_arrives() {
+    let lab = lab();
+    let capture = lab.capture();
+    lab.admit_the_list().await;
+    let (v4, v6) = (lab.receiver(WORLD_V4, 8080).await, lab.receiver(WORLD_V6, 8080).await);
+    let mut caller = lab.caller(API).await;
+
+    let mut used = std::collections::BTreeSet::new();
+    for tenant in 0..24 {
+        let tenant = format!("t{tenant}");
+        for url in urls(&format!("/{tenant}/first")) {
+            let record = caller.get(&tenant, &url).await;
+            assert_eq!(end_of(&record), "delivered", "{record}");
+            used.insert(record["connection"]["public_ip"].as_str().expect("a source").parse().expect("an address"));
+        }
+        let path = format!("/{tenant}/first");
+        assert_eq!((v4.seen(&path).len(), v6.seen(&path).len()), (1, 1));
+    }
+    assert_eq!(used, published(&SOURCES));
+
+    // An address is taken away while running: its destinations move, and nothing leaves unbound.
+    lab.unplumb(12);
+    for tenant in 0..24 {
+        let tenant = format!("t{tenant}");
+        for url in urls(&format!("/{tenant}/without")) {
+            let record = caller.get(&tenant, &url).await;
+            assert_eq!(end_of(&record), "delivered", "{record}");
+            let source = record["connection"]["public_ip"].as_str().expect("a source");
+            assert!(!source.ends_with("12"), "{record}");
+        }
+    }
+    // All of them at once: what is accepted waits, and goes out from where it should.
+    lab.unplumb(11);
+    lab.unplumb(13);
+    let ids = caller.submit("t0", &urls("/t0/later")).await;
+    for source in SOURCES {
+        lab.plumb(source);
+    }
+    for id in ids {
+        let record = caller.done("t0", &id).await;
+        assert!(["delivered", "source_unavailable"].contains(&end_of(&record)), "{record}");
+    }
+    // Given back, it is used again.
+    let started = Instant::now();
+    let mut round = 0;
+    loop {
+        round += 1;
+        let record = caller.get(&format!("again{round}"), &urls("/again")[0]).await;
+        if record["connection"]["public_ip"] == "198.51.100.12" {
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "198.51.100.12 was not used again");
+    }
+    assert_eq!(lab.strangers(), 0);
+    assert_eq!(capture.sources(), published(&SOURCES));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packets_that_are_lost_cost_time_and_nothing_is_sent_twice() {
+    let lab = lab();
+    let capture = lab.capture();
+    lab.admit_the_list().await;
+    let (v4, v6) = (lab.receiver(WORLD_V4, 8080).await, lab.receiver(WORLD_V6, 8080).await);
+    sh(&format!(
+        "ip netns exec {} nft 'table inet road {{ chain forward {{ type filter hook forward priority 0; \
+         meta l4proto tcp numgen random mod 100 < 25 drop; }}; }}'",
+        lab.router
+    ));
+    let mut caller = lab.caller(API).await;
+    let mut sent = Vec::new();
+    for tenant in 0..10 {
+        let tenant = format!("t{tenant}");
+        for number in 0..5 {
+            let path = format!("/{tenant}/{number}");
+            let ids = caller.submit(&tenant, &urls(&path)).await;
+            sent.extend(
+                ids.into_iter().zip([&v4, &v6]).map(|(id, receiver)| (tenant.clone(), path.clone(), id, receiver)),
+            );
+        }
+    }
+    let mut delivered = 0;
+    for (tenant, path, id, receiver) in sent {
+        let record = caller.done(&tenant, &id).await;
+        let count = receiver.seen(&path).len();
+        match end_of(&record) {
+            "delivered" => {
+                delivered += 1;
+                assert_eq!(count, 1, "{record}");
+            }
+            "timeout" => assert!(count <= 1, "{record}"),
+            _ => panic!("{record}"),
+        }
+    }
+    assert!(delivered >= 50, "only {delivered} of 100 were delivered");
+    assert_eq!(lab.strangers(), 0);
+    let arrived = capture.sources();
+    assert!(arrived.is_subset(&published(&SOURCES)), "{arrived:?}");
+}
