@@ -229,7 +229,7 @@ function life(record) {
       ["Step", filter("step", context.step)],
       ["Node", record.node ? foreign(record.node) : null],
       ["Body", record.request.body_bytes > 0 ? [bytes(record.request.body_bytes), type ? [" of ", foreign(type)] : null] : null],
-      ["Body SHA-256", record.request.body_sha256 ? h("span", { class: "mono small wrap" }, foreign(record.request.body_sha256)) : null],
+      ["SHA-256", record.request.body_sha256 ? h("span", { class: "mono small wrap" }, foreign(record.request.body_sha256)) : null],
     ]),
     rows([
       ["Accepted", at(record.created_at)],
