@@ -6,7 +6,6 @@
 
 pub mod body;
 pub mod http;
-mod metrics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,9 +15,9 @@ use bytes::Bytes;
 
 use self::body::{BodyCaps, More, Receiving};
 use self::http::{Channel, Line, Prepared, Unanswered, prepare};
-use self::metrics::InFlight;
 use crate::clock;
 use crate::deadline::{Deadline, Stopwatch};
+use crate::dial::metrics::InFlight;
 use crate::dial::pool::Pool;
 use crate::dial::tls::Trust;
 use crate::dial::wire::{Io, Meter};
@@ -57,7 +56,6 @@ pub struct Deliverer {
 impl Deliverer {
     /// After the metrics recorder is installed.
     pub fn new(world: Arc<World>, trust: Trust) -> Arc<Self> {
-        metrics::describe();
         let dialer = Dialer::new(world.clone(), trust);
         let ours = ArcSwap::new(world.ours());
         Arc::new(Self { world, dialer, pool: Pool::default(), ours })
@@ -106,11 +104,11 @@ impl Deliverer {
             return Err(denial.into());
         }
         let settings = self.world.settings();
-        let mut in_flight = InFlight::start();
+        let mut in_flight = self.dialer.metrics().in_flight();
 
         if let Some(channel) = self.idle(tenant, url, &settings) {
             let way = Way { tenant, spec, url, settings: &settings, reused: true };
-            in_flight.leaves_from(&channel.line().source);
+            in_flight.leaves_from(&self.dialer.metrics().of(&channel.line().source));
             match self.exchange(&way, channel, journey).await {
                 Err(Unanswered::Unwritten) => journey.forget_exchange(),
                 Err(Unanswered::Failed(failure)) => return Err(failure),
@@ -171,7 +169,7 @@ impl Deliverer {
             // cannot be left from at all is followed by another.
             let remote = (candidates.len() == 1).then_some(first.address.socket_addr());
             journey.leaves_from(source, remote);
-            in_flight.leaves_from(source);
+            in_flight.leaves_from(&self.dialer.metrics().of(source));
         }
         journey.watch.enter(Phase::Connect);
         let connected = self.dialer.connect(url, settings, candidates).await.inspect_err(|failure| {
@@ -180,7 +178,7 @@ impl Deliverer {
             }
         })?;
         journey.watch.leave();
-        in_flight.leaves_from(&connected.source);
+        in_flight.leaves_from(&self.dialer.metrics().of(&connected.source));
         let connection = journey.connection.get_or_insert_default();
         connection.source = Some(connected.local);
         connection.public = Some(connected.source.public());
@@ -312,7 +310,7 @@ impl Deliverer {
             context: Context::default(),
             expires_in: None,
         };
-        let mut in_flight = InFlight::start();
+        let mut in_flight = self.dialer.metrics().in_flight();
         let channel = self.open(&tenant, url, &settings, &candidates, journey, &mut in_flight).await?;
         let way = Way { tenant: &tenant, spec: &spec, url, settings: &settings, reused: false };
         match self.exchange(&way, channel, journey).await {

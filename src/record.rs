@@ -66,7 +66,7 @@ pub struct ShownResponse {
 /// The network side of a delivery, as far as it came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Connection {
-    /// The local address bound, and the port the kernel gave.
+    /// The local address bound, and the port the kernel gave; 0 where it gave none, because no connection was made.
     pub source: Option<SocketAddr>,
     /// The published address the world sees.
     pub public: Option<IpAddr>,

@@ -326,7 +326,8 @@ impl<'a> ConnectionView<'a> {
         Self {
             source_ip: if sight.operate { bound } else { bound.and(connection.public) },
             public_ip: connection.public,
-            source_port: connection.source.as_ref().map(SocketAddr::port),
+            // 0: the connection was not made, so the kernel gave none.
+            source_port: connection.source.as_ref().map(SocketAddr::port).filter(|port| *port != 0),
             remote_ip: connection.remote.as_ref().map(SocketAddr::ip),
             remote_port: connection.remote.as_ref().map(SocketAddr::port),
             resolved: connection.resolved.iter().map(|&(ip, verdict)| ResolvedView::new(ip, verdict, sight)).collect(),

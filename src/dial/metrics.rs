@@ -1,4 +1,4 @@
-//! What the dialer counts: connections per source, and how near a source is to having no port left.
+//! What the dialer counts: connections and deliveries per source, and how near a source is to having no port left.
 //!
 //! Labels are the configured sources' public addresses, never a destination's.
 
@@ -23,6 +23,10 @@ pub fn describe() {
         "Connects that found no free port of this source towards their peer; the next source was tried"
     );
     describe_gauge!(
+        "egressd_in_flight",
+        "Deliveries under way, by the source address they leave from (none before one is chosen)"
+    );
+    describe_gauge!(
         "egressd_source_ports_used_ratio",
         "Open connections of this source towards its busiest peer, as a share of the system's port range"
     );
@@ -33,12 +37,14 @@ pub struct SourceCounters {
     pub fresh: Counter,
     pub reused: Counter,
     pub ports_exhausted: Counter,
+    in_flight: Gauge,
     ports_used: Gauge,
 }
 
 /// Counts per source, and the ports in use per source and peer.
-#[derive(Default)]
 pub struct DialMetrics {
+    /// Deliveries for which no source is chosen yet.
+    nowhere: Gauge,
     sources: Mutex<HashMap<IpAddr, Arc<SourceCounters>>>,
     ports: Arc<Ports>,
 }
@@ -68,7 +74,47 @@ impl Drop for PortGuard {
     }
 }
 
+/// One delivery under way, counted until it is dropped: at first towards no source.
+pub struct InFlight {
+    gauge: Gauge,
+    source: Option<Arc<SourceCounters>>,
+}
+
+impl InFlight {
+    /// Counted towards this source from now on.
+    pub fn leaves_from(&mut self, counters: &Arc<SourceCounters>) {
+        if self.source.as_ref().is_some_and(|source| Arc::ptr_eq(source, counters)) {
+            return;
+        }
+        self.gauge.decrement(1.0);
+        self.gauge = counters.in_flight.clone();
+        self.gauge.increment(1.0);
+        self.source = Some(counters.clone());
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.gauge.decrement(1.0);
+    }
+}
+
+impl Default for DialMetrics {
+    fn default() -> Self {
+        Self {
+            nowhere: gauge!("egressd_in_flight", "source_ip" => "none"),
+            sources: Mutex::default(),
+            ports: Arc::default(),
+        }
+    }
+}
+
 impl DialMetrics {
+    pub fn in_flight(&self) -> InFlight {
+        self.nowhere.increment(1.0);
+        InFlight { gauge: self.nowhere.clone(), source: None }
+    }
+
     pub fn of(&self, source: &Source) -> Arc<SourceCounters> {
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(counters) = sources.get(&source.public()) {
@@ -79,6 +125,7 @@ impl DialMetrics {
             fresh: counter!("egressd_connections_total", "source_ip" => ip.clone(), "reused" => "false"),
             reused: counter!("egressd_connections_total", "source_ip" => ip.clone(), "reused" => "true"),
             ports_exhausted: counter!("egressd_source_ports_exhausted_total", "source_ip" => ip.clone()),
+            in_flight: gauge!("egressd_in_flight", "source_ip" => ip.clone()),
             ports_used: gauge!("egressd_source_ports_used_ratio", "source_ip" => ip),
         });
         sources.insert(source.public(), counters.clone());
