@@ -289,13 +289,14 @@ impl Deliverer {
             return Err(denial.into());
         }
         journey.watch.enter(Phase::Dns);
-        let look = self.dialer.look(asker, url, &settings, Purpose::Reflector).await;
+        // The given source, whether or not a send may leave from it: that is what is being found out.
+        let found = self.dialer.find(asker, url, &settings, Purpose::Reflector).await;
         let family = Family::of(source.bind());
-        let candidates: Vec<_> = look
-            .way?
+        let candidates: Vec<_> = found
+            .addresses?
             .into_iter()
-            .filter(|candidate| Family::of(candidate.address.socket_addr().ip()) == family)
-            .map(|candidate| Candidate { address: candidate.address, sources: vec![source.clone()] })
+            .filter(|address| Family::of(address.socket_addr().ip()) == family)
+            .map(|address| Candidate { address, sources: vec![source.clone()] })
             .collect();
         if candidates.is_empty() {
             let message = format!("{} has no address of this source's family", url.destination().host.text());

@@ -48,6 +48,15 @@ pub struct Look {
     pub way: Result<Vec<Candidate>, Failure>,
 }
 
+/// A [`Look`] before sources are chosen.
+#[derive(Debug)]
+pub struct Found {
+    pub resolved: Vec<(IpAddr, Verdict)>,
+    pub would_block: Option<Code>,
+    /// What passed; or why nothing may be dialled.
+    pub addresses: Result<Vec<CheckedAddr>, Failure>,
+}
+
 impl Look {
     /// The source that would be left from.
     pub fn source(&self) -> Option<&Arc<Source>> {
@@ -96,6 +105,13 @@ impl Dialer {
     /// Resolves a destination, judges the answer and finds its sources; sends nothing to it. The URL stage is the
     /// caller's.
     pub async fn look(&self, asker: Asker<'_>, url: &CheckedUrl, settings: &Settings, purpose: Purpose) -> Look {
+        let Found { resolved, would_block, addresses } = self.find(asker, url, settings, purpose).await;
+        let way = addresses.and_then(|addresses| self.candidates(asker, url, settings, &addresses));
+        Look { resolved, would_block, way }
+    }
+
+    /// As [`Self::look`], without the sources.
+    pub async fn find(&self, asker: Asker<'_>, url: &CheckedUrl, settings: &Settings, purpose: Purpose) -> Found {
         let host = &url.destination().host;
         let (aliases, addresses, failure) = match host {
             Host::Address(address) => (Vec::new(), vec![*address], None),
@@ -113,16 +129,12 @@ impl Dialer {
         let Answer { resolved, addresses, denial, would_block } =
             settings.policy.judge_answer(asker, url, &aliases, &addresses, &ours, purpose);
         // An alias is denied whether or not it has an address: a failure must not tell more than a refusal.
-        let way = match (denial, failure) {
+        let addresses = match (denial, failure) {
             (Some(denial), _) => Err(denial.into()),
             (None, Some(failure)) => Err(failure),
-            // The caller names the source: one that is out must be asked about all the same.
-            (None, None) if purpose == Purpose::Reflector => {
-                Ok(addresses.into_iter().map(|address| Candidate { address, sources: Vec::new() }).collect())
-            }
-            (None, None) => self.candidates(asker, url, settings, &addresses),
+            (None, None) => Ok(addresses),
         };
-        Look { resolved, would_block, way }
+        Found { resolved, would_block, addresses }
     }
 
     fn candidates(

@@ -7,6 +7,7 @@ use egressd::{
     deadline::Deadline,
     outcome::Code,
     policy::{CheckedUrl, SelfAddrs},
+    source::Verified,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -222,11 +223,15 @@ async fn a_source_is_verified_by_a_fetch_through_it_alone() {
     let ground = Plan { ours, ..Plan::new().sources(&[SOURCE, OTHER]) }.build();
     let receiver = Receiver::start([Step::Read, ok()]).await;
     let url = CheckedUrl::parse(&receiver.url("/whoami")).unwrap();
-    for source in ground.world.sources().all() {
+    let sources = ground.world.sources();
+    for source in sources.all() {
+        // Also, and above all, where it was taken out.
+        sources.all().iter().for_each(|source| sources.verified(source, Verified::Drift));
         let fetched = ground.deliverer.fetch(&url, &source, Deadline::start(LONG)).await.unwrap();
         assert_eq!((fetched.status, &fetched.body[..], fetched.remote), (200, &b"ok"[..], Some(receiver.address())));
         assert_eq!(receiver.peers().last().unwrap().ip(), source.bind());
     }
+    assert_eq!(end_of(&ground.get(&receiver.url("/")).await), "failed source_unavailable connect");
     let attempt = ground.get("http://93.184.216.34:8080/").await;
     assert_eq!(attempt.ended.error.unwrap().code, Code::PolicySelf);
     let source = ground.world.sources().all().remove(0);
