@@ -2,10 +2,15 @@
 //! time, and let go gracefully when the process stops.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -105,8 +110,42 @@ async fn connection<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let called = Arc::new(AtomicBool::new(false));
+    let service = Noticed { service, called: called.clone() };
     let connection = builder.serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = watcher.watch(connection.into_owned()).await {
+    let mut connection = pin!(watcher.watch(connection.into_owned()));
+    let result = tokio::select! {
+        result = &mut connection => result,
+        // Telling the versions apart waits for bytes without a time of its own.
+        () = tokio::time::sleep(limits::API_HEAD_TIME) => {
+            if !called.load(Ordering::Relaxed) {
+                tracing::debug!("a connection to the API brought no call in time");
+                return;
+            }
+            connection.await
+        }
+    };
+    if let Err(error) = result {
         tracing::debug!(%error, "a connection to the API ended early");
     }
 }
+
+/// Remembers that there was a call.
+struct Noticed {
+    service: TowerToHyperService<Router>,
+    called: Arc<AtomicBool>,
+}
+
+impl Service<Request<Incoming>> for Noticed {
+    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.called.store(true, Ordering::Relaxed);
+        self.service.call(request)
+    }
+}
+
+#[cfg(test)]
+mod tests;

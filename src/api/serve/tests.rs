@@ -1,0 +1,276 @@
+#![allow(clippy::disallowed_methods, reason = "a test's own client, towards its own listener")]
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use axum::routing::get;
+use bytes::Bytes;
+use http::{Request, StatusCode, Version};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
+
+use super::*;
+use crate::config::ApiTls;
+
+/// A server of one word, on loopback.
+struct Server {
+    address: SocketAddr,
+    closing: watch::Sender<bool>,
+    task: JoinHandle<()>,
+    tls: Option<Arc<Acceptor>>,
+}
+
+async fn start(tls: Option<Acceptor>, router: Router) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let (closing, closed) = watch::channel(false);
+    let tls = tls.map(Arc::new);
+    let task = tokio::spawn(serve(listener, router, tls.clone(), closed));
+    Server { address, closing, task, tls }
+}
+
+fn hello() -> Router {
+    Router::new().route("/", get(|| async { "hello" }))
+}
+
+async fn connect(server: &Server) -> TcpStream {
+    TcpStream::connect(server.address).await.expect("it listens")
+}
+
+/// One GET over this stream: version and body.
+async fn ask<S>(stream: S, http2: bool) -> Result<(Version, Bytes), hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let io = TokioIo::new(stream);
+    let request = |uri: &str| {
+        Request::builder().uri(uri).header("host", "localhost").body(Empty::<Bytes>::new()).expect("a request")
+    };
+    let response = if http2 {
+        let (mut sender, connection) = conn::http2::handshake(TokioExecutor::new(), io).await?;
+        tokio::spawn(connection);
+        sender.send_request(request("http://localhost/")).await?
+    } else {
+        let (mut sender, connection) = conn::http1::handshake(io).await?;
+        tokio::spawn(connection);
+        sender.send_request(request("/")).await?
+    };
+    assert_eq!(response.status(), StatusCode::OK);
+    let version = response.version();
+    Ok((version, response.into_body().collect().await?.to_bytes()))
+}
+
+struct Authority {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let pem = params.self_signed(&key).expect("a certificate").pem();
+        Self { issuer: rcgen::Issuer::new(params, key), pem }
+    }
+
+    /// A certificate and its key, as files of these names.
+    fn write(&self, dir: &Path, name: &str) {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+        let certificate = params.signed_by(&key, &self.issuer).expect("signed");
+        std::fs::write(dir.join(format!("{name}.pem")), certificate.pem()).expect("written");
+        std::fs::write(dir.join(format!("{name}.key")), key.serialize_pem()).expect("written");
+        std::fs::write(dir.join("ca.pem"), &self.pem).expect("written");
+    }
+
+    /// A client that trusts this authority, with this certificate of its own.
+    fn client(&self, own: Option<(&Path, &str)>, alpn: &[&str]) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(self.pem.as_bytes()) {
+            roots.add(certificate.expect("PEM")).expect("an authority");
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots);
+        let mut config = match own {
+            None => builder.with_no_client_auth(),
+            Some((dir, name)) => {
+                let chain = CertificateDer::pem_file_iter(dir.join(format!("{name}.pem"))).expect("PEM");
+                let key = PrivateKeyDer::from_pem_file(dir.join(format!("{name}.key"))).expect("PEM");
+                let chain = chain.collect::<Result<Vec<_>, _>>().expect("PEM");
+                builder.with_client_auth_cert(chain, key).expect("a pair")
+            }
+        };
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        TlsConnector::from(Arc::new(config))
+    }
+}
+
+fn files(dir: &Path, name: &str, client_ca: bool) -> ApiTls {
+    ApiTls {
+        cert: dir.join(format!("{name}.pem")),
+        key: dir.join(format!("{name}.key")),
+        client_ca: client_ca.then(|| dir.join("ca.pem")),
+    }
+}
+
+async fn over_tls(
+    server: &Server,
+    client: &TlsConnector,
+) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let name = ServerName::try_from("localhost").expect("a name");
+    client.connect(name, connect(server).await).await
+}
+
+#[tokio::test]
+async fn both_versions_are_served_in_the_clear() {
+    let server = start(None, hello()).await;
+    for (http2, version) in [(false, Version::HTTP_11), (true, Version::HTTP_2)] {
+        let answer = ask(connect(&server).await, http2).await.expect("an answer");
+        assert_eq!(answer, (version, Bytes::from_static(b"hello")));
+    }
+}
+
+#[tokio::test]
+async fn both_versions_are_served_over_tls_as_the_client_chooses() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new();
+    authority.write(dir.path(), "server");
+    let server = start(Some(Acceptor::load(&files(dir.path(), "server", false)).expect("usable")), hello()).await;
+    for (alpn, http2) in [(&["h2", "http/1.1"][..], true), (&["http/1.1"], false), (&[], false)] {
+        let stream = over_tls(&server, &authority.client(None, alpn)).await.expect("a handshake");
+        let chosen = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
+        assert_eq!(chosen, alpn.first().map(|name| name.as_bytes().to_vec()));
+        assert!(ask(stream, http2).await.is_ok());
+    }
+    // In the clear towards TLS: no answer, and the server goes on.
+    assert!(ask(connect(&server).await, false).await.is_err());
+    let stranger = Authority::new();
+    assert!(over_tls(&server, &stranger.client(None, &[])).await.is_err());
+    assert!(over_tls(&server, &authority.client(None, &[])).await.is_ok());
+}
+
+#[tokio::test]
+async fn mutual_tls_admits_only_certificates_of_the_authority() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let strange_dir = tempfile::tempdir().expect("a directory");
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    authority.write(dir.path(), "server");
+    authority.write(dir.path(), "client");
+    stranger.write(strange_dir.path(), "client");
+    let server = start(Some(Acceptor::load(&files(dir.path(), "server", true)).expect("usable")), hello()).await;
+    // In TLS 1.3 the client learns of a refusal only when it reads.
+    for (own, admitted) in
+        [(None, false), (Some((strange_dir.path(), "client")), false), (Some((dir.path(), "client")), true)]
+    {
+        let answered = match over_tls(&server, &authority.client(own, &["http/1.1"])).await {
+            Ok(stream) => ask(stream, false).await.is_ok(),
+            Err(_) => false,
+        };
+        assert_eq!(answered, admitted, "{own:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_reload_changes_the_certificate_or_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (first, second) = (Authority::new(), Authority::new());
+    first.write(dir.path(), "server");
+    let server = start(Some(Acceptor::load(&files(dir.path(), "server", false)).expect("usable")), hello()).await;
+    let tls = server.tls.clone().expect("TLS is on");
+    assert!(over_tls(&server, &first.client(None, &[])).await.is_ok());
+    second.write(dir.path(), "server");
+    std::fs::write(dir.path().join("broken.pem"), "nothing").expect("written");
+    let broken = ApiTls { cert: dir.path().join("broken.pem"), ..files(dir.path(), "server", false) };
+    assert!(Acceptor::load(&broken).is_err_and(|error| error.to_string().contains("broken.pem")));
+    assert!(over_tls(&server, &first.client(None, &[])).await.is_ok());
+    tls.replace(&Acceptor::load(&files(dir.path(), "server", false)).expect("usable"));
+    assert!(over_tls(&server, &second.client(None, &[])).await.is_ok());
+    assert!(over_tls(&server, &first.client(None, &[])).await.is_err());
+}
+
+#[test]
+fn files_that_cannot_be_used_are_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new();
+    authority.write(dir.path(), "one");
+    authority.write(dir.path(), "two");
+    let good = files(dir.path(), "one", true);
+    assert!(Acceptor::load(&good).is_ok());
+    let missing = dir.path().join("missing.pem");
+    for (files, names) in [
+        (ApiTls { cert: missing.clone(), ..good.clone() }, "missing.pem"),
+        (ApiTls { key: missing.clone(), ..good.clone() }, "missing.pem"),
+        (ApiTls { client_ca: Some(missing), ..good.clone() }, "missing.pem"),
+        (ApiTls { key: dir.path().join("two.key"), ..good.clone() }, "is the key that of the first certificate?"),
+        (ApiTls { cert: dir.path().join("one.key"), ..good }, "it holds none"),
+    ] {
+        let error = Acceptor::load(&files).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains(names) && error.starts_with("[api] tls: "), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn closing_lets_calls_end_and_idle_connections_go() {
+    let begun = Arc::new(tokio::sync::Notify::new());
+    let go = Arc::new(tokio::sync::Notify::new());
+    let (begun_there, go_there) = (begun.clone(), go.clone());
+    let slow = get(move || async move {
+        begun_there.notify_one();
+        go_there.notified().await;
+        "late"
+    });
+    let server = start(None, hello().route("/slow", slow)).await;
+    let mut idle = connect(&server).await;
+    idle.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("written");
+    let mut answer = [0; 15];
+    idle.read_exact(&mut answer).await.expect("an answer");
+    let mut busy = connect(&server).await;
+    busy.write_all(b"GET /slow HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("written");
+    begun.notified().await;
+    server.closing.send_replace(true);
+    // The idle one is let go at once; the other call is answered in full.
+    let mut rest = Vec::new();
+    idle.read_to_end(&mut rest).await.expect("the end");
+    assert!(!server.task.is_finished());
+    go.notify_one();
+    let mut late = String::new();
+    busy.read_to_string(&mut late).await.expect("an answer");
+    assert!(late.starts_with("HTTP/1.1 200") && late.ends_with("late"), "{late}");
+    server.task.await.expect("no panic");
+    assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_or_slow_caller_is_let_go() {
+    let server = start(None, hello()).await;
+    for begun in [&b""[..], b"P", b"PRI * HTTP/2.0", b"GET / HT", b"GET / HTTP/1.1\r\nhost: localhost\r\n"] {
+        let mut stream = connect(&server).await;
+        stream.write_all(begun).await.expect("written");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("the end");
+        assert!(!answer.starts_with(b"HTTP/1.1 200"), "{begun:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let server = start(None, hello()).await;
+    let mut stream = connect(&server).await;
+    let head = format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "x".repeat(2 * limits::API_HEAD_BYTES));
+    // The server may close before all of it is written.
+    let _ = stream.write_all(head.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 431"), "{:?}", String::from_utf8_lossy(&answer));
+    assert!(ask(connect(&server).await, false).await.is_ok());
+}
