@@ -107,6 +107,37 @@ struct Shared {
     state: Mutex<State>,
     /// What opening found unreadable; told once, by `recover`.
     damage: Mutex<Vec<String>>,
+    faults: Faults,
+}
+
+/// The places where a disk may refuse, for tests to refuse in its stead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Write,
+    Sync,
+    /// Tables, which no answer waits for.
+    Table,
+}
+
+/// Which places refuse at the moment; none outside of tests.
+#[derive(Default)]
+struct Faults {
+    #[cfg(test)]
+    refusing: Mutex<Vec<(Fault, io::ErrorKind)>>,
+}
+
+impl Faults {
+    #[cfg(test)]
+    fn pass(&self, place: Fault) -> io::Result<()> {
+        let refusing = locked(&self.refusing);
+        let refuse = refusing.iter().find(|(refused, _)| *refused == place);
+        refuse.map_or(Ok(()), |(_, kind)| Err(io::Error::from(*kind)))
+    }
+
+    #[cfg(not(test))]
+    fn pass(&self, _place: Fault) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -242,6 +273,7 @@ impl Embedded {
             closed: AtomicBool::new(false),
             state: Mutex::new(state),
             damage: Mutex::default(),
+            faults: Faults::default(),
         });
         let live = replay::load(&shared)?;
         let (jobs, threads) = writer::start(shared.clone(), live).map_err(|error| {

@@ -5,6 +5,8 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::*;
+use crate::outcome::Code;
+use crate::store::conformance::*;
 use crate::store::conformance::{self, Subject};
 
 fn settings(directory: &Path) -> StoreSettings {
@@ -84,4 +86,656 @@ async fn the_store_passes_the_suite() {
 #[tokio::test]
 async fn the_store_passes_the_suite_in_small_pieces() {
     conformance::run::<InSmallPieces>().await;
+}
+
+impl OnDisk {
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("store")
+    }
+
+    /// A file of the first piece.
+    fn file(&self, name: &str) -> PathBuf {
+        self.path().join("pieces/00000001").join(name)
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.store().shared
+    }
+
+    /// Dies, has its files changed, and comes back.
+    async fn harmed(mut self, harm: impl FnOnce(&Self)) -> (Self, Recovered) {
+        self.store = None;
+        harm(&self);
+        self.open();
+        let recovered = self.store().recover(at(1000)).await.expect("recovered");
+        (self, recovered)
+    }
+
+    fn refuse(&self, faults: &[(Fault, io::ErrorKind)]) {
+        *locked(&self.shared().faults.refusing) = faults.to_vec();
+    }
+
+    /// The first three pieces.
+    async fn until_settled(&self) {
+        while !self.shared().pieces()[2].is_settled() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn until_healthy(&self) {
+        while self.store().health().is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn all(&self) -> Vec<SendId> {
+        let page = self.store().list(Filter::default(), None, 200).await.expect("a list");
+        page.sends.into_iter().rev().map(|record| record.id).collect()
+    }
+}
+
+fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).expect("readable");
+    change(&mut bytes);
+    fs::write(path, bytes).expect("writable");
+}
+
+/// Where the frames of a log begin, and its end.
+fn frames(path: &Path) -> Vec<usize> {
+    let bytes = fs::read(path).expect("readable");
+    let mut at = 0;
+    let mut starts = vec![0];
+    while let Some(frame) = frame::parse(&bytes[at..]) {
+        at += frame.length;
+        starts.push(at);
+    }
+    starts
+}
+
+// Opening.
+
+#[tokio::test]
+async fn a_second_process_is_refused_with_the_pid_of_the_first() {
+    let subject = OnDisk::fresh().await;
+    let again = Embedded::open(&settings(subject.directory.path()), "another");
+    let path = subject.path().display().to_string();
+    assert_eq!(again.err(), Some(StoreError::InUse { path, pid: std::process::id() as i32 }));
+}
+
+#[tokio::test]
+async fn a_store_of_a_later_format_is_refused() {
+    let mut subject = OnDisk::fresh().await;
+    subject.store = None;
+    fs::write(subject.path().join("format"), "egressd store, format 2\n").unwrap();
+    let error = Embedded::open(&settings(subject.directory.path()), "node").err();
+    let path = subject.path().display().to_string();
+    assert_eq!(error, Some(StoreError::TooNew { path, found: 2, known: 1 }));
+}
+
+#[tokio::test]
+async fn another_key_file_is_refused_and_so_is_none() {
+    let mut subject = OnDisk::fresh().await;
+    subject.store = None;
+    let settings = settings(subject.directory.path());
+    let other = OnDisk::fresh().await;
+    fs::copy(other.directory.path().join("key"), &settings.key_file).unwrap();
+    let error = Embedded::open(&settings, "node").err();
+    assert!(matches!(error, Some(StoreError::CannotRead(why)) if why.contains("not the one that the store")));
+    fs::remove_file(&settings.key_file).unwrap();
+    let error = Embedded::open(&settings, "node").err();
+    assert!(matches!(error, Some(StoreError::CannotRead(why)) if why.contains("is gone")));
+}
+
+// What is sealed.
+
+#[tokio::test]
+async fn a_secret_is_never_in_the_clear_on_disk_and_unreadable_once_the_send_is_done() {
+    let subject = OnDisk::fresh().await;
+    let secret = Draft {
+        secret: Some("Basic dG9wOnNlY3JldA=="),
+        body: Some(bytes::Bytes::from_static(b"a body that is not kept")),
+        keeps_body: false,
+        ..draft()
+    };
+    let id = accept_one(subject.store(), &secret).await;
+    let on_disk = |wanted: &[u8]| {
+        let mut directories = vec![subject.path()];
+        let mut found = false;
+        while let Some(directory) = directories.pop() {
+            for entry in fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    directories.push(path);
+                } else {
+                    found |= fs::read(path).unwrap().windows(wanted.len()).any(|window| window == wanted);
+                }
+            }
+        }
+        found
+    };
+    assert!(on_disk(b"application/json"), "the search finds what is in the clear");
+    for secret in [&b"dG9wOnNlY3JldA"[..], b"a body that is not kept"] {
+        assert!(!on_disk(secret));
+    }
+    let started = subject.store().begin(begin_of(id, &secret, at(1))).await.expect("begun");
+    assert_eq!(started.spec(), &secret.send().spec);
+    let slot = |subject: &OnDisk| {
+        let piece = subject.shared().pieces()[0].clone();
+        let (_, row) = piece.row_of(id.0.as_u128()).unwrap().expect("it is there");
+        let bytes = piece.frame(row.accepted).expect("the checksum does not cover the slot");
+        bytes[bytes.len() - seal::SLOT_BYTES..].to_vec()
+    };
+    let wrapped = slot(&subject);
+    assert!(wrapped.iter().any(|&byte| byte != 0));
+    subject.store().finish(finished(id, 200, at(1))).await.expect("ended");
+    assert!(slot(&subject).iter().all(|&byte| byte == 0));
+    // Should the overwriting not have reached the disk, the next start does it.
+    let (subject, _) = subject
+        .harmed(|subject| {
+            change(&subject.file("log"), |log| {
+                let end = frames(&subject.file("log"))[2];
+                log[end - seal::SLOT_BYTES..end].copy_from_slice(&wrapped);
+            });
+        })
+        .await;
+    assert!(slot(&subject).iter().all(|&byte| byte == 0));
+}
+
+// Torn, cut and changed files.
+
+#[tokio::test]
+async fn a_log_torn_at_any_byte_keeps_every_whole_call_before_it() {
+    let subject = OnDisk::fresh().await;
+    let one = accept_one(subject.store(), &draft()).await;
+    let call_of_three = call((0..3).map(|_| draft().in_execution("e").send()).collect(), Some("e"));
+    let three: Vec<_> = call_of_three.sends.iter().map(|send| send.id).collect();
+    accept_new(subject.store(), call_of_three).await;
+    let last = accept_one(subject.store(), &draft()).await;
+    let (subject, _) = subject.harmed(|_| {}).await;
+    let whole = fs::read(subject.file("log")).unwrap();
+    let ends = frames(&subject.file("log"));
+    assert_eq!(ends.len(), 7, "a head and five sends");
+    let ids = [&[one][..], &three, &[last]].concat();
+    let mut subject = subject;
+    for cut in (ends[1]..whole.len()).step_by(7).chain(ends[1..].iter().copied()) {
+        let (torn, recovered) = subject
+            .harmed(|subject| {
+                fs::write(subject.file("log"), &whole[..cut]).unwrap();
+                // The tables had not reached the disk either.
+                fs::write(subject.file("table"), []).unwrap();
+            })
+            .await;
+        let frames = ends.iter().filter(|&&end| end <= cut).count() - 2;
+        let calls = [0, 1, 1, 1, 4, 5][frames];
+        assert_eq!(torn.all().await, ids[..calls], "cut at {cut}");
+        assert_eq!(recovered.damage, Vec::<String>::new(), "cut at {cut}");
+        assert_eq!(fs::metadata(torn.file("log")).unwrap().len(), ends[1 + calls] as u64, "cut at {cut}");
+        subject = torn;
+    }
+}
+
+#[tokio::test]
+async fn a_changed_byte_is_told_with_file_and_extent_and_the_rest_is_kept() {
+    let subject = OnDisk::fresh().await;
+    let mut ids = Vec::new();
+    for _ in 0..5 {
+        ids.push(accept_one(subject.store(), &draft().in_execution("e")).await);
+    }
+    subject.store().finish(finished(ids[4], 200, at(1))).await.expect("ended");
+    let (subject, recovered) = subject
+        .harmed(|subject| {
+            let starts = frames(&subject.file("log"));
+            change(&subject.file("log"), |log| log[starts[3] + 40] ^= 1);
+        })
+        .await;
+    let starts = 4;
+    assert_eq!(recovered.damage.len(), 1, "{:?}", recovered.damage);
+    assert!(recovered.damage[0].contains("00000001/log is unreadable at bytes "), "{:?}", recovered.damage);
+    assert_eq!(subject.all().await, [ids[0], ids[1], ids[3], ids[4]]);
+    let record = subject.store().record(None, ids[4], true).await.unwrap().unwrap();
+    assert_eq!(record.response.map(|answer| answer.status), Some(200));
+    let pending = subject.store().pending(None, 10).await.unwrap();
+    assert_eq!(pending.iter().map(|send| send.id).collect::<Vec<_>>(), [ids[0], ids[1], ids[3]]);
+    let indexes = accept_new(subject.store(), call(vec![draft().in_execution("e").send()], None)).await;
+    assert_eq!(indexes, [Some(starts)], "the four that are left have indexes 0, 1, 3 and 4");
+}
+
+#[tokio::test]
+async fn a_log_that_lost_its_end_is_told_by_its_table() {
+    let subject = OnDisk::fresh().await;
+    let first = accept_one(subject.store(), &draft()).await;
+    accept_one(subject.store(), &draft()).await;
+    accept_one(subject.store(), &draft()).await;
+    let (subject, recovered) = subject
+        .harmed(|subject| {
+            let starts = frames(&subject.file("log"));
+            change(&subject.file("log"), |log| log.truncate(starts[2] + 20));
+        })
+        .await;
+    assert_eq!(recovered.damage.len(), 1, "{:?}", recovered.damage);
+    assert!(recovered.damage[0].contains("the last 2 sends that were accepted: they are lost"));
+    assert_eq!(subject.all().await, [first]);
+    accept_one(subject.store(), &draft()).await;
+}
+
+#[tokio::test]
+async fn a_lost_body_is_told_and_its_record_stays() {
+    let subject = OnDisk::fresh().await;
+    let first = accept_one(subject.store(), &draft()).await;
+    let second = accept_one(subject.store(), &draft()).await;
+    let (subject, recovered) =
+        subject.harmed(|subject| change(&subject.file("bodies"), |bodies| bodies.truncate(bodies.len() - 3))).await;
+    assert!(recovered.damage[0].contains("00000001/bodies ends at byte"), "{:?}", recovered.damage);
+    let whole = subject.store().record(None, first, true).await.unwrap().unwrap();
+    assert_eq!(whole.request.body.and_then(|body| body.bytes), draft().body);
+    let error = subject.store().record(None, second, true).await;
+    assert!(matches!(error, Err(StoreError::Damaged(why)) if why.contains("00000001/bodies is unreadable at bytes")));
+    assert!(subject.store().record(None, second, false).await.unwrap().is_some());
+    let begun = subject.store().begin(begin_of(second, &draft(), at(1))).await;
+    assert!(matches!(begun, Err(StoreError::Damaged(_))), "half a request is not sent");
+}
+
+/// Three settled pieces of two sends each, all done but the last, and the newest piece.
+async fn settled() -> (OnDisk, Vec<SendId>) {
+    let subject = OnDisk::with(PieceLimits { sends: 2, ..OnDisk::limits() });
+    let mut ids = Vec::new();
+    for turn in 0..6 {
+        let draft = draft().in_execution(&format!("e{turn}")).in_workflow("w").created(at(turn));
+        ids.push(accept_one(subject.store(), &draft).await);
+        if turn < 5 {
+            subject.store().finish(finished(ids[turn as usize], 200, at(turn))).await.expect("ended");
+        }
+    }
+    // Pieces with a send that waits are settled once enough newer ones are there.
+    for _ in 0..10 {
+        let id = accept_one(subject.store(), &draft()).await;
+        subject.store().finish(finished(id, 200, at(100))).await.expect("ended");
+    }
+    subject.until_settled().await;
+    (subject, ids)
+}
+
+#[tokio::test]
+async fn settled_pieces_answer_as_they_did_and_without_their_index_too() {
+    let (subject, ids) = settled().await;
+    let check = async |subject: &OnDisk, when: &str| {
+        for (turn, &id) in ids.iter().enumerate() {
+            let name = execution(&format!("e{turn}"));
+            let seen = subject.store().execution(tenant("acme"), name, None, 10).await.unwrap().expect(when);
+            assert_eq!(seen.sends.iter().map(|record| record.id).collect::<Vec<_>>(), [id], "{when}");
+            assert_eq!(seen.delivered, u64::from(turn < 5), "{when}");
+        }
+        let filter = Filter { workflow: Some("w".to_owned()), ..Filter::default() };
+        let page = subject.store().list(filter, None, 10).await.unwrap();
+        assert_eq!(page.sends.iter().rev().map(|record| record.id).collect::<Vec<_>>(), ids, "{when}");
+        let pending = subject.store().pending(None, 10).await.unwrap();
+        assert_eq!(pending.iter().map(|send| send.id).collect::<Vec<_>>(), ids[5..], "{when}");
+        let (items, _) = subject.store().finished_after(0, Filter::default(), 3).await.unwrap();
+        assert_eq!(items.iter().map(|item| item.record.id).collect::<Vec<_>>(), ids[..3], "{when}");
+    };
+    check(&subject, "settled").await;
+    let (subject, recovered) = subject.harmed(|_| {}).await;
+    assert_eq!(recovered, Recovered::default());
+    check(&subject, "opened again").await;
+    let (subject, recovered) = subject.harmed(|subject| fs::remove_file(subject.file("index")).unwrap()).await;
+    assert_eq!(recovered, Recovered::default());
+    check(&subject, "without an index").await;
+    subject.until_settled().await;
+    let (subject, recovered) = subject.harmed(|subject| change(&subject.file("index"), |index| index[20] ^= 1)).await;
+    assert_eq!(recovered, Recovered::default());
+    check(&subject, "with a changed index").await;
+    subject.until_settled().await;
+    let (subject, recovered) = subject.harmed(|subject| fs::write(subject.file("table"), b"").unwrap()).await;
+    assert_eq!(recovered, Recovered::default());
+    check(&subject, "with its table emptied").await;
+}
+
+#[tokio::test]
+async fn a_damaged_record_of_a_settled_piece_is_told_and_does_not_hide_the_others() {
+    let (subject, ids) = settled().await;
+    let (subject, recovered) = subject
+        .harmed(|subject| {
+            let starts = frames(&subject.file("log"));
+            change(&subject.file("log"), |log| log[starts[1] + 100] ^= 1);
+        })
+        .await;
+    assert_eq!(recovered, Recovered::default(), "settled pieces are not read at the start");
+    let error = subject.store().record(None, ids[0], false).await;
+    assert!(matches!(error, Err(StoreError::Damaged(why)) if why.contains("00000001/log is unreadable at bytes")));
+    let filter = Filter { workflow: Some("w".to_owned()), ..Filter::default() };
+    let page = subject.store().list(filter, None, 10).await.unwrap();
+    assert_eq!(page.sends.iter().rev().map(|record| record.id).collect::<Vec<_>>(), ids);
+    let shown = page.sends.last().expect("six of them");
+    assert!(shown.request.url.starts_with("unreadable: "), "{}", shown.request.url);
+    assert_eq!(shown.ended.as_ref().map(|ended| ended.outcome), Some(Outcome::Delivered));
+}
+
+#[tokio::test]
+async fn a_waiting_send_whose_request_is_damaged_gets_its_end() {
+    let (subject, ids) = settled().await;
+    let (subject, recovered) = subject
+        .harmed(|subject| {
+            let log = subject.path().join("pieces/00000003/log");
+            let starts = frames(&log);
+            // The last frame is the send that filled the piece.
+            change(&log, |log| log[starts[starts.len() - 2] + 100] ^= 1);
+        })
+        .await;
+    assert_eq!(recovered.damage.len(), 1, "{:?}", recovered.damage);
+    assert!(recovered.damage[0].contains("00000003/log is unreadable at bytes"));
+    assert!(subject.store().pending(None, 10).await.unwrap().is_empty());
+    let page = subject.store().list(Filter::default(), None, 200).await.unwrap();
+    let shown = page.sends.iter().find(|record| record.id == ids[5]).expect("listed");
+    assert_eq!(shown.ended.as_ref().map(|ended| ended.outcome), Some(Outcome::Failed));
+}
+
+// A disk that refuses.
+
+#[tokio::test]
+async fn what_the_disk_refuses_is_not_accepted_and_it_goes_on_when_the_disk_does() {
+    for place in [Fault::Write, Fault::Sync] {
+        let subject = OnDisk::fresh().await;
+        let before = accept_one(subject.store(), &draft()).await;
+        subject.refuse(&[(place, io::ErrorKind::StorageFull)]);
+        for _ in 0..3 {
+            let refused = subject.store().accept(call(vec![draft().send()], None)).await;
+            assert!(matches!(refused, Err(StoreError::CannotWrite(why)) if why.contains("free some space")));
+        }
+        let begun = subject.store().begin(begin_of(before, &draft(), at(1))).await;
+        assert!(matches!(begun, Err(StoreError::CannotWrite(_))), "{place:?}");
+        let ended = subject.store().finish(finished(before, 200, at(1))).await;
+        assert!(matches!(ended, Err(StoreError::CannotWrite(_))), "{place:?}");
+        assert!(subject.store().health().is_err(), "{place:?}");
+        assert_eq!(subject.all().await, [before], "what is there can be read all the while");
+        subject.refuse(&[]);
+        subject.until_healthy().await;
+        let after = accept_one(subject.store(), &draft()).await;
+        subject.store().begin(begin_of(before, &draft(), at(1))).await.expect("it was not begun");
+        assert_eq!(subject.all().await, [before, after], "{place:?}");
+        let (subject, recovered) = subject.harmed(|_| {}).await;
+        assert_eq!(recovered, Recovered { interrupted: 1, ..Recovered::default() }, "{place:?}");
+        assert_eq!(subject.all().await, [before, after], "{place:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_failed_and_then_the_power_leave_nothing_that_was_refused() {
+    let subject = OnDisk::fresh().await;
+    let before = accept_one(subject.store(), &draft()).await;
+    let log = fs::read(subject.file("log")).unwrap();
+    subject.refuse(&[(Fault::Sync, io::ErrorKind::Other)]);
+    assert!(subject.store().accept(call(vec![draft().send()], None)).await.is_err());
+    assert_eq!(fs::read(subject.file("log")).unwrap(), log, "it was cut off again");
+    subject.refuse(&[]);
+    subject.until_healthy().await;
+    // After a failed sync another log is written to, and what may have reached the disk behind the old one's end
+    // is not taken for anything.
+    let after = accept_one(subject.store(), &draft()).await;
+    let (subject, recovered) = subject
+        .harmed(|subject| {
+            change(&subject.file("log"), |log| {
+                let starts = frames(&subject.file("log"));
+                let copy = log[starts[1]..starts[2]].to_vec();
+                log.extend_from_slice(&copy);
+            });
+        })
+        .await;
+    assert_eq!(recovered, Recovered::default());
+    assert_eq!(subject.all().await, [before, after]);
+}
+
+#[tokio::test]
+async fn what_is_durable_is_shown_once_the_tables_can_be_written() {
+    let subject = OnDisk::fresh().await;
+    subject.refuse(&[(Fault::Table, io::ErrorKind::StorageFull)]);
+    let accepted = accept_one(subject.store(), &draft()).await;
+    assert!(subject.store().health().is_err());
+    assert!(subject.store().accept(call(vec![draft().send()], None)).await.is_err());
+    subject.refuse(&[]);
+    subject.until_healthy().await;
+    assert_eq!(subject.all().await, [accepted]);
+    subject.store().begin(begin_of(accepted, &draft(), at(1))).await.expect("begun");
+}
+
+// Retention.
+
+/// A store with pieces of two sends, six done sends a day apart, and one that waits in the newest.
+async fn aged(change: impl FnOnce(&mut StoreSettings)) -> (OnDisk, Vec<SendId>) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut settings = settings(directory.path());
+    change(&mut settings);
+    let limits = PieceLimits { sends: 2, ..OnDisk::limits() };
+    let store = Embedded::open_with(&settings, conformance::NODE, limits).unwrap();
+    let subject = OnDisk { store: Some(store), directory, limits };
+    let mut ids = Vec::new();
+    for day in 0..6 {
+        let id = accept_one(subject.store(), &draft().created(days(day))).await;
+        subject.store().finish(finished(id, 200, days(day))).await.expect("ended");
+        ids.push(id);
+    }
+    ids.push(accept_one(subject.store(), &draft().created(days(6))).await);
+    (subject, ids)
+}
+
+fn days(days: i64) -> Timestamp {
+    at(days * 24 * 3600)
+}
+
+async fn has_bodies(subject: &OnDisk, id: SendId) -> bool {
+    let record = subject.store().record(None, id, true).await.unwrap().expect("kept");
+    record.request.body.is_some_and(|body| body.bytes.is_some())
+}
+
+#[tokio::test]
+async fn records_and_bodies_go_by_age_piece_by_piece() {
+    let (subject, ids) = aged(|_| {}).await;
+    subject.store().retain(days(6)).await.expect("retained");
+    assert_eq!(subject.all().await, ids, "records are young");
+    for (day, &id) in ids.iter().enumerate() {
+        assert_eq!(has_bodies(&subject, id).await, day >= 2, "three days and the rest of their piece: day {day}");
+    }
+    let older = subject.store().record(None, ids[0], true).await.unwrap().unwrap();
+    assert_eq!(older.response.map(|answer| (answer.body.bytes, answer.body.total)), Some((None, 9)));
+    let before = subject.store().bytes();
+    subject.store().retain(days(32)).await.expect("retained");
+    assert_eq!(subject.all().await, ids[2..], "the first piece is past thirty days");
+    assert!(subject.store().bytes() < before);
+    assert!(!subject.file("log").exists());
+    let (items, _) = subject.store().finished_after(0, Filter::default(), 10).await.unwrap();
+    assert_eq!(items.iter().map(|item| item.record.id).collect::<Vec<_>>(), ids[2..6]);
+    let (subject, recovered) = subject.harmed(|_| {}).await;
+    assert_eq!(recovered, Recovered::default());
+    assert_eq!(subject.all().await, ids[2..]);
+}
+
+#[tokio::test]
+async fn a_piece_with_a_send_that_waits_is_kept_with_all_behind_it() {
+    let subject = OnDisk::with(PieceLimits { sends: 2, ..OnDisk::limits() });
+    let waiting = accept_one(subject.store(), &draft().created(days(0))).await;
+    for day in 1..6 {
+        let id = accept_one(subject.store(), &draft().created(days(day))).await;
+        subject.store().finish(finished(id, 200, days(day))).await.expect("ended");
+    }
+    subject.store().retain(days(100)).await.expect("retained");
+    assert_eq!(subject.all().await.len(), 6);
+    assert!(has_bodies(&subject, waiting).await);
+    subject.store().finish(failed(waiting, Code::Expired, days(100))).await.expect("ended");
+    subject.store().retain(days(100)).await.expect("retained");
+    assert_eq!(subject.all().await, [waiting; 0], "all pieces but the newest are past their time");
+}
+
+#[tokio::test]
+async fn the_oldest_go_while_all_are_too_large() {
+    let (subject, ids) = aged(|settings| settings.body_max_bytes = 0).await;
+    subject.store().retain(days(0)).await.expect("retained");
+    assert_eq!(subject.all().await, ids);
+    assert!(!has_bodies(&subject, ids[0]).await);
+    assert!(has_bodies(&subject, ids[6]).await, "never the newest piece's");
+
+    let (subject, ids) = aged(|settings| settings.max_bytes = 4096).await;
+    subject.store().retain(days(0)).await.expect("retained");
+    let kept = subject.all().await;
+    assert!(kept.len() < ids.len() && ids.ends_with(&kept), "{} of {}", kept.len(), ids.len());
+    assert!(subject.store().bytes() <= 4096 || kept.len() == 1);
+}
+
+// Dying.
+
+/// Where the child keeps its store; without it the child has nothing to do.
+const CHILD: &str = "EGRESSD_TEST_STORE";
+
+/// Accepts, begins and ends sends as fast as it can, and tells of each once it was answered. It is killed.
+#[test]
+fn the_child_that_is_killed() {
+    let Some(directory) = std::env::var_os(CHILD) else { return };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let limits = PieceLimits { sends: 50, ..OnDisk::limits() };
+        let store = Arc::new(Embedded::open_with(&settings(Path::new(&directory)), "child", limits).unwrap());
+        store.recover(clock()).await.unwrap();
+        for pending in store.pending(None, 100_000).await.unwrap() {
+            tell(format!("pending {}", pending.id));
+        }
+        tell("open".to_owned());
+        let tasks: Vec<_> = (0..4).map(|task| tokio::spawn(child_task(store.clone(), task))).collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+    });
+}
+
+fn clock() -> Timestamp {
+    crate::clock::wall()
+}
+
+fn tell(line: String) {
+    let mut out = io::stdout().lock();
+    writeln!(out, "ledger {line}").and_then(|()| out.flush()).expect("the parent listens");
+}
+
+async fn child_task(store: Arc<Embedded>, task: usize) {
+    for turn in 0..u64::MAX {
+        let name = format!("{}-{task}-{turn}", std::process::id());
+        let held = turn % 3 == 0;
+        let draft = Draft { secret: Some("Basic c2VjcmV0"), ..draft() }.in_execution(&name).created(clock());
+        let sends: Vec<_> = (0..3).map(|_| draft.send()).collect();
+        let ids: Vec<_> = sends.iter().map(|send| send.id).collect();
+        accept_new(&*store, call(sends, held.then_some(name.as_str()))).await;
+        tell(format!("accepted {} {} {} {}", ids[0], ids[1], ids[2], if held { &name } else { "-" }));
+        if held {
+            let ending = if turn % 2 == 0 { Ending::Finish(crate::record::FinishedBy::Call) } else { Ending::Discard };
+            tell(format!("ending {name} {}", ending.state().label()));
+            store.end_execution(tenant("acme"), execution(&name), ending, clock()).await.expect("ended");
+            tell(format!("ended {name}"));
+            if ending == Ending::Discard {
+                continue;
+            }
+        }
+        for &id in &ids[..2] {
+            tell(format!("begins {id}"));
+            let spec = store.begin(begin_of(id, &draft, clock())).await.expect("begun").spec().clone();
+            assert_eq!(*spec, *draft.send().spec);
+            tell(format!("begun {id}"));
+            store.finish(finished(id, 200, clock())).await.expect("finished");
+            tell(format!("finished {id}"));
+        }
+    }
+}
+
+/// What the killed children had told.
+#[derive(Default)]
+struct Ledger {
+    accepted: Vec<(String, Option<String>)>,
+    began: std::collections::HashSet<String>,
+    begun: std::collections::HashSet<String>,
+    finished: std::collections::HashSet<String>,
+    ending: HashMap<String, String>,
+    ended: std::collections::HashSet<String>,
+}
+
+impl Ledger {
+    fn add(&mut self, line: &str) {
+        let words: Vec<_> = line.split(' ').map(str::to_owned).collect();
+        let word = words.get(1).cloned().unwrap_or_default();
+        match words[0].as_str() {
+            "accepted" => {
+                let hold = (words[4] != "-").then(|| words[4].clone());
+                self.accepted.extend(words[1..4].iter().map(|id| (id.clone(), hold.clone())));
+            }
+            "begins" => drop(self.began.insert(word)),
+            "begun" => drop(self.begun.insert(word)),
+            "finished" => drop(self.finished.insert(word)),
+            "ending" => drop(self.ending.insert(word, words[2].clone())),
+            "ended" => drop(self.ended.insert(word)),
+            "pending" => assert!(!self.begun.contains(&word), "{word} was begun, and is offered again"),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn killed_at_any_moment_it_loses_nothing_and_begins_nothing_twice() {
+    use std::io::BufRead;
+    let seed = 0x5eed_u64;
+    let mut random = seed;
+    let directory = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::default();
+    for _ in 0..12 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let lines = (random >> 33) % 400;
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "store::embedded::tests::the_child_that_is_killed", "--nocapture"])
+            .env(CHILD, directory.path())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut told = 0;
+        for line in io::BufReader::new(child.stdout.take().unwrap()).split(b'\n') {
+            // Only whole lines count: what was being written when it died was not told.
+            let Ok(line) = String::from_utf8(line.unwrap()) else { continue };
+            if let Some(line) = line.strip_prefix("ledger ") {
+                ledger.add(line);
+                told += u64::from(line != "open");
+                if told == lines {
+                    child.kill().unwrap();
+                }
+            }
+        }
+        child.wait().unwrap();
+    }
+    let store = Embedded::open(&settings(directory.path()), "parent").unwrap();
+    let recovered = store.recover(clock()).await.unwrap();
+    assert_eq!(recovered.damage, Vec::<String>::new());
+    let mut seen = 0;
+    for (id, hold) in &ledger.accepted {
+        let record = store.record(None, id.parse().unwrap(), true).await.unwrap().expect("accepted, so it is there");
+        let outcome = record.ended.as_ref().map(|ended| ended.outcome);
+        let ending = hold.as_ref().and_then(|hold| ledger.ending.get(hold)).map(String::as_str);
+        let ended = hold.as_ref().is_some_and(|hold| ledger.ended.contains(hold));
+        assert_eq!(record.request.body.clone().and_then(|body| body.bytes), draft().body, "seed {seed}");
+        if ledger.finished.contains(id) {
+            assert_eq!(outcome, Some(Outcome::Delivered), "{id}, seed {seed}");
+        } else if ledger.begun.contains(id) {
+            assert!(matches!(outcome, Some(Outcome::Interrupted | Outcome::Delivered)), "{id}, seed {seed}");
+        } else if ledger.began.contains(id) {
+            assert!(matches!(outcome, None | Some(Outcome::Interrupted)), "{id}, seed {seed}");
+        } else if ending == Some("discarded") {
+            assert!(!ended || outcome == Some(Outcome::Discarded), "{id}, seed {seed}");
+        } else {
+            assert_eq!(outcome, None, "{id}, seed {seed}");
+        }
+        seen += 1;
+    }
+    assert!(seen > 100, "the children came to something: {seen}");
+    let mut listed = 0;
+    let mut cursor = None;
+    loop {
+        let page = store.list(Filter::default(), cursor, 200).await.unwrap();
+        listed += page.sends.len();
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert!(listed >= seen, "what was accepted is listed, and what was being accepted may be");
 }

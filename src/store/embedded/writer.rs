@@ -31,7 +31,7 @@ use super::piece::{End, FORMAT, Head, Piece};
 use super::replay::{Live, LiveSend};
 use super::seal::{Keys, Slot};
 use super::table::{Extent, ROW_BYTES, Row};
-use super::{Shared, cannot_write, closed, retain};
+use super::{Fault, Shared, cannot_write, closed, retain};
 use crate::clock;
 use crate::record::Finished;
 use crate::send::{ExecutionId, SendId, TenantId};
@@ -47,7 +47,7 @@ const COMMIT_EVERY: Duration = Duration::from_millis(1);
 /// A batch of this many jobs need not wait for more.
 const BATCH_ENOUGH: usize = 64;
 /// While nothing can be written, a try this often.
-const TRY_AGAIN_EVERY: Duration = Duration::from_millis(500);
+const TRY_AGAIN_EVERY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 500 });
 /// How often it is looked whether a piece may be settled.
 const SETTLE_EVERY: Duration = Duration::from_secs(2);
 /// A piece is settled once its sends are done, or once this many newer ones exist.
@@ -554,6 +554,7 @@ impl Writer {
         let bodies_at = newest.bodies_bytes.load(Ordering::Relaxed);
         let mut synced = true;
         let mut file = "bodies";
+        let faults = &self.shared.faults;
         let written = (|| {
             if !batch.bodies.is_empty() {
                 newest.with_bodies(|bodies| {
@@ -565,8 +566,10 @@ impl Writer {
                 })?;
             }
             file = "log";
+            faults.pass(Fault::Write)?;
             newest.log.write_all_at(&batch.log, log_at)?;
             synced = false;
+            faults.pass(Fault::Sync)?;
             newest.log.sync_data()?;
             synced = true;
             Ok(())
@@ -612,7 +615,9 @@ impl Writer {
             return;
         }
         let probe = self.shared.root.join("probe");
-        let probed = if self.abandon_newest { self.open_piece() } else { probe_write(&probe) };
+        let faults = &self.shared.faults;
+        let refused = faults.pass(Fault::Write).and_then(|()| faults.pass(Fault::Sync));
+        let probed = refused.and_then(|()| if self.abandon_newest { self.open_piece() } else { probe_write(&probe) });
         match probed {
             Ok(()) => {
                 self.abandon_newest = false;
@@ -644,6 +649,7 @@ impl Writer {
             let directory = piece.directory.clone();
             move |error: io::Error| cannot_write(&directory, &error)
         };
+        self.shared.faults.pass(Fault::Table).map_err(failed(&newest))?;
         match effect {
             Effect::Sends { first, rows, sends } => {
                 newest.write_rows(*first, rows).map_err(failed(&newest))?;
