@@ -51,7 +51,7 @@ use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::{Semaphore, oneshot};
 
-use self::piece::Piece;
+use self::piece::{Bloom, Piece};
 use self::seal::{Asked, Keys};
 use self::state::State;
 use self::writer::{AcceptJob, AcceptedJob, BeginJob, EndJob, FinishJob, Job};
@@ -82,8 +82,8 @@ impl PieceLimits {
     /// A piece holds at most a small part of what may be kept, so that dropping one is dropping little.
     fn of(settings: &StoreSettings) -> Self {
         Self {
-            sends: 256 * 1024,
-            log_bytes: (settings.max_bytes / 16).clamp(64 << 10, 256 << 20),
+            sends: 128 * 1024,
+            log_bytes: (settings.max_bytes / 16).clamp(64 << 10, 128 << 20),
             bodies_bytes: (settings.body_max_bytes / 16).clamp(64 << 10, 1 << 30),
             age: Duration::from_secs(24 * 3600).min(settings.body_retention / 4).max(Duration::from_secs(60)),
         }
@@ -97,8 +97,8 @@ struct Shared {
     keys: Keys,
     settings: StoreSettings,
     limits: PieceLimits,
-    /// Oldest first; never empty once open. Replaced as a whole by the writer alone.
-    pieces: RwLock<Arc<Vec<Arc<Piece>>>>,
+    /// Which pieces there are is the writer's to say alone.
+    pieces: RwLock<Arc<Pieces>>,
     /// Of the newest finish that is durable.
     last_seq: AtomicU64,
     /// Why nothing can be written at the moment.
@@ -140,17 +140,51 @@ impl Faults {
     }
 }
 
+/// The pieces, oldest first; never empty once open.
+#[derive(Default)]
+struct Pieces {
+    all: Vec<Arc<Piece>>,
+    /// Of each, what says that a hash is surely not in it; settled pieces alone have one.
+    blooms: Vec<Option<Arc<Bloom>>>,
+}
+
+impl Pieces {
+    fn of(all: Vec<Arc<Piece>>) -> Self {
+        Self { blooms: all.iter().map(|piece| piece.bloom()).collect(), all }
+    }
+
+    /// Newest first, those that may know this execution or key.
+    fn with(&self, hash: u64) -> impl Iterator<Item = &Arc<Piece>> {
+        let pairs = self.all.iter().zip(&self.blooms).rev();
+        let may = move |bloom: &Option<Arc<Bloom>>| bloom.as_ref().is_none_or(|bloom| bloom.may_have(hash));
+        pairs.filter(move |(_, bloom)| may(bloom)).map(|(piece, _)| piece)
+    }
+}
+
+impl std::ops::Deref for Pieces {
+    type Target = [Arc<Piece>];
+    fn deref(&self) -> &Self::Target {
+        &self.all
+    }
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
-    fn pieces(&self) -> Arc<Vec<Arc<Piece>>> {
+    fn pieces(&self) -> Arc<Pieces> {
         self.pieces.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn replace_pieces(&self, pieces: Vec<Arc<Piece>>) {
-        *self.pieces.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pieces);
+        *self.pieces.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Pieces::of(pieces));
+    }
+
+    /// Some were settled: their filters are used from now on.
+    fn use_blooms(&self) {
+        let mut pieces = self.pieces.write().unwrap_or_else(PoisonError::into_inner);
+        *pieces = Arc::new(Pieces::of(pieces.all.clone()));
     }
 
     fn piece(&self, number: u32) -> Option<Arc<Piece>> {

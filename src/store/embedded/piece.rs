@@ -15,7 +15,7 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
-        PoisonError, RwLock, RwLockReadGuard,
+        Arc, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
@@ -60,7 +60,8 @@ pub struct Piece {
     pub opened_at: i64,
     pub facts: RwLock<Facts>,
     find: RwLock<Find>,
-    /// Table, ends or slots were written since they were last synced.
+    /// Table, ends or slots were written since they were last synced. Set after the write, so that a sync in
+    /// between does not pass it by.
     pub dirty: AtomicBool,
 }
 
@@ -183,10 +184,12 @@ pub struct Growing {
 }
 
 pub struct Settled {
-    bloom: Bloom,
+    bloom: Arc<Bloom>,
     file: File,
     entries_at: u64,
     entries: u64,
+    /// What the index says of sends that are not done; it is written anew once they are.
+    undone: u32,
 }
 
 /// An entry of a settled piece's index: `(hash, value)`, the value's top two bits saying what it is.
@@ -201,34 +204,54 @@ struct IndexForm {
     ends: u32,
     undone: u32,
     facts: Facts,
-    bloom: Bloom,
+    #[serde(with = "shared")]
+    bloom: Arc<Bloom>,
     entries: u64,
     entries_sum: u32,
 }
 
-/// A Bloom filter with ten bits a key: says "surely not here", or "perhaps".
+/// A shared value stored as the value it is.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<T: Serialize, S: Serializer>(value: &Arc<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        T::serialize(value, serializer)
+    }
+
+    pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Arc<T>, D::Error> {
+        T::deserialize(from).map(Arc::new)
+    }
+}
+
+/// A Bloom filter with about twelve bits a key, six of them set in one cache line: says "surely not here", or
+/// "perhaps". One line, because an accept asks that of every piece there is.
 #[derive(Serialize, Deserialize)]
-struct Bloom(Vec<u64>);
+pub struct Bloom(Vec<[u64; 8]>);
 
 impl Bloom {
     fn new(keys: usize) -> Self {
-        Self(vec![0; (keys * 10).div_ceil(64).max(1)])
+        Self(vec![[0; 8]; (keys * 12).div_ceil(512).max(1)])
     }
-    fn bits(&self, hash: u64) -> impl Iterator<Item = (usize, u64)> + use<> {
-        let size = self.0.len() as u64 * 64;
-        let step = hash.rotate_left(32) | 1;
-        (0..6_u64).map(move |turn| {
-            let bit = hash.wrapping_add(turn.wrapping_mul(step)) % size;
-            ((bit / 64) as usize, 1 << (bit % 64))
-        })
+    fn place(&self, hash: u64) -> (usize, [u64; 8]) {
+        // The line by the hash's upper half, the bits by a mix of the lower.
+        let line = ((hash >> 32).wrapping_mul(self.0.len() as u64) >> 32) as usize;
+        let mut bits = [0; 8];
+        let mut mixed = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        for _ in 0..6 {
+            bits[(mixed >> 61) as usize] |= 1 << (mixed >> 55 & 63);
+            mixed = mixed.rotate_left(11).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        }
+        (line, bits)
     }
     fn add(&mut self, hash: u64) {
-        for (word, bit) in self.bits(hash) {
-            self.0[word] |= bit;
-        }
+        let (line, bits) = self.place(hash);
+        self.0[line].iter_mut().zip(bits).for_each(|(word, bits)| *word |= bits);
     }
-    fn may_have(&self, hash: u64) -> bool {
-        self.bits(hash).all(|(word, bit)| self.0.get(word).is_some_and(|found| found & bit != 0))
+    pub fn may_have(&self, hash: u64) -> bool {
+        let (line, bits) = self.place(hash);
+        self.0.get(line).is_some_and(|words| words.iter().zip(bits).all(|(word, bits)| word & bits == bits))
     }
 }
 
@@ -326,6 +349,19 @@ impl Piece {
         matches!(*self.find(), Find::Settled(_))
     }
 
+    /// Its index says what is, or will be replayed: nothing is to be written.
+    pub fn is_settled_for_good(&self) -> bool {
+        matches!(&*self.find(), Find::Settled(settled) if settled.undone == 0 || self.undone_count() > 0)
+    }
+
+    /// Of a settled piece.
+    pub fn bloom(&self) -> Option<Arc<Bloom>> {
+        match &*self.find() {
+            Find::Settled(settled) => Some(settled.bloom.clone()),
+            Find::Growing(_) => None,
+        }
+    }
+
     fn find(&self) -> RwLockReadGuard<'_, Find> {
         self.find.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -371,8 +407,9 @@ impl Piece {
     /// Writes consecutive rows.
     pub fn write_rows(&self, first: u32, rows: &[u8]) -> io::Result<()> {
         let _lock = self.table_lock.write().unwrap_or_else(PoisonError::into_inner);
-        self.dirty.store(true, Ordering::Relaxed);
-        self.table.write_all_at(rows, u64::from(first) * ROW_BYTES as u64)
+        let written = self.table.write_all_at(rows, u64::from(first) * ROW_BYTES as u64);
+        self.dirty.store(true, Ordering::Release);
+        written
     }
 
     pub fn row(&self, number: u32) -> Result<Row, StoreError> {
@@ -440,9 +477,10 @@ impl Piece {
 
     pub fn write_end(&self, seq: u64, end: &End) -> io::Result<()> {
         let Some(place) = seq.checked_sub(self.first_seq) else { return Ok(()) };
-        self.dirty.store(true, Ordering::Relaxed);
         let _lock = self.table_lock.write().unwrap_or_else(PoisonError::into_inner);
-        self.ends.write_all_at(&end.encode(), place * END_BYTES as u64)?;
+        let written = self.ends.write_all_at(&end.encode(), place * END_BYTES as u64);
+        self.dirty.store(true, Ordering::Release);
+        written?;
         let count = u32::try_from(place + 1).unwrap_or(u32::MAX);
         self.ends_count.fetch_max(count, Ordering::AcqRel);
         Ok(())
@@ -510,9 +548,10 @@ impl Piece {
 
     /// Overwrites the wrapped key of a sealed send: what it sealed is unreadable from then on.
     pub fn wipe(&self, accepted: Extent) -> io::Result<()> {
-        self.dirty.store(true, Ordering::Relaxed);
         let at = u64::from(accepted.at) + u64::from(accepted.length) - SLOT_BYTES as u64;
-        self.log.write_all_at(&[0; SLOT_BYTES], at)
+        let written = self.log.write_all_at(&[0; SLOT_BYTES], at);
+        self.dirty.store(true, Ordering::Release);
+        written
     }
 
     /// Makes durable what no commit waits for.
@@ -624,39 +663,22 @@ impl Piece {
 
     /// Writes the index and lets go of what was in memory. The table and all it depends on are synced already.
     pub fn settle(&self) -> io::Result<()> {
-        let (form, entries) = {
-            let find = self.find();
-            let Find::Growing(growing) = &*find else { return Ok(()) };
-            let mut entries: Vec<u128> = Vec::with_capacity(growing.previous.len());
-            let entry = |hash: u64, kind: u64, value: u64| u128::from(kind << 62 | value) << 64 | u128::from(hash);
-            for (&hash, &(last, _)) in &growing.members {
-                let mut row = last;
-                while row != NO_ROW {
-                    entries.push(entry(hash, MEMBER, u64::from(row)));
-                    row = growing.previous.get(row as usize).copied().unwrap_or(NO_ROW);
-                }
+        let undone = self.undone_count();
+        let (bloom, entries) = match &*self.find() {
+            Find::Growing(growing) => growing.entries(),
+            Find::Settled(settled) => {
+                let length = settled.entries as usize * ENTRY_BYTES;
+                (settled.bloom.clone(), frame::read_at(&settled.file, settled.entries_at, length)?)
             }
-            let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-            entries.extend(growing.keys.iter().map(|(&hash, &(first, count))| entry(hash, KEY, pair(first, count))));
-            entries.extend(
-                growing.endings.iter().map(|(&hash, (extent, _))| entry(hash, ENDING, pair(extent.at, extent.length))),
-            );
-            entries.sort_unstable_by_key(|entry| (*entry as u64, (*entry >> 64) as u64));
-            let mut bloom =
-                Bloom::new(growing.members.len() + growing.keys.len() + growing.endings.len() + growing.hashes.len());
-            let hashes = growing.members.keys().chain(growing.keys.keys()).chain(growing.endings.keys());
-            hashes.chain(&growing.hashes).for_each(|&hash| bloom.add(hash));
-            let entries: Vec<u8> = entries.into_iter().flat_map(u128::to_le_bytes).collect();
-            let form = IndexForm {
-                rows: self.row_count(),
-                ends: self.ends_count.load(Ordering::Acquire),
-                undone: self.undone_count(),
-                facts: self.facts().clone(),
-                bloom,
-                entries: (entries.len() / ENTRY_BYTES) as u64,
-                entries_sum: crc32fast::hash(&entries),
-            };
-            (form, entries)
+        };
+        let form = IndexForm {
+            rows: self.row_count(),
+            ends: self.ends_count.load(Ordering::Acquire),
+            undone,
+            facts: self.facts().clone(),
+            bloom,
+            entries: (entries.len() / ENTRY_BYTES) as u64,
+            entries_sum: crc32fast::hash(&entries),
         };
         let mut bytes = Vec::new();
         let entries_at = frame::append(&mut bytes, Kind::Index, &[&wire::encode(&form, Vec::new())], None) as u64;
@@ -667,7 +689,7 @@ impl Piece {
         file.sync_all()?;
         fs::rename(&making, self.directory.join("index"))?;
         sync_directory(&self.directory)?;
-        let settled = Settled { bloom: form.bloom, file, entries_at, entries: form.entries };
+        let settled = Settled { bloom: form.bloom, file, entries_at, entries: form.entries, undone };
         *self.find.write().unwrap_or_else(PoisonError::into_inner) = Find::Settled(settled);
         Ok(())
     }
@@ -692,13 +714,37 @@ impl Piece {
         self.ends_count.store(form.ends, Ordering::Release);
         self.undone.store(form.undone, Ordering::Release);
         self.change_facts(|facts| *facts = form.facts);
-        let settled = Settled { bloom: form.bloom, file, entries_at: length as u64, entries: form.entries };
+        let settled =
+            Settled { bloom: form.bloom, file, entries_at: length as u64, entries: form.entries, undone: form.undone };
         *self.find.write().unwrap_or_else(PoisonError::into_inner) = Find::Settled(settled);
         Ok(true)
     }
 }
 
 impl Growing {
+    /// What an index holds of it: the filter, and the sorted entries.
+    fn entries(&self) -> (Arc<Bloom>, Vec<u8>) {
+        let mut entries: Vec<u128> = Vec::with_capacity(self.previous.len());
+        let entry = |hash: u64, kind: u64, value: u64| u128::from(kind << 62 | value) << 64 | u128::from(hash);
+        for (&hash, &(last, _)) in &self.members {
+            let mut row = last;
+            while row != NO_ROW {
+                entries.push(entry(hash, MEMBER, u64::from(row)));
+                row = self.previous.get(row as usize).copied().unwrap_or(NO_ROW);
+            }
+        }
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        entries.extend(self.keys.iter().map(|(&hash, &(first, count))| entry(hash, KEY, pair(first, count))));
+        let endings = self.endings.iter();
+        entries.extend(endings.map(|(&hash, (extent, _))| entry(hash, ENDING, pair(extent.at, extent.length))));
+        entries.sort_unstable_by_key(|entry| (*entry as u64, (*entry >> 64) as u64));
+        let all = self.members.len() + self.keys.len() + self.endings.len() + self.hashes.len();
+        let mut bloom = Bloom::new(all);
+        let hashes = self.members.keys().chain(self.keys.keys()).chain(self.endings.keys());
+        hashes.chain(&self.hashes).for_each(|&hash| bloom.add(hash));
+        (Arc::new(bloom), entries.into_iter().flat_map(u128::to_le_bytes).collect())
+    }
+
     /// A row was accepted; rows come in order.
     pub fn add_row(&mut self, number: u32, row: &Row) {
         self.previous.resize(number as usize, NO_ROW);

@@ -31,7 +31,7 @@ const WINDOW_BYTES: usize = 1 << 20;
 impl Shared {
     /// The end of an execution. `names` are compared where the log has to be read for it.
     pub fn ending(&self, hash: u64, names: Option<(&str, &str)>) -> Result<Option<EndedExecution>, StoreError> {
-        for piece in self.pieces().iter().rev() {
+        for piece in self.pieces().with(hash) {
             for found in piece.endings(hash)? {
                 let at = match found {
                     FoundEnding::Known(ended) => return Ok(Some(ended)),
@@ -49,7 +49,7 @@ impl Shared {
 
     /// What an earlier call with this key came to.
     pub fn known_call(&self, hash: u64, key: &IdempotencyKey, now: Timestamp) -> Result<Option<Accepted>, StoreError> {
-        for piece in self.pieces().iter().rev() {
+        for piece in self.pieces().with(hash) {
             for (first, count) in piece.calls(hash)?.into_iter().rev() {
                 let row = piece.row(first)?;
                 if row.is_lost() || waited(wire::timestamp(row.created_at), now) >= IDEMPOTENCY_KEPT {

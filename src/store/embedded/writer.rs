@@ -49,9 +49,7 @@ const BATCH_ENOUGH: usize = 64;
 /// While nothing can be written, a try this often.
 const TRY_AGAIN_EVERY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 500 });
 /// How often it is looked whether a piece may be settled.
-const SETTLE_EVERY: Duration = Duration::from_secs(2);
-/// A piece is settled once its sends are done, or once this many newer ones exist.
-const UNSETTLED_PIECES_MAX: usize = 4;
+const SETTLE_EVERY: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 2000 });
 /// A log never grows past what an [`Extent`] can name.
 const LOG_BYTES_MAX: u64 = 3 << 30;
 
@@ -485,7 +483,7 @@ impl Writer {
     /// Sends of an execution so far; also the index of its next.
     fn member_count(&self, batch: &Batch, hash: u64) -> Result<u32, StoreError> {
         let mut count = batch.members.get(&hash).copied().unwrap_or(0);
-        for piece in self.shared.pieces().iter() {
+        for piece in self.shared.pieces().with(hash) {
             count += piece.member_count(hash)?;
         }
         Ok(count)
@@ -751,7 +749,7 @@ impl Writer {
             previous_log_bytes: self.newest.log_bytes.load(Ordering::Relaxed),
         };
         let piece = Arc::new(Piece::create(&self.shared.pieces_directory(), &head)?);
-        let mut pieces = self.shared.pieces().to_vec();
+        let mut pieces = self.shared.pieces().all.clone();
         pieces.push(piece.clone());
         self.newest = piece;
         self.shared.replace_pieces(pieces);
@@ -862,19 +860,21 @@ fn settle_when_asked(shared: &Shared, asked: &Receiver<()>) {
 
 fn settle(shared: &Shared) -> io::Result<()> {
     let pieces = shared.pieces();
-    for (at, piece) in pieces.iter().enumerate() {
-        if piece.is_settled() {
+    let Some((_, full)) = pieces.split_last() else { return Ok(()) };
+    let mut settled = false;
+    for piece in full {
+        if piece.is_settled_for_good() {
             continue;
-        }
-        let newer = pieces.len() - 1 - at;
-        if newer == 0 || piece.undone_count() > 0 && newer < UNSETTLED_PIECES_MAX {
-            return Ok(());
         }
         // Whatever the log of this piece changed anywhere must be durable before it is no longer replayed.
         for piece in pieces.iter() {
             piece.sync_derived()?;
         }
         piece.settle()?;
+        settled = true;
+    }
+    if settled {
+        shared.use_blooms();
     }
     Ok(())
 }

@@ -1,0 +1,328 @@
+//! The embedded store on its own: what a send costs in CPU, and whether ten million records cost what ten thousand
+//! do.
+//!
+//! `cargo bench --bench store` fills a store with 10 thousand and with 1 million records, through the store, and
+//! prints one line for each; `cargo bench --bench store -- 10m` adds 10 million. CPU is that of the whole process,
+//! so it holds the callers' part too. `TMPDIR` says on which disk.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use egressd::config::StoreSettings;
+use egressd::outcome::{Code, Ended, Failure, Outcome, Timings};
+use egressd::policy::CheckedUrl;
+use egressd::record::{Connection, Finished, ShownBody, ShownRequest, ShownResponse};
+use egressd::send::{Context, ExecutionId, Method, SendId, SendSpec, Target, TenantId};
+use egressd::store::embedded::Embedded;
+use egressd::store::{Accept, Accepted, Begin, Filter, NewSend, Store};
+use http::{HeaderName, HeaderValue};
+use jiff::Timestamp;
+
+/// Sends whose steps are under way at once.
+const TOGETHER: usize = 256;
+/// Sends whose cost is measured at each size.
+const MEASURED: u64 = 20_000;
+/// Tries of each question.
+const TRIES: usize = 50;
+
+fn main() {
+    let mut sizes = vec![10_000, 1_000_000];
+    if std::env::args().any(|argument| argument == "10m") {
+        sizes.push(10_000_000);
+    }
+    if let Some(size) = std::env::args().find_map(|argument| argument.parse().ok()) {
+        sizes = vec![size];
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    println!(
+        "{:>10} {:>9} {:>10} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>8}",
+        "records",
+        "sends/s",
+        "CPU/send",
+        "accept",
+        "begin",
+        "finish",
+        "list",
+        "workflow",
+        "execution",
+        "host",
+        "outcome",
+        "tenant+st",
+        "nothing",
+        "record",
+        "pending",
+        "open"
+    );
+    for size in sizes {
+        runtime.block_on(measure(size));
+    }
+}
+
+fn settings(directory: &std::path::Path) -> StoreSettings {
+    StoreSettings {
+        path: directory.join("store"),
+        key_file: directory.join("key"),
+        retention: Duration::from_secs(30 * 24 * 3600),
+        body_retention: Duration::from_secs(3 * 24 * 3600),
+        max_bytes: 500 << 30,
+        body_max_bytes: 400 << 30,
+    }
+}
+
+async fn measure(size: u64) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let settings = settings(directory.path());
+    let store = Arc::new(Embedded::open(&settings, "bench").expect("it opens"));
+    store.recover(Timestamp::UNIX_EPOCH).await.expect("recovered");
+    // The filling is not measured; its calls bring 100 sends each.
+    fill(&store, 0..size.saturating_sub(MEASURED)).await;
+    let from = size.saturating_sub(MEASURED);
+    let (begun_at, cpu) = (Instant::now(), cpu_time());
+    let accept = steps(&store, from..size, Step::Accept).await;
+    let begin = steps(&store, from..size, Step::Begin).await;
+    let finish = steps(&store, from..size, Step::Finish).await;
+    let (took, cpu) = (begun_at.elapsed(), cpu_time() - cpu);
+    let each = |took: Duration| took.as_secs_f64() * 1e6 / (size - from) as f64;
+
+    let tenant = |number: u64| Some(TenantId::new(format!("tenant-{number}")));
+    let all = Filter::default;
+    let list = ask(&store, all()).await;
+    let workflow = ask(&store, Filter { workflow: Some(format!("workflow-{}", 77 % size)), ..all() }).await;
+    let execution = ask(&store, Filter { execution: Some("execution-3".to_owned()), tenant: tenant(3), ..all() }).await;
+    let host = ask(&store, Filter { host: Some("host-11.example.com".to_owned()), ..all() }).await;
+    let outcome = ask(&store, Filter { outcome: Some(Outcome::Failed), ..all() }).await;
+    // Two common things that never come together: every row is looked at.
+    let apart = Filter { tenant: tenant(1), status: Some(503), ..all() };
+    let apart = ask(&store, apart).await;
+    let nothing = ask(&store, Filter { workflow: Some("no such workflow".to_owned()), ..all() }).await;
+    let record = {
+        let from = Instant::now();
+        for number in 0..TRIES as u64 {
+            let id = id_of(number * (size / TRIES as u64));
+            store.record(None, id, false).await.expect("readable").expect("known");
+        }
+        from.elapsed() / TRIES as u32
+    };
+    let waiting: Vec<_> = (size..size + 10_000).map(new_send).collect();
+    for sends in waiting.chunks(1000) {
+        accept_call(&store, sends.to_vec()).await;
+    }
+    drop(store);
+    let reopened = Instant::now();
+    let store = Embedded::open(&settings, "bench").expect("it opens");
+    store.recover(Timestamp::UNIX_EPOCH).await.expect("recovered");
+    let open = reopened.elapsed();
+    let from = Instant::now();
+    let waiting = store.pending(None, 10_000).await.expect("pending");
+    assert_eq!(waiting.len(), 10_000);
+    let pending = from.elapsed();
+    println!(
+        "{size:>10} {:>9.0} {:>7.1} us {:>6.1} us {:>6.1} us {:>6.1} us {} {} {} {} {} {} {} {} {} {:>5.0} ms",
+        (size.min(MEASURED)) as f64 / took.as_secs_f64(),
+        each(cpu),
+        each(accept),
+        each(begin),
+        each(finish),
+        shown(list),
+        shown(workflow),
+        shown(execution),
+        shown(host),
+        shown(outcome),
+        shown(apart),
+        shown(nothing),
+        shown(record),
+        shown(pending),
+        open.as_secs_f64() * 1e3,
+    );
+}
+
+fn shown(took: Duration) -> String {
+    format!("{:>6.2} ms", took.as_secs_f64() * 1e3)
+}
+
+#[derive(Clone, Copy)]
+enum Step {
+    Accept,
+    Begin,
+    Finish,
+}
+
+/// CPU that one step of all these sends took.
+async fn steps(store: &Arc<Embedded>, numbers: std::ops::Range<u64>, step: Step) -> Duration {
+    let next = Arc::new(std::sync::atomic::AtomicU64::new(numbers.start));
+    let cpu = cpu_time();
+    let tasks: Vec<_> = (0..TOGETHER)
+        .map(|_| {
+            let (store, next, end) = (store.clone(), next.clone(), numbers.end);
+            tokio::spawn(async move {
+                loop {
+                    let number = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if number >= end {
+                        return;
+                    }
+                    match step {
+                        Step::Accept => accept_call(&store, vec![new_send(number)]).await,
+                        Step::Begin => {
+                            let send = new_send(number);
+                            let begin =
+                                Begin { id: send.id, tenant: send.tenant, spec: Some(send.spec), at: at(number) };
+                            drop(store.begin(begin).await.expect("begun"));
+                        }
+                        Step::Finish => drop(store.finish(finished(number)).await.expect("ended")),
+                    }
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.expect("it ends");
+    }
+    cpu_time() - cpu
+}
+
+async fn fill(store: &Arc<Embedded>, numbers: std::ops::Range<u64>) {
+    let next = Arc::new(std::sync::atomic::AtomicU64::new(numbers.start));
+    let tasks: Vec<_> = (0..32)
+        .map(|_| {
+            let (store, next, end) = (store.clone(), next.clone(), numbers.end);
+            tokio::spawn(async move {
+                loop {
+                    let first = next.fetch_add(100, std::sync::atomic::Ordering::Relaxed);
+                    if first >= end {
+                        return;
+                    }
+                    let numbers = first..end.min(first + 100);
+                    accept_call(&store, numbers.clone().map(new_send).collect()).await;
+                    let ends = numbers.map(|number| store.finish(finished(number)));
+                    for end in futures_util::future::join_all(ends).await {
+                        end.expect("ended");
+                    }
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.expect("it ends");
+    }
+}
+
+async fn accept_call(store: &Embedded, sends: Vec<NewSend>) {
+    let call = Accept {
+        tenant: sends[0].tenant.clone(),
+        sends,
+        hold: None,
+        idempotency: None,
+        sends_per_execution: 10_000,
+        node: Arc::from("bench"),
+    };
+    assert!(matches!(store.accept(call).await, Ok(Accepted::New { .. })));
+}
+
+/// The best of as many tries: what it costs where nothing else wants the machine.
+async fn ask(store: &Embedded, filter: Filter) -> Duration {
+    let mut best = Duration::MAX;
+    for _ in 0..TRIES {
+        let from = Instant::now();
+        store.list(filter.clone(), None, 50).await.expect("a page");
+        best = best.min(from.elapsed());
+    }
+    best
+}
+
+// Sends: a hundred tenants, a thousand workflows, an execution for every four, a hundred hosts.
+
+fn at(number: u64) -> Timestamp {
+    Timestamp::from_millisecond(1_790_000_000_000 + number as i64).expect("in range")
+}
+
+fn id_of(number: u64) -> SendId {
+    let mut tail = [0; 10];
+    tail[2..].copy_from_slice(&number.to_be_bytes());
+    SendId(uuid::Builder::from_unix_timestamp_millis(at(number).as_millisecond() as u64, &tail).into_uuid())
+}
+
+fn new_send(number: u64) -> NewSend {
+    let target = CheckedUrl::parse(&format!("https://host-{}.example.com/orders/{number}", number % 100));
+    let target = Target::Url(target.expect("a plain URL"));
+    let body = Bytes::from(vec![b'x'; 1024]);
+    let shown = ShownRequest {
+        method: Method::Post,
+        url: target.shown().to_owned(),
+        headers: vec![("content-type".to_owned(), vec!["application/json".to_owned()])],
+        dropped_headers: Vec::new(),
+        body: Some(ShownBody { bytes: Some(body.clone()), total: 1024, truncated: false, sha256: Some([1; 32]) }),
+    };
+    let header = (HeaderName::from_static("content-type"), HeaderValue::from_static("application/json"));
+    NewSend {
+        id: id_of(number),
+        tenant: TenantId::new(format!("tenant-{}", number % 100)),
+        shown,
+        spec: Arc::new(SendSpec {
+            method: Method::Post,
+            target,
+            headers: vec![header],
+            dropped_headers: Vec::new(),
+            body: Some(body),
+            context: Context {
+                workflow: Some(Arc::from(format!("workflow-{}", number % 1000))),
+                execution: Some(ExecutionId::new(format!("execution-{}", number / 4))),
+                step: Some(Arc::from("step")),
+            },
+            expires_in: None,
+        }),
+        sealed: false,
+        resend_of: None,
+        created_at: at(number),
+        expires_in: Duration::from_secs(24 * 3600),
+    }
+}
+
+fn finished(number: u64) -> Finished {
+    let milliseconds = |number| Some(Duration::from_millis(number));
+    // One in a thousand fails; every hundredth tenant's sends but the second's are answered 503.
+    let failed = number % 1000 == 999;
+    let status = if number % 100 == 7 { 503 } else { 200 };
+    let error = Failure::new(Code::Timeout, None, "no answer within 5 s: ask the receiver");
+    Finished {
+        id: id_of(number),
+        ended: if failed { Ended::because(error) } else { Ended::answered(status) },
+        sent_headers: Some(
+            ["host", "content-type", "content-length", "user-agent"]
+                .map(|name| (name.to_owned(), vec!["a value of the usual length".to_owned()]))
+                .to_vec(),
+        ),
+        response: (!failed).then(|| ShownResponse {
+            status,
+            version: "HTTP/1.1".to_owned(),
+            headers: ["content-type", "content-length", "date", "server"]
+                .map(|name| (name.to_owned(), vec!["a value of the usual length".to_owned()]))
+                .to_vec(),
+            body: ShownBody { bytes: Some(Bytes::from_static(b"{\"ok\": true}")), total: 12, ..ShownBody::default() },
+            declared: Some(12),
+        }),
+        connection: Some(Connection {
+            source: Some("10.0.0.10:40001".parse().expect("an address")),
+            public: Some("198.51.100.10".parse().expect("an address")),
+            remote: Some("93.184.216.34:443".parse().expect("an address")),
+            ..Connection::default()
+        }),
+        would_block: None,
+        timings: Timings { wait: milliseconds(20), total: milliseconds(30), ..Timings::default() },
+        released_at: Some(at(number)),
+        started_at: Some(at(number)),
+        finished_at: at(number + 30),
+    }
+}
+
+fn cpu_time() -> Duration {
+    use nix::sys::resource::{UsageWho, getrusage};
+    let usage = getrusage(UsageWho::RUSAGE_SELF).expect("the system counts");
+    [usage.user_time(), usage.system_time()]
+        .into_iter()
+        .map(|time| Duration::new(time.tv_sec() as u64, time.tv_usec() as u32 * 1000))
+        .sum()
+}
