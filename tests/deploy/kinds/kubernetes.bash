@@ -1,7 +1,7 @@
 # The manifests: valid by Kubernetes' own schemas, their configuration whole, and closed as far as the host's network lets
 # them be.
 need_python kubernetes-validate kubernetes-validate pyyaml
-need_python checkov checkov
+need_alone checkov checkov
 
 manifests=$deploy/kubernetes/egressd.yaml
 valid() { "$tools/venv/bin/kubernetes-validate" --strict "$@"; }
@@ -15,7 +15,7 @@ refuses "a wrong type is refused" "one" valid "$scratch/typed.yaml"
 # Left out, with reasons: CKV_K8S_11, a CPU limit (throttled, a delivery outlives its deadline); CKV_K8S_19, 26 and
 # CKV2_K8S_6, the host's network, its ports, and the NetworkPolicy that does not reach it (sources are the host's).
 judged() {
-    "$tools/venv/bin/checkov" --skip-download --quiet --compact --framework kubernetes \
+    "$tools/venv-checkov/bin/checkov" --skip-download --quiet --compact --framework kubernetes \
         --skip-check CKV_K8S_11,CKV_K8S_19,CKV_K8S_26,CKV2_K8S_6 -f "$1"
 }
 check "checkov has no objection" judged "$manifests"
