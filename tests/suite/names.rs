@@ -228,6 +228,15 @@ async fn the_next_name_server_is_asked_where_one_fails() {
 }
 
 #[tokio::test]
+async fn a_lost_question_is_asked_again() {
+    let names = NameServer::start(|asked| if asked.before == 0 { Reply::Silence } else { only_a(asked, GOOD) }).await;
+    let (ground, pair) = (plan(&names).build(), Pair::start().await);
+    let attempt = ground.get(&pair.url()).await;
+    assert_eq!(end_of(&attempt), "delivered", "{:?}", attempt.ended);
+    assert_eq!(names.asked().len(), 2);
+}
+
+#[tokio::test]
 async fn a_server_that_stops_at_an_alias_is_asked_for_its_target() {
     let names = NameServer::start(|asked| match asked.name.as_str() {
         NAME => Reply::Records(vec![alias(NAME, 60, "target.example.net")]),

@@ -26,8 +26,8 @@ const UDP_PAYLOAD: u16 = 1232;
 const DATAGRAM_BYTES_MAX: usize = 4096;
 /// How long one server is waited for before the next is asked as well; the first question is then still open.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Questions put in all; after that only the deadline ends the wait.
-const QUESTIONS_MAX: usize = 6;
+/// How long an answer may take before the same datagram is sent once more: it, or the answer, may be lost.
+const RESEND_AFTER: Duration = Duration::from_millis(1500);
 
 /// Why no server gave a usable answer. The words name no server: they are for the send's author.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -41,35 +41,23 @@ pub enum Unanswered {
 }
 
 /// Puts the question to the servers in turn, each a little after the one before, until one answers with addresses,
-/// aliases, or that there are none. Fails when every server has failed; waits forever while they are silent.
+/// aliases, or that there are none. Fails when every server has failed; waits forever while they are silent. Each
+/// server costs one socket, however long it is silent.
 pub async fn ask(servers: &[SocketAddr], name: &Name, kind: RecordType) -> Result<Message, Unanswered> {
-    let servers = &servers[..servers.len().min(DNS_SERVERS_MAX)];
-    let mut failed = vec![false; servers.len()];
+    let mut waiting = servers.iter().take(DNS_SERVERS_MAX);
     let mut open = FuturesUnordered::new();
     let mut told = Unanswered::Unreachable;
-    let mut asked = 0;
     loop {
-        if failed.iter().all(|failed| *failed) {
-            return Err(told);
-        }
-        // The next server in turn that has not failed.
-        let next = (asked..asked + servers.len()).find(|turn| !failed[turn % servers.len()]);
-        if let Some(turn) = next.filter(|_| asked < QUESTIONS_MAX) {
-            let at = turn % servers.len();
-            asked = turn + 1;
-            open.push(async move { (at, exchange(servers[at], name, kind).await) });
-        }
-        let patience = if asked <= servers.len() { PATIENCE } else { 2 * PATIENCE };
+        open.extend(waiting.next().map(|server| exchange(*server, name, kind)));
+        let more = waiting.len() > 0;
         tokio::select! {
             biased;
-            Some((at, answer)) = open.next() => match answer {
-                Ok(message) => return Ok(message),
-                Err(unanswered) => {
-                    failed[at] = true;
-                    told = unanswered;
-                }
+            answer = open.next() => match answer {
+                Some(Ok(message)) => return Ok(message),
+                Some(Err(unanswered)) => told = unanswered,
+                None => return Err(told),
             },
-            () = tokio::time::sleep(patience) => {}
+            () = tokio::time::sleep(PATIENCE), if more => {}
         }
     }
 }
@@ -118,14 +106,23 @@ async fn over_udp(server: SocketAddr, question: &Message, bytes: &[u8]) -> Resul
     socket.connect(server).await.map_err(unreachable)?;
     socket.send(bytes).await.map_err(unreachable)?;
     let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
-    for _ in 0..DNS_STRAY_DATAGRAMS_MAX {
-        let length = socket.recv(&mut buffer).await.map_err(unreachable)?;
+    let mut resend = std::pin::pin!(tokio::time::sleep(RESEND_AFTER));
+    let mut strays = 0;
+    while strays < DNS_STRAY_DATAGRAMS_MAX {
+        let length = tokio::select! {
+            length = socket.recv(&mut buffer) => length.map_err(unreachable)?,
+            () = &mut resend => {
+                socket.send(bytes).await.map_err(unreachable)?;
+                resend.set(tokio::time::sleep(2 * RESEND_AFTER));
+                continue;
+            }
+        };
         match weigh(&buffer[..length], question) {
             Weighed::Answer(answer) if answer.metadata.truncation => return Ok(Datagram::AskOverTcp),
             Weighed::Answer(answer) => return Ok(Datagram::Whole(answer)),
             Weighed::OtherCase => return Ok(Datagram::AskOverTcp),
             Weighed::Garbage => return Err(Unanswered::Garbage),
-            Weighed::Stray => {}
+            Weighed::Stray => strays += 1,
         }
     }
     // Someone guesses: a connection cannot be guessed.
