@@ -8,6 +8,7 @@ pub mod front;
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr},
+    ops::Range,
     time::Duration,
 };
 
@@ -184,8 +185,12 @@ impl Entry {
 
     /// Whether new connections may leave from it now.
     pub fn carries(&self, notice: &Notice, now: Timestamp) -> bool {
-        self.active_from(notice).is_some_and(|active| now >= active)
-            && self.retires.is_none_or(|retires| now < start_of(retires))
+        self.window(notice).is_some_and(|window| window.contains(&now))
+    }
+
+    /// From when until when it carries traffic; `None`: that is not dated yet.
+    pub fn window(&self, notice: &Notice) -> Option<Range<Timestamp>> {
+        Some(self.active_from(notice)?..self.retires.map_or(Timestamp::MAX, start_of))
     }
 
     /// The notice that the line itself gives; `None` where it has not both dates.

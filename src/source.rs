@@ -7,6 +7,7 @@ pub mod metrics;
 
 use std::{
     net::IpAddr,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU8, Ordering},
@@ -18,7 +19,7 @@ use jiff::Timestamp;
 use crate::config::Egress;
 use crate::limits::SOURCE_RETRIED_AFTER;
 use crate::outcome::labelled;
-use crate::publish::{Entry, Notice, Status};
+use crate::publish::{Entry, Notice};
 use crate::send::TenantId;
 
 /// An address of ours that deliveries leave from. The only way to a socket towards a destination.
@@ -81,7 +82,10 @@ struct Slot {
     /// The public address, mixed for the choice.
     hash: u64,
     entry: Entry,
-    notice: Notice,
+    /// When the notice ends that the first publication began.
+    notice_ends: Option<Timestamp>,
+    /// When it carries traffic: asked for every send, so worked out once.
+    window: Option<Range<Timestamp>>,
     health: Arc<Health>,
 }
 
@@ -107,11 +111,13 @@ impl Sources {
         let slots = egress.sources.iter().filter_map(|pair| {
             let source = Source { public: pair.public, bind: pair.bind, pool: pair.pool.clone() };
             let known = previous.and_then(|sources| sources.slots.iter().find(|slot| slot.is_pair(&source)));
+            // Without a line in the list there is no source, whatever came before.
+            let entry = egress.published.entry(source.public)?.clone();
             Some(Slot {
                 hash: hash(&[source.public.to_string().as_bytes()]),
-                // Without a line in the list there is no source, whatever came before.
-                entry: egress.published.entry(source.public)?.clone(),
-                notice: notice.clone(),
+                notice_ends: notice.ends(source.public),
+                window: entry.window(notice),
+                entry,
                 health: known.map_or_else(Arc::default, |slot| slot.health.clone()),
                 source: Arc::new(source),
             })
@@ -231,9 +237,10 @@ impl Slot {
     }
 
     fn unusable(&self, now: Timestamp) -> Option<Unusable> {
-        if !self.entry.carries(&self.notice, now) {
-            let announced = self.entry.status(&self.notice, now) == Status::Announced;
-            return Some(if announced { Unusable::Announced } else { Unusable::Retired });
+        match &self.window {
+            Some(window) if now >= window.end => return Some(Unusable::Retired),
+            Some(window) if now >= window.start => {}
+            _ => return Some(Unusable::Announced),
         }
         if self.health.absent_until.load(Ordering::Relaxed) > now.as_millisecond() {
             return Some(Unusable::Absent);
@@ -246,7 +253,7 @@ impl Unusable {
     fn told(&self, slot: &Slot, now: Timestamp) -> String {
         let Source { public, bind, .. } = &*slot.source;
         match self {
-            Self::Announced => match slot.notice.ends(*public).filter(|ends| *ends > now) {
+            Self::Announced => match slot.notice_ends.filter(|ends| *ends > now) {
                 Some(ends) => format!("{public} was first published too lately: its notice ends {ends}"),
                 None => match slot.entry.active {
                     Some(active) => format!("{public} is announced, and active from {active}"),
