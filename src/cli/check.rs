@@ -3,13 +3,18 @@
 //! Every source is bound, to prove that its address is on this host. Neither the store nor a listener is touched, so
 //! it runs beside `serve`.
 
-use std::{net::IpAddr, path::PathBuf, process::ExitCode};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use super::{ERROR, OK};
+use crate::api::tls::Acceptor;
 use crate::clock;
 use crate::config::file::{Wrong, wrong};
 use crate::config::{Config, Problem};
-use crate::dial::plumbed;
+use crate::dial::{Dialer, plumbed};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -19,7 +24,7 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> ExitCode {
-    match Config::load_proven(&args.config, clock::wall(), &on_this_host) {
+    match load(&args.config) {
         Ok(config) => {
             let sources = match config.egress.sources.len() {
                 1 => "its source is on this host".to_owned(),
@@ -33,6 +38,26 @@ pub fn run(args: Args) -> ExitCode {
             ExitCode::from(ERROR)
         }
     }
+}
+
+/// Everything that `serve` loads before it binds a listener or opens the store.
+fn load(file: &Path) -> Result<Config, Vec<Problem>> {
+    let config = Config::load_proven(file, clock::wall(), &on_this_host)?;
+    let trust = Dialer::prepare(&config).err().map(|error| ("tls", error.to_string()));
+    let api = config.api.tls.as_ref().and_then(|files| Acceptor::load(files).err());
+    let api = api.map(|error| ("api.tls", error.to_string()));
+    let problems: Vec<_> = [trust, api]
+        .into_iter()
+        .flatten()
+        .map(|(key, detail)| Problem {
+            file: file.to_owned(),
+            line: None,
+            key: key.to_owned(),
+            detail,
+            fix: "correct the files that it names".to_owned(),
+        })
+        .collect();
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 
 /// One line a problem, and how many there are.
