@@ -7,6 +7,30 @@ use serde_json::Value;
 
 use crate::lab::{API, Lab, PATIENCE, WORLD_V4, end_of, list, published, sh};
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_list_for_the_world_is_the_apis_and_nothing_else_is_there() {
+    let mut lab = Lab::new(&[11]);
+    lab.write_list(&list(&[11]));
+    lab.configure(&[11], &["v4", "v6"], "[publish]\nlisten = \"[::]:8702\"\n");
+    lab.start();
+    for address in ["10.1.0.5:8702", "[2001:db8:1::5]:8702"] {
+        let mut world = lab.caller(address).await;
+        for path in ["/public-ips.txt", "/public-ips.json"] {
+            let (status, own) = world.call("GET", path, "", &[]).await;
+            assert_eq!((status, own), lab.call(API, "GET", path, "", &[]).await, "{path}");
+        }
+        let (status, caller) = world.call("GET", "/whoami", "", &[]).await;
+        // Within the app: it calls itself from the address that it calls.
+        let expected = address.trim_end_matches(":8702").trim_matches(['[', ']']);
+        assert_eq!((status, caller.trim()), (200, expected));
+        let given = [("if-none-match", "*")];
+        assert_eq!(world.call("GET", "/public-ips.txt", "", &given).await, (304, String::new()));
+        for path in ["/", "/v1/sends", "/metrics", "/openapi.json", "/healthz"] {
+            assert_eq!(world.call("GET", path, "", &[]).await.0, 404, "{path}");
+        }
+    }
+}
+
 async fn status_of(lab: &Lab, address: &str) -> Option<String> {
     let (_, json) = lab.call(API, "GET", "/public-ips.json", "", &[]).await;
     let json: Value = serde_json::from_str(&json).expect("JSON");
