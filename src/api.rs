@@ -18,6 +18,7 @@ pub mod query;
 mod resend;
 mod sends;
 pub mod serve;
+mod sources;
 mod suspensions;
 mod tail;
 pub mod tls;
@@ -37,6 +38,7 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 
 use self::problem::{Problem, ProblemCode};
+use crate::deliver::Deliverer;
 use crate::events::Events;
 use crate::explain::Explainer;
 use crate::intake::Intake;
@@ -52,6 +54,8 @@ pub struct ApiState {
     pub intake: Arc<Intake>,
     pub events: Arc<Events>,
     pub explainer: Arc<Explainer>,
+    /// Asked how busy the sources are, and nothing else.
+    pub deliverer: Arc<Deliverer>,
     /// Turns `true` when the process is about to stop: waits answer and tails end.
     pub closing: watch::Receiver<bool>,
 }
@@ -63,6 +67,7 @@ pub(crate) struct Shared {
     pub(crate) intake: Arc<Intake>,
     pub(crate) events: Arc<Events>,
     pub(crate) explainer: Arc<Explainer>,
+    pub(crate) deliverer: Arc<Deliverer>,
     pub(crate) closing: watch::Receiver<bool>,
     pub(crate) redact_key: RedactKey,
     /// In KiB: what bodies may take together while they are read and parsed.
@@ -77,11 +82,12 @@ pub fn router(state: ApiState, addresses: Router) -> Router {
         Unit::Count,
         "Sends that a submitting call brought and that were not accepted, by problem code (calls of no readable shape count as one)."
     );
-    let ApiState { world, store, intake, events, explainer, closing } = state;
+    let ApiState { world, store, intake, events, explainer, deliverer, closing } = state;
     let redact_key = store.redact_key();
     let bodies = Arc::new(Semaphore::new((limits::API_BODIES_BYTES / limits::KIB) as usize));
     let tails = Arc::new(Semaphore::new(limits::TAILS));
-    let shared = Arc::new(Shared { world, store, intake, events, explainer, closing, redact_key, bodies, tails });
+    let shared =
+        Arc::new(Shared { world, store, intake, events, explainer, deliverer, closing, redact_key, bodies, tails });
     Router::new()
         .route("/v1/sends", get(sends::list).post(sends::submit))
         .route("/v1/sends/{id}", get(sends::one))
@@ -96,6 +102,7 @@ pub fn router(state: ApiState, addresses: Router) -> Router {
         .route("/v1/suspensions", get(suspensions::list).post(suspensions::suspend))
         .route("/v1/suspensions/{id}", delete(suspensions::lift))
         .route("/v1/tenants", get(suspensions::tenants))
+        .route("/v1/sources", get(sources::list))
         .route("/openapi.json", get(openapi::document))
         .route("/", get(page::index))
         .route("/inspector/{*path}", get(page::asset))

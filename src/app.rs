@@ -135,6 +135,7 @@ impl App {
             intake: intake.clone(),
             events: ledger.events.clone(),
             explainer: Explainer::new(world.clone(), deliverer.clone(), store.redact_key()),
+            deliverer: deliverer.clone(),
             closing: stopped.clone(),
         };
         let router = api::router(state, publish::front::router(publication.clone()));

@@ -18,7 +18,7 @@ use std::{net::IpAddr, sync::Arc};
 use arc_swap::ArcSwap;
 
 use self::connect::{Candidate, Connected, Connector, PortRange};
-use self::metrics::DialMetrics;
+use self::metrics::{DialMetrics, SourceLoad};
 use self::resolve::{NotFound, Resolver};
 use self::tls::{Trust, TrustError};
 use crate::clock;
@@ -94,6 +94,11 @@ impl Dialer {
 
     pub fn metrics(&self) -> &DialMetrics {
         &self.metrics
+    }
+
+    /// How busy a source is at this moment.
+    pub fn load(&self, source: &Source) -> SourceLoad {
+        self.metrics.load(source, self.ports.size())
     }
 
     /// Forgets what is out of date and brings the gauges up to date.

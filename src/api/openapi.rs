@@ -16,10 +16,11 @@ use utoipa::{IntoParams, Modify, OpenApi, ToSchema};
 
 use super::problem::ProblemCode;
 use super::view::RecordView;
-use super::{executions, explain, har, resend, sends, suspensions, tail};
+use super::{executions, explain, har, resend, sends, sources, suspensions, tail};
 use crate::outcome::{Code, Outcome, Phase};
 use crate::record::{ExecutionState, FinishedBy, State};
 use crate::send::Method;
+use crate::source::Verified;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -32,7 +33,7 @@ use crate::send::Method;
         sends::submit, sends::list, sends::one, resend::resend, har::har, tail::tail,
         executions::submit, executions::one, executions::finish, executions::discard,
         explain::explain,
-        suspensions::list, suspensions::suspend, suspensions::lift, suspensions::tenants,
+        suspensions::list, suspensions::suspend, suspensions::lift, suspensions::tenants, sources::list,
         public_ips_text, public_ips_json, document_itself, inspector,
     ),
     tags(
@@ -418,6 +419,10 @@ pub(super) fn code() -> Object {
 
 pub(super) fn code_or_null() -> Object {
     text_of(Code::ALL.iter().map(|one| one.label()), true)
+}
+
+pub(super) fn verified() -> Object {
+    text_of(Verified::ALL.iter().map(|one| one.label()), false)
 }
 
 pub(super) fn phase_or_null() -> Object {

@@ -38,6 +38,7 @@ struct Desk {
     world: Arc<World>,
     intake: Arc<Intake>,
     ledger: Arc<Ledger>,
+    deliverer: Arc<Deliverer>,
     closing: watch::Sender<bool>,
     dir: tempfile::TempDir,
 }
@@ -105,7 +106,7 @@ impl Desk {
         let ledger = Ledger::new(store.clone(), Redactor::new(store.redact_key(), &config.redact));
         let intake = Intake::new(world.clone(), ledger.clone(), Backlog::new(caps(&config)));
         let deliverer = Deliverer::new(world.clone(), Dialer::prepare(&config).expect("trust"));
-        let explainer = Explainer::new(world.clone(), deliverer, store.redact_key());
+        let explainer = Explainer::new(world.clone(), deliverer.clone(), store.redact_key());
         let (closing, closed) = watch::channel(false);
         let state = ApiState {
             world: world.clone(),
@@ -113,9 +114,10 @@ impl Desk {
             intake: intake.clone(),
             events: ledger.events.clone(),
             explainer,
+            deliverer: deliverer.clone(),
             closing: closed,
         };
-        Self { router: router(state, Router::new()), world, intake, ledger, closing, dir }
+        Self { router: router(state, Router::new()), world, intake, ledger, deliverer, closing, dir }
     }
 
     async fn request(&self, request: Request<Body>) -> Answer {

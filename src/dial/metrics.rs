@@ -5,7 +5,10 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
@@ -39,6 +42,17 @@ pub struct SourceCounters {
     pub ports_exhausted: Counter,
     in_flight: Gauge,
     ports_used: Gauge,
+    /// What `in_flight` shows, to be read.
+    under_way: AtomicU64,
+}
+
+/// How busy a source is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SourceLoad {
+    /// Deliveries under way from it.
+    pub in_flight: u64,
+    /// Open connections towards its busiest peer, as a share of the system's port range.
+    pub ports_used: f64,
 }
 
 /// Counts per source, and the ports in use per source and peer.
@@ -86,16 +100,24 @@ impl InFlight {
         if self.source.as_ref().is_some_and(|source| Arc::ptr_eq(source, counters)) {
             return;
         }
-        self.gauge.decrement(1.0);
+        self.leave();
         self.gauge = counters.in_flight.clone();
         self.gauge.increment(1.0);
+        counters.under_way.fetch_add(1, Ordering::Relaxed);
         self.source = Some(counters.clone());
+    }
+
+    fn leave(&self) {
+        self.gauge.decrement(1.0);
+        if let Some(source) = &self.source {
+            source.under_way.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.gauge.decrement(1.0);
+        self.leave();
     }
 }
 
@@ -127,6 +149,7 @@ impl DialMetrics {
             ports_exhausted: counter!("egressd_source_ports_exhausted_total", "source_ip" => ip.clone()),
             in_flight: gauge!("egressd_in_flight", "source_ip" => ip.clone()),
             ports_used: gauge!("egressd_source_ports_used_ratio", "source_ip" => ip),
+            under_way: AtomicU64::new(0),
         });
         sources.insert(source.public(), counters.clone());
         counters
@@ -141,16 +164,34 @@ impl DialMetrics {
 
     /// Brings the gauges up to date. `range`: how many ports the system gives out.
     pub fn observe(&self, sources: &[Arc<Source>], range: u32) {
+        let busiest = self.busiest();
+        for source in sources {
+            self.of(source).ports_used.set(share(&busiest, source, range));
+        }
+    }
+
+    /// How busy a source is at this moment.
+    pub fn load(&self, source: &Source, range: u32) -> SourceLoad {
+        SourceLoad {
+            in_flight: self.of(source).under_way.load(Ordering::Relaxed),
+            ports_used: share(&self.busiest(), source, range),
+        }
+    }
+
+    /// Open connections towards the peer that has the most, by source.
+    fn busiest(&self) -> HashMap<IpAddr, u32> {
         let mut busiest: HashMap<IpAddr, u32> = HashMap::new();
         for ((source, _), count) in self.ports.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             let most = busiest.entry(*source).or_default();
             *most = (*most).max(*count);
         }
-        for source in sources {
-            let most = busiest.get(&source.public()).copied().unwrap_or(0);
-            self.of(source).ports_used.set(f64::from(most) / f64::from(range.max(1)));
-        }
+        busiest
     }
+}
+
+fn share(busiest: &HashMap<IpAddr, u32>, source: &Source, range: u32) -> f64 {
+    let most = busiest.get(&source.public()).copied().unwrap_or(0);
+    f64::from(most) / f64::from(range.max(1))
 }
 
 #[cfg(test)]

@@ -351,8 +351,8 @@ inspect("an open execution is followed until it is done", () => `#/executions/li
 inspect("sources: state, dates, ports, verification", "#/sources", async (page) => {
   await page.getByRole("table", { name: "Sources" }).waitFor();
   const table = await text(page, "table");
-  assert.match(table, /203\.0\.113\.10\s+bound to 10\.0\.0\.10[^]*active[^]*2026-09-08[^]*412[^]*31 %[^]*verified/);
-  assert.match(table, /not usable: two reflectors see 203\.0\.113\.99/);
+  assert.match(table, /203\.0\.113\.10\s+bound to 10\.0\.0\.10[^]*active[^]*2026-09-08[^]*412[^]*31 %[^]*seen as published/);
+  assert.match(table, /not usable: the reflectors see another address[^]*seen as another/);
   assert.match(table, /retiring[^]*2026-12-01/);
   assert.match(table, /203\.0\.113\.14[^]*announced/);
   assert.match(table, /2001:db8:7::10/);

@@ -107,8 +107,10 @@ export async function mock({ count = 60, token = null, port = 0, start = Date.no
     }
     if (!state.operator) return problem(response, 403, "forbidden", "scope operate is needed");
     if (url.pathname === "/v1/sources") {
-      return json(response, 200, { node: "egress-1", deadline_ms: 5000, sources: [
-        ...SOURCES.map((ip, at) => ({ public_ip: ip, bind_ip: ip.replace("203.0.113", "10.0.0"), pool: at === 3 ? "acme" : "default", usable: at !== 2, reason: at === 2 ? "two reflectors see 203.0.113.99" : null, in_flight: [412, 388, 0, 17][at], ports_used_ratio: [0.31, 0.64, 0, 0.02][at], verified: ["verified", "verified", "differs", "unverified"][at], observed_ip: at === 2 ? "203.0.113.99" : null, verified_at: new Date(Date.now() - 240_000).toISOString() }))] });
+      return json(response, 200, { node: "egress-1", deadline_ms: 5000, sources: SOURCES.map((ip, at) => ({
+        public_ip: ip, bind_ip: ip.replace("203.0.113", "10.0.0"), pool: at === 3 ? "acme" : "default",
+        usable: at !== 2, reason: at === 2 ? `the reflectors see another address than ${ip}` : null, verified: ["verified", "verified", "drift", "unverified"][at],
+        in_flight: [412, 388, 0, 17][at], ports_used_ratio: [0.31, 0.64, 0, 0.02][at] })) });
     }
     if (url.pathname === "/v1/tenants") {
       return json(response, 200, { tenants: [

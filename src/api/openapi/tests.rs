@@ -36,6 +36,7 @@ fn every_call_of_the_contract_is_described() {
         "get /v1/sends",
         "get /v1/sends/{id}",
         "get /v1/sends/{id}/har",
+        "get /v1/sources",
         "get /v1/suspensions",
         "get /v1/tail",
         "get /v1/tenants",

@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::source::Verified;
 
 #[tokio::test]
 async fn a_suspended_tenant_is_refused_until_it_is_lifted() {
@@ -106,4 +107,31 @@ async fn tenants_show_who_is_noisy() {
     assert_eq!((&tenants[1]["finished"]["delivered"], &tenants[1]["finished"]["rejected"]), (&json!(1), &json!(1)));
     assert_eq!(tenants[1]["finished"]["interrupted"], 0);
     assert!(tenants[0]["oldest_queued"].is_string());
+}
+
+#[tokio::test]
+async fn sources_show_their_state_and_why() {
+    let desk = Desk::new();
+    let answer = desk.get("/v1/sources").await.ok(200);
+    assert_eq!((&answer["node"], &answer["deadline_ms"]), (&json!("test"), &json!(5000)));
+    assert_eq!(
+        answer["sources"],
+        json!([{
+            "public_ip": "127.0.0.11", "bind_ip": "127.0.0.11", "pool": "default", "usable": true, "reason": null,
+            "verified": "unknown", "in_flight": 0, "ports_used_ratio": 0.0
+        }])
+    );
+    let sources = desk.world.sources();
+    // One delivery under way from it, and gone again.
+    let counters = desk.deliverer.dialer().metrics().of(&sources.all()[0]);
+    let mut delivery = desk.deliverer.dialer().metrics().in_flight();
+    delivery.leaves_from(&counters);
+    assert_eq!(desk.get("/v1/sources").await.ok(200)["sources"][0]["in_flight"], 1);
+    drop(delivery);
+    assert_eq!(desk.get("/v1/sources").await.ok(200)["sources"][0]["in_flight"], 0);
+    sources.verified(&sources.all()[0], Verified::Drift);
+    let answer = desk.get("/v1/sources").await.ok(200);
+    let source = &answer["sources"][0];
+    assert_eq!((&source["usable"], &source["verified"]), (&json!(false), &json!("drift")));
+    assert!(source["reason"].as_str().is_some_and(|reason| reason.contains("127.0.0.11")), "{source}");
 }

@@ -13,7 +13,7 @@ export async function facts({ fresh = false } = {}) {
   found = (async () => {
     const [list, sources] = await Promise.all([
       ask("/public-ips.json", { tenant: null }).catch(() => null),
-      // An operator's view; without the scope, or where it is not offered, the page does without.
+      // An operator's view; without the scope the page does without.
       ask("/v1/sources", { tenant: null }).catch(() => null),
     ]);
     return {

@@ -90,8 +90,8 @@ export class SourcesPage extends Page {
         full ? [
           h("td", {}, one.pool ? foreign(one.pool) : "–"),
           h("td", { class: "number" }, one.in_flight === undefined ? "–" : count(one.in_flight)),
-          h("td", { class: "number" }, one.ports_used_ratio === undefined || one.ports_used_ratio === null ? "–" : meter(one.ports_used_ratio)),
-          h("td", {}, h("div", { class: "cell" }, verification(one))),
+          h("td", { class: "number" }, one.ports_used_ratio === undefined ? "–" : meter(one.ports_used_ratio)),
+          h("td", {}, verification(one)),
         ] : null,
         h("td", {}, h("a", { href: link({ source_ip: one.public_ip }) }, "show"))) ), "Sources"),
       merged.length === 0 ? h("p", { class: "dim" }, "No address is published.") : null,
@@ -104,7 +104,7 @@ function sourceState(one, full) {
   if (!one.published) return chip("not published", "bad");
   const tones = { announced: "waiting", active: "good", retiring: "warn" };
   const chips = [chip(one.status ?? "active", tones[one.status] ?? "")];
-  if (full && one.usable === false) chips.push(" ", chip(one.reason ? `not usable: ${one.reason}` : "not usable", "bad"));
+  if (full && one.usable === false) chips.push(" ", chip(`not usable: ${one.reason}`, one.status === "announced" ? "" : "bad"));
   if (full && one.usable === undefined) chips.push(" ", chip("no source on this node", ""));
   return chips;
 }
@@ -119,12 +119,9 @@ function meter(ratio) {
   return h("span", { class: "meter" }, h("span", { class: "meter-track", "aria-hidden": true }, h("i", { class: tone, style: { width: `${Math.min(100, percent)}%` } })), `${percent} %`);
 }
 
-function verification(one) {
-  if (one.verified === undefined || one.verified === null || one.verified === "off") return h("span", { class: "dim" }, "not checked");
-  const label = one.verified === true ? "verified" : one.verified === false ? "differs" : String(one.verified);
-  const tone = { verified: "good", differs: "bad", unverified: "warn" }[label] ?? "";
-  return [chip(label, tone), one.observed_ip && one.observed_ip !== one.public_ip ? h("div", { class: "small bad" }, "seen as ", foreign(one.observed_ip)) : null,
-    one.verified_at ? h("div", { class: "dim small", title: instant(one.verified_at) }, ago(one.verified_at)) : null];
+function verification({ verified }) {
+  const shown = { verified: ["seen as published", "good"], unverified: ["reflectors unreachable", "warn"], drift: ["seen as another", "bad"] }[verified];
+  return shown === undefined ? h("span", { class: "dim" }, "not checked") : chip(shown[0], shown[1]);
 }
 
 export class TenantsPage extends Page {
