@@ -1,6 +1,6 @@
 //! The configuration as trusted: every value checked, every default filled in.
 //!
-//! [`file`] is the TOML as written, [`check`] turns it into a [`Config`] or the list of **all** its problems.
+//! [`mod@file`] is the TOML as written, [`check`] turns it into a [`Config`] or the list of **all** its problems.
 //! Unknown keys are errors. Nothing here reads a clock or opens a socket; what a value means is said in
 //! `config/egressd.toml`.
 
