@@ -283,10 +283,10 @@ pub struct Supplied {
     pub body: Option<Body>,
 }
 
-/// Reads the body of a resend; an empty one supplies nothing.
+/// Reads the body of a resend; an empty one, or `null`, supplies nothing.
 pub fn supplied(raw: &Bytes, bounds: &Bounds, content_type: Option<&str>) -> Result<Supplied, Vec<Problem>> {
     let mut problems = Problems::default();
-    if raw.iter().all(u8::is_ascii_whitespace) {
+    if matches!(raw.trim_ascii(), b"" | b"null") {
         return Ok(Supplied::default());
     }
     let Some(json) = whole(raw, &mut problems) else { return Err(problems.into_list()) };

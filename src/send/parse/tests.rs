@@ -692,6 +692,7 @@ fn a_resend_supplies_only_what_may_be_missing() {
     let read = |raw: &str| supplied(&Bytes::copy_from_slice(raw.as_bytes()), &BOUNDS, None);
     assert_eq!(read(""), Ok(Supplied::default()));
     assert_eq!(read(" \n"), Ok(Supplied::default()));
+    assert_eq!(read(" null"), Ok(Supplied::default()));
     assert_eq!(read("{}"), Ok(Supplied::default()));
     let all =
         read(r#"{"auth":{"username":"u","password":"p"},"headers":{"cookie":"c=1"},"data":{"a":1}}"#).expect("valid");
