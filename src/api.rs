@@ -147,11 +147,13 @@ fn refused(problem: &Problem, sends: usize) {
 /// Runs what changes something on a task of its own: a caller that hangs up drops its call's future, and what is on
 /// disk by then must still reach the schedule.
 async fn in_full<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
-    tokio::spawn(work).await.map_err(|error| {
-        tracing::error!(%error, "a call ended in a defect");
-        Problem::new(ProblemCode::Store, "the call ended in a defect of this service; its log says more")
-            .status(StatusCode::INTERNAL_SERVER_ERROR)
-    })
+    tokio::spawn(work).await.map_err(|error| defect(&error))
+}
+
+fn defect(error: &tokio::task::JoinError) -> Problem {
+    tracing::error!(%error, "a call ended in a defect");
+    Problem::new(ProblemCode::Store, "the call ended in a defect of this service; its log says more")
+        .status(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Response {

@@ -52,6 +52,8 @@ pub const API_HEAD_TIME: Duration = Duration::from_secs(30);
 pub const API_BODY_TIME: Duration = Duration::from_secs(60);
 /// Bytes of API calls' bodies being read or parsed at once, in all.
 pub const API_BODIES_BYTES: u64 = 512 * MIB;
+/// Calls larger than this are parsed on a thread of their own, so that no other caller waits for it.
+pub const API_PARSE_INLINE_BYTES: usize = 256 * KIB as usize;
 /// Most items that one look into the store gives the tail.
 pub const TAIL_ITEMS: usize = 200;
 /// A tail looks into the store at most this often.

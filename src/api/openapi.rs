@@ -88,12 +88,16 @@ fn mend(document: &mut Value) {
                 choice["minItems"] = 1.into();
             }
         }
+        let takes_a_body = operation.get("requestBody").is_some();
         if let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) {
             let problem = |description: &str| {
                 let schema = json!({"schema": {"$ref": "#/components/schemas/Problem"}});
                 json!({"description": description, "content": {"application/problem+json": schema}})
             };
             responses.entry("403").or_insert_with(|| problem("A page of another origin asks"));
+            if takes_a_body {
+                responses.entry("408").or_insert_with(|| problem("The body did not arrive in time"));
+            }
             responses.entry("421").or_insert_with(|| problem("While there are no clients: the Host is not loopback's"));
         }
     }

@@ -160,7 +160,7 @@ impl Problem {
         self
     }
 
-    fn retry_after(self, seconds: u64) -> Self {
+    pub fn retry_after(self, seconds: u64) -> Self {
         self.header(RETRY_AFTER, HeaderValue::from(seconds.max(1)))
     }
 }
@@ -183,7 +183,7 @@ impl From<Vec<parse::Problem>> for Problem {
 }
 
 /// Seconds after which a call is worth another try when the cause is not one that we can time.
-const RETRY_SOON: u64 = 1;
+pub const RETRY_SOON: u64 = 1;
 const RETRY_STORE: u64 = 5;
 
 impl From<Refusal> for Problem {

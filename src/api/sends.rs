@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::header::LOCATION;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -14,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use super::access::{Caller, Need, Tenants};
 use super::problem::{Problem, ProblemCode, ProblemView};
 use super::view::{PageView, RecordView, SendsView, Sight};
-use super::{Shared, in_full, json, json_sized, openapi, query, refused};
+use super::{Shared, defect, in_full, json, json_sized, openapi, query, refused};
 use crate::clock;
 use crate::config::Config;
 use crate::intake::{Submit, Submitted};
@@ -90,7 +91,7 @@ impl Shared {
         let idempotency =
             key.map(|key| IdempotencyKey { tenant: tenant.clone(), path, key, fingerprint: sha256(&received.bytes) });
         let one = received.bytes.trim_ascii_start().first() == Some(&b'{');
-        let call = match parse::call(&received.bytes, &bounds(&config), &self.redact_key, hold.as_ref()) {
+        let call = match self.parse(&received.bytes, bounds(&config), hold.as_ref()).await? {
             Ok(call) => call,
             // Limits may have been lowered since the first call, and a replay comes before any refusal.
             Err(problems) => {
@@ -108,6 +109,21 @@ impl Shared {
         let intake = self.intake.clone();
         let submitted = in_full(async move { intake.submit(submit).await }).await??;
         self.accepted(tenant, &caller, one, submitted).await
+    }
+
+    /// Large calls take milliseconds to read, which no other call on this thread should wait for.
+    async fn parse(
+        &self,
+        raw: &Bytes,
+        bounds: Bounds,
+        hold: Option<&ExecutionId>,
+    ) -> Result<Result<Call, Vec<parse::Problem>>, Problem> {
+        if raw.len() <= limits::API_PARSE_INLINE_BYTES {
+            return Ok(parse::call(raw, &bounds, &self.redact_key, hold));
+        }
+        let (raw, key, hold) = (raw.clone(), self.redact_key.clone(), hold.cloned());
+        let parsed = tokio::task::spawn_blocking(move || parse::call(&raw, &bounds, &key, hold.as_ref())).await;
+        parsed.map_err(|error| defect(&error))
     }
 
     pub(super) async fn replayed(&self, key: Option<IdempotencyKey>) -> Result<Option<Submitted>, Problem> {

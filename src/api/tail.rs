@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::access::{Caller, Need};
-use super::problem::{Problem, ProblemCode, ProblemView};
+use super::problem::{Problem, ProblemCode, ProblemView, RETRY_SOON};
 use super::view::{RecordView, Sight};
 use super::{Shared, openapi, query};
 use crate::limits;
@@ -46,7 +46,7 @@ pub(super) async fn tail(State(api): State<Arc<Shared>>, request: Request) -> Re
     let resume = last_event_id(request.headers())?;
     let permit = api.tails.clone().try_acquire_owned().map_err(|_| {
         let detail = format!("{} tails are open already, which is as many as this node has", limits::TAILS);
-        Problem::new(ProblemCode::NodeFull, detail)
+        Problem::new(ProblemCode::NodeFull, detail).retry_after(RETRY_SOON)
     })?;
     // Before the newest place is asked for, so that no end in between is missed.
     let newest = api.events.newest();

@@ -144,6 +144,15 @@ async fn a_call_of_wrong_shape_is_refused_whole() {
 }
 
 #[tokio::test]
+async fn a_large_call_is_read_like_any_other() {
+    let desk = Desk::new();
+    let data = "x".repeat(limits::API_PARSE_INLINE_BYTES);
+    let send = format!(r#"{{"method":"POST","url":"https://example.com/","data":"{data}"}}"#);
+    assert_eq!(desk.post("/v1/sends", &send).await.ok(202)["request"]["body_bytes"], data.len());
+    desk.post("/v1/sends", &send.replace("POST", "post")).await.problem(400, "shape");
+}
+
+#[tokio::test]
 async fn size_alone_is_413() {
     let desk = Desk::with("[limits]\nrequest_body = \"1KiB\"\nsends_per_request = 2\n");
     let send = format!(r#"{{"method":"POST","url":"https://example.com/","data":"{}"}}"#, "x".repeat(1025));

@@ -136,7 +136,9 @@ async fn the_number_of_tails_is_bounded() {
     for _ in 0..limits::TAILS {
         open.push(Reader::open(&desk, "/v1/tail", &[]).await);
     }
-    desk.get("/v1/tail").await.problem(503, "node_full");
+    let refused = desk.get("/v1/tail").await;
+    refused.problem(503, "node_full");
+    assert_eq!(refused.header("retry-after"), "1");
     open.pop();
     Reader::open(&desk, "/v1/tail", &[]).await;
 }
