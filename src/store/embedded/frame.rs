@@ -10,8 +10,8 @@ use super::seal::{SLOT_BYTES, Slot};
 
 const MAGIC: [u8; 4] = [0xe6, b'g', b'r', 0x1e];
 pub const HEADER_BYTES: usize = 16;
-/// Larger than any frame that is written: headers, text and lists are all bounded far below.
-const FRAME_BYTES_MAX: usize = 16 << 20;
+/// Larger than any frame that is written: bodies are bounded by `[limits]`, all else far below.
+const FRAME_BYTES_MAX: usize = 1 << 30;
 /// How much a scan reads at once.
 const WINDOW_BYTES: usize = 1 << 20;
 

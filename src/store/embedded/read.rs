@@ -14,7 +14,7 @@ use super::entry::{BodyPlace, FinishHead, SendHead, id_of};
 use super::frame::{self, Frame};
 use super::piece::{END_BYTES, End, FoundEnding, Piece, SCAN_ROWS};
 use super::seal::{Asked, SLOT_BYTES, Slot};
-use super::table::{Extent, NONE, ROW_BYTES, Row, asked};
+use super::table::{Extent, NONE, ROW_BYTES, Row, asked, offset};
 use crate::limits::IDEMPOTENCY_KEPT;
 use crate::outcome::{Ended, Failure, Outcome, Timings};
 use crate::record::{Execution, ExecutionState, Record, ShownRequest, State, waited};
@@ -377,6 +377,8 @@ impl Window<'_> {
 
 /// A filter as numbers and hashes.
 struct Sieve {
+    /// What most rows fail at, compared before a row is looked at as a whole: where it stands, and its bytes.
+    first: Vec<(usize, [u8; 4])>,
     tenant: u32,
     workflow: u32,
     step: u32,
@@ -399,7 +401,19 @@ impl Sieve {
         let short = |asked, text: Option<&str>| text.map_or(0, |text| keys.short(asked, text));
         let tenant = filter.tenant.as_ref().map(TenantId::as_str);
         let execution = filter.execution.as_deref();
+        let first = [
+            (offset::EXECUTION, short(Asked::Execution, execution)),
+            (offset::WORKFLOW, short(Asked::Workflow, filter.workflow.as_deref())),
+            (offset::HOST, short(Asked::Host, filter.host_plain())),
+            (offset::TENANT, short(Asked::Tenant, tenant)),
+            (offset::STEP, short(Asked::Step, filter.step.as_deref())),
+        ];
         Self {
+            first: first
+                .into_iter()
+                .filter(|(_, hash)| *hash != 0)
+                .map(|(at, hash)| (at, hash.to_le_bytes()))
+                .collect(),
             tenant: short(Asked::Tenant, tenant),
             workflow: short(Asked::Workflow, filter.workflow.as_deref()),
             step: short(Asked::Step, filter.step.as_deref()),
@@ -439,6 +453,10 @@ impl Sieve {
                 || facts.blocks.iter().any(|block| block.created.1 >= self.since && block.created.0 < self.until))
     }
 
+    fn passes_first(&self, row: &[u8; ROW_BYTES]) -> bool {
+        self.first.iter().all(|(at, wanted)| row[*at..*at + 4] == *wanted)
+    }
+
     fn passes(&self, row: &Row) -> bool {
         let instant = if self.by_start { row.started_at } else { row.created_at };
         (self.tenant == 0 || self.tenant == row.tenant)
@@ -475,8 +493,7 @@ fn parse_cursor(letter: char, cursor: &str) -> Result<(u32, u32), StoreError> {
 pub fn list(shared: &Shared, filter: &Filter, at: Option<&str>, limit: usize) -> Result<Page, StoreError> {
     let before = at.map(|at| parse_cursor('l', at)).transpose()?;
     let sieve = Sieve::of(shared, filter);
-    let mut page = Page::default();
-    let mut last = (0, 0);
+    let mut listing = Listing { shared, filter, limit, page: Page::default(), last: (0, 0) };
     let mut bytes = Vec::new();
     for piece in shared.pieces().iter().rev() {
         let mut to = match before {
@@ -487,35 +504,64 @@ pub fn list(shared: &Shared, filter: &Filter, at: Option<&str>, limit: usize) ->
         if to == 0 || !sieve.may_pass(piece) {
             continue;
         }
+        if sieve.execution_of_tenant != 0 {
+            // An execution's rows are known without a search.
+            for number in piece.members(sieve.execution_of_tenant)?.into_iter().rev().filter(|number| *number < to) {
+                let row = piece.row(number)?;
+                if sieve.passes(&row) && listing.add(piece, number, &row)? {
+                    return Ok(listing.page);
+                }
+            }
+            continue;
+        }
         while to > 0 {
             let from = to.saturating_sub(SCAN_ROWS);
             piece.rows(from, to, &mut bytes)?;
             for (chunk, number) in bytes.chunks_exact(ROW_BYTES).rev().zip((from..to).rev()) {
                 let Some(chunk) = chunk.first_chunk() else { continue };
-                if !sieve.passes(&Row::peek(chunk)) {
+                if !sieve.passes_first(chunk) || !sieve.passes(&Row::peek(chunk)) {
                     continue;
                 }
                 let row = match Row::decode(chunk) {
                     Some(row) => row,
                     None => piece.row(number)?,
                 };
-                let record = match assemble(shared, piece, &row, false) {
-                    Ok((record, host)) if filter.lets_through(&record, host.as_deref()) => record,
-                    Ok(_) => continue,
-                    Err(error @ StoreError::Damaged(_)) => unreadable(shared, filter, &row, &error),
-                    Err(error) => return Err(error),
-                };
-                if page.sends.len() == limit {
-                    page.next = Some(cursor('l', last.0, last.1));
-                    return Ok(page);
+                if listing.add(piece, number, &row)? {
+                    return Ok(listing.page);
                 }
-                page.sends.push(record);
-                last = (piece.number, number);
             }
             to = from;
         }
     }
-    Ok(page)
+    Ok(listing.page)
+}
+
+/// A page in the making.
+struct Listing<'a> {
+    shared: &'a Shared,
+    filter: &'a Filter,
+    limit: usize,
+    page: Page,
+    last: (u32, u32),
+}
+
+impl Listing<'_> {
+    /// `true`: the page was full already, and its `next` is set.
+    fn add(&mut self, piece: &Piece, number: u32, row: &Row) -> Result<bool, StoreError> {
+        let record = match assemble(self.shared, piece, row, false) {
+            Ok((record, host)) if self.filter.lets_through(&record, host.as_deref()) => record,
+            Ok(_) => return Ok(false),
+            Err(error @ StoreError::Damaged(_)) => unreadable(self.shared, self.filter, row, &error),
+            Err(error) => return Err(error),
+        };
+        if self.page.sends.len() == self.limit {
+            self.page.next = Some(cursor('l', self.last.0, self.last.1));
+            return Ok(true);
+        }
+        self.page.sends.push(record);
+        self.last = (piece.number, number);
+        Ok(false)
+    }
 }
 
 pub fn execution(

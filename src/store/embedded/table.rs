@@ -34,6 +34,16 @@ pub struct Row {
     pub flags: u8,
 }
 
+/// Where the numbers that a scan compares first stand in a row's bytes.
+pub mod offset {
+    /// The lower half: [`super::Asked::Execution`].
+    pub const EXECUTION: usize = 32;
+    pub const TENANT: usize = 60;
+    pub const WORKFLOW: usize = 64;
+    pub const STEP: usize = 68;
+    pub const HOST: usize = 72;
+}
+
 /// Part of a log, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extent {
@@ -183,6 +193,15 @@ mod tests {
         };
         let bytes = row.encode();
         assert_eq!(Row::decode(&bytes), Some(row));
+        for (at, number) in [
+            (offset::EXECUTION, row.execution as u32),
+            (offset::TENANT, row.tenant),
+            (offset::WORKFLOW, row.workflow),
+            (offset::STEP, row.step),
+            (offset::HOST, row.host),
+        ] {
+            assert_eq!(bytes[at..at + 4], number.to_le_bytes(), "at {at}");
+        }
         for byte in 0..ROW_BYTES {
             let mut bytes = bytes;
             bytes[byte] ^= 4;

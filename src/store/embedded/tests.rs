@@ -433,13 +433,18 @@ async fn a_waiting_send_whose_request_is_damaged_gets_its_end() {
 
 #[tokio::test]
 async fn what_the_disk_refuses_is_not_accepted_and_it_goes_on_when_the_disk_does() {
-    for place in [Fault::Write, Fault::Sync] {
+    for (place, kind, fix) in [
+        (Fault::Write, io::ErrorKind::StorageFull, "free some space"),
+        (Fault::Write, io::ErrorKind::ReadOnlyFilesystem, "mount it writable"),
+        (Fault::Sync, io::ErrorKind::StorageFull, "free some space"),
+        (Fault::Sync, io::ErrorKind::Other, "look at the disk"),
+    ] {
         let subject = OnDisk::fresh().await;
         let before = accept_one(subject.store(), &draft()).await;
-        subject.refuse(&[(place, io::ErrorKind::StorageFull)]);
+        subject.refuse(&[(place, kind)]);
         for _ in 0..3 {
             let refused = subject.store().accept(call(vec![draft().send()], None)).await;
-            assert!(matches!(refused, Err(StoreError::CannotWrite(why)) if why.contains("free some space")));
+            assert!(matches!(&refused, Err(StoreError::CannotWrite(why)) if why.contains(fix)), "{refused:?}");
         }
         let begun = subject.store().begin(begin_of(before, &draft(), at(1))).await;
         assert!(matches!(begun, Err(StoreError::CannotWrite(_))), "{place:?}");
@@ -738,4 +743,61 @@ async fn killed_at_any_moment_it_loses_nothing_and_begins_nothing_twice() {
         }
     }
     assert!(listed >= seen, "what was accepted is listed, and what was being accepted may be");
+}
+
+// A disk that is really full: a file system of its own in a mount namespace of its own.
+
+/// Where the child finds its small file system.
+const SMALL_DISK: &str = "EGRESSD_TEST_SMALL_DISK";
+
+#[test]
+fn a_full_disk_is_told_and_outlived() {
+    let directory = tempfile::tempdir().unwrap();
+    let child = std::env::current_exe().unwrap();
+    let script = "mount -t tmpfs -o size=4m tmpfs \"$EGRESSD_TEST_SMALL_DISK\" && exec \"$0\" --exact \
+                  store::embedded::tests::the_child_on_a_small_disk --nocapture";
+    let status = std::process::Command::new("unshare")
+        .args(["--mount", "--map-root-user", "sh", "-c", script])
+        .arg(child)
+        .env(SMALL_DISK, directory.path())
+        .status()
+        .expect("unshare (util-linux) is installed");
+    assert!(status.success(), "the child failed, or this system lets nobody mount a tmpfs in a namespace: {status}");
+}
+
+#[test]
+fn the_child_on_a_small_disk() {
+    let Some(directory) = std::env::var_os(SMALL_DISK) else { return };
+    let directory = PathBuf::from(directory);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let settings = settings(&directory);
+        let store = Embedded::open(&settings, "child").unwrap();
+        fs::write(directory.join("ballast"), vec![1; 1 << 20]).unwrap();
+        let large = Draft { body: Some(bytes::Bytes::from(vec![7; 20_000])), ..draft() };
+        let mut accepted = Vec::new();
+        let refused = loop {
+            let send = large.send();
+            let id = send.id;
+            match store.accept(call(vec![send], None)).await {
+                Ok(_) => accepted.push(id),
+                Err(error) => break error,
+            }
+            assert!(accepted.len() < 10_000, "the disk never filled");
+        };
+        assert!(matches!(&refused, StoreError::CannotWrite(why) if why.contains("free some space")), "{refused}");
+        assert!(store.health().is_err());
+        fs::remove_file(directory.join("ballast")).unwrap();
+        while store.health().is_err() {
+            tokio::task::yield_now().await;
+        }
+        accepted.push(accept_one(&store, &large).await);
+
+        drop(store);
+        let store = Embedded::open(&settings, "child").unwrap();
+        let recovered = store.recover(at(1)).await.unwrap();
+        assert_eq!(recovered, Recovered::default());
+        let pending = store.pending(None, 100_000).await.unwrap();
+        assert_eq!(pending.iter().map(|send| send.id).collect::<Vec<_>>(), accepted);
+    });
 }

@@ -144,6 +144,7 @@ struct Batch {
     // What it changes, asked before the state.
     keys: HashMap<u64, (IdempotencyKey, Vec<SendId>)>,
     endings: HashMap<u64, EndedExecution>,
+    /// Sends of each execution, those of the batch with those before.
     members: HashMap<u64, u32>,
     held: HashMap<u64, i64>,
     begun: HashSet<u128>,
@@ -253,43 +254,34 @@ impl Writer {
                 std::thread::sleep(COMMIT_EVERY - since);
             }
         }
-        let mut next = Some(first);
+        let mut batch = self.empty_batch();
         let mut arrived = 0;
-        while let Some(first) = next.take() {
-            let mut batch = self.empty_batch();
-            let mut apart = None;
-            let mut job = Some(first);
-            while let Some(this) = job.take() {
-                arrived += 1;
-                match this {
-                    Job::Accept(job, answer) => self.accept(&mut batch, *job, answer),
-                    Job::End(job, answer) => self.end(&mut batch, job, answer),
-                    Job::Begin(job, answer) => self.begin(&mut batch, &job, answer),
-                    Job::Finish(job, answer) => self.finish(&mut batch, *job, Some(answer)),
-                    other => {
-                        apart = Some(other);
-                        break;
-                    }
-                }
-                if batch.is_full() {
+        let mut apart = None;
+        let mut next = Some(first);
+        while let Some(job) = next.take() {
+            arrived += 1;
+            match job {
+                Job::Accept(job, answer) => self.accept(&mut batch, *job, answer),
+                Job::End(job, answer) => self.end(&mut batch, job, answer),
+                Job::Begin(job, answer) => self.begin(&mut batch, &job, answer),
+                Job::Finish(job, answer) => self.finish(&mut batch, *job, Some(answer)),
+                other => {
+                    apart = Some(other);
                     break;
                 }
-                job = self.jobs.try_recv().ok();
             }
-            self.busy = (2..BATCH_ENOUGH).contains(&arrived);
-            self.commit(batch);
-            match apart {
-                Some(Job::Recover(now, answer)) => {
-                    let _ = answer.send(self.recover(now));
-                }
-                Some(Job::Retain(now, answer)) => {
-                    let _ = answer.send(self.retain(now));
-                }
-                Some(Job::Close(answer)) => return Some(answer),
-                _ => {}
+            if batch.is_full() {
+                break;
             }
             next = self.jobs.try_recv().ok();
-            arrived = 0;
+        }
+        self.busy = (2..BATCH_ENOUGH).contains(&arrived);
+        self.commit(batch);
+        match apart {
+            Some(Job::Recover(now, answer)) => drop(answer.send(self.recover(now))),
+            Some(Job::Retain(now, answer)) => drop(answer.send(self.retain(now))),
+            Some(Job::Close(answer)) => return Some(answer),
+            _ => {}
         }
         None
     }
@@ -330,27 +322,34 @@ impl Writer {
                 return Ok(Accepted::ExecutionFull);
             }
         }
+        // All that can fail comes before the first byte: a call is in the batch whole or not at all.
+        let mut next = HashMap::new();
+        let mut indexes = Vec::with_capacity(job.sends.len());
+        for send in &job.sends {
+            let execution = send.row.execution;
+            if execution == 0 {
+                indexes.push(None);
+                continue;
+            }
+            let index = match next.get(&execution) {
+                Some(&index) => index,
+                None => self.member_count(batch, execution)?,
+            };
+            next.insert(execution, index + 1);
+            indexes.push(Some(index));
+        }
+        batch.members.extend(next);
         let first = self.newest.row_count() + batch.rows;
         let count = job.sends.len() as u32;
         let log_at = self.newest.log_bytes.load(Ordering::Relaxed);
-        let mut indexes = Vec::with_capacity(job.sends.len());
         let mut rows = Vec::with_capacity(job.sends.len() * ROW_BYTES);
         let mut sends = Vec::with_capacity(job.sends.len());
         for (turn, mut send) in job.sends.into_iter().enumerate() {
-            let index = match send.row.execution {
-                0 => None,
-                execution => {
-                    let index = self.member_count(batch, execution)?;
-                    *batch.members.entry(execution).or_default() += 1;
-                    Some(index)
-                }
-            };
-            indexes.push(index);
             let head = SendHead {
                 id: send.row.id,
                 row: first + turn as u32,
                 remaining: count - 1 - turn as u32,
-                index,
+                index: indexes[turn],
                 body: self.append_body(batch, send.body.as_deref()),
                 rest: self.append_body(batch, send.rest.as_deref()),
             };
@@ -482,11 +481,10 @@ impl Writer {
 
     /// Sends of an execution so far; also the index of its next.
     fn member_count(&self, batch: &Batch, hash: u64) -> Result<u32, StoreError> {
-        let mut count = batch.members.get(&hash).copied().unwrap_or(0);
-        for piece in self.shared.pieces().with(hash) {
-            count += piece.member_count(hash)?;
+        if let Some(count) = batch.members.get(&hash) {
+            return Ok(*count);
         }
-        Ok(count)
+        self.shared.pieces().with(hash).map(|piece| piece.member_count(hash)).sum()
     }
 
     // Writing.
