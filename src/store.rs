@@ -1,6 +1,6 @@
 //! Remembering: every step of a send's life, on disk before it is answered for.
 //!
-//! [`Store`] is the one trait; [`embedded`] is the default, [`memory`] the twin for tests, and [`conformance`] the
+//! [`Store`] is the one trait; [`embedded`] is the default, [`memory`] the twin for tests, and `conformance` the
 //! suite that both pass. A method that changes something returns once the change is **durable**; concurrent calls
 //! share commits. No module but `app` knows which store is in use.
 

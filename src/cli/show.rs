@@ -72,7 +72,7 @@ fn ms(value: Option<&Value>) -> String {
     }
 }
 
-/// The columns of [`line`], for above a list.
+/// The columns of [`line()`], for above a list.
 pub fn header(style: Style) -> String {
     style.dim(&format!(
         "{:<12} {:<11} {:<22} {:<15} {:>8}  {:<7} url",
