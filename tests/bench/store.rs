@@ -5,6 +5,8 @@
 //! prints one line for each; `cargo bench --bench store -- 10m` adds 10 million. CPU is that of the whole process,
 //! so it holds the callers' part too. `TMPDIR` says on which disk.
 
+#![allow(clippy::disallowed_methods, reason = "a stopwatch, not the appliance")]
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
