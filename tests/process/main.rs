@@ -7,3 +7,4 @@ mod crash;
 mod node;
 mod prometheus;
 mod signals;
+mod suspensions;

@@ -1,6 +1,7 @@
 //! The parts put together, against receivers and name servers that lie. No internet: loopback alone.
 
 mod deliveries;
+mod explains;
 mod handshakes;
 mod house;
 mod http2;
