@@ -17,6 +17,7 @@ use anyhow::anyhow;
 use metrics::{Unit, counter, describe_counter};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -68,6 +69,35 @@ pub struct App {
     /// Ends the listeners and the background tasks.
     stop: watch::Sender<bool>,
     tasks: TaskTracker,
+    /// Until it is dropped.
+    _fronts: Fronts,
+}
+
+/// Threads of their own for the listeners that callers reach: whatever they ask for, however much of it at once, the
+/// timers of deliveries turn elsewhere.
+struct Fronts {
+    handle: Handle,
+    /// `None` once it is shut down.
+    runtime: Option<Runtime>,
+}
+
+impl Fronts {
+    fn start() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("fronts").enable_all().build()?;
+        Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
+    }
+
+    fn handle(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+impl Drop for Fronts {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl App {
@@ -140,11 +170,12 @@ impl App {
         };
         let router = api::router(state, publish::front::router(publication.clone()));
         let api_tls = config.api.tls.as_ref().map(Acceptor::load).transpose()?.map(Arc::new);
-        tasks.spawn(api::serve::serve(api_listener, router, api_tls.clone(), stopped.clone()));
+        let fronts = Fronts::start()?;
+        tasks.spawn_on(api::serve::serve(api_listener, router, api_tls.clone(), stopped.clone()), fronts.handle());
         tasks.spawn(serve_ops(metrics_listener, ops::router(metrics.clone(), readiness), stopped.clone()));
 
         if let Some(listener) = publish_listener {
-            tasks.spawn(publish::front::serve(listener, publication.clone(), stopped.clone()));
+            tasks.spawn_on(publish::front::serve(listener, publication.clone(), stopped.clone()), fronts.handle());
         }
 
         tasks.spawn(Verifier::new(world.clone(), deliverer.clone()).run(stopped.clone()));
@@ -165,6 +196,7 @@ impl App {
             stop_dispatch,
             stop,
             tasks,
+            _fronts: fronts,
         };
         app.tend_in_background(metrics, stopped);
         Ok(app)

@@ -49,7 +49,7 @@ pub const API_HEAD_BYTES: usize = 64 * 1024;
 /// Longest time for an API call's head, TLS handshake included, and for a kept-alive connection to stay idle.
 pub const API_HEAD_TIME: Duration = Duration::from_secs(30);
 /// Longest time for an API call's body to arrive.
-pub const API_BODY_TIME: Duration = Duration::from_secs(60);
+pub const API_BODY_TIME: Duration = Duration::from_secs(20);
 /// Bytes of API calls' bodies being read or parsed at once, in all.
 pub const API_BODIES_BYTES: u64 = 512 * MIB;
 /// Calls larger than this are parsed on a thread of their own, so that no other caller waits for it.

@@ -73,8 +73,8 @@ pub struct RawResponse {
 
 impl Redactor {
     pub fn new(key: RedactKey, settings: &Redact) -> Self {
-        let headers =
-            SECRET_HEADERS.iter().map(|name| (*name).to_owned()).chain(settings.headers.iter().cloned()).collect();
+        let added = settings.headers.iter().map(|name| name.replace('_', "-"));
+        let headers = SECRET_HEADERS.iter().map(|name| (*name).to_owned()).chain(added).collect();
         Self { key, headers, pointers: Pointers::new(&settings.json_pointers) }
     }
 
@@ -82,8 +82,10 @@ impl Redactor {
         &self.key
     }
 
+    /// `_` reads as `-`: many receivers take the two for the same name.
     pub fn is_secret_header(&self, lower_case: &str) -> bool {
         self.headers.contains(lower_case)
+            || (lower_case.contains('_') && self.headers.contains(&lower_case.replace('_', "-")))
     }
 
     /// A send's request as records may show it. The second value: the send holds what the shown form does not

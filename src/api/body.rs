@@ -1,5 +1,7 @@
 //! Reading a call's body: its type, its size while it arrives, and its time.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::extract::Request;
 use bytes::{Bytes, BytesMut};
@@ -7,10 +9,10 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Shared;
-use super::problem::{Problem, ProblemCode};
+use super::problem::{Problem, ProblemCode, RETRY_SOON};
 use crate::limits;
 
 /// Bodies up to this size are not counted against the bytes that all bodies share.
@@ -35,21 +37,13 @@ impl Shared {
         if declared.is_some_and(|declared| declared > limit) {
             return Err(too_large(limit));
         }
-        let expected = declared.unwrap_or(limit);
-        let share = if expected > SMALL {
-            let kib = u32::try_from(expected.div_ceil(limits::KIB).min(limits::API_BODIES_BYTES / limits::KIB));
-            self.bodies.clone().acquire_many_owned(kib.unwrap_or(u32::MAX)).await.ok()
-        } else {
-            None
-        };
         #[allow(clippy::disallowed_methods, reason = "a caller's own slowness, no part of any delivery")]
-        let read = tokio::time::timeout(limits::API_BODY_TIME, collect(body, limit, declared)).await;
-        let bytes = read.unwrap_or_else(|_| {
+        let read = tokio::time::timeout(limits::API_BODY_TIME, collect(body, limit, declared, &self.bodies)).await;
+        read.unwrap_or_else(|_| {
             let seconds = limits::API_BODY_TIME.as_secs();
             let detail = format!("the body did not arrive within {seconds} s");
             Err(Problem::shape(detail).status(StatusCode::REQUEST_TIMEOUT))
-        })?;
-        Ok(Received { bytes, _share: share })
+        })
     }
 
     /// For calls that need no body: none, or an empty object.
@@ -88,17 +82,26 @@ fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// A body of one frame, as most are, is not copied.
-async fn collect(mut body: Body, limit: u64, declared: Option<u64>) -> Result<Bytes, Problem> {
+/// A body of one frame, as most are, is not copied. Memory is counted as it is taken, not as it is declared: whoever
+/// sends slowly holds what has come of theirs and no more, and nobody waits for anybody's share.
+async fn collect(
+    mut body: Body,
+    limit: u64,
+    declared: Option<u64>,
+    bodies: &Arc<Semaphore>,
+) -> Result<Received, Problem> {
     let mut first: Option<Bytes> = None;
     let mut rest = BytesMut::new();
+    let mut share: Option<OwnedSemaphorePermit> = None;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Problem::shape("the body ended before it was complete"))?;
         let Ok(data) = frame.into_data() else { continue };
         let so_far = first.as_ref().map_or(0, Bytes::len).max(rest.len());
-        if (so_far + data.len()) as u64 > limit {
+        let total = (so_far + data.len()) as u64;
+        if total > limit {
             return Err(too_large(limit));
         }
+        take_share(&mut share, total, bodies)?;
         match &first {
             None => first = Some(data),
             Some(begun) => {
@@ -112,7 +115,27 @@ async fn collect(mut body: Body, limit: u64, declared: Option<u64>) -> Result<By
             }
         }
     }
-    Ok(if rest.is_empty() { first.unwrap_or_default() } else { rest.freeze() })
+    let bytes = if rest.is_empty() { first.unwrap_or_default() } else { rest.freeze() };
+    Ok(Received { bytes, _share: share })
+}
+
+/// Makes the share of a body cover this many bytes; small ones need none.
+fn take_share(share: &mut Option<OwnedSemaphorePermit>, bytes: u64, bodies: &Arc<Semaphore>) -> Result<(), Problem> {
+    let held = share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+    let wanted = bytes.div_ceil(limits::KIB) as usize;
+    if bytes <= SMALL || wanted <= held {
+        return Ok(());
+    }
+    let more = u32::try_from(wanted - held).unwrap_or(u32::MAX);
+    let Ok(more) = bodies.clone().try_acquire_many_owned(more) else {
+        let detail = "this node reads as many large calls as it has memory for: try again soon";
+        return Err(Problem::new(ProblemCode::NodeFull, detail).retry_after(RETRY_SOON));
+    };
+    match share {
+        Some(share) => share.merge(more),
+        None => *share = Some(more),
+    }
+    Ok(())
 }
 
 fn too_large(limit: u64) -> Problem {

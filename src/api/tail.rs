@@ -159,6 +159,8 @@ impl Tail {
             }
             event.extend_from_slice(b"\n\n");
             self.ready.push_back(Bytes::from(event));
+            // Many that catch up at once must not keep the others' calls waiting.
+            tokio::task::yield_now().await;
         }
         self.seq = self.seq.max(looked_at).max(items.last().map_or(0, |item| item.seq));
         true

@@ -33,6 +33,15 @@ fn spec(headers: HeaderLines, body: Option<&'static [u8]>) -> SendSpec {
 }
 
 #[test]
+fn a_secret_header_is_one_with_underscores_too() {
+    let redactor = redactor(&["x_own-secret"], &[]);
+    for name in ["x-api-key", "x_api_key", "x-api_key", "set_cookie", "x-own-secret", "x_own_secret"] {
+        assert!(redactor.is_secret_header(name), "{name}");
+    }
+    assert!(!redactor.is_secret_header("x_trace"));
+}
+
+#[test]
 fn equal_secrets_look_equal_and_others_differ() {
     let key = key();
     assert_eq!(key.hide(b"one"), key.hide(b"one"));

@@ -4,6 +4,7 @@
 
 mod commands;
 mod crash;
+mod neighbours;
 mod node;
 mod prometheus;
 mod signals;

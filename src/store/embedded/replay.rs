@@ -163,20 +163,29 @@ fn heads(shared: &Shared) -> io::Result<Vec<(std::path::PathBuf, Head)>> {
         if name.ends_with(".new") || name.ends_with(".gone") {
             fs::remove_dir_all(&path)?;
         } else if let Ok(number) = name.parse::<u32>() {
-            match Piece::head(&path)? {
-                Some(head) if head.piece == number => heads.push((path, head)),
-                _ => tell(
-                    shared,
-                    format!(
-                        "{} does not begin as a log does: all that stood in this piece is lost, and it is left alone",
-                        path.join("log").display()
-                    ),
-                ),
+            match Piece::head(&path) {
+                Ok(Some(head)) if head.piece == number => heads.push((path, head)),
+                Ok(_) => set_aside(shared, &path, "does not begin as a log does")?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => set_aside(shared, &path, "is missing")?,
+                Err(error) => return Err(error),
             }
         }
     }
     heads.sort_by_key(|(_, head)| head.piece);
     Ok(heads)
+}
+
+/// Renames a piece without a readable log, so that its number is free and what is left of it can be looked at.
+fn set_aside(shared: &Shared, path: &std::path::Path, why: &str) -> io::Result<()> {
+    let aside = (1..).map(|n| path.with_extension(format!("lost-{n}"))).find(|aside| !aside.exists());
+    let aside = aside.unwrap_or_else(|| path.with_extension("lost"));
+    fs::rename(path, &aside)?;
+    let (log, aside) = (path.join("log"), aside.display());
+    tell(
+        shared,
+        format!("{} {why}: all that stood in this piece is lost; what is left is kept as {aside}", log.display()),
+    );
+    Ok(())
 }
 
 /// Does again what one log says. `counts`: its length, where the head of the next piece says so. Answers the newest
