@@ -7,5 +7,6 @@ mod crash;
 mod neighbours;
 mod node;
 mod prometheus;
+mod secrets;
 mod signals;
 mod suspensions;

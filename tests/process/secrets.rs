@@ -1,0 +1,128 @@
+//! Secrets planted in every field of a send reach the receiver and nothing else: no answer, log line, metric or file of
+//! the store, neither while the send waits nor once it is done.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::node::{Node, call_text, egressd, free_port};
+
+const SECRETS: [&str; 8] = [
+    "s3cret-password",
+    "s3cret-authorization",
+    "s3cret-cookie",
+    "s3cret-api-key",
+    "s3cret-own-header",
+    "s3cret-member",
+    "s3cret-userinfo",
+    "s3cret-body",
+];
+/// `leia:s3cret-password`, as Basic writes it.
+const BASIC: &str = "bGVpYTpzM2NyZXQtcGFzc3dvcmQ";
+
+fn every_file(directory: &Path, found: &mut Vec<(String, Vec<u8>)>) {
+    for entry in std::fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            every_file(&path, found);
+        } else {
+            found.push((path.display().to_string(), std::fs::read(&path).expect("a readable file")));
+        }
+    }
+}
+
+fn none_in(place: &str, bytes: &[u8]) {
+    for secret in SECRETS.iter().chain([&BASIC]) {
+        let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+        assert!(!found, "{secret} stands in {place}");
+    }
+}
+
+async fn nowhere(node: &Node, ids: &[(&str, String)]) {
+    let mut files = Vec::new();
+    every_file(&node.path("store"), &mut files);
+    assert!(files.iter().any(|(name, bytes)| name.contains("pieces") && !bytes.is_empty()));
+    for (name, bytes) in files {
+        none_in(&name, &bytes);
+    }
+    none_in("the log", node.log().as_bytes());
+    let (_, metrics) = call_text(node.metrics, "GET", "/metrics", "", &[]).await.expect("metrics");
+    none_in("/metrics", metrics.as_bytes());
+    for (tenant, id) in ids {
+        for path in [
+            format!("/v1/sends/{id}"),
+            format!("/v1/sends/{id}/har"),
+            "/v1/sends".to_owned(),
+            "/v1/executions/e".to_owned(),
+            "/v1/tenants".to_owned(),
+            "/".to_owned(),
+        ] {
+            let answer = call_text(node.api, "GET", &path, "", &[("egressd-tenant", tenant)]).await;
+            none_in(&path, answer.expect("an answer").1.as_bytes());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_reach_the_receiver_and_nothing_else() {
+    let receiver = free_port();
+    let _bin = tokio::process::Command::from(egressd())
+        .args(["bin", "--listen", &receiver.to_string()])
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut node = Node::started(
+        "[redact]\nheaders = [\"x-own\"]\njson_pointers = [\"/deep/member\"]\n[[tenant]]\nid = \"quiet\"\nkeep_bodies = false\n",
+    );
+    let url = format!("http://{receiver}/in");
+    let planted = [
+        (
+            "default",
+            json!({
+                "method": "POST", "url": url, "auth": { "username": "leia", "password": SECRETS[0] },
+                "headers": { "Cookie": SECRETS[2], "X-Api-Key": SECRETS[3], "X_Own": SECRETS[4] },
+                "data": { "deep": { "member": SECRETS[5] }, "open": 1 },
+            }),
+        ),
+        ("default", json!({ "method": "GET", "url": url, "headers": { "authorization": SECRETS[1] } })),
+        ("default", json!({ "method": "GET", "url": format!("http://user:{}@{receiver}/", SECRETS[6]) })),
+        ("quiet", json!({ "method": "POST", "url": url, "data": SECRETS[7] })),
+    ];
+    let mut ids = Vec::new();
+    for (tenant, send) in &planted {
+        let headers = [("egressd-tenant", *tenant)];
+        let answer = call_text(node.api, "POST", "/v1/executions/e/sends", &send.to_string(), &headers).await;
+        let (status, answer) = answer.expect("an answer");
+        assert_eq!(status, 202, "{answer}");
+        none_in("the answer to a submit", answer.as_bytes());
+        let record: Value = serde_json::from_str(&answer).unwrap();
+        ids.push((*tenant, record["id"].as_str().unwrap().to_owned()));
+    }
+    let (_, first) = call_text(node.api, "GET", &format!("/v1/sends/{}", ids[0].1), "", &[]).await.unwrap();
+    assert!(first.contains("[redacted hmac:"), "{first}");
+    nowhere(&node, &ids).await;
+    node.kill();
+    node.start();
+    nowhere(&node, &ids).await;
+
+    for tenant in ["default", "quiet"] {
+        let finished = call_text(node.api, "POST", "/v1/executions/e/finish", "", &[("egressd-tenant", tenant)]).await;
+        assert_eq!(finished.expect("an answer").0, 200);
+    }
+    for (tenant, id) in &ids {
+        let path = format!("/v1/sends/{id}?wait=30");
+        let (_, record) = call_text(node.api, "GET", &path, "", &[("egressd-tenant", tenant)]).await.unwrap();
+        assert!(record.contains("\"state\":\"done\""), "{record}");
+    }
+    nowhere(&node, &ids).await;
+    node.kill();
+    node.start();
+    nowhere(&node, &ids).await;
+
+    let (_, seen) = call_text(receiver, "GET", "/_requests", "", &[]).await.unwrap();
+    for secret in [BASIC, SECRETS[1], SECRETS[2], SECRETS[3], SECRETS[4], SECRETS[5], SECRETS[7]] {
+        assert!(seen.contains(secret), "{secret} did not reach the receiver: {seen}");
+    }
+}
