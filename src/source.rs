@@ -103,6 +103,11 @@ impl Health {
         let index = usize::from(self.verified.load(Ordering::Relaxed));
         Verified::ALL.get(index).copied().unwrap_or(Verified::Unknown)
     }
+
+    fn forget_verification(&self) {
+        let unknown = Verified::ALL.iter().position(|state| *state == Verified::Unknown).unwrap_or_default();
+        self.verified.store(u8::try_from(unknown).unwrap_or_default(), Ordering::Relaxed);
+    }
 }
 
 impl Sources {
@@ -113,6 +118,10 @@ impl Sources {
             let known = previous.and_then(|sources| sources.slots.iter().find(|slot| slot.is_pair(&source)));
             // Without a line in the list there is no source, whatever came before.
             let entry = egress.published.entry(source.public)?.clone();
+            if let (None, Some(known)) = (&egress.verify, known) {
+                // Where nobody asks any more, what was last heard must not keep a source out for ever.
+                known.health.forget_verification();
+            }
             Some(Slot {
                 hash: hash(&[source.public.to_string().as_bytes()]),
                 notice_ends: notice.ends(source.public),

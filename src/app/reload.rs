@@ -53,9 +53,13 @@ impl App {
         // The last thing that may fail; after it everything is swapped.
         let notice = self.publication.replace(&config, now).await.map_err(|error| vec![error.to_string()])?;
         let config = Arc::new(config);
-        let previous = self.world.sources();
+        let (previous, asked) = (self.world.sources(), self.world.config().egress.verify.is_some());
+        let asks = config.egress.verify.is_some();
         self.world.reload(config.clone(), &notice);
         previous.forget_measures(&self.world.sources());
+        if asked && !asks {
+            self.world.sources().forget_verification();
+        }
         self.world.set_ours(ours::look(&config, &self.listeners));
         self.ledger.redactor.store(Arc::new(Redactor::new(self.ledger.store.redact_key(), &config.redact)));
         if let Some((acceptor, loaded)) = api_tls {

@@ -153,13 +153,31 @@ fn only_a_drift_takes_a_source_out() {
     }
 }
 
+fn verified(mut egress: Egress) -> Egress {
+    let reflectors = vec!["https://reflector.example.com/whoami".to_owned()];
+    egress.verify = Some(crate::config::Verify { reflectors, every: Duration::from_secs(900) });
+    egress
+}
+
+#[test]
+fn a_reload_without_reflectors_forgets_what_they_said() {
+    let old = sources(&verified(many(1)));
+    let source = old.all().remove(0);
+    old.verified(&source, Verified::Drift);
+    let asked = Sources::new(&verified(many(1)), &Notice::given(), Some(&old));
+    assert!(!asked.any_usable(at(NOW)), "still asked: still out");
+    let unasked = Sources::new(&many(1), &Notice::given(), Some(&old));
+    assert_eq!(unasked.verification(&source), Verified::Unknown);
+    assert!(unasked.any_usable(at(NOW)));
+}
+
 #[test]
 fn a_reload_keeps_the_health_of_what_stays() {
     let old = sources(&many(2));
     let [first, second] = <[_; 2]>::try_from(old.all()).unwrap();
     old.not_on_host(&first, at(NOW));
     old.verified(&second, Verified::Drift);
-    let new = Sources::new(&many(3), &Notice::given(), Some(&old));
+    let new = Sources::new(&verified(many(3)), &Notice::given(), Some(&old));
     assert_eq!(chosen(&new, "acme", "example.com"), ["127.0.0.3"]);
     // Shared, not copied: what a delivery begun before the reload finds out counts after it.
     old.on_host(&first);
