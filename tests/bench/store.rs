@@ -41,7 +41,7 @@ fn main() {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     println!(
-        "{:>10} {:>9} {:>10} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>8}",
+        "{:>10} {:>9} {:>10} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>8}",
         "records",
         "sends/s",
         "CPU/send",
@@ -55,6 +55,7 @@ fn main() {
         "outcome",
         "tenant+st",
         "nothing",
+        "abuse",
         "record",
         "pending",
         "open"
@@ -101,6 +102,15 @@ async fn measure(size: u64) {
     let apart = Filter { tenant: tenant(1), status: Some(503), ..all() };
     let apart = ask(&store, apart).await;
     let nothing = ask(&store, Filter { workflow: Some("no such workflow".to_owned()), ..all() }).await;
+    // "Who sent this from this address at this time?": a minute in the middle, and somebody who was never asked.
+    let window = |host: &str| Filter {
+        source_ip: Some("198.51.100.10".parse().expect("an address")),
+        since: Some(at(size / 2)),
+        until: Some(at(size / 2 + 60_000)),
+        host: Some(host.to_owned()),
+        ..all()
+    };
+    let abuse = ask(&store, window("host-11.example.com")).await.max(ask(&store, window("nobody.example.com")).await);
     let record = {
         let from = Instant::now();
         for number in 0..TRIES as u64 {
@@ -123,7 +133,7 @@ async fn measure(size: u64) {
     assert_eq!(waiting.len(), 10_000);
     let pending = from.elapsed();
     println!(
-        "{size:>10} {:>9.0} {:>7.1} us {:>6.1} us {:>6.1} us {:>6.1} us {} {} {} {} {} {} {} {} {} {:>5.0} ms",
+        "{size:>10} {:>9.0} {:>7.1} us {:>6.1} us {:>6.1} us {:>6.1} us {} {} {} {} {} {} {} {} {} {} {:>5.0} ms",
         (size.min(MEASURED)) as f64 / took.as_secs_f64(),
         each(cpu),
         each(accept),
@@ -136,6 +146,7 @@ async fn measure(size: u64) {
         shown(outcome),
         shown(apart),
         shown(nothing),
+        shown(abuse),
         shown(record),
         shown(pending),
         open.as_secs_f64() * 1e3,

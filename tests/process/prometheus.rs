@@ -42,7 +42,11 @@ async fn loaded_node() -> Node {
     node.call("POST", "/v1/sends", &blocked).await.unwrap();
     let (status, _) = node.call("POST", "/v1/sends", "{}").await.unwrap();
     assert_eq!(status, 400);
-    node.settled().await;
+    let records = node.settled().await;
+    let id = records.iter().find(|record| record["outcome"] == "blocked").and_then(|record| record["id"].as_str());
+    let line = node.log().lines().find(|line| line.contains(id.expect("a blocked send"))).map(str::to_owned);
+    let line = line.unwrap_or_else(|| panic!("a refusal without a log line: {}", node.log()));
+    assert!(line.contains("policy_address") && line.contains("\"tenant\":\"default\""), "{line}");
     node
 }
 

@@ -147,3 +147,29 @@ async fn a_real_send_meets_what_explain_said() {
     assert!(allowed > 50 && blocked > 200 && failed > 5, "{allowed} allowed, {blocked} blocked, {failed} failed");
     assert_eq!(receiver.requests(), allowed, "the receiver saw what was allowed, each once");
 }
+
+#[tokio::test]
+async fn ports_of_a_denied_host_all_look_the_same() {
+    let names = NameServer::start(|asked| records(&asked.name, asked.kind)).await;
+    // One that answers, one that is silent and one where nobody listens: only the policy speaks.
+    let answers = Receiver::start([Step::Read, ok()]).await;
+    let silent = Receiver::start([Step::Read]).await;
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let mut plan = Plan::new().name_server(names.address());
+    plan.opened = Vec::new();
+    let ground = plan.build();
+    let mut told = Vec::new();
+    for port in [answers.port(), silent.port(), closed] {
+        for host in ["127.0.0.1", "good.example.com", "private.example.com"] {
+            let met = ground.get(&format!("http://{host}:{port}/")).await;
+            let error = met.ended.error.unwrap();
+            let resolved = met.connection.map(|connection| (connection.resolved, connection.source, connection.remote));
+            told.push((host, error.code, error.phase, error.message.replace(&port.to_string(), "PORT"), resolved));
+        }
+    }
+    for (index, one) in told.iter().enumerate() {
+        assert_eq!(one, &told[index % 3]);
+        assert!(!(one.0 == "private.example.com" && one.3.contains("10.1.2.3")), "{}", one.3);
+    }
+    assert_eq!((answers.requests(), silent.requests(), answers.peers().len(), silent.peers().len()), (0, 0, 0, 0));
+}
