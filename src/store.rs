@@ -207,7 +207,7 @@ pub struct Recovered {
     pub interrupted: u64,
     /// Held sends of executions that were discarded: now `discarded`.
     pub discarded: u64,
-    /// What could not be read, one line each with file and extent; empty on a sound store.
+    /// What could not be read by then, as [`Store::damage`] tells it.
     pub damage: Vec<String>,
 }
 
@@ -243,7 +243,8 @@ pub trait Store: std::marker::Send + Sync + 'static {
     /// Keys everything shown as redacted; fixed for the life of the store.
     fn redact_key(&self) -> RedactKey;
 
-    /// Once, before anything else: what a crash left half done is brought to its end.
+    /// Once, before anything else: what a crash left half done is brought to its end. Where the disk takes no write,
+    /// nothing of that can be begun or ended by others meanwhile, and a later call goes on with what is left.
     fn recover(&self, now: Timestamp) -> StoreResult<'_, Recovered>;
 
     /// Sends that are not done, in accept order, those after `after`; at most `limit`.
@@ -313,6 +314,9 @@ pub trait Store: std::marker::Send + Sync + 'static {
 
     /// `Err` while it cannot write, with why; asked by `/readyz`. Tries anew now and then.
     fn health(&self) -> Result<(), StoreError>;
+
+    /// What was found unreadable since it was opened, one line each with file and extent; empty on a sound store.
+    fn damage(&self) -> Vec<String>;
 
     /// Everything written is synced and files are closed; later calls fail.
     fn close(&self) -> StoreResult<'_, ()>;

@@ -69,6 +69,9 @@ use crate::send::{ExecutionId, SendId, Target, TenantId};
 /// Jobs that may wait for the writer; more callers wait for their turn.
 const JOBS_MAX: usize = 32 * 1024;
 
+/// Damaged places that are remembered and told of; what lies beyond is met when it is read.
+const DAMAGE_MAX: usize = 256;
+
 /// When the newest piece makes room for another.
 #[derive(Clone, Copy, Debug)]
 pub struct PieceLimits {
@@ -103,9 +106,11 @@ struct Shared {
     last_seq: AtomicU64,
     /// Why nothing can be written at the moment.
     failing: Mutex<Option<String>>,
+    /// The tables lag behind what was answered for, because the disk does not take them.
+    in_debt: AtomicBool,
     closed: AtomicBool,
     state: Mutex<State>,
-    /// What opening found unreadable; told once, by `recover`.
+    /// What was found unreadable since the store was opened.
     damage: Mutex<Vec<String>>,
     faults: Faults,
 }
@@ -220,6 +225,24 @@ impl Shared {
         }
     }
 
+    /// `Err` while the tables lag behind what was answered for, so that nobody takes them for all there is.
+    fn free_of_debt(&self) -> Result<(), StoreError> {
+        if !self.in_debt.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.health()?;
+        Err(StoreError::CannotWrite("its tables lag behind its log: try again".to_owned()))
+    }
+
+    /// Remembers and logs what is unreadable, each place once.
+    fn tell_damage(&self, what: String) {
+        let mut damage = locked(&self.damage);
+        if damage.len() < DAMAGE_MAX && !damage.contains(&what) {
+            tracing::error!(what, "the store is damaged");
+            damage.push(what);
+        }
+    }
+
     /// Changes the small state, durably; on an error it is what it was. What is asked often and changes rarely is
     /// written only where it changed.
     fn change_state<T>(&self, change: impl FnOnce(&mut State) -> T) -> Result<T, StoreError> {
@@ -304,12 +327,18 @@ impl Embedded {
             pieces: RwLock::default(),
             last_seq: AtomicU64::new(0),
             failing: Mutex::default(),
+            in_debt: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             state: Mutex::new(state),
             damage: Mutex::default(),
             faults: Faults::default(),
         });
         let live = replay::load(&shared)?;
+        // Told at once, not only by the first call that it cannot take.
+        if let Err(why) = writer::probe(&shared) {
+            tracing::error!(why, "the store cannot write");
+            shared.set_failing(Some(why));
+        }
         let (jobs, threads) = writer::start(shared.clone(), live).map_err(|error| {
             StoreError::CannotWrite(format!("starting the store's threads: {error}: raise the limit on processes"))
         })?;
@@ -429,11 +458,11 @@ fn take_lock(root: &Path) -> Result<Flock<fs::File>, StoreError> {
     let _ = file.read_to_string(&mut before);
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut lock) => {
+            // Written over what is there, which a full disk takes too.
             let pid = format!("{}\n", std::process::id());
-            let written = lock.set_len(0).and_then(|()| {
-                io::Seek::rewind(&mut *lock)?;
-                lock.write_all(pid.as_bytes())
-            });
+            let written = io::Seek::rewind(&mut *lock)
+                .and_then(|()| lock.write_all(pid.as_bytes()))
+                .and_then(|()| lock.set_len(pid.len() as u64));
             written.map_err(|error| cannot_write(&path, &error))?;
             Ok(lock)
         }
@@ -597,6 +626,10 @@ impl Store for Embedded {
 
     fn health(&self) -> Result<(), StoreError> {
         self.shared.health()
+    }
+
+    fn damage(&self) -> Vec<String> {
+        locked(&self.shared.damage).clone()
     }
 
     fn close(&self) -> StoreResult<'_, ()> {

@@ -478,6 +478,10 @@ impl Store for Memory {
         self.lock().sends.iter().map(|kept| kept.new.spec.footprint()).sum()
     }
 
+    fn damage(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     fn health(&self) -> Result<(), StoreError> {
         self.open().map(|_| ())
     }

@@ -20,6 +20,8 @@ use std::{
     },
 };
 
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use serde::{Deserialize, Serialize};
 
 use super::frame::{self, Frame, Kind};
@@ -34,6 +36,8 @@ pub const FORMAT: u32 = 1;
 const BLOCK_ROWS: u32 = 256;
 /// Rows read at once by a scan.
 pub const SCAN_ROWS: u32 = 1024;
+/// Room for the table and `ends` is set aside in steps of this.
+const RESERVED_BYTES: u64 = 64 * 1024;
 /// No row.
 const NO_ROW: u32 = u32::MAX;
 
@@ -49,6 +53,8 @@ pub struct Piece {
     table_lock: RwLock<()>,
     /// Sends accepted here and visible to readers.
     pub rows: AtomicU32,
+    /// Bytes of the table and of `ends` that the file system has set room aside for.
+    reserved: (AtomicU64, AtomicU64),
     /// Places in `ends`.
     pub ends_count: AtomicU32,
     /// Durable length.
@@ -327,6 +333,7 @@ impl Piece {
             table_lock: RwLock::new(()),
             rows: AtomicU32::new(0),
             ends_count: AtomicU32::new(0),
+            reserved: (AtomicU64::new(0), AtomicU64::new(0)),
             undone: AtomicU32::new(0),
             first_seq: head.first_seq,
             opened_at: head.opened_at,
@@ -431,8 +438,8 @@ impl Piece {
         self.table.read_exact_at(into, at).map_err(|error| self.unreadable("table", at, into.len(), &error))
     }
 
-    /// How many sound rows the table has on disk, and empties it: a replay fills it anew.
-    pub fn empty_table(&self) -> io::Result<u32> {
+    /// How many sound rows the table has on disk.
+    pub fn sound_rows(&self) -> io::Result<u32> {
         let length = self.table.metadata()?.len();
         let (mut at, mut sound) = (0, 0);
         let mut bytes = vec![0; ROW_BYTES * SCAN_ROWS as usize];
@@ -443,8 +450,33 @@ impl Piece {
             sound += rows.filter(|row| row.first_chunk().and_then(Row::decode).is_some()).count() as u32;
             at += most as u64;
         }
-        self.table.set_len(0)?;
         Ok(sound)
+    }
+
+    /// Writes all of the rows anew. In the room that they have already, so that a full disk takes them too.
+    pub fn replace_rows(&self, rows: &[u8]) -> io::Result<()> {
+        self.write_rows(0, rows)?;
+        self.table.set_len(rows.len() as u64)
+    }
+
+    /// Has the file system set room aside for this many rows and ends, some ahead, so that once a log says something
+    /// its row can be written too. Where a file system cannot do that, nothing is set aside.
+    pub fn reserve(&self, rows: u32, ends: u64) -> io::Result<()> {
+        for (file, bytes, reserved) in [
+            (&self.table, u64::from(rows) * ROW_BYTES as u64, &self.reserved.0),
+            (&self.ends, ends * END_BYTES as u64, &self.reserved.1),
+        ] {
+            let before = reserved.load(Ordering::Relaxed);
+            if bytes <= before {
+                continue;
+            }
+            let after = bytes.next_multiple_of(RESERVED_BYTES);
+            match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, before as i64, (after - before) as i64) {
+                Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => reserved.store(after, Ordering::Relaxed),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Finds a send's row by its id. Ids sort by time of acceptance, so few blocks can have it.
@@ -497,8 +529,15 @@ impl Piece {
         }
     }
 
+    /// Nothing is known to have ended here. The file keeps its room, as the table does.
     pub fn empty_ends(&self) -> io::Result<()> {
-        self.ends.set_len(0)
+        let length = self.ends.metadata()?.len();
+        let zeros = vec![0; 64 * 1024];
+        for at in (0..length).step_by(zeros.len()) {
+            let most = (length - at).min(zeros.len() as u64) as usize;
+            self.ends.write_all_at(&zeros[..most], at)?;
+        }
+        Ok(())
     }
 
     // Log and bodies.

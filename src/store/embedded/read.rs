@@ -21,7 +21,7 @@ use crate::record::{Execution, ExecutionState, Record, ShownRequest, State, wait
 use crate::send::{Context, ExecutionId, Method, SendId, SendSpec, TenantId};
 use crate::store::view::{EndedExecution, Standing};
 use crate::store::wire::{self, EndingForm, FinishForm, Rest, SendForm, Unreadable};
-use crate::store::{Accepted, Filter, IdempotencyKey, Page, Pending, StoreError, TailItem};
+use crate::store::{Accepted, Ending, Filter, IdempotencyKey, Page, Pending, StoreError, TailItem};
 
 /// Places of the tail looked at in one call, so that a filter that matches nothing still comes back.
 const TAIL_PLACES_MAX: u32 = 16 * 1024;
@@ -84,6 +84,8 @@ impl Shared {
                 return Ok(Some((piece.clone(), number, row)));
             }
         }
+        // It may be among those accepted last.
+        self.free_of_debt()?;
         Ok(None)
     }
 }
@@ -113,6 +115,17 @@ fn body(piece: &Piece, place: BodyPlace) -> Result<Option<Bytes>, StoreError> {
     Ok(piece.body(place.at, place.length)?.map(Bytes::from))
 }
 
+/// A body to be shown, and whether damage has lost it. That is told, and the rest of the record is shown without it.
+fn shown_body(shared: &Shared, piece: &Piece, place: BodyPlace) -> Result<(Option<Bytes>, bool), StoreError> {
+    match body(piece, place) {
+        Err(StoreError::Damaged(why)) => {
+            shared.tell_damage(why);
+            Ok((None, true))
+        }
+        read => read.map(|bytes| (bytes, false)),
+    }
+}
+
 // One record.
 
 pub fn record(shared: &Shared, id: SendId, bodies: bool) -> Result<Option<Record>, StoreError> {
@@ -127,8 +140,12 @@ fn assemble(shared: &Shared, piece: &Piece, row: &Row, bodies: bool) -> Result<(
     let bytes = piece.frame(row.accepted)?;
     let (head, form) = payload(piece, row.accepted, &bytes, SendHead::decode)?;
     let of_accept = |why| damaged(piece, row.accepted, why);
-    let request_body = if bodies && form.keeps_body() { body(piece, head.body)? } else { None };
+    let (request_body, lost) =
+        if bodies && form.keeps_body() { shown_body(shared, piece, head.body)? } else { (None, false) };
     let mut request = form.shown(request_body).map_err(of_accept)?;
+    if let Some(body) = request.body.as_mut().filter(|_| lost) {
+        body.truncated = true;
+    }
     let ended = if row.is_held() { shared.ending(row.execution, None)? } else { None };
     let standing = Standing {
         created_at: wire::timestamp(form.created_at),
@@ -170,8 +187,11 @@ fn assemble(shared: &Shared, piece: &Piece, row: &Row, bodies: bool) -> Result<(
         };
         let bytes = log.frame(place)?;
         let (head, form): (FinishHead, FinishForm<'_>) = payload(log, place, &bytes, FinishHead::decode)?;
-        let response_body = if bodies { body(log, head.body)? } else { None };
-        let finished = form.finished(record.id, response_body).map_err(|why| damaged(log, place, why))?;
+        let (response_body, lost) = if bodies { shown_body(shared, log, head.body)? } else { (None, false) };
+        let mut finished = form.finished(record.id, response_body).map_err(|why| damaged(log, place, why))?;
+        if let Some(response) = finished.response.as_mut().filter(|_| lost) {
+            response.body.truncated = true;
+        }
         if let Some(sent) = finished.sent_headers {
             request.headers = sent;
         }
@@ -300,8 +320,20 @@ pub fn pending(shared: &Shared, after: Option<SendId>, limit: usize) -> Result<V
                         }
                     },
                 };
-                let frame = log.frame(row.accepted)?;
-                let (_, form) = payload(piece, row.accepted, frame, SendHead::decode)?;
+                if matches!(ended, Some(EndedExecution { ending: Ending::Discard, .. })) {
+                    // It waits for nothing but its end, as `recover` knows.
+                    continue;
+                }
+                let read =
+                    log.frame(row.accepted).and_then(|frame| payload(piece, row.accepted, frame, SendHead::decode));
+                let (_, form) = match read {
+                    Ok(read) => read,
+                    Err(why @ StoreError::Damaged(_)) => {
+                        shared.tell_damage(why.to_string());
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
                 let created_at = wire::timestamp(form.created_at);
                 let standing = Standing { created_at, held: row.is_held(), ended, started_at: None };
                 let released_at = standing.released_at();

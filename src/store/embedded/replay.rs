@@ -11,7 +11,7 @@ use super::entry::{self, BeginHead, FinishFacts, FinishHead, SendHead};
 use super::frame::{Found, Kind, Scanner};
 use super::piece::{End, FORMAT, Head, Piece};
 use super::table::{Extent, LOST, ROW_BYTES, Row};
-use super::{Shared, cannot_write, locked};
+use super::{Shared, cannot_write};
 use crate::clock;
 use crate::store::StoreError;
 use crate::store::view::EndedExecution;
@@ -62,7 +62,7 @@ impl Live {
 struct Replayed {
     piece: Piece,
     rows: Vec<Row>,
-    /// Sound rows that the table had before it was emptied.
+    /// Sound rows that the table had before it was written anew.
     rows_before: u32,
 }
 
@@ -83,7 +83,7 @@ pub fn load(shared: &Shared) -> Result<Live, StoreError> {
             settled.push(piece);
             continue;
         }
-        let rows_before = piece.empty_table().and_then(|sound| piece.empty_ends().map(|()| sound));
+        let rows_before = piece.sound_rows().and_then(|sound| piece.empty_ends().map(|()| sound));
         let rows_before = rows_before.map_err(|error| cannot_write(path, &error))?;
         replayed.push(Replayed { piece, rows: Vec::new(), rows_before });
     }
@@ -105,7 +105,7 @@ pub fn load(shared: &Shared) -> Result<Live, StoreError> {
     let mut pieces: Vec<_> = settled.into_iter().map(Arc::new).collect();
     for Replayed { piece, rows, rows_before } in replayed {
         let encoded: Vec<u8> = rows.iter().flat_map(Row::encode).collect();
-        piece.write_rows(0, &encoded).map_err(|error| cannot_write(&piece.directory, &error))?;
+        piece.replace_rows(&encoded).map_err(|error| cannot_write(&piece.directory, &error))?;
         let mut undone = 0;
         piece.change_facts(|facts| {
             for (row, number) in rows.iter().zip(0..) {
@@ -122,15 +122,12 @@ pub fn load(shared: &Shared) -> Result<Live, StoreError> {
         piece.undone.store(undone, Ordering::Release);
         piece.rows.store(rows.len() as u32, Ordering::Release);
         if rows_before > rows.len() as u32 {
-            tell(
-                shared,
-                format!(
-                    "{} ends at byte {}, before the last {} sends that were accepted: they are lost",
-                    piece.file("log"),
-                    piece.log_bytes.load(Ordering::Relaxed),
-                    rows_before - rows.len() as u32
-                ),
-            );
+            shared.tell_damage(format!(
+                "{} ends at byte {}, before the last {} sends that were accepted: they are lost",
+                piece.file("log"),
+                piece.log_bytes.load(Ordering::Relaxed),
+                rows_before - rows.len() as u32
+            ));
         }
         pieces.push(Arc::new(piece));
     }
@@ -147,11 +144,6 @@ pub fn load(shared: &Shared) -> Result<Live, StoreError> {
     }
     shared.replace_pieces(pieces);
     Ok(live)
-}
-
-fn tell(shared: &Shared, what: String) {
-    tracing::error!(what, "the store is damaged");
-    locked(&shared.damage).push(what);
 }
 
 /// The pieces' directories with their heads, oldest first. What was half made or half dropped goes.
@@ -181,10 +173,10 @@ fn set_aside(shared: &Shared, path: &std::path::Path, why: &str) -> io::Result<(
     let aside = aside.unwrap_or_else(|| path.with_extension("lost"));
     fs::rename(path, &aside)?;
     let (log, aside) = (path.join("log"), aside.display());
-    tell(
-        shared,
-        format!("{} {why}: all that stood in this piece is lost; what is left is kept as {aside}", log.display()),
-    );
+    shared.tell_damage(format!(
+        "{} {why}: all that stood in this piece is lost; what is left is kept as {aside}",
+        log.display()
+    ));
     Ok(())
 }
 
@@ -213,7 +205,8 @@ fn replay(
     };
     let mut bodies_end = 0;
     let lost = |from: u64, to: u64, why: &str| {
-        tell(shared, format!("{log_name} is unreadable at bytes {from} to {to}: {why}; what stood there is lost"));
+        shared
+            .tell_damage(format!("{log_name} is unreadable at bytes {from} to {to}: {why}; what stood there is lost"));
     };
     let end = loop {
         let (at, frame) = match scanner.next()? {
@@ -283,7 +276,7 @@ fn replay(
                 this.piece
                     .change_facts(|known| known.newest_finished_at = known.newest_finished_at.max(end.finished_at));
                 if let Err(error) = written {
-                    tell(shared, format!("{}: {error}: the tail lacks an entry", this.piece.file("ends")));
+                    shared.tell_damage(format!("{}: {error}: the tail lacks an entry", this.piece.file("ends")));
                 }
             }),
             Kind::Head | Kind::Body | Kind::Index | Kind::State => Ok(()),
@@ -312,13 +305,10 @@ fn replay(
     this.piece.log_bytes.store(counts.unwrap_or(end).min(length.max(end)), Ordering::Release);
     let bodies = this.piece.bodies_bytes.load(Ordering::Relaxed);
     if this.piece.has_bodies() && bodies < bodies_end {
-        tell(
-            shared,
-            format!(
-                "{} ends at byte {bodies}, and was written up to {bodies_end}: the bodies that stood there are lost",
-                this.piece.file("bodies")
-            ),
-        );
+        shared.tell_damage(format!(
+            "{} ends at byte {bodies}, and was written up to {bodies_end}: the bodies that stood there are lost",
+            this.piece.file("bodies")
+        ));
         this.piece.bodies_bytes.store(bodies_end, Ordering::Release);
     }
     Ok(newest_seq)

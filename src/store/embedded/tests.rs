@@ -328,9 +328,12 @@ async fn a_lost_body_is_told_and_its_record_stays() {
     assert!(recovered.damage[0].contains("00000001/bodies ends at byte"), "{:?}", recovered.damage);
     let whole = subject.store().record(None, first, true).await.unwrap().unwrap();
     assert_eq!(whole.request.body.and_then(|body| body.bytes), draft().body);
-    let error = subject.store().record(None, second, true).await;
-    assert!(matches!(error, Err(StoreError::Damaged(why)) if why.contains("00000001/bodies is unreadable at bytes")));
-    assert!(subject.store().record(None, second, false).await.unwrap().is_some());
+    let lost = subject.store().record(None, second, true).await.unwrap().unwrap().request.body.expect("it had one");
+    assert_eq!((lost.bytes, lost.truncated), (None, true));
+    assert!(subject.store().damage().last().unwrap().contains("00000001/bodies is unreadable at bytes"));
+    let told = subject.store().damage().len();
+    assert!(subject.store().record(None, second, true).await.unwrap().is_some());
+    assert_eq!(subject.store().damage().len(), told, "each place is told once");
     let begun = subject.store().begin(begin_of(second, &draft(), at(1))).await;
     assert!(matches!(begun, Err(StoreError::Damaged(_))), "half a request is not sent");
 }
@@ -496,10 +499,27 @@ async fn what_is_durable_is_shown_once_the_tables_can_be_written() {
     let accepted = accept_one(subject.store(), &draft()).await;
     assert!(subject.store().health().is_err());
     assert!(subject.store().accept(call(vec![draft().send()], None)).await.is_err());
+    // It is neither denied nor taken for done: what is asked about it waits until it is known.
+    let asked = subject.store().record(None, accepted, true).await;
+    assert!(matches!(asked, Err(StoreError::CannotWrite(_))), "{asked:?}");
+    let begun = subject.store().begin(begin_of(accepted, &draft(), at(1))).await;
+    assert!(matches!(begun, Err(StoreError::CannotWrite(_))), "{begun:?}");
+    let ended = subject.store().finish(finished(accepted, 200, at(1))).await;
+    assert!(matches!(ended, Err(StoreError::CannotWrite(_))), "{ended:?}");
     subject.refuse(&[]);
-    subject.until_healthy().await;
-    assert_eq!(subject.all().await, [accepted]);
+    // Calls that come all the while, so that one of them finds the disk well again.
+    let next = loop {
+        let send = draft().send();
+        let id = send.id;
+        if subject.store().accept(call(vec![send], None)).await.is_ok() {
+            break id;
+        }
+    };
+    assert_eq!(subject.all().await, [accepted, next]);
     subject.store().begin(begin_of(accepted, &draft(), at(1))).await.expect("begun");
+    let (subject, recovered) = subject.harmed(|_| {}).await;
+    assert_eq!(recovered, Recovered { interrupted: 1, ..Recovered::default() });
+    assert_eq!(subject.all().await, [accepted, next]);
 }
 
 // Retention.

@@ -33,6 +33,7 @@ use super::seal::{Keys, Slot};
 use super::table::{Extent, ROW_BYTES, Row};
 use super::{Fault, Shared, cannot_write, closed, retain};
 use crate::clock;
+use crate::outcome::Outcome;
 use crate::record::Finished;
 use crate::send::{ExecutionId, SendId, TenantId};
 use crate::store::view::{self, EndedExecution, Standing};
@@ -48,6 +49,8 @@ const COMMIT_EVERY: Duration = Duration::from_millis(1);
 const BATCH_ENOUGH: usize = 64;
 /// While nothing can be written, a try this often.
 const TRY_AGAIN_EVERY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 500 });
+/// What a try writes.
+const PROBE_BYTES: usize = 64 * 1024;
 /// How often it is looked whether a piece may be settled.
 const SETTLE_EVERY: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 2000 });
 /// A log never grows past what an [`Extent`] can name.
@@ -166,6 +169,8 @@ struct Writer {
     owed: Vec<Effect>,
     /// The newest log's end is not known: it is never written to again.
     abandon_newest: bool,
+    /// Ends that `recover` owes, latest first, once it has found out which.
+    left_behind: Option<Vec<Finished>>,
     tried_at: Instant,
     committed_at: Instant,
     /// The last batch had company: waiting a little gathers more.
@@ -198,6 +203,7 @@ pub fn start(shared: Arc<Shared>, live: Live) -> io::Result<(Sender<Job>, Vec<Jo
         live,
         owed: Vec::new(),
         abandon_newest: false,
+        left_behind: None,
         tried_at: now,
         committed_at: now,
         busy: false,
@@ -254,18 +260,23 @@ impl Writer {
                 std::thread::sleep(COMMIT_EVERY - since);
             }
         }
+        let in_debt = self.pay_debts().err();
         let mut batch = self.empty_batch();
         let mut arrived = 0;
         let mut apart = None;
         let mut next = Some(first);
         while let Some(job) = next.take() {
             arrived += 1;
-            match job {
-                Job::Accept(job, answer) => self.accept(&mut batch, *job, answer),
-                Job::End(job, answer) => self.end(&mut batch, job, answer),
-                Job::Begin(job, answer) => self.begin(&mut batch, &job, answer),
-                Job::Finish(job, answer) => self.finish(&mut batch, *job, Some(answer)),
-                other => {
+            match (job, &in_debt) {
+                (Job::Accept(_, answer), Some(why)) => drop(answer.send(Err(why.clone()))),
+                (Job::End(_, answer), Some(why)) => drop(answer.send(Err(why.clone()))),
+                (Job::Begin(_, answer), Some(why)) => drop(answer.send(Err(why.clone()))),
+                (Job::Finish(_, answer), Some(why)) => drop(answer.send(Err(why.clone()))),
+                (Job::Accept(job, answer), None) => self.accept(&mut batch, *job, answer),
+                (Job::End(job, answer), None) => self.end(&mut batch, job, answer),
+                (Job::Begin(job, answer), None) => self.begin(&mut batch, &job, answer),
+                (Job::Finish(job, answer), None) => self.finish(&mut batch, *job, Some(answer)),
+                (other, _) => {
                     apart = Some(other);
                     break;
                 }
@@ -493,7 +504,7 @@ impl Writer {
         let done = self.write(&batch);
         match done {
             Ok(()) => {
-                self.owed = batch.effects;
+                self.owed.extend(batch.effects);
                 self.apply_owed();
                 for reply in batch.replies {
                     match reply {
@@ -549,9 +560,12 @@ impl Writer {
         let log_at = newest.log_bytes.load(Ordering::Relaxed);
         let bodies_at = newest.bodies_bytes.load(Ordering::Relaxed);
         let mut synced = true;
-        let mut file = "bodies";
+        let mut file = "table";
         let faults = &self.shared.faults;
         let written = (|| {
+            let ends = batch.next_seq.saturating_sub(newest.first_seq);
+            newest.reserve(newest.row_count() + batch.rows, ends)?;
+            file = "bodies";
             if !batch.bodies.is_empty() {
                 newest.with_bodies(|bodies| {
                     bodies.write_all_at(&batch.bodies, bodies_at)?;
@@ -592,10 +606,7 @@ impl Writer {
 
     fn fail(&mut self, error: &StoreError) {
         self.tried_at = clock::monotonic();
-        let why = match error {
-            StoreError::CannotWrite(why) | StoreError::CannotRead(why) | StoreError::Damaged(why) => why.clone(),
-            other => other.to_string(),
-        };
+        let why = why(error);
         tracing::error!(why, "the store cannot write");
         self.shared.set_failing(Some(why));
     }
@@ -610,21 +621,26 @@ impl Writer {
         if !self.owed.is_empty() {
             return;
         }
-        let probe = self.shared.root.join("probe");
-        let faults = &self.shared.faults;
-        let refused = faults.pass(Fault::Write).and_then(|()| faults.pass(Fault::Sync));
-        let probed = refused.and_then(|()| if self.abandon_newest { self.open_piece() } else { probe_write(&probe) });
+        let mut probed = probe(&self.shared);
+        if probed.is_ok() && self.abandon_newest {
+            probed = self.open_piece().map_err(|error| why(&cannot_write(&self.shared.root, &error)));
+        }
         match probed {
             Ok(()) => {
                 self.abandon_newest = false;
                 self.shared.set_failing(None);
                 tracing::info!("the store can write again");
             }
-            Err(error) => self.shared.set_failing(Some(match cannot_write(&self.shared.root, &error) {
-                StoreError::CannotWrite(why) => why,
-                other => other.to_string(),
-            })),
+            Err(why) => self.shared.set_failing(Some(why)),
         }
+    }
+
+    /// What is durable and not in the tables yet is not known to who decides: nothing is decided before it is.
+    fn pay_debts(&mut self) -> Result<(), StoreError> {
+        if !self.owed.is_empty() && clock::monotonic() - self.tried_at >= TRY_AGAIN_EVERY {
+            self.try_again();
+        }
+        self.shared.free_of_debt()
     }
 
     fn apply_owed(&mut self) {
@@ -632,10 +648,12 @@ impl Writer {
         while let Some(effect) = owed.next() {
             if let Err(error) = self.apply(&effect) {
                 self.owed = std::iter::once(effect).chain(owed).collect();
+                self.shared.in_debt.store(true, Ordering::Release);
                 self.fail(&error);
                 return;
             }
         }
+        self.shared.in_debt.store(false, Ordering::Release);
     }
 
     /// Changes tables first, memory after, so that a try that failed may be made again.
@@ -756,6 +774,7 @@ impl Writer {
     }
 
     fn retain(&mut self, now: Timestamp) -> Result<Vec<PathBuf>, StoreError> {
+        self.pay_debts()?;
         let age = now.as_nanosecond() - i128::from(self.newest.opened_at);
         let old = age >= self.shared.limits.age.as_nanos() as i128;
         if old && (self.newest.row_count() > 0 || self.newest.ends_count.load(Ordering::Relaxed) > 0) {
@@ -778,8 +797,39 @@ impl Writer {
     // Recovery.
 
     fn recover(&mut self, now: Timestamp) -> Result<Recovered, StoreError> {
-        let mut recovered =
-            Recovered { damage: std::mem::take(&mut *super::locked(&self.shared.damage)), ..Recovered::default() };
+        let mut ends = match self.left_behind.take() {
+            Some(ends) => ends,
+            None => self.find_left_behind(now)?,
+        };
+        let count = |outcome| ends.iter().filter(|end| end.ended.outcome == outcome).count() as u64;
+        let (interrupted, discarded) = (count(Outcome::Interrupted), count(Outcome::Discarded));
+        while !ends.is_empty() {
+            let some = ends.split_off(ends.len().saturating_sub(1024));
+            if let Err(error) = self.end_all(&some) {
+                ends.extend(some);
+                self.left_behind = Some(ends);
+                return Err(error);
+            }
+        }
+        Ok(Recovered { interrupted, discarded, damage: super::locked(&self.shared.damage).clone() })
+    }
+
+    /// Writes ends, the last of them first: all or none.
+    fn end_all(&mut self, ends: &[Finished]) -> Result<(), StoreError> {
+        self.pay_debts()?;
+        let mut batch = self.empty_batch();
+        for finished in ends.iter().rev() {
+            self.decide_finish(&mut batch, FinishJob::of(&self.shared.keys, finished))?;
+        }
+        self.write(&batch)?;
+        self.owed.extend(batch.effects);
+        self.apply_owed();
+        self.make_room();
+        Ok(())
+    }
+
+    /// Ends of what the last process left half done, latest first.
+    fn find_left_behind(&self, now: Timestamp) -> Result<Vec<Finished>, StoreError> {
         let mut ends = Vec::new();
         for (&id, send) in &self.live.sends {
             let ended = if send.held_by == 0 { None } else { self.shared.ending(send.held_by, None)? };
@@ -797,32 +847,20 @@ impl Writer {
                 started_at: row.is_begun().then(|| wire::timestamp(row.started_at)),
             };
             let error = if send.begun {
-                recovered.interrupted += 1;
                 view::interrupted()
             } else if discarded {
-                recovered.discarded += 1;
                 view::discarded()
             } else if let Err(error) = piece.frame(row.accepted) {
                 // A replay has read the logs that are not settled; of the others only now it shows.
-                recovered.damage.push(error.to_string());
+                self.shared.tell_damage(why(&error));
                 view::unreadable()
             } else {
                 continue;
             };
             ends.push((send.piece, send.row, standing.end(id_of(id), error, now)));
         }
-        ends.sort_unstable_by_key(|(piece, row, _)| (*piece, *row));
-        for some in ends.chunks(1024) {
-            let mut batch = self.empty_batch();
-            for (_, _, finished) in some {
-                self.decide_finish(&mut batch, FinishJob::of(&self.shared.keys, finished))?;
-            }
-            self.write(&batch)?;
-            self.owed = batch.effects;
-            self.apply_owed();
-            self.make_room();
-        }
-        Ok(recovered)
+        ends.sort_unstable_by_key(|(piece, row, _)| std::cmp::Reverse((*piece, *row)));
+        Ok(ends.into_iter().map(|(_, _, finished)| finished).collect())
     }
 }
 
@@ -833,15 +871,26 @@ impl IdempotencyKey {
     }
 }
 
-/// Whether the file system takes a write and a sync.
-fn probe_write(path: &std::path::Path) -> io::Result<()> {
+/// Why an error of this store is one, without whose it is.
+fn why(error: &StoreError) -> String {
+    match error {
+        StoreError::CannotWrite(why) | StoreError::CannotRead(why) | StoreError::Damaged(why) => why.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Whether the file system takes a write and a sync; else why it does not.
+pub fn probe(shared: &Shared) -> Result<(), String> {
+    let path = shared.root.join("probe");
     let done = (|| {
-        let file = std::fs::File::create(path)?;
-        file.write_all_at(&[0; 64 * 1024], 0)?;
+        shared.faults.pass(Fault::Write)?;
+        shared.faults.pass(Fault::Sync)?;
+        let file = std::fs::File::create(&path)?;
+        file.write_all_at(&[0; PROBE_BYTES], 0)?;
         file.sync_data()
     })();
-    let _ = std::fs::remove_file(path);
-    done
+    let _ = std::fs::remove_file(&path);
+    done.map_err(|error| why(&cannot_write(&shared.root, &error)))
 }
 
 /// Settles pieces, oldest first, beside the writer.
