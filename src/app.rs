@@ -38,7 +38,7 @@ use crate::publication::Publication;
 use crate::publish;
 use crate::redact::Redactor;
 use crate::source;
-use crate::store::{Store, embedded::Embedded};
+use crate::store::{Recovered, Store, StoreError, embedded::Embedded};
 use crate::verify::Verifier;
 use crate::world::World;
 
@@ -48,6 +48,8 @@ const REFRESH: Duration = Duration::from_secs(5);
 const TEND: Duration = Duration::from_millis(250);
 /// How often retention is applied.
 const RETAIN: Duration = Duration::from_secs(60);
+/// How often it is tried to end what the last process left behind, while the store cannot write.
+const RECOVER_AGAIN: Duration = Duration::from_millis(500);
 /// Histograms keep raw samples until then.
 const METRICS_UPKEEP: Duration = Duration::from_secs(1);
 
@@ -123,17 +125,18 @@ impl App {
         let (settings, node) = (config.store.clone(), config.node.clone());
         let opened = tokio::task::spawn_blocking(move || Embedded::open(&settings, &node)).await?;
         let store: Arc<dyn Store> = Arc::new(opened?);
-        let recovered = store.recover(clock::wall()).await?;
-        for damage in &recovered.damage {
-            tracing::error!(%damage, "the store is damaged");
-        }
-        if recovered.interrupted + recovered.discarded > 0 {
-            tracing::warn!(
-                interrupted = recovered.interrupted,
-                discarded = recovered.discarded,
-                "sends that the last process left behind have ended"
-            );
-        }
+        let recovered = match store.recover(clock::wall()).await {
+            Ok(recovered) => {
+                log_recovered(&recovered);
+                true
+            }
+            // A full disk is no reason to hide what it has: `/readyz` says why, and the ends follow.
+            Err(StoreError::CannotWrite(why)) => {
+                tracing::error!(%why, "what the last process left behind gets its end once the store can write");
+                false
+            }
+            Err(error) => return Err(error.into()),
+        };
 
         let publication = Publication::open(store.clone(), &config, clock::wall()).await?;
         let ours = ours::look(&config, &listeners);
@@ -147,6 +150,9 @@ impl App {
         let (stop_dispatch, dispatch_stopped) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);
         let tasks = TaskTracker::new();
+        if !recovered {
+            tasks.spawn(recover_later(store.clone(), stopped.clone()));
+        }
         tasks.spawn(dispatcher.clone().run(dispatch_stopped));
         let restored = intake.restore().await?;
         if restored > 0 {
@@ -294,6 +300,33 @@ impl App {
                 work().await;
             }
         });
+    }
+}
+
+/// Tries until the store takes the ends of what the last process left behind.
+async fn recover_later(store: Arc<dyn Store>, mut stopped: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(RECOVER_AGAIN) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        }
+        match store.recover(clock::wall()).await {
+            Ok(recovered) => return log_recovered(&recovered),
+            Err(StoreError::CannotWrite(_)) => {}
+            Err(error) => {
+                tracing::error!(%error, "what the last process left behind did not get its end; it is tried again")
+            }
+        }
+    }
+}
+
+fn log_recovered(recovered: &Recovered) {
+    if recovered.interrupted + recovered.discarded > 0 {
+        tracing::warn!(
+            interrupted = recovered.interrupted,
+            discarded = recovered.discarded,
+            "sends that the last process left behind have ended"
+        );
     }
 }
 

@@ -13,6 +13,9 @@ use crate::intake::Intake;
 use crate::store::Store;
 use crate::world::World;
 
+/// Damaged places that `/readyz` names.
+const DAMAGE_SHOWN: usize = 16;
+
 /// What `/readyz` asks.
 pub struct Readiness {
     pub world: Arc<World>,
@@ -43,14 +46,20 @@ impl Readiness {
         reasons
     }
 
-    /// Sources that are out, for the detail of `/readyz`: one source less does not make a node unready.
+    /// Sources that are out, and what the store has lost, for the detail of `/readyz`: neither makes a node unready.
     fn notes(&self) -> Vec<String> {
         let sources = self.world.sources();
         let now = clock::wall();
         let out = |source: &Arc<crate::source::Source>| {
             sources.unusable(source, now).map(|why| format!("source {} is not usable: {why}", source.public()))
         };
-        sources.all().iter().filter_map(out).collect()
+        let mut notes: Vec<String> = sources.all().iter().filter_map(out).collect();
+        let damage = self.store.damage();
+        notes.extend(damage.iter().take(DAMAGE_SHOWN).map(|what| format!("the store is damaged: {what}")));
+        if damage.len() > DAMAGE_SHOWN {
+            notes.push(format!("the store is damaged in {} more places: see the log", damage.len() - DAMAGE_SHOWN));
+        }
+        notes
     }
 }
 
