@@ -4,6 +4,7 @@
 
 mod commands;
 mod crash;
+mod disk;
 mod neighbours;
 mod node;
 mod prometheus;

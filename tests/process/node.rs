@@ -69,15 +69,14 @@ impl Node {
 
     /// Starts the process and waits until it answers.
     pub fn start(&mut self) {
+        self.start_as(egressd());
+    }
+
+    /// The same through another command that becomes `egressd`: its arguments go on with those of `egressd`.
+    pub fn start_as(&mut self, mut command: Command) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("log")).expect("the log");
-        let child = egressd()
-            .args(["serve", "--config"])
-            .arg(self.config())
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("egressd starts");
-        self.child = Some(child);
+        let command = command.args(["serve", "--config"]).arg(self.config()).stdin(Stdio::null()).stderr(log);
+        self.child = Some(command.spawn().expect("egressd starts"));
         let started = Instant::now();
         while std::net::TcpStream::connect(self.metrics).is_err() || std::net::TcpStream::connect(self.api).is_err() {
             let child = self.child.as_mut().expect("started");
@@ -128,6 +127,11 @@ impl Node {
         let (status, answer) = self.call("GET", path, "").await.expect("an answer");
         assert_eq!(status, 200, "{path}: {answer}");
         answer
+    }
+
+    /// What `/healthz` or `/readyz` says.
+    pub async fn health(&self, path: &str) -> (u16, String) {
+        call_text(self.metrics, "GET", path, "", &[]).await.expect("an answer")
     }
 
     pub async fn metric(&self, line_start: &str) -> Option<f64> {
@@ -186,7 +190,11 @@ pub async fn call(
     headers: &[(&str, &str)],
 ) -> Option<(u16, Value)> {
     let (status, text) = call_text(address, method, path, body, headers).await?;
-    Some((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    Some((status, json_or_text(text)))
+}
+
+pub fn json_or_text(text: String) -> Value {
+    serde_json::from_str(&text).unwrap_or(Value::String(text))
 }
 
 pub async fn call_text(
@@ -196,6 +204,18 @@ pub async fn call_text(
     body: &str,
     headers: &[(&str, &str)],
 ) -> Option<(u16, String)> {
+    let (head, text) = call_whole(address, method, path, body, headers).await?;
+    Some((head.status.as_u16(), text))
+}
+
+/// The whole answer, its headers too.
+pub async fn call_whole(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+    headers: &[(&str, &str)],
+) -> Option<(http::response::Parts, String)> {
     let socket = TcpStream::connect(address).await.ok()?;
     let (mut client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket)).await.ok()?;
     tokio::spawn(connection);
@@ -207,10 +227,9 @@ pub async fn call_text(
         request = request.header(*name, *value);
     }
     let request = request.body(Full::new(Bytes::from(body.to_owned()))).expect("a request");
-    let response = client.send_request(request).await.ok()?;
-    let status = response.status().as_u16();
-    let body = response.into_body().collect().await.ok()?.to_bytes();
-    Some((status, String::from_utf8_lossy(&body).into_owned()))
+    let (head, body) = client.send_request(request).await.ok()?.into_parts();
+    let body = body.collect().await.ok()?.to_bytes();
+    Some((head, String::from_utf8_lossy(&body).into_owned()))
 }
 
 /// What reached a receiver: how often each path, and from where.
