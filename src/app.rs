@@ -261,15 +261,7 @@ impl App {
             self.listeners.clone(),
             stopped.clone(),
         ));
-        let (world, publication) = (self.world.clone(), self.publication.clone());
-        self.every(REFRESH, stopped.clone(), move || {
-            let (world, publication) = (world.clone(), publication.clone());
-            async move {
-                if let Err(error) = publication.refresh(&world.config(), clock::wall()).await {
-                    tracing::warn!(%error, "the published list was not refreshed");
-                }
-            }
-        });
+        self.tasks.spawn(follow_dates(self.world.clone(), self.publication.clone(), stopped.clone()));
         let store = self.ledger.store.clone();
         self.every(RETAIN, stopped, move || {
             let store = store.clone();
@@ -327,6 +319,24 @@ fn log_recovered(recovered: &Recovered) {
             discarded = recovered.discarded,
             "sends that the last process left behind have ended"
         );
+    }
+}
+
+/// Serves and shows what the dates of the list have come to: when the next one comes, and every [`REFRESH`] all the
+/// same, for a list that was reloaded and a clock that was set. What may carry traffic does not wait for this.
+async fn follow_dates(world: Arc<World>, publication: Arc<Publication>, mut stopped: watch::Receiver<bool>) {
+    loop {
+        let (config, now) = (world.config(), clock::wall());
+        if let Err(error) = publication.refresh(&config, now).await {
+            tracing::warn!(%error, "the published list was not refreshed");
+        }
+        world.sources().measure(now);
+        let next = config.egress.published.next_change(&publication.notice(), now);
+        let wait = next.map_or(REFRESH, |at| at.duration_since(now).unsigned_abs().min(REFRESH));
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        }
     }
 }
 

@@ -1,7 +1,9 @@
 //! Three namespaces in a row: app ── router ── world. The appliance binds 10.1.0.x and 2001:db8:1::x; the router maps
 //! each 10.1.0.x to 198.51.100.x and lets IPv6 through; receivers are in 192.0.2.0/24 and 2001:db8:2::/64.
 //!
-//! The app's first address (….5) is its own and published nowhere: whatever leaves unbound leaves from it.
+//! The app's first address (….5) is its own and published nowhere: whatever leaves unbound leaves from it. A lab
+//! captures everything that arrives in its world from its first packet to its last, and a test fails at its end when a
+//! packet bore an address that no list of it had.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -17,6 +19,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -49,6 +52,12 @@ pub struct Lab {
     pub world: String,
     pub directory: tempfile::TempDir,
     node: Option<Node>,
+    /// What arrived since the lab is there.
+    arrived: Option<Capture>,
+    /// Every address that a list of this test had, and those that a test lets arrive although none has.
+    admitted: Mutex<BTreeSet<IpAddr>>,
+    /// The appliance's clock is not this host's.
+    has_own_clock: bool,
 }
 
 /// An `egressd serve` and its log.
@@ -70,7 +79,16 @@ impl Lab {
         let id = format!("egr{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let [app, router, world] = ["app", "router", "world"].map(|part| format!("{id}-{part}"));
         let directory = tempfile::tempdir().expect("a directory");
-        let lab = Self { app, router, world, directory, node: None };
+        let mut lab = Self {
+            app,
+            router,
+            world,
+            directory,
+            node: None,
+            arrived: None,
+            admitted: Mutex::default(),
+            has_own_clock: false,
+        };
         let Self { app, router, world, .. } = &lab;
         for namespace in [app, router, world] {
             sh(&format!("ip netns add {namespace} && ip -n {namespace} link set lo up"));
@@ -112,6 +130,7 @@ impl Lab {
                  chain input {{
                      type filter hook input priority 0;
                      iifname != net accept
+                     ip saddr 192.0.2.1 accept
                      ip saddr @v4 accept
                      ip6 saddr @v6 accept
                      meta l4proto {{ tcp, udp }} counter name strangers drop
@@ -119,14 +138,29 @@ impl Lab {
              }}'",
             elements.join(", ")
         ));
+        lab.arrived = Some(lab.capture());
         lab
     }
 
-    /// Gives the app an address of both families.
+    /// Gives the appliance a clock of its own, or sets it anew: that time now, and on from there as time goes. A
+    /// process that runs sees it within a second.
+    pub fn set_clock(&mut self, now: Timestamp) {
+        let ahead = now.duration_since(egressd::clock::wall());
+        let (file, new) = (self.clock_file(), self.directory.path().join("clock.new"));
+        std::fs::write(&new, format!("{:+.3}", ahead.as_secs_f64())).expect("a file");
+        std::fs::rename(new, file).expect("a file");
+        self.has_own_clock = true;
+    }
+
+    fn clock_file(&self) -> std::path::PathBuf {
+        self.directory.path().join("clock")
+    }
+
+    /// Gives the app an address of both families. One of IPv6 is never the kernel's own choice (RFC 6724 rule 3).
     pub fn plumb(&self, source: u8) {
         let app = &self.app;
         sh(&format!("ip -n {app} addr add 10.1.0.{source}/24 dev wan"));
-        sh(&format!("ip -n {app} addr add 2001:db8:1::{source}/64 dev wan nodad"));
+        sh(&format!("ip -n {app} addr add 2001:db8:1::{source}/64 dev wan nodad preferred_lft 0"));
     }
 
     /// Takes an address of both families away.
@@ -164,7 +198,15 @@ impl Lab {
         items.iter().find_map(|item| item["counter"]["packets"].as_u64()).expect("a counter")
     }
 
+    /// What must not arrive, and does because this test wants it to.
+    pub fn lets_arrive(&self, address: &str) {
+        self.admitted.lock().expect("addresses").insert(address.parse().expect("an address"));
+    }
+
     pub fn write_list(&self, text: &str) {
+        for line in text.lines().filter_map(|line| line.split_whitespace().next()) {
+            self.lets_arrive(line);
+        }
         std::fs::write(self.directory.path().join("public-ips.txt"), text).expect("the list");
     }
 
@@ -193,7 +235,14 @@ impl Lab {
 
     fn egressd(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.app, env!("CARGO_BIN_EXE_egressd")]).args(arguments).stdin(Stdio::null());
+        command.args(["netns", "exec", &self.app]).stdin(Stdio::null());
+        if self.has_own_clock {
+            // Only the time of day: what is measured is measured by the true clock. `$LIB` is for the loader.
+            command.args(["env", "LD_PRELOAD=/usr/$LIB/faketime/libfaketimeMT.so.1", "FAKETIME_DONT_FAKE_MONOTONIC=1"]);
+            command.args(["FAKETIME_CACHE_DURATION=1", "NO_FAKE_STAT=1", "FAKETIME_DISABLE_SHM=1"]);
+            command.arg(format!("FAKETIME_TIMESTAMP_FILE={}", self.clock_file().display()));
+        }
+        command.arg(env!("CARGO_BIN_EXE_egressd")).args(arguments);
         command
     }
 
@@ -301,10 +350,14 @@ impl Lab {
 
     /// What arrives in the world from now on.
     pub fn capture(&self) -> Capture {
-        let file = self.directory.path().join("capture.pcap").display().to_string();
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let file = format!("capture{}.pcap", NEXT.fetch_add(1, Ordering::Relaxed));
+        let file = self.directory.path().join(file);
         let mut child = Command::new("ip")
             .args(["netns", "exec", &self.world, "tcpdump", "-i", "net", "-nn", "-Q", "in", "--immediate-mode", "-U"])
-            .args(["-Z", "root", "-w", &file, "tcp or udp"])
+            .args(["-Z", "root", "-s", "96", "-B", "65536", "-w"])
+            .arg(&file)
+            .arg("ip or ip6")
             .stderr(Stdio::piped())
             .spawn()
             .expect("tcpdump runs");
@@ -314,7 +367,7 @@ impl Lab {
             line.clear();
             assert_ne!(stderr.read_line(&mut line).expect("tcpdump's word"), 0, "tcpdump has ended");
         }
-        Capture { child, file, _stderr: stderr }
+        Capture { child, file, stderr, router: self.router.clone() }
     }
 
     /// Waits until `metrics` has this series with a value that will do.
@@ -343,8 +396,20 @@ impl Drop for Lab {
                 eprintln!("the appliance's log:\n{}", node.log.lines.lock().expect("the log").join("\n"));
             }
         }
+        let arrived = self.arrived.take();
+        let arrived = if std::thread::panicking() {
+            arrived.into_iter().for_each(Capture::kill);
+            BTreeSet::new()
+        } else {
+            arrived.map(Capture::sources).unwrap_or_default()
+        };
         for namespace in [&self.app, &self.router, &self.world] {
             let _ = Command::new("ip").args(["netns", "del", namespace]).status();
+        }
+        if !std::thread::panicking() {
+            let admitted = self.admitted.lock().expect("addresses");
+            let strangers: Vec<_> = arrived.difference(&admitted).collect();
+            assert!(strangers.is_empty(), "packets arrived from {strangers:?}, which no list had");
         }
     }
 }
@@ -376,6 +441,16 @@ impl Caller {
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.expect("a body").to_bytes();
         (status, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// The validator of what stands at a path.
+    pub async fn etag(&mut self, path: &str) -> String {
+        let request = Request::get(path).header("host", "127.0.0.1").body(Full::default()).expect("a request");
+        self.0.ready().await.expect("a connection");
+        let response = self.0.send_request(request).await.expect("an answer");
+        let etag = response.headers()["etag"].to_str().expect("text").to_owned();
+        response.into_body().collect().await.expect("a body");
+        etag
     }
 
     /// Submits GETs of these URLs for a tenant; their ids.
@@ -463,7 +538,11 @@ impl Receiver {
 
     /// Waits until so many requests are held.
     pub async fn holds(&self, count: usize) {
-        self.held.subscribe().wait_for(|held| *held >= count).await.expect("the receiver");
+        let mut held = self.held.subscribe();
+        tokio::select! {
+            enough = held.wait_for(|held| *held >= count) => drop(enough.expect("the receiver")),
+            () = tokio::time::sleep(PATIENCE) => panic!("{} of {count} requests came", *self.held.borrow()),
+        }
     }
 
     /// Answers what is held, and what comes from now on.
@@ -475,25 +554,70 @@ impl Receiver {
 /// A running capture of what arrives.
 pub struct Capture {
     child: Child,
-    file: String,
-    _stderr: BufReader<std::process::ChildStderr>,
+    file: std::path::PathBuf,
+    stderr: BufReader<std::process::ChildStderr>,
+    router: String,
 }
 
 impl Capture {
-    /// Ends it; the source addresses of every packet that arrived.
+    /// Ends it; the source addresses of every packet that arrived, whatever it carried.
     pub fn sources(mut self) -> BTreeSet<IpAddr> {
+        // The last packet is the router's, so that none before it is still to be written.
+        let last = b"the end of the capture";
+        inside(&self.router, || {
+            let socket = std::net::UdpSocket::bind((ROUTER[0], 0)).expect("a socket");
+            socket.send_to(last, (WORLD_V4, 9)).expect("a packet");
+        });
+        let started = Instant::now();
+        while !std::fs::read(&self.file).expect("the capture").windows(last.len()).any(|bytes| bytes == last) {
+            assert!(started.elapsed() < PATIENCE, "the capture does not come to its end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
         kill(Pid::from_raw(self.child.id().try_into().expect("a pid")), Signal::SIGINT).expect("a signal");
         self.child.wait().expect("its end");
-        let text = sh(&format!("tcpdump -nn -q -r {} 2>/dev/null", self.file));
-        let packets = text.lines().filter(|line| line.contains(" IP ") || line.contains(" IP6 "));
-        packets
-            .map(|line| {
-                let mut words = line.split_whitespace().skip_while(|word| !word.starts_with("IP"));
-                let peer = words.nth(1).unwrap_or_else(|| panic!("{line}"));
-                let (address, _port) = peer.rsplit_once('.').unwrap_or_else(|| panic!("{line}"));
-                address.parse().unwrap_or_else(|_| panic!("{line}"))
-            })
-            .collect()
+        let mut told = String::new();
+        std::io::Read::read_to_string(&mut self.stderr, &mut told).expect("tcpdump's word");
+        assert!(told.contains("\n0 packets dropped by kernel"), "the capture has holes: {told}");
+        let bytes = std::fs::read(&self.file).expect("the capture");
+        // pcap-savefile(5): a header of 24 bytes that ends with the link type, then packets under 16 bytes each.
+        let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+        assert_eq!((word(0), word(20)), (0xa1b2_c3d4, 1), "not a capture of Ethernet in this host's byte order");
+        let (mut at, mut sources) = (24, BTreeSet::new());
+        while at < bytes.len() {
+            let captured = word(at + 8) as usize;
+            sources.insert(source_of(&bytes[at + 16..at + 16 + captured]));
+            at += 16 + captured;
+        }
+        // The router's own: it looks for neighbours, and tells of errors.
+        sources.retain(|source| !ROUTER.contains(&source.to_string().as_str()) && !is_of_the_link(*source));
+        sources
+    }
+}
+
+impl Capture {
+    fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The router's addresses on the world's side.
+const ROUTER: [&str; 2] = ["192.0.2.1", "2001:db8:2::1"];
+
+fn is_of_the_link(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.is_unspecified(),
+    }
+}
+
+/// Whom an Ethernet frame with an IP packet says it is from.
+fn source_of(frame: &[u8]) -> IpAddr {
+    let field = |at: usize, length: usize| &frame[at..at + length];
+    match field(12, 2) {
+        [0x08, 0x00] => IpAddr::from(<[u8; 4]>::try_from(field(26, 4)).expect("four bytes")),
+        [0x86, 0xdd] => IpAddr::from(<[u8; 16]>::try_from(field(22, 16)).expect("sixteen bytes")),
+        kind => panic!("a frame of kind {kind:?} was captured"),
     }
 }
 

@@ -1,9 +1,10 @@
 //! Fixed addresses across a real network, in namespaces of the test's own: the appliance with several addresses on one
 //! interface, a router that does 1:1 NAT, and a world that admits only the published list and captures what arrives.
 //!
-//! Needs root, iproute2, nftables and tcpdump; `tests/run network` installs them. Not run by a bare `cargo test`:
+//! Needs root, iproute2, nftables, tcpdump and faketime; `tests/run network` installs them. Not run by a bare `cargo test`:
 //! say `cargo test --test network`.
 
+mod dates;
 mod lab;
 mod pairs;
 mod ports;

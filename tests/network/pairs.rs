@@ -17,6 +17,7 @@ async fn a_false_pair_is_taken_out_until_it_is_true() {
     for address in ["198.51.100.11", "198.51.100.12", "198.51.100.13", "198.51.100.99"] {
         crate::lab::sh(&format!("ip netns exec {} nft add element inet wall v4 '{{ {address} }}'", lab.world));
     }
+    lab.lets_arrive("198.51.100.99");
     lab.map(12, "198.51.100.99");
     lab.start();
     for source in ["198.51.100.11", "198.51.100.13"] {

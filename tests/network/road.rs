@@ -1,8 +1,8 @@
 //! On the way: only published addresses arrive, whatever happens to the addresses and to the packets.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::lab::{API, Lab, PATIENCE, WORLD_V4, WORLD_V6, end_of, list, published, sh};
+use crate::lab::{API, Lab, PATIENCE, WORLD_V4, WORLD_V6, end_of, inside, list, published, sh};
 
 const SOURCES: [u8; 3] = [11, 12, 13];
 
@@ -16,6 +16,28 @@ fn lab() -> Lab {
 
 fn urls(path: &str) -> [String; 2] {
     [format!("http://{WORLD_V4}:8080{path}"), format!("http://[{WORLD_V6}]:8080{path}")]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_leaves_unbound_is_seen_by_the_wall_and_by_the_capture() {
+    let lab = Lab::new(&SOURCES);
+    let capture = lab.capture();
+    for (from, to) in [("0.0.0.0:0", WORLD_V4), ("[::]:0", WORLD_V6)] {
+        inside(&lab.app, || {
+            let socket = std::net::UdpSocket::bind(from).expect("a socket");
+            socket.send_to(b"from nowhere", (to, 8080)).expect("a packet");
+        });
+    }
+    let started = Instant::now();
+    while lab.strangers() < 2 {
+        assert!(started.elapsed() < PATIENCE, "the wall saw {} of two", lab.strangers());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(capture.sources(), published(&[5]));
+    // Without this word the end of any test says what `nothing_but_published_addresses_ever_arrives` promises.
+    for address in published(&[5]) {
+        lab.lets_arrive(&address.to_string());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
