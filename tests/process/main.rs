@@ -5,6 +5,7 @@
 mod commands;
 mod crash;
 mod disk;
+mod load;
 mod neighbours;
 mod node;
 mod prometheus;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
+use crate::load::{Ledger, judge, replayed_keys_answer_the_same, start_load};
 use crate::node::{Node, PATIENCE, call_text, counting_receiver, run};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -35,6 +36,42 @@ async fn a_drain_finishes_what_is_in_flight_and_keeps_what_waits() {
     }
     assert!(seen.all().values().all(|peers| peers.len() == 1), "a send was made twice");
     assert_eq!(seen.all().len(), 40);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_under_full_load_loses_nothing_and_doubles_nothing() {
+    let (receiver, seen) = counting_receiver(Duration::from_millis(60)).await;
+    // Slower than its callers, so that there is always something queued, held, in flight and just being accepted.
+    let mut node = Node::new("[delivery]\nin_flight = 24\nhold_limit = \"2s\"\ndrain = \"6s\"\n");
+    let ledger = Ledger::default();
+    for round in 0..2 {
+        node.start();
+        let before = ledger.lock().unwrap().accepted.len();
+        let load: Vec<_> =
+            (0..3).flat_map(|callers| start_load(node.api, receiver, &format!("{round}-{callers}"), &ledger)).collect();
+        let started = Instant::now();
+        while ledger.lock().unwrap().accepted.len() < before + 3_000 {
+            assert!(started.elapsed() < PATIENCE, "{}", node.log());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let queued = node.metric("egressd_queued_sends").await;
+        assert!(queued.is_some_and(|queued| queued > 500.0), "only {queued:?} were queued: this was no load");
+        assert!(node.metric("egressd_held_sends").await.is_some_and(|held| held > 0.0), "nothing was held");
+        let asked = Instant::now();
+        node.signal(Signal::SIGTERM);
+        assert_eq!(node.ended(), Some(0), "{}", node.log());
+        assert!(asked.elapsed() < Duration::from_secs(6), "it drained for {:?}", asked.elapsed());
+        for worker in load {
+            worker.await.expect("a caller ends when nothing is accepted any more");
+        }
+    }
+    node.configure("[delivery]\nhold_limit = \"2s\"\n");
+    node.start();
+    replayed_keys_answer_the_same(&node, &ledger).await;
+    let records = node.settled().await;
+    let outcomes = judge(&records, &ledger.lock().unwrap(), &seen.all());
+    assert!(!outcomes.contains_key("interrupted"), "a delivery was cut off: {outcomes:?}");
+    println!("2 drains: {} accepted, {outcomes:?}", ledger.lock().unwrap().accepted.len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
