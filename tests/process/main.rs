@@ -8,6 +8,7 @@ mod disk;
 mod load;
 mod neighbours;
 mod node;
+mod old_store;
 mod prometheus;
 mod secrets;
 mod signals;
