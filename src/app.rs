@@ -46,6 +46,8 @@ use crate::world::World;
 const REFRESH: Duration = Duration::from_secs(5);
 /// How often executions at `hold_limit` and idle connections are looked for.
 const TEND: Duration = Duration::from_millis(250);
+/// How often the kernel is asked for the ports in use.
+const COUNT_PORTS: Duration = Duration::from_secs(5);
 /// How often retention is applied.
 const RETAIN: Duration = Duration::from_secs(60);
 /// How often it is tried to end what the last process left behind, while the store cannot write.
@@ -254,6 +256,11 @@ impl App {
                 deliverer.tend();
                 intake.release_overdue().await;
             }
+        });
+        let deliverer = self.deliverer.clone();
+        self.every(COUNT_PORTS, stopped.clone(), move || {
+            let deliverer = deliverer.clone();
+            async move { deliverer.dialer().count_ports().await }
         });
         self.tasks.spawn(watch_addresses(
             self.world.clone(),

@@ -9,6 +9,7 @@ pub mod connect;
 pub mod metrics;
 pub mod plumbed;
 pub mod pool;
+pub mod ports;
 pub mod resolve;
 pub mod tls;
 pub mod wire;
@@ -99,6 +100,24 @@ impl Dialer {
     /// How busy a source is at this moment.
     pub fn load(&self, source: &Source) -> SourceLoad {
         self.metrics.load(source, self.ports.size())
+    }
+
+    /// Asks the kernel for the ports in use; for the time of that the count of what is open has to do.
+    pub async fn count_ports(&self) {
+        self.ports.refresh();
+        let binds = self.world.sources().all().iter().map(|source| source.bind()).collect();
+        let counted = tokio::task::spawn_blocking(move || ports::busiest(&binds)).await;
+        match counted.unwrap_or_else(|panic| Err(panic.into())) {
+            Ok(busiest) => self.metrics.counted(busiest),
+            Err(error) => {
+                if self.metrics.cannot_count() {
+                    tracing::warn!(
+                        %error,
+                        "the kernel does not tell which ports are in use: those in TIME_WAIT are missing from egressd_source_ports_used_ratio"
+                    );
+                }
+            }
+        }
     }
 
     /// Forgets what is out of date and brings the gauges up to date.

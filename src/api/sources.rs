@@ -36,7 +36,7 @@ struct SourceView<'a> {
     verified: &'static str,
     /// Deliveries under way from it.
     in_flight: u64,
-    /// Open connections towards its busiest peer, as a share of the system's port range.
+    /// Ports in use towards its busiest peer, those in TIME_WAIT included, as a share of the system's port range.
     #[schema(minimum = 0)]
     ports_used_ratio: f64,
 }

@@ -115,13 +115,17 @@ impl ConnectError {
 pub struct PortRange {
     /// `high << 16 | low`; 0: unknown.
     packed: AtomicU32,
+    /// Ports in it that the system gives to nobody.
+    reserved: AtomicU32,
     /// The kernel knows the option.
     supported: AtomicBool,
 }
 
 impl Default for PortRange {
     fn default() -> Self {
-        Self { packed: AtomicU32::new(system_port_range().map_or(0, pack)), supported: AtomicBool::new(true) }
+        let range = Self { packed: AtomicU32::new(0), reserved: AtomicU32::new(0), supported: AtomicBool::new(true) };
+        range.refresh();
+        range
     }
 }
 
@@ -135,16 +139,31 @@ fn system_port_range() -> Option<(u16, u16)> {
     Some((numbers.next()??, numbers.next()??))
 }
 
+/// How many ports of `low..=high` stand in `ip_local_reserved_ports`, which the kernel writes without overlaps.
+fn reserved_within((low, high): (u16, u16), reserved: &str) -> u32 {
+    let ranges = reserved.trim().split(',').filter_map(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some((first.parse::<u16>().ok()?.max(low), last.parse::<u16>().ok()?.min(high)))
+    });
+    ranges.filter(|(first, last)| first <= last).map(|(first, last)| u32::from(last - first) + 1).sum()
+}
+
 impl PortRange {
     /// The operator may have moved it.
     pub fn refresh(&self) {
-        self.packed.store(system_port_range().map_or(0, pack), Relaxed);
+        let range = system_port_range();
+        let reserved = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();
+        self.packed.store(range.map_or(0, pack), Relaxed);
+        self.reserved.store(range.map_or(0, |range| reserved_within(range, &reserved)), Relaxed);
     }
 
     /// How many ports there are.
     pub fn size(&self) -> u32 {
         let packed = self.packed.load(Relaxed);
-        if packed == 0 { 28_232 } else { (packed >> 16).saturating_sub(packed & 0xffff) + 1 }
+        if packed == 0 {
+            return 28_232;
+        }
+        ((packed >> 16).saturating_sub(packed & 0xffff) + 1).saturating_sub(self.reserved.load(Relaxed))
     }
 
     fn apply(&self, socket: &Socket) {
@@ -310,4 +329,23 @@ fn of_connect(error: io::Error, bind: IpAddr, peer: SocketAddr) -> ConnectError 
 fn nothing_to_try() -> ConnectError {
     let peer = SocketAddr::from(([0, 0, 0, 0], 0));
     ConnectError::Host { peer, source: io::Error::other("no address and source to try") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_ports_of_the_range_are_nobodys() {
+        for (reserved, count) in [
+            ("", 0),
+            ("\n", 0),
+            ("32768", 1),
+            ("8700-8702,30000-32767\n", 0),
+            ("30000-32769,60999-65535,40000\n", 4),
+            ("1-65535", 28_232),
+        ] {
+            assert_eq!(reserved_within((32_768, 60_999), reserved), count, "{reserved:?}");
+        }
+    }
 }

@@ -31,7 +31,7 @@ pub fn describe() {
     );
     describe_gauge!(
         "egressd_source_ports_used_ratio",
-        "Open connections of this source towards its busiest peer, as a share of the system's port range"
+        "Ports of this source in use towards its busiest peer, those in TIME_WAIT included, as a share of the system's port range"
     );
 }
 
@@ -51,7 +51,7 @@ pub struct SourceCounters {
 pub struct SourceLoad {
     /// Deliveries under way from it.
     pub in_flight: u64,
-    /// Open connections towards its busiest peer, as a share of the system's port range.
+    /// Ports in use towards its busiest peer, as a share of the system's port range.
     pub ports_used: f64,
 }
 
@@ -61,6 +61,9 @@ pub struct DialMetrics {
     nowhere: Gauge,
     sources: Mutex<HashMap<IpAddr, Arc<SourceCounters>>>,
     ports: Arc<Ports>,
+    /// What the kernel last said of ports in use towards a source's busiest peer, by bound address; `None`: it would
+    /// not say.
+    counted: Mutex<Option<HashMap<IpAddr, u32>>>,
 }
 
 type PortKey = (IpAddr, SocketAddr);
@@ -127,6 +130,7 @@ impl Default for DialMetrics {
             nowhere: gauge!("egressd_in_flight", "source_ip" => "none"),
             sources: Mutex::default(),
             ports: Arc::default(),
+            counted: Mutex::new(Some(HashMap::new())),
         }
     }
 }
@@ -162,11 +166,21 @@ impl DialMetrics {
         PortGuard { ports: self.ports.clone(), key }
     }
 
+    /// What the kernel says of ports in use ([`super::ports::busiest`]).
+    pub fn counted(&self, busiest: HashMap<IpAddr, u32>) {
+        *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = Some(busiest);
+    }
+
+    /// The kernel would not say; `true` the first time.
+    pub fn cannot_count(&self) -> bool {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
+    }
+
     /// Brings the gauges up to date. `range`: how many ports the system gives out.
     pub fn observe(&self, sources: &[Arc<Source>], range: u32) {
-        let busiest = self.busiest();
+        let open = self.busiest();
         for source in sources {
-            self.of(source).ports_used.set(share(&busiest, source, range));
+            self.of(source).ports_used.set(self.share(&open, source, range));
         }
     }
 
@@ -174,7 +188,7 @@ impl DialMetrics {
     pub fn load(&self, source: &Source, range: u32) -> SourceLoad {
         SourceLoad {
             in_flight: self.of(source).under_way.load(Ordering::Relaxed),
-            ports_used: share(&self.busiest(), source, range),
+            ports_used: self.share(&self.busiest(), source, range),
         }
     }
 
@@ -187,11 +201,14 @@ impl DialMetrics {
         }
         busiest
     }
-}
 
-fn share(busiest: &HashMap<IpAddr, u32>, source: &Source, range: u32) -> f64 {
-    let most = busiest.get(&source.public()).copied().unwrap_or(0);
-    f64::from(most) / f64::from(range.max(1))
+    /// What is open is known at once, what the kernel counts a little later: the larger of the two.
+    fn share(&self, open: &HashMap<IpAddr, u32>, source: &Source, range: u32) -> f64 {
+        let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = counted.as_ref().and_then(|counted| counted.get(&source.bind())).copied();
+        let most = open.get(&source.public()).copied().max(counted).unwrap_or(0);
+        f64::from(most) / f64::from(range.max(1))
+    }
 }
 
 #[cfg(test)]

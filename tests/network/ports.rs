@@ -1,7 +1,14 @@
 //! Ports: twenty of them, so that their end is near. A source carries as many connections towards one peer as there are
-//! ports, N sources N times as many, and the end is told before and when it comes.
+//! ports, N sources N times as many, and the end is told before and when it comes. And as many as a host has by
+//! default, nearly all of them in use.
 
-use crate::lab::{API, Lab, WORLD_V4, WORLD_V4_OTHER, end_of, list, sh};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+use socket2::{Domain, Socket, Type};
+
+use crate::lab::{API, Lab, METRICS, WORLD_V4, WORLD_V4_OTHER, end_of, inside, list, sh};
 
 const PORTS: usize = 20;
 
@@ -29,8 +36,7 @@ async fn every_source_brings_all_of_its_ports() {
         let ids = caller.submit("acme", &urls).await;
         receiver.holds(all).await;
         for source in &sources {
-            let series = format!("egressd_source_ports_used_ratio{{source_ip=\"198.51.100.{source}\"}}");
-            lab.metric(&series, |value| value == 1.0).await;
+            lab.metric(&used_ratio(*source), |value| value == 1.0).await;
         }
         let record = caller.get("acme", &format!("http://{WORLD_V4}:8080/one-too-many")).await;
         assert_eq!(end_of(&record), "source_ports_exhausted", "{record}");
@@ -74,5 +80,122 @@ async fn ports_in_time_wait_count_and_the_next_source_takes_over() {
         let exhausted = ends.iter().filter(|end| **end == ("source_ports_exhausted".to_owned(), 0)).count();
         assert_eq!((delivered, exhausted), (PORTS * sources.len(), 2), "{ends:?}");
         assert_eq!(lab.strangers(), 0);
+        // Nothing is open, and every port is in use.
+        for source in &sources {
+            lab.metric(&used_ratio(*source), |value| value == 1.0).await;
+        }
+
+        // Where the kernel may use them again after a second, they count as free, and are.
+        sh(&format!("ip netns exec {} sysctl -qw net.ipv4.tcp_tw_reuse=1", lab.app));
+        for source in &sources {
+            lab.metric(&used_ratio(*source), |value| value == 0.0).await;
+        }
+        for number in 0..PORTS {
+            let record = caller.get("acme", &format!("http://{WORLD_V4}:8080/again/{number}")).await;
+            assert_eq!(end_of(&record), "delivered", "{record}");
+        }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_ports_is_seen_before_it_comes() {
+    let lab = lab(&[11], "");
+    lab.admit_the_list().await;
+    let _receiver = lab.receiver(WORLD_V4, 8080).await;
+    let mut caller = lab.caller(API).await;
+    // More than the alert's 80 %, all in TIME_WAIT.
+    for number in 0..PORTS * 17 / 20 {
+        let record = caller.get("acme", &format!("http://{WORLD_V4}:8080/{number}")).await;
+        assert_eq!(end_of(&record), "delivered", "{record}");
+    }
+    lab.metric(&used_ratio(11), |value| value > 0.8).await;
+    let (_, metrics) = lab.call(METRICS, "GET", "/metrics", "", &[]).await;
+    let told = metrics.lines().find(|line| line.starts_with("egressd_source_ports_exhausted_total{"));
+    assert!(told.is_none_or(|line| line.ends_with(" 0")), "{told:?}");
+    let (_, sources) = lab.call(API, "GET", "/v1/sources", "", &[]).await;
+    assert!(sources.contains("\"ports_used_ratio\":0.85"), "{sources}");
+}
+
+/// How fast connections are made while more and more of 28,232 ports are in TIME_WAIT. Asserts that they are made; the
+/// figures are for whoever reads the output.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_default_range_that_is_nearly_full_still_carries_and_says_how_fast() {
+    const RANGE: (u16, u16) = (32_768, 60_999);
+    const EACH: usize = 200;
+    let ports = usize::from(RANGE.1 - RANGE.0) + 1;
+    let mut lab = Lab::new(&[11]);
+    lab.write_list(&list(&[11]));
+    lab.configure(&[11], &["v4"], "[delivery]\nkeep_alive = \"0s\"\n");
+    let range = format!("{} {}", RANGE.0, RANGE.1);
+    sh(&format!("ip netns exec {} sysctl -qw net.ipv4.ip_local_port_range='{range}' net.ipv4.tcp_tw_reuse=0", lab.app));
+    lab.start();
+    lab.admit_the_list().await;
+    let receiver = lab.receiver(WORLD_V4, 8080).await;
+    let mut used = 0;
+    println!(
+        "ports in use  connect() with the range set  and without it    connect phase of a delivery (p50, p99, µs)"
+    );
+    for percent in [0, 50, 75, 95] {
+        let lacking = (ports * percent / 100).saturating_sub(used);
+        connects(&lab, lacking, Some(RANGE));
+        let [with, without] = [Some(RANGE), None].map(|range| shown(connects(&lab, EACH, range)));
+        let path = format!("/at{percent}");
+        let urls: Vec<_> = (0..EACH).map(|_| format!("http://{WORLD_V4}:8080{path}")).collect();
+        let (mut phases, mut caller) = (Vec::new(), lab.caller(API).await);
+        for url in urls {
+            let record = caller.get("acme", &url).await;
+            assert_eq!(end_of(&record), "delivered", "{record}");
+            let phase = record["timings_ms"]["connect"].as_f64().expect("a time");
+            phases.push(Duration::from_secs_f64(phase / 1000.0));
+        }
+        used += lacking + 3 * EACH;
+        println!("{:>5} {percent:>3} %     {with:>26}  {without:>16}    {:>20}", used, shown(phases));
+        assert_eq!(receiver.seen(&path).len(), EACH);
+    }
+    let ratio = lab.metric(&used_ratio(11), |value| value > 0.95).await;
+    assert!(ratio <= 1.0, "{ratio}");
+    assert_eq!(lab.strangers(), 0);
+}
+
+/// So many connections from the first source to the receiver, each closed at once from our side; how long each
+/// `connect` took.
+fn connects(lab: &Lab, count: usize, range: Option<(u16, u16)>) -> Vec<Duration> {
+    let (from, to): (SocketAddr, SocketAddr) =
+        (SocketAddr::from(([10, 1, 0, 11], 0)), format!("{WORLD_V4}:8080").parse().expect("an address"));
+    inside(&lab.app, || {
+        let connect = |_| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+            setsockopt(&socket, IpBindAddressNoPort, &true).expect("an option");
+            if let Some(range) = range {
+                set_port_range(&socket, range);
+            }
+            socket.bind(&from.into()).expect("the source");
+            let begun = Instant::now();
+            socket.connect(&to.into()).expect("a port is free");
+            begun.elapsed()
+        };
+        (0..count).map(connect).collect()
+    })
+}
+
+#[allow(unsafe_code, reason = "one socket option by its number, which no crate has a setter for")]
+fn set_port_range(socket: &Socket, (low, high): (u16, u16)) {
+    use std::os::fd::AsRawFd;
+    let packed = u32::from(high) << 16 | u32::from(low);
+    // SAFETY: the kernel reads four bytes of a local, and the descriptor is open.
+    let answer = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_IP, 51, (&raw const packed).cast(), size_of::<u32>() as u32)
+    };
+    assert_eq!(answer, 0, "IP_LOCAL_PORT_RANGE");
+}
+
+/// Median and 99th percentile, in microseconds.
+fn shown(mut times: Vec<Duration>) -> String {
+    times.sort_unstable();
+    let of = |share: usize| times[(times.len() - 1) * share / 100].as_micros();
+    format!("{} {}", of(50), of(99))
+}
+
+fn used_ratio(source: u8) -> String {
+    format!("egressd_source_ports_used_ratio{{source_ip=\"198.51.100.{source}\"}}")
 }
