@@ -1,7 +1,8 @@
 //! `GET /v1/tail`: finished sends as they finish, as Server-Sent Events.
 //!
 //! Each event's id is its place in the order of finishing, which outlives restarts, so `Last-Event-ID` resumes
-//! without a gap. A slow reader costs nothing: the store is looked into only as fast as events are taken.
+//! without a gap. A slow reader costs nothing: the store is looked into only as fast as events are taken. Where
+//! nothing matches for a while, an id without an event moves the place on from which a client would resume.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,20 +15,22 @@ use futures_util::stream;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
 
 use super::access::{Caller, Need};
 use super::problem::{Problem, ProblemCode, ProblemView, RETRY_SOON};
 use super::view::{RecordView, Sight};
 use super::{Shared, openapi, query};
-use crate::limits;
 use crate::store::Filter;
+use crate::{clock, limits};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Follow finished sends.
 ///
 /// One `send` event per finished send, its data the record without bodies. `Last-Event-ID` resumes after that event;
-/// without it the stream begins now.
+/// without it the stream begins now. The stream's first lines, and a sign of life every 15 seconds without an event,
+/// carry an `id` and no data: as the standard has it, that moves the place to resume at, and is no event.
 #[utoipa::path(
     get, path = "/v1/tail", operation_id = "tail", tag = "sends",
     params(openapi::Tenant, openapi::Filters, ("last-event-id" = Option<u64>, Header, description = "Resume after the event with this id")),
@@ -62,12 +65,13 @@ pub(super) async fn tail(State(api): State<Arc<Shared>>, request: Request) -> Re
         seq,
         newest,
         ready: VecDeque::new(),
+        quiet_until: clock::monotonic() + limits::TAIL_KEEP_ALIVE,
         _permit: permit,
     };
     let body = if request.method() == Method::HEAD {
         Body::empty()
     } else {
-        let hello = Bytes::from_static(b"retry: 1000\n: finished sends follow\n\n");
+        let hello = Bytes::from(format!("retry: 1000\n: finished sends follow\nid: {seq}\n\n"));
         let events = stream::unfold(tail, |mut tail| async move {
             let chunk = tail.next().await?;
             Some((Ok::<_, std::convert::Infallible>(chunk), tail))
@@ -93,8 +97,6 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     }
 }
 
-const STILL_HERE: &[u8] = b": still here\n\n";
-
 struct Tail {
     api: Arc<Shared>,
     caller: Caller,
@@ -104,6 +106,8 @@ struct Tail {
     newest: watch::Receiver<u64>,
     closing: watch::Receiver<bool>,
     ready: VecDeque<Bytes>,
+    /// When a sign of life is due, should there be no event by then.
+    quiet_until: Instant,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -112,6 +116,7 @@ impl Tail {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(chunk) = self.ready.pop_front() {
+                self.quiet_until = clock::monotonic() + limits::TAIL_KEEP_ALIVE;
                 return Some(chunk);
             }
             if *self.closing.borrow() || !self.caller.still_admitted(&self.api.world.config(), Need::Read) {
@@ -125,13 +130,18 @@ impl Tail {
             if !self.ready.is_empty() {
                 continue;
             }
+            // However much finishes that does not match.
+            if clock::monotonic() >= self.quiet_until {
+                self.ready.push_back(Bytes::from(format!(": still here\nid: {}\n\n", self.seq)));
+                continue;
+            }
             if self.seq > before {
                 // A stretch in which nothing matched: there may be more.
                 continue;
             }
             let more = tokio::select! {
                 changed = self.newest.changed() => changed.is_ok(),
-                () = tokio::time::sleep(limits::TAIL_KEEP_ALIVE) => return Some(Bytes::from_static(STILL_HERE)),
+                () = tokio::time::sleep_until(self.quiet_until) => continue,
                 _ = self.closing.wait_for(|closing| *closing) => false,
             };
             if !more {

@@ -170,10 +170,12 @@ mod tests {
 
     #[test]
     fn events_are_read_however_they_are_cut() {
-        let stream = b": hello\n\nid: 7\nevent: send\ndata: {\"a\":\ndata: 1}\n\nid: 8\ndata: x\n\n";
+        let stream = b"retry: 1000\n: hello\nid: 5\n\n: still here\nid: 6\n\nid: 7\nevent: send\ndata: {\"a\":\ndata: 1}\n\nid: 8\ndata: x\n\n";
         let whole = Events::default().feed(stream);
-        assert_eq!(whole.len(), 2);
-        assert_eq!(whole[0], Event { id: "7".to_owned(), data: "{\"a\":\n1}".to_owned() });
+        let place = |id: &str| Event { id: id.to_owned(), data: String::new() };
+        assert_eq!(whole.len(), 4);
+        assert_eq!(whole[..2], [place("5"), place("6")]);
+        assert_eq!(whole[2], Event { id: "7".to_owned(), data: "{\"a\":\n1}".to_owned() });
         for cut in 0..stream.len() {
             let mut events = Events::default();
             let mut all = events.feed(&stream[..cut]);

@@ -72,7 +72,7 @@ export async function mock({ count = 60, token = null, port = 0, start = Date.no
       return json(response, 200, { sends: page.map(listed), next: from !== -1 && from + limit < found.length ? page.at(-1).id : null });
     }
     if (url.pathname === "/v1/tail") {
-      response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-store" }).write(": welcome\n\n");
+      response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-store" }).write(`retry: 1000\n: welcome\nid: ${seq}\n\n`);
       const follower = { response, query };
       followers.add(follower);
       response.on("close", () => followers.delete(follower));

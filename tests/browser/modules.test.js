@@ -100,7 +100,7 @@ test("every outcome and code has its sentence, and a way on where there is one",
 });
 
 test("events are read as they come, however they are cut", async () => {
-  const text = ": hello\n\nid: 1\nevent: send\ndata: {\"a\":\ndata: 1}\n\nevent: send\r\nid: 2\r\ndata: é\r\n\r\nretry: 5\n\ndata: last\n\n";
+  const text = ": hello\n\nid: 1\nevent: send\ndata: {\"a\":\ndata: 1}\n\nevent: send\r\nid: 2\r\ndata: é\r\n\r\nretry: 5\n\ndata: last\n\n: still here\nid: 3\n\n";
   const raw = new TextEncoder().encode(text);
   for (const size of [1, 3, 7, 1000]) {
     const stream = new ReadableStream({
@@ -111,6 +111,6 @@ test("events are read as they come, however they are cut", async () => {
     });
     const seen = [];
     for await (const event of events(stream)) seen.push(event);
-    assert.deepEqual(seen, [{ type: "send", data: '{"a":\n1}', id: "1" }, { type: "send", data: "é", id: "2" }, { type: "message", data: "last", id: "2" }], `${size}`);
+    assert.deepEqual(seen, [{ type: "send", data: '{"a":\n1}', id: "1" }, { type: "send", data: "é", id: "2" }, { type: "message", data: "last", id: "2" }, { type: "message", data: "", id: "3" }], `${size}`);
   }
 });

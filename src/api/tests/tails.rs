@@ -6,6 +6,8 @@ use super::*;
 struct Reader {
     body: Body,
     text: String,
+    /// The id that a client would resume after: of the last block that had one, event or not.
+    last: Option<u64>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -19,7 +21,15 @@ impl Reader {
         let response = desk.router.clone().oneshot(request("GET", path, headers, "")).await.expect("an answer");
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        Self { body: response.into_body(), text: String::new() }
+        Self { body: response.into_body(), text: String::new(), last: None }
+    }
+
+    /// Reads on for so long; no event may come.
+    async fn quiet_for(&mut self, time: Duration) {
+        tokio::select! {
+            event = self.next() => panic!("nothing was to come, and it was {event:?}"),
+            () = tokio::time::sleep(time) => {}
+        }
     }
 
     /// The next event; `None`: the stream has ended.
@@ -31,6 +41,7 @@ impl Reader {
                 let field = |name: &str| {
                     block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(str::to_owned))
                 };
+                self.last = field("id").map(|id| id.parse().expect("an id")).or(self.last);
                 let Some(data) = field("data") else { continue };
                 assert_eq!(field("event").as_deref(), Some("send"));
                 let record: Value = serde_json::from_str(&data).expect("a record");
@@ -102,6 +113,44 @@ async fn a_tail_filters_and_keeps_to_its_tenant() {
     ] {
         desk.call("GET", path, headers, "").await.problem(400, "shape");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_filter_that_nothing_matches_still_moves_on() {
+    let desk = Desk::new();
+    let first = Desk::accepted(&desk.post("/v1/sends", SEND).await);
+    desk.answer("default", first, 200).await;
+    let mut tail = Reader::open(&desk, "/v1/tail?outcome=expired", &[]).await;
+    // Nothing matches, and something finishes all the time: for longer than a sign of life may take.
+    let newest = {
+        let finishing = async {
+            for _ in 0..limits::TAIL_KEEP_ALIVE.as_secs() + 5 {
+                let id = Desk::accepted(&desk.post("/v1/sends", SEND).await);
+                desk.answer("default", id, 200).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            desk.ledger.store.last_seq().await.expect("a place")
+        };
+        tokio::select! {
+            event = tail.next() => panic!("nothing matches {event:?}"),
+            newest = finishing => newest,
+        }
+    };
+    let moved = tail.last.expect("it says where it began");
+    assert!(moved + 10 >= newest && moved > 10, "a client would resume after {moved}, the newest is {newest}");
+    // With nothing finishing either, up to the very last.
+    tail.quiet_for(limits::TAIL_KEEP_ALIVE * 2).await;
+    assert_eq!(tail.last, Some(newest));
+
+    // Who is cut off before anything came begins again where it began.
+    let mut tail = Reader::open(&desk, "/v1/tail", &[]).await;
+    tail.quiet_for(Duration::from_secs(1)).await;
+    let place = tail.last.expect("it says where it began").to_string();
+    drop(tail);
+    let missed = Desk::accepted(&desk.post("/v1/sends", SEND).await);
+    desk.answer("default", missed, 200).await;
+    let mut resumed = Reader::open(&desk, "/v1/tail", &[("last-event-id", &place)]).await;
+    assert_eq!(resumed.next().await.map(|event| event.send), Some(missed.to_string()));
 }
 
 #[tokio::test(start_paused = true)]

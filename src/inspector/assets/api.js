@@ -148,13 +148,14 @@ export async function tail(query, { onSend, onState, signal }) {
 /** Longest event that is kept while it comes in; one longer is not egressd's. */
 const EVENT_CHARS = 4 * 1024 * 1024;
 
-/** Server-Sent Events out of a body, as the HTML standard reads them. */
+/** Server-Sent Events out of a body, as the HTML standard reads them; an id that comes without data is given too. */
 export async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   let type = "message";
   let data = [];
   let id = null;
+  let moved = false;
   try {
     for (;;) {
       const { done, value } = await reader.read();
@@ -167,9 +168,10 @@ export async function* events(body) {
         const line = rest.slice(0, end.index);
         rest = rest.slice(end.index + end[0].length);
         if (line === "") {
-          if (data.length > 0) yield { type, data: data.join("\n"), id };
+          if (data.length > 0 || moved) yield { type, data: data.join("\n"), id };
           type = "message";
           data = [];
+          moved = false;
           continue;
         }
         const colon = line.indexOf(":");
@@ -177,7 +179,7 @@ export async function* events(body) {
         const text = colon === -1 ? "" : line.slice(colon + 1).replace(/^ /, "");
         if (field === "event") type = text;
         else if (field === "data") data.push(text);
-        else if (field === "id" && !text.includes("\0")) id = text;
+        else if (field === "id" && !text.includes("\0")) [id, moved] = [text, true];
       }
     }
   } finally {
