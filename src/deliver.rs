@@ -18,12 +18,12 @@ use self::http::{Channel, Line, Prepared, Unanswered, prepare};
 use crate::clock;
 use crate::deadline::{Deadline, Stopwatch};
 use crate::dial::metrics::InFlight;
-use crate::dial::pool::Pool;
+use crate::dial::pool::{Generation, Pool};
 use crate::dial::tls::Trust;
 use crate::dial::wire::{Io, Meter};
 use crate::dial::{Dialer, Look, connect::Candidate};
 use crate::outcome::{Code, Ended, Failure, Phase, Timings};
-use crate::policy::{Asker, CheckedUrl, Purpose, ScanMemory, Scheme, SelfAddrs};
+use crate::policy::{Asker, CheckedUrl, Purpose, ScanMemory, Scheme, SelfAddrs, Suspensions};
 use crate::record::Connection;
 use crate::redact::RawResponse;
 use crate::send::{Context, HeaderLines, Method, SendSpec, Target, TenantId};
@@ -51,6 +51,8 @@ pub struct Deliverer {
     pool: Pool<Channel>,
     /// What was ours when it was last looked at: a change closes what was judged by it.
     ours: ArcSwap<SelfAddrs>,
+    /// The suspensions that idle connections were opened under. The same.
+    suspensions: ArcSwap<Suspensions>,
 }
 
 impl Deliverer {
@@ -58,7 +60,8 @@ impl Deliverer {
     pub fn new(world: Arc<World>, trust: Trust) -> Arc<Self> {
         let dialer = Dialer::new(world.clone(), trust);
         let ours = ArcSwap::new(world.ours());
-        Arc::new(Self { world, dialer, pool: Pool::default(), ours })
+        let suspensions = ArcSwap::new(world.suspensions());
+        Arc::new(Self { world, dialer, pool: Pool::default(), ours, suspensions })
     }
 
     /// For those who want to know where a send would go, without sending.
@@ -98,6 +101,7 @@ impl Deliverer {
             Target::Refused { denial, .. } => return Err(denial.clone()),
         };
         let asker = Asker { tenant, workflow: spec.context.workflow.as_deref() };
+        let generation = self.pool.generation();
         let judged = self.world.judge_url(asker, url, clock::wall());
         journey.would_block = judged.would_block;
         if let Some(denial) = judged.denial {
@@ -107,7 +111,7 @@ impl Deliverer {
         let mut in_flight = self.dialer.metrics().in_flight();
 
         if let Some(channel) = self.idle(tenant, url, &settings) {
-            let way = Way { tenant, spec, url, settings: &settings, reused: true };
+            let way = Way { tenant, spec, url, settings: &settings, generation, reused: true };
             in_flight.leaves_from(&self.dialer.metrics().of(&channel.line().source));
             match self.exchange(&way, channel, journey).await {
                 Err(Unanswered::Unwritten) => journey.forget_exchange(),
@@ -128,7 +132,7 @@ impl Deliverer {
         let candidates = way?;
 
         let channel = self.open(tenant, url, &settings, &candidates, journey, &mut in_flight).await?;
-        let way = Way { tenant, spec, url, settings: &settings, reused: false };
+        let way = Way { tenant, spec, url, settings: &settings, generation, reused: false };
         match self.exchange(&way, channel, journey).await {
             Ok(status) => Ok(status),
             Err(Unanswered::Failed(failure)) => Err(failure),
@@ -142,6 +146,12 @@ impl Deliverer {
         let keep_alive = settings.config.delivery.keep_alive;
         if keep_alive.is_zero() {
             return None;
+        }
+        // A host that is suspended by now may have been reached under another name, which is not looked up again.
+        let suspensions = self.world.suspensions();
+        if !Arc::ptr_eq(&*self.suspensions.load(), &suspensions) {
+            self.suspensions.store(suspensions);
+            self.pool.clear();
         }
         let destination = url.destination();
         self.pool.take(tenant, destination, keep_alive, |source| {
@@ -214,7 +224,6 @@ impl Deliverer {
         let config = &way.settings.config;
         let host = way.url.destination().host.text();
         let response_headers = bytes(config.limits.response_headers);
-        let generation = self.pool.generation();
         let failed = Unanswered::Failed;
 
         let Prepared { request, lines, body_bytes } =
@@ -253,7 +262,7 @@ impl Deliverer {
         journey.complete = true;
         drop(body);
         if !cut && !config.delivery.keep_alive.is_zero() && channel.is_reusable(version) {
-            self.pool.park(way.tenant, way.url.destination(), generation, channel);
+            self.pool.park(way.tenant, way.url.destination(), way.generation, channel);
         }
         Ok(status)
     }
@@ -279,6 +288,7 @@ impl Deliverer {
         journey: &mut Journey,
     ) -> Result<u16, Failure> {
         let tenant = TenantId::new("egressd");
+        let generation = self.pool.generation();
         let asker = Asker { tenant: &tenant, workflow: None };
         let settings = self.world.settings();
         let suspensions = self.world.suspensions();
@@ -313,7 +323,7 @@ impl Deliverer {
         };
         let mut in_flight = self.dialer.metrics().in_flight();
         let channel = self.open(&tenant, url, &settings, &candidates, journey, &mut in_flight).await?;
-        let way = Way { tenant: &tenant, spec: &spec, url, settings: &settings, reused: false };
+        let way = Way { tenant: &tenant, spec: &spec, url, settings: &settings, generation, reused: false };
         match self.exchange(&way, channel, journey).await {
             Ok(status) => Ok(status),
             Err(Unanswered::Failed(failure)) => Err(failure),
@@ -337,6 +347,8 @@ struct Way<'a> {
     spec: &'a SendSpec,
     url: &'a CheckedUrl,
     settings: &'a Settings,
+    /// From before anything was judged: what is judged by rules that have changed by the end is not used again.
+    generation: Generation,
     reused: bool,
 }
 

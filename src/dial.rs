@@ -25,7 +25,7 @@ use self::tls::{Trust, TrustError};
 use crate::clock;
 use crate::config::Config;
 use crate::outcome::{Code, Failure, Phase};
-use crate::policy::{Answer, Asker, CheckedAddr, CheckedUrl, Host, Purpose, Verdict};
+use crate::policy::{Answer, Asker, CheckedAddr, CheckedUrl, Circumstances, Host, Purpose, Verdict};
 use crate::source::{Family, Source};
 use crate::world::{Settings, World};
 
@@ -149,9 +149,10 @@ impl Dialer {
                 }
             }
         };
-        let ours = self.world.ours();
+        let (ours, suspensions) = (self.world.ours(), self.world.suspensions());
+        let by = Circumstances { ours: &ours, suspensions: &suspensions, purpose };
         let Answer { resolved, addresses, denial, would_block } =
-            settings.policy.judge_answer(asker, url, &aliases, &addresses, &ours, purpose);
+            settings.policy.judge_answer(asker, url, &aliases, &addresses, by);
         // An alias is denied whether or not it has an address: a failure must not tell more than a refusal.
         let addresses = match (denial, failure) {
             (Some(denial), _) => Err(denial.into()),

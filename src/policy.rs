@@ -13,7 +13,8 @@ pub mod url;
 mod wording;
 
 pub use self::rules::{
-    Answer, Asker, CheckedAddr, Denial, Judged, Policy, Purpose, ScanMemory, SelfAddrs, Suspensions, Verdict,
+    Answer, Asker, CheckedAddr, Circumstances, Denial, Judged, Policy, Purpose, ScanMemory, SelfAddrs, Suspensions,
+    Verdict,
 };
 pub use self::url::{CheckedUrl, Destination, Host, Scheme};
 

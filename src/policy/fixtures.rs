@@ -96,11 +96,15 @@ impl Fate {
 }
 
 impl Question {
+    fn circumstances(&self) -> Circumstances<'_> {
+        Circumstances { ours: &self.ours, suspensions: &self.suspensions, purpose: self.purpose }
+    }
+
     /// A policy with default settings, asked about one address behind a name.
     pub fn verdict(&self, address: IpAddr) -> Verdict {
         let url = CheckedUrl::parse("https://receiver.example.com/").unwrap();
         let asker = Asker { tenant: &self.tenant, workflow: None };
-        let answer = Policy::new(&self.settings).judge_answer(asker, &url, &[], &[address], &self.ours, self.purpose);
+        let answer = Policy::new(&self.settings).judge_answer(asker, &url, &[], &[address], self.circumstances());
         answer.resolved[0].1
     }
 
@@ -125,7 +129,7 @@ impl Question {
             Some(literal) => (&[][..], literal),
             None => (&self.cname_targets[..], &self.addresses),
         };
-        let answer = policy.judge_answer(asker, &url, targets, addresses, &self.ours, self.purpose);
+        let answer = policy.judge_answer(asker, &url, targets, addresses, self.circumstances());
         Fate {
             would_block: judged.would_block.or(answer.would_block).filter(|_| answer.denial.is_none()),
             denial: answer.denial,

@@ -152,7 +152,12 @@ impl Suspensions {
         if self.hosts.is_empty() {
             return None;
         }
-        self.hosts.get(&*host.text()).map(|reason| &**reason)
+        self.of_name(&host.text())
+    }
+
+    /// As [`Self::of_host`], for a name in mapped form.
+    fn of_name(&self, name: &str) -> Option<&str> {
+        self.hosts.get(name).map(|reason| &**reason)
     }
 }
 
@@ -276,23 +281,28 @@ impl Policy {
     }
 
     /// Every address of an answer (A and AAAA together; an IP literal's own address goes the same way) and every
-    /// CNAME target's name. At most [`crate::limits::DNS_ADDRESSES_MAX`] addresses are looked at.
+    /// CNAME target's name, suspended hosts included. At most [`crate::limits::DNS_ADDRESSES_MAX`] addresses are looked at.
     pub fn judge_answer(
         &self,
         asker: Asker<'_>,
         url: &CheckedUrl,
         cname_targets: &[String],
         addresses: &[IpAddr],
-        ours: &SelfAddrs,
-        purpose: Purpose,
+        by: Circumstances<'_>,
     ) -> Answer {
         let destination = url.destination();
         let mut answer = Answer::default();
         let mut by_alias = Denials::default();
         let mut by_address = Denials::default();
 
+        let mut suspended = None;
         for target in cname_targets {
             let target = name::canonical_target(target);
+            // A host that is spared is spared under every name that leads to it.
+            if let Some(reason) = by.suspensions.of_name(&target) {
+                suspended = suspended.or(Some(reason));
+                by_alias.add(Code::Suspended);
+            }
             if self.is_on_deny_list(asker, &target) {
                 match self.mode {
                     PolicyMode::Enforce => by_alias.add(Code::PolicyDenied),
@@ -304,7 +314,7 @@ impl Policy {
             }
         }
 
-        let ask = AddressQuestion { tenant: asker.tenant, port: destination.port, ours, purpose };
+        let ask = AddressQuestion { tenant: asker.tenant, port: destination.port, ours: by.ours, purpose: by.purpose };
         for &address in addresses.iter().take(DNS_ADDRESSES_MAX) {
             let verdict = self.judge_address(&ask, address);
             answer.resolved.push((address, verdict));
@@ -325,7 +335,13 @@ impl Policy {
         let mut denials = Denials(by_alias.0);
         by_address.0.into_iter().for_each(|code| denials.add(code));
         if let Some(code) = denials.0 {
-            let message = answer_message(&destination.host, code, by_alias.0 == Some(code));
+            let message = match suspended.filter(|_| code == Code::Suspended) {
+                Some(reason) => format!(
+                    "`{}` is an alias of a host to which sends are suspended ({reason}): ask the operator to lift it",
+                    destination.host
+                ),
+                None => answer_message(&destination.host, code, by_alias.0 == Some(code)),
+            };
             answer.addresses.clear();
             answer.would_block = None;
             answer.denial = Some(Denial::new(code, message));
@@ -474,6 +490,14 @@ impl Denials {
             self.0 = Some(code);
         }
     }
+}
+
+/// What an answer is judged by, beside the rules.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances<'a> {
+    pub ours: &'a SelfAddrs,
+    pub suspensions: &'a Suspensions,
+    pub purpose: Purpose,
 }
 
 /// Why an address is judged: reflectors alone may be addresses of ours.

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use egressd::outcome::Code;
-use egressd::policy::Verdict;
+use egressd::policy::{Suspensions, Verdict};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 
@@ -159,6 +159,53 @@ async fn what_the_policy_says_of_an_answer() {
         ),
     ])
     .await;
+}
+
+#[tokio::test]
+async fn a_suspended_host_is_reached_under_no_name() {
+    let names = NameServer::start(|asked| match asked.name.as_str() {
+        "victim.example.net" => only_a(asked, GOOD),
+        name if asked.kind == RecordType::A => Reply::Records(vec![
+            alias(name, 60, "edge.example.org"),
+            alias("edge.example.org", 60, "victim.example.net"),
+            address("victim.example.net", 60, GOOD),
+        ]),
+        _ => Reply::Records(Vec::new()),
+    })
+    .await;
+    let mut plan = plan(&names);
+    plan.delivery.clear();
+    let ground = plan.build();
+    let receiver = Receiver::start(std::iter::repeat_n([Step::Read, ok()], 10).flatten().collect::<Vec<_>>()).await;
+    let url = |host: &str| format!("http://{host}:{}/", receiver.port());
+
+    // Until its connection is known to be kept, and is used again.
+    let mut requests = 0;
+    loop {
+        let attempt = ground.get(&url(NAME)).await;
+        requests += 1;
+        assert_eq!(end_of(&attempt), "delivered", "{:?}", attempt.ended);
+        if attempt.connection.unwrap().reused {
+            break;
+        }
+        assert!(requests < 5, "its connection is not used again");
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_millis(300)).await;
+        tokio::time::resume();
+        ground.deliverer.tend();
+    }
+    let mut suspensions = Suspensions::default();
+    suspensions.hosts.insert("victim.example.net".into(), "its owner asked".into());
+    ground.world.set_suspensions(suspensions);
+    for host in ["victim.example.net", NAME, "other.example.com"] {
+        let attempt = ground.get(&url(host)).await;
+        assert_eq!(end_of(&attempt), "blocked suspended", "{host}: {:?}", attempt.ended);
+        let message = &attempt.ended.error.as_ref().unwrap().message;
+        assert!(message.contains("its owner asked"), "{message}");
+    }
+    assert_eq!(receiver.requests(), requests, "nothing was sent after it was suspended");
+    ground.world.set_suspensions(Suspensions::default());
+    assert_eq!(end_of(&ground.get(&url(NAME)).await), "delivered");
 }
 
 #[tokio::test]

@@ -372,6 +372,30 @@ fn an_alias_of_a_denied_host_is_denied() {
 }
 
 #[test]
+fn an_alias_of_a_suspended_host_is_suspended() {
+    let mut question = Question::default();
+    question.suspensions.hosts.insert("victim.net".into(), "report 4711".into());
+    assert_eq!(question.ask(NAME).word(), "allowed");
+    for targets in [&["Victim.NET."][..], &["hop.net", "victim.net."], &["victim.net", "evil.net", "metadata.goog"]] {
+        question.cname_targets = targets.iter().map(|&target| target.to_owned()).collect();
+        let fate = question.ask(NAME);
+        assert_eq!(fate.word(), "suspended", "{targets:?}");
+        let message = fate.denial.expect("denied").message;
+        assert!(message.contains("report 4711") && !message.contains("victim.net"), "{message}");
+        assert!(fate.dialled.is_empty());
+    }
+    // It stands before what else is wrong with the answer, and report mode opens nothing of it.
+    question.settings.deny_hosts = patterns(&["evil.net"]);
+    question.settings.mode = PolicyMode::Report;
+    question.addresses.push(ip("10.0.0.1"));
+    assert_eq!(question.ask(NAME).word(), "suspended");
+    // What lies under a suspended host is another host.
+    question = Question { suspensions: question.suspensions, ..Question::default() };
+    question.cname_targets = vec!["www.victim.net".to_owned()];
+    assert_eq!(question.ask(NAME).word(), "allowed");
+}
+
+#[test]
 fn loopback_is_opened_by_an_exception_but_for_our_own_listeners() {
     let ours = SelfAddrs {
         interfaces: vec![ip("127.0.0.1"), ip("::1"), ip("10.0.0.10")],

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use egressd::config::{PolicyMode, PolicySettings};
-use egressd::policy::{Asker, CheckedUrl, Policy, Purpose, ScanMemory, SelfAddrs, Suspensions, Verdict};
+use egressd::policy::{Asker, CheckedUrl, Circumstances, Policy, Purpose, ScanMemory, SelfAddrs, Suspensions, Verdict};
 use egressd::send::TenantId;
 
 pub fn default_policy() -> Policy {
@@ -31,7 +31,9 @@ pub fn passes(policy: &Policy, url: &CheckedUrl) -> bool {
 pub fn verdict(policy: &Policy, url: &CheckedUrl, address: IpAddr) -> (Verdict, bool) {
     let tenant = TenantId::new("fuzz");
     let asker = Asker { tenant: &tenant, workflow: None };
-    let answer = policy.judge_answer(asker, url, &[], &[address], &SelfAddrs::default(), Purpose::Delivery);
+    let (ours, suspensions) = (SelfAddrs::default(), Suspensions::default());
+    let by = Circumstances { ours: &ours, suspensions: &suspensions, purpose: Purpose::Delivery };
+    let answer = policy.judge_answer(asker, url, &[], &[address], by);
     let dialled = answer.addresses.iter().any(|checked| checked.socket_addr().ip() == address.to_canonical());
     assert_eq!(answer.denial.is_some(), matches!(answer.resolved[0].1, Verdict::Denied(_)));
     (answer.resolved[0].1, dialled)
