@@ -14,12 +14,16 @@
 //! count once the last of them is there, so a call is accepted whole or not at all.
 //!
 //! Readers ([`read`]) work beside the writer on files that only grow, and on rows under a lock held for one read.
-//! Lists scan tables of fixed rows, newest first, and pass by the pieces that cannot have what is asked for.
+//! Lists ([`list`]) know from an [`index`] which rows have what is asked for, and read those alone.
 //!
 //! What records never show is only ever written sealed ([`seal`]). Retention ([`retain`]) drops pieces.
 
+mod bloom;
 mod entry;
+mod facts;
 mod frame;
+mod index;
+mod list;
 mod piece;
 mod read;
 mod replay;
@@ -51,7 +55,8 @@ use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::{Semaphore, oneshot};
 
-use self::piece::{Bloom, Piece};
+use self::bloom::Bloom;
+use self::piece::Piece;
 use self::seal::{Asked, Keys};
 use self::state::State;
 use self::writer::{AcceptJob, AcceptedJob, BeginJob, EndJob, FinishJob, Job};
@@ -547,7 +552,7 @@ impl Store for Embedded {
     }
 
     fn list(&self, filter: Filter, cursor: Option<String>, limit: usize) -> StoreResult<'_, Page> {
-        self.blocking(move |shared| read::list(shared, &filter, cursor.as_deref(), limit)).boxed()
+        self.blocking(move |shared| list::list(shared, &filter, cursor.as_deref(), limit)).boxed()
     }
 
     fn execution(

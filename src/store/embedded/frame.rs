@@ -30,16 +30,16 @@ pub enum Kind {
     Finish = 5,
     /// A body, or sealed bytes; in bodies files alone.
     Body = 6,
-    /// What is known of a settled piece; in index files alone.
-    Index = 7,
     /// The small state beside the pieces.
     State = 8,
+    /// What is known of a settled piece; in index files alone. (7 was an earlier form of it.)
+    Index = 9,
 }
 
 impl Kind {
     fn of(number: u8) -> Option<Self> {
         let all =
-            [Self::Head, Self::Send, Self::Ending, Self::Begin, Self::Finish, Self::Body, Self::Index, Self::State];
+            [Self::Head, Self::Send, Self::Ending, Self::Begin, Self::Finish, Self::Body, Self::State, Self::Index];
         all.into_iter().find(|kind| *kind as u8 == number)
     }
 }
@@ -98,6 +98,15 @@ pub fn parse(bytes: &[u8]) -> Option<Frame<'_>> {
     bytes.get(..length)?;
     let sum = u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
     (sum == checksum(&bytes[..12], payload)).then_some(Frame { kind, payload, length })
+}
+
+/// How long the frame at `at` says it is; `None`: no frame begins there.
+pub fn length_at(file: &File, at: u64) -> io::Result<Option<usize>> {
+    match read_at(file, at, HEADER_BYTES) {
+        Ok(header) => Ok(frame_length(&header)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Reads `length` bytes at `at`, all of them.

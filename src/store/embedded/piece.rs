@@ -5,11 +5,10 @@
 //! - `bodies`: request and response bodies and sealed bytes, referred to by the log, synced before it.
 //! - `table`: one [`Row`] per send accepted here. `ends`: one [`End`] per finish of this log, in the tail's order.
 //!   Both are derived from the logs, and made anew from them until the piece is settled.
-//! - `index`: written when the piece is settled: sorted hashes of executions and idempotency keys, and what the table
-//!   holds in sum. Until then [`Find::Growing`] has the same in memory.
+//! - `index`: written when the piece is settled: what finds rows ([`Find`]), and what the table holds in sum
+//!   ([`Facts`]). Until then both are in memory alone.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
     fs::{self, File, OpenOptions},
     io,
     os::unix::fs::FileExt,
@@ -22,24 +21,23 @@ use std::{
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
+use super::bloom::Bloom;
+use super::facts::Facts;
 use super::frame::{self, Frame, Kind};
+use super::index::{Ended, Find, FoundEnding, Growing, Settled};
 use super::seal::SLOT_BYTES;
-use super::table::{Extent, NONE, ROW_BYTES, Row};
-use crate::store::view::EndedExecution;
+use super::table::{Extent, ROW_BYTES, Row};
 use crate::store::{StoreError, wire};
 
 /// Of everything under the store's path. A store of a later format is refused.
 pub const FORMAT: u32 = 1;
-/// Rows that share an entry in [`Facts::blocks`].
-const BLOCK_ROWS: u32 = 256;
 /// Rows read at once by a scan.
 pub const SCAN_ROWS: u32 = 1024;
 /// Room for the table and `ends` is set aside in steps of this.
 const RESERVED_BYTES: u64 = 64 * 1024;
-/// No row.
-const NO_ROW: u32 = u32::MAX;
 
 pub struct Piece {
     pub number: u32,
@@ -66,6 +64,7 @@ pub struct Piece {
     pub opened_at: i64,
     pub facts: RwLock<Facts>,
     find: RwLock<Find>,
+    ended: RwLock<Ended>,
     /// Table, ends or slots were written since they were last synced. Set after the write, so that a sync in
     /// between does not pass it by.
     pub dirty: AtomicBool,
@@ -80,51 +79,6 @@ pub struct Head {
     pub opened_at: i64,
     /// Bytes of the previous piece's log that count; what lies behind them was never answered for.
     pub previous_log_bytes: u64,
-}
-
-/// What the rows hold in sum, so that a search may pass a piece by.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Facts {
-    pub blocks: Vec<Block>,
-    /// One bit per outcome's and per code's number.
-    pub outcomes: u64,
-    pub codes: u64,
-    pub statuses: BTreeSet<u16>,
-    pub newest_created_at: i64,
-    /// Of the finishes in this piece's log.
-    pub newest_finished_at: i64,
-}
-
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Block {
-    pub ids: (u128, u128),
-    pub created: (i64, i64),
-}
-
-impl Facts {
-    pub fn add_row(&mut self, number: u32, row: &Row) {
-        let block = (number / BLOCK_ROWS) as usize;
-        let empty = Block { ids: (u128::MAX, 0), created: (i64::MAX, i64::MIN) };
-        if self.blocks.len() <= block {
-            self.blocks.resize(block + 1, empty);
-        }
-        let block = &mut self.blocks[block];
-        block.ids = (block.ids.0.min(row.id), block.ids.1.max(row.id));
-        block.created = (block.created.0.min(row.created_at), block.created.1.max(row.created_at));
-        self.newest_created_at = self.newest_created_at.max(row.created_at);
-    }
-
-    pub fn add_end(&mut self, row: &Row) {
-        if row.outcome != NONE {
-            self.outcomes |= 1 << (row.outcome & 63);
-        }
-        if row.code != NONE {
-            self.codes |= 1 << (row.code & 63);
-        }
-        if row.status != 0 {
-            self.statuses.insert(row.status);
-        }
-    }
 }
 
 /// One finish, at its place in the tail.
@@ -168,104 +122,6 @@ impl End {
             outcome: bytes[20],
         })
     }
-}
-
-/// Finding executions and idempotency keys by their hash.
-pub enum Find {
-    Growing(Growing),
-    Settled(Settled),
-}
-
-#[derive(Default)]
-pub struct Growing {
-    /// Newest row and count of each execution's rows here.
-    members: HashMap<u64, (u32, u32)>,
-    /// For each row, the one before it in its execution.
-    previous: Vec<u32>,
-    /// First row and count of each idempotent call.
-    keys: HashMap<u64, (u32, u32)>,
-    endings: HashMap<u64, (Extent, EndedExecution)>,
-    /// Every other hash a filter may ask for.
-    hashes: HashSet<u64>,
-}
-
-pub struct Settled {
-    bloom: Arc<Bloom>,
-    file: File,
-    entries_at: u64,
-    entries: u64,
-    /// What the index says of sends that are not done; it is written anew once they are.
-    undone: u32,
-}
-
-/// An entry of a settled piece's index: `(hash, value)`, the value's top two bits saying what it is.
-const ENTRY_BYTES: usize = 16;
-const MEMBER: u64 = 0;
-const KEY: u64 = 1;
-const ENDING: u64 = 2;
-
-#[derive(Serialize, Deserialize)]
-struct IndexForm {
-    rows: u32,
-    ends: u32,
-    undone: u32,
-    facts: Facts,
-    #[serde(with = "shared")]
-    bloom: Arc<Bloom>,
-    entries: u64,
-    entries_sum: u32,
-}
-
-/// A shared value stored as the value it is.
-mod shared {
-    use std::sync::Arc;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub fn serialize<T: Serialize, S: Serializer>(value: &Arc<T>, serializer: S) -> Result<S::Ok, S::Error> {
-        T::serialize(value, serializer)
-    }
-
-    pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Arc<T>, D::Error> {
-        T::deserialize(from).map(Arc::new)
-    }
-}
-
-/// A Bloom filter with about twelve bits a key, six of them set in one cache line: says "surely not here", or
-/// "perhaps". One line, because an accept asks that of every piece there is.
-#[derive(Serialize, Deserialize)]
-pub struct Bloom(Vec<[u64; 8]>);
-
-impl Bloom {
-    fn new(keys: usize) -> Self {
-        Self(vec![[0; 8]; (keys * 12).div_ceil(512).max(1)])
-    }
-    fn place(&self, hash: u64) -> (usize, [u64; 8]) {
-        // The line by the hash's upper half, the bits by a mix of the lower.
-        let line = ((hash >> 32).wrapping_mul(self.0.len() as u64) >> 32) as usize;
-        let mut bits = [0; 8];
-        let mut mixed = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        for _ in 0..6 {
-            bits[(mixed >> 61) as usize] |= 1 << (mixed >> 55 & 63);
-            mixed = mixed.rotate_left(11).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        }
-        (line, bits)
-    }
-    fn add(&mut self, hash: u64) {
-        let (line, bits) = self.place(hash);
-        self.0[line].iter_mut().zip(bits).for_each(|(word, bits)| *word |= bits);
-    }
-    pub fn may_have(&self, hash: u64) -> bool {
-        let (line, bits) = self.place(hash);
-        self.0.get(line).is_some_and(|words| words.iter().zip(bits).all(|(word, bits)| word & bits == bits))
-    }
-}
-
-/// Where an ending was found.
-pub enum FoundEnding {
-    Known(EndedExecution),
-    /// To be read from the log, and its names compared.
-    At(Extent),
 }
 
 pub fn directory_of(pieces: &Path, number: u32) -> PathBuf {
@@ -339,6 +195,7 @@ impl Piece {
             opened_at: head.opened_at,
             facts: RwLock::default(),
             find: RwLock::new(Find::Growing(Growing::default())),
+            ended: RwLock::default(),
             dirty: AtomicBool::new(false),
             directory,
         })
@@ -356,20 +213,19 @@ impl Piece {
         matches!(*self.find(), Find::Settled(_))
     }
 
-    /// Its index says what is, or will be replayed: nothing is to be written.
+    /// Its index says what is, or cannot yet say more than it does: nothing is to be written.
     pub fn is_settled_for_good(&self) -> bool {
-        matches!(&*self.find(), Find::Settled(settled) if settled.undone == 0 || self.undone_count() > 0)
+        let find = self.find();
+        matches!(*find, Find::Settled(_)) && (find.is_complete() || self.undone_count() > 0)
     }
 
     /// Of a settled piece.
     pub fn bloom(&self) -> Option<Arc<Bloom>> {
-        match &*self.find() {
-            Find::Settled(settled) => Some(settled.bloom.clone()),
-            Find::Growing(_) => None,
-        }
+        self.find().bloom()
     }
 
-    fn find(&self) -> RwLockReadGuard<'_, Find> {
+    /// What finds its rows; nothing of it changes while this is held.
+    pub fn find(&self) -> RwLockReadGuard<'_, Find> {
         self.find.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -381,16 +237,37 @@ impl Piece {
         change(&mut self.facts.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// `false`: settled, or it cannot change.
+    /// A settled piece takes no more keys and endings.
     pub fn change_growing(&self, change: impl FnOnce(&mut Growing)) {
         if let Find::Growing(growing) = &mut *self.find.write().unwrap_or_else(PoisonError::into_inner) {
             change(growing);
         }
     }
 
+    fn change_ended(&self, change: impl FnOnce(&mut Ended)) {
+        change(&mut self.ended.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Consecutive sends were accepted here, which are not done.
+    pub fn add_rows(&self, first: u32, rows: &[Row]) {
+        let numbered = || rows.iter().zip(first..);
+        self.change_facts(|facts| numbered().for_each(|(row, number)| facts.add_row(number, row)));
+        self.change_growing(|growing| numbered().for_each(|(row, number)| growing.add_row(number, row)));
+        self.change_ended(|ended| {
+            ended.undone.insert_range(first..first + rows.len() as u32);
+        });
+    }
+
+    /// A send of this piece ended.
+    pub fn add_end(&self, number: u32, row: &Row) {
+        self.change_facts(|facts| facts.add_end(number, row));
+        self.change_ended(|ended| ended.add(number, row));
+    }
+
     /// Bytes of the piece on disk, bodies apart.
     pub fn bytes(&self) -> (u64, u64) {
-        let derived = u64::from(self.row_count()) * (ROW_BYTES + ENTRY_BYTES) as u64
+        let derived = u64::from(self.row_count()) * ROW_BYTES as u64
+            + self.find().bytes()
             + u64::from(self.ends_count.load(Ordering::Relaxed)) * END_BYTES as u64;
         (self.log_bytes.load(Ordering::Relaxed) + derived, self.bodies_bytes.load(Ordering::Relaxed))
     }
@@ -479,18 +356,13 @@ impl Piece {
         Ok(())
     }
 
-    /// Finds a send's row by its id. Ids sort by time of acceptance, so few blocks can have it.
+    /// Finds a send's row by its id.
     pub fn row_of(&self, id: u128) -> Result<Option<(u32, Row)>, StoreError> {
+        let near = self.facts().rows_near_id(id);
         let rows = self.row_count();
-        let blocks: Vec<u32> = {
-            let facts = self.facts();
-            let within = |(_, block): &(usize, &Block)| block.ids.0 <= id && id <= block.ids.1;
-            facts.blocks.iter().enumerate().filter(within).map(|(number, _)| number as u32).collect()
-        };
         let mut bytes = Vec::new();
-        for block in blocks {
-            let from = block * BLOCK_ROWS;
-            let to = rows.min(from + BLOCK_ROWS);
+        for (from, to) in near {
+            let to = rows.min(to);
             if from >= to {
                 continue;
             }
@@ -606,202 +478,87 @@ impl Piece {
         Ok(())
     }
 
-    // Executions and keys.
+    // What finds rows.
+
+    /// Says of a failed read of the index what may be done about it.
+    fn index_unreadable(&self, error: &io::Error) -> StoreError {
+        StoreError::Damaged(format!(
+            "{} is unreadable: {error}; stop egressd, remove the file, and it is made anew from the log at the next start",
+            self.file("index")
+        ))
+    }
 
     /// Rows of this execution here, in order.
     pub fn members(&self, hash: u64) -> Result<Vec<u32>, StoreError> {
-        match &*self.find() {
-            Find::Growing(growing) => {
-                let Some(&(last, count)) = growing.members.get(&hash) else { return Ok(Vec::new()) };
-                let mut rows = Vec::with_capacity(count as usize);
-                let mut row = last;
-                while row != NO_ROW {
-                    rows.push(row);
-                    row = growing.previous.get(row as usize).copied().unwrap_or(NO_ROW);
-                }
-                rows.reverse();
-                Ok(rows)
-            }
-            Find::Settled(settled) => {
-                let rows = self.entries(settled, hash, MEMBER)?.into_iter().map(|value| value as u32);
-                Ok(rows.collect())
-            }
-        }
+        self.find().members(hash).map_err(|error| self.index_unreadable(&error))
     }
 
     pub fn member_count(&self, hash: u64) -> Result<u32, StoreError> {
-        match &*self.find() {
-            Find::Growing(growing) => Ok(growing.members.get(&hash).map_or(0, |&(_, count)| count)),
-            Find::Settled(settled) => Ok(self.entries(settled, hash, MEMBER)?.len() as u32),
-        }
+        self.find().member_count(hash).map_err(|error| self.index_unreadable(&error))
     }
 
     pub fn endings(&self, hash: u64) -> Result<Vec<FoundEnding>, StoreError> {
-        match &*self.find() {
-            Find::Growing(growing) => {
-                Ok(growing.endings.get(&hash).map(|(_, ended)| FoundEnding::Known(*ended)).into_iter().collect())
-            }
-            Find::Settled(settled) => {
-                let extent = |value: u64| FoundEnding::At(Extent { at: value as u32, length: (value >> 32) as u32 });
-                Ok(self.entries(settled, hash, ENDING)?.into_iter().map(extent).collect())
-            }
-        }
+        self.find().endings(hash).map_err(|error| self.index_unreadable(&error))
     }
 
     /// First row and count of the calls with this key, newest last.
     pub fn calls(&self, hash: u64) -> Result<Vec<(u32, u32)>, StoreError> {
-        match &*self.find() {
-            Find::Growing(growing) => Ok(growing.keys.get(&hash).copied().into_iter().collect()),
-            Find::Settled(settled) => {
-                let call = |value: u64| (value as u32, (value >> 32) as u32);
-                Ok(self.entries(settled, hash, KEY)?.into_iter().map(call).collect())
-            }
-        }
+        self.find().calls(hash).map_err(|error| self.index_unreadable(&error))
     }
 
-    /// Whether a row with this hash can be here.
-    pub fn may_have(&self, hash: u64) -> bool {
-        match &*self.find() {
-            Find::Growing(growing) => growing.hashes.contains(&hash),
-            Find::Settled(settled) => settled.bloom.may_have(hash),
-        }
+    /// Whether a row with this term can be here.
+    pub fn may_have(&self, term: u64) -> bool {
+        self.find().may_have(term) || self.ended().may_have(term)
     }
 
-    fn entry(&self, settled: &Settled, number: u64) -> Result<(u64, u64), StoreError> {
-        let at = settled.entries_at + number * ENTRY_BYTES as u64;
-        let mut bytes = [0; ENTRY_BYTES];
-        settled
-            .file
-            .read_exact_at(&mut bytes, at)
-            .map_err(|error| self.unreadable("index", at, ENTRY_BYTES, &error))?;
-        let both = u128::from_le_bytes(bytes);
-        Ok((both as u64, (both >> 64) as u64))
+    /// The rows that have this term.
+    pub fn rows_with(&self, term: u64) -> Result<RoaringBitmap, StoreError> {
+        let found = self.find().rows_with(term).map_err(|error| self.index_unreadable(&error))?;
+        Ok(found | self.ended().rows_with(term))
     }
 
-    /// Values of one kind under a hash, in order, without the kind's bits.
-    fn entries(&self, settled: &Settled, hash: u64, kind: u64) -> Result<Vec<u64>, StoreError> {
-        if !settled.bloom.may_have(hash) {
-            return Ok(Vec::new());
-        }
-        let (mut low, mut high) = (0, settled.entries);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if self.entry(settled, middle)? < (hash, kind << 62) { low = middle + 1 } else { high = middle }
-        }
-        let mut values = Vec::new();
-        while low < settled.entries {
-            let (found, value) = self.entry(settled, low)?;
-            if found != hash || value >> 62 != kind {
-                break;
-            }
-            values.push(value & ((1 << 62) - 1));
-            low += 1;
-        }
-        Ok(values)
+    /// Rows of any tenant's execution of this name.
+    pub fn members_of_any(&self, execution: u32) -> Result<RoaringBitmap, StoreError> {
+        self.find().members_of_any(execution).map_err(|error| self.index_unreadable(&error))
     }
 
     /// Writes the index and lets go of what was in memory. The table and all it depends on are synced already.
     pub fn settle(&self) -> io::Result<()> {
-        let undone = self.undone_count();
-        let (bloom, entries) = match &*self.find() {
-            Find::Growing(growing) => growing.entries(),
-            Find::Settled(settled) => {
-                let length = settled.entries as usize * ENTRY_BYTES;
-                (settled.bloom.clone(), frame::read_at(&settled.file, settled.entries_at, length)?)
-            }
-        };
-        let form = IndexForm {
-            rows: self.row_count(),
-            ends: self.ends_count.load(Ordering::Acquire),
-            undone,
-            facts: self.facts().clone(),
-            bloom,
-            entries: (entries.len() / ENTRY_BYTES) as u64,
-            entries_sum: crc32fast::hash(&entries),
-        };
-        let mut bytes = Vec::new();
-        let entries_at = frame::append(&mut bytes, Kind::Index, &[&wire::encode(&form, Vec::new())], None) as u64;
-        bytes.extend_from_slice(&entries);
-        let making = self.directory.join("index.new");
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&making)?;
-        file.write_all_at(&bytes, 0)?;
-        file.sync_all()?;
-        fs::rename(&making, self.directory.join("index"))?;
-        sync_directory(&self.directory)?;
-        let settled = Settled { bloom: form.bloom, file, entries_at, entries: form.entries, undone };
-        *self.find.write().unwrap_or_else(PoisonError::into_inner) = Find::Settled(settled);
+        let counts = (self.row_count(), self.ends_count.load(Ordering::Acquire));
+        let then = self.ended().clone();
+        let facts = self.facts().clone();
+        let settled = self.find().settle(&self.directory, counts, facts, &then)?;
+        let mut find = self.find.write().unwrap_or_else(PoisonError::into_inner);
+        let mut ended = self.ended.write().unwrap_or_else(PoisonError::into_inner);
+        let mut since = Ended::of(ended.undone.clone());
+        for number in &then.undone - &ended.undone {
+            // It ended while the index was written.
+            since.add(number, &self.row(number).map_err(io::Error::other)?);
+        }
+        *find = Find::Settled(settled);
+        *ended = since;
         Ok(())
     }
 
     /// Takes the index up again; `false`: there is none, or it is not sound, and the log has to be replayed.
     pub fn load_index(&self) -> io::Result<bool> {
-        let file = match File::open(self.directory.join("index")) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        let bytes = frame::read_at(&file, 0, file.metadata()?.len() as usize)?;
-        let Some(Frame { kind: Kind::Index, payload, length }) = frame::parse(&bytes) else { return Ok(false) };
-        let Ok(form) = wire::decode::<IndexForm>(payload) else { return Ok(false) };
-        let sound = crc32fast::hash(&bytes[length..]) == form.entries_sum
-            && self.table.metadata()?.len() == u64::from(form.rows) * ROW_BYTES as u64
+        let Some((settled, form)) = Settled::load(&self.directory)? else { return Ok(false) };
+        let sound = self.table.metadata()?.len() == u64::from(form.rows) * ROW_BYTES as u64
             && self.ends.metadata()?.len() >= u64::from(form.ends) * END_BYTES as u64;
         if !sound {
             return Ok(false);
         }
         self.rows.store(form.rows, Ordering::Release);
         self.ends_count.store(form.ends, Ordering::Release);
-        self.undone.store(form.undone, Ordering::Release);
+        self.undone.store(form.undone.len() as u32, Ordering::Release);
         self.change_facts(|facts| *facts = form.facts);
-        let settled =
-            Settled { bloom: form.bloom, file, entries_at: length as u64, entries: form.entries, undone: form.undone };
+        self.change_ended(|ended| ended.undone = form.undone);
         *self.find.write().unwrap_or_else(PoisonError::into_inner) = Find::Settled(settled);
         Ok(true)
     }
-}
 
-impl Growing {
-    /// What an index holds of it: the filter, and the sorted entries.
-    fn entries(&self) -> (Arc<Bloom>, Vec<u8>) {
-        let mut entries: Vec<u128> = Vec::with_capacity(self.previous.len());
-        let entry = |hash: u64, kind: u64, value: u64| u128::from(kind << 62 | value) << 64 | u128::from(hash);
-        for (&hash, &(last, _)) in &self.members {
-            let mut row = last;
-            while row != NO_ROW {
-                entries.push(entry(hash, MEMBER, u64::from(row)));
-                row = self.previous.get(row as usize).copied().unwrap_or(NO_ROW);
-            }
-        }
-        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
-        entries.extend(self.keys.iter().map(|(&hash, &(first, count))| entry(hash, KEY, pair(first, count))));
-        let endings = self.endings.iter();
-        entries.extend(endings.map(|(&hash, (extent, _))| entry(hash, ENDING, pair(extent.at, extent.length))));
-        entries.sort_unstable_by_key(|entry| (*entry as u64, (*entry >> 64) as u64));
-        let all = self.members.len() + self.keys.len() + self.endings.len() + self.hashes.len();
-        let mut bloom = Bloom::new(all);
-        let hashes = self.members.keys().chain(self.keys.keys()).chain(self.endings.keys());
-        hashes.chain(&self.hashes).for_each(|&hash| bloom.add(hash));
-        (Arc::new(bloom), entries.into_iter().flat_map(u128::to_le_bytes).collect())
-    }
-
-    /// A row was accepted; rows come in order.
-    pub fn add_row(&mut self, number: u32, row: &Row) {
-        self.previous.resize(number as usize, NO_ROW);
-        let mut before = NO_ROW;
-        if row.execution != 0 {
-            let member = self.members.entry(row.execution).or_insert((NO_ROW, 0));
-            before = member.0;
-            *member = (number, member.1 + 1);
-        }
-        self.previous.push(before);
-        self.hashes.extend(row.asked().into_iter().filter(|&asked| asked != 0));
-    }
-
-    pub fn add_key(&mut self, hash: u64, first: u32, count: u32) {
-        self.keys.insert(hash, (first, count));
-    }
-
-    pub fn add_ending(&mut self, hash: u64, at: Extent, ended: EndedExecution) {
-        self.endings.insert(hash, (at, ended));
+    /// How its sends ended, as far as the index does not say so.
+    pub fn ended(&self) -> RwLockReadGuard<'_, Ended> {
+        self.ended.read().unwrap_or_else(PoisonError::into_inner)
     }
 }

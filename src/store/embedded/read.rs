@@ -1,8 +1,4 @@
-//! Reading beside the writer: records, lists, executions, the tail.
-//!
-//! A list walks the tables from the newest row back, a chunk at a time, compares numbers and hashes, and reads the
-//! frames of what it found; the whole filter is asked again of the record itself, so that equal hashes deceive
-//! nobody. A cursor names a place in a table: it holds while sends are added and pieces dropped.
+//! Reading beside the writer: records, executions, the tail. Lists have a module of their own.
 
 use std::collections::HashMap;
 
@@ -12,16 +8,18 @@ use jiff::Timestamp;
 use super::Shared;
 use super::entry::{BodyPlace, FinishHead, SendHead, id_of};
 use super::frame::{self, Frame};
-use super::piece::{END_BYTES, End, FoundEnding, Piece, SCAN_ROWS};
-use super::seal::{Asked, SLOT_BYTES, Slot};
-use super::table::{Extent, NONE, ROW_BYTES, Row, asked, offset};
+use super::index::FoundEnding;
+use super::list::{Sieve, cursor, parse_cursor};
+use super::piece::{END_BYTES, End, Piece, SCAN_ROWS};
+use super::seal::{SLOT_BYTES, Slot};
+use super::table::{Extent, NONE, ROW_BYTES, Row};
 use crate::limits::IDEMPOTENCY_KEPT;
 use crate::outcome::{Ended, Failure, Outcome, Timings};
 use crate::record::{Execution, ExecutionState, Record, ShownRequest, State, waited};
 use crate::send::{Context, ExecutionId, Method, SendId, SendSpec, TenantId};
 use crate::store::view::{EndedExecution, Standing};
 use crate::store::wire::{self, EndingForm, FinishForm, Rest, SendForm, Unreadable};
-use crate::store::{Accepted, Ending, Filter, IdempotencyKey, Page, Pending, StoreError, TailItem};
+use crate::store::{Accepted, Ending, Filter, IdempotencyKey, Pending, StoreError, TailItem};
 
 /// Places of the tail looked at in one call, so that a filter that matches nothing still comes back.
 const TAIL_PLACES_MAX: u32 = 16 * 1024;
@@ -136,7 +134,12 @@ pub fn record(shared: &Shared, id: SendId, bodies: bool) -> Result<Option<Record
 }
 
 /// The record of a row, and its host as filters name it.
-fn assemble(shared: &Shared, piece: &Piece, row: &Row, bodies: bool) -> Result<(Record, Option<String>), StoreError> {
+pub fn assemble(
+    shared: &Shared,
+    piece: &Piece,
+    row: &Row,
+    bodies: bool,
+) -> Result<(Record, Option<String>), StoreError> {
     let bytes = piece.frame(row.accepted)?;
     let (head, form) = payload(piece, row.accepted, &bytes, SendHead::decode)?;
     let of_accept = |why| damaged(piece, row.accepted, why);
@@ -211,7 +214,7 @@ fn assemble(shared: &Shared, piece: &Piece, row: &Row, bodies: bool) -> Result<(
 
 /// What a list shows in the place of a record that cannot be read: that it is there, how it ended, and where the
 /// damage is.
-fn unreadable(shared: &Shared, filter: &Filter, row: &Row, why: &StoreError) -> Record {
+pub fn unreadable(shared: &Shared, filter: &Filter, row: &Row, why: &StoreError) -> Record {
     let outcome = (row.outcome != NONE).then(|| wire::outcome_of(row.outcome).ok()).flatten();
     let code = (row.code != NONE).then(|| wire::code_of(row.code).ok()).flatten();
     Record {
@@ -402,197 +405,6 @@ impl Window<'_> {
         let from = (at - self.at) as usize;
         let short = || damaged(self.piece, extent, Unreadable("the file ends before it"));
         self.bytes.get(from..from + length).ok_or_else(short)
-    }
-}
-
-// Lists.
-
-/// A filter as numbers and hashes.
-struct Sieve {
-    /// What most rows fail at, compared before a row is looked at as a whole: where it stands, and its bytes.
-    first: Vec<(usize, [u8; 4])>,
-    tenant: u32,
-    workflow: u32,
-    step: u32,
-    host: u32,
-    execution: u32,
-    /// With its tenant.
-    execution_of_tenant: u64,
-    source: u32,
-    outcome: Option<u8>,
-    code: Option<u8>,
-    status: Option<u16>,
-    since: i64,
-    until: i64,
-    by_start: bool,
-}
-
-impl Sieve {
-    fn of(shared: &Shared, filter: &Filter) -> Self {
-        let keys = &shared.keys;
-        let short = |asked, text: Option<&str>| text.map_or(0, |text| keys.short(asked, text));
-        let tenant = filter.tenant.as_ref().map(TenantId::as_str);
-        let execution = filter.execution.as_deref();
-        let first = [
-            (offset::EXECUTION, short(Asked::Execution, execution)),
-            (offset::WORKFLOW, short(Asked::Workflow, filter.workflow.as_deref())),
-            (offset::HOST, short(Asked::Host, filter.host_plain())),
-            (offset::TENANT, short(Asked::Tenant, tenant)),
-            (offset::STEP, short(Asked::Step, filter.step.as_deref())),
-        ];
-        Self {
-            first: first
-                .into_iter()
-                .filter(|(_, hash)| *hash != 0)
-                .map(|(at, hash)| (at, hash.to_le_bytes()))
-                .collect(),
-            tenant: short(Asked::Tenant, tenant),
-            workflow: short(Asked::Workflow, filter.workflow.as_deref()),
-            step: short(Asked::Step, filter.step.as_deref()),
-            host: short(Asked::Host, filter.host_plain()),
-            execution: short(Asked::Execution, execution),
-            execution_of_tenant: match (tenant, execution) {
-                (Some(tenant), Some(execution)) => keys.execution(tenant, execution),
-                _ => 0,
-            },
-            source: filter.source_ip.map_or(0, |ip| keys.short(Asked::Source, &ip.to_string())),
-            outcome: filter.outcome.map(wire::outcome_number),
-            code: filter.code.map(wire::code_number),
-            status: filter.status,
-            since: filter.since.map_or(i64::MIN, wire::nanoseconds),
-            until: filter.until.map_or(i64::MAX, wire::nanoseconds),
-            by_start: filter.source_ip.is_some(),
-        }
-    }
-
-    /// `false`: no row of this piece passes.
-    fn may_pass(&self, piece: &Piece) -> bool {
-        let asked_for = [
-            asked(Asked::Tenant, self.tenant),
-            asked(Asked::Workflow, self.workflow),
-            asked(Asked::Execution, self.execution),
-            asked(Asked::Step, self.step),
-            asked(Asked::Host, self.host),
-        ];
-        if asked_for.into_iter().any(|hash| hash != 0 && !piece.may_have(hash)) {
-            return false;
-        }
-        let facts = piece.facts();
-        self.outcome.is_none_or(|outcome| facts.outcomes & 1 << (outcome & 63) != 0)
-            && self.code.is_none_or(|code| facts.codes & 1 << (code & 63) != 0)
-            && self.status.is_none_or(|status| facts.statuses.contains(&status))
-            && (self.by_start
-                || facts.blocks.iter().any(|block| block.created.1 >= self.since && block.created.0 < self.until))
-    }
-
-    fn passes_first(&self, row: &[u8; ROW_BYTES]) -> bool {
-        self.first.iter().all(|(at, wanted)| row[*at..*at + 4] == *wanted)
-    }
-
-    fn passes(&self, row: &Row) -> bool {
-        let instant = if self.by_start { row.started_at } else { row.created_at };
-        (self.tenant == 0 || self.tenant == row.tenant)
-            && (self.workflow == 0 || self.workflow == row.workflow)
-            && (self.step == 0 || self.step == row.step)
-            && (self.host == 0 || self.host == row.host)
-            && (self.execution == 0 || self.execution == row.execution as u32)
-            && (self.execution_of_tenant == 0 || self.execution_of_tenant == row.execution)
-            && (self.source == 0 || self.source == row.source || self.source == row.public)
-            && self.outcome.is_none_or(|outcome| outcome == row.outcome)
-            && self.code.is_none_or(|code| code == row.code)
-            && self.status.is_none_or(|status| status == row.status)
-            && instant >= self.since
-            && instant < self.until
-            && !row.is_lost()
-    }
-}
-
-/// A place in the tables, in a cursor: rows before it are still to come (in a list), or it and those after it (in an
-/// execution).
-fn cursor(letter: char, piece: u32, row: u32) -> String {
-    format!("{letter}{piece:x}.{row:x}")
-}
-
-fn parse_cursor(letter: char, cursor: &str) -> Result<(u32, u32), StoreError> {
-    let number = |text: &str| match text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        true => u32::from_str_radix(text, 16).ok(),
-        false => None,
-    };
-    let parts = cursor.strip_prefix(letter).and_then(|rest| rest.split_once('.'));
-    parts.and_then(|(piece, row)| Some((number(piece)?, number(row)?))).ok_or(StoreError::BadCursor)
-}
-
-pub fn list(shared: &Shared, filter: &Filter, at: Option<&str>, limit: usize) -> Result<Page, StoreError> {
-    let before = at.map(|at| parse_cursor('l', at)).transpose()?;
-    let sieve = Sieve::of(shared, filter);
-    let mut listing = Listing { shared, filter, limit, page: Page::default(), last: (0, 0) };
-    let mut bytes = Vec::new();
-    for piece in shared.pieces().iter().rev() {
-        let mut to = match before {
-            Some((number, _)) if piece.number > number => continue,
-            Some((number, row)) if piece.number == number => row.min(piece.row_count()),
-            _ => piece.row_count(),
-        };
-        if to == 0 || !sieve.may_pass(piece) {
-            continue;
-        }
-        if sieve.execution_of_tenant != 0 {
-            // An execution's rows are known without a search.
-            for number in piece.members(sieve.execution_of_tenant)?.into_iter().rev().filter(|number| *number < to) {
-                let row = piece.row(number)?;
-                if sieve.passes(&row) && listing.add(piece, number, &row)? {
-                    return Ok(listing.page);
-                }
-            }
-            continue;
-        }
-        while to > 0 {
-            let from = to.saturating_sub(SCAN_ROWS);
-            piece.rows(from, to, &mut bytes)?;
-            for (chunk, number) in bytes.chunks_exact(ROW_BYTES).rev().zip((from..to).rev()) {
-                let Some(chunk) = chunk.first_chunk() else { continue };
-                if !sieve.passes_first(chunk) || !sieve.passes(&Row::peek(chunk)) {
-                    continue;
-                }
-                let row = match Row::decode(chunk) {
-                    Some(row) => row,
-                    None => piece.row(number)?,
-                };
-                if listing.add(piece, number, &row)? {
-                    return Ok(listing.page);
-                }
-            }
-            to = from;
-        }
-    }
-    Ok(listing.page)
-}
-
-/// A page in the making.
-struct Listing<'a> {
-    shared: &'a Shared,
-    filter: &'a Filter,
-    limit: usize,
-    page: Page,
-    last: (u32, u32),
-}
-
-impl Listing<'_> {
-    /// `true`: the page was full already, and its `next` is set.
-    fn add(&mut self, piece: &Piece, number: u32, row: &Row) -> Result<bool, StoreError> {
-        let record = match assemble(self.shared, piece, row, false) {
-            Ok((record, host)) if self.filter.lets_through(&record, host.as_deref()) => record,
-            Ok(_) => return Ok(false),
-            Err(error @ StoreError::Damaged(_)) => unreadable(self.shared, self.filter, row, &error),
-            Err(error) => return Err(error),
-        };
-        if self.page.sends.len() == self.limit {
-            self.page.next = Some(cursor('l', self.last.0, self.last.1));
-            return Ok(true);
-        }
-        self.page.sends.push(record);
-        self.last = (piece.number, number);
-        Ok(false)
     }
 }
 

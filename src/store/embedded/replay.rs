@@ -106,19 +106,16 @@ pub fn load(shared: &Shared) -> Result<Live, StoreError> {
     for Replayed { piece, rows, rows_before } in replayed {
         let encoded: Vec<u8> = rows.iter().flat_map(Row::encode).collect();
         piece.replace_rows(&encoded).map_err(|error| cannot_write(&piece.directory, &error))?;
+        piece.add_rows(0, &rows);
         let mut undone = 0;
-        piece.change_facts(|facts| {
-            for (row, number) in rows.iter().zip(0..) {
-                facts.add_row(number, row);
-                if row.is_done() {
-                    facts.add_end(row);
-                } else {
-                    undone += 1;
-                    live.add(piece.number, number, row);
-                }
+        for (row, number) in rows.iter().zip(0..) {
+            if row.is_done() {
+                piece.add_end(number, row);
+            } else {
+                undone += 1;
+                live.add(piece.number, number, row);
             }
-        });
-        piece.change_growing(|growing| rows.iter().zip(0..).for_each(|(row, number)| growing.add_row(number, row)));
+        }
         piece.undone.store(undone, Ordering::Release);
         piece.rows.store(rows.len() as u32, Ordering::Release);
         if rows_before > rows.len() as u32 {
@@ -357,20 +354,24 @@ fn wipe_if_done(piece: &Piece, row: &Row) {
 
 /// Of a piece that was settled while sends of it waited: which still do, and what ended since.
 fn look_through(piece: &Piece, live: &mut Live) -> Result<(), StoreError> {
+    let waited = piece.ended().undone.clone();
     let rows = piece.row_count();
     let mut bytes = Vec::new();
     let mut undone = 0;
     let mut from = 0;
     while from < rows {
         let to = rows.min(from + super::piece::SCAN_ROWS);
-        piece.rows(from, to, &mut bytes)?;
-        for (row, number) in bytes.chunks_exact(ROW_BYTES).zip(from..) {
-            let row = match row.first_chunk().and_then(Row::decode) {
+        if waited.range_cardinality(from..to) > 0 {
+            piece.rows(from, to, &mut bytes)?;
+        }
+        for number in waited.range(from..to) {
+            let at = (number - from) as usize * ROW_BYTES;
+            let row = match bytes.get(at..).and_then(|row| row.first_chunk()).and_then(Row::decode) {
                 Some(row) => row,
                 None => piece.row(number)?,
             };
             if row.is_done() {
-                piece.change_facts(|facts| facts.add_end(&row));
+                piece.add_end(number, &row);
             } else {
                 undone += 1;
                 live.add(piece.number, number, &row);

@@ -30,10 +30,7 @@ pub fn drop_old(shared: &Shared, now: Timestamp) -> Result<Vec<PathBuf>, StoreEr
     let mut dropped = 0;
     for piece in &pieces[..done] {
         // What ended late in this log keeps it, and the records of those sends are no older than that.
-        let newest_at = {
-            let facts = piece.facts();
-            facts.newest_created_at.max(facts.newest_finished_at)
-        };
+        let newest_at = piece.facts().newest_at();
         let (records, bodies) = piece.bytes();
         if !older(newest_at, settings.retention) && record_bytes + body_bytes <= settings.max_bytes {
             break;
@@ -53,10 +50,7 @@ pub fn drop_old(shared: &Shared, now: Timestamp) -> Result<Vec<PathBuf>, StoreEr
         }
     }
     for piece in &pieces[dropped..done.max(dropped)] {
-        let newest_at = {
-            let facts = piece.facts();
-            facts.newest_created_at.max(facts.newest_finished_at)
-        };
+        let newest_at = piece.facts().newest_at();
         if !older(newest_at, settings.body_retention) && body_bytes <= settings.body_max_bytes {
             break;
         }

@@ -34,6 +34,10 @@ pub enum Asked {
     Step = 4,
     Host = 5,
     Source = 6,
+    // Asked for as the numbers they are.
+    Outcome = 7,
+    Code = 8,
+    Status = 9,
 }
 
 /// The keys of one store.

@@ -34,16 +34,6 @@ pub struct Row {
     pub flags: u8,
 }
 
-/// Where the numbers that a scan compares first stand in a row's bytes.
-pub mod offset {
-    /// The lower half: [`super::Asked::Execution`].
-    pub const EXECUTION: usize = 32;
-    pub const TENANT: usize = 60;
-    pub const WORKFLOW: usize = 64;
-    pub const STEP: usize = 68;
-    pub const HOST: usize = 72;
-}
-
 /// Part of a log, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Extent {
@@ -80,14 +70,27 @@ impl Row {
         self.flags & SEALED != 0
     }
 
-    /// What a filter may ask for of it, as a piece's own search takes it.
-    pub fn asked(&self) -> [u64; 5] {
+    /// What a filter may ask for of an accepted send; 0 where there is nothing.
+    pub fn terms(&self) -> [u64; 4] {
         [
-            asked(Asked::Tenant, self.tenant),
-            asked(Asked::Workflow, self.workflow),
-            asked(Asked::Execution, self.execution as u32),
-            asked(Asked::Step, self.step),
-            asked(Asked::Host, self.host),
+            term(Asked::Tenant, self.tenant),
+            term(Asked::Workflow, self.workflow),
+            term(Asked::Step, self.step),
+            term(Asked::Host, self.host),
+        ]
+    }
+
+    /// What a filter may ask for of how it ended.
+    pub fn end_terms(&self) -> [u64; 5] {
+        if self.is_lost() {
+            return [0; 5];
+        }
+        [
+            outcome_term(self.outcome),
+            code_term(self.code),
+            status_term(self.status),
+            term(Asked::Source, self.source),
+            term(Asked::Source, self.public),
         ]
     }
 
@@ -161,9 +164,21 @@ impl Row {
     }
 }
 
-/// 0 where there is nothing to ask for.
-pub fn asked(asked: Asked, hash: u32) -> u64 {
-    if hash == 0 { 0 } else { (asked as u64) << 32 | u64::from(hash) }
+/// A number or hash and what it is of, spread over 64 bits; 0 where there is nothing to ask for.
+pub fn term(asked: Asked, value: u32) -> u64 {
+    if value == 0 { 0 } else { ((asked as u64) << 32 | u64::from(value)).wrapping_mul(0x9e37_79b9_7f4a_7c15) }
+}
+
+pub fn outcome_term(outcome: u8) -> u64 {
+    if outcome == NONE { 0 } else { term(Asked::Outcome, u32::from(outcome) + 1) }
+}
+
+pub fn code_term(code: u8) -> u64 {
+    if code == NONE { 0 } else { term(Asked::Code, u32::from(code) + 1) }
+}
+
+pub fn status_term(status: u16) -> u64 {
+    term(Asked::Status, u32::from(status))
 }
 
 #[cfg(test)]
@@ -193,15 +208,6 @@ mod tests {
         };
         let bytes = row.encode();
         assert_eq!(Row::decode(&bytes), Some(row));
-        for (at, number) in [
-            (offset::EXECUTION, row.execution as u32),
-            (offset::TENANT, row.tenant),
-            (offset::WORKFLOW, row.workflow),
-            (offset::STEP, row.step),
-            (offset::HOST, row.host),
-        ] {
-            assert_eq!(bytes[at..at + 4], number.to_le_bytes(), "at {at}");
-        }
         for byte in 0..ROW_BYTES {
             let mut bytes = bytes;
             bytes[byte] ^= 4;

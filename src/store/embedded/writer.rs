@@ -667,16 +667,7 @@ impl Writer {
         match effect {
             Effect::Sends { first, rows, sends } => {
                 newest.write_rows(*first, rows).map_err(failed(&newest))?;
-                newest.change_facts(|facts| {
-                    for (row, number) in sends.iter().zip(*first..) {
-                        facts.add_row(number, row);
-                    }
-                });
-                newest.change_growing(|growing| {
-                    for (row, number) in sends.iter().zip(*first..) {
-                        growing.add_row(number, row);
-                    }
-                });
+                newest.add_rows(*first, sends);
                 for (row, number) in sends.iter().zip(*first..) {
                     self.live.add(newest.number, number, row);
                 }
@@ -714,7 +705,7 @@ impl Writer {
                 if row.is_sealed() {
                     piece.wipe(row.accepted).map_err(failed(&piece))?;
                 }
-                piece.change_facts(|facts| facts.add_end(&row));
+                piece.add_end(send.row, &row);
                 newest.change_facts(|known| known.newest_finished_at = known.newest_finished_at.max(facts.finished_at));
                 if self.live.remove(*id) {
                     piece.undone.fetch_sub(1, Ordering::AcqRel);

@@ -1,0 +1,478 @@
+//! Finding rows of a piece without reading them all: by execution, by idempotency key, and by what a filter asks for.
+//!
+//! While a piece grows all of it is in memory. Once it is full it is settled: [`Bloom`] stays in memory, the rest is
+//! in the piece's `index` file, in four parts: a frame with an [`IndexForm`], entries sorted by hash, and the rows of
+//! each term, which entries point at. All of it is derived from the logs: without a sound index they are replayed.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::Arc,
+};
+
+use roaring::RoaringBitmap;
+use serde::{Deserialize, Serialize};
+
+use super::bloom::Bloom;
+use super::facts::Facts;
+use super::frame::{self, Frame, Kind};
+use super::piece::sync_directory;
+use super::seal::Asked;
+use super::table::{Extent, Row, term};
+use crate::store::view::EndedExecution;
+use crate::store::wire;
+
+/// No row.
+const NO_ROW: u32 = u32::MAX;
+/// Entries read at once around the place where a hash should stand.
+const NEAR: u64 = 512;
+
+pub enum Find {
+    Growing(Growing),
+    Settled(Settled),
+}
+
+#[derive(Default)]
+pub struct Growing {
+    /// Newest row and count of each execution's rows here.
+    members: HashMap<u64, (u32, u32)>,
+    /// For each row, the one before it in its execution.
+    previous: Vec<u32>,
+    /// First row and count of each idempotent call.
+    keys: HashMap<u64, (u32, u32)>,
+    endings: HashMap<u64, (Extent, EndedExecution)>,
+    rows: Postings,
+}
+
+pub struct Settled {
+    bloom: Arc<Bloom>,
+    file: File,
+    entries_at: u64,
+    entries: u64,
+    bytes: u64,
+    /// Every send was done when the index was written.
+    is_complete: bool,
+}
+
+/// How the sends of a piece ended, as far as its index file does not say so. Apart from [`Find`], which is busy while
+/// an index is written.
+#[derive(Clone, Default)]
+pub struct Ended {
+    pub undone: RoaringBitmap,
+    rows: Postings,
+}
+
+impl Ended {
+    pub fn of(undone: RoaringBitmap) -> Self {
+        Self { undone, ..Self::default() }
+    }
+
+    pub fn add(&mut self, number: u32, row: &Row) {
+        self.undone.remove(number);
+        self.rows.add(row.end_terms(), number);
+    }
+
+    pub fn may_have(&self, term: u64) -> bool {
+        self.rows.0.contains_key(&term)
+    }
+
+    pub fn rows_with(&self, term: u64) -> RoaringBitmap {
+        self.rows.0.get(&term).cloned().unwrap_or_default()
+    }
+}
+
+/// The rows that have a term.
+#[derive(Clone, Default)]
+struct Postings(HashMap<u64, RoaringBitmap>);
+
+impl Postings {
+    fn add(&mut self, terms: impl IntoIterator<Item = u64>, number: u32) {
+        for term in terms.into_iter().filter(|&term| term != 0) {
+            self.0.entry(term).or_default().insert(number);
+        }
+    }
+}
+
+/// What an ending is known by.
+pub enum FoundEnding {
+    Known(EndedExecution),
+    /// To be read from the log, and its names compared.
+    At(Extent),
+}
+
+/// An entry of the file: `(hash, value)`, the value's top two bits saying what it is.
+pub const ENTRY_BYTES: usize = 16;
+/// A row of an execution, under the hash of tenant and execution, and under the term of the execution alone.
+const MEMBER: u64 = 0;
+const KEY: u64 = 1;
+const ENDING: u64 = 2;
+/// Where a term's rows stand in the file, and how many bytes they take.
+const ROWS: u64 = 3;
+
+#[derive(Serialize, Deserialize)]
+pub struct IndexForm {
+    pub rows: u32,
+    pub ends: u32,
+    /// Rows that are not done.
+    pub undone: RoaringBitmap,
+    pub facts: Facts,
+    #[serde(with = "shared")]
+    bloom: Arc<Bloom>,
+    entries: u64,
+    entries_sum: u32,
+}
+
+/// A shared value stored as the value it is.
+mod shared {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<T: Serialize, S: Serializer>(value: &Arc<T>, serializer: S) -> Result<S::Ok, S::Error> {
+        T::serialize(value, serializer)
+    }
+
+    pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Arc<T>, D::Error> {
+        T::deserialize(from).map(Arc::new)
+    }
+}
+
+impl Find {
+    /// Rows of this execution here, in order.
+    pub fn members(&self, hash: u64) -> io::Result<Vec<u32>> {
+        match self {
+            Self::Growing(growing) => {
+                let mut rows = growing.chain(growing.members.get(&hash).map_or(NO_ROW, |&(last, _)| last));
+                rows.reverse();
+                Ok(rows)
+            }
+            Self::Settled(settled) => Ok(settled.entries(hash, MEMBER)?.into_iter().map(|row| row as u32).collect()),
+        }
+    }
+
+    /// Rows of any tenant's execution of this name.
+    pub fn members_of_any(&self, execution: u32) -> io::Result<RoaringBitmap> {
+        match self {
+            Self::Growing(growing) => {
+                let of_this = growing.members.iter().filter(|&(&hash, _)| hash as u32 == execution);
+                Ok(of_this.flat_map(|(_, &(last, _))| growing.chain(last)).collect())
+            }
+            Self::Settled(settled) => {
+                let rows = settled.entries(term(Asked::Execution, execution), MEMBER)?;
+                Ok(rows.into_iter().map(|row| row as u32).collect())
+            }
+        }
+    }
+
+    pub fn member_count(&self, hash: u64) -> io::Result<u32> {
+        match self {
+            Self::Growing(growing) => Ok(growing.members.get(&hash).map_or(0, |&(_, count)| count)),
+            Self::Settled(settled) => Ok(settled.entries(hash, MEMBER)?.len() as u32),
+        }
+    }
+
+    pub fn endings(&self, hash: u64) -> io::Result<Vec<FoundEnding>> {
+        match self {
+            Self::Growing(growing) => {
+                Ok(growing.endings.get(&hash).map(|(_, ended)| FoundEnding::Known(*ended)).into_iter().collect())
+            }
+            Self::Settled(settled) => {
+                let extent = |value: u64| FoundEnding::At(Extent { at: value as u32, length: (value >> 32) as u32 });
+                Ok(settled.entries(hash, ENDING)?.into_iter().map(extent).collect())
+            }
+        }
+    }
+
+    /// First row and count of the calls with this key, newest last.
+    pub fn calls(&self, hash: u64) -> io::Result<Vec<(u32, u32)>> {
+        match self {
+            Self::Growing(growing) => Ok(growing.keys.get(&hash).copied().into_iter().collect()),
+            Self::Settled(settled) => {
+                let call = |value: u64| (value as u32, (value >> 32) as u32);
+                Ok(settled.entries(hash, KEY)?.into_iter().map(call).collect())
+            }
+        }
+    }
+
+    /// Whether a row with this term can be here.
+    pub fn may_have(&self, term: u64) -> bool {
+        match self {
+            Self::Growing(growing) => growing.rows.0.contains_key(&term),
+            Self::Settled(settled) => settled.bloom.may_have(term),
+        }
+    }
+
+    /// The rows that have this term.
+    pub fn rows_with(&self, term: u64) -> io::Result<RoaringBitmap> {
+        match self {
+            Self::Growing(growing) => Ok(growing.rows.0.get(&term).cloned().unwrap_or_default()),
+            Self::Settled(settled) => {
+                let mut rows = RoaringBitmap::new();
+                for value in settled.entries(term, ROWS)? {
+                    rows |= settled.rows_at(value)?;
+                }
+                Ok(rows)
+            }
+        }
+    }
+
+    /// Of a settled piece.
+    pub fn bloom(&self) -> Option<Arc<Bloom>> {
+        match self {
+            Self::Settled(settled) => Some(settled.bloom.clone()),
+            Self::Growing(_) => None,
+        }
+    }
+
+    /// Bytes of the index file.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Settled(settled) => settled.bytes,
+            Self::Growing(_) => 0,
+        }
+    }
+
+    /// Whether every send was done when the index was written.
+    pub fn is_complete(&self) -> bool {
+        matches!(self, Self::Settled(settled) if settled.is_complete)
+    }
+
+    /// The sorted entries, the filter for them, and the rows that the entries point at.
+    fn parts(&self, ended: &Ended) -> io::Result<(Bloom, Vec<u8>, Vec<u8>)> {
+        let entry = |hash: u64, kind: u64, value: u64| (hash, kind << 62 | value);
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let mut entries: Vec<(u64, u64)> = Vec::new();
+        let mut postings = ended.rows.clone();
+        match self {
+            Self::Growing(growing) => {
+                for (&hash, &(last, _)) in &growing.members {
+                    let any = term(Asked::Execution, hash as u32);
+                    let rows = growing.chain(last).into_iter().map(u64::from);
+                    entries.extend(rows.flat_map(|row| [entry(hash, MEMBER, row), entry(any, MEMBER, row)]));
+                }
+                let keys = growing.keys.iter();
+                entries.extend(keys.map(|(&hash, &(first, count))| entry(hash, KEY, pair(first, count))));
+                let endings = growing.endings.iter();
+                entries.extend(endings.map(|(&hash, (at, _))| entry(hash, ENDING, pair(at.at, at.length))));
+                for (&term, rows) in &growing.rows.0 {
+                    *postings.0.entry(term).or_default() |= rows;
+                }
+            }
+            Self::Settled(settled) => {
+                for (hash, value) in settled.all_entries()? {
+                    if value >> 62 == ROWS {
+                        *postings.0.entry(hash).or_default() |= settled.rows_at(value & VALUE)?;
+                    } else {
+                        entries.push((hash, value));
+                    }
+                }
+            }
+        }
+        let mut rows = Vec::new();
+        for (&term, posting) in &postings.0 {
+            let at = rows.len();
+            let sum = rows.len() + 4;
+            rows.extend_from_slice(&[0; 4]);
+            posting.serialize_into(&mut rows)?;
+            let sum = crc32fast::hash(&rows[sum..]);
+            rows[at..at + 4].copy_from_slice(&sum.to_le_bytes());
+            entries.push(entry(term, ROWS, pair(at as u32, (rows.len() - at) as u32)));
+        }
+        entries.sort_unstable();
+        let mut hashes: Vec<u64> = entries.iter().map(|(hash, _)| *hash).collect();
+        hashes.dedup();
+        let mut bloom = Bloom::new(hashes.len());
+        hashes.into_iter().for_each(|hash| bloom.add(hash));
+        let bytes = entries.into_iter().flat_map(|(hash, value)| {
+            let mut bytes = [0; ENTRY_BYTES];
+            bytes[..8].copy_from_slice(&hash.to_le_bytes());
+            bytes[8..].copy_from_slice(&value.to_le_bytes());
+            bytes
+        });
+        Ok((bloom, bytes.collect(), rows))
+    }
+
+    /// Writes all of it to a piece's directory, durably.
+    pub fn settle(
+        &self,
+        directory: &Path,
+        (rows, ends): (u32, u32),
+        facts: Facts,
+        ended: &Ended,
+    ) -> io::Result<Settled> {
+        let (bloom, entries, postings) = self.parts(ended)?;
+        let form = IndexForm {
+            rows,
+            ends,
+            undone: ended.undone.clone(),
+            facts,
+            bloom: Arc::new(bloom),
+            entries: (entries.len() / ENTRY_BYTES) as u64,
+            entries_sum: crc32fast::hash(&entries),
+        };
+        let mut bytes = Vec::new();
+        let entries_at = frame::append(&mut bytes, Kind::Index, &[&wire::encode(&form, Vec::new())], None) as u64;
+        bytes.extend_from_slice(&entries);
+        bytes.extend_from_slice(&postings);
+        let making = directory.join("index.new");
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&making)?;
+        file.write_all_at(&bytes, 0)?;
+        file.sync_all()?;
+        fs::rename(&making, directory.join("index"))?;
+        sync_directory(directory)?;
+        Ok(Settled::of(&form, file, entries_at, bytes.len() as u64))
+    }
+}
+
+/// What is left of a value without its kind.
+const VALUE: u64 = (1 << 62) - 1;
+
+fn pair_of(bytes: &[u8]) -> (u64, u64) {
+    let number = |at: usize| {
+        let mut number = [0; 8];
+        number.copy_from_slice(&bytes[at..at + 8]);
+        u64::from_le_bytes(number)
+    };
+    (number(0), number(8))
+}
+
+impl Settled {
+    fn of(form: &IndexForm, file: File, entries_at: u64, bytes: u64) -> Self {
+        Self {
+            bloom: form.bloom.clone(),
+            file,
+            entries_at,
+            entries: form.entries,
+            bytes,
+            is_complete: form.undone.is_empty(),
+        }
+    }
+
+    /// Takes the index in this directory up again; `None`: there is none, or it is not sound.
+    pub fn load(directory: &Path) -> io::Result<Option<(Self, IndexForm)>> {
+        let file = match File::open(directory.join("index")) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let bytes = file.metadata()?.len();
+        let Some(length) = frame::length_at(&file, 0)?.filter(|length| *length as u64 <= bytes) else {
+            return Ok(None);
+        };
+        let head = frame::read_at(&file, 0, length)?;
+        let Some(Frame { kind: Kind::Index, payload, .. }) = frame::parse(&head) else { return Ok(None) };
+        let Ok(form) = wire::decode::<IndexForm>(payload) else { return Ok(None) };
+        let entries_at = length as u64;
+        let entries_bytes = form.entries.saturating_mul(ENTRY_BYTES as u64);
+        if entries_at.saturating_add(entries_bytes) > bytes {
+            return Ok(None);
+        }
+        let entries = frame::read_at(&file, entries_at, entries_bytes as usize)?;
+        if crc32fast::hash(&entries) != form.entries_sum {
+            return Ok(None);
+        }
+        Ok(Some((Self::of(&form, file, entries_at, bytes), form)))
+    }
+
+    fn read(&self, from: u64, to: u64) -> io::Result<Vec<u8>> {
+        let at = self.entries_at + from * ENTRY_BYTES as u64;
+        frame::read_at(&self.file, at, (to - from) as usize * ENTRY_BYTES)
+    }
+
+    fn all_entries(&self) -> io::Result<Vec<(u64, u64)>> {
+        Ok(self.read(0, self.entries)?.chunks_exact(ENTRY_BYTES).map(pair_of).collect())
+    }
+
+    /// The number of the first entry that is not before this one.
+    fn first_from(&self, wanted: (u64, u64)) -> io::Result<u64> {
+        // Hashes are spread evenly, so where one stands is known but for a little.
+        let expected = ((u128::from(wanted.0) * u128::from(self.entries)) >> 64) as u64;
+        let mut low = expected.saturating_sub(NEAR / 2);
+        let mut high = self.entries.min(low + NEAR);
+        let near = self.read(low, high)?;
+        let place = near.chunks_exact(ENTRY_BYTES).position(|entry| pair_of(entry) >= wanted);
+        match place {
+            Some(0) if low > 0 => (low, high) = (0, low),
+            Some(place) => return Ok(low + place as u64),
+            None => (low, high) = (high, self.entries),
+        }
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if pair_of(&self.read(middle, middle + 1)?) < wanted { low = middle + 1 } else { high = middle }
+        }
+        Ok(low)
+    }
+
+    /// Values of one kind under a hash, in order, without the kind's bits.
+    fn entries(&self, hash: u64, kind: u64) -> io::Result<Vec<u64>> {
+        let mut values = Vec::new();
+        if !self.bloom.may_have(hash) {
+            return Ok(values);
+        }
+        let mut at = self.first_from((hash, kind << 62))?;
+        // Mostly a few; an execution has thousands at most.
+        let mut step = 8;
+        while at < self.entries {
+            let to = self.entries.min(at + step);
+            for entry in self.read(at, to)?.chunks_exact(ENTRY_BYTES) {
+                let (found, value) = pair_of(entry);
+                if found != hash || value >> 62 != kind {
+                    return Ok(values);
+                }
+                values.push(value & VALUE);
+            }
+            (at, step) = (to, NEAR);
+        }
+        Ok(values)
+    }
+
+    /// The rows that an entry of the kind [`ROWS`] points at.
+    fn rows_at(&self, value: u64) -> io::Result<RoaringBitmap> {
+        let (at, length) = (value & u64::from(u32::MAX), (value >> 32) as usize);
+        let at = self.entries_at + self.entries * ENTRY_BYTES as u64 + at;
+        let bytes = frame::read_at(&self.file, at, length)?;
+        match bytes.split_first_chunk() {
+            Some((sum, rows)) if u32::from_le_bytes(*sum) == crc32fast::hash(rows) => {
+                RoaringBitmap::deserialize_from(rows)
+            }
+            _ => Err(io::Error::other(format!("bytes {at} to {} fail their checksum", at + length as u64))),
+        }
+    }
+}
+
+impl Growing {
+    /// A row and those before it in its execution, newest first.
+    fn chain(&self, last: u32) -> Vec<u32> {
+        let mut rows = Vec::new();
+        let mut row = last;
+        while row != NO_ROW {
+            rows.push(row);
+            row = self.previous.get(row as usize).copied().unwrap_or(NO_ROW);
+        }
+        rows
+    }
+
+    /// A row was accepted; rows come in order.
+    pub fn add_row(&mut self, number: u32, row: &Row) {
+        self.previous.resize(number as usize, NO_ROW);
+        let mut before = NO_ROW;
+        if row.execution != 0 {
+            let member = self.members.entry(row.execution).or_insert((NO_ROW, 0));
+            before = member.0;
+            *member = (number, member.1 + 1);
+        }
+        self.previous.push(before);
+        self.rows.add(row.terms(), number);
+    }
+
+    pub fn add_key(&mut self, hash: u64, first: u32, count: u32) {
+        self.keys.insert(hash, (first, count));
+    }
+
+    pub fn add_ending(&mut self, hash: u64, at: Extent, ended: EndedExecution) {
+        self.endings.insert(hash, (at, ended));
+    }
+}

@@ -1,0 +1,197 @@
+//! Lists: which rows a filter asks for, and the pages made of them.
+//!
+//! From the newest piece back, the index says which rows have all that is asked for, or may; each is read and
+//! compared, and then the record it stands for is asked the whole filter again, so that equal hashes deceive nobody.
+//! A piece that has nothing of it costs a look at its filter in memory, whatever it holds.
+//! A cursor names a place in a table: it holds while sends are added and pieces dropped.
+
+use roaring::RoaringBitmap;
+
+use super::Shared;
+use super::facts::Window;
+use super::piece::Piece;
+use super::read::{assemble, unreadable};
+use super::seal::Asked;
+use super::table::{Row, code_term, outcome_term, status_term, term};
+use crate::send::TenantId;
+use crate::store::{Filter, Page, StoreError, wire};
+
+#[cfg(test)]
+mod tests;
+
+/// A filter as numbers and hashes.
+pub struct Sieve {
+    /// What the index is asked for; a row must have them all.
+    terms: Vec<u64>,
+    tenant: u32,
+    workflow: u32,
+    step: u32,
+    host: u32,
+    execution: u32,
+    /// With its tenant.
+    execution_of_tenant: u64,
+    source: u32,
+    outcome: Option<u8>,
+    code: Option<u8>,
+    status: Option<u16>,
+    window: Window,
+}
+
+impl Sieve {
+    pub fn of(shared: &Shared, filter: &Filter) -> Self {
+        let keys = &shared.keys;
+        let short = |asked, text: Option<&str>| text.map_or(0, |text| keys.short(asked, text));
+        let named = filter.tenant.as_ref().map(TenantId::as_str);
+        let tenant = short(Asked::Tenant, named);
+        let workflow = short(Asked::Workflow, filter.workflow.as_deref());
+        let step = short(Asked::Step, filter.step.as_deref());
+        let host = short(Asked::Host, filter.host_plain());
+        let source = filter.source_ip.map_or(0, |ip| keys.short(Asked::Source, &ip.to_string()));
+        let outcome = filter.outcome.map(wire::outcome_number);
+        let code = filter.code.map(wire::code_number);
+        let terms = [
+            term(Asked::Tenant, tenant),
+            term(Asked::Workflow, workflow),
+            term(Asked::Step, step),
+            term(Asked::Host, host),
+            term(Asked::Source, source),
+            outcome.map_or(0, outcome_term),
+            code.map_or(0, code_term),
+            filter.status.map_or(0, status_term),
+        ];
+        Self {
+            terms: terms.into_iter().filter(|&term| term != 0).collect(),
+            tenant,
+            workflow,
+            step,
+            host,
+            execution: short(Asked::Execution, filter.execution.as_deref()),
+            execution_of_tenant: match (named, filter.execution.as_deref()) {
+                (Some(tenant), Some(execution)) => keys.execution(tenant, execution),
+                _ => 0,
+            },
+            source,
+            outcome,
+            code,
+            status: filter.status,
+            window: Window {
+                since: filter.since.map_or(i64::MIN, wire::nanoseconds),
+                until: filter.until.map_or(i64::MAX, wire::nanoseconds),
+                of_start: filter.source_ip.is_some(),
+            },
+        }
+    }
+
+    /// Rows of a piece that may pass: all that do are among them.
+    fn candidates(&self, piece: &Piece) -> Result<RoaringBitmap, StoreError> {
+        if !piece.facts().meets(&self.window) || !self.terms.iter().all(|&term| piece.may_have(term)) {
+            return Ok(RoaringBitmap::new());
+        }
+        let mut rows = match (self.execution_of_tenant, self.execution) {
+            (0, 0) => all_rows(piece),
+            (0, execution) => piece.members_of_any(execution)?,
+            (execution, _) => piece.members(execution)?.into_iter().collect(),
+        };
+        if let Some(within) = piece.facts().rows_in(&self.window) {
+            rows &= within;
+        }
+        for &term in &self.terms {
+            if rows.is_empty() {
+                break;
+            }
+            rows &= piece.rows_with(term)?;
+        }
+        Ok(rows)
+    }
+
+    pub fn passes(&self, row: &Row) -> bool {
+        let instant = if self.window.of_start { row.started_at } else { row.created_at };
+        (self.tenant == 0 || self.tenant == row.tenant)
+            && (self.workflow == 0 || self.workflow == row.workflow)
+            && (self.step == 0 || self.step == row.step)
+            && (self.host == 0 || self.host == row.host)
+            && (self.execution == 0 || self.execution == row.execution as u32)
+            && (self.execution_of_tenant == 0 || self.execution_of_tenant == row.execution)
+            && (self.source == 0 || self.source == row.source || self.source == row.public)
+            && self.outcome.is_none_or(|outcome| outcome == row.outcome)
+            && self.code.is_none_or(|code| code == row.code)
+            && self.status.is_none_or(|status| status == row.status)
+            && instant >= self.window.since
+            && instant < self.window.until
+            && !row.is_lost()
+    }
+}
+
+fn all_rows(piece: &Piece) -> RoaringBitmap {
+    let mut all = RoaringBitmap::new();
+    all.insert_range(0..piece.row_count());
+    all
+}
+
+/// A place in the tables, in a cursor: rows before it are still to come (in a list), or it and those after it (in an
+/// execution).
+pub fn cursor(letter: char, piece: u32, row: u32) -> String {
+    format!("{letter}{piece:x}.{row:x}")
+}
+
+pub fn parse_cursor(letter: char, cursor: &str) -> Result<(u32, u32), StoreError> {
+    let number = |text: &str| match text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        true => u32::from_str_radix(text, 16).ok(),
+        false => None,
+    };
+    let parts = cursor.strip_prefix(letter).and_then(|rest| rest.split_once('.'));
+    parts.and_then(|(piece, row)| Some((number(piece)?, number(row)?))).ok_or(StoreError::BadCursor)
+}
+
+pub fn list(shared: &Shared, filter: &Filter, at: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+    let before = at.map(|at| parse_cursor('l', at)).transpose()?;
+    let sieve = Sieve::of(shared, filter);
+    let mut listing = Listing { shared, filter, limit, page: Page::default(), last: (0, 0) };
+    for piece in shared.pieces().iter().rev() {
+        let to = match before {
+            Some((number, _)) if piece.number > number => continue,
+            Some((number, row)) if piece.number == number => row.min(piece.row_count()),
+            _ => piece.row_count(),
+        };
+        let mut rows = sieve.candidates(piece).unwrap_or_else(|error| {
+            tracing::warn!(%error, "a list does without an index");
+            all_rows(piece)
+        });
+        rows.remove_range(to..);
+        for number in rows.iter().rev() {
+            let row = piece.row(number)?;
+            if sieve.passes(&row) && listing.add(piece, number, &row)? {
+                return Ok(listing.page);
+            }
+        }
+    }
+    Ok(listing.page)
+}
+
+/// A page in the making.
+struct Listing<'a> {
+    shared: &'a Shared,
+    filter: &'a Filter,
+    limit: usize,
+    page: Page,
+    last: (u32, u32),
+}
+
+impl Listing<'_> {
+    /// `true`: the page was full already, and its `next` is set.
+    fn add(&mut self, piece: &Piece, number: u32, row: &Row) -> Result<bool, StoreError> {
+        let record = match assemble(self.shared, piece, row, false) {
+            Ok((record, host)) if self.filter.lets_through(&record, host.as_deref()) => record,
+            Ok(_) => return Ok(false),
+            Err(error @ StoreError::Damaged(_)) => unreadable(self.shared, self.filter, row, &error),
+            Err(error) => return Err(error),
+        };
+        if self.page.sends.len() == self.limit {
+            self.page.next = Some(cursor('l', self.last.0, self.last.1));
+            return Ok(true);
+        }
+        self.page.sends.push(record);
+        self.last = (piece.number, number);
+        Ok(false)
+    }
+}

@@ -1,0 +1,158 @@
+//! Lists against the plain reading of a filter: every record asked, one by one.
+
+use super::super::tests::OnDisk;
+use super::super::{Embedded, PieceLimits};
+use crate::outcome::{Code, Outcome};
+use crate::record::Record;
+use crate::send::SendId;
+use crate::store::conformance::{Draft, Subject, accept_one, at, begin_of, draft, failed, finished, tenant};
+use crate::store::{Filter, Store};
+
+/// A seeded xorshift.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+    fn sometimes<T>(&mut self, value: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        (self.below(3) == 0).then(|| value(self))
+    }
+}
+
+fn some_draft(random: &mut Random, second: i64) -> Draft {
+    let mut draft = draft().of(["acme", "bolt", "crow"][random.below(3) as usize]).created(at(second));
+    draft = draft.to(&format!("https://h{}.example.com/orders", random.below(4)));
+    if let Some(workflow) = random.sometimes(|random| random.below(4)) {
+        draft = draft.in_workflow(&format!("w{workflow}"));
+    }
+    if let Some(execution) = random.sometimes(|random| random.below(6)) {
+        draft = draft.in_execution(&format!("e{execution}"));
+    }
+    draft
+}
+
+fn some_filter(random: &mut Random, seconds: u64) -> Filter {
+    Filter {
+        tenant: random.sometimes(|random| tenant(["acme", "bolt", "crow", "nobody"][random.below(4) as usize])),
+        workflow: random.sometimes(|random| format!("w{}", random.below(5))),
+        execution: random.sometimes(|random| format!("e{}", random.below(7))),
+        step: None,
+        host: random.sometimes(|random| format!("h{}.example.com", random.below(5))),
+        outcome: random.sometimes(|random| {
+            [Outcome::Delivered, Outcome::Rejected, Outcome::Failed, Outcome::Expired][random.below(4) as usize]
+        }),
+        code: random
+            .sometimes(|random| [Code::Timeout, Code::ConnectionRefused, Code::Expired][random.below(3) as usize]),
+        status: random.sometimes(|random| [200, 404, 503][random.below(3) as usize]),
+        source_ip: random.sometimes(|random| {
+            let ip = ["10.0.0.10", "198.51.100.10", "203.0.113.9"][random.below(3) as usize];
+            ip.parse().expect("an address")
+        }),
+        since: random.sometimes(|random| at(random.below(seconds) as i64)),
+        until: random.sometimes(|random| at(random.below(seconds) as i64)),
+    }
+}
+
+async fn finish_some(store: &Embedded, random: &mut Random, waiting: &mut Vec<(SendId, Draft)>, second: i64) {
+    if waiting.is_empty() {
+        return;
+    }
+    let (id, draft) = waiting.swap_remove(random.below(waiting.len() as u64) as usize);
+    store.begin(begin_of(id, &draft, at(second))).await.expect("begun");
+    let end = match random.below(4) {
+        0 => failed(id, Code::Timeout, at(second)),
+        1 => finished(id, 404, at(second)),
+        _ => finished(id, 200, at(second)),
+    };
+    store.finish(end).await.expect("ended");
+}
+
+/// Every record, newest first.
+async fn records(store: &Embedded) -> Vec<Record> {
+    let mut all = Vec::new();
+    let mut at = None;
+    loop {
+        let page = store.list(Filter::default(), at, 200).await.expect("a page");
+        all.extend(page.sends);
+        at = page.next;
+        if at.is_none() {
+            return all;
+        }
+    }
+}
+
+/// Asks many filters, page by page.
+async fn check(store: &Embedded, random: &mut Random, seconds: i64, when: &str) -> usize {
+    let all = records(store).await;
+    let mut found_in_all = 0;
+    for _ in 0..80 {
+        let filter = some_filter(random, seconds as u64);
+        let host = |record: &Record| {
+            let rest = record.request.url.strip_prefix("https://").expect("an https URL");
+            rest.split('/').next().map(str::to_owned)
+        };
+        let wanted: Vec<SendId> = all
+            .iter()
+            .filter(|record| filter.lets_through(record, host(record).as_deref()))
+            .map(|record| record.id)
+            .collect();
+        let mut found = Vec::new();
+        let mut at = None;
+        loop {
+            let page = store.list(filter.clone(), at, 7).await.expect("a page");
+            found.extend(page.sends.into_iter().map(|record| record.id));
+            at = page.next;
+            if at.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, wanted, "{when}, {filter:?}");
+        found_in_all += found.len();
+    }
+    found_in_all
+}
+
+#[tokio::test]
+async fn a_list_finds_what_every_record_says_of_itself() {
+    for seed in [0x5eed, 20_261_122] {
+        let mut random = Random(seed);
+        let mut subject = OnDisk::with(PieceLimits { sends: 25, ..OnDisk::limits() });
+        let mut waiting = Vec::new();
+        let mut second = 0;
+        // Twelve pieces: some settled with sends that wait, some of which end afterwards.
+        for _ in 0..300 {
+            second += 1;
+            let draft = some_draft(&mut random, second);
+            waiting.push((accept_one(subject.store(), &draft).await, draft));
+            if random.below(5) > 0 {
+                finish_some(subject.store(), &mut random, &mut waiting, second).await;
+            }
+        }
+        assert!(check(subject.store(), &mut random, second, "as it grew").await > 50);
+        while !subject.store().shared.pieces().iter().rev().skip(1).all(|piece| piece.is_settled()) {
+            tokio::task::yield_now().await;
+        }
+        check(subject.store(), &mut random, second, "settled").await;
+        for _ in 0..40 {
+            second += 1;
+            finish_some(subject.store(), &mut random, &mut waiting, second).await;
+        }
+        check(subject.store(), &mut random, second, "ended after they were settled").await;
+        subject = subject.crash().await;
+        check(subject.store(), &mut random, second, "opened again").await;
+        while !waiting.is_empty() {
+            second += 1;
+            finish_some(subject.store(), &mut random, &mut waiting, second).await;
+        }
+        while !subject.store().shared.pieces().iter().rev().skip(1).all(|piece| piece.is_settled_for_good()) {
+            tokio::task::yield_now().await;
+        }
+        check(subject.store(), &mut random, second, "all done").await;
+        subject = subject.crash().await;
+        check(subject.store(), &mut random, second, "all done and opened again").await;
+    }
+}
