@@ -33,6 +33,7 @@ mod state;
 mod table;
 #[cfg(test)]
 mod tests;
+mod whereabouts;
 mod writer;
 
 use std::{
@@ -55,10 +56,10 @@ use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::{Semaphore, oneshot};
 
-use self::bloom::Bloom;
 use self::piece::Piece;
 use self::seal::{Asked, Keys};
 use self::state::State;
+use self::whereabouts::Pieces;
 use self::writer::{AcceptJob, AcceptedJob, BeginJob, EndJob, FinishJob, Job};
 use super::{
     Accept, Accepted, Begin, Ending, ExecutionEnd, Filter, IdempotencyKey, Page, Pending, Published, Recovered,
@@ -150,34 +151,6 @@ impl Faults {
     }
 }
 
-/// The pieces, oldest first; never empty once open.
-#[derive(Default)]
-struct Pieces {
-    all: Vec<Arc<Piece>>,
-    /// Of each, what says that a hash is surely not in it; settled pieces alone have one.
-    blooms: Vec<Option<Arc<Bloom>>>,
-}
-
-impl Pieces {
-    fn of(all: Vec<Arc<Piece>>) -> Self {
-        Self { blooms: all.iter().map(|piece| piece.bloom()).collect(), all }
-    }
-
-    /// Newest first, those that may know this execution or key.
-    fn with(&self, hash: u64) -> impl Iterator<Item = &Arc<Piece>> {
-        let pairs = self.all.iter().zip(&self.blooms).rev();
-        let may = move |bloom: &Option<Arc<Bloom>>| bloom.as_ref().is_none_or(|bloom| bloom.may_have(hash));
-        pairs.filter(move |(_, bloom)| may(bloom)).map(|(piece, _)| piece)
-    }
-}
-
-impl std::ops::Deref for Pieces {
-    type Target = [Arc<Piece>];
-    fn deref(&self) -> &Self::Target {
-        &self.all
-    }
-}
-
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -188,13 +161,8 @@ impl Shared {
     }
 
     fn replace_pieces(&self, pieces: Vec<Arc<Piece>>) {
-        *self.pieces.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Pieces::of(pieces));
-    }
-
-    /// Some were settled: their filters are used from now on.
-    fn use_blooms(&self) {
-        let mut pieces = self.pieces.write().unwrap_or_else(PoisonError::into_inner);
-        *pieces = Arc::new(Pieces::of(pieces.all.clone()));
+        let mut before = self.pieces.write().unwrap_or_else(PoisonError::into_inner);
+        *before = Arc::new(Pieces::of(pieces, &before));
     }
 
     fn piece(&self, number: u32) -> Option<Arc<Piece>> {

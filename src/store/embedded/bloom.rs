@@ -8,7 +8,7 @@ const BITS_SET: u32 = 8;
 const BITS_PER_KEY: usize = 20;
 
 /// All bits of a key stand in one cache line, because an accept asks that of every piece there is.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Bloom(Vec<[u64; 8]>);
 
 impl Bloom {

@@ -10,7 +10,6 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::Path,
-    sync::Arc,
 };
 
 use roaring::RoaringBitmap;
@@ -48,7 +47,7 @@ pub struct Growing {
 }
 
 pub struct Settled {
-    bloom: Arc<Bloom>,
+    bloom: Bloom,
     file: File,
     entries_at: u64,
     entries: u64,
@@ -105,8 +104,9 @@ pub enum FoundEnding {
 
 /// An entry of the file: `(hash, value)`, the value's top two bits saying what it is.
 pub const ENTRY_BYTES: usize = 16;
-/// A row of an execution, under the hash of tenant and execution, and under the term of the execution alone.
+/// A row of an execution, under the hash of tenant and execution, and, marked so, under the term of any tenant's.
 const MEMBER: u64 = 0;
+const ANY: u64 = 1 << 61;
 const KEY: u64 = 1;
 const ENDING: u64 = 2;
 /// Where a term's rows stand in the file, and how many bytes they take.
@@ -119,25 +119,9 @@ pub struct IndexForm {
     /// Rows that are not done.
     pub undone: RoaringBitmap,
     pub facts: Facts,
-    #[serde(with = "shared")]
-    bloom: Arc<Bloom>,
+    bloom: Bloom,
     entries: u64,
     entries_sum: u32,
-}
-
-/// A shared value stored as the value it is.
-mod shared {
-    use std::sync::Arc;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub fn serialize<T: Serialize, S: Serializer>(value: &Arc<T>, serializer: S) -> Result<S::Ok, S::Error> {
-        T::serialize(value, serializer)
-    }
-
-    pub fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Arc<T>, D::Error> {
-        T::deserialize(from).map(Arc::new)
-    }
 }
 
 impl Find {
@@ -219,12 +203,12 @@ impl Find {
         }
     }
 
-    /// Of a settled piece.
-    pub fn bloom(&self) -> Option<Arc<Bloom>> {
-        match self {
-            Self::Settled(settled) => Some(settled.bloom.clone()),
-            Self::Growing(_) => None,
-        }
+    /// The hashes of executions and keys that a settled piece knows; each at least once.
+    pub fn hashes(&self) -> io::Result<Option<Vec<u64>>> {
+        let Self::Settled(settled) = self else { return Ok(None) };
+        let known = settled.all_entries()?.into_iter();
+        let known = known.filter(|(_, value)| value >> 62 != ROWS && value & ANY == 0);
+        Ok(Some(known.map(|(hash, _)| hash).collect()))
     }
 
     /// Bytes of the index file.
@@ -251,7 +235,7 @@ impl Find {
                 for (&hash, &(last, _)) in &growing.members {
                     let any = term(Asked::Execution, hash as u32);
                     let rows = growing.chain(last).into_iter().map(u64::from);
-                    entries.extend(rows.flat_map(|row| [entry(hash, MEMBER, row), entry(any, MEMBER, row)]));
+                    entries.extend(rows.flat_map(|row| [entry(hash, MEMBER, row), entry(any, MEMBER, row | ANY)]));
                 }
                 let keys = growing.keys.iter();
                 entries.extend(keys.map(|(&hash, &(first, count))| entry(hash, KEY, pair(first, count))));
@@ -309,7 +293,7 @@ impl Find {
             ends,
             undone: ended.undone.clone(),
             facts,
-            bloom: Arc::new(bloom),
+            bloom,
             entries: (entries.len() / ENTRY_BYTES) as u64,
             entries_sum: crc32fast::hash(&entries),
         };

@@ -14,7 +14,7 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard,
+        PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
@@ -24,7 +24,6 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
-use super::bloom::Bloom;
 use super::facts::Facts;
 use super::frame::{self, Frame, Kind};
 use super::index::{Ended, Find, FoundEnding, Growing, Settled};
@@ -217,11 +216,6 @@ impl Piece {
     pub fn is_settled_for_good(&self) -> bool {
         let find = self.find();
         matches!(*find, Find::Settled(_)) && (find.is_complete() || self.undone_count() > 0)
-    }
-
-    /// Of a settled piece.
-    pub fn bloom(&self) -> Option<Arc<Bloom>> {
-        self.find().bloom()
     }
 
     /// What finds its rows; nothing of it changes while this is held.

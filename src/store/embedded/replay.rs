@@ -140,6 +140,7 @@ pub fn load(shared: &Shared) -> Result<Live, StoreError> {
         pieces.push(Arc::new(piece));
     }
     shared.replace_pieces(pieces);
+    shared.pieces().learn();
     Ok(live)
 }
 

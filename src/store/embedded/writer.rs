@@ -756,7 +756,7 @@ impl Writer {
             previous_log_bytes: self.newest.log_bytes.load(Ordering::Relaxed),
         };
         let piece = Arc::new(Piece::create(&self.shared.pieces_directory(), &head)?);
-        let mut pieces = self.shared.pieces().all.clone();
+        let mut pieces = self.shared.pieces().to_vec();
         pieces.push(piece.clone());
         self.newest = piece;
         self.shared.replace_pieces(pieces);
@@ -912,7 +912,7 @@ fn settle(shared: &Shared) -> io::Result<()> {
         settled = true;
     }
     if settled {
-        shared.use_blooms();
+        shared.pieces().learn();
     }
     Ok(())
 }
