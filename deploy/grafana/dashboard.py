@@ -258,7 +258,7 @@ ROWS = [
             ),
             lines(
                 "Ports towards the busiest peer",
-                "The share of the system's port range that is in use, TIME_WAIT included. Past the end the next source is tried.",
+                "The share of the system's ports in use, TIME_WAIT included. Past the end the next source is tried.",
                 [
                     (
                         gauge("egressd_source_ports_used_ratio", "instance, source_ip", "max"),
