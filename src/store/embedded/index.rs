@@ -460,3 +460,50 @@ impl Growing {
         self.endings.insert(hash, (at, ended));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_finds_all_that_it_was_made_of_however_unevenly_it_is_spread() {
+        // Executions of one to three sends, and a crowd in one of them, which moves the others from where they are
+        // expected. Keys are of both, and of hashes at either end.
+        let hash = |number: u64| number.wrapping_mul(0xd6e8_feb8_6659_fd93) | 1;
+        let crowd = 0x7000_0000_0000_0001;
+        let mut growing = Growing::default();
+        let mut members: HashMap<u64, Vec<u32>> = HashMap::new();
+        for number in 0..12_000_u32 {
+            let execution = if number % 3 == 0 { crowd } else { hash(u64::from(number / 5)) };
+            growing.add_row(number, &Row { execution, tenant: 1 + number % 7, ..Row::default() });
+            members.entry(execution).or_default().push(number);
+        }
+        let keys: Vec<u64> = (20_000..22_000).map(hash).chain([1, 2, u64::MAX, crowd]).collect();
+        keys.iter().zip(0..).for_each(|(&hash, first)| growing.add_key(hash, first, 2));
+        let directory = tempfile::tempdir().expect("a directory");
+        let growing = Find::Growing(growing);
+        let settled = growing.settle(directory.path(), (12_000, 0), Facts::default(), &Ended::default());
+        let settled = Find::Settled(settled.expect("written"));
+        let (loaded, form) = Settled::load(directory.path()).expect("readable").expect("sound");
+        assert_eq!((form.rows, form.undone.len()), (12_000, 0));
+        for find in [&growing, &settled, &Find::Settled(loaded)] {
+            for (&hash, rows) in &members {
+                assert_eq!(&find.members(hash).expect("read"), rows);
+                assert_eq!(find.member_count(hash).expect("read") as usize, rows.len());
+                assert!(find.members_of_any(hash as u32).expect("read").contains(rows[0]));
+            }
+            for (&hash, first) in keys.iter().zip(0..) {
+                assert_eq!(find.calls(hash).expect("read"), [(first, 2)]);
+            }
+            for number in 30_000..33_000 {
+                assert!(find.members(hash(number)).expect("read").is_empty());
+                assert!(find.calls(hash(number)).expect("read").is_empty());
+            }
+            for tenant in 0..8 {
+                let with = find.rows_with(term(Asked::Tenant, tenant)).expect("read");
+                let rows = (0..12_000).filter(|number| tenant != 0 && 1 + number % 7 == tenant);
+                assert!(with.iter().eq(rows), "tenant {tenant}");
+            }
+        }
+    }
+}
