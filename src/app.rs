@@ -32,6 +32,7 @@ use crate::dispatch::Dispatcher;
 use crate::explain::Explainer;
 use crate::intake::Intake;
 use crate::ledger::Ledger;
+use crate::limits::VERIFY_FIRST_ROUND;
 use crate::ops::{self, Readiness};
 use crate::policy::Suspensions;
 use crate::publication::Publication;
@@ -155,7 +156,9 @@ impl App {
         if !recovered {
             tasks.spawn(recover_later(store.clone(), stopped.clone()));
         }
-        tasks.spawn(dispatcher.clone().run(dispatch_stopped));
+        let (asked, first_round) = tokio::sync::oneshot::channel();
+        tasks.spawn(Verifier::new(world.clone(), deliverer.clone()).run(asked, stopped.clone()));
+        tasks.spawn(dispatch_once_verified(dispatcher.clone(), first_round, dispatch_stopped));
         let restored = intake.restore().await?;
         if restored > 0 {
             tracing::info!(restored, "sends that wait were taken up again");
@@ -185,8 +188,6 @@ impl App {
         if let Some(listener) = publish_listener {
             tasks.spawn_on(publish::front::serve(listener, publication.clone(), stopped.clone()), fronts.handle());
         }
-
-        tasks.spawn(Verifier::new(world.clone(), deliverer.clone()).run(stopped.clone()));
 
         let app = Self {
             api,
@@ -327,6 +328,24 @@ fn log_recovered(recovered: &Recovered) {
             "sends that the last process left behind have ended"
         );
     }
+}
+
+/// The first delivery waits for the reflectors' first word on every source, so that none leaves from a pair that they
+/// would have told to be false; but not for long: what cannot be verified is used.
+async fn dispatch_once_verified(
+    dispatcher: Arc<Dispatcher>,
+    first_round: tokio::sync::oneshot::Receiver<()>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    tokio::select! {
+        // An end without a word is one, too.
+        _ = first_round => {}
+        () = tokio::time::sleep(VERIFY_FIRST_ROUND) => {
+            tracing::warn!("the reflectors have not answered about every source; deliveries begin all the same");
+        }
+        _ = stopped.wait_for(|stopped| *stopped) => return,
+    }
+    dispatcher.run(stopped).await;
 }
 
 /// Serves and shows what the dates of the list have come to: when the next one comes, and every [`REFRESH`] all the

@@ -133,6 +133,8 @@ pub const MESSAGE_BYTES_MAX: usize = 1024;
 /// A source whose address was not on this host is tried anew after this long, or when the address is seen to be back.
 pub const SOURCE_RETRIED_AFTER: Duration = Duration::from_secs(10);
 
+/// The first delivery of a process waits at most so long for what the reflectors say of the sources.
+pub const VERIFY_FIRST_ROUND: Duration = Duration::from_secs(2);
 /// The only reflector is asked again so long after it named another address for a source.
 pub const VERIFY_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// How often sources that are due to be verified are looked for.
@@ -214,4 +216,5 @@ const _: () = assert!(BODY_RETENTION.as_millis() <= RETENTION.as_millis());
 const _: () = assert!(STORE_BODY_BYTES <= STORE_BYTES);
 const _: () = assert!(PUBLISH_CONNECTIONS_PER_NETWORK < PUBLISH_CONNECTIONS_MAX);
 const _: () = assert!(PUBLISH_HEAD_TIME.as_millis() < PUBLISH_CONNECTION_LIFE.as_millis());
+const _: () = assert!(VERIFY_FIRST_ROUND.as_millis() < DISPATCH_STALLED_AFTER.as_millis());
 const _: () = assert!(DNS_LOOKUPS_PER_DOMAIN <= DNS_LOOKUPS_PER_TENANT);

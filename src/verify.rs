@@ -11,7 +11,7 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use futures_util::stream::{self, StreamExt};
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use self::verdict::{Said, Standing, read_answer};
 use crate::clock;
@@ -42,6 +42,11 @@ impl Heard {
     pub fn differs(&self) -> bool {
         self.said.iter().any(|(_, said)| matches!(said, Said::Saw(seen) if *seen != self.source.public()))
     }
+
+    /// No reflector named any address.
+    pub fn is_unknown(&self) -> bool {
+        self.said.iter().all(|(_, said)| matches!(said, Said::Nothing(_)))
+    }
 }
 
 /// What is known of every source, by its pair. Kept between rounds.
@@ -59,12 +64,16 @@ impl Verifier {
         Self { world, deliverer }
     }
 
-    /// Asks whenever a source is due, under the settings in force then, until `stopped` turns true.
-    pub async fn run(self, mut stopped: watch::Receiver<bool>) {
-        let mut memory = Memory::default();
+    /// Asks whenever a source is due, under the settings in force then, until `stopped` turns true. `asked` is told
+    /// when every source has been asked about once.
+    pub async fn run(self, asked: oneshot::Sender<()>, mut stopped: watch::Receiver<bool>) {
+        let (mut memory, mut asked) = (Memory::default(), Some(asked));
         loop {
             tokio::select! {
-                () = self.ask_those_due(&mut memory) => {}
+                () = self.ask_those_due(&mut memory) => {
+                    // Nobody may be waiting any more.
+                    let _ = asked.take().map(|asked| asked.send(()));
+                }
                 _ = stopped.wait_for(|stopped| *stopped) => return,
             }
             tokio::select! {

@@ -35,7 +35,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
     /// Ask the reflectors of `[egress.verify]` through each source, and print what they saw; exits with 1 when one saw
-    /// another address than the published one
+    /// another address than the published one; that nothing was heard of a source is told, and exits with 0
     #[arg(long)]
     verify: bool,
 }
@@ -105,6 +105,16 @@ async fn verify(args: Args) -> anyhow::Result<u8> {
     match args.format {
         Format::Text => print!("{}", table(&heard)),
         Format::Json => println!("{:#}", document(&heard)),
+    }
+    let unknown: Vec<_> = heard.iter().filter(|heard| heard.is_unknown()).map(|heard| heard.source.public()).collect();
+    if !unknown.is_empty() {
+        let addresses: Vec<_> = unknown.iter().map(ToString::to_string).collect();
+        eprintln!(
+            "egressd: {} of {} sources could not be verified, since no reflector answered with an address: {}",
+            unknown.len(),
+            heard.len(),
+            addresses.join(", ")
+        );
     }
     Ok(if heard.iter().any(Heard::differs) { NO } else { OK })
 }

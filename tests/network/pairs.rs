@@ -78,3 +78,58 @@ async fn a_false_pair_is_taken_out_until_it_is_true() {
     assert_eq!(end_of(&record), "delivered", "{record}");
     lab.signal(Signal::SIGTERM);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_delivery_leaves_before_the_reflectors_were_asked() {
+    let mut lab = Lab::new(&SOURCES);
+    lab.write_list(&list(&SOURCES));
+    let reflectors = [WORLD_V4, WORLD_V4_OTHER].map(|address| format!("http://{address}:8080/hold/whoami"));
+    lab.configure(&SOURCES, &["v4"], &format!("[egress.verify]\nreflectors = {reflectors:?}\n"));
+    let reflectors = [lab.receiver(WORLD_V4, 8080).await, lab.receiver(WORLD_V4_OTHER, 8080).await];
+    let receiver = lab.receiver(WORLD_V4, 8081).await;
+    for address in ["198.51.100.11", "198.51.100.12", "198.51.100.13", "198.51.100.99"] {
+        crate::lab::sh(&format!("ip netns exec {} nft add element inet wall v4 '{{ {address} }}'", lab.world));
+    }
+    lab.lets_arrive("198.51.100.99");
+    lab.map(12, "198.51.100.99");
+    let url = format!("http://{WORLD_V4}:8081/hook");
+    let left_from = |receiver: &crate::lab::Receiver| -> std::collections::BTreeSet<String> {
+        receiver.seen("/hook").iter().map(|peer| peer.ip().to_string()).collect()
+    };
+
+    // They are slow: what is sent meanwhile waits, and then leaves from where it may.
+    lab.start();
+    let mut caller = lab.caller(API).await;
+    let mut ids = Vec::new();
+    for tenant in 0..24 {
+        let tenant = format!("t{tenant}");
+        let id = caller.submit(&tenant, std::slice::from_ref(&url)).await.remove(0);
+        ids.push((tenant, id));
+    }
+    for reflector in &reflectors {
+        reflector.holds(SOURCES.len()).await;
+    }
+    assert_eq!(left_from(&receiver).len(), 0);
+    for reflector in &reflectors {
+        reflector.release();
+    }
+    for (tenant, id) in &ids {
+        let record = caller.done(tenant, id).await;
+        assert_eq!(end_of(&record), "delivered", "{record}");
+    }
+    let expected = ["198.51.100.11", "198.51.100.13"].map(str::to_owned);
+    assert_eq!(left_from(&receiver), expected.into());
+    lab.stop();
+
+    // They are gone for good: nothing is known, and every source is used.
+    let silent = ["http://192.0.2.253:8080/whoami", "http://192.0.2.254:8080/whoami"];
+    lab.configure(&SOURCES, &["v4"], &format!("[egress.verify]\nreflectors = {silent:?}\n"));
+    lab.start();
+    let mut caller = lab.caller(API).await;
+    for (tenant, _) in &ids {
+        let record = caller.get(tenant, &url).await;
+        assert_eq!(end_of(&record), "delivered", "{record}");
+    }
+    assert!(left_from(&receiver).contains("198.51.100.99"), "{:?}", left_from(&receiver));
+    assert_eq!(lab.strangers(), 0);
+}

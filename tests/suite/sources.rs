@@ -144,6 +144,15 @@ async fn ips_verify_prints_how_each_source_is_seen() {
     assert_eq!(json["sources"][1]["differs"], true);
     assert_eq!(json["sources"][1]["reflectors"][1]["seen"], "127.0.0.12");
 
+    // Nothing heard is no difference, and is not passed over.
+    let dead = "[egress.verify]\nreflectors = [\"http://127.0.0.1:1/whoami\"]\n";
+    let (_directory, config) = written(list, &format!("{opened}{dead}{good}"));
+    let (code, text, errors) = egressd(&["ips", "--config", &config, "--verify"]).await;
+    assert!(text.contains("unverified: "), "{text}");
+    let told =
+        "egressd: 1 of 1 sources could not be verified, since no reflector answered with an address: 127.0.0.11\n";
+    assert_eq!((code, errors.as_str()), (Some(0), told));
+
     let (_directory, config) = written(list, good);
     let (code, _, errors) = egressd(&["ips", "--config", &config, "--verify"]).await;
     assert_eq!(code, Some(2));
