@@ -125,7 +125,7 @@ async fn method_not_allowed(method: Method) -> Problem {
 /// Around every call: the browser guard before it, and headers that keep a browser from guessing and storing after.
 async fn guarded(State(api): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let open_to_all = api.world.config().api.clients.is_empty();
-    let allowed = access::guard(request.method(), request.uri(), request.headers(), open_to_all);
+    let allowed = access::guard(&request, open_to_all);
     let private = request.uri().path().starts_with("/v1/");
     let mut response = match allowed {
         Ok(()) => next.run(request).await,

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::uri::Authority;
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::{HeaderMap, Request, StatusCode, Uri, Version};
 
 use super::problem::{Problem, ProblemCode};
 use crate::config::{ApiClient, Config, Scopes};
@@ -192,7 +192,17 @@ fn named_tenant(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
 }
 
 /// What keeps a web page in somebody's browser from using the API in their name. Asked before anything else.
-pub fn guard(method: &Method, uri: &Uri, headers: &HeaderMap, open_to_all: bool) -> Result<(), Problem> {
+pub fn guard<B>(request: &Request<B>, open_to_all: bool) -> Result<(), Problem> {
+    let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+    // Two readings of one request are one too many (RFC 9112 section 3.2).
+    let mut hosts = headers.get_all(HOST).iter();
+    let first = hosts.next();
+    if hosts.next().is_some() || (first.is_none() && request.version() == Version::HTTP_11) {
+        return Err(Problem::shape("a request has one Host header"));
+    }
+    if first.is_some_and(|host| !host.is_empty() && Authority::try_from(host.as_bytes()).is_err()) {
+        return Err(Problem::shape("the Host header is no host"));
+    }
     let host = host_of(uri, headers);
     if open_to_all && !host.as_ref().is_some_and(|host| is_loopback(host.host())) {
         // A name that an attacker points at 127.0.0.1 arrives with that name (DNS rebinding).

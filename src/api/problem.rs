@@ -208,6 +208,22 @@ impl From<Refusal> for Problem {
     }
 }
 
+impl Problem {
+    /// What is said of it, as `application/problem+json`.
+    pub(super) fn body(&self) -> Vec<u8> {
+        let Inner { code, status, detail, errors, .. } = &*self.0;
+        let view = ProblemView {
+            type_: format!("urn:egressd:problem:{code}"),
+            title: code.title(),
+            status: status.as_u16(),
+            detail,
+            code: code.label(),
+            errors,
+        };
+        serde_json::to_vec(&view).unwrap_or_default()
+    }
+}
+
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
@@ -223,16 +239,8 @@ impl From<StoreError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let Inner { code, status, detail, errors, headers } = *self.0;
-        let view = ProblemView {
-            type_: format!("urn:egressd:problem:{code}"),
-            title: code.title(),
-            status: status.as_u16(),
-            detail: &detail,
-            code: code.label(),
-            errors: &errors,
-        };
-        let body = serde_json::to_vec(&view).unwrap_or_default();
+        let body = self.body();
+        let Inner { status, headers, .. } = *self.0;
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

@@ -1,6 +1,8 @@
 //! A listener that serves a router: HTTP/1.1 and HTTP/2, over TLS or in the clear, bounded in connections, heads and
 //! time, and let go gracefully when the process stops.
 
+mod explained;
+
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
+use self::explained::Explained;
 use super::tls::Acceptor;
 use crate::limits;
 
@@ -84,14 +87,14 @@ async fn accept(
     Ok((stream, permit))
 }
 
+/// Not with `pipeline_flush`: what it holds back while there is more to read are the refusals of heads, for good.
 fn builder() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits::API_HEAD_TIME)
-        .max_buf_size(limits::API_HEAD_BYTES)
-        .pipeline_flush(true);
+        .max_buf_size(limits::API_HEAD_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -112,7 +115,7 @@ async fn connection<S>(
 {
     let called = Arc::new(AtomicBool::new(false));
     let service = Noticed { service, called: called.clone() };
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    let connection = builder.serve_connection(TokioIo::new(Explained::new(stream)), service);
     let mut connection = pin!(watcher.watch(connection.into_owned()));
     let result = tokio::select! {
         result = &mut connection => result,

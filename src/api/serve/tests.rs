@@ -265,12 +265,58 @@ async fn a_silent_or_slow_caller_is_let_go() {
 #[tokio::test]
 async fn a_head_that_is_too_large_is_refused() {
     let server = start(None, hello()).await;
-    let mut stream = connect(&server).await;
-    let head = format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "x".repeat(2 * limits::API_HEAD_BYTES));
+    let long = "x".repeat(limits::API_HEAD_BYTES);
+    let many: String = (0..200).map(|n| format!("x-{n}: y\r\n")).collect();
+    for head in [
+        format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {long}\r\n\r\n"),
+        format!("GET /{long} HTTP/1.1\r\nhost: localhost\r\n\r\n"),
+        format!("GET / HTTP/1.1\r\nhost: localhost\r\n{many}\r\n"),
+    ] {
+        is_refused(&server, head.as_bytes(), 431, "too_large").await;
+    }
+    assert!(ask(connect(&server).await, false).await.is_ok());
+}
+
+/// What is answered to these bytes is a problem like any other of the API, and the connection's end.
+async fn is_refused(server: &Server, head: &[u8], status: u16, code: &str) {
+    let mut stream = connect(server).await;
     // The server may close before all of it is written.
-    let _ = stream.write_all(head.as_bytes()).await;
+    let _ = stream.write_all(head).await;
     let mut answer = Vec::new();
     let _ = stream.read_to_end(&mut answer).await;
-    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 431"), "{:?}", String::from_utf8_lossy(&answer));
-    assert!(ask(connect(&server).await, false).await.is_ok());
+    let answer = String::from_utf8(answer).expect("text");
+    let said = String::from_utf8_lossy(&head[..head.len().min(60)]);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{said:?} was answered {answer:?}"));
+    assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{said:?}: {head}");
+    assert!(head.contains("content-type: application/problem+json\r\n"), "{head}");
+    assert!(head.contains(&format!("content-length: {}\r\n", body.len())), "{head}");
+    let problem: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    assert_eq!((problem["status"].as_u64(), problem["code"].as_str()), (Some(status.into()), Some(code)), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_head_that_cannot_be_read_is_a_problem() {
+    let server = start(None, hello()).await;
+    for head in [
+        "hello\r\n\r\n",
+        "GET / HTTP/3.7\r\nhost: localhost\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: localhost\r\nbad header: x\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: localhost\r\nx: \u{1}\r\n\r\n",
+        "G\u{e9}T / HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n{}",
+        "POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: x\r\n\r\n{}",
+        "POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: gzip\r\n\r\n{}",
+        "GET / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked, gzip\r\n\r\n",
+    ] {
+        is_refused(&server, head.as_bytes(), 400, "shape").await;
+    }
+    let mut stream = connect(&server).await;
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("written");
+    let mut answer = vec![0; 4096];
+    let read = stream.read(&mut answer).await.expect("an answer");
+    assert!(answer[..read].starts_with(b"HTTP/1.1 200 OK\r\n") && answer[..read].ends_with(b"hello"));
+    stream.write_all(b"and now\r\n\r\n").await.expect("written");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("\"code\":\"shape\""), "{answer}");
 }

@@ -54,6 +54,36 @@ async fn every_answer_tells_browsers_not_to_guess_or_keep() {
 }
 
 #[tokio::test]
+async fn a_request_has_one_host() {
+    for desk in [Desk::new(), Desk::with(&clients(CLIENTS))] {
+        let token = bearer("nodes");
+        let ask = async |path: &str, version: http::Version, hosts: &[&str]| {
+            let mut request = Request::builder().uri(path).version(version).header("authorization", &token);
+            request = request.header("egressd-tenant", "acme");
+            for host in hosts {
+                request = request.header("host", *host);
+            }
+            desk.request(request.body(Body::empty()).expect("a request")).await
+        };
+        for path in ["/", "/v1/sends", "/openapi.json", "/public-ips.txt", "/nope"] {
+            for hosts in
+                [&["localhost", "localhost"][..], &["localhost", "example.com"], &[], &["local host"], &["a/b"]]
+            {
+                ask(path, http::Version::HTTP_11, hosts).await.problem(400, "shape");
+            }
+        }
+        assert_eq!(ask("/v1/sends", http::Version::HTTP_11, &["localhost"]).await.status, 200);
+        // HTTP/2 has an authority in its place, HTTP/1.0 may leave it out.
+        assert_eq!(ask("http://localhost/v1/sends", http::Version::HTTP_2, &[]).await.status, 200);
+        ask("http://localhost/v1/sends", http::Version::HTTP_2, &["localhost", "localhost"])
+            .await
+            .problem(400, "shape");
+        let old = ask("/v1/sends", http::Version::HTTP_10, &[]).await.status;
+        assert!(old == 200 || old == 421, "{old}");
+    }
+}
+
+#[tokio::test]
 async fn without_clients_only_a_loopback_host_is_answered() {
     let desk = Desk::new();
     for (host, status) in [
@@ -73,7 +103,7 @@ async fn without_clients_only_a_loopback_host_is_answered() {
         ("[::2]", 421),
         ("evil@localhost", 421),
         ("localhost@evil", 421),
-        ("not a host", 421),
+        ("not a host", 400),
         ("0.0.0.0", 421),
         ("2130706433", 421),
     ] {
