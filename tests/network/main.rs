@@ -9,4 +9,5 @@ mod lab;
 mod pairs;
 mod ports;
 mod publication;
+mod relay;
 mod road;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::lab::{API, Lab, PATIENCE, WORLD_V4, WORLD_V6, end_of, inside, list, published, sh};
+use crate::relay::SLOW;
 
 const SOURCES: [u8; 3] = [11, 12, 13];
 
@@ -83,16 +84,17 @@ async fn nothing_but_published_addresses_ever_arrives() {
         let record = caller.done("t0", &id).await;
         assert!(["delivered", "source_unavailable"].contains(&end_of(&record)), "{record}");
     }
-    // Given back, it is used again.
+    // Given back, it is used again, in both families.
     let started = Instant::now();
-    let mut round = 0;
-    loop {
+    let (mut round, mut used) = (0, std::collections::BTreeSet::new());
+    while !published(&[12]).is_subset(&used) {
         round += 1;
-        let record = caller.get(&format!("again{round}"), &urls("/again")[0]).await;
-        if record["connection"]["public_ip"] == "198.51.100.12" {
-            break;
+        for url in urls("/again") {
+            let record = caller.get(&format!("again{round}"), &url).await;
+            assert_eq!(end_of(&record), "delivered", "{record}");
+            used.insert(record["connection"]["public_ip"].as_str().expect("a source").parse().expect("an address"));
         }
-        assert!(started.elapsed() < PATIENCE, "198.51.100.12 was not used again");
+        assert!(started.elapsed() < PATIENCE, "of 198.51.100.12 and 2001:db8:1::12 only {used:?} were used again");
     }
     assert_eq!(lab.strangers(), 0);
     assert_eq!(capture.sources(), published(&SOURCES));
@@ -138,4 +140,107 @@ async fn packets_that_are_lost_cost_time_and_nothing_is_sent_twice() {
     assert_eq!(lab.strangers(), 0);
     let arrived = capture.sources();
     assert!(arrived.is_subset(&published(&SOURCES)), "{arrived:?}");
+}
+
+/// What a delivery to a port of [`SLOW`] came to.
+struct Slow {
+    tenant: String,
+    id: String,
+    path: String,
+    delay: u16,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_slow_road_deliveries_take_their_time_and_end_at_their_deadline() {
+    // Each to there; nothing is kept back on the way from there. 300: at ease. 2000: connected after 2 s, answered after
+    // 4. 3000: connected in time, the answer would come after 6. 6000: not even connected.
+    const DELAYS: [u16; 4] = [300, 2000, 3000, 6000];
+    let lab = lab();
+    lab.admit_the_list().await;
+    lab.slow_road();
+    let mut receivers = std::collections::HashMap::new();
+    for delay in DELAYS {
+        for address in [WORLD_V4, WORLD_V6] {
+            receivers.insert((delay, address), lab.receiver(address, SLOW + delay).await);
+        }
+    }
+    let mut caller = lab.caller(API).await;
+    let mut sent = Vec::new();
+    for delay in DELAYS {
+        for number in 0..6 {
+            let (tenant, path) = (format!("t{number}"), format!("/{delay}/{number}"));
+            let port = SLOW + delay;
+            let urls = [format!("http://{WORLD_V4}:{port}{path}"), format!("http://[{WORLD_V6}]:{port}{path}")];
+            for (id, address) in caller.submit(&tenant, &urls).await.into_iter().zip([WORLD_V4, WORLD_V6]) {
+                sent.push((address, Slow { tenant: tenant.clone(), id, path: path.clone(), delay }));
+            }
+        }
+    }
+    for (address, Slow { tenant, id, path, delay }) in sent {
+        let record = caller.done(&tenant, &id).await;
+        let timing = |phase: &str| record["timings_ms"][phase].as_f64();
+        let total = timing("total").expect("a time");
+        let seen = receivers[&(delay, address)].seen(&path).len();
+        let least = f64::from(delay);
+        match delay {
+            300 | 2000 => {
+                assert_eq!((end_of(&record), seen), ("delivered", 1), "{record}");
+                assert!(timing("connect").is_some_and(|connect| connect >= least), "{record}");
+                assert!(timing("wait").is_some_and(|wait| wait >= least), "{record}");
+                assert!(total >= 2.0 * least && total < 5000.0, "{record}");
+            }
+            _ => {
+                assert_eq!(end_of(&record), "timeout", "{record}");
+                let phase = if delay == 3000 { "wait" } else { "connect" };
+                assert_eq!(record["error"]["phase"], phase, "{record}");
+                assert!((5000.0..5250.0).contains(&total), "{record}");
+            }
+        }
+    }
+    lab.metric("egressd_overdue_deliveries", |value| value == 0.0).await;
+    // The request of the third kind comes when nobody waits for its answer any more; never twice.
+    for ((delay, address), receiver) in &receivers {
+        let twice = (0..6).find(|number| receiver.seen(&format!("/{delay}/{number}")).len() > 1);
+        assert_eq!(twice, None, "towards {address} with {delay} ms");
+    }
+    assert_eq!(lab.strangers(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_road_that_is_slow_and_loses_packets_costs_time_and_nothing_else() {
+    const DELAY: u16 = 200;
+    let lab = lab();
+    lab.admit_the_list().await;
+    lab.slow_road();
+    let port = SLOW + DELAY;
+    let (v4, v6) = (lab.receiver(WORLD_V4, port).await, lab.receiver(WORLD_V6, port).await);
+    sh(&format!(
+        "ip netns exec {} nft 'table inet road {{ chain forward {{ type filter hook forward priority 0; \
+         iifname {{ slow, outer }} meta l4proto tcp numgen random mod 100 < 10 drop; }}; }}'",
+        lab.router
+    ));
+    let mut caller = lab.caller(API).await;
+    let mut sent = Vec::new();
+    for number in 0..40 {
+        let (tenant, path) = (format!("t{number}"), format!("/{number}"));
+        let urls = [format!("http://{WORLD_V4}:{port}{path}"), format!("http://[{WORLD_V6}]:{port}{path}")];
+        let ids = caller.submit(&tenant, &urls).await;
+        sent.extend(ids.into_iter().zip([&v4, &v6]).map(|(id, receiver)| (tenant.clone(), path.clone(), id, receiver)));
+    }
+    let mut delivered = 0;
+    for (tenant, path, id, receiver) in sent {
+        let record = caller.done(&tenant, &id).await;
+        let total = record["timings_ms"]["total"].as_f64().expect("a time");
+        assert!(total < 5250.0, "{record}");
+        match end_of(&record) {
+            "delivered" => {
+                delivered += 1;
+                assert_eq!(receiver.seen(&path).len(), 1, "{record}");
+            }
+            "timeout" => assert!(total >= 5000.0 && receiver.seen(&path).len() <= 1, "{record}"),
+            _ => panic!("{record}"),
+        }
+    }
+    assert!(delivered >= 60, "only {delivered} of 80 were delivered");
+    assert_eq!(lab.strangers(), 0);
 }
