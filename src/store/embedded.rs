@@ -29,6 +29,7 @@ mod read;
 mod replay;
 mod retain;
 mod seal;
+mod settle;
 mod state;
 mod table;
 #[cfg(test)]

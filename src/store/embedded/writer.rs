@@ -5,8 +5,11 @@
 //! told. After a failed sync nobody knows what the disk has, so the log is left as it was answered for, and a new
 //! piece, whose head says how much of the old one counts, takes its place.
 
+mod batch;
+mod job;
+mod recover;
+
 use std::{
-    collections::{HashMap, HashSet},
     io,
     os::unix::fs::FileExt,
     path::PathBuf,
@@ -19,30 +22,19 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use metrics::{Gauge, Histogram};
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::entry::{BeginHead, BodyPlace, FinishFacts, FinishHead, SendHead, id_of};
-use super::frame::{self, Kind};
+use self::batch::{Batch, Effect, Reply};
+pub use self::job::{AcceptJob, AcceptedJob, Answer, BeginJob, EndJob, FinishJob, Job};
 use super::piece::{End, FORMAT, Head, Piece};
 use super::replay::{Live, LiveSend};
-use super::seal::{Keys, Slot};
-use super::table::{Extent, ROW_BYTES, Row};
-use super::{Fault, Shared, cannot_write, closed, retain};
+use super::{Fault, Shared, cannot_write, closed, retain, settle};
 use crate::clock;
-use crate::outcome::Outcome;
 use crate::record::Finished;
-use crate::send::{ExecutionId, SendId, TenantId};
-use crate::store::view::{self, EndedExecution, Standing};
-use crate::store::wire::{self, EndingForm};
-use crate::store::{Accepted, Ending, ExecutionEnd, IdempotencyKey, Recovered, StoreError};
+use crate::store::{StoreError, wire};
 
-/// Most jobs and bytes of one batch.
-const BATCH_JOBS: usize = 4096;
-const BATCH_BYTES: usize = 8 << 20;
 /// Under load commits are at least this far apart, so that more callers share each; a caller on its own never waits.
 const COMMIT_EVERY: Duration = Duration::from_millis(1);
 /// A batch of this many jobs need not wait for more.
@@ -51,114 +43,8 @@ const BATCH_ENOUGH: usize = 64;
 const TRY_AGAIN_EVERY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 500 });
 /// What a try writes.
 const PROBE_BYTES: usize = 64 * 1024;
-/// How often it is looked whether a piece may be settled.
-const SETTLE_EVERY: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 2000 });
-/// A log never grows past what an [`Extent`] can name.
+/// A log never grows past what an [`Extent`](super::table::Extent) can name.
 const LOG_BYTES_MAX: u64 = 3 << 30;
-
-pub type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
-
-pub enum Job {
-    Accept(Box<AcceptJob>, Answer<Accepted>),
-    End(EndJob, Answer<ExecutionEnd>),
-    Begin(BeginJob, Answer<()>),
-    Finish(Box<FinishJob>, Answer<u64>),
-    Recover(Timestamp, Answer<Recovered>),
-    /// Answers the directories that may be removed.
-    Retain(Timestamp, Answer<Vec<PathBuf>>),
-    Close(Answer<()>),
-}
-
-pub struct AcceptJob {
-    pub tenant: TenantId,
-    pub now: Timestamp,
-    pub sends: Vec<AcceptedJob>,
-    pub hold: Option<(u64, ExecutionId)>,
-    pub key: Option<(u64, IdempotencyKey)>,
-    pub sends_per_execution: u32,
-}
-
-pub struct AcceptedJob {
-    /// Complete but for where its frame will stand.
-    pub row: Row,
-    pub form: Vec<u8>,
-    pub body: Option<Bytes>,
-    /// Sealed already.
-    pub rest: Option<Vec<u8>>,
-    pub slot: Option<Slot>,
-}
-
-pub struct EndJob {
-    pub hash: u64,
-    pub tenant: TenantId,
-    pub execution: ExecutionId,
-    pub ending: Ending,
-    pub at: Timestamp,
-}
-
-pub struct BeginJob {
-    pub id: u128,
-    pub tenant: u32,
-    pub at: i64,
-}
-
-pub struct FinishJob {
-    pub id: u128,
-    pub form: Vec<u8>,
-    pub body: Option<Bytes>,
-    pub facts: FinishFacts,
-}
-
-impl FinishJob {
-    pub fn of(keys: &Keys, finished: &Finished) -> Self {
-        let (form, body) = wire::ended(finished);
-        Self { id: finished.id.0.as_u128(), form, body, facts: FinishFacts::of_finished(keys, finished) }
-    }
-}
-
-/// What changes in tables and memory once the batch is durable. Each may be tried again after an I/O error.
-enum Effect {
-    Sends { first: u32, rows: Vec<u8>, sends: Vec<Row> },
-    Key { hash: u64, first: u32, count: u32 },
-    Ending { hash: u64, at: Extent, ended: EndedExecution },
-    Begin { send: LiveSend, id: u128, at: i64 },
-    Finish { send: LiveSend, id: u128, seq: u64, at: Extent, facts: FinishFacts },
-}
-
-enum Reply {
-    Accept(Answer<Accepted>, Accepted),
-    End(Answer<ExecutionEnd>, ExecutionEnd),
-    Begin(Answer<()>),
-    Finish(Answer<u64>, u64),
-}
-
-/// A batch in the making.
-#[derive(Default)]
-struct Batch {
-    /// The piece it is made for.
-    piece: u32,
-    log: Vec<u8>,
-    bodies: Vec<u8>,
-    effects: Vec<Effect>,
-    replies: Vec<Reply>,
-    /// Sends accepted in it.
-    rows: u32,
-    next_seq: u64,
-    // What it changes, asked before the state.
-    keys: HashMap<u64, (IdempotencyKey, Vec<SendId>)>,
-    endings: HashMap<u64, EndedExecution>,
-    /// Sends of each execution, those of the batch with those before.
-    members: HashMap<u64, u32>,
-    held: HashMap<u64, i64>,
-    begun: HashSet<u128>,
-    done: HashSet<u128>,
-}
-
-impl Batch {
-    fn is_full(&self) -> bool {
-        self.replies.len() >= BATCH_JOBS || self.log.len() + self.bodies.len() >= BATCH_BYTES
-    }
-}
 
 struct Writer {
     shared: Arc<Shared>,
@@ -216,7 +102,7 @@ pub fn start(shared: Arc<Shared>, live: Live) -> io::Result<(Sender<Job>, Vec<Jo
     writer.tell_bytes();
     let settler = std::thread::Builder::new()
         .name("store-settle".to_owned())
-        .spawn(move || settle_when_asked(&shared, &asked))?;
+        .spawn(move || settle::when_asked(&shared, &asked))?;
     let writer = std::thread::Builder::new().name("store-write".to_owned()).spawn(move || writer.run())?;
     Ok((jobs, vec![writer, settler]))
 }
@@ -298,204 +184,7 @@ impl Writer {
     }
 
     fn empty_batch(&self) -> Batch {
-        Batch {
-            piece: self.newest.number,
-            next_seq: self.shared.last_seq.load(Ordering::Acquire) + 1,
-            ..Batch::default()
-        }
-    }
-
-    // Deciding: each adds to the batch, or refuses.
-
-    fn accept(&self, batch: &mut Batch, job: AcceptJob, answer: Answer<Accepted>) {
-        match self.decide_accept(batch, job) {
-            Ok(accepted) => batch.replies.push(Reply::Accept(answer, accepted)),
-            Err(error) => drop(answer.send(Err(error))),
-        }
-    }
-
-    fn decide_accept(&self, batch: &mut Batch, job: AcceptJob) -> Result<Accepted, StoreError> {
-        if let Some((hash, key)) = &job.key {
-            if let Some((known, ids)) = batch.keys.get(hash).filter(|(known, _)| known.is_of(key)) {
-                let same = known.fingerprint == key.fingerprint;
-                return Ok(if same { Accepted::Replayed(ids.clone()) } else { Accepted::Mismatch });
-            }
-            if let Some(known) = self.shared.known_call(*hash, key, job.now)? {
-                return Ok(known);
-            }
-        }
-        if let Some((hash, hold)) = &job.hold {
-            if let Some(ended) = self.ending(batch, *hash, &job.tenant, hold)? {
-                return Ok(Accepted::Ended(ended.ending.state()));
-            }
-            let before = self.member_count(batch, *hash)? as usize;
-            if before + job.sends.len() > job.sends_per_execution as usize {
-                return Ok(Accepted::ExecutionFull);
-            }
-        }
-        // All that can fail comes before the first byte: a call is in the batch whole or not at all.
-        let mut next = HashMap::new();
-        let mut indexes = Vec::with_capacity(job.sends.len());
-        for send in &job.sends {
-            let execution = send.row.execution;
-            if execution == 0 {
-                indexes.push(None);
-                continue;
-            }
-            let index = match next.get(&execution) {
-                Some(&index) => index,
-                None => self.member_count(batch, execution)?,
-            };
-            next.insert(execution, index + 1);
-            indexes.push(Some(index));
-        }
-        batch.members.extend(next);
-        let first = self.newest.row_count() + batch.rows;
-        let count = job.sends.len() as u32;
-        let log_at = self.newest.log_bytes.load(Ordering::Relaxed);
-        let mut rows = Vec::with_capacity(job.sends.len() * ROW_BYTES);
-        let mut sends = Vec::with_capacity(job.sends.len());
-        for (turn, mut send) in job.sends.into_iter().enumerate() {
-            let head = SendHead {
-                id: send.row.id,
-                row: first + turn as u32,
-                remaining: count - 1 - turn as u32,
-                index: indexes[turn],
-                body: self.append_body(batch, send.body.as_deref()),
-                rest: self.append_body(batch, send.rest.as_deref()),
-            };
-            let at = log_at + batch.log.len() as u64;
-            let length = frame::append(&mut batch.log, Kind::Send, &[&head.encode(), &send.form], send.slot.as_ref());
-            send.row.accepted = Extent { at: at as u32, length: length as u32 };
-            rows.extend_from_slice(&send.row.encode());
-            sends.push(send.row);
-        }
-        batch.rows += count;
-        if let Some((hash, _)) = &job.hold {
-            *batch.held.entry(*hash).or_default() += i64::from(count);
-        }
-        let ids = sends.iter().map(Row::id).collect();
-        batch.effects.push(Effect::Sends { first, rows, sends });
-        if let Some((hash, key)) = job.key {
-            batch.effects.push(Effect::Key { hash, first, count });
-            batch.keys.insert(hash, (key, ids));
-        }
-        Ok(Accepted::New { indexes })
-    }
-
-    fn end(&self, batch: &mut Batch, job: EndJob, answer: Answer<ExecutionEnd>) {
-        match self.decide_end(batch, &job) {
-            Ok(end) => batch.replies.push(Reply::End(answer, end)),
-            Err(error) => drop(answer.send(Err(error))),
-        }
-    }
-
-    fn decide_end(&self, batch: &mut Batch, job: &EndJob) -> Result<ExecutionEnd, StoreError> {
-        if let Some(before) = self.ending(batch, job.hash, &job.tenant, &job.execution)? {
-            return Ok(if before.ending.state() == job.ending.state() {
-                ExecutionEnd::Done { count: before.count, first: false }
-            } else {
-                ExecutionEnd::Conflict(before.ending.state())
-            });
-        }
-        let known = self.live.held.get(&job.hash).copied().unwrap_or(0);
-        let count = known.saturating_add_signed(batch.held.get(&job.hash).copied().unwrap_or(0));
-        let ended = EndedExecution { ending: job.ending, at: job.at, count };
-        let form = EndingForm::of(job.tenant.as_str(), job.execution.as_str(), &ended);
-        let at = self.newest.log_bytes.load(Ordering::Relaxed) + batch.log.len() as u64;
-        let length = frame::append(&mut batch.log, Kind::Ending, &[&wire::encode(&form, Vec::new())], None);
-        let at = Extent { at: at as u32, length: length as u32 };
-        batch.effects.push(Effect::Ending { hash: job.hash, at, ended });
-        batch.endings.insert(job.hash, ended);
-        Ok(ExecutionEnd::Done { count, first: true })
-    }
-
-    fn begin(&self, batch: &mut Batch, job: &BeginJob, answer: Answer<()>) {
-        match self.decide_begin(batch, job) {
-            Ok(()) => batch.replies.push(Reply::Begin(answer)),
-            Err(error) => drop(answer.send(Err(error))),
-        }
-    }
-
-    fn decide_begin(&self, batch: &mut Batch, job: &BeginJob) -> Result<(), StoreError> {
-        let send = *self.live.sends.get(&job.id).ok_or(StoreError::NoSuchSend)?;
-        let taken = send.begun || batch.begun.contains(&job.id) || batch.done.contains(&job.id);
-        if taken || send.tenant != job.tenant {
-            return Err(StoreError::NoSuchSend);
-        }
-        if send.held_by != 0 {
-            let ended = match batch.endings.get(&send.held_by) {
-                Some(ended) => Some(*ended),
-                None => self.shared.ending(send.held_by, None)?,
-            };
-            if !matches!(ended, Some(EndedExecution { ending: Ending::Finish(_), .. })) {
-                return Err(StoreError::NoSuchSend);
-            }
-        }
-        let head = BeginHead { id: job.id, piece: send.piece, row: send.row, at: job.at };
-        frame::append(&mut batch.log, Kind::Begin, &[&head.encode()], None);
-        batch.begun.insert(job.id);
-        batch.effects.push(Effect::Begin { send, id: job.id, at: job.at });
-        Ok(())
-    }
-
-    fn finish(&self, batch: &mut Batch, job: FinishJob, answer: Option<Answer<u64>>) {
-        match self.decide_finish(batch, job) {
-            Ok(seq) => batch.replies.extend(answer.map(|answer| Reply::Finish(answer, seq))),
-            Err(error) => drop(answer.map(|answer| answer.send(Err(error)))),
-        }
-    }
-
-    fn decide_finish(&self, batch: &mut Batch, job: FinishJob) -> Result<u64, StoreError> {
-        let send = *self.live.sends.get(&job.id).ok_or(StoreError::NoSuchSend)?;
-        if !batch.done.insert(job.id) {
-            return Err(StoreError::NoSuchSend);
-        }
-        let seq = batch.next_seq;
-        batch.next_seq += 1;
-        let head = FinishHead {
-            id: job.id,
-            piece: send.piece,
-            row: send.row,
-            seq,
-            body: self.append_body(batch, job.body.as_deref()),
-        };
-        let at = self.newest.log_bytes.load(Ordering::Relaxed) + batch.log.len() as u64;
-        let length = frame::append(&mut batch.log, Kind::Finish, &[&head.encode(), &job.form], None);
-        let at = Extent { at: at as u32, length: length as u32 };
-        if send.held_by != 0 {
-            *batch.held.entry(send.held_by).or_default() -= 1;
-        }
-        batch.effects.push(Effect::Finish { send, id: job.id, seq, at, facts: job.facts });
-        Ok(seq)
-    }
-
-    fn append_body(&self, batch: &mut Batch, body: Option<&[u8]>) -> BodyPlace {
-        let Some(body) = body else { return BodyPlace::default() };
-        let at = self.newest.bodies_bytes.load(Ordering::Relaxed) + batch.bodies.len() as u64;
-        let length = frame::append(&mut batch.bodies, Kind::Body, &[body], None);
-        BodyPlace { at, length: length as u32 }
-    }
-
-    fn ending(
-        &self,
-        batch: &Batch,
-        hash: u64,
-        tenant: &TenantId,
-        execution: &ExecutionId,
-    ) -> Result<Option<EndedExecution>, StoreError> {
-        match batch.endings.get(&hash) {
-            Some(ended) => Ok(Some(*ended)),
-            None => self.shared.ending(hash, Some((tenant.as_str(), execution.as_str()))),
-        }
-    }
-
-    /// Sends of an execution so far; also the index of its next.
-    fn member_count(&self, batch: &Batch, hash: u64) -> Result<u32, StoreError> {
-        if let Some(count) = batch.members.get(&hash) {
-            return Ok(*count);
-        }
-        self.shared.pieces().with(hash).map(|piece| piece.member_count(hash)).sum()
+        Batch::of(self.newest.number, self.shared.last_seq.load(Ordering::Acquire) + 1)
     }
 
     // Writing.
@@ -784,82 +473,6 @@ impl Writer {
             self.bytes_gauge.set((records + bodies) as f64);
         }
     }
-
-    // Recovery.
-
-    fn recover(&mut self, now: Timestamp) -> Result<Recovered, StoreError> {
-        let mut ends = match self.left_behind.take() {
-            Some(ends) => ends,
-            None => self.find_left_behind(now)?,
-        };
-        let count = |outcome| ends.iter().filter(|end| end.ended.outcome == outcome).count() as u64;
-        let (interrupted, discarded) = (count(Outcome::Interrupted), count(Outcome::Discarded));
-        while !ends.is_empty() {
-            let some = ends.split_off(ends.len().saturating_sub(1024));
-            if let Err(error) = self.end_all(&some) {
-                ends.extend(some);
-                self.left_behind = Some(ends);
-                return Err(error);
-            }
-        }
-        Ok(Recovered { interrupted, discarded, damage: super::locked(&self.shared.damage).clone() })
-    }
-
-    /// Writes ends, the last of them first: all or none.
-    fn end_all(&mut self, ends: &[Finished]) -> Result<(), StoreError> {
-        self.pay_debts()?;
-        let mut batch = self.empty_batch();
-        for finished in ends.iter().rev() {
-            self.decide_finish(&mut batch, FinishJob::of(&self.shared.keys, finished))?;
-        }
-        self.write(&batch)?;
-        self.owed.extend(batch.effects);
-        self.apply_owed();
-        self.make_room();
-        Ok(())
-    }
-
-    /// Ends of what the last process left half done, latest first.
-    fn find_left_behind(&self, now: Timestamp) -> Result<Vec<Finished>, StoreError> {
-        let mut ends = Vec::new();
-        for (&id, send) in &self.live.sends {
-            let ended = if send.held_by == 0 { None } else { self.shared.ending(send.held_by, None)? };
-            let discarded = matches!(ended, Some(EndedExecution { ending: Ending::Discard, .. }));
-            let settled = self.shared.piece(send.piece).is_some_and(|piece| piece.is_settled());
-            if !send.begun && !discarded && !settled {
-                continue;
-            }
-            let piece = self.piece_of(send)?;
-            let row = piece.row(send.row)?;
-            let standing = Standing {
-                created_at: wire::timestamp(row.created_at),
-                held: row.is_held(),
-                ended,
-                started_at: row.is_begun().then(|| wire::timestamp(row.started_at)),
-            };
-            let error = if send.begun {
-                view::interrupted()
-            } else if discarded {
-                view::discarded()
-            } else if let Err(error) = piece.frame(row.accepted) {
-                // A replay has read the logs that are not settled; of the others only now it shows.
-                self.shared.tell_damage(why(&error));
-                view::unreadable()
-            } else {
-                continue;
-            };
-            ends.push((send.piece, send.row, standing.end(id_of(id), error, now)));
-        }
-        ends.sort_unstable_by_key(|(piece, row, _)| std::cmp::Reverse((*piece, *row)));
-        Ok(ends.into_iter().map(|(_, _, finished)| finished).collect())
-    }
-}
-
-impl IdempotencyKey {
-    /// The same key of the same tenant and path.
-    fn is_of(&self, other: &Self) -> bool {
-        self.tenant == other.tenant && self.path == other.path && self.key == other.key
-    }
 }
 
 /// Why an error of this store is one, without whose it is.
@@ -882,37 +495,4 @@ pub fn probe(shared: &Shared) -> Result<(), String> {
     })();
     let _ = std::fs::remove_file(&path);
     done.map_err(|error| why(&cannot_write(&shared.root, &error)))
-}
-
-/// Settles pieces, oldest first, beside the writer.
-fn settle_when_asked(shared: &Shared, asked: &Receiver<()>) {
-    loop {
-        if matches!(asked.recv_timeout(SETTLE_EVERY), Err(RecvTimeoutError::Disconnected)) {
-            return;
-        }
-        if let Err(error) = settle(shared) {
-            tracing::warn!(%error, "the store cannot settle a piece yet");
-        }
-    }
-}
-
-fn settle(shared: &Shared) -> io::Result<()> {
-    let pieces = shared.pieces();
-    let Some((_, full)) = pieces.split_last() else { return Ok(()) };
-    let mut settled = false;
-    for piece in full {
-        if piece.is_settled_for_good() {
-            continue;
-        }
-        // Whatever the log of this piece changed anywhere must be durable before it is no longer replayed.
-        for piece in pieces.iter() {
-            piece.sync_derived()?;
-        }
-        piece.settle()?;
-        settled = true;
-    }
-    if settled {
-        shared.pieces().learn();
-    }
-    Ok(())
 }

@@ -1,0 +1,43 @@
+//! Settling full pieces, beside the writer.
+
+use std::io;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use super::Shared;
+
+/// How often it is looked whether a piece may be settled.
+const SETTLE_EVERY: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 2000 });
+
+/// Settles pieces, oldest first, beside the writer.
+pub fn when_asked(shared: &Shared, asked: &Receiver<()>) {
+    loop {
+        if matches!(asked.recv_timeout(SETTLE_EVERY), Err(RecvTimeoutError::Disconnected)) {
+            return;
+        }
+        if let Err(error) = settle(shared) {
+            tracing::warn!(%error, "the store cannot settle a piece yet");
+        }
+    }
+}
+
+fn settle(shared: &Shared) -> io::Result<()> {
+    let pieces = shared.pieces();
+    let Some((_, full)) = pieces.split_last() else { return Ok(()) };
+    let mut settled = false;
+    for piece in full {
+        if piece.is_settled_for_good() {
+            continue;
+        }
+        // Whatever the log of this piece changed anywhere must be durable before it is no longer replayed.
+        for piece in pieces.iter() {
+            piece.sync_derived()?;
+        }
+        piece.settle()?;
+        settled = true;
+    }
+    if settled {
+        shared.pieces().learn();
+    }
+    Ok(())
+}

@@ -1,0 +1,267 @@
+//! Deciding a batch: each job adds to it, or is refused, against the state and what the batch itself changes.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
+
+use super::Writer;
+use super::job::{AcceptJob, Answer, BeginJob, EndJob, FinishJob};
+use crate::send::{ExecutionId, SendId, TenantId};
+use crate::store::embedded::entry::{BeginHead, BodyPlace, FinishFacts, FinishHead, SendHead};
+use crate::store::embedded::frame::{self, Kind};
+use crate::store::embedded::replay::LiveSend;
+use crate::store::embedded::table::{Extent, ROW_BYTES, Row};
+use crate::store::view::EndedExecution;
+use crate::store::wire::{self, EndingForm};
+use crate::store::{Accepted, Ending, ExecutionEnd, IdempotencyKey, StoreError};
+
+/// Most jobs and bytes of one batch.
+const BATCH_JOBS: usize = 4096;
+const BATCH_BYTES: usize = 8 << 20;
+
+/// What changes in tables and memory once the batch is durable. Each may be tried again after an I/O error.
+pub enum Effect {
+    Sends { first: u32, rows: Vec<u8>, sends: Vec<Row> },
+    Key { hash: u64, first: u32, count: u32 },
+    Ending { hash: u64, at: Extent, ended: EndedExecution },
+    Begin { send: LiveSend, id: u128, at: i64 },
+    Finish { send: LiveSend, id: u128, seq: u64, at: Extent, facts: FinishFacts },
+}
+
+pub enum Reply {
+    Accept(Answer<Accepted>, Accepted),
+    End(Answer<ExecutionEnd>, ExecutionEnd),
+    Begin(Answer<()>),
+    Finish(Answer<u64>, u64),
+}
+
+/// A batch in the making.
+#[derive(Default)]
+pub struct Batch {
+    /// The piece it is made for.
+    pub piece: u32,
+    pub log: Vec<u8>,
+    pub bodies: Vec<u8>,
+    pub effects: Vec<Effect>,
+    pub replies: Vec<Reply>,
+    /// Sends accepted in it.
+    pub rows: u32,
+    pub next_seq: u64,
+    // What it changes, asked before the state.
+    keys: HashMap<u64, (IdempotencyKey, Vec<SendId>)>,
+    endings: HashMap<u64, EndedExecution>,
+    /// Sends of each execution, those of the batch with those before.
+    members: HashMap<u64, u32>,
+    held: HashMap<u64, i64>,
+    begun: HashSet<u128>,
+    done: HashSet<u128>,
+}
+
+impl Batch {
+    pub fn of(piece: u32, next_seq: u64) -> Self {
+        Self { piece, next_seq, ..Self::default() }
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.replies.len() >= BATCH_JOBS || self.log.len() + self.bodies.len() >= BATCH_BYTES
+    }
+}
+
+impl Writer {
+    pub fn accept(&self, batch: &mut Batch, job: AcceptJob, answer: Answer<Accepted>) {
+        match self.decide_accept(batch, job) {
+            Ok(accepted) => batch.replies.push(Reply::Accept(answer, accepted)),
+            Err(error) => drop(answer.send(Err(error))),
+        }
+    }
+
+    fn decide_accept(&self, batch: &mut Batch, job: AcceptJob) -> Result<Accepted, StoreError> {
+        if let Some((hash, key)) = &job.key {
+            if let Some((known, ids)) = batch.keys.get(hash).filter(|(known, _)| known.is_of(key)) {
+                let same = known.fingerprint == key.fingerprint;
+                return Ok(if same { Accepted::Replayed(ids.clone()) } else { Accepted::Mismatch });
+            }
+            if let Some(known) = self.shared.known_call(*hash, key, job.now)? {
+                return Ok(known);
+            }
+        }
+        if let Some((hash, hold)) = &job.hold {
+            if let Some(ended) = self.ending(batch, *hash, &job.tenant, hold)? {
+                return Ok(Accepted::Ended(ended.ending.state()));
+            }
+            let before = self.member_count(batch, *hash)? as usize;
+            if before + job.sends.len() > job.sends_per_execution as usize {
+                return Ok(Accepted::ExecutionFull);
+            }
+        }
+        // All that can fail comes before the first byte: a call is in the batch whole or not at all.
+        let mut next = HashMap::new();
+        let mut indexes = Vec::with_capacity(job.sends.len());
+        for send in &job.sends {
+            let execution = send.row.execution;
+            if execution == 0 {
+                indexes.push(None);
+                continue;
+            }
+            let index = match next.get(&execution) {
+                Some(&index) => index,
+                None => self.member_count(batch, execution)?,
+            };
+            next.insert(execution, index + 1);
+            indexes.push(Some(index));
+        }
+        batch.members.extend(next);
+        let first = self.newest.row_count() + batch.rows;
+        let count = job.sends.len() as u32;
+        let log_at = self.newest.log_bytes.load(Ordering::Relaxed);
+        let mut rows = Vec::with_capacity(job.sends.len() * ROW_BYTES);
+        let mut sends = Vec::with_capacity(job.sends.len());
+        for (turn, mut send) in job.sends.into_iter().enumerate() {
+            let head = SendHead {
+                id: send.row.id,
+                row: first + turn as u32,
+                remaining: count - 1 - turn as u32,
+                index: indexes[turn],
+                body: self.append_body(batch, send.body.as_deref()),
+                rest: self.append_body(batch, send.rest.as_deref()),
+            };
+            let at = log_at + batch.log.len() as u64;
+            let length = frame::append(&mut batch.log, Kind::Send, &[&head.encode(), &send.form], send.slot.as_ref());
+            send.row.accepted = Extent { at: at as u32, length: length as u32 };
+            rows.extend_from_slice(&send.row.encode());
+            sends.push(send.row);
+        }
+        batch.rows += count;
+        if let Some((hash, _)) = &job.hold {
+            *batch.held.entry(*hash).or_default() += i64::from(count);
+        }
+        let ids = sends.iter().map(Row::id).collect();
+        batch.effects.push(Effect::Sends { first, rows, sends });
+        if let Some((hash, key)) = job.key {
+            batch.effects.push(Effect::Key { hash, first, count });
+            batch.keys.insert(hash, (key, ids));
+        }
+        Ok(Accepted::New { indexes })
+    }
+
+    pub fn end(&self, batch: &mut Batch, job: EndJob, answer: Answer<ExecutionEnd>) {
+        match self.decide_end(batch, &job) {
+            Ok(end) => batch.replies.push(Reply::End(answer, end)),
+            Err(error) => drop(answer.send(Err(error))),
+        }
+    }
+
+    fn decide_end(&self, batch: &mut Batch, job: &EndJob) -> Result<ExecutionEnd, StoreError> {
+        if let Some(before) = self.ending(batch, job.hash, &job.tenant, &job.execution)? {
+            return Ok(if before.ending.state() == job.ending.state() {
+                ExecutionEnd::Done { count: before.count, first: false }
+            } else {
+                ExecutionEnd::Conflict(before.ending.state())
+            });
+        }
+        let known = self.live.held.get(&job.hash).copied().unwrap_or(0);
+        let count = known.saturating_add_signed(batch.held.get(&job.hash).copied().unwrap_or(0));
+        let ended = EndedExecution { ending: job.ending, at: job.at, count };
+        let form = EndingForm::of(job.tenant.as_str(), job.execution.as_str(), &ended);
+        let at = self.newest.log_bytes.load(Ordering::Relaxed) + batch.log.len() as u64;
+        let length = frame::append(&mut batch.log, Kind::Ending, &[&wire::encode(&form, Vec::new())], None);
+        let at = Extent { at: at as u32, length: length as u32 };
+        batch.effects.push(Effect::Ending { hash: job.hash, at, ended });
+        batch.endings.insert(job.hash, ended);
+        Ok(ExecutionEnd::Done { count, first: true })
+    }
+
+    pub fn begin(&self, batch: &mut Batch, job: &BeginJob, answer: Answer<()>) {
+        match self.decide_begin(batch, job) {
+            Ok(()) => batch.replies.push(Reply::Begin(answer)),
+            Err(error) => drop(answer.send(Err(error))),
+        }
+    }
+
+    fn decide_begin(&self, batch: &mut Batch, job: &BeginJob) -> Result<(), StoreError> {
+        let send = *self.live.sends.get(&job.id).ok_or(StoreError::NoSuchSend)?;
+        let taken = send.begun || batch.begun.contains(&job.id) || batch.done.contains(&job.id);
+        if taken || send.tenant != job.tenant {
+            return Err(StoreError::NoSuchSend);
+        }
+        if send.held_by != 0 {
+            let ended = match batch.endings.get(&send.held_by) {
+                Some(ended) => Some(*ended),
+                None => self.shared.ending(send.held_by, None)?,
+            };
+            if !matches!(ended, Some(EndedExecution { ending: Ending::Finish(_), .. })) {
+                return Err(StoreError::NoSuchSend);
+            }
+        }
+        let head = BeginHead { id: job.id, piece: send.piece, row: send.row, at: job.at };
+        frame::append(&mut batch.log, Kind::Begin, &[&head.encode()], None);
+        batch.begun.insert(job.id);
+        batch.effects.push(Effect::Begin { send, id: job.id, at: job.at });
+        Ok(())
+    }
+
+    pub fn finish(&self, batch: &mut Batch, job: FinishJob, answer: Option<Answer<u64>>) {
+        match self.decide_finish(batch, job) {
+            Ok(seq) => batch.replies.extend(answer.map(|answer| Reply::Finish(answer, seq))),
+            Err(error) => drop(answer.map(|answer| answer.send(Err(error)))),
+        }
+    }
+
+    pub fn decide_finish(&self, batch: &mut Batch, job: FinishJob) -> Result<u64, StoreError> {
+        let send = *self.live.sends.get(&job.id).ok_or(StoreError::NoSuchSend)?;
+        if !batch.done.insert(job.id) {
+            return Err(StoreError::NoSuchSend);
+        }
+        let seq = batch.next_seq;
+        batch.next_seq += 1;
+        let head = FinishHead {
+            id: job.id,
+            piece: send.piece,
+            row: send.row,
+            seq,
+            body: self.append_body(batch, job.body.as_deref()),
+        };
+        let at = self.newest.log_bytes.load(Ordering::Relaxed) + batch.log.len() as u64;
+        let length = frame::append(&mut batch.log, Kind::Finish, &[&head.encode(), &job.form], None);
+        let at = Extent { at: at as u32, length: length as u32 };
+        if send.held_by != 0 {
+            *batch.held.entry(send.held_by).or_default() -= 1;
+        }
+        batch.effects.push(Effect::Finish { send, id: job.id, seq, at, facts: job.facts });
+        Ok(seq)
+    }
+
+    fn append_body(&self, batch: &mut Batch, body: Option<&[u8]>) -> BodyPlace {
+        let Some(body) = body else { return BodyPlace::default() };
+        let at = self.newest.bodies_bytes.load(Ordering::Relaxed) + batch.bodies.len() as u64;
+        let length = frame::append(&mut batch.bodies, Kind::Body, &[body], None);
+        BodyPlace { at, length: length as u32 }
+    }
+
+    fn ending(
+        &self,
+        batch: &Batch,
+        hash: u64,
+        tenant: &TenantId,
+        execution: &ExecutionId,
+    ) -> Result<Option<EndedExecution>, StoreError> {
+        match batch.endings.get(&hash) {
+            Some(ended) => Ok(Some(*ended)),
+            None => self.shared.ending(hash, Some((tenant.as_str(), execution.as_str()))),
+        }
+    }
+
+    /// Sends of an execution so far; also the index of its next.
+    fn member_count(&self, batch: &Batch, hash: u64) -> Result<u32, StoreError> {
+        if let Some(count) = batch.members.get(&hash) {
+            return Ok(*count);
+        }
+        self.shared.pieces().with(hash).map(|piece| piece.member_count(hash)).sum()
+    }
+}
+
+impl IdempotencyKey {
+    /// The same key of the same tenant and path.
+    fn is_of(&self, other: &Self) -> bool {
+        self.tenant == other.tenant && self.path == other.path && self.key == other.key
+    }
+}
