@@ -91,7 +91,11 @@ impl Lab {
         };
         let Self { app, router, world, .. } = &lab;
         for namespace in [app, router, world] {
-            sh(&format!("ip netns add {namespace} && ip -n {namespace} link set lo up"));
+            // No link waits a second for its own address: until then nobody asks for neighbours there.
+            sh(&format!(
+                "ip netns add {namespace} && ip -n {namespace} link set lo up &&
+                 ip netns exec {namespace} sysctl -qw net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.all.accept_dad=0"
+            ));
         }
         sh(&format!("ip link add name wan netns {app} type veth peer name inner netns {router}"));
         sh(&format!("ip link add name outer netns {router} type veth peer name net netns {world}"));
