@@ -200,8 +200,20 @@ async fn until_reached(seen: &Seen, path: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_refuses_what_it_cannot_keep_and_nothing_else() {
+    full("").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_with_many_pieces_does_so_too() {
+    // A sixteenth of it makes a piece.
+    full("body_max_bytes = \"4MiB\"\n").await;
+}
+
+async fn full(settings: &str) {
     let (receiver, seen) = counting_receiver(Duration::from_millis(700)).await;
     let mut node = Node::new("");
+    let config = std::fs::read_to_string(node.config()).unwrap();
+    std::fs::write(node.config(), config.replace("[store]\n", &format!("[store]\n{settings}"))).unwrap();
     let disk = Mounted::tmpfs(node.path("store"), "2m");
     node.start();
     let mut caller = Caller::new(&node, receiver, "full");

@@ -795,12 +795,23 @@ const SMALL_DISK: &str = "EGRESSD_TEST_SMALL_DISK";
 
 #[test]
 fn a_full_disk_is_told_and_outlived() {
+    on_a_small_disk("the_child_on_a_small_disk");
+}
+
+#[test]
+fn a_full_disk_is_freed_by_retention() {
+    on_a_small_disk("the_child_whose_records_grow_old");
+}
+
+/// Runs one of the tests below where it finds a file system of 4 MiB.
+fn on_a_small_disk(child: &str) {
     let directory = tempfile::tempdir().unwrap();
-    let child = std::env::current_exe().unwrap();
+    let program = std::env::current_exe().unwrap();
     let script = "mount -t tmpfs -o size=4m tmpfs \"$EGRESSD_TEST_SMALL_DISK\" && exec \"$0\" --exact \
-                  store::embedded::tests::the_child_on_a_small_disk --nocapture";
+                  \"store::embedded::tests::$1\" --nocapture";
     let status = std::process::Command::new("unshare")
         .args(["--mount", "--map-root-user", "sh", "-c", script])
+        .arg(program)
         .arg(child)
         .env(SMALL_DISK, directory.path())
         .status()
@@ -842,5 +853,45 @@ fn the_child_on_a_small_disk() {
         assert_eq!(recovered, Recovered::default());
         let pending = store.pending(None, 100_000).await.unwrap();
         assert_eq!(pending.iter().map(|send| send.id).collect::<Vec<_>>(), accepted);
+    });
+}
+
+#[test]
+fn the_child_whose_records_grow_old() {
+    let Some(directory) = std::env::var_os(SMALL_DISK) else { return };
+    let directory = PathBuf::from(directory);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let now = crate::clock::wall();
+        let later = |days: i64| now + jiff::SignedDuration::from_hours(24 * days);
+        let store = Embedded::open(&settings(&directory), "child").unwrap();
+        let large = |at| Draft { body: Some(bytes::Bytes::from(vec![7; 20_000])), ..draft() }.created(at);
+        let mut old = Vec::new();
+        for _ in 0..10 {
+            let id = accept_one(&store, &large(now)).await;
+            store.finish(finished(id, 200, now)).await.expect("ended");
+            old.push(id);
+        }
+        store.retain(later(2)).await.expect("a new piece");
+        let mut waiting = Vec::new();
+        while store.health().is_ok() {
+            let send = large(later(2)).send();
+            let id = send.id;
+            if store.accept(call(vec![send], None)).await.is_ok() {
+                waiting.push(id);
+            }
+            assert!(waiting.len() < 10_000, "the disk never filled");
+        }
+        let mut ballast = fs::File::create(directory.join("ballast")).unwrap();
+        while ballast.write_all(&[1; 512]).is_ok() {}
+        // By then another piece would be due, for which there is no room before this.
+        store.retain(later(31)).await.expect("the old piece goes");
+        assert_eq!(store.record(None, old[0], false).await, Ok(None));
+        while store.health().is_err() {
+            tokio::task::yield_now().await;
+        }
+        waiting.push(accept_one(&store, &large(later(31))).await);
+        let pending = store.pending(None, 100_000).await.unwrap();
+        assert_eq!(pending.iter().map(|send| send.id).collect::<Vec<_>>(), waiting);
     });
 }

@@ -454,11 +454,16 @@ impl Writer {
     }
 
     fn retain(&mut self, now: Timestamp) -> Result<Vec<PathBuf>, StoreError> {
-        self.pay_debts()?;
         let age = now.as_nanosecond() - i128::from(self.newest.opened_at);
         let old = age >= self.shared.limits.age.as_nanos() as i128;
         if old && (self.newest.row_count() > 0 || self.newest.ends_count.load(Ordering::Relaxed) > 0) {
-            self.open_piece().map_err(|error| cannot_write(&self.shared.pieces_directory(), &error))?;
+            let directory = self.shared.pieces_directory();
+            let opened = self.pay_debts();
+            let opened = opened.and_then(|()| self.open_piece().map_err(|error| cannot_write(&directory, &error)));
+            // What is old goes all the same: on a full disk that is what makes room.
+            if let Err(error) = opened {
+                tracing::warn!(%error, "the store cannot open another piece yet");
+            }
         }
         let gone = retain::drop_old(&self.shared, now)?;
         self.tell_bytes();
