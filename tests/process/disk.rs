@@ -20,7 +20,7 @@ struct Mounted {
 }
 
 impl Mounted {
-    fn new(what: &[&str], at: PathBuf) -> Self {
+    fn new(what: &[String], at: PathBuf) -> Self {
         std::fs::create_dir_all(&at).expect("a directory");
         let mut this = Self { at, mounted: false };
         this.mount(what);
@@ -28,10 +28,10 @@ impl Mounted {
     }
 
     fn tmpfs(at: PathBuf, size: &str) -> Self {
-        Self::new(&["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"], at)
+        Self::new(&["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"].map(str::to_owned), at)
     }
 
-    fn mount(&mut self, what: &[&str]) {
+    fn mount(&mut self, what: &[String]) {
         tool(Command::new("mount").args(what).arg(&self.at));
         self.mounted = true;
     }
@@ -277,8 +277,8 @@ async fn a_disk_that_turns_read_only_is_told_and_loses_nothing() {
     let image = node.path("image");
     std::fs::File::create(&image).unwrap().set_len(32 << 20).unwrap();
     tool(Command::new("mkfs.ext4").arg("-q").arg(&image));
-    let how = ["-o", "loop,errors=remount-ro", image.to_str().unwrap()];
-    let mut disk = Mounted::new(&how, node.path("store"));
+    let how = |image: &Path| ["-o".to_owned(), "loop,errors=remount-ro".to_owned(), image.display().to_string()];
+    let mut disk = Mounted::new(&how(&image), node.path("store"));
     node.start();
     let mut caller = Caller::new(&node, receiver, "ro");
     for _ in 0..20 {
@@ -302,7 +302,11 @@ async fn a_disk_that_turns_read_only_is_told_and_loses_nothing() {
     assert!(err.contains("store/lock: Read-only file system") && err.contains("mount it writable"), "{err}");
 
     disk.unmount();
-    disk.mount(&how);
+    // As after a loss of power: what was synced, and what happened to be written. A copy, since a mount namespace that
+    // was made meanwhile may keep the failed file system alive.
+    let repaired = node.path("repaired");
+    std::fs::copy(&image, &repaired).unwrap();
+    disk.mount(&how(&repaired));
     node.start();
     assert_eq!(node.health("/readyz").await, (200, "ready\n".to_owned()));
     caller.finds_each(&node).await;
