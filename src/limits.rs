@@ -164,6 +164,8 @@ pub const LISTED_AFTER_RETIREMENT: Duration = Duration::from_secs(24 * 3600);
 pub const PUBLISH_CONNECTIONS_MAX: usize = 512;
 /// Most of them from one IPv4 address or one IPv6 network of /64.
 pub const PUBLISH_CONNECTIONS_PER_NETWORK: usize = 32;
+/// How long a caller there keeps its place when all are taken and another comes.
+pub const PUBLISH_PLACE_TIME: Duration = Duration::from_secs(1);
 /// How long a caller there has for the head of a request, and how long a connection may idle between two.
 pub const PUBLISH_HEAD_TIME: Duration = Duration::from_secs(5);
 /// How long a connection there may last at all.
@@ -215,6 +217,7 @@ const _: () = assert!(IN_FLIGHT <= IN_FLIGHT_MAX && QUEUED <= QUEUED_MAX);
 const _: () = assert!(BODY_RETENTION.as_millis() <= RETENTION.as_millis());
 const _: () = assert!(STORE_BODY_BYTES <= STORE_BYTES);
 const _: () = assert!(PUBLISH_CONNECTIONS_PER_NETWORK < PUBLISH_CONNECTIONS_MAX);
+const _: () = assert!(PUBLISH_PLACE_TIME.as_millis() < PUBLISH_HEAD_TIME.as_millis());
 const _: () = assert!(PUBLISH_HEAD_TIME.as_millis() < PUBLISH_CONNECTION_LIFE.as_millis());
 const _: () = assert!(VERIFY_FIRST_ROUND.as_millis() < DISPATCH_STALLED_AFTER.as_millis());
 const _: () = assert!(DNS_LOOKUPS_PER_DOMAIN <= DNS_LOOKUPS_PER_TENANT);

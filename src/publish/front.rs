@@ -2,11 +2,11 @@
 //!
 //! [`router`] gives the API listener the two lists; [`serve`] runs the `[publish]` listener, which anyone may reach.
 //! What a caller can take there is bounded whatever it does: connections in all and of one network, the time until
-//! its head is read, the head's size and the connection's whole life. Bodies are never read, and HTTP/1.1 is all that
+//! its head is read, the head's size and the connection's whole life; and where all places are taken, the oldest goes. Bodies are never read, and HTTP/1.1 is all that
 //! is spoken. Not here: what is listed (`publish`) and when it changes (`publication`).
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     convert::Infallible,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
@@ -28,12 +28,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::{Timestamp, fmt::strtime, tz::TimeZone};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+use crate::clock;
 use crate::limits::{
     PUBLISH_CONNECTION_LIFE, PUBLISH_CONNECTIONS_MAX, PUBLISH_CONNECTIONS_PER_NETWORK, PUBLISH_HEAD_BYTES_MAX,
-    PUBLISH_HEAD_TIME, PUBLISH_HEADERS_MAX,
+    PUBLISH_HEAD_TIME, PUBLISH_HEADERS_MAX, PUBLISH_PLACE_TIME,
 };
 use crate::publication::{Publication, Served};
 
@@ -64,9 +66,9 @@ pub async fn serve(listener: TcpListener, publication: Arc<Publication>, mut sto
             () = stop(&mut stopped) => break,
         };
         match accepted {
-            // One too many is closed at once: whoever waits longest must not be the one who pays.
+            // One too many is closed at once.
             Ok((stream, peer)) => {
-                if let Some(pass) = doors.enter(peer.ip().to_canonical()) {
+                if let Some(pass) = doors.enter(peer.ip().to_canonical(), clock::monotonic()) {
                     connections.spawn(answer(stream, peer, publication.clone(), stopped.clone(), pass));
                 }
             }
@@ -92,7 +94,7 @@ async fn answer(
     peer: SocketAddr,
     publication: Arc<Publication>,
     mut stopped: watch::Receiver<bool>,
-    _pass: Pass,
+    mut pass: Pass,
 ) {
     let respond = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let response = respond(&publication.served(), request.method(), request.uri().path(), request.headers(), peer);
@@ -114,6 +116,7 @@ async fn answer(
             // A peer that misbehaves is no news: it gets hyper's answer or none.
             _ = connection.as_mut() => return,
             () = life.as_mut() => return,
+            _ = &mut pass.taken => return,
             () = stop(&mut stopped), if !ending => {
                 ending = true;
                 connection.as_mut().graceful_shutdown();
@@ -214,37 +217,64 @@ fn parse_http_date(text: &str) -> Option<Timestamp> {
     civil.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
 }
 
-/// Who is in: how many connections of each network.
+/// Who is in, in the order in which they came.
 #[derive(Clone, Default)]
-struct Doors(Arc<Mutex<HashMap<IpAddr, usize>>>);
+struct Doors(Arc<Mutex<Inside>>);
+
+#[derive(Default)]
+struct Inside {
+    /// Of the next one.
+    number: u64,
+    places: BTreeMap<u64, Place>,
+}
+
+struct Place {
+    network: IpAddr,
+    since: Instant,
+    /// Dropped when another takes the place.
+    _held: oneshot::Sender<Infallible>,
+}
 
 /// A connection's place; leaving it gives it back.
 struct Pass {
     doors: Doors,
-    network: IpAddr,
+    number: u64,
+    /// Ready when another has taken the place.
+    taken: oneshot::Receiver<Infallible>,
 }
 
 impl Doors {
-    fn enter(&self, peer: IpAddr) -> Option<Pass> {
+    /// Where every place is taken (or every one of the caller's network), whoever has had one for longest makes room,
+    /// once it had [`PUBLISH_PLACE_TIME`]: an answer takes no such time, holding places open does.
+    fn enter(&self, peer: IpAddr, now: Instant) -> Option<Pass> {
         let network = network_of(peer);
         let mut inside = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: usize = inside.values().sum();
-        let own = inside.get(&network).copied().unwrap_or_default();
-        if all >= PUBLISH_CONNECTIONS_MAX || own >= PUBLISH_CONNECTIONS_PER_NETWORK {
-            return None;
+        let own = || inside.places.iter().filter(|(_, place)| place.network == network);
+        let oldest = if own().count() >= PUBLISH_CONNECTIONS_PER_NETWORK {
+            own().next()
+        } else if inside.places.len() >= PUBLISH_CONNECTIONS_MAX {
+            inside.places.iter().next()
+        } else {
+            None
+        };
+        if let Some((number, place)) = oldest {
+            if now.duration_since(place.since) < PUBLISH_PLACE_TIME {
+                return None;
+            }
+            let number = *number;
+            inside.places.remove(&number);
         }
-        inside.insert(network, own + 1);
-        Some(Pass { doors: self.clone(), network })
+        let (held, taken) = oneshot::channel();
+        let number = inside.number;
+        inside.number += 1;
+        inside.places.insert(number, Place { network, since: now, _held: held });
+        Some(Pass { doors: self.clone(), number, taken })
     }
 }
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        let mut inside = self.doors.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match inside.get_mut(&self.network) {
-            Some(own) if *own > 1 => *own -= 1,
-            _ => drop(inside.remove(&self.network)),
-        }
+        self.doors.0.lock().unwrap_or_else(PoisonError::into_inner).places.remove(&self.number);
     }
 }
 

@@ -10,6 +10,7 @@ mod neighbours;
 mod node;
 mod old_store;
 mod prometheus;
+mod publish;
 mod secrets;
 mod signals;
 mod suspensions;

@@ -1,6 +1,7 @@
 # The list is read by programs that were written for Google's: a Python library, Terraform and jq, as firewall owners use
 # them, on what egressd itself publishes.
 need jq jq
+need curl curl
 need_egressd
 # Reads Google's cloud.json into a table of networks; made by others, and knows nothing of us.
 need_python python cloudcheck==7.2.11
@@ -40,6 +41,30 @@ for address in ("198.51.100.13", "2001:db8:100::11"):
 PYTHON
 }
 check "cloudcheck, written for Google's list, imports it over HTTP" imported "$url"
+
+# As the world has it: from the listener of an appliance that serves.
+cat >>"$scratch/published/egressd.toml" <<'TOML'
+[api]
+listen = "127.0.0.1:0"
+[metrics]
+listen = "127.0.0.1:0"
+[publish]
+listen = "127.0.0.1:0"
+[store]
+path = "store"
+key_file = "store/key"
+TOML
+"$egressd" serve --config "$scratch/published/egressd.toml" 2>"$scratch/serve.log" &
+at_exit+=("kill $!")
+ready() { published_at=$(jq -r 'select(.fields.message == "ready") | .fields.publish' "$scratch/serve.log" | grep -oE '127[0-9.:]+'); }
+limit=$((SECONDS + 20))
+until ready; do
+    [ "$SECONDS" -lt "$limit" ] || { cat "$scratch/serve.log"; exit 1; }
+    read -r -t 0.1 <> <(:) || true
+done
+check "and from the [publish] listener of one that serves" imported "http://$published_at/public-ips.json"
+same() { curl -sf "http://$published_at/public-ips.json" | jq -c .prefixes | diff - <(jq -c .prefixes "$list"); }
+check "which has the same prefixes" same
 jq 'del(.prefixes[] | .ipv4Prefix)' "$list" >"$scratch/www/other.json"
 refuses "and would not import a list of another shape" "KeyError" imported "${url%public-ips.json}other.json"
 

@@ -1,0 +1,123 @@
+//! The list for the world, asked for by callers who mean no good: whoever wants the list gets it all the same, and the
+//! appliance does its work.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use socket2::{Domain, Socket, Type};
+
+use crate::node::{Node, PATIENCE, call, counting_receiver, free_port};
+
+/// A connection to the list from this address.
+fn connected(from: [u8; 4], to: SocketAddr) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from((from, 0)).into()).expect("an address");
+    socket.connect(&to.into()).expect("the list's listener");
+    socket.into()
+}
+
+/// What one who only wants the list gets; tries again while turned away.
+fn list(from: [u8; 4], to: SocketAddr) -> String {
+    let started = Instant::now();
+    loop {
+        let mut answer = String::new();
+        let mut stream = connected(from, to);
+        let asked = stream.write_all(b"GET /public-ips.txt HTTP/1.1\r\nhost: list\r\nconnection: close\r\n\r\n");
+        if asked.and_then(|()| stream.read_to_string(&mut answer)).is_ok() && answer.starts_with("HTTP/1.1 200") {
+            return answer;
+        }
+        assert!(started.elapsed() < PATIENCE, "turned away for ever: {answer:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+async fn delivers(node: &Node, receiver: SocketAddr) {
+    let body = json!({ "method": "GET", "url": format!("http://{receiver}/") }).to_string();
+    let (_, record) = call(node.api, "POST", "/v1/sends", &body, &[]).await.expect("an answer");
+    let path = format!("/v1/sends/{}?wait=30", record["id"].as_str().expect("an id"));
+    let (_, record) = call(node.api, "GET", &path, "", &[]).await.expect("an answer");
+    assert_eq!(record["outcome"], "delivered", "{record}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_callers_keep_the_list_from_nobody() {
+    let (receiver, _seen) = counting_receiver(Duration::ZERO).await;
+    let publish = free_port();
+    let node = Node::started(&format!("[publish]\nlisten = \"{publish}\"\n"));
+    // More than there are places, from many networks; each has sent half a head, and goes on byte by byte.
+    let mut slow: Vec<_> =
+        (0..600_u32).map(|number| connected([127, 0, 9, (number % 40) as u8 + 1], publish)).collect();
+    for stream in &mut slow {
+        // Those that were turned away show it here.
+        let _ = stream.write_all(b"GET /public-ips.txt HTTP/1.1\r\nx: ");
+    }
+    let started = Instant::now();
+    let dripping = std::thread::spawn(move || {
+        while started.elapsed() < Duration::from_secs(6) {
+            for stream in &mut slow {
+                let _ = stream.write_all(b"a");
+            }
+            std::thread::sleep(Duration::from_millis(250));
+        }
+        slow
+    });
+    // While they hold their places, from a network of none of them.
+    let asked = tokio::task::spawn_blocking(move || list([127, 0, 10, 1], publish)).await.expect("the list");
+    assert!(started.elapsed() < Duration::from_secs(5), "only when the slow ones had to go");
+    assert!(asked.ends_with("\r\n\r\n127.0.0.21\n127.0.0.22\n127.0.0.23\n"), "{asked}");
+    delivers(&node, receiver).await;
+    // And however they drip, their heads have their time.
+    for mut stream in dripping.join().expect("no panic") {
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        let mut rest = Vec::new();
+        if let Err(error) = stream.read_to_end(&mut rest) {
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "held for ever");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn greedy_callers_cost_no_memory_and_keep_the_list_from_nobody() {
+    let (receiver, _seen) = counting_receiver(Duration::ZERO).await;
+    let publish = free_port();
+    let node = Node::started(&format!("[publish]\nlisten = \"{publish}\"\n"));
+    let resident = |node: &Node| -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).expect("its status");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its memory");
+        line.split_whitespace().nth(1).and_then(|kilobytes| kilobytes.parse().ok()).expect("kilobytes")
+    };
+    list([127, 0, 10, 1], publish);
+    let before = resident(&node);
+    // Request after request, and not one answer read, until the kernel takes no more.
+    let requests = b"GET /public-ips.json HTTP/1.1\r\nhost: list\r\n\r\n".repeat(1000);
+    let greedy = tokio::task::spawn_blocking(move || {
+        let mut all = Vec::new();
+        for number in 0..64 {
+            let mut stream = connected([127, 0, 9, number / 8 + 1], publish);
+            stream.set_nonblocking(true).expect("a socket");
+            let started = Instant::now();
+            let mut stuck = 0;
+            while stuck < 20 && started.elapsed() < Duration::from_secs(5) {
+                match stream.write(&requests) {
+                    Ok(_) => stuck = 0,
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                        stuck += 1;
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                    Err(error) => panic!("closed: {error}"),
+                }
+            }
+            assert_eq!(stuck, 20, "it reads on, although nobody reads its answers");
+            all.push(stream);
+        }
+        all
+    });
+    let greedy = greedy.await.expect("greed");
+    tokio::task::spawn_blocking(move || list([127, 0, 10, 1], publish)).await.expect("the list");
+    delivers(&node, receiver).await;
+    let grown = resident(&node).saturating_sub(before);
+    assert!(grown < 64 * 1024, "{grown} KiB more for 64 callers");
+    drop(greedy);
+}
