@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 
 use crate::config::Config;
 use crate::publish::{self, Notice};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, next_sync_token};
 
 /// What is served until something changes.
 #[derive(Clone, Debug)]
@@ -88,10 +88,19 @@ async fn publish(store: &dyn Store, config: &Config, now: Timestamp) -> Result<(
     let published = store.publish(addresses.clone(), None, now).await?;
     let notice = Notice::new(&published.first, published.first_start, config.egress.notice);
     let digest = list.digest(&notice, now);
-    let published = store.publish(addresses, Some(digest), now).await?;
+    let sync_token = match store.publish(addresses, Some(digest), now).await {
+        Ok(published) => published.sync_token,
+        // A date has changed what is true, which no full disk may keep back. What the next start remembers of it is
+        // later, and a token may grow once more than it has to.
+        Err(StoreError::CannotWrite(why)) => {
+            tracing::warn!(%why, "the published list has changed, and the store could not remember when");
+            next_sync_token(published.sync_token, now)
+        }
+        Err(error) => return Err(error),
+    };
     let text = list.text(&notice, now);
-    let json = list.json(&notice, published.sync_token, now);
-    let served = Served::new(text, json, publish::changed_at(published.sync_token), digest);
+    let json = list.json(&notice, sync_token, now);
+    let served = Served::new(text, json, publish::changed_at(sync_token), digest);
     Ok((notice, served))
 }
 

@@ -334,7 +334,7 @@ pub struct Published {
 
 /// The token after a change at `now`: the Unix second, and past the one before, so that two changes within a second
 /// are told apart and the clock may step back.
-fn next_sync_token(before: u64, now: Timestamp) -> u64 {
+pub fn next_sync_token(before: u64, now: Timestamp) -> u64 {
     u64::try_from(now.as_second()).unwrap_or(0).max(before + 1)
 }
 

@@ -4,6 +4,7 @@
 //! `strace`, which lets chosen system calls of the process fail.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::node::{Node, PATIENCE, Seen, call_whole, counting_receiver, egressd, json_or_text, run};
+use crate::node::{
+    Node, PATIENCE, SOURCES, Seen, by_a_clock_at, call_whole, counting_receiver, egressd, json_or_text, run,
+};
 
 /// A file system of its own on a directory; unmounted when it is dropped, also after a panic.
 struct Mounted {
@@ -60,6 +63,24 @@ impl Drop for Mounted {
             // Lazily: the process may still have files open.
             let _ = Command::new("umount").arg("-l").arg(&self.at).status();
         }
+    }
+}
+
+/// All the room that there was left.
+struct Ballast(PathBuf);
+
+impl Ballast {
+    fn fill(directory: &Path) -> Self {
+        let this = Self(directory.join("ballast"));
+        let mut file = std::fs::File::create(&this.0).expect("a file");
+        while file.write_all(&[1; 512]).is_ok() {}
+        this
+    }
+}
+
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -227,6 +248,12 @@ async fn full(settings: &str) {
     caller.fill(16_000).await;
     is_unready(&node, "free some space").await;
     caller.finds_each(&node).await;
+    let ballast = Ballast::fill(&node.path("store"));
+    let stop = json!({ "host": "victim.example.com", "reason": "its owner asked" }).to_string();
+    let (status, answer) = node.call("POST", "/v1/suspensions", &stop).await.unwrap();
+    assert_eq!((status, answer["code"].as_str()), (503, Some("store")), "{answer}");
+    assert_eq!(node.get("/v1/suspensions").await["suspensions"], json!([]), "what is not kept is not in force");
+    drop(ballast);
     disk.resize("4m");
     caller.until_accepted().await;
     until_ready(&node).await;
@@ -246,6 +273,8 @@ async fn full(settings: &str) {
     until_reached(&seen, &format!("/full-{}", before + 1)).await;
     caller.fill(16_000).await;
     node.kill();
+    // To the last byte: a start may take nothing more than it has.
+    let _ballast = Ballast::fill(&node.path("store"));
     for _ in 0..2 {
         node.start();
         is_unready(&node, "free some space").await;
@@ -271,6 +300,37 @@ async fn full(settings: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_date_of_the_list_is_kept_on_a_full_disk() {
+    let mut node = Node::new("");
+    let list = format!("{}\n127.0.0.99 announced=2026-11-20 active=2026-12-01\n", SOURCES.join("\n"));
+    std::fs::write(node.path("public-ips.txt"), list).unwrap();
+    let disk = Mounted::tmpfs(node.path("store"), "1m");
+    node.start_as(by_a_clock_at("2026-11-22 12:00:00"));
+    let status = |list: &Value| {
+        let entry = list["prefixes"].as_array().unwrap().iter().find(|entry| entry["ipv4Prefix"] == "127.0.0.99/32");
+        entry.expect("it is listed")["status"].as_str().unwrap().to_owned()
+    };
+    let token = |list: &Value| list["syncToken"].as_str().unwrap().parse::<u64>().unwrap();
+    let before = node.get("/public-ips.json").await;
+    assert_eq!(status(&before), "announced");
+    node.kill();
+    let _ballast = Ballast::fill(&node.path("store"));
+
+    node.start_as(by_a_clock_at("2026-12-02 12:00:00"));
+    is_unready(&node, "free some space").await;
+    let full = node.get("/public-ips.json").await;
+    assert_eq!(status(&full), "active");
+    assert!(token(&full) > token(&before), "{full}");
+    disk.resize("64m");
+    until_ready(&node).await;
+    node.kill();
+    node.start_as(by_a_clock_at("2026-12-02 13:00:00"));
+    let after = node.get("/public-ips.json").await;
+    assert_eq!(status(&after), "active");
+    assert!(token(&after) >= token(&full), "{after}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_turns_read_only_is_told_and_loses_nothing() {
     let (receiver, seen) = counting_receiver(Duration::from_millis(300)).await;
     let mut node = Node::new("");
@@ -290,6 +350,12 @@ async fn a_disk_that_turns_read_only_is_told_and_loses_nothing() {
     until_reached(&seen, "/ro-22").await;
     disk.turn_read_only();
     assert!(!caller.submit("/v1/sends", 100).await);
+    // What failed first may have been a sync, which says less.
+    let from = Instant::now();
+    while !node.health("/readyz").await.1.contains("mount it writable") {
+        assert!(from.elapsed() < PATIENCE, "{}", node.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     is_unready(&node, "mount it writable").await;
     caller.finds_each(&node).await;
     node.kill();

@@ -24,6 +24,20 @@ pub fn egressd() -> Command {
     Command::new(env!("CARGO_BIN_EXE_egressd"))
 }
 
+/// `egressd` by a clock of its own (libfaketime), which goes on from this time in UTC: the time of day alone, what is
+/// measured is measured by the true one.
+pub fn by_a_clock_at(now: &str) -> Command {
+    let mut command = egressd();
+    command.env("FAKETIME", format!("@{now}")).envs([
+        ("LD_PRELOAD", "/usr/$LIB/faketime/libfaketimeMT.so.1"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ("NO_FAKE_STAT", "1"),
+        ("FAKETIME_DISABLE_SHM", "1"),
+        ("TZ", "UTC"),
+    ]);
+    command
+}
+
 /// A directory with a configuration; starts and stops processes on it.
 pub struct Node {
     pub directory: tempfile::TempDir,

@@ -8,12 +8,12 @@ use std::process::Command;
 use egressd::request_bin::RequestBin;
 use serde_json::{Value, json};
 
-use crate::node::{Node, call, call_whole, egressd, json_or_text, run};
+use crate::node::{Node, by_a_clock_at, call, call_whole, json_or_text, run};
 
 /// Where the stored sends go.
 const RECEIVER: &str = "127.0.0.77:18077";
 /// Half an hour after the last thing that happened to the stores.
-const NOW: &str = "@2026-11-22 11:30:00";
+const NOW: &str = "2026-11-22 11:30:00";
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a directory");
@@ -41,18 +41,8 @@ fn taken_over(store: &Path) -> Node {
     node
 }
 
-/// The real process by a clock of its own: the time of day alone, what is measured is measured by the true one.
 fn by_the_clock_of_the_store() -> Command {
-    let mut command = egressd();
-    command.envs([
-        ("LD_PRELOAD", "/usr/$LIB/faketime/libfaketimeMT.so.1"),
-        ("FAKETIME", NOW),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-        ("NO_FAKE_STAT", "1"),
-        ("FAKETIME_DISABLE_SHM", "1"),
-        ("TZ", "UTC"),
-    ]);
-    command
+    by_a_clock_at(NOW)
 }
 
 fn ids(list: &Value) -> Vec<String> {
