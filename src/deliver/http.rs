@@ -118,7 +118,7 @@ impl Channel {
             let (sender, connection) = http2::Builder::new(tasks.clone())
                 .initial_stream_window_size(WINDOW_BYTES)
                 .initial_connection_window_size(WINDOW_BYTES)
-                .max_header_list_size(u32::try_from(response_headers).unwrap_or(u32::MAX))
+                .max_header_list_size(u32::try_from(2 * response_headers).unwrap_or(u32::MAX))
                 .handshake(io)
                 .await
                 .map_err(broken)?;
@@ -187,7 +187,11 @@ impl Channel {
             }
             Protocol::Http2 { sender, .. } => {
                 let answer = sender.try_send_request(request);
-                self.answer(answer, &informational, host, response_headers).await
+                let answer = self.answer(answer, &informational, host, response_headers).await?;
+                if is_too_large(answer.headers(), response_headers) {
+                    return Err(Unanswered::Failed(headers_too_large(host, response_headers)));
+                }
+                Ok(answer)
             }
         }
     }
@@ -208,7 +212,6 @@ impl Channel {
             answer.as_mut().poll(cx).map(Some)
         })
         .await;
-        self.line.meter.allow(u64::MAX);
         match answer {
             Some(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 Err(Unanswered::Failed(Failure::new(
@@ -219,7 +222,10 @@ impl Channel {
                     ),
                 )))
             }
-            Some(Ok(response)) => Ok(response),
+            Some(Ok(response)) => {
+                self.line.meter.allow(u64::MAX);
+                Ok(response)
+            }
             Some(Err(error)) if error.message().is_some() => Err(Unanswered::Unwritten),
             Some(Err(error)) => {
                 let failure = explain(error.error(), &self.line.meter, Phase::Wait, host, response_headers);
@@ -357,6 +363,33 @@ fn method(method: Method) -> http::Method {
     }
 }
 
+fn headers_too_large(host: &str, response_headers: usize) -> Failure {
+    let message = format!(
+        "the headers of {host}'s answer are larger than {response_headers} bytes or more than {RESPONSE_HEADERS_MAX} lines; have it send fewer"
+    );
+    Failure::new(Code::ResponseHeadersTooLarge, Phase::Wait, message)
+}
+
+/// Whether a head that came over HTTP/2 is one that would have been too large over HTTP/1.
+fn is_too_large(headers: &HeaderMap, response_headers: usize) -> bool {
+    // A line there has ": " and an end.
+    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    bytes > response_headers || headers.len() > RESPONSE_HEADERS_MAX
+}
+
+/// Whether the HTTP/2 layer refused a head for its size. It says so in so many words only where the size is beyond
+/// all measure; below that, but above what it was told to take (twice what an answer may have, so that
+/// [`is_too_large`] decides about all that is near the limit), it calls the head malformed, and what came over the
+/// wire tells.
+fn gave_up_on_a_head(error: &h2::Error, meter: &Meter, response_headers: usize) -> bool {
+    error.is_library()
+        && match error.reason() {
+            Some(h2::Reason::ENHANCE_YOUR_CALM | h2::Reason::COMPRESSION_ERROR) => true,
+            Some(h2::Reason::PROTOCOL_ERROR) => meter.allowance_used() > response_headers as u64,
+            _ => false,
+        }
+}
+
 /// What ended an exchange: first what the receiver said that is not HTTP, then what the socket saw.
 fn explain(error: &hyper::Error, meter: &Meter, phase: Phase, host: &str, response_headers: usize) -> Failure {
     let when = match phase {
@@ -371,12 +404,7 @@ fn explain(error: &hyper::Error, meter: &Meter, phase: Phase, host: &str, respon
             ),
         )
     } else if error.is_parse_too_large() {
-        (
-            Code::ResponseHeadersTooLarge,
-            format!(
-                "the headers of {host}'s answer are larger than {response_headers} bytes or more than {RESPONSE_HEADERS_MAX} lines; have it send fewer"
-            ),
-        )
+        return headers_too_large(host, response_headers);
     } else if error.is_parse() {
         (
             Code::ProtocolError,
@@ -387,6 +415,9 @@ fn explain(error: &hyper::Error, meter: &Meter, phase: Phase, host: &str, respon
     } else if let Some(http2) = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>())
         && !http2.is_io()
     {
+        if phase == Phase::Wait && gave_up_on_a_head(http2, meter, response_headers) {
+            return headers_too_large(host, response_headers);
+        }
         let code = if http2.is_remote() { Code::ConnectionReset } else { Code::ProtocolError };
         let reason = http2.reason().map_or_else(|| http2.to_string(), |reason| reason.description().to_owned());
         (

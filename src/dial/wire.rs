@@ -49,6 +49,8 @@ pub struct Meter {
     reached: AtomicU64,
     /// Reading ends with an error once this many bytes were read in all.
     read_limit: AtomicU64,
+    /// Bytes read when that was set.
+    allowed_from: AtomicU64,
     over_limit: AtomicBool,
     end: AtomicU8,
 }
@@ -63,6 +65,7 @@ impl Meter {
             target: AtomicU64::new(u64::MAX),
             reached: AtomicU64::new(0),
             read_limit: AtomicU64::new(u64::MAX),
+            allowed_from: AtomicU64::new(0),
             over_limit: AtomicBool::new(false),
             end: AtomicU8::new(0),
         }
@@ -95,7 +98,13 @@ impl Meter {
 
     /// From now on at most this many more bytes are read; what comes beyond is an error.
     pub fn allow(&self, bytes: u64) {
+        self.allowed_from.store(self.bytes_read(), Relaxed);
         self.read_limit.store(self.bytes_read().saturating_add(bytes), Relaxed);
+    }
+
+    /// Bytes read since [`Self::allow`] was last called.
+    pub fn allowance_used(&self) -> u64 {
+        self.bytes_read() - self.allowed_from.load(Relaxed)
     }
 
     /// The peer sent more than it was allowed.

@@ -37,6 +37,8 @@ enum Script {
     Informational,
     /// A head of this many bytes.
     Head(usize),
+    /// A head of this many lines.
+    Lines(usize),
 }
 
 struct Receiver {
@@ -140,6 +142,13 @@ async fn serve(request: Request<h2::RecvStream>, mut answer: SendResponse<Bytes>
             }
             drop(answer.send_response(response, true));
         }
+        Script::Lines(lines) => {
+            let mut response = response(200);
+            for _ in 0..lines {
+                response.headers_mut().append("x", "v".parse().unwrap());
+            }
+            drop(answer.send_response(response, true));
+        }
         Script::Hold | Script::GoAway => {
             std::future::pending::<()>().await;
             drop(answer);
@@ -171,7 +180,12 @@ async fn every_end_of_a_stream_is_an_outcome_and_the_request_is_made_once() {
         (Script::GoAway, "failed connection_reset wait", LONG),
         (Script::Informational, "failed protocol_error wait", LONG),
         (Script::Head(32_000), "delivered", LONG),
-        (Script::Head(100_000), "failed protocol_error wait", LONG),
+        // Just above the limit, above what the protocol's layer takes, and beyond all measure.
+        (Script::Head(70_000), "failed response_headers_too_large wait", LONG),
+        (Script::Head(200_000), "failed response_headers_too_large wait", LONG),
+        (Script::Head(1_000_000), "failed response_headers_too_large wait", LONG),
+        (Script::Lines(256), "delivered", LONG),
+        (Script::Lines(257), "failed response_headers_too_large wait", LONG),
         (Script::Hold, "failed timeout wait", SHORT),
         (Script::HoldWithin, "failed timeout read", SHORT),
     ] {
