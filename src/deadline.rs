@@ -103,10 +103,10 @@ impl Stopwatch {
         self.running.map(|(phase, _)| phase)
     }
 
-    /// Ends the running phase; `total` is set by the deadline that bounded it.
-    pub fn finish(mut self, deadline: &Deadline) -> Timings {
-        self.leave();
-        self.timings.total = Some(deadline.spent());
+    /// Ends the running phase, where the delivery ended.
+    pub fn finish(mut self, deadline: &Deadline, total: Duration) -> Timings {
+        self.leave_at(deadline.started + total);
+        self.timings.total = Some(total);
         self.timings
     }
 }

@@ -6,15 +6,18 @@
 
 pub mod body;
 pub mod http;
+pub mod turns;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use self::body::{BodyCaps, More, Receiving};
-use self::http::{Channel, Line, Prepared, Unanswered, prepare};
+use self::http::{Channel, Line, Prepared, Tasks, Unanswered, prepare};
+use self::turns::Turns;
 use crate::clock;
 use crate::deadline::{Deadline, Stopwatch};
 use crate::dial::metrics::InFlight;
@@ -49,6 +52,7 @@ pub struct Deliverer {
     world: Arc<World>,
     dialer: Dialer,
     pool: Pool<Channel>,
+    turns: Arc<Turns>,
     /// What was ours when it was last looked at: a change closes what was judged by it.
     ours: ArcSwap<SelfAddrs>,
     /// The suspensions that idle connections were opened under. The same.
@@ -61,7 +65,7 @@ impl Deliverer {
         let dialer = Dialer::new(world.clone(), trust);
         let ours = ArcSwap::new(world.ours());
         let suspensions = ArcSwap::new(world.suspensions());
-        Arc::new(Self { world, dialer, pool: Pool::default(), ours, suspensions })
+        Arc::new(Self { world, dialer, pool: Pool::default(), turns: Arc::default(), ours, suspensions })
     }
 
     /// For those who want to know where a send would go, without sending.
@@ -87,12 +91,29 @@ impl Deliverer {
         self.dialer.tend();
     }
 
-    /// Ends at the deadline and not later, whatever the receiver does.
-    pub async fn deliver(self: &Arc<Self>, started: Started, deadline: Deadline) -> Attempt {
+    /// Whose delivery is worked on next, for what else is done for one.
+    pub fn turns(&self) -> &Arc<Turns> {
+        &self.turns
+    }
+
+    /// Ends at the deadline and not later, whatever the receiver does; `flight` is dropped at that moment.
+    pub async fn deliver(self: &Arc<Self>, started: Started, deadline: Deadline, flight: impl Send) -> Attempt {
         let mut journey = Journey::default();
         let run = Box::pin(self.run(started.tenant(), started.spec(), &mut journey));
-        let result = deadline.bound(run).await;
-        journey.end(result, &deadline)
+        let mut run = self.turns.take(started.tenant(), run);
+        // The deadline stands outside: it ends also what waits for its turn.
+        let result = deadline.bound(&mut run).await;
+        let total = deadline.spent();
+        drop(flight);
+        let rest = run.stop();
+        if result.is_none() {
+            // Closing what stands open takes its time; where thousands run out at the same moment, all of them end
+            // first.
+            self.turns.take(started.tenant(), Box::pin(async move { drop(rest) })).await;
+        } else {
+            drop(rest);
+        }
+        journey.end(result, &deadline, total)
     }
 
     async fn run(&self, tenant: &TenantId, spec: &SendSpec, journey: &mut Journey) -> Result<u16, Failure> {
@@ -216,7 +237,8 @@ impl Deliverer {
             }
         };
         let response_headers = bytes(settings.config.limits.response_headers);
-        Channel::open(io, line, &destination.host.text(), response_headers).await
+        let tasks = Tasks::new(&self.turns, tenant);
+        Channel::open(io, line, tasks, &destination.host.text(), response_headers).await
     }
 
     /// One request and its answer over one connection, which is closed or parked at the end.
@@ -256,6 +278,7 @@ impl Deliverer {
                 cut = true;
                 break;
             }
+            receiving.pace().await;
         }
         let (status, version) = (receiving.status(), receiving.version());
         journey.watch.leave();
@@ -273,7 +296,7 @@ impl Deliverer {
         let run = Box::pin(self.fetch_within(url, source, &mut journey));
         let result = deadline.bound(run).await;
         let remote = journey.connection.as_ref().and_then(|connection| connection.remote);
-        let Attempt { ended, response, .. } = journey.end(result, &deadline);
+        let Attempt { ended, response, .. } = journey.end(result, &deadline, deadline.spent());
         match (ended.error, response) {
             (Some(failure), _) => Err(failure),
             (None, Some(response)) => Ok(Fetched { status: response.status, body: response.body, remote }),
@@ -436,7 +459,7 @@ impl Journey {
         Failure::new(Code::ConnectionClosed, Phase::Write, message)
     }
 
-    fn end(mut self, result: Option<Result<u16, Failure>>, deadline: &Deadline) -> Attempt {
+    fn end(mut self, result: Option<Result<u16, Failure>>, deadline: &Deadline, total: Duration) -> Attempt {
         // Where writing had in fact ended, the rest was waiting.
         if self.watch.phase() == Some(Phase::Write)
             && let Some(at) = self.exchange.as_ref().and_then(|exchange| exchange.meter.request_out_at())
@@ -461,7 +484,7 @@ impl Journey {
             sent_headers: sent.map(|exchange| exchange.lines),
             response: self.response.map(|response| response.finish(self.complete)),
             connection: self.connection,
-            timings: self.watch.finish(deadline),
+            timings: self.watch.finish(deadline, total),
             would_block: self.would_block,
         }
     }

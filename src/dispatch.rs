@@ -171,21 +171,23 @@ impl Dispatcher {
         let deadline = Deadline::start(self.world.config().delivery.deadline);
         let overdue = deadline.at() + limits::OVERDUE_GRACE;
         self.flights.lock().unwrap_or_else(PoisonError::into_inner).insert(id, overdue);
-        let attempt = self.attempt(started, deadline).await;
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        let attempt = self.attempt(started, deadline, Flight { dispatcher: &self, id }).await;
 
         let moved = attempt.response.as_ref().map_or(0, |response| response.body_total);
-        let finished = self.redact(&picked, started_at, attempt);
-        log(&picked, &finished);
-        self.ledger.close(finished).await;
+        let writing = Box::pin(async {
+            let finished = self.redact(&picked, started_at, attempt);
+            log(&picked, &finished);
+            self.ledger.close(finished).await;
+        });
+        self.deliverer.turns().take(&picked.tenant, writing).await;
         self.slot_free(&picked, moved);
     }
 
     /// A delivery that panics is a defect of ours, and still an outcome.
-    async fn attempt(&self, started: Started, deadline: Deadline) -> Attempt {
+    async fn attempt(&self, started: Started, deadline: Deadline, flight: Flight<'_>) -> Attempt {
         let id = started.id();
         let deliverer = self.deliverer.clone();
-        let work = std::panic::AssertUnwindSafe(async move { deliverer.deliver(started, deadline).await });
+        let work = std::panic::AssertUnwindSafe(async move { deliverer.deliver(started, deadline, flight).await });
         match futures_util::FutureExt::catch_unwind(work).await {
             Ok(attempt) => attempt,
             Err(_) => {
@@ -299,6 +301,18 @@ impl Dispatcher {
             let overdue = flights.values().filter(|overdue| **overdue < now).count();
             gauge!("egressd_overdue_deliveries").set(overdue as f64);
         }
+    }
+}
+
+/// A delivery in flight, until it is dropped.
+struct Flight<'a> {
+    dispatcher: &'a Dispatcher,
+    id: SendId,
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        self.dispatcher.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }
 

@@ -9,9 +9,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+use tokio::sync::Semaphore;
 
 use crate::clock;
 use crate::events::Events;
+use crate::limits;
 use crate::outcome::{Ended, Failure, Phase, Timings};
 use crate::record::{Finished, waited};
 use crate::redact::Redactor;
@@ -26,16 +28,24 @@ pub struct Ledger {
     pub events: Arc<Events>,
     /// Swapped by a reload.
     pub redactor: ArcSwap<Redactor>,
+    /// One permit is so many bytes.
+    room: Semaphore,
 }
+
+const PERMIT_BYTES: usize = 1024;
 
 impl Ledger {
     pub fn new(store: Arc<dyn Store>, redactor: Redactor) -> Arc<Self> {
         describe_metrics();
-        Arc::new(Self { store, events: Arc::default(), redactor: ArcSwap::from_pointee(redactor) })
+        let room = Semaphore::new(limits::ENDS_BYTES / PERMIT_BYTES);
+        Arc::new(Self { store, events: Arc::default(), redactor: ArcSwap::from_pointee(redactor), room })
     }
 
     /// Writes a send's end. Returns once it is durable, however long the store is away.
     pub async fn close(&self, finished: Finished) {
+        let permits = (bytes_of(&finished).min(limits::ENDS_BYTES) / PERMIT_BYTES).max(1);
+        // Never closed; without it, it is written all the same.
+        let _room = self.room.acquire_many(u32::try_from(permits).unwrap_or(u32::MAX)).await;
         let mut pause = FIRST_PAUSE;
         let seq = loop {
             match self.store.finish(finished.clone()).await {
@@ -54,6 +64,14 @@ impl Ledger {
         count(&finished);
         self.events.finished(finished.id, seq);
     }
+}
+
+/// About as much as its record will take.
+fn bytes_of(finished: &Finished) -> usize {
+    finished.response.as_ref().map_or(0, |response| {
+        let headers = response.headers.iter().flat_map(|(name, values)| std::iter::once(name).chain(values));
+        response.body.bytes.as_ref().map_or(0, bytes::Bytes::len) + headers.map(String::len).sum::<usize>()
+    })
 }
 
 /// The end of a send that was never begun.

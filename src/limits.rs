@@ -119,11 +119,25 @@ pub const INFORMATIONAL_RESPONSES_MAX: usize = 32;
 /// Most bytes of any kind before an answer's head is whole, beside twice what its headers may be.
 pub const BYTES_BEFORE_ANSWER_MAX: u64 = 256 * KIB;
 
+/// Most deliveries that are worked on before timers and sockets are looked at again.
+pub const TURNS_PER_ROUND: usize = 64;
+/// Bytes that one connection is read without a turn for the others.
+pub const READ_TURN_BYTES: usize = 64 * KIB as usize;
+/// Pieces of one body that are taken without a turn for the others: a piece may be a single byte.
+pub const READ_TURN_PIECES: u32 = 64;
+/// Most pieces of a response's body, beside one for each [`RESPONSE_PIECE_BYTES_MIN`] of it: past that it is cut as
+/// one that is too long, for each piece costs what many bytes do.
+pub const RESPONSE_PIECES_MAX: u64 = 8 * KIB;
+pub const RESPONSE_PIECE_BYTES_MIN: u64 = 64;
+
 /// A delivery in flight this much longer than its deadline counts as overdue.
 pub const OVERDUE_GRACE: Duration = Duration::from_millis(250);
 /// The dispatcher's loop must turn at least this often, or `/readyz` says it has stalled.
 pub const DISPATCH_STALLED_AFTER: Duration = Duration::from_secs(5);
 
+/// Bytes of finished sends' records that are on their way to the disk at once, so that what is accepted and begun
+/// meanwhile does not wait for all of them.
+pub const ENDS_BYTES: usize = 8 * MIB as usize;
 /// Bytes of accepted sends kept in memory so that their delivery need not read the disk.
 pub const HOT_BYTES_MAX: u64 = 64 * MIB;
 

@@ -1,14 +1,16 @@
 //! Reading a response, frame by frame, with its caps applied while reading.
 //!
 //! What is kept is never more than `response_body_stored`, what is read never more than `response_body_read`: past
-//! that the answer counts as complete and its connection is closed. Nothing is decompressed, trailers are passed
-//! over.
+//! that, and past [`RESPONSE_PIECES_MAX`], the answer counts as complete and its connection is closed. Nothing is
+//! decompressed, trailers are passed over.
 
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Version, header::CONTENT_LENGTH};
+use http::{HeaderMap, HeaderValue, Version, header::CONTENT_LENGTH};
 
+use crate::limits::{READ_TURN_PIECES, RESPONSE_PIECE_BYTES_MIN, RESPONSE_PIECES_MAX};
 use crate::redact::RawResponse;
+use crate::send::HeaderLines;
 
 /// Caps in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -21,11 +23,12 @@ pub struct BodyCaps {
 pub struct Receiving {
     status: u16,
     version: Version,
-    headers: HeaderMap,
+    headers: HeaderLines,
     declared: Option<u64>,
     caps: BodyCaps,
-    kept: BytesMut,
+    kept: Vec<u8>,
     total: u64,
+    pieces: u64,
     digest: Context,
     cut: bool,
 }
@@ -34,7 +37,7 @@ pub struct Receiving {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum More {
     Wanted,
-    /// `response_body_read` is full and there is more.
+    /// `response_body_read` is full and there is more, or it came in too many pieces.
     Cut,
 }
 
@@ -42,7 +45,18 @@ impl Receiving {
     pub fn new(status: u16, version: Version, headers: HeaderMap, caps: BodyCaps) -> Self {
         let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let digest = Context::new(&SHA256);
-        Self { status, version, headers, declared, caps, kept: BytesMut::new(), total: 0, digest, cut: false }
+        Self {
+            status,
+            version,
+            headers: compact(&headers),
+            declared,
+            caps,
+            kept: Vec::new(),
+            total: 0,
+            pieces: 0,
+            digest,
+            cut: false,
+        }
     }
 
     pub fn status(&self) -> u16 {
@@ -53,15 +67,30 @@ impl Receiving {
         self.version
     }
 
-    /// Takes one frame's data.
+    /// Lets others have a turn when it is time: pieces that have already come would else be taken without a pause.
+    pub async fn pace(&self) {
+        if self.pieces.is_multiple_of(u64::from(READ_TURN_PIECES)) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Takes one piece.
     pub fn take(&mut self, data: &Bytes) -> More {
+        self.pieces += 1;
         let room = usize::try_from(self.caps.read - self.total).unwrap_or(usize::MAX);
         let read = &data[..data.len().min(room)];
         self.digest.update(read);
         self.total += read.len() as u64;
-        let room = usize::try_from(self.caps.stored).unwrap_or(usize::MAX).saturating_sub(self.kept.len());
-        self.kept.extend_from_slice(&read[..read.len().min(room)]);
-        if read.len() < data.len() {
+        let cap = usize::try_from(self.caps.stored).unwrap_or(usize::MAX);
+        let keep = &read[..read.len().min(cap.saturating_sub(self.kept.len()))];
+        if self.kept.capacity() - self.kept.len() < keep.len() {
+            // Twice as much each time, but never more than will be kept.
+            let wanted = (self.kept.len() + keep.len()).max((2 * self.kept.len()).min(cap));
+            self.kept.reserve_exact(wanted - self.kept.len());
+        }
+        self.kept.extend_from_slice(keep);
+        let too_many = self.pieces > RESPONSE_PIECES_MAX + self.total / RESPONSE_PIECE_BYTES_MIN;
+        if read.len() < data.len() || too_many {
             self.cut = true;
             return More::Cut;
         }
@@ -72,19 +101,30 @@ impl Receiving {
     pub fn finish(self, complete: bool) -> RawResponse {
         let mut body_sha256 = [0; 32];
         body_sha256.copy_from_slice(self.digest.finish().as_ref());
-        let mut headers = Vec::with_capacity(self.headers.len());
-        headers.extend(self.headers.iter().map(|(name, value)| (name.clone(), value.clone())));
         RawResponse {
             status: self.status,
             version: self.version,
-            headers,
+            headers: self.headers,
             body_truncated: self.cut || !complete || (self.kept.len() as u64) < self.total,
-            body: self.kept.freeze(),
+            body: self.kept.into(),
             body_total: self.total,
             body_sha256,
             declared: self.declared,
         }
     }
+}
+
+/// The lines with their values in memory of their own: as they come, each keeps the whole buffer that it was read into.
+fn compact(headers: &HeaderMap) -> HeaderLines {
+    let mut values = BytesMut::with_capacity(headers.values().map(HeaderValue::len).sum());
+    headers.values().for_each(|value| values.extend_from_slice(value.as_bytes()));
+    let mut values = values.freeze();
+    let mut lines = Vec::with_capacity(headers.len());
+    for (name, value) in headers {
+        let own = HeaderValue::from_maybe_shared(values.split_to(value.len()));
+        lines.push((name.clone(), own.unwrap_or_else(|_| value.clone())));
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -116,6 +156,41 @@ mod tests {
             let dripped = dripped.finish(true);
             assert_eq!((&dripped.body, dripped.body_sha256), (&response.body, response.body_sha256));
         }
+    }
+
+    #[test]
+    fn a_body_in_too_many_pieces_is_cut_and_one_in_pieces_of_some_length_is_not() {
+        for (piece, pieces, more) in [
+            (1, RESPONSE_PIECES_MAX, More::Wanted),
+            (1, RESPONSE_PIECES_MAX + RESPONSE_PIECES_MAX / 32, More::Cut),
+            (64, 4 * RESPONSE_PIECES_MAX, More::Wanted),
+        ] {
+            let mut receiving = receiving(8, u64::MAX);
+            let data = Bytes::from(vec![b'x'; piece]);
+            let last = (0..pieces).map(|_| receiving.take(&data)).last();
+            assert_eq!(last, Some(more), "{pieces} pieces of {piece}");
+            assert_eq!(receiving.finish(true).body_total, piece as u64 * pieces);
+        }
+    }
+
+    #[test]
+    fn no_more_memory_is_taken_than_is_kept() {
+        let mut receiving = receiving(100_000, 1_000_000);
+        for _ in 0..70 {
+            receiving.take(&Bytes::from(vec![b'x'; 3_000]));
+            assert!(receiving.kept.capacity() <= 100_000, "{}", receiving.kept.capacity());
+        }
+        assert_eq!(receiving.finish(true).body.len(), 100_000);
+    }
+
+    #[test]
+    fn header_lines_stay_as_they_came() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("a", "1"), ("b", ""), ("a", "\u{e9}"), ("content-length", "7")] {
+            headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        let lines: HeaderLines = headers.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        assert_eq!(compact(&headers), lines);
     }
 
     #[test]

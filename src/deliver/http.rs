@@ -30,13 +30,14 @@ use hyper_util::rt::TokioIo;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use super::turns::Turns;
 use crate::dial::pool::Idle;
 use crate::dial::wire::{Io, Meter, PeerEnd, Probe};
 use crate::limits::{BYTES_BEFORE_ANSWER_MAX, INFORMATIONAL_RESPONSES_MAX, RESPONSE_HEADERS_MAX};
 use crate::outcome::{Code, Failure, Phase};
 use crate::policy::{CheckedUrl, Scheme};
 use crate::record::TlsFacts;
-use crate::send::{HeaderLines, Method, SendSpec};
+use crate::send::{HeaderLines, Method, SendSpec, TenantId};
 use crate::source::Source;
 
 type Body = Full<Bytes>;
@@ -45,7 +46,7 @@ type Transport = TokioIo<Box<dyn Io>>;
 /// Least that hyper takes for its buffers.
 const BUFFER_BYTES_MIN: usize = 8 * 1024;
 /// Bytes of a body that an HTTP/2 receiver may send before we have taken them.
-const WINDOW_BYTES: u32 = 256 * 1024;
+const WINDOW_BYTES: u32 = 128 * 1024;
 
 /// The network side of a connection.
 #[derive(Clone, Debug)]
@@ -79,21 +80,32 @@ enum Protocol {
     },
 }
 
-/// The tasks of one HTTP/2 connection; they end when the last handle is dropped by [`Channel`].
-#[derive(Clone, Default)]
-struct Tasks(Arc<Mutex<Vec<AbortHandle>>>);
+/// The tasks of one HTTP/2 connection, which take their tenant's turns; they end when the last handle is dropped by
+/// [`Channel`].
+#[derive(Clone)]
+pub struct Tasks {
+    turns: Arc<Turns>,
+    tenant: TenantId,
+    handles: Arc<Mutex<Vec<AbortHandle>>>,
+}
+
+impl Tasks {
+    pub fn new(turns: &Arc<Turns>, tenant: &TenantId) -> Self {
+        Self { turns: turns.clone(), tenant: tenant.clone(), handles: Arc::default() }
+    }
+}
 
 impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
     fn execute(&self, task: F) {
-        let handle = tokio::spawn(task).abort_handle();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
+        let handle = tokio::spawn(self.turns.take(&self.tenant, Box::pin(task))).abort_handle();
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
     }
 }
 
 impl Drop for Channel {
     fn drop(&mut self) {
         if let Protocol::Http2 { _tasks: tasks, .. } = &self.protocol {
-            for task in tasks.0.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            for task in tasks.handles.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
                 task.abort();
             }
         }
@@ -110,11 +122,16 @@ pub enum Unanswered {
 
 impl Channel {
     /// Speaks HTTP/2 where TLS settled on it, else HTTP/1.1. Writes nothing of a request.
-    pub async fn open(io: Box<dyn Io>, line: Line, host: &str, response_headers: usize) -> Result<Self, Failure> {
+    pub async fn open(
+        io: Box<dyn Io>,
+        line: Line,
+        tasks: Tasks,
+        host: &str,
+        response_headers: usize,
+    ) -> Result<Self, Failure> {
         let io = TokioIo::new(io);
         let broken = |error: hyper::Error| explain(&error, &line.meter, Phase::Write, host, response_headers);
         let protocol = if line.tls.as_ref().is_some_and(|tls| tls.alpn.as_deref() == Some("h2")) {
-            let tasks = Tasks::default();
             let (sender, connection) = http2::Builder::new(tasks.clone())
                 .initial_stream_window_size(WINDOW_BYTES)
                 .initial_connection_window_size(WINDOW_BYTES)

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::metrics::PortGuard;
 use crate::clock;
+use crate::limits::READ_TURN_BYTES;
 
 /// How the peer, or the way to it, ended a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,12 +170,14 @@ impl Meter {
 pub struct Wire {
     socket: Arc<TcpStream>,
     meter: Arc<Meter>,
+    /// Bytes read since others last had a turn.
+    turn: usize,
     _port: PortGuard,
 }
 
 impl Wire {
     pub fn new(socket: TcpStream, port: PortGuard) -> Self {
-        Self { socket: Arc::new(socket), meter: Arc::new(Meter::new()), _port: port }
+        Self { socket: Arc::new(socket), meter: Arc::new(Meter::new()), turn: 0, _port: port }
     }
 
     pub fn meter(&self) -> &Arc<Meter> {
@@ -202,19 +205,31 @@ impl Probe {
 }
 
 impl AsyncRead for Wire {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if buf.remaining() == 0 {
             // Not asked for anything: a read of nothing must not look like the peer's end.
             return Poll::Ready(Ok(()));
         }
+        if self.turn >= READ_TURN_BYTES {
+            // A peer that sends faster than we read would have this thread to itself for as long as it likes, and no
+            // timer of any delivery would fire meanwhile.
+            self.turn = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         loop {
-            ready!(self.socket.poll_read_ready(cx))?;
+            let readable = self.socket.poll_read_ready(cx);
+            if readable.is_pending() {
+                self.turn = 0;
+            }
+            ready!(readable)?;
             match self.socket.try_read_buf(buf) {
                 Ok(0) => {
                     self.meter.closed();
                     return Poll::Ready(Ok(()));
                 }
                 Ok(bytes) => {
+                    self.turn += bytes;
                     return Poll::Ready(self.meter.read(bytes));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
