@@ -1,9 +1,16 @@
 //! The end-to-end bench: the real binary between this process (the load) and a receiver in a process of its own, with
 //! a bare hyper client loop on the same receiver beside it as the limit. Prints figures; asserts nothing about time.
 //!
-//! `cargo bench --bench end_to_end [-- SCENARIO...]`, with scenarios `limit idle single batch backlog silent noisy`.
+//! `cargo bench --bench end_to_end [-- SCENARIO...]`, with scenarios `limit idle single batch backlog silent noisy hostile full restart`.
 
 #![allow(clippy::disallowed_methods, reason = "a load generator and a stopwatch, not the appliance")]
+
+#[allow(dead_code, reason = "the bench uses less of it than the tests")]
+#[path = "../suite/support/hostile.rs"]
+mod hostile;
+#[allow(dead_code, reason = "the bench uses less of it than the tests")]
+#[path = "../suite/support/tls.rs"]
+mod tls;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
@@ -15,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hostile::{Hostile, Kind};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::SendRequest;
 use hyper::service::service_fn;
@@ -25,11 +33,19 @@ use tokio::net::{TcpListener, TcpStream};
 
 const CONNECTIONS: usize = 64;
 
+/// What the README says that one delivery may take, beside what it sends.
+const KIB_PER_DELIVERY: f64 = 448.0;
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
     if arguments.first().is_some_and(|argument| argument == "receiver") {
         return runtime.block_on(receive());
+    }
+    if let [first, pem] = &arguments[..]
+        && first == "harm"
+    {
+        return runtime.block_on(harm(Path::new(pem)));
     }
     runtime.block_on(bench(&arguments));
 }
@@ -62,6 +78,73 @@ async fn bench(wanted: &[String]) {
     if runs("noisy") {
         noisy(&receiver).await;
     }
+    if runs("hostile") {
+        hostile(&receiver, &Kind::ALL, 5, 125).await;
+    }
+    if runs("full") {
+        hostile(&receiver, &[Kind::FullThenDrip], 3, 2_000).await;
+        hostile(&receiver, &[Kind::FullThenDripTls], 3, 1_000).await;
+        hostile(&receiver, &[Kind::FullThenDripHttp2], 3, 1_000).await;
+    }
+    if runs("restart") {
+        restart(1_000_000).await;
+    }
+}
+
+/// A process is killed with so many sends in its queue; how soon the next one makes its first delivery.
+async fn restart(sends: usize) {
+    let queued = "queued = 4000000\nqueued_per_tenant = 4000000\n";
+    // One at a time, to a listener that nobody accepts from: the rest waits.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let node = Node::start_with(
+        &format!("{queued}in_flight = 1\nin_flight_per_tenant = 1\nin_flight_per_tenant_destination = 1\n"),
+        "",
+    );
+    let url = format!("http://{}/", listener.local_addr().expect("bound"));
+    let one = json!({ "method": "POST", "url": url, "data": { "name": "Luke" } });
+    let body = Bytes::from(serde_json::to_vec(&Value::Array(vec![one; 1000])).expect("JSON"));
+    let left = Arc::new(AtomicU64::new(sends as u64 / 1000));
+    let started = Instant::now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for tenant in 0..8 {
+        let (left, body, api) = (left.clone(), body.clone(), node.api);
+        tasks.spawn(async move {
+            let mut client = connect(api).await;
+            let who = format!("tenant-{tenant}");
+            while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+                let (status, answer) = call_as(&mut client, "POST", "/v1/sends", body.clone(), Some(&who)).await;
+                assert_eq!(status, 202, "{}", String::from_utf8_lossy(&answer));
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.expect("a submitter");
+    }
+    let (accepted, before) = (started.elapsed(), node.memory_mib());
+    let waiting = node.gauge("egressd_queued_sends").await;
+    let directory = node.killed();
+    // What the first process had begun.
+    while tokio::time::timeout(Duration::from_millis(100), listener.accept()).await.is_ok() {}
+
+    let started = Instant::now();
+    let starting = tokio::task::spawn_blocking(move || Node::start_in(directory, queued, ""));
+    let (mut socket, _) = listener.accept().await.expect("a delivery");
+    tokio::io::AsyncReadExt::read_u8(&mut socket).await.expect("a request");
+    let first = started.elapsed();
+    let node = starting.await.expect("the second process");
+    let answers = started.elapsed();
+    while node.gauge("egressd_queued_sends").await < waiting * 0.99 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let name = format!("killed with {waiting} queued");
+    println!("{name:<44} {:>12} {:>14} {:>12.1}", "-", "-", node.memory_mib());
+    println!(
+        "    accepted in {:.1} s ({before:.1} MiB); after the restart the first delivery arrives after {:.2} s, calls \
+         are answered after {:.2} s",
+        accepted.as_secs_f64(),
+        first.as_secs_f64(),
+        answers.as_secs_f64()
+    );
 }
 
 /// The bare client: what the receiver and this machine can do without an appliance in between.
@@ -174,19 +257,8 @@ async fn silent(receiver: &Receiver, sends: u64) {
     tokio::time::sleep(Duration::from_secs(3)).await;
     let during = node.memory_mib();
     let outcomes = node.settled(sends).await;
-    let mut totals: Vec<f64> = Vec::new();
-    let mut cursor = String::new();
-    loop {
-        let (_, page) = call(&mut client, "GET", &format!("/v1/sends?limit=200{cursor}"), Bytes::new()).await;
-        let page: Value = serde_json::from_slice(&page).expect("JSON");
-        for record in page["sends"].as_array().expect("a list") {
-            totals.extend(record["timings_ms"]["total"].as_f64());
-        }
-        match page["next"].as_str() {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => break,
-        }
-    }
+    let records = node.records().await;
+    let mut totals: Vec<f64> = records.iter().filter_map(|record| record["timings_ms"]["total"].as_f64()).collect();
     totals.sort_by(f64::total_cmp);
     let (first, last) = (totals.first().copied().unwrap_or(0.0), totals.last().copied().unwrap_or(0.0));
     println!("{:<44} {:>12} {:>14} {:>12.1}", format!("{sends} in flight to a silent receiver"), "-", "-", during);
@@ -246,18 +318,229 @@ async fn noisy(receiver: &Receiver) {
     println!("    p99 with the flood is {:.2} x that without", figures[1] / figures[0]);
 }
 
+/// `count` deliveries of each kind for each of so many tenants, all in flight at once towards receivers that mean harm,
+/// and a tenant beside them that sends to one that answers.
+async fn hostile(receiver: &Receiver, kinds: &[Kind], tenants: usize, count: usize) {
+    let harm = [Harm::start(), Harm::start()];
+    let total = tenants * kinds.len() * count;
+    let node = Node::start_with(
+        // What the tenant beside them needs is on top.
+        &format!(
+            "in_flight = {}\nin_flight_per_tenant = {1}\nin_flight_per_tenant_destination = {1}\n",
+            total + 100,
+            total
+        ),
+        &format!("[tls]\nextra_ca = [{:?}, {:?}]\n", harm[0].pem(), harm[1].pem()),
+    );
+    let (base, sockets) = (node.memory_mib(), node.sockets());
+    let sampler = tokio::spawn(sample(node.metrics, node.pid()));
+    receiver.latencies().await;
+    let beside = tokio::spawn(healthy(node.api, receiver.fast));
+
+    let started = Instant::now();
+    let mut submitters = tokio::task::JoinSet::new();
+    for tenant in 0..tenants {
+        let (api, kinds) = (node.api, kinds.to_vec());
+        let addresses = harm[tenant % harm.len()].addresses.clone();
+        submitters.spawn(async move {
+            let mut client = connect(api).await;
+            let mut batch = Vec::new();
+            let mut bytes = 0;
+            for number in 0..count {
+                for kind in &kinds {
+                    let url = format!("{}://{}/{number}", kind.scheme(), addresses[&format!("{kind:?}")]);
+                    let data = "x".repeat(kind.request_bytes());
+                    bytes += data.len();
+                    batch.push(json!({ "method": "POST", "url": url, "data": data, "context": { "step": format!("{kind:?}") } }));
+                    let last = number + 1 == count && Some(kind) == kinds.last();
+                    if last || bytes > 8 << 20 || batch.len() == 500 {
+                        let body = Bytes::from(serde_json::to_vec(&batch).expect("JSON"));
+                        let who = format!("tenant-{tenant}");
+                        let (status, answer) = call_as(&mut client, "POST", "/v1/sends", body, Some(&who)).await;
+                        assert_eq!(status, 202, "{}", String::from_utf8_lossy(&answer));
+                        (batch, bytes) = (Vec::new(), 0);
+                    }
+                }
+            }
+        });
+    }
+    while let Some(done) = submitters.join_next().await {
+        done.expect("a submitter");
+    }
+    let accepted = started.elapsed();
+    let (made, mut latencies) = {
+        beside.await.expect("the tenant beside them");
+        node.settled(total as u64 + HEALTHY).await;
+        (started.elapsed(), receiver.latencies().await)
+    };
+    sampler.abort();
+    let seen = SAMPLES.lock().expect("samples").drain(..).collect::<Vec<_>>();
+    let most = |of: fn(&Sample) -> f64| seen.iter().map(of).fold(0.0, f64::max);
+    let requests: usize = kinds.iter().map(|kind| kind.request_bytes() * count * tenants).sum();
+    let formula = base + 72.0 + (total as f64 * KIB_PER_DELIVERY + requests as f64 / 1024.0) / 1024.0;
+    println!(
+        "{:<44} {:>12} {:>14} {:>12.1}",
+        format!("{total} hostile deliveries"),
+        "-",
+        "-",
+        most(|sample| sample.memory_mib)
+    );
+    let full = most(|sample| sample.in_flight);
+    let during = seen.iter().filter(|sample| sample.in_flight >= full * 0.99).map(|sample| sample.memory_mib);
+    println!(
+        "    accepted in {:.1} s, all ended after {:.1} s; most in flight {}; overdue at most {} of {} samples; \
+         memory's bound {formula:.0} MiB, {:.0} MiB while most were in flight",
+        accepted.as_secs_f64(),
+        made.as_secs_f64(),
+        most(|sample| sample.in_flight),
+        most(|sample| sample.overdue),
+        seen.len(),
+        during.fold(0.0, f64::max),
+    );
+    let mut by_kind: std::collections::BTreeMap<String, (HashMap<String, u64>, f64, f64)> = Default::default();
+    for record in node.records().await {
+        let Some(step) = record["context"]["step"].as_str() else { continue };
+        let total = record["timings_ms"]["total"].as_f64().unwrap_or_default();
+        let (ends, first, last) = by_kind.entry(step.to_owned()).or_insert((HashMap::new(), f64::MAX, 0.0));
+        *ends.entry(end_of(&record)).or_default() += 1;
+        (*first, *last) = (first.min(total), last.max(total));
+    }
+    for (kind, (ends, first, last)) in by_kind {
+        let sum: u64 = ends.values().sum();
+        println!("    {kind:<20} {sum:>6}  {first:>6.0} to {last:>6.0} ms  {ends:?}");
+    }
+    latencies.sort_by(f64::total_cmp);
+    let at = |share: f64| latencies.get((latencies.len() as f64 * share) as usize).or(latencies.last()).copied();
+    println!(
+        "    beside them, accept-to-receiver ms: p50 {:.1}  p99 {:.1}  max {:.1}  ({} seen)",
+        at(0.5).unwrap_or(f64::NAN),
+        at(0.99).unwrap_or(f64::NAN),
+        at(1.0).unwrap_or(f64::NAN),
+        latencies.len()
+    );
+    // Longer than `keep_alive` and the time until that is looked at.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    println!("    sockets: {sockets} before, {} after; memory after: {:.1} MiB", node.sockets(), node.memory_mib());
+}
+
+fn end_of(record: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    match record["error"].as_object() {
+        Some(error) => format!("{} {} {}", text(&record["outcome"]), text(&error["code"]), text(&error["phase"])),
+        None => format!("{} {}", text(&record["outcome"]), record["response"]["status"]),
+    }
+}
+
+/// What the tenant beside them sends in all.
+const HEALTHY: u64 = 160;
+
+/// Sends 20 a second for 8 s.
+async fn healthy(api: SocketAddr, to: SocketAddr) {
+    let mut client = connect(api).await;
+    let mut every = tokio::time::interval(Duration::from_millis(50));
+    for _ in 0..HEALTHY {
+        every.tick().await;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock").as_micros();
+        let one = json!({ "method": "POST", "url": format!("http://{to}/timed"), "data": now.to_string() });
+        let body = Bytes::from(serde_json::to_vec(&one).expect("JSON"));
+        let (status, _) = call_as(&mut client, "POST", "/v1/sends", body, Some("healthy")).await;
+        assert_eq!(status, 202);
+    }
+}
+
+struct Sample {
+    overdue: f64,
+    in_flight: f64,
+    memory_mib: f64,
+}
+
+static SAMPLES: std::sync::Mutex<Vec<Sample>> = std::sync::Mutex::new(Vec::new());
+
+async fn sample(metrics: SocketAddr, pid: u32) {
+    let mut client = connect(metrics).await;
+    loop {
+        let (_, text) = call(&mut client, "GET", "/metrics", Bytes::new()).await;
+        let text = String::from_utf8_lossy(&text);
+        let sum = |name: &str| -> f64 {
+            let lines = text.lines().filter(|line| line.starts_with(name));
+            lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+        };
+        let (overdue, in_flight) = (sum("egressd_overdue_deliveries"), sum("egressd_in_flight{"));
+        SAMPLES.lock().expect("samples").push(Sample { overdue, in_flight, memory_mib: memory_mib(pid) });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Receivers that mean harm, in a process of their own.
+struct Harm {
+    child: Child,
+    addresses: HashMap<String, SocketAddr>,
+    directory: tempfile::TempDir,
+}
+
+impl Harm {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut child = Command::new(std::env::current_exe().expect("this program"))
+            .arg("harm")
+            .arg(directory.path().join("ca.pem"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the receivers");
+        let lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+        let mut addresses = HashMap::new();
+        for line in lines.take(Kind::ALL.len()) {
+            let line = line.expect("text");
+            let (kind, address) = line.split_once(' ').expect("a kind and its address");
+            addresses.insert(kind.to_owned(), address.parse().expect("an address"));
+        }
+        Self { child, addresses, directory }
+    }
+
+    fn pem(&self) -> std::path::PathBuf {
+        self.directory.path().join("ca.pem")
+    }
+}
+
+impl Drop for Harm {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The process of the receivers that mean harm.
+async fn harm(pem: &Path) {
+    let authority = tls::Authority::new();
+    authority.write_pem(pem);
+    let acceptor = |alpn: &[&str]| authority.server(&["127.0.0.1"], tls::Leaf::Good, alpn);
+    let receivers: Vec<Hostile> = Kind::ALL.iter().map(|kind| Hostile::start(*kind, &acceptor)).collect();
+    for receiver in &receivers {
+        println!("{:?} {}", receiver.kind, receiver.address);
+    }
+    std::future::pending::<()>().await;
+}
+
 /// The appliance as its users run it, with a directory of its own.
 struct Node {
     child: Child,
     api: SocketAddr,
     metrics: SocketAddr,
-    _directory: tempfile::TempDir,
+    directory: Arc<tempfile::TempDir>,
 }
 
 impl Node {
     fn start(delivery: &str) -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let config = write_config(directory.path(), delivery);
+        Self::start_with(delivery, "")
+    }
+
+    /// `delivery` stands within that table, `more` at the end.
+    fn start_with(delivery: &str, more: &str) -> Self {
+        Self::start_in(Arc::new(tempfile::tempdir().expect("a directory")), delivery, more)
+    }
+
+    fn start_in(directory: Arc<tempfile::TempDir>, delivery: &str, more: &str) -> Self {
+        let config = write_config(directory.path(), delivery) + more;
         let (api, metrics) = (free_port(), free_port());
         let text = config.replace("API", &api.to_string()).replace("METRICS", &metrics.to_string());
         let file = directory.path().join("egressd.toml");
@@ -270,10 +553,10 @@ impl Node {
             .expect("egressd");
         let started = Instant::now();
         while std::net::TcpStream::connect(api).is_err() {
-            assert!(started.elapsed() < Duration::from_secs(20), "egressd did not start");
+            assert!(started.elapsed() < Duration::from_secs(60), "egressd did not start");
             std::thread::sleep(Duration::from_millis(20));
         }
-        Self { child, api, metrics, _directory: directory }
+        Self { child, api, metrics, directory }
     }
 
     fn pid(&self) -> u32 {
@@ -281,9 +564,46 @@ impl Node {
     }
 
     fn memory_mib(&self) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
-        line.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok()).unwrap_or_default() / 1024.0
+        memory_mib(self.pid())
+    }
+
+    fn sockets(&self) -> usize {
+        let Ok(files) = std::fs::read_dir(format!("/proc/{}/fd", self.pid())) else { return 0 };
+        let targets = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
+        targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
+    }
+
+    /// SIGKILL, then a new process on what the first left behind.
+    fn killed(mut self) -> Arc<tempfile::TempDir> {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.directory.clone()
+    }
+
+    async fn gauge(&self, name: &str) -> f64 {
+        let mut client = connect(self.metrics).await;
+        let (_, text) = call(&mut client, "GET", "/metrics", Bytes::new()).await;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let line = text.lines().find(|line| line.starts_with(name) && !line.starts_with('#'));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default()
+    }
+
+    /// Every record there is, newest first.
+    async fn records(&self) -> Vec<Value> {
+        let mut client = connect(self.api).await;
+        let mut records = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let (_, page) = call(&mut client, "GET", &format!("/v1/sends?limit=200{cursor}"), Bytes::new()).await;
+            let mut page: Value = serde_json::from_slice(&page).expect("JSON");
+            if let Value::Array(sends) = page["sends"].take() {
+                records.extend(sends);
+            }
+            match page["next"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return records,
+            }
+        }
     }
 
     /// Waits until so many sends have ended; how.
@@ -474,6 +794,12 @@ async fn call_as(
 
 fn body_1k() -> Bytes {
     Bytes::from_static(&[b'x'; 1024])
+}
+
+fn memory_mib(pid: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<f64>().ok()).unwrap_or_default() / 1024.0
 }
 
 /// User and system time of a process, in seconds (proc(5), fields 14 and 15, in ticks of 10 ms).

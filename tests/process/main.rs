@@ -5,6 +5,9 @@
 mod commands;
 mod crash;
 mod disk;
+#[path = "../suite/support/hostile.rs"]
+mod harm;
+mod hostile;
 mod load;
 mod neighbours;
 mod node;
@@ -14,3 +17,6 @@ mod publish;
 mod secrets;
 mod signals;
 mod suspensions;
+#[allow(dead_code, reason = "the suite uses more of it")]
+#[path = "../suite/support/tls.rs"]
+mod tls;

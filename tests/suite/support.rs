@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "not every test uses every helper")]
 
 pub mod ground;
+pub mod hostile;
 pub mod name_server;
 pub mod network;
 pub mod receiver;

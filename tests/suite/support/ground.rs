@@ -172,7 +172,7 @@ impl Ground {
 
     pub async fn deliver_for(&self, tenant: &str, spec: SendSpec, total: Duration) -> Attempt {
         let started = self.begin(tenant, spec).await;
-        self.deliverer.deliver(started, Deadline::start(total)).await
+        self.deliverer.deliver(started, Deadline::start(total), ()).await
     }
 
     /// A GET with plenty of time.
