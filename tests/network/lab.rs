@@ -35,6 +35,7 @@ pub const METRICS: &str = "127.0.0.1:8701";
 pub const WORLD_V4: &str = "192.0.2.80";
 pub const WORLD_V4_OTHER: &str = "192.0.2.81";
 pub const WORLD_V6: &str = "2001:db8:2::80";
+pub const WORLD_V6_OTHER: &str = "2001:db8:2::81";
 
 /// Runs a command line; it must succeed.
 #[track_caller]
@@ -104,7 +105,7 @@ impl Lab {
             (router, "inner", "10.1.0.1", "2001:db8:1::1"),
             (router, "outer", "192.0.2.1", "2001:db8:2::1"),
             (world, "net", WORLD_V4, WORLD_V6),
-            (world, "net", WORLD_V4_OTHER, "2001:db8:2::81"),
+            (world, "net", WORLD_V4_OTHER, WORLD_V6_OTHER),
         ] {
             sh(&format!(
                 "ip -n {namespace} addr add {v4}/24 dev {interface} && \

@@ -7,6 +7,7 @@
 mod dates;
 mod lab;
 mod pairs;
+mod pools;
 mod ports;
 mod publication;
 mod relay;

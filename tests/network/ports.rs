@@ -8,14 +8,39 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, Socket, Type};
 
-use crate::lab::{API, Lab, METRICS, WORLD_V4, WORLD_V4_OTHER, end_of, inside, list, sh};
+use crate::lab::{API, Lab, METRICS, WORLD_V4, WORLD_V4_OTHER, WORLD_V6, WORLD_V6_OTHER, end_of, inside, list, sh};
 
 const PORTS: usize = 20;
+
+/// One family's addresses: a receiver, another, and what the published ones begin with.
+struct Family {
+    receiver: &'static str,
+    other: &'static str,
+    public: &'static str,
+}
+
+const V4: Family = Family { receiver: WORLD_V4, other: WORLD_V4_OTHER, public: "198.51.100." };
+const V6: Family = Family { receiver: WORLD_V6, other: WORLD_V6_OTHER, public: "2001:db8:1::" };
+
+impl Family {
+    fn url(&self, host: &str, path: &str) -> String {
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        format!("http://{host}:8080{path}")
+    }
+
+    /// A metric of one of its sources.
+    fn series(&self, name: &str, source: u8) -> String {
+        format!("{name}{{source_ip=\"{}{source}\"}}", self.public)
+    }
+}
+
+const USED: &str = "egressd_source_ports_used_ratio";
+const EXHAUSTED: &str = "egressd_source_ports_exhausted_total";
 
 fn lab(sources: &[u8], delivery: &str) -> Lab {
     let mut lab = Lab::new(sources);
     lab.write_list(&list(sources));
-    lab.configure(sources, &["v4"], &format!("[delivery]\nkeep_alive = \"0s\"\n{delivery}"));
+    lab.configure(sources, &["v4", "v6"], &format!("[delivery]\nkeep_alive = \"0s\"\n{delivery}"));
     sh(&format!(
         "ip netns exec {} sysctl -qw net.ipv4.ip_local_port_range='40000 40019' net.ipv4.tcp_tw_reuse=0",
         lab.app
@@ -26,27 +51,26 @@ fn lab(sources: &[u8], delivery: &str) -> Lab {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_source_brings_all_of_its_ports() {
-    for sources in [vec![11], vec![11, 12, 13]] {
+    for (sources, family) in [(vec![11], V4), (vec![11, 12, 13], V4), (vec![11, 12], V6)] {
         let lab = lab(&sources, "deadline = \"30s\"\ndrain = \"30s\"\n");
         lab.admit_the_list().await;
-        let (receiver, other) = (lab.receiver(WORLD_V4, 8080).await, lab.receiver(WORLD_V4_OTHER, 8080).await);
+        let (receiver, other) = (lab.receiver(family.receiver, 8080).await, lab.receiver(family.other, 8080).await);
         let mut caller = lab.caller(API).await;
         let all = PORTS * sources.len();
-        let urls: Vec<_> = (0..all).map(|number| format!("http://{WORLD_V4}:8080/hold/{number}")).collect();
+        let urls: Vec<_> = (0..all).map(|number| family.url(family.receiver, &format!("/hold/{number}"))).collect();
         let ids = caller.submit("acme", &urls).await;
         receiver.holds(all).await;
         for source in &sources {
-            lab.metric(&used_ratio(*source), |value| value == 1.0).await;
+            lab.metric(&family.series(USED, *source), |value| value == 1.0).await;
         }
-        let record = caller.get("acme", &format!("http://{WORLD_V4}:8080/one-too-many")).await;
+        let record = caller.get("acme", &family.url(family.receiver, "/one-too-many")).await;
         assert_eq!(end_of(&record), "source_ports_exhausted", "{record}");
         assert!(receiver.seen("/one-too-many").is_empty());
         for source in &sources {
-            let series = format!("egressd_source_ports_exhausted_total{{source_ip=\"198.51.100.{source}\"}}");
-            lab.metric(&series, |value| value >= 1.0).await;
+            lab.metric(&family.series(EXHAUSTED, *source), |value| value >= 1.0).await;
         }
         // Only towards that peer.
-        let record = caller.get("acme", &format!("http://{WORLD_V4_OTHER}:8080/else")).await;
+        let record = caller.get("acme", &family.url(family.other, "/else")).await;
         assert_eq!(end_of(&record), "delivered", "{record}");
         assert_eq!(other.seen("/else").len(), 1);
         receiver.release();
@@ -64,15 +88,15 @@ async fn every_source_brings_all_of_its_ports() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ports_in_time_wait_count_and_the_next_source_takes_over() {
-    for sources in [vec![11], vec![11, 12, 13]] {
+    for (sources, family) in [(vec![11], V4), (vec![11, 12, 13], V4), (vec![11, 12], V6)] {
         let lab = lab(&sources, "");
         lab.admit_the_list().await;
-        let receiver = lab.receiver(WORLD_V4, 8080).await;
+        let receiver = lab.receiver(family.receiver, 8080).await;
         let mut caller = lab.caller(API).await;
         // The receiver keeps connections open, so that we close first and the waiting is ours.
         let mut ends = Vec::new();
         for number in 0..PORTS * sources.len() + 2 {
-            let record = caller.get("acme", &format!("http://{WORLD_V4}:8080/{number}")).await;
+            let record = caller.get("acme", &family.url(family.receiver, &format!("/{number}"))).await;
             let count = receiver.seen(&format!("/{number}")).len();
             ends.push((end_of(&record).to_owned(), count));
         }
@@ -82,16 +106,16 @@ async fn ports_in_time_wait_count_and_the_next_source_takes_over() {
         assert_eq!(lab.strangers(), 0);
         // Nothing is open, and every port is in use.
         for source in &sources {
-            lab.metric(&used_ratio(*source), |value| value == 1.0).await;
+            lab.metric(&family.series(USED, *source), |value| value == 1.0).await;
         }
 
         // Where the kernel may use them again after a second, they count as free, and are.
         sh(&format!("ip netns exec {} sysctl -qw net.ipv4.tcp_tw_reuse=1", lab.app));
         for source in &sources {
-            lab.metric(&used_ratio(*source), |value| value == 0.0).await;
+            lab.metric(&family.series(USED, *source), |value| value == 0.0).await;
         }
         for number in 0..PORTS {
-            let record = caller.get("acme", &format!("http://{WORLD_V4}:8080/again/{number}")).await;
+            let record = caller.get("acme", &family.url(family.receiver, &format!("/again/{number}"))).await;
             assert_eq!(end_of(&record), "delivered", "{record}");
         }
     }
@@ -108,9 +132,9 @@ async fn the_end_of_ports_is_seen_before_it_comes() {
         let record = caller.get("acme", &format!("http://{WORLD_V4}:8080/{number}")).await;
         assert_eq!(end_of(&record), "delivered", "{record}");
     }
-    lab.metric(&used_ratio(11), |value| value > 0.8).await;
+    lab.metric(&V4.series(USED, 11), |value| value > 0.8).await;
     let (_, metrics) = lab.call(METRICS, "GET", "/metrics", "", &[]).await;
-    let told = metrics.lines().find(|line| line.starts_with("egressd_source_ports_exhausted_total{"));
+    let told = metrics.lines().find(|line| line.starts_with(EXHAUSTED));
     assert!(told.is_none_or(|line| line.ends_with(" 0")), "{told:?}");
     let (_, sources) = lab.call(API, "GET", "/v1/sources", "", &[]).await;
     assert!(sources.contains("\"ports_used_ratio\":0.85"), "{sources}");
@@ -152,7 +176,7 @@ async fn a_default_range_that_is_nearly_full_still_carries_and_says_how_fast() {
         println!("{:>5} {percent:>3} %     {with:>26}  {without:>16}    {:>20}", used, shown(phases));
         assert_eq!(receiver.seen(&path).len(), EACH);
     }
-    let ratio = lab.metric(&used_ratio(11), |value| value > 0.95).await;
+    let ratio = lab.metric(&V4.series(USED, 11), |value| value > 0.95).await;
     assert!(ratio <= 1.0, "{ratio}");
     assert_eq!(lab.strangers(), 0);
 }
@@ -194,8 +218,4 @@ fn shown(mut times: Vec<Duration>) -> String {
     times.sort_unstable();
     let of = |share: usize| times[(times.len() - 1) * share / 100].as_micros();
     format!("{} {}", of(50), of(99))
-}
-
-fn used_ratio(source: u8) -> String {
-    format!("egressd_source_ports_used_ratio{{source_ip=\"198.51.100.{source}\"}}")
 }
