@@ -18,7 +18,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 
-use self::connect::{Candidate, Connected, Connector, PortRange};
+use self::connect::{Candidate, Connected, Connector, Exhausted, PortRange};
 use self::metrics::{DialMetrics, SourceLoad};
 use self::resolve::{NotFound, Resolver};
 use self::tls::{Trust, TrustError};
@@ -35,6 +35,7 @@ pub struct Dialer {
     resolver: Resolver,
     trust: ArcSwap<Trust>,
     ports: PortRange,
+    exhausted: Exhausted,
     metrics: DialMetrics,
 }
 
@@ -73,6 +74,7 @@ impl Dialer {
             resolver: Resolver::default(),
             trust: ArcSwap::from_pointee(trust),
             ports: PortRange::default(),
+            exhausted: Exhausted::default(),
             metrics: DialMetrics::default(),
         }
     }
@@ -123,6 +125,7 @@ impl Dialer {
     /// Forgets what is out of date and brings the gauges up to date.
     pub fn tend(&self) {
         self.resolver.tend();
+        self.exhausted.tend();
         self.metrics.observe(&self.world.sources().all(), self.ports.size());
     }
 
@@ -220,7 +223,8 @@ impl Dialer {
                 tracing::warn!(source = %source.bind(), "source is not on this host: not used for a while");
             }
         };
-        let connector = Connector { ports: &self.ports, metrics: &self.metrics, bound: &bound };
+        let connector =
+            Connector { ports: &self.ports, exhausted: &self.exhausted, metrics: &self.metrics, bound: &bound };
         connector.connect(candidates).await.map_err(|error| {
             tracing::debug!(%error, "no connection");
             error.failure(&url.destination().host.text(), url.destination().port, candidates.len())

@@ -91,6 +91,10 @@ pub const DNS_STRAY_DATAGRAMS_MAX: usize = 32;
 
 /// RFC 8305 section 5: time between the starts of two connection attempts.
 pub const CONNECT_STAGGER: Duration = Duration::from_millis(250);
+/// A source that had no port left towards a peer is tried again after so many times as long as the kernel took to say so.
+pub const EXHAUSTED_ASKED_AGAIN: u32 = 20;
+/// And after this long at most.
+pub const EXHAUSTED_KEPT_MAX: Duration = Duration::from_millis(250);
 /// A connection must have stayed open this long while idle before its destination's are reused.
 pub const REUSE_PROVEN_AFTER: Duration = Duration::from_millis(250);
 /// After a reused connection turned out stale, its destination's are not reused for this long.

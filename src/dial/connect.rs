@@ -5,22 +5,26 @@
 //! connects wins and the others are closed with nothing written. Nothing is ever written here.
 
 use std::{
+    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::Instant;
 
 use super::metrics::DialMetrics;
 use super::wire::Wire;
-use crate::limits::CONNECT_STAGGER;
+use crate::clock;
+use crate::limits::{CONNECT_STAGGER, EXHAUSTED_ASKED_AGAIN, EXHAUSTED_KEPT_MAX};
 use crate::outcome::{Code, Failure, Phase};
 use crate::policy::CheckedAddr;
 use crate::source::Source;
@@ -199,6 +203,37 @@ fn set_local_port_range(socket: &Socket, packed: u32) -> bool {
     answer == 0
 }
 
+/// Sources that had no port left towards a peer a moment ago.
+///
+/// To find that out the kernel looks at every port of the range, which takes it milliseconds where there are tens of
+/// thousands, on the thread that other deliveries turn on. So it is asked again only after [`EXHAUSTED_ASKED_AGAIN`]
+/// times as long: however many deliveries want to go there, the question takes a small share of one thread's time.
+#[derive(Debug, Default)]
+pub struct Exhausted(Mutex<HashMap<(IpAddr, SocketAddr), Instant>>);
+
+impl Exhausted {
+    fn holds(&self, bind: IpAddr, peer: SocketAddr) -> bool {
+        let until = self.lock().get(&(bind, peer)).copied();
+        until.is_some_and(|until| clock::monotonic() < until)
+    }
+
+    /// The kernel has said so, after so long.
+    fn note(&self, bind: IpAddr, peer: SocketAddr, took: Duration) {
+        let wait = (took * EXHAUSTED_ASKED_AGAIN).min(EXHAUSTED_KEPT_MAX);
+        self.lock().insert((bind, peer), clock::monotonic() + wait);
+    }
+
+    /// Forgets what is over.
+    pub fn tend(&self) {
+        let now = clock::monotonic();
+        self.lock().retain(|_, until| now < *until);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(IpAddr, SocketAddr), Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A connection, and what it leaves from.
 #[derive(Debug)]
 pub struct Connected {
@@ -218,6 +253,7 @@ pub struct Candidate {
 /// What connecting needs beside addresses.
 pub struct Connector<'a> {
     pub ports: &'a PortRange,
+    pub exhausted: &'a Exhausted,
     pub metrics: &'a DialMetrics,
     /// Told what a bind said of a source.
     pub bound: &'a (dyn Fn(&Source, bool) + Sync),
@@ -274,6 +310,9 @@ impl Connector<'_> {
     #[allow(clippy::disallowed_methods, reason = "the one place that connects to destinations")]
     async fn connect_from(&self, source: &Arc<Source>, peer: SocketAddr) -> Result<Connected, ConnectError> {
         let bind = source.bind();
+        if self.exhausted.holds(bind, peer) {
+            return Err(ConnectError::OutOfPorts { bind, peer });
+        }
         let host = |source| ConnectError::Host { peer, source };
         let socket = Socket::new(Domain::for_address(peer), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))
             .map_err(host)?;
@@ -288,7 +327,14 @@ impl Connector<'_> {
         (self.bound)(source, true);
         let port = self.metrics.open(source, peer);
         let socket = TcpSocket::from_std_stream(socket.into());
-        let stream = socket.connect(peer).await.map_err(|error| of_connect(error, bind, peer))?;
+        let asked = clock::monotonic();
+        let stream = socket.connect(peer).await.map_err(|error| {
+            let error = of_connect(error, bind, peer);
+            if matches!(error, ConnectError::OutOfPorts { .. }) {
+                self.exhausted.note(bind, peer, asked.elapsed());
+            }
+            error
+        })?;
         let (local, remote) = both_ends(&stream).map_err(|error| of_connect(error, bind, peer))?;
         if remote != peer {
             return Err(ConnectError::WrongPeer { peer, found: remote });
@@ -346,6 +392,29 @@ mod tests {
             ("1-65535", 28_232),
         ] {
             assert_eq!(reserved_within((32_768, 60_999), reserved), count, "{reserved:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_source_without_ports_is_asked_again_after_many_times_as_long_as_it_took() {
+        let exhausted = Exhausted::default();
+        let (bind, peer) = (IpAddr::from([127, 0, 0, 1]), SocketAddr::from(([127, 0, 0, 2], 80)));
+        let others = [(bind, SocketAddr::from(([127, 0, 0, 2], 81))), (IpAddr::from([127, 0, 0, 3]), peer)];
+        for (took, wait) in [
+            (Duration::from_micros(50), Duration::from_millis(1)),
+            (Duration::from_millis(5), Duration::from_millis(100)),
+            (Duration::from_secs(1), EXHAUSTED_KEPT_MAX),
+        ] {
+            assert!(!exhausted.holds(bind, peer));
+            exhausted.note(bind, peer, took);
+            tokio::time::advance(wait - Duration::from_micros(1)).await;
+            exhausted.tend();
+            assert!(exhausted.holds(bind, peer), "{took:?}");
+            assert!(others.iter().all(|(bind, peer)| !exhausted.holds(*bind, *peer)));
+            tokio::time::advance(Duration::from_micros(1)).await;
+            assert!(!exhausted.holds(bind, peer), "{took:?}");
+            exhausted.tend();
+            assert!(exhausted.lock().is_empty());
         }
     }
 }
