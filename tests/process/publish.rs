@@ -121,3 +121,18 @@ async fn greedy_callers_cost_no_memory_and_keep_the_list_from_nobody() {
     assert!(grown < 64 * 1024, "{grown} KiB more for 64 callers");
     drop(greedy);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_appliances_list_is_a_reflector() {
+    let publish = free_port();
+    let _reflector = Node::started(&format!("[publish]\nlisten = \"{publish}\"\n"));
+    let verify = format!("[egress.verify]\nreflectors = [\"http://{publish}/whoami\"]\n");
+    let node = Node::new(&verify);
+    let config = node.config().display().to_string();
+    let directory = node.directory.path().to_owned();
+    let asks = move || crate::node::run(&["ips", "--config", &config, "--verify"], &directory);
+    let (code, table, errors) = tokio::task::spawn_blocking(asks).await.expect("egressd");
+    assert_eq!((code, errors.as_str()), (Some(0), ""), "{table}");
+    let verified = |line: &&str| line.ends_with("verified") && line.starts_with("127.0.0.2");
+    assert_eq!(table.lines().filter(verified).count(), 3, "{table}");
+}
