@@ -5,10 +5,14 @@
 mod commands;
 mod crash;
 mod disk;
+mod fairness;
 #[path = "../suite/support/hostile.rs"]
 mod harm;
 mod hostile;
 mod load;
+#[allow(dead_code, reason = "the suite uses more of it")]
+#[path = "../suite/support/name_server.rs"]
+mod name_server;
 mod neighbours;
 mod node;
 mod old_store;
