@@ -259,3 +259,20 @@ fn new_caps_take_effect_on_what_waits() {
     schedule.set_caps(CAPS, |_| None);
     assert_eq!(std::iter::from_fn(|| schedule.next(|_| true)).count(), 4);
 }
+
+#[test]
+fn lower_caps_hold_at_once_for_who_is_in_the_middle_of_a_round() {
+    for (common, own) in [(3, None), (CAPS.per_tenant, Some(3))] {
+        let mut schedule = Schedule::new(CAPS);
+        fill(&mut schedule, "a", "x", 0..20);
+        for _ in 0..6 {
+            schedule.next(|_| true).unwrap();
+        }
+        schedule.set_caps(Caps { per_tenant: common, ..CAPS }, |_| own);
+        assert!(schedule.next(|_| true).is_none(), "six are in flight, three may be");
+        for picks in [0, 0, 0, 1, 1] {
+            schedule.done(&tenant("a"), &to("x"), 0);
+            assert_eq!(std::iter::from_fn(|| schedule.next(|_| true)).count(), picks);
+        }
+    }
+}

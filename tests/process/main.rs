@@ -5,6 +5,7 @@
 mod commands;
 mod crash;
 mod disk;
+mod executions;
 mod fairness;
 #[path = "../suite/support/hostile.rs"]
 mod harm;
