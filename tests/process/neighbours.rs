@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::node::{Node, call, counting_receiver};
+use crate::node::{Node, PATIENCE, call, counting_receiver};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_that_send_slowly_hold_no_large_call_up() {
@@ -26,6 +26,51 @@ async fn callers_that_send_slowly_hold_no_large_call_up() {
     let answer = call(node.api, "POST", "/v1/sends", &large, &[]);
     let answer = tokio::time::timeout(Duration::from_secs(15), answer).await.expect("an answer while others are slow");
     assert_eq!(answer.expect("an answer").0, 202);
+}
+
+/// CPU time is compared, not how long anything took: on whose threads a call is worked on is what keeps its load from
+/// the deliveries' timers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_callers_ask_is_worked_on_by_threads_that_make_no_deliveries() {
+    let node = Node::started("");
+    let explain = json!({ "method": "GET", "url": "http://127.0.0.1:9000/" }).to_string();
+    // Wrong in a thousand places: read, judged and refused.
+    let wrong = serde_json::Value::Array(vec![json!({ "method": "post", "uri": 1 }); 1_000]).to_string();
+    let asked = [
+        ("POST", "/v1/explain", explain.as_str(), 200),
+        ("GET", "/openapi.json", "", 200),
+        ("POST", "/v1/sends", wrong.as_str(), 400),
+        ("GET", "/", "", 200),
+    ];
+    let before = cpu_ticks(&node);
+    let started = std::time::Instant::now();
+    loop {
+        for (method, path, body, expected) in asked {
+            let (status, _) = node.call(method, path, body).await.expect("an answer");
+            assert_eq!(status, expected, "{method} {path}");
+        }
+        let now = cpu_ticks(&node);
+        let spent = |threads: &str| now.get(threads).unwrap_or(&0) - before.get(threads).unwrap_or(&0);
+        let (fronts, deliveries) = (spent("fronts"), spent("tokio-rt-worker"));
+        if fronts >= 100 {
+            assert!(deliveries <= fronts / 4, "{deliveries} ticks on the deliveries' threads, {fronts} on the fronts'");
+            return;
+        }
+        assert!(started.elapsed() < PATIENCE, "{now:?}");
+    }
+}
+
+/// User and system time by name of thread (proc(5): fields 14 and 15 of stat, in ticks).
+fn cpu_ticks(node: &Node) -> std::collections::HashMap<String, u64> {
+    let mut ticks = std::collections::HashMap::new();
+    for task in std::fs::read_dir(format!("/proc/{}/task", node.pid())).expect("its threads") {
+        let Ok(stat) = std::fs::read_to_string(task.expect("a thread").path().join("stat")) else { continue };
+        let (name, rest) = stat.split_once('(').and_then(|(_, rest)| rest.rsplit_once(") ")).expect("a name");
+        let fields: Vec<&str> = rest.split(' ').collect();
+        let spent: u64 = [fields[11], fields[12]].iter().filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+        *ticks.entry(name.to_owned()).or_default() += spent;
+    }
+    ticks
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
