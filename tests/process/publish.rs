@@ -136,3 +136,41 @@ async fn another_appliances_list_is_a_reflector() {
     let verified = |line: &&str| line.ends_with("verified") && line.starts_with("127.0.0.2");
     assert_eq!(table.lines().filter(verified).count(), 3, "{table}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_was_not_announced_in_time_starts_nothing_and_is_not_reloaded() {
+    let publish = free_port();
+    let mut node = Node::started(&format!("[publish]\nlisten = \"{publish}\"\n"));
+    let good = std::fs::read_to_string(node.path("public-ips.txt")).expect("the list");
+    let served = tokio::task::spawn_blocking(move || list([127, 0, 10, 1], publish)).await.expect("the list");
+    let config = node.config().display().to_string();
+    let mut refused = 0.0;
+    for (line, told) in [
+        ("127.0.0.22 announced=2031-01-01 active=2031-01-07", "6d of notice, less than egress.notice (7d)"),
+        ("127.0.0.22 active=2999-01-01", "its notice is unknown"),
+        ("", "127.0.0.22 is not in the published file"),
+    ] {
+        std::fs::write(node.path("public-ips.txt"), good.replace("127.0.0.22", line)).expect("the list");
+        for command in ["check", "serve"] {
+            let (code, out, errors) = crate::node::run(&[command, "--config", &config], node.directory.path());
+            assert_eq!(code, Some(2), "{command} {line}: {out}{errors}");
+            assert!(errors.contains(told), "{command} {line}: {errors}");
+        }
+        refused += 1.0;
+        node.signal(nix::sys::signal::Signal::SIGHUP);
+        let started = Instant::now();
+        while node.metric("egressd_config_reloads_total{result=\"refused\"}").await != Some(refused) {
+            assert!(started.elapsed() < PATIENCE, "{}", node.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(node.log().contains(told), "{}", node.log());
+        let now = tokio::task::spawn_blocking(move || list([127, 0, 10, 1], publish)).await.expect("the list");
+        assert_eq!(body_of(&now), body_of(&served));
+    }
+    node.signal(nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(node.ended(), Some(0));
+}
+
+fn body_of(answer: &str) -> &str {
+    answer.split_once("\r\n\r\n").expect("an answer").1
+}

@@ -116,6 +116,11 @@ limit() { on_host sed -n "s/^$2 *[^ ]* *\([^ ]*\) .*/\1/p" "/proc/$1/limits"; }
 files_most=$(printf '%s\n' 131072 "$(limit 1 'Max open files')" | sort -n | head -n 1)
 check "its process has no capability, no new privileges, a filter on system calls, and its limits" as_promised
 
+told_by_the_kernel() {
+    if on_host journalctl --unit egressd --no-pager | grep -F 'the kernel does not tell'; then return 1; fi
+}
+check "within its walls the kernel still tells it of its ports and addresses" told_by_the_kernel
+
 # What the service sees: its mounts, its user, its network.
 in_service() {
     on_host sh -c 'pid=$1; shift; exec nsenter --target "$pid" --mount --net setpriv --reuid egressd --regid egressd \
