@@ -221,11 +221,30 @@ rules_work() {
 check "every rule evaluates without an error" in_time 30 rules_work
 quiet() { asks alerts | jq -e '.data.alerts == []' || { asks alerts; return 1; }; }
 check "no alert is raised by a process that is well" in_time 10 quiet
+asked_for() { asks alerts | jq -e --arg name "$1" '[.data.alerts[].labels.alertname] | index($name)'; }
+
+# Twenty ports, seventeen of them soon in use towards one receiver, and for a minute after that in TIME_WAIT.
+ip netns exec "$outside" "$egressd" bin --listen 93.184.216.34:8082 >"$scratch/busy-receiver.log" 2>&1 &
+at_exit+=("kill $!")
+tightens() {
+    there sysctl -qw net.ipv4.ip_local_port_range="40000 40019"
+    jq -nc '[range(17) | {method: "GET", url: "http://93.184.216.34:8082/_delay/1000"}]' >"$scratch/seventeen"
+    there curl -sf -H 'Content-Type: application/json' --data-binary @"$scratch/seventeen" http://127.0.0.1:8700/v1/sends >/dev/null
+    in_time 30 asked_for EgressdPortsNearlyUsedUp
+}
+check "EgressdPortsNearlyUsedUp comes up while there are ports left" tightens
+none_failed() {
+    scraped '^egressd_source_ports_used_ratio{source_ip="10.77.0.10"} 0.[89]'
+    if grep -E '^egressd_source_ports_exhausted_total.* [1-9]' "$scratch/metrics"; then return 1; fi
+    if asked_for EgressdPortsExhausted; then return 1; fi
+}
+check "and before any delivery fails for want of one" none_failed
+there sysctl -qw net.ipv4.ip_local_port_range="32768 60999"
+
 goes() {
     ip netns pids "$inside" | while read -r pid; do
         if [ "$(tr '\0' ' ' <"/proc/$pid/cmdline" | cut -d' ' -f1-2)" = "$egressd serve" ]; then kill -TERM "$pid"; fi
     done
     in_time 30 asked_for EgressdDown
 }
-asked_for() { asks alerts | jq -e --arg name "$1" '[.data.alerts[].labels.alertname] | index($name)'; }
 check "EgressdDown is raised when it goes" goes
