@@ -1,10 +1,13 @@
 # A host with systemd itself as its first process, on which deploy/ is installed as its heads say: addresses, settings,
 # guard and appliance, each by its unit. What the unit promises is then asked of the running service.
 need_egressd
-need systemctl systemd
-need nft nftables
-need curl curl
 need jq jq
+# By path: of this machine the new host has /usr, without /usr/local.
+need /usr/bin/systemctl systemd
+need /usr/sbin/nft nftables
+need /usr/bin/curl curl
+need /usr/bin/python3 python3
+need /usr/sbin/sysctl procps
 
 [ -x /lib/systemd/systemd ] || { echo "systemd is not installed" >&2; exit 1; }
 world=$run-hostworld net=$run-hostnet
