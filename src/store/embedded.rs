@@ -19,6 +19,7 @@
 //! What records never show is only ever written sealed ([`seal`]). Retention ([`retain`]) drops pieces.
 
 mod bloom;
+mod doubt;
 mod entry;
 mod facts;
 mod frame;
@@ -38,7 +39,7 @@ mod whereabouts;
 mod writer;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     io::{self, Read, Write},
     net::IpAddr,
@@ -117,6 +118,8 @@ struct Shared {
     in_debt: AtomicBool,
     closed: AtomicBool,
     state: Mutex<State>,
+    /// Sends that wait, and that may have been made by what is lost. They wait for their end alone.
+    doubted: Mutex<HashSet<u128>>,
     /// What was found unreadable since the store was opened.
     damage: Mutex<Vec<String>>,
     faults: Faults,
@@ -304,6 +307,7 @@ impl Embedded {
             in_debt: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             state: Mutex::new(state),
+            doubted: Mutex::default(),
             damage: Mutex::default(),
             faults: Faults::default(),
         });

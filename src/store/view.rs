@@ -107,6 +107,16 @@ pub fn interrupted() -> Failure {
     )
 }
 
+/// Why a send is not made that may have been.
+pub fn doubted() -> Failure {
+    Failure::new(
+        Code::Interrupted,
+        None,
+        "part of this node's store is lost, which may have said that this send was made or called off: the receiver \
+         may or may not have it, and it is never sent again; ask the receiver, and resend if it has not",
+    )
+}
+
 /// Why a held send was never sent.
 pub fn discarded() -> Failure {
     Failure::new(Code::Discarded, None, "its execution was discarded: it was never sent")

@@ -109,6 +109,14 @@ pub fn length_at(file: &File, at: u64) -> io::Result<Option<usize>> {
     }
 }
 
+/// What the frame at the start of `bytes` was, going by its header alone: kind, payload, and the bytes behind it. For
+/// one that failed its checksum.
+pub fn outline(bytes: &[u8]) -> Option<(Kind, &[u8], &[u8])> {
+    let (frame, after) = bytes.split_at_checked(frame_length(bytes)?)?;
+    let payload = HEADER_BYTES..frame.len() - usize::from(frame[5]) * SLOT_BYTES;
+    Some((Kind::of(frame[4])?, &frame[payload], after))
+}
+
 /// Reads `length` bytes at `at`, all of them.
 pub fn read_at(file: &File, at: u64, length: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; length];

@@ -309,19 +309,25 @@ impl Piece {
         self.table.read_exact_at(into, at).map_err(|error| self.unreadable("table", at, into.len(), &error))
     }
 
-    /// How many sound rows the table has on disk.
-    pub fn sound_rows(&self) -> io::Result<u32> {
+    /// How many sound rows the table has on disk, and of those that were begun or ended, number and id.
+    pub fn sound_rows(&self) -> io::Result<(u32, Vec<(u32, u128)>)> {
         let length = self.table.metadata()?.len();
-        let (mut at, mut sound) = (0, 0);
+        let (mut at, mut sound, mut begun) = (0, 0, Vec::new());
         let mut bytes = vec![0; ROW_BYTES * SCAN_ROWS as usize];
         while at + ROW_BYTES as u64 <= length {
             let most = ((length - at) as usize / ROW_BYTES * ROW_BYTES).min(bytes.len());
             self.table.read_exact_at(&mut bytes[..most], at)?;
-            let rows = bytes[..most].chunks_exact(ROW_BYTES);
-            sound += rows.filter(|row| row.first_chunk().and_then(Row::decode).is_some()).count() as u32;
+            let first = (at / ROW_BYTES as u64) as u32;
+            for (row, number) in bytes[..most].chunks_exact(ROW_BYTES).zip(first..) {
+                let Some(row) = row.first_chunk().and_then(Row::decode) else { continue };
+                sound += 1;
+                if row.is_begun() || row.is_done() {
+                    begun.push((number, row.id));
+                }
+            }
             at += most as u64;
         }
-        Ok(sound)
+        Ok((sound, begun))
     }
 
     /// Writes all of the rows anew. In the room that they have already, so that a full disk takes them too.
@@ -444,6 +450,15 @@ impl Piece {
         fs::remove_file(self.directory.join("bodies"))?;
         *bodies = None;
         self.bodies_bytes.store(0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes an empty file where there is none.
+    pub fn make_bodies(&self) -> io::Result<()> {
+        let mut bodies = self.bodies.write().unwrap_or_else(PoisonError::into_inner);
+        if bodies.is_none() {
+            *bodies = Some(open_file(self.directory.join("bodies"), true)?);
+        }
         Ok(())
     }
 

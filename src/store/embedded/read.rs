@@ -287,6 +287,7 @@ pub fn pending(shared: &Shared, after: Option<SendId>, limit: usize) -> Result<V
         }
     };
     let mut found = Vec::new();
+    let doubted = super::locked(&shared.doubted);
     let mut openings: HashMap<u64, Timestamp> = HashMap::new();
     let mut endings: HashMap<u64, Option<EndedExecution>> = HashMap::new();
     for piece in shared.pieces().iter() {
@@ -323,7 +324,7 @@ pub fn pending(shared: &Shared, after: Option<SendId>, limit: usize) -> Result<V
                         }
                     },
                 };
-                if matches!(ended, Some(EndedExecution { ending: Ending::Discard, .. })) {
+                if doubted.contains(&row.id) || matches!(ended, Some(EndedExecution { ending: Ending::Discard, .. })) {
                     // It waits for nothing but its end, as `recover` knows.
                     continue;
                 }

@@ -5,13 +5,19 @@
 //! the same. A torn tail of the newest log is cut off: nothing of it was answered for. Whatever else is not whole is
 //! damage, told with its file and extent.
 
-use std::{collections::HashMap, fs, io, sync::Arc, sync::atomic::Ordering};
+use std::{
+    collections::{HashMap, HashSet},
+    fs, io,
+    sync::Arc,
+    sync::atomic::Ordering,
+};
 
+use super::doubt::{Doubts, Place};
 use super::entry::{self, BeginHead, FinishFacts, FinishHead, SendHead};
 use super::frame::{Found, Kind, Scanner};
 use super::piece::{End, FORMAT, Head, Piece};
 use super::table::{Extent, LOST, ROW_BYTES, Row};
-use super::{Shared, cannot_write};
+use super::{Shared, cannot_write, locked};
 use crate::clock;
 use crate::store::StoreError;
 use crate::store::view::EndedExecution;
@@ -64,13 +70,15 @@ struct Replayed {
     rows: Vec<Row>,
     /// Sound rows that the table had before it was written anew.
     rows_before: u32,
+    /// Those of them that were begun or ended: number and id.
+    begun_before: Vec<(u32, u128)>,
 }
 
 /// Opens every piece, makes one where there is none, and answers what is not done.
 pub fn load(shared: &Shared) -> Result<Live, StoreError> {
     let directory = shared.pieces_directory();
     let failed = |error: io::Error| StoreError::CannotRead(format!("{}: {error}", directory.display()));
-    let heads = heads(shared).map_err(failed)?;
+    let (heads, lost) = heads(shared).map_err(failed)?;
     if let Some((path, head)) = heads.iter().find(|(_, head)| head.format > FORMAT) {
         let path = path.display().to_string();
         return Err(StoreError::TooNew { path, found: head.format, known: FORMAT });
@@ -83,15 +91,25 @@ pub fn load(shared: &Shared) -> Result<Live, StoreError> {
             settled.push(piece);
             continue;
         }
-        let rows_before = piece.sound_rows().and_then(|sound| piece.empty_ends().map(|()| sound));
-        let rows_before = rows_before.map_err(|error| cannot_write(path, &error))?;
-        replayed.push(Replayed { piece, rows: Vec::new(), rows_before });
+        if at + 1 == heads.len() {
+            // Retention leaves the newest's alone, so where they are missing they are lost.
+            piece.make_bodies().map_err(|error| cannot_write(path, &error))?;
+        }
+        let before = piece.sound_rows().and_then(|sound| piece.empty_ends().map(|()| sound));
+        let (rows_before, begun_before) = before.map_err(|error| cannot_write(path, &error))?;
+        replayed.push(Replayed { piece, rows: Vec::new(), rows_before, begun_before });
+    }
+    let mut doubts = Doubts::default();
+    for number in lost {
+        doubts.about_all_before((number, 0));
     }
     let first_replayed = settled.len();
     let mut newest_seq = heads.last().map_or(0, |(_, head)| head.first_seq.saturating_sub(1));
     for at in 0..replayed.len() {
-        let next = heads.get(first_replayed + at + 1).map(|(_, head)| head.previous_log_bytes);
-        let seq = replay(shared, &settled, &mut replayed, at, next).map_err(failed)?;
+        let next = heads.get(first_replayed + at + 1).map(|(_, head)| head);
+        let next = next.filter(|next| next.piece == replayed[at].piece.number + 1);
+        let counts = next.map(|next| next.previous_log_bytes);
+        let seq = replay(shared, &settled, &mut replayed, at, counts, &mut doubts).map_err(failed)?;
         newest_seq = newest_seq.max(seq);
     }
     shared.last_seq.store(newest_seq, Ordering::Release);
@@ -103,7 +121,13 @@ pub fn load(shared: &Shared) -> Result<Live, StoreError> {
         }
     }
     let mut pieces: Vec<_> = settled.into_iter().map(Arc::new).collect();
-    for Replayed { piece, rows, rows_before } in replayed {
+    for Replayed { piece, rows, rows_before, begun_before } in replayed {
+        for (number, id) in begun_before {
+            let waits = |row: &&Row| row.id == id && !row.is_begun() && !row.is_done();
+            if rows.get(number as usize).filter(waits).is_some() {
+                doubts.about(id);
+            }
+        }
         let encoded: Vec<u8> = rows.iter().flat_map(Row::encode).collect();
         piece.replace_rows(&encoded).map_err(|error| cannot_write(&piece.directory, &error))?;
         piece.add_rows(0, &rows);
@@ -119,6 +143,8 @@ pub fn load(shared: &Shared) -> Result<Live, StoreError> {
         piece.undone.store(undone, Ordering::Release);
         piece.rows.store(rows.len() as u32, Ordering::Release);
         if rows_before > rows.len() as u32 {
+            // Its end is lost, and with it whatever else that said.
+            doubts.about_all_before((piece.number, rows.len() as u32));
             shared.tell_damage(format!(
                 "{} ends at byte {}, before the last {} sends that were accepted: they are lost",
                 piece.file("log"),
@@ -141,28 +167,53 @@ pub fn load(shared: &Shared) -> Result<Live, StoreError> {
     }
     shared.replace_pieces(pieces);
     shared.pieces().learn();
+    let waiting = live.sends.iter().filter(|(_, send)| !send.begun);
+    let doubted: HashSet<u128> = waiting
+        .filter(|(id, send)| doubts.has(**id, (send.piece, send.row), send.held_by != 0))
+        .map(|(id, _)| *id)
+        .collect();
+    if !doubted.is_empty() {
+        shared.tell_damage(format!(
+            "{}: {} sends that wait may have been made by what is lost: they end interrupted, and are not made",
+            directory.display(),
+            doubted.len()
+        ));
+    }
+    *locked(&shared.doubted) = doubted;
     Ok(live)
 }
 
-/// The pieces' directories with their heads, oldest first. What was half made or half dropped goes.
-fn heads(shared: &Shared) -> io::Result<Vec<(std::path::PathBuf, Head)>> {
-    let mut heads = Vec::new();
+type Heads = Vec<(std::path::PathBuf, Head)>;
+
+/// The pieces' directories with their heads, oldest first, and the numbers of those that are lost. What was half made
+/// or half dropped goes.
+fn heads(shared: &Shared) -> io::Result<(Heads, Vec<u32>)> {
+    let (mut heads, mut lost) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(shared.pieces_directory())? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if name.ends_with(".new") || name.ends_with(".gone") {
             fs::remove_dir_all(&path)?;
         } else if let Ok(number) = name.parse::<u32>() {
-            match Piece::head(&path) {
-                Ok(Some(head)) if head.piece == number => heads.push((path, head)),
-                Ok(_) => set_aside(shared, &path, "does not begin as a log does")?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => set_aside(shared, &path, "is missing")?,
+            let why = match Piece::head(&path) {
+                Ok(Some(head)) if head.piece == number => {
+                    heads.push((path, head));
+                    continue;
+                }
+                Ok(_) => "does not begin as a log does",
+                Err(error) if error.kind() == io::ErrorKind::NotFound => "is missing",
                 Err(error) => return Err(error),
-            }
+            };
+            set_aside(shared, &path, why)?;
+            lost.push(number);
         }
     }
     heads.sort_by_key(|(_, head)| head.piece);
-    Ok(heads)
+    // Pieces are dropped from the oldest on, so one between others is lost.
+    for pair in heads.windows(2) {
+        lost.extend(pair[0].1.piece + 1..pair[1].1.piece);
+    }
+    Ok((heads, lost))
 }
 
 /// Renames a piece without a readable log, so that its number is free and what is left of it can be looked at.
@@ -186,6 +237,7 @@ fn replay(
     replayed: &mut [Replayed],
     at: usize,
     counts: Option<u64>,
+    doubts: &mut Doubts,
 ) -> io::Result<u64> {
     let (before, rest) = replayed.split_at_mut(at);
     let [this, ..] = rest else { return Ok(0) };
@@ -202,6 +254,16 @@ fn replay(
         }
     };
     let mut bodies_end = 0;
+    let examine = |doubts: &mut Doubts, extent, before: &[Replayed], this: &Replayed| {
+        let id_at = |(piece, row): Place| {
+            let mut all = before.iter().chain(std::iter::once(this));
+            match all.find(|replayed| replayed.piece.number == piece) {
+                Some(replayed) => replayed.rows.get(row as usize).map(|row| row.id),
+                None => settled.iter().find(|one| one.number == piece)?.row(row).ok().map(|row| row.id),
+            }
+        };
+        doubts.examine(&this.piece.log, extent, (this.piece.number, this.rows.len() as u32), id_at)
+    };
     let lost = |from: u64, to: u64, why: &str| {
         shared
             .tell_damage(format!("{log_name} is unreadable at bytes {from} to {to}: {why}; what stood there is lost"));
@@ -211,6 +273,7 @@ fn replay(
             Found::Frame { at, frame } => (at, frame),
             Found::Damage { from, to } => {
                 lost(from, to, "it fails its checksum");
+                examine(doubts, (from, to), before, this)?;
                 // What is left of a call was accepted with it.
                 open_call = None;
                 add_key(&this.piece, open_key.take());
@@ -291,7 +354,10 @@ fn replay(
     }
     let length = this.piece.log.metadata()?.len();
     match counts {
-        Some(counts) if end < counts => lost(end, counts, "it ends too early, or fails its checksum"),
+        Some(counts) if end < counts => {
+            lost(end, counts, "it ends too early, or fails its checksum");
+            examine(doubts, (end, counts), before, this)?;
+        }
         Some(_) => {}
         None if end < length => {
             tracing::warn!(log = log_name, from = end, to = length, "cutting off what was not written whole");

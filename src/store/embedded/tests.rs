@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::outcome::Code;
+use crate::record::FinishedBy;
 use crate::store::conformance::*;
 use crate::store::conformance::{self, Subject};
 
@@ -300,6 +301,92 @@ async fn a_changed_byte_is_told_with_file_and_extent_and_the_rest_is_kept() {
     assert_eq!(indexes, [Some(starts)], "the four that are left have indexes 0, 1, 3 and 4");
 }
 
+/// A store in which everything has happened to a send that may: the ids that wait, and those that may never go out.
+async fn eventful() -> (OnDisk, Vec<SendId>, Vec<SendId>) {
+    // In memory: it is opened some thousand times, and each would wait for syncs.
+    let directory = tempfile::tempdir_in("/dev/shm").expect("a directory");
+    let mut subject = OnDisk { store: None, directory, limits: OnDisk::limits() };
+    subject.open();
+    let store = subject.store();
+    let draft = draft();
+    let held = |name: &str| draft.clone().in_execution(name);
+    let hold = async |name: &str| {
+        let send = held(name).send();
+        let id = send.id;
+        accept_new(store, call(vec![send], Some(name))).await;
+        id
+    };
+    let end = async |name: &str, ending| {
+        let ended = store.end_execution(draft.tenant.clone(), execution(name), ending, at(2)).await;
+        ended.expect("ended");
+    };
+    let begin = async |id| drop(store.begin(begin_of(id, &draft, at(3))).await.expect("begun"));
+    let finish = async |id| assert!(store.finish(finished(id, 200, at(3))).await.is_ok());
+
+    let [delivered, flying, expired, queued] = [
+        accept_one(store, &draft).await,
+        accept_one(store, &draft).await,
+        accept_one(store, &draft).await,
+        accept_one(store, &draft).await,
+    ];
+    let [open, released, released_and_made, discarded, discarded_by_halves] =
+        [hold("open").await, hold("released").await, hold("made").await, hold("discarded").await, hold("halves").await];
+    begin(delivered).await;
+    finish(delivered).await;
+    begin(flying).await;
+    finish(expired).await;
+    end("released", Ending::Finish(FinishedBy::Call)).await;
+    end("made", Ending::Finish(FinishedBy::Call)).await;
+    begin(released_and_made).await;
+    finish(released_and_made).await;
+    end("discarded", Ending::Discard).await;
+    finish(discarded).await;
+    end("halves", Ending::Discard).await;
+    // What is behind a loss shows that it is one, and not the end of what was written.
+    let last = accept_one(store, &draft).await;
+    let over = vec![delivered, flying, expired, released_and_made, discarded, discarded_by_halves];
+    (subject, vec![queued, open, released, last], over)
+}
+
+#[tokio::test]
+async fn no_changed_byte_lets_a_send_go_out_that_was_made_ended_or_called_off() {
+    let (mut subject, waiting, over) = eventful().await;
+    subject.store = None;
+    let (log, table) = (fs::read(subject.file("log")).unwrap(), fs::read(subject.file("table")).unwrap());
+    let starts = frames(&subject.file("log"));
+    let last = starts[starts.len() - 2];
+    // Each part of a frame's header and of what it is about, and some way into the rest.
+    let parts = [0, 4, 5, 8, 12, 17, 33, 37, 41, 75];
+    let bytes = starts.iter().flat_map(|start| parts.map(|part| start + part)).filter(|byte| *byte < last);
+    let harms = bytes.map(|byte| (byte, 1 << (byte % 8)));
+    let cuts = [last / 3, last / 2, last * 4 / 5];
+    // With the table, as after the death of the process, and without, as after a loss of power.
+    for (harm, with_table) in harms.map(Ok).chain(cuts.map(Err)).zip([true, false, false].into_iter().cycle()) {
+        let with_table = with_table || harm.is_err();
+        let mut harmed = log.clone();
+        match harm {
+            Ok((byte, bit)) => harmed[byte] ^= bit,
+            Err(cut) => harmed.truncate(cut),
+        }
+        fs::remove_dir_all(subject.path().join("pieces")).unwrap();
+        fs::create_dir_all(subject.file("log").parent().unwrap()).unwrap();
+        fs::write(subject.file("log"), harmed).unwrap();
+        fs::write(subject.file("bodies"), "").unwrap();
+        if with_table {
+            fs::write(subject.file("table"), &table).unwrap();
+        }
+        subject.open();
+        let store = subject.store();
+        let recovered = store.recover(at(1000)).await.expect("recovered");
+        let pending: Vec<_> = store.pending(None, 100).await.unwrap().into_iter().map(|send| send.id).collect();
+        let gone: Vec<_> = pending.iter().filter(|id| over.contains(id)).collect();
+        assert!(gone.is_empty(), "{harm:?}, table: {with_table}: {gone:?} would be made: {:?}", recovered.damage);
+        let told = recovered.damage.iter().any(|line| !line.contains("/bodies "));
+        assert!(told || pending == waiting, "{harm:?}, table: {with_table}: {pending:?} wait and nothing was told");
+        subject.store = None;
+    }
+}
+
 #[tokio::test]
 async fn a_log_that_lost_its_end_is_told_by_its_table() {
     let subject = OnDisk::fresh().await;
@@ -312,8 +399,10 @@ async fn a_log_that_lost_its_end_is_told_by_its_table() {
             change(&subject.file("log"), |log| log.truncate(starts[2] + 20));
         })
         .await;
-    assert_eq!(recovered.damage.len(), 1, "{:?}", recovered.damage);
+    assert_eq!(recovered.damage.len(), 2, "{:?}", recovered.damage);
     assert!(recovered.damage[0].contains("the last 2 sends that were accepted: they are lost"));
+    assert!(recovered.damage[1].contains("1 sends that wait may have been made by what is lost"));
+    assert_eq!(recovered.interrupted, 1, "its begin may have stood there");
     assert_eq!(subject.all().await, [first]);
     accept_one(subject.store(), &draft()).await;
 }

@@ -47,11 +47,13 @@ impl Writer {
     /// Ends of what the last process left half done, latest first.
     fn find_left_behind(&self, now: Timestamp) -> Result<Vec<Finished>, StoreError> {
         let mut ends = Vec::new();
+        let doubts = locked(&self.shared.doubted);
         for (&id, send) in &self.live.sends {
             let ended = if send.held_by == 0 { None } else { self.shared.ending(send.held_by, None)? };
             let discarded = matches!(ended, Some(EndedExecution { ending: Ending::Discard, .. }));
             let settled = self.shared.piece(send.piece).is_some_and(|piece| piece.is_settled());
-            if !send.begun && !discarded && !settled {
+            let doubted = doubts.contains(&id);
+            if !send.begun && !discarded && !settled && !doubted {
                 continue;
             }
             let piece = self.piece_of(send)?;
@@ -66,6 +68,8 @@ impl Writer {
                 view::interrupted()
             } else if discarded {
                 view::discarded()
+            } else if doubted {
+                view::doubted()
             } else if let Err(error) = piece.frame(row.accepted) {
                 // A replay has read the logs that are not settled; of the others only now it shows.
                 self.shared.tell_damage(why(&error));

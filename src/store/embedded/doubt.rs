@@ -1,0 +1,133 @@
+//! Which sends may have been begun, ended or called off by what is lost: those are never made.
+//!
+//! A send that waits by what is left of a damaged store may have gone out by what stood in the lost part. Making it
+//! again could be making it twice, so it ends `interrupted`, as one does that was begun when the process died. A lost
+//! frame mostly still names its send, and a table may know more than its log does; only where neither helps, all that
+//! was accepted before the loss is in doubt.
+
+use std::{collections::HashSet, fs::File, io};
+
+use super::frame::{self, Kind};
+
+/// A row's place: its piece, and its number there.
+pub type Place = (u32, u32);
+
+#[derive(Default)]
+pub struct Doubts {
+    ids: HashSet<u128>,
+    /// Everything accepted before that place.
+    before: Option<Place>,
+    /// Everything held that was accepted before that place: the end of an execution is lost.
+    held_before: Option<Place>,
+}
+
+impl Doubts {
+    pub fn about(&mut self, id: u128) {
+        self.ids.insert(id);
+    }
+
+    pub fn about_all_before(&mut self, place: Place) {
+        self.before = self.before.max(Some(place));
+    }
+
+    /// Whether a send that waits by what is left is in doubt.
+    pub fn has(&self, id: u128, place: Place, held: bool) -> bool {
+        let earlier = |before: Option<Place>| before.is_some_and(|before| place < before);
+        self.ids.contains(&id) || earlier(self.before) || (held && earlier(self.held_before))
+    }
+
+    /// What bytes `from..to` of a log may have said. `next`: the place of the next send to be accepted there. `id_at`
+    /// says whose row is at a place.
+    pub fn examine(
+        &mut self,
+        log: &File,
+        (from, to): (u64, u64),
+        next: Place,
+        id_at: impl Fn(Place) -> Option<u128>,
+    ) -> io::Result<()> {
+        let length = log.metadata()?.len();
+        let bytes = frame::read_at(log, from, to.min(length).saturating_sub(from) as usize)?;
+        let mut rest = bytes.as_slice();
+        let mut next = next;
+        let mut whole = to <= length;
+        while whole && !rest.is_empty() {
+            let Some((kind, payload, after)) = frame::outline(rest) else {
+                whole = false;
+                break;
+            };
+            // Begins and ends say first whose they are, as a send's own frame does.
+            let id = payload.first_chunk().map(|id| u128::from_le_bytes(*id));
+            let number = |at: usize| payload.get(at..at + 4)?.first_chunk().map(|number| u32::from_le_bytes(*number));
+            match kind {
+                Kind::Send if number(16) == Some(next.1) => next.1 += 1,
+                Kind::Begin | Kind::Finish => match (id, number(16), number(20)) {
+                    (Some(id), Some(piece), Some(row)) if id_at((piece, row)) == Some(id) => self.about(id),
+                    _ => whole = false,
+                },
+                Kind::Ending => self.held_before = self.held_before.max(Some(next)),
+                _ => whole = false,
+            }
+            rest = after;
+        }
+        if !whole {
+            self.about_all_before(next);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    /// Doubts after these bytes were found damaged, with a row of id 7 at (1, 2) and the next send at (1, 5).
+    fn after(bytes: &[u8]) -> Doubts {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        let mut doubts = Doubts::default();
+        let id_at = |place| (place == (1, 2)).then_some(7);
+        doubts.examine(&file, (0, bytes.len() as u64), (1, 5), id_at).unwrap();
+        doubts
+    }
+
+    fn subject(id: u128, piece: u32, row: u32) -> Vec<u8> {
+        [&id.to_le_bytes()[..], &piece.to_le_bytes(), &row.to_le_bytes(), &[0; 8]].concat()
+    }
+
+    #[test]
+    fn what_a_lost_frame_still_names_is_in_doubt_alone_and_else_all_before_it() {
+        let make = |kind, payload: &[u8]| {
+            let mut bytes = Vec::new();
+            frame::append(&mut bytes, kind, &[payload], None);
+            bytes
+        };
+        let (mine, other, later) = ((7, (1, 2)), (8, (1, 3)), (9, (1, 5)));
+        for (name, bytes, doubted, held) in [
+            ("its begin", make(Kind::Begin, &subject(7, 1, 2)), [true, false], [true, false]),
+            ("its end", make(Kind::Finish, &subject(7, 1, 2)), [true, false], [true, false]),
+            ("a begin of nobody known", make(Kind::Begin, &subject(6, 1, 2)), [true, true], [true, true]),
+            ("a begin of another row", make(Kind::Begin, &subject(7, 1, 3)), [true, true], [true, true]),
+            ("the next send", make(Kind::Send, &subject(9, 5, 0)), [false, false], [false, false]),
+            ("a send that is not the next", make(Kind::Send, &subject(9, 4, 0)), [true, true], [true, true]),
+            ("an execution's end", make(Kind::Ending, b"e"), [false, false], [true, true]),
+            ("what no log has", make(Kind::Index, b"e"), [true, true], [true, true]),
+            ("noise", vec![0x5a; 100], [true, true], [true, true]),
+            (
+                "a send and the begin of another",
+                [make(Kind::Send, &subject(9, 5, 0)), make(Kind::Begin, &subject(7, 1, 2))].concat(),
+                [true, false],
+                [true, false],
+            ),
+            ("half a frame", make(Kind::Send, &subject(9, 5, 0))[..40].to_vec(), [true, true], [true, true]),
+        ] {
+            let doubts = after(&bytes);
+            let has = |held| [mine, other].map(|(id, place)| doubts.has(id, place, held));
+            assert_eq!((has(false), has(true)), (doubted, held), "{name}");
+            if name != "a send and the begin of another" {
+                assert!(!doubts.has(later.0, later.1, true), "{name}: what was accepted after it is not in doubt");
+            }
+        }
+    }
+}
