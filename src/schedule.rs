@@ -364,6 +364,11 @@ impl Tenant {
         }
         while let Some(destination) = self.ready.pop_front() {
             let Some(queue) = self.destinations.get_mut(&destination) else { continue };
+            if queue.in_flight >= caps.per_destination {
+                // Its cap was lowered meanwhile; it is ready again when enough of it has ended.
+                queue.ready = false;
+                continue;
+            }
             let Some(send) = queue.waiting.pop_front() else {
                 queue.ready = false;
                 if queue.in_flight == 0 {

@@ -276,3 +276,123 @@ fn lower_caps_hold_at_once_for_who_is_in_the_middle_of_a_round() {
         }
     }
 }
+
+/// The same with all else that happens to a schedule: large transfers, starts that fail, sources that come and go,
+/// suspensions, caps that change, and tenants with caps of their own. No pick exceeds a cap in force, every tenant's
+/// count is right, nobody is passed over for longer than its debt and a round, and nothing is remembered at the end.
+#[test]
+fn the_promises_hold_whatever_else_happens() {
+    for seed in [3, 99] {
+        let mut random = Seeded(seed);
+        let tenants = 8_u64;
+        let name = |who: u64| tenant(&who.to_string());
+        let own = |who: &TenantId| (who.as_str() == "3").then_some(5_u32);
+        let mut caps = Caps { in_flight: 40, per_tenant: 12, per_destination: 6 };
+        let mut schedule = Schedule::new(caps);
+        let mut flights: Vec<(u64, Picked)> = Vec::new();
+        let mut waiting_of: HashMap<TenantId, u64> = HashMap::new();
+        let mut passed_over: HashMap<TenantId, i64> = HashMap::new();
+        let mut without_source: Option<TenantId> = None;
+        let (mut next_id, mut picks, mut longest) = (0_u128, 0_u64, 0);
+        let steps = 120_000_u64;
+        for step in 0.. {
+            for _ in 0..if step < steps { random.below(5) } else { 0 } {
+                let who = name(random.below(tenants));
+                if schedule.queued_of(&who) < 200 {
+                    next_id += 1;
+                    let host = format!("h{}", random.below(4));
+                    let expires = i64::try_from(step + 2_000 + random.below(100_000)).unwrap();
+                    schedule.push(&who, to(&host), own(&who), waiting(next_id, expires));
+                    *waiting_of.entry(who).or_default() += 1;
+                }
+            }
+            match random.below(400) {
+                0 => {
+                    let one = |least: u64, most: u64, random: &mut Seeded| {
+                        u32::try_from(least + random.below(most - least)).unwrap()
+                    };
+                    caps = Caps {
+                        in_flight: one(10, 60, &mut random),
+                        per_tenant: one(2, 20, &mut random),
+                        per_destination: one(1, 10, &mut random),
+                    };
+                    schedule.set_caps(caps, own);
+                }
+                1 => without_source = Some(name(random.below(tenants))),
+                2 => without_source = None,
+                3 => {
+                    let suspended = name(random.below(tenants));
+                    for gone in schedule.remove_where(|who, _, send| *who == suspended && send.id.0.as_u128() % 2 == 0)
+                    {
+                        *waiting_of.get_mut(&gone.tenant).unwrap() -= 1;
+                    }
+                }
+                _ => {}
+            }
+            if step % 10 == 0 {
+                schedule.unpark();
+            }
+            let admits = |who: &TenantId| Some(who) != without_source.as_ref();
+            while let Some(picked) = schedule.next(admits) {
+                picks += 1;
+                assert!(admits(&picked.tenant), "seed {seed}, step {step}: a pick without a source");
+                *waiting_of.get_mut(&picked.tenant).unwrap() -= 1;
+                if picks.is_multiple_of(97) {
+                    // Its start could not be written.
+                    *waiting_of.get_mut(&picked.tenant).unwrap() += 1;
+                    schedule.put_back(picked);
+                    break;
+                }
+                for (who, state) in &schedule.tenants {
+                    if *who != picked.tenant && state.place == Place::Ring && admits(who) {
+                        *passed_over.entry(who.clone()).or_default() += 1;
+                    }
+                }
+                passed_over.insert(picked.tenant.clone(), 0);
+                flights.push((step + 1 + random.below(60), picked));
+                let last = &flights[flights.len() - 1].1;
+                let of_tenant = flights.iter().filter(|(_, flight)| flight.tenant == last.tenant);
+                let (mut in_all, mut there) = (0, 0);
+                for (_, flight) in of_tenant {
+                    in_all += 1;
+                    there += u32::from(flight.destination == last.destination);
+                }
+                assert!(in_all <= own(&last.tenant).unwrap_or(caps.per_tenant), "seed {seed}, step {step}: {in_all}");
+                assert!(there <= caps.per_destination, "seed {seed}, step {step}: {there} to one destination");
+                assert!(flights.len() as u64 <= u64::from(caps.in_flight), "seed {seed}, step {step}");
+            }
+            longest = longest.max(passed_over.values().copied().max().unwrap_or_default());
+            let rounds = 2 + DEBT_MAX / QUANTUM;
+            let bound = rounds * QUANTUM * i64::try_from(tenants).unwrap();
+            assert!(longest <= bound, "seed {seed}, step {step}: passed over {longest} times, {bound} promised");
+
+            let (over, still): (Vec<_>, Vec<_>) = flights.drain(..).partition(|(until, _)| *until <= step);
+            flights = still;
+            for (_, picked) in over {
+                // Tenant 1 moves a lot: each such end may set it back by all of its debt.
+                let bytes = if picked.tenant == name(1) { random.below(8 * 1024 * 1024) } else { 500 };
+                schedule.done(&picked.tenant, &picked.destination, bytes);
+                if bytes > 500 || !schedule.tenants.contains_key(&picked.tenant) {
+                    passed_over.remove(&picked.tenant);
+                }
+            }
+            for gone in schedule.expire(at(i64::try_from(step).unwrap())) {
+                *waiting_of.get_mut(&gone.tenant).unwrap() -= 1;
+            }
+            assert_eq!(schedule.in_flight() as usize, flights.len());
+            assert_eq!(schedule.queued(), waiting_of.values().sum::<u64>(), "seed {seed}, step {step}");
+            assert!(waiting_of.iter().all(|(who, count)| schedule.queued_of(who) == *count));
+            if step >= steps {
+                without_source = None;
+                if schedule.queued() == 0 && flights.is_empty() {
+                    break;
+                }
+            }
+            assert!(step < steps + 50_000, "seed {seed}: {} wait and never go", schedule.queued());
+        }
+        schedule.unpark();
+        assert!(schedule.next(|_| true).is_none());
+        assert_eq!((schedule.tenants.len(), schedule.ring.len(), schedule.parked.len()), (0, 0, 0), "seed {seed}");
+        assert!(picks > 50_000 && longest > 0, "seed {seed}: the simulation hardly moved ({picks} picks)");
+    }
+}
