@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::load::{Ledger, judge, replayed_keys_answer_the_same, start_load};
-use crate::node::{Node, counting_receiver};
+use crate::node::{Node, alone, counting_receiver};
 
 /// How often the process is killed.
 const KILLS: u64 = 300;
@@ -22,6 +22,7 @@ impl Seeded {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_and_nothing_doubled_over_hundreds_of_kills() {
+    let _alone = alone().await;
     let (receiver, seen) = counting_receiver(Duration::from_millis(3)).await;
     let mut node = Node::new("[delivery]\nhold_limit = \"1s\"\n");
     let ledger = Ledger::default();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::node::{Node, call, counting_receiver};
+use crate::node::{Node, alone, call, counting_receiver};
 
 fn sends(receiver: std::net::SocketAddr, paths: std::ops::Range<usize>, of: &str) -> String {
     let one = |n| json!({ "method": "POST", "url": format!("http://{receiver}/{of}-{n}"), "data": { "n": n } });
@@ -135,6 +135,7 @@ async fn the_same_key_from_forty_callers_at_once_is_one_set_of_sends() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thousands_of_open_executions_cost_what_their_sends_cost() {
+    let _alone = alone().await;
     const EXECUTIONS: usize = 4_000;
     let (receiver, seen) = counting_receiver(Duration::ZERO).await;
     let mut grown = Vec::new();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harm::{Hostile, Kind};
 use crate::name_server::{NameServer, Reply, address};
-use crate::node::{Node, call, counting_receiver};
+use crate::node::{Node, alone, call, counting_receiver};
 use crate::tls::{Authority, Leaf};
 
 /// What one tenant may have waiting: it is filled.
@@ -22,6 +22,7 @@ const NOT_SLOWED_MS: f64 = 2_500.0;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_neighbour_is_not_slowed_whatever_a_tenants_receivers_do_and_however_much_it_sends() {
+    let _alone = alone().await;
     let names = NameServer::start(|asked| match asked.name.as_str() {
         name if name.starts_with("fast") => Reply::Records(vec![address(name, 60, "127.0.0.1")]),
         _ => Reply::Silence,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harm::{Hostile, Kind};
-use crate::node::{Node, call, counting_receiver};
+use crate::node::{Node, alone, call, counting_receiver};
 use crate::tls::{Authority, Leaf};
 
 const TENANTS: usize = 4;
@@ -19,6 +19,7 @@ const KIB_PER_DELIVERY: u64 = 448;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_delivery_to_a_hostile_receiver_ends_at_its_deadline_and_leaves_nothing_behind() {
+    let _alone = alone().await;
     let authority = Authority::new();
     // Long enough for every delivery to come to the phase in which it is kept, on a busy machine too.
     let mut node = Node::new("[delivery]\ndeadline = \"8s\"\n[tls]\nextra_ca = [\"ca.pem\"]\n");

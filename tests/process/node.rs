@@ -20,6 +20,13 @@ pub const SOURCES: [&str; 3] = ["127.0.0.21", "127.0.0.22", "127.0.0.23"];
 /// How long anything may take before a test gives up on it.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// Tests that load the machine run one at a time: what each asserts is about its own load.
+pub async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
+    ALONE.lock().await
+}
+
 pub fn egressd() -> Command {
     Command::new(env!("CARGO_BIN_EXE_egressd"))
 }
