@@ -26,7 +26,8 @@
 //! 2. [`dispatch`] takes what [`schedule`] says is next, and lets the store mark its start: the only way to a
 //!    [`store::Started`], which [`deliver`] takes by value.
 //! 3. [`deliver`] judges the URL, lets [`dial`] resolve, judge the answer, choose a source, connect and shake hands,
-//!    then writes one request and reads one response, each phase timed and spending from one [`deadline`].
+//!    then writes one request and reads one response, each phase timed and spending from one [`deadline`]. Deliveries
+//!    are worked on in turns ([`deliver::turns`]): what floods one of them delays no other's deadline.
 //! 4. [`dispatch`] redacts what came of it, and [`ledger`] writes the end until it is durable.
 //!
 //! ## What must not be
