@@ -396,3 +396,51 @@ fn the_promises_hold_whatever_else_happens() {
         assert!(picks > 50_000 && longest > 0, "seed {seed}: the simulation hardly moved ({picks} picks)");
     }
 }
+
+#[test]
+fn a_tenants_destinations_take_turns() {
+    let mut schedule = Schedule::new(CAPS);
+    fill(&mut schedule, "a", "x", 0..3);
+    fill(&mut schedule, "a", "y", 10..13);
+    let order: Vec<u128> =
+        std::iter::from_fn(|| schedule.next(|_| true)).map(|picked| picked.send.id.0.as_u128()).collect();
+    assert_eq!(order, [0, 10, 1, 11, 2, 12]);
+}
+
+#[test]
+fn a_tenant_that_comes_back_has_a_whole_turn() {
+    let mut schedule = Schedule::new(CAPS);
+    fill(&mut schedule, "a", "x", 0..1);
+    schedule.next(|_| true).unwrap();
+    fill(&mut schedule, "a", "x", 1..20);
+    fill(&mut schedule, "b", "x", 20..40);
+    let first = std::iter::from_fn(|| schedule.next(|_| true)).take_while(|picked| picked.tenant == tenant("a"));
+    assert_eq!(first.count(), usize::try_from(QUANTUM).unwrap());
+}
+
+#[test]
+fn what_others_take_out_changes_nothing_of_when_the_rest_expires() {
+    let mut schedule = Schedule::new(CAPS);
+    schedule.push(&tenant("a"), to("x"), None, waiting(1, 10));
+    schedule.push(&tenant("b"), to("x"), None, waiting(2, 20));
+    assert_eq!(schedule.remove_where(|who, _, _| *who == tenant("a")).len(), 1);
+    assert!(schedule.expire(at(19)).is_empty());
+    assert_eq!(schedule.expire(at(20)).len(), 1);
+}
+
+#[test]
+fn a_full_node_has_nothing_runnable_and_says_what_waits_longest() {
+    let mut schedule = Schedule::new(Caps { in_flight: 1, ..CAPS });
+    for (id, who, host, released) in [(1, "a", "x", 5), (2, "a", "y", 3), (3, "b", "x", 4), (4, "a", "x", 9)] {
+        let send = Waiting { released_at: at(released), ..waiting(id, 1_000_000) };
+        schedule.push(&tenant(who), to(host), None, send);
+    }
+    assert!(schedule.runnable());
+    assert_eq!(schedule.oldest(), Some(at(3)));
+    let loads: HashMap<_, _> = schedule.loads().map(|(who, load)| (who.clone(), load.oldest)).collect();
+    assert_eq!((loads[&tenant("a")], loads[&tenant("b")]), (Some(at(3)), Some(at(4))));
+    let picked = schedule.next(|_| true).unwrap();
+    assert!(!schedule.runnable());
+    schedule.done(&picked.tenant, &picked.destination, 0);
+    assert!(schedule.runnable());
+}
