@@ -35,7 +35,7 @@ const ROUNDS: u64 = 4;
 const TRIES: usize = 50;
 
 /// What is measured, in the order of a line.
-const COLUMNS: [&str; 17] = [
+const COLUMNS: [&str; 18] = [
     "sends/s",
     "accept",
     "begin",
@@ -52,6 +52,7 @@ const COLUMNS: [&str; 17] = [
     "abuse",
     "record",
     "open",
+    "memory",
     "drop",
 ];
 
@@ -62,7 +63,7 @@ fn main() {
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    println!("us; open: ms; drop: ms for 100,000 records");
+    println!("us; open: ms; memory: MiB once open; drop: ms for 100,000 records");
     print!("{:>10}", "records");
     COLUMNS.iter().for_each(|name| print!(" {name:>9}"));
     println!();
@@ -92,7 +93,7 @@ fn settings(directory: &std::path::Path) -> StoreSettings {
     }
 }
 
-async fn measure(size: u64) -> [f64; 17] {
+async fn measure(size: u64) -> [f64; 18] {
     let directory = tempfile::tempdir().expect("a directory");
     let settings = settings(directory.path());
     let store = Arc::new(Embedded::open(&settings, "bench").expect("it opens"));
@@ -148,6 +149,7 @@ async fn measure(size: u64) -> [f64; 17] {
     let store = Embedded::open(&settings, "bench").expect("it opens");
     store.recover(Timestamp::UNIX_EPOCH).await.expect("recovered");
     let open = reopened.elapsed().as_secs_f64() * 1e3;
+    let memory = memory();
     // Past every retention: all that there is goes.
     let from = Instant::now();
     store.retain(Timestamp::now() + Duration::from_secs(400 * 24 * 3600)).await.expect("dropped");
@@ -157,7 +159,7 @@ async fn measure(size: u64) -> [f64; 17] {
     let [accept, begin, finish] = steps_cost;
     [
         rate, accept, begin, finish, list, of_tenant, workflow, execution, host, outcome, two, apart, nothing, abuse,
-        record, open, dropped,
+        record, open, memory, dropped,
     ]
 }
 
@@ -333,6 +335,14 @@ fn finished(number: u64) -> Finished {
         started_at: Some(at(number)),
         finished_at: at(number + 30),
     }
+}
+
+/// Of the process, in MiB, with what the allocator has not given back since the store was filled.
+fn memory() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("readable");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a resident size");
+    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().expect("a number");
+    kib / 1024.0
 }
 
 fn cpu_time() -> Duration {
