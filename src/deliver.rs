@@ -152,8 +152,8 @@ impl Deliverer {
         journey.connection.get_or_insert_default().resolved = resolved;
         let candidates = way?;
 
-        let channel = self.open(tenant, url, &settings, &candidates, journey, &mut in_flight).await?;
         let way = Way { tenant, spec, url, settings: &settings, generation, reused: false };
+        let channel = self.open(&way, &candidates, Purpose::Delivery, journey, &mut in_flight).await?;
         match self.exchange(&way, channel, journey).await {
             Ok(status) => Ok(status),
             Err(Unanswered::Failed(failure)) => Err(failure),
@@ -185,10 +185,9 @@ impl Deliverer {
 
     async fn open(
         &self,
-        tenant: &TenantId,
-        url: &CheckedUrl,
-        settings: &Settings,
+        &Way { tenant, url, settings, .. }: &Way<'_>,
         candidates: &[Candidate],
+        purpose: Purpose,
         journey: &mut Journey,
         in_flight: &mut InFlight,
     ) -> Result<Channel, Failure> {
@@ -203,7 +202,7 @@ impl Deliverer {
             in_flight.leaves_from(&self.dialer.metrics().of(source));
         }
         journey.watch.enter(Phase::Connect);
-        let connected = self.dialer.connect(url, settings, candidates).await.inspect_err(|failure| {
+        let connected = self.dialer.connect(url, candidates, purpose).await.inspect_err(|failure| {
             if matches!(failure.code, Code::SourceUnavailable | Code::SourcePortsExhausted) {
                 journey.leaves_from_nowhere();
             }
@@ -345,8 +344,8 @@ impl Deliverer {
             expires_in: None,
         };
         let mut in_flight = self.dialer.metrics().in_flight();
-        let channel = self.open(&tenant, url, &settings, &candidates, journey, &mut in_flight).await?;
         let way = Way { tenant: &tenant, spec: &spec, url, settings: &settings, generation, reused: false };
+        let channel = self.open(&way, &candidates, Purpose::Reflector, journey, &mut in_flight).await?;
         match self.exchange(&way, channel, journey).await {
             Ok(status) => Ok(status),
             Err(Unanswered::Failed(failure)) => Err(failure),

@@ -133,7 +133,9 @@ impl Dialer {
     /// caller's.
     pub async fn look(&self, asker: Asker<'_>, url: &CheckedUrl, settings: &Settings, purpose: Purpose) -> Look {
         let Found { resolved, would_block, addresses } = self.find(asker, url, settings, purpose).await;
-        let way = addresses.and_then(|addresses| self.candidates(asker, url, settings, &addresses));
+        // By what is in force now: a name may have taken its time, and a reload may have come between.
+        let now = self.world.settings();
+        let way = addresses.and_then(|addresses| self.candidates(asker, url, &now, &addresses));
         Look { resolved, would_block, way }
     }
 
@@ -207,24 +209,29 @@ impl Dialer {
         })
     }
 
-    /// Connects to the first candidate that answers.
+    /// Connects to the first candidate that answers, from a source that may be left from at that moment.
     pub async fn connect(
         &self,
         url: &CheckedUrl,
-        settings: &Settings,
         candidates: &[Candidate],
+        purpose: Purpose,
     ) -> Result<Connected, Failure> {
-        let sources = &settings.sources;
+        let in_force = |source: &Source| self.world.sources().may_leave(source, purpose, clock::wall());
         let bound = |source: &Source, on_host: bool| {
             if on_host {
-                sources.on_host(source);
+                self.world.sources().on_host(source);
             } else {
-                sources.not_on_host(source, clock::wall());
+                self.world.sources().not_on_host(source, clock::wall());
                 tracing::warn!(source = %source.bind(), "source is not on this host: not used for a while");
             }
         };
-        let connector =
-            Connector { ports: &self.ports, exhausted: &self.exhausted, metrics: &self.metrics, bound: &bound };
+        let connector = Connector {
+            ports: &self.ports,
+            exhausted: &self.exhausted,
+            metrics: &self.metrics,
+            in_force: &in_force,
+            bound: &bound,
+        };
         connector.connect(candidates).await.map_err(|error| {
             tracing::debug!(%error, "no connection");
             error.failure(&url.destination().host.text(), url.destination().port, candidates.len())

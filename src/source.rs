@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use crate::config::Egress;
 use crate::limits::SOURCE_RETRIED_AFTER;
 use crate::outcome::labelled;
+use crate::policy::Purpose;
 use crate::publish::{Entry, Notice};
 use crate::send::TenantId;
 
@@ -218,10 +219,18 @@ impl Sources {
         self.slot(source).map_or(Verified::Unknown, |slot| slot.health.verified())
     }
 
-    /// It carries traffic or is announced to: worth verifying. A retired one is not.
+    /// It carries traffic or is announced to: worth verifying. A retired one is not, nor one that was taken out of the
+    /// configuration.
     pub fn has_a_future(&self, source: &Source, now: Timestamp) -> bool {
-        let reason = self.slot(source).and_then(|slot| slot.unusable(now));
-        !matches!(reason, Some(Unusable::Retired))
+        self.slot(source).is_some_and(|slot| !matches!(slot.unusable(now), Some(Unusable::Retired)))
+    }
+
+    /// Whether a connection for this purpose may be made from it now.
+    pub fn may_leave(&self, source: &Source, purpose: Purpose, now: Timestamp) -> bool {
+        match purpose {
+            Purpose::Delivery => self.slot(source).is_some_and(|slot| slot.unusable(now).is_none()),
+            Purpose::Reflector => self.has_a_future(source, now),
+        }
     }
 
     fn slot(&self, source: &Source) -> Option<&Slot> {

@@ -29,12 +29,14 @@ use crate::outcome::{Code, Failure, Phase};
 use crate::policy::CheckedAddr;
 use crate::source::Source;
 
-/// Why no connection was made. `NotOnHost` and `OutOfPorts` are ours to answer for, the rest lies with the
+/// Why no connection was made. `NotOnHost`, `NotInForce` and `OutOfPorts` are ours to answer for, the rest lies with the
 /// destination or the way to it.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("source {bind} is not on this host: plumb it, or drop it from `[[egress.source]]` and public-ips.txt")]
     NotOnHost { bind: IpAddr },
+    #[error("source {bind} may not be left from any more: its dates, a reload or a reflector took it out meanwhile")]
+    NotInForce { bind: IpAddr },
     #[error("source {bind} has no free port left towards {peer}")]
     OutOfPorts { bind: IpAddr, peer: SocketAddr },
     #[error("{peer} refused the connection")]
@@ -59,7 +61,7 @@ impl ConnectError {
     pub fn failure(&self, host: &str, port: u16, tried: usize) -> Failure {
         let of = if tried > 1 { format!(" (the last of {tried} addresses tried)") } else { String::new() };
         let (code, message) = match self {
-            Self::NotOnHost { .. } => (
+            Self::NotOnHost { .. } | Self::NotInForce { .. } => (
                 Code::SourceUnavailable,
                 format!(
                     "no source address of this node could be used towards {host}:{port}; tell the operator, or resend later"
@@ -109,7 +111,7 @@ impl ConnectError {
 
     /// Nothing left this host, so the next source may be tried for the same address.
     fn is_sources(&self) -> bool {
-        matches!(self, Self::NotOnHost { .. } | Self::OutOfPorts { .. })
+        matches!(self, Self::NotOnHost { .. } | Self::NotInForce { .. } | Self::OutOfPorts { .. })
     }
 }
 
@@ -255,6 +257,8 @@ pub struct Connector<'a> {
     pub ports: &'a PortRange,
     pub exhausted: &'a Exhausted,
     pub metrics: &'a DialMetrics,
+    /// Whether a source may be left from now. Asked at each connection, because the candidates were found a while ago.
+    pub in_force: &'a (dyn Fn(&Source) -> bool + Sync),
     /// Told what a bind said of a source.
     pub bound: &'a (dyn Fn(&Source, bool) + Sync),
 }
@@ -294,6 +298,7 @@ impl Connector<'_> {
                 Err(error) if error.is_sources() => {
                     match error {
                         ConnectError::NotOnHost { .. } => (self.bound)(source, false),
+                        ConnectError::NotInForce { .. } => {}
                         _ => self.metrics.of(source).ports_exhausted.increment(1),
                     }
                     // A source that exists and is full says more than one that is missing.
@@ -310,6 +315,9 @@ impl Connector<'_> {
     #[allow(clippy::disallowed_methods, reason = "the one place that connects to destinations")]
     async fn connect_from(&self, source: &Arc<Source>, peer: SocketAddr) -> Result<Connected, ConnectError> {
         let bind = source.bind();
+        if !(self.in_force)(source) {
+            return Err(ConnectError::NotInForce { bind });
+        }
         if self.exhausted.holds(bind, peer) {
             return Err(ConnectError::OutOfPorts { bind, peer });
         }

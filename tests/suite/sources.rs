@@ -1,13 +1,22 @@
 //! Sources, proven and published: what reflectors say decides who may be used, and the commands that show it.
 
 use std::process::{Command, Output};
+use std::sync::{Arc, OnceLock};
 
+use egressd::config::Config;
+use egressd::dial::Dialer;
+use egressd::outcome::Code;
+use egressd::policy::{Asker, CheckedUrl, Purpose};
+use egressd::publish::Notice;
 use egressd::request_bin::RequestBin;
+use egressd::send::TenantId;
 use egressd::source::Verified;
 use egressd::verify::{Memory, Verifier};
+use egressd::world::World;
 
-use crate::support::ground::{Ground, Plan};
-use crate::support::receiver::{Receiver, write};
+use crate::support::ground::{Ground, Plan, end_of};
+use crate::support::name_server::{NameServer, Reply, address};
+use crate::support::receiver::{Receiver, ok, write};
 
 /// A reflector that tells the truth; what it answers on is its URL.
 async fn honest() -> String {
@@ -86,6 +95,57 @@ async fn without_reflectors_nothing_stays_taken_out() {
     let source = ground.world.sources().all().remove(0);
     ground.world.sources().verified(&source, Verified::Drift);
     assert_eq!(after_a_round(&ground).await, [Verified::Unknown]);
+}
+
+#[tokio::test]
+async fn a_reload_while_a_name_is_looked_up_decides_which_source_is_left_from() {
+    let receiver = Receiver::start(vec![ok()]).await;
+    let reload: Arc<OnceLock<(Arc<World>, Arc<Config>)>> = Arc::default();
+    let asked_to = reload.clone();
+    let names = NameServer::start(move |asked| {
+        let (world, config) = asked_to.get().expect("set before the first question");
+        world.reload(config.clone(), &Notice::default());
+        Reply::Records(vec![address(&asked.name, 60, "127.0.0.1")])
+    })
+    .await;
+    let plan = |source| Plan::new().sources(&[source]).name_server(names.address());
+    let ground = plan("127.0.0.11").build();
+    assert!(reload.set((ground.world.clone(), plan("127.0.0.12").config())).is_ok());
+    let attempt = ground.get(&format!("http://hooks.receiver.com:{}/", receiver.port())).await;
+    assert_eq!(end_of(&attempt), "delivered");
+    let peers: Vec<String> = receiver.peers().iter().map(|peer| peer.ip().to_string()).collect();
+    assert_eq!(peers, ["127.0.0.12"]);
+}
+
+#[tokio::test]
+async fn a_source_that_a_reload_takes_out_is_left_from_no_more_whoever_chose_it_before() {
+    let receiver = Receiver::start(vec![ok()]).await;
+    let plan = |sources: &[&str]| Plan::new().sources(sources);
+    let both = plan(&["127.0.0.11", "127.0.0.12"]);
+    let trust = Dialer::prepare(&both.config()).expect("trust");
+    let ground = both.build();
+    let dialer = Dialer::new(ground.world.clone(), trust);
+    let url = CheckedUrl::parse(&receiver.url("/")).expect("a plain URL");
+    let tenant = TenantId::new("acme");
+    let asker = Asker { tenant: &tenant, workflow: None };
+    let settings = ground.world.settings();
+    let candidates = dialer.look(asker, &url, &settings, Purpose::Delivery).await.way.expect("a way");
+    assert_eq!(candidates[0].sources.len(), 2);
+
+    // The one that would be first goes.
+    let (first, second) = (candidates[0].sources[0].bind(), candidates[0].sources[1].bind());
+    ground.world.reload(plan(&[&second.to_string()]).config(), &Notice::default());
+    let connected = dialer.connect(&url, &candidates, Purpose::Delivery).await.expect("connected");
+    assert_eq!((connected.source.bind(), connected.local.ip()), (second, second), "and not {first}");
+    drop(connected);
+    // Then both do. A reflector is asked through neither.
+    ground.world.reload(plan(&["127.0.0.13"]).config(), &Notice::default());
+    for purpose in [Purpose::Delivery, Purpose::Reflector] {
+        let failure = dialer.connect(&url, &candidates, purpose).await.expect_err("no source is left");
+        assert_eq!(failure.code, Code::SourceUnavailable, "{purpose:?}");
+    }
+    receiver.ended(1).await;
+    assert_eq!(receiver.peers().iter().map(|peer| peer.ip()).collect::<Vec<_>>(), [second]);
 }
 
 /// Runs egressd beside this test's runtime, which answers as the reflectors.
