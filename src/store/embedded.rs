@@ -61,6 +61,7 @@ use tokio::sync::{Semaphore, oneshot};
 use self::piece::Piece;
 use self::seal::{Asked, Keys};
 use self::state::State;
+use self::table::Row;
 use self::whereabouts::Pieces;
 use self::writer::{AcceptJob, AcceptedJob, BeginJob, EndJob, FinishJob, Job};
 use super::{
@@ -217,6 +218,19 @@ impl Shared {
         if damage.len() < DAMAGE_MAX && !damage.contains(&what) {
             tracing::error!(what, "the store is damaged");
             damage.push(what);
+        }
+    }
+
+    /// A row, or nothing where it is damaged: that is told, and the next start has it again.
+    fn sound_row(&self, piece: &Piece, number: u32) -> Result<Option<Row>, StoreError> {
+        match piece.row(number) {
+            Ok(row) => Ok(Some(row)),
+            Err(StoreError::Damaged(why)) => {
+                piece.distrust_table();
+                self.tell_damage(why);
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
     }
 

@@ -168,7 +168,7 @@ pub fn accepted_row(keys: &Keys, id: u128, form: &SendForm<'_>, at: Extent) -> R
 pub struct FinishFacts {
     pub finished_at: i64,
     started_at: Option<i64>,
-    outcome: u8,
+    pub outcome: u8,
     code: u8,
     status: u16,
     source: u32,

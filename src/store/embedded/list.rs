@@ -159,7 +159,7 @@ pub fn list(shared: &Shared, filter: &Filter, at: Option<&str>, limit: usize) ->
         });
         rows.remove_range(to..);
         for number in rows.iter().rev() {
-            let row = piece.row(number)?;
+            let Some(row) = shared.sound_row(piece, number)? else { continue };
             if sieve.passes(&row) && listing.add(piece, number, &row)? {
                 return Ok(listing.page);
             }

@@ -64,6 +64,9 @@ pub struct Piece {
     pub facts: RwLock<Facts>,
     find: RwLock<Find>,
     ended: RwLock<Ended>,
+    /// A row was lost while running: the next start makes the piece's tables anew, and until then no index says
+    /// otherwise.
+    distrusted: AtomicBool,
     /// Table, ends or slots were written since they were last synced. Set after the write, so that a sync in
     /// between does not pass it by.
     pub dirty: AtomicBool,
@@ -195,6 +198,7 @@ impl Piece {
             facts: RwLock::default(),
             find: RwLock::new(Find::Growing(Growing::default())),
             ended: RwLock::default(),
+            distrusted: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
             directory,
         })
@@ -215,7 +219,8 @@ impl Piece {
     /// Its index says what is, or cannot yet say more than it does: nothing is to be written.
     pub fn is_settled_for_good(&self) -> bool {
         let find = self.find();
-        matches!(*find, Find::Settled(_)) && (find.is_complete() || self.undone_count() > 0)
+        self.distrusted.load(Ordering::Acquire)
+            || matches!(*find, Find::Settled(_)) && (find.is_complete() || self.undone_count() > 0)
     }
 
     /// What finds its rows; nothing of it changes while this is held.
@@ -258,6 +263,13 @@ impl Piece {
         self.change_ended(|ended| ended.add(number, row));
     }
 
+    /// The same, where the row itself is damaged: what it said is not known to any filter before the next start.
+    pub fn add_lost_end(&self, number: u32) {
+        self.change_ended(|ended| {
+            ended.undone.remove(number);
+        });
+    }
+
     /// Bytes of the piece on disk, bodies apart.
     pub fn bytes(&self) -> (u64, u64) {
         let derived = u64::from(self.row_count()) * ROW_BYTES as u64
@@ -298,7 +310,43 @@ impl Piece {
             self.table.read_exact_at(&mut bytes, at)
         };
         read.map_err(|error| self.unreadable("table", at, ROW_BYTES, &error))?;
-        Row::decode(&bytes).ok_or_else(|| self.unreadable("table", at, ROW_BYTES, &"the row fails its checksum"))
+        Row::decode(&bytes).ok_or_else(|| {
+            StoreError::Damaged(format!(
+                "{} is unreadable at bytes {at} to {}: the row fails its checksum; it is made anew from the log at the \
+                 next start",
+                self.file("table"),
+                at + ROW_BYTES as u64
+            ))
+        })
+    }
+
+    /// A row turned out to be damaged: the log knows it still, so the next start is to read that instead of the index.
+    pub fn distrust_table(&self) {
+        if !self.distrusted.swap(true, Ordering::AcqRel)
+            && let Err(error) = fs::remove_file(self.directory.join("index"))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::error!(%error, index = self.file("index"), "remove it and restart: a row of the table is damaged");
+        }
+    }
+
+    /// Whether the rows of all sends that are not done pass their checksums.
+    pub fn waiting_rows_are_sound(&self) -> Result<bool, StoreError> {
+        let waiting = self.ended().undone.clone();
+        let rows = self.row_count();
+        let mut bytes = Vec::new();
+        for from in (0..rows).step_by(SCAN_ROWS as usize) {
+            let to = rows.min(from + SCAN_ROWS);
+            if waiting.range_cardinality(from..to) == 0 {
+                continue;
+            }
+            self.rows(from, to, &mut bytes)?;
+            let row = |number: u32| bytes[(number - from) as usize * ROW_BYTES..].first_chunk();
+            if !waiting.range(from..to).all(|number| row(number).and_then(Row::decode).is_some()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The bytes of rows `from..to`.

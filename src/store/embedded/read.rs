@@ -427,8 +427,8 @@ pub fn execution(
     for piece in shared.pieces().iter() {
         let rows = piece.row_count();
         for number in piece.members(hash)?.into_iter().filter(|&number| number < rows) {
-            let row = piece.row(number)?;
             total += 1;
+            let Some(row) = shared.sound_row(piece, number)? else { continue };
             delivered += u64::from(row.outcome == delivered_number);
             if (piece.number, number) < from {
                 continue;
@@ -492,7 +492,7 @@ pub fn finished_after(
             let Some(end) = End::decode(bytes) else { continue };
             // Of a piece that was dropped in the meantime nothing is left to show.
             let Some(of) = shared.piece(end.piece) else { continue };
-            let row = of.row(end.row)?;
+            let Some(row) = shared.sound_row(&of, end.row)? else { continue };
             if row.is_lost() || !sieve.passes(&row) {
                 continue;
             }
@@ -544,7 +544,7 @@ pub fn outcomes_since(
     let mut named = HashMap::new();
     for ((piece, row), outcomes) in counts.into_values() {
         let Some(piece) = shared.piece(piece) else { continue };
-        let row = piece.row(row)?;
+        let Some(row) = shared.sound_row(&piece, row)? else { continue };
         let bytes = piece.frame(row.accepted)?;
         let (_, form) = payload(&piece, row.accepted, &bytes, SendHead::decode)?;
         named.insert(form.tenant_id(), outcomes);

@@ -86,10 +86,16 @@ pub fn load(shared: &Shared) -> Result<Live, StoreError> {
     let mut settled = Vec::new();
     let mut replayed: Vec<Replayed> = Vec::new();
     for (at, (path, head)) in heads.iter().enumerate() {
-        let piece = Piece::open(path.clone(), head).map_err(failed)?;
+        let mut piece = Piece::open(path.clone(), head).map_err(failed)?;
         if replayed.is_empty() && at + 1 < heads.len() && piece.load_index().map_err(failed)? {
-            settled.push(piece);
-            continue;
+            if piece.waiting_rows_are_sound()? {
+                settled.push(piece);
+                continue;
+            }
+            // The log has what the table lost; without an index it is read.
+            tracing::warn!(table = piece.file("table"), "rows fail their checksums: the table is made anew");
+            piece.distrust_table();
+            piece = Piece::open(path.clone(), head).map_err(failed)?;
         }
         if at + 1 == heads.len() {
             // Retention leaves the newest's alone, so where they are missing they are lost.

@@ -1,5 +1,6 @@
 //! What only a store on disk can break.
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use tempfile::TempDir;
@@ -480,6 +481,66 @@ async fn settled_pieces_answer_as_they_did_and_without_their_index_too() {
     let (subject, recovered) = subject.harmed(|subject| fs::write(subject.file("table"), b"").unwrap()).await;
     assert_eq!(recovered, Recovered::default());
     check(&subject, "with its table emptied").await;
+}
+
+/// Flips a bit of a row while the store has the file open.
+fn flip_in_table(path: &Path, row: u64) {
+    let file = fs::OpenOptions::new().read(true).write(true).open(path).expect("it is there");
+    let at = row * table::ROW_BYTES as u64 + 50;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).expect("readable");
+    file.write_all_at(&[byte[0] ^ 4], at).expect("writable");
+}
+
+#[tokio::test]
+async fn a_damaged_row_of_a_send_that_waits_costs_nobody_anything() {
+    let (subject, ids) = settled().await;
+    let table = subject.path().join("pieces/00000003/table");
+    // Damaged while it was closed: made anew from the log.
+    let (subject, recovered) = subject.harmed(|_| flip_in_table(&table, 1)).await;
+    assert_eq!(recovered, Recovered::default());
+    let pending = subject.store().pending(None, 10).await.unwrap();
+    assert_eq!(pending.iter().map(|send| send.id).collect::<Vec<_>>(), ids[5..]);
+    subject.until_settled().await;
+
+    // Damaged while it is open: its send goes its way, and so does everyone's.
+    flip_in_table(&table, 1);
+    let begin = Begin { spec: Some(draft().send().spec), ..begin_of(ids[5], &draft(), at(200)) };
+    subject.store().begin(begin).await.expect("begun");
+    subject.store().finish(finished(ids[5], 200, at(200))).await.expect("ended");
+    assert!(subject.store().health().is_ok());
+    let next = accept_one(subject.store(), &draft()).await;
+    subject.store().finish(finished(next, 200, at(201))).await.expect("ended");
+    assert!(subject.store().damage().last().expect("told").contains("00000003/table is unreadable at bytes 96 to 192"));
+    let (subject, recovered) = subject.harmed(|_| {}).await;
+    assert_eq!(recovered, Recovered::default());
+    for id in [ids[5], next] {
+        let record = subject.store().record(None, id, false).await.unwrap().expect("known");
+        assert_eq!(record.ended.map(|ended| ended.outcome), Some(Outcome::Delivered));
+    }
+    let filter = Filter { workflow: Some("w".to_owned()), outcome: Some(Outcome::Delivered), ..Filter::default() };
+    let page = subject.store().list(filter, None, 10).await.unwrap();
+    assert_eq!(page.sends.iter().rev().map(|record| record.id).collect::<Vec<_>>(), ids);
+}
+
+#[tokio::test]
+async fn a_damaged_row_is_told_and_hides_no_other_from_lists_and_the_tail() {
+    let (subject, ids) = settled().await;
+    flip_in_table(&subject.file("table"), 1);
+    let seen = async |subject: &OnDisk| {
+        let filter = Filter { workflow: Some("w".to_owned()), ..Filter::default() };
+        let page = subject.store().list(filter, None, 10).await.unwrap();
+        let listed: Vec<_> = page.sends.iter().rev().map(|record| record.id).collect();
+        let (items, _) = subject.store().finished_after(0, Filter::default(), 3).await.unwrap();
+        (listed, items.iter().map(|item| item.record.id).collect::<Vec<_>>())
+    };
+    let (listed, followed) = seen(&subject).await;
+    assert_eq!(listed, [&ids[..1], &ids[2..]].concat());
+    assert_eq!(followed, [ids[0], ids[2], ids[3]]);
+    assert!(subject.store().damage().last().expect("told").contains("00000001/table is unreadable at bytes 96 to 192"));
+    let (subject, recovered) = subject.harmed(|_| {}).await;
+    assert_eq!(recovered, Recovered::default());
+    assert_eq!(seen(&subject).await, (ids.clone(), ids[..3].to_vec()), "the next start has it again");
 }
 
 #[tokio::test]

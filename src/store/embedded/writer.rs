@@ -371,30 +371,40 @@ impl Writer {
             }
             Effect::Begin { send, id, at } => {
                 let piece = self.piece_of(send)?;
-                let mut row = piece.row(send.row)?;
-                row.started_at = *at;
-                piece.write_rows(send.row, &row.encode()).map_err(failed(&piece))?;
+                if let Some(mut row) = self.shared.sound_row(&piece, send.row)? {
+                    row.started_at = *at;
+                    piece.write_rows(send.row, &row.encode()).map_err(failed(&piece))?;
+                }
                 if let Some(send) = self.live.sends.get_mut(id) {
                     send.begun = true;
                 }
             }
             Effect::Finish { send, id, seq, at, facts } => {
                 let piece = self.piece_of(send)?;
-                let mut row = piece.row(send.row)?;
-                facts.apply(&mut row, newest.number, *at);
-                piece.write_rows(send.row, &row.encode()).map_err(failed(&piece))?;
+                let row = self.shared.sound_row(&piece, send.row)?.map(|mut row| {
+                    facts.apply(&mut row, newest.number, *at);
+                    row
+                });
+                if let Some(row) = &row {
+                    piece.write_rows(send.row, &row.encode()).map_err(failed(&piece))?;
+                }
                 let end = End {
                     finished_at: facts.finished_at,
                     piece: send.piece,
                     row: send.row,
-                    tenant: row.tenant,
-                    outcome: row.outcome,
+                    tenant: send.tenant,
+                    outcome: facts.outcome,
                 };
                 newest.write_end(*seq, &end).map_err(failed(&newest))?;
-                if row.is_sealed() {
-                    piece.wipe(row.accepted).map_err(failed(&piece))?;
+                match &row {
+                    Some(row) => {
+                        if row.is_sealed() {
+                            piece.wipe(row.accepted).map_err(failed(&piece))?;
+                        }
+                        piece.add_end(send.row, row);
+                    }
+                    None => piece.add_lost_end(send.row),
                 }
-                piece.add_end(send.row, &row);
                 newest.change_facts(|known| known.newest_finished_at = known.newest_finished_at.max(facts.finished_at));
                 if self.live.remove(*id) {
                     piece.undone.fetch_sub(1, Ordering::AcqRel);
