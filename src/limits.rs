@@ -48,6 +48,8 @@ pub const API_STREAMS_PER_CONNECTION: u32 = 256;
 pub const API_HEAD_BYTES: usize = 64 * 1024;
 /// Longest time for an API call's head, TLS handshake included, and for a kept-alive connection to stay idle.
 pub const API_HEAD_TIME: Duration = Duration::from_secs(30);
+/// Longest time for which a caller may take no byte of what is written to it, before its connection is closed.
+pub const API_WRITE_STALL: Duration = Duration::from_secs(20);
 /// Longest time for an API call's body to arrive.
 pub const API_BODY_TIME: Duration = Duration::from_secs(20);
 /// Bytes of API calls' bodies being read or parsed at once, in all.

@@ -1,7 +1,8 @@
 //! A listener that serves a router: HTTP/1.1 and HTTP/2, over TLS or in the clear, bounded in connections, heads and
-//! time, and let go gracefully when the process stops.
+//! time (for those who do not read, too), and let go gracefully when the process stops.
 
 mod explained;
+mod patient;
 
 use std::io;
 use std::pin::pin;
@@ -22,6 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use self::explained::Explained;
+use self::patient::Patient;
 use super::tls::Acceptor;
 use crate::limits;
 
@@ -30,13 +32,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until `closing` turns `true`, then takes no more connections and returns when the calls that are being
 /// answered have been. Whoever calls decides how long that may take.
-pub async fn serve(
+pub async fn serve(listener: TcpListener, router: Router, tls: Option<Arc<Acceptor>>, closing: watch::Receiver<bool>) {
+    serve_at_most(limits::API_CONNECTIONS, listener, router, tls, closing).await;
+}
+
+async fn serve_at_most(
+    connections: usize,
     listener: TcpListener,
     router: Router,
     tls: Option<Arc<Acceptor>>,
     mut closing: watch::Receiver<bool>,
 ) {
-    let connections = Arc::new(Semaphore::new(limits::API_CONNECTIONS));
+    let connections = Arc::new(Semaphore::new(connections));
     let graceful = GracefulShutdown::new();
     let builder = Arc::new(builder());
     let service = TowerToHyperService::new(router);
@@ -55,6 +62,8 @@ pub async fn serve(
         };
         // Answers are small and wanted at once.
         let _ = stream.set_nodelay(true);
+        // Beneath TLS: what counts is what the kernel takes, not what a buffer of ours does.
+        let stream = Patient::new(stream, limits::API_WRITE_STALL);
         let (builder, service, watcher) = (builder.clone(), service.clone(), graceful.watcher());
         let tls = tls.as_ref().map(|tls| tls.current());
         tokio::spawn(async move {

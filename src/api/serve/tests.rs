@@ -27,11 +27,15 @@ struct Server {
 }
 
 async fn start(tls: Option<Acceptor>, router: Router) -> Server {
+    start_with(limits::API_CONNECTIONS, tls, router).await
+}
+
+async fn start_with(connections: usize, tls: Option<Acceptor>, router: Router) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     let (closing, closed) = watch::channel(false);
     let tls = tls.map(Arc::new);
-    let task = tokio::spawn(serve(listener, router, tls.clone(), closed));
+    let task = tokio::spawn(serve_at_most(connections, listener, router, tls.clone(), closed));
     Server { address, closing, task, tls }
 }
 
@@ -260,6 +264,33 @@ async fn a_silent_or_slow_caller_is_let_go() {
         stream.read_to_end(&mut answer).await.expect("the end");
         assert!(!answer.starts_with(b"HTTP/1.1 200"), "{begun:?}");
     }
+}
+
+/// More than any socket's buffers hold.
+fn much() -> Router {
+    hello().route("/much", get(|| async { Bytes::from_static(&[b'x'; 16 * 1024 * 1024]) }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_that_do_not_read_leave_their_places_to_others() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new();
+    authority.write(dir.path(), "server");
+    let tls = Acceptor::load(&files(dir.path(), "server", false)).expect("usable");
+    let calls = "GET /much HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(60);
+
+    let server = start_with(1, None, much()).await;
+    let mut deaf = connect(&server).await;
+    deaf.write_all(calls.as_bytes()).await.expect("written");
+    let answer = tokio::time::timeout(limits::API_WRITE_STALL * 3, ask(connect(&server).await, false)).await;
+    assert!(answer.expect("a place").is_ok());
+
+    let server = start_with(1, Some(tls), much()).await;
+    let client = authority.client(None, &["http/1.1"]);
+    let mut deaf = over_tls(&server, &client).await.expect("a handshake");
+    deaf.write_all(calls.as_bytes()).await.expect("written");
+    let newcomer = tokio::time::timeout(limits::API_WRITE_STALL * 3, over_tls(&server, &client)).await;
+    assert!(ask(newcomer.expect("a place").expect("a handshake"), false).await.is_ok());
 }
 
 #[tokio::test]
