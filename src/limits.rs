@@ -157,6 +157,8 @@ pub const SOURCE_RETRIED_AFTER: Duration = Duration::from_secs(10);
 pub const VERIFY_FIRST_ROUND: Duration = Duration::from_secs(2);
 /// The only reflector is asked again so long after it named another address for a source.
 pub const VERIFY_AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// A source that was taken out is asked about again at most so long after: nobody waits for `every` to have it back.
+pub const VERIFY_OUT_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// How often sources that are due to be verified are looked for.
 pub const VERIFY_TICK: Duration = Duration::from_secs(1);
 /// Most sources that are verified at once.

@@ -18,7 +18,7 @@ use crate::clock;
 use crate::config::Verify;
 use crate::deadline::Deadline;
 use crate::deliver::Deliverer;
-use crate::limits::{VERIFY_AGAIN_AFTER, VERIFY_AT_ONCE, VERIFY_TICK};
+use crate::limits::{VERIFY_AT_ONCE, VERIFY_TICK};
 use crate::policy::CheckedUrl;
 use crate::source::{Source, Verified};
 use crate::world::{Settings, World};
@@ -49,9 +49,12 @@ impl Heard {
     }
 }
 
-/// What is known of every source, by its pair. Kept between rounds.
+/// What is known of every source, by its pair, and under which settings it was asked for. Kept between rounds.
 #[derive(Default)]
-pub struct Memory(HashMap<(IpAddr, IpAddr), Known>);
+pub struct Memory {
+    known: HashMap<(IpAddr, IpAddr), Known>,
+    asked_under: Option<Verify>,
+}
 
 /// What is known of a source, and when it is asked about again.
 struct Known {
@@ -87,10 +90,17 @@ impl Verifier {
     /// all who choose among them.
     pub async fn ask_those_due(&self, memory: &mut Memory) {
         let settings = &*self.world.settings();
-        let known = &mut memory.0;
+        let known = &mut memory.known;
         let sources = settings.sources.all();
         known.retain(|pair, _| sources.iter().any(|source| pair_of(source) == *pair));
-        let Some(verify) = &settings.config.egress.verify else {
+        let verify = &settings.config.egress.verify;
+        // Other reflectors may say otherwise: who put them in place waits for their word, not for the next round of
+        // those before.
+        let asks_anew = memory.asked_under != *verify;
+        if asks_anew {
+            memory.asked_under.clone_from(verify);
+        }
+        let Some(verify) = verify else {
             // Without reflectors nothing is known, and nobody could ever bring a source back.
             for source in sources {
                 settings.sources.verified(&source, Verified::Unknown);
@@ -100,7 +110,7 @@ impl Verifier {
         };
         let now = clock::wall();
         let due = sources.into_iter().filter(|source| {
-            let waits = known.get(&pair_of(source)).is_some_and(|known| known.due > now);
+            let waits = !asks_anew && known.get(&pair_of(source)).is_some_and(|known| known.due > now);
             !waits && settings.sources.has_a_future(source, now)
         });
         let due: Vec<_> = due.collect();
@@ -115,8 +125,7 @@ impl Verifier {
             let standing = one.standing.after(heard.source.public(), &said, now);
             tell(&heard, &one.standing, &standing);
             settings.sources.verified(&heard.source, standing.state);
-            let wait = if standing.is_suspected() { VERIFY_AGAIN_AFTER } else { verify.every };
-            one.due = now.saturating_add(wait).unwrap_or(Timestamp::MAX);
+            one.due = now.saturating_add(standing.asked_again_after(verify.every)).unwrap_or(Timestamp::MAX);
             one.standing = standing;
         }
     }

@@ -5,10 +5,11 @@
 //! is seen as its published address again, and nobody contradicts.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::limits::VERIFY_AGAIN_AFTER;
+use crate::limits::{VERIFY_AGAIN_AFTER, VERIFY_OUT_AGAIN_AFTER};
 use crate::source::Verified;
 
 /// What one reflector said when it was asked through one source.
@@ -58,6 +59,17 @@ impl Standing {
             (0, _) => Verified::Unverified,
         };
         Self { state, suspected }
+    }
+
+    /// How long after a round the next one is, where the configuration says `every`.
+    pub fn asked_again_after(&self, every: Duration) -> Duration {
+        if self.is_suspected() {
+            VERIFY_AGAIN_AFTER
+        } else if self.state == Verified::Drift {
+            VERIFY_OUT_AGAIN_AFTER.min(every)
+        } else {
+            every
+        }
     }
 
     /// It has to be asked again soon, to hear the only reflector a second time.
@@ -165,6 +177,22 @@ mod tests {
         let after = |letters| Standing::default().after("203.0.113.1".parse().unwrap(), &said(letters), now);
         for (letters, suspected) in [("x", true), ("=", false), ("-", false), ("=x", false), ("xx", false)] {
             assert_eq!(after(letters).is_suspected(), suspected, "{letters}");
+        }
+    }
+
+    #[test]
+    fn a_source_that_is_out_is_asked_about_every_minute() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let quarter = Duration::from_secs(900);
+        for (letters, every, wait) in [
+            ("==", quarter, quarter),
+            ("--", quarter, quarter),
+            ("x", quarter, Duration::from_secs(10)),
+            ("xx", quarter, Duration::from_secs(60)),
+            ("xx", Duration::from_secs(5), Duration::from_secs(5)),
+        ] {
+            let standing = Standing::default().after("203.0.113.1".parse().unwrap(), &said(letters), now);
+            assert_eq!(standing.asked_again_after(every), wait, "{letters} {every:?}");
         }
     }
 

@@ -90,6 +90,35 @@ async fn one_reflector_that_lies_or_is_dead_takes_nothing_out() {
 }
 
 #[tokio::test]
+async fn reflectors_that_a_reload_brings_are_asked_at_once() {
+    let (x, y) = (saying("192.0.2.1").await, saying("192.0.2.2").await);
+    let (a, b) = (honest().await, honest().await);
+    let plan = |reflectors: &[&str]| {
+        let mut plan = Plan::new().sources(&["127.0.0.11"]);
+        plan.more = format!("[egress.verify]\nreflectors = {reflectors:?}\n");
+        plan
+    };
+    let ground = plan(&[&x.0, &y.0]).build();
+    let verifier = Verifier::new(ground.world.clone(), ground.deliverer.clone());
+    let mut memory = Memory::default();
+    for _ in 0..3 {
+        verifier.ask_those_due(&mut memory).await;
+        let sources = ground.world.sources();
+        assert_eq!(sources.verification(&sources.all()[0]), Verified::Drift);
+    }
+    // The same ones are not asked again before their time, and a reload that changes nothing of it is no reason.
+    ground.world.reload(plan(&[&x.0, &y.0]).config(), &Notice::default());
+    verifier.ask_those_due(&mut memory).await;
+    assert_eq!((x.1.peers().len(), y.1.peers().len()), (1, 1));
+
+    ground.world.reload(plan(&[&a, &b]).config(), &Notice::default());
+    verifier.ask_those_due(&mut memory).await;
+    let sources = ground.world.sources();
+    assert_eq!(sources.verification(&sources.all()[0]), Verified::Yes);
+    assert!(sources.any_usable(egressd::clock::wall()));
+}
+
+#[tokio::test]
 async fn without_reflectors_nothing_stays_taken_out() {
     let ground = Plan::new().build();
     let source = ground.world.sources().all().remove(0);
