@@ -171,8 +171,9 @@ impl Deliverer {
         // A host that is suspended by now may have been reached under another name, which is not looked up again.
         let suspensions = self.world.suspensions();
         if !Arc::ptr_eq(&*self.suspensions.load(), &suspensions) {
-            self.suspensions.store(suspensions);
+            // In this order: nobody takes the one for known while what was opened before still lies there.
             self.pool.clear();
+            self.suspensions.store(suspensions);
         }
         let destination = url.destination();
         self.pool.take(tenant, destination, keep_alive, |source| {

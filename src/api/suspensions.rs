@@ -104,7 +104,8 @@ fn within(suspension: &Suspension, reach: &Tenants) -> bool {
 
 /// Stop a tenant, one workflow of it, or every tenant's sends to one host. Effective at once.
 ///
-/// A host is spared under every name whose chain of aliases (CNAME) leads to it, too.
+/// A host is spared under every name whose chain of aliases (CNAME) leads to it, too; and one that is given as an
+/// address, under every name that resolves to it.
 #[utoipa::path(
     post, path = "/v1/suspensions", operation_id = "suspend", tag = "operators",
     params(openapi::Tenant),

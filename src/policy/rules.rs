@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -32,7 +32,7 @@ pub struct Denial {
 }
 
 /// Which denial is named when several apply, first to last. An answer that mixes allowed and denied addresses is
-/// `policy_mixed` in place of what its denied addresses are.
+/// `policy_mixed` in place of what its denied addresses are, unless one of them is suspended.
 pub const PRECEDENCE: &[Code] = &[
     Code::PolicyUrl,
     Code::PolicyPort,
@@ -159,6 +159,14 @@ impl Suspensions {
     fn of_name(&self, name: &str) -> Option<&str> {
         self.hosts.get(name).map(|reason| &**reason)
     }
+
+    /// As [`Self::of_host`], for an address under any name, in any form that carries it.
+    fn of_address(&self, address: IpAddr) -> Option<&str> {
+        if self.hosts.is_empty() {
+            return None;
+        }
+        forms(address.to_canonical()).find_map(|form| self.of_name(&form.to_string()))
+    }
 }
 
 /// The acceptable-use policy as configured: immutable, replaced as a whole by a reload.
@@ -281,7 +289,8 @@ impl Policy {
     }
 
     /// Every address of an answer (A and AAAA together; an IP literal's own address goes the same way) and every
-    /// CNAME target's name, suspended hosts included. At most [`crate::limits::DNS_ADDRESSES_MAX`] addresses are looked at.
+    /// CNAME target's name, suspended hosts included: a host is spared under every name and in every form that leads
+    /// to it, by whichever of its names or addresses it was suspended. At most [`crate::limits::DNS_ADDRESSES_MAX`] addresses are looked at.
     pub fn judge_answer(
         &self,
         asker: Asker<'_>,
@@ -298,10 +307,8 @@ impl Policy {
         let mut suspended = None;
         for target in cname_targets {
             let target = name::canonical_target(target);
-            // A host that is spared is spared under every name that leads to it.
             if let Some(reason) = by.suspensions.of_name(&target) {
-                suspended = suspended.or(Some(reason));
-                by_alias.add(Code::Suspended);
+                suspended = suspended.or(Some(("is an alias of a host", reason)));
             }
             if self.is_on_deny_list(asker, &target) {
                 match self.mode {
@@ -316,7 +323,13 @@ impl Policy {
 
         let ask = AddressQuestion { tenant: asker.tenant, port: destination.port, ours: by.ours, purpose: by.purpose };
         for &address in addresses.iter().take(DNS_ADDRESSES_MAX) {
-            let verdict = self.judge_address(&ask, address);
+            let verdict = match by.suspensions.of_address(address) {
+                Some(reason) => {
+                    suspended = suspended.or(Some(("leads to an address", reason)));
+                    Verdict::Denied(Code::Suspended)
+                }
+                None => self.judge_address(&ask, address),
+            };
             answer.resolved.push((address, verdict));
             match verdict {
                 Verdict::Allowed => {
@@ -334,10 +347,13 @@ impl Policy {
         }
         let mut denials = Denials(by_alias.0);
         by_address.0.into_iter().for_each(|code| denials.add(code));
+        if suspended.is_some() {
+            denials.add(Code::Suspended);
+        }
         if let Some(code) = denials.0 {
             let message = match suspended.filter(|_| code == Code::Suspended) {
-                Some(reason) => format!(
-                    "`{}` is an alias of a host to which sends are suspended ({reason}): ask the operator to lift it",
+                Some((what, reason)) => format!(
+                    "`{}` {what} to which sends are suspended ({reason}): ask the operator to lift it",
                     destination.host
                 ),
                 None => answer_message(&destination.host, code, by_alias.0 == Some(code)),
@@ -392,15 +408,8 @@ impl Policy {
 
     fn judge_address(&self, ask: &AddressQuestion<'_>, address: IpAddr) -> Verdict {
         let address = address.to_canonical();
-        let carried = || {
-            match address {
-                IpAddr::V6(address) => Some(address::carried(address)),
-                IpAddr::V4(_) => None,
-            }
-            .into_iter()
-            .flatten()
-        };
-        let forms = || std::iter::once(address).chain(carried().map(|(_, inside)| IpAddr::V4(inside)));
+        let carried = || carried(address);
+        let forms = || forms(address);
         let is_closed = |form: IpAddr| address::special(form).is_some() && !self.opens(ask.tenant, form);
 
         if forms().any(|form| self.is_in_denied_network(form)) {
@@ -446,6 +455,20 @@ fn unmapped(network: &IpNet) -> IpNet {
     let length = v6.prefix_len().checked_sub(96);
     let v4 = v6.network().to_ipv4_mapped().zip(length).and_then(|(first, length)| Ipv4Net::new(first, length).ok());
     v4.map_or(*network, IpNet::V4)
+}
+
+/// The IPv4 addresses inside of an address, and what carries them.
+fn carried(address: IpAddr) -> impl Iterator<Item = (Carrier, Ipv4Addr)> {
+    let carried = match address {
+        IpAddr::V6(address) => Some(address::carried(address)),
+        IpAddr::V4(_) => None,
+    };
+    carried.into_iter().flatten()
+}
+
+/// An address (canonical) and those that it carries.
+fn forms(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+    std::iter::once(address).chain(carried(address).map(|(_, inside)| IpAddr::V4(inside)))
 }
 
 /// What is the same for every address of one answer.

@@ -161,6 +161,45 @@ async fn what_the_policy_says_of_an_answer() {
     .await;
 }
 
+/// Sends to `url` until its connection is known to be kept, and is used again; says how many that took.
+async fn until_reused(ground: &Ground, url: &str) -> usize {
+    for requests in 1..=5 {
+        let attempt = ground.get(url).await;
+        assert_eq!(end_of(&attempt), "delivered", "{:?}", attempt.ended);
+        if attempt.connection.unwrap().reused {
+            return requests;
+        }
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_millis(300)).await;
+        tokio::time::resume();
+        ground.deliverer.tend();
+    }
+    panic!("its connection is not used again");
+}
+
+#[tokio::test]
+async fn a_suspended_address_is_reached_under_no_name() {
+    let names = NameServer::start(|asked| only_a(asked, GOOD)).await;
+    let mut plan = plan(&names);
+    plan.delivery.clear();
+    let ground = plan.build();
+    let receiver = Receiver::start(std::iter::repeat_n([Step::Read, ok()], 10).flatten().collect::<Vec<_>>()).await;
+    let url = |host: &str| format!("http://{host}:{}/", receiver.port());
+    let requests = until_reused(&ground, &url(NAME)).await;
+    let mut suspensions = Suspensions::default();
+    suspensions.hosts.insert(GOOD.into(), "its owner asked".into());
+    ground.world.set_suspensions(suspensions);
+    for host in [GOOD, NAME, "other.example.com"] {
+        let attempt = ground.get(&url(host)).await;
+        assert_eq!(end_of(&attempt), "blocked suspended", "{host}: {:?}", attempt.ended);
+        let message = &attempt.ended.error.as_ref().unwrap().message;
+        assert!(message.contains("its owner asked") && (host == GOOD || !message.contains(GOOD)), "{message}");
+    }
+    assert_eq!(receiver.requests(), requests, "nothing was sent after it was suspended");
+    ground.world.set_suspensions(Suspensions::default());
+    assert_eq!(end_of(&ground.get(&url(NAME)).await), "delivered");
+}
+
 #[tokio::test]
 async fn a_suspended_host_is_reached_under_no_name() {
     let names = NameServer::start(|asked| match asked.name.as_str() {
@@ -179,21 +218,7 @@ async fn a_suspended_host_is_reached_under_no_name() {
     let receiver = Receiver::start(std::iter::repeat_n([Step::Read, ok()], 10).flatten().collect::<Vec<_>>()).await;
     let url = |host: &str| format!("http://{host}:{}/", receiver.port());
 
-    // Until its connection is known to be kept, and is used again.
-    let mut requests = 0;
-    loop {
-        let attempt = ground.get(&url(NAME)).await;
-        requests += 1;
-        assert_eq!(end_of(&attempt), "delivered", "{:?}", attempt.ended);
-        if attempt.connection.unwrap().reused {
-            break;
-        }
-        assert!(requests < 5, "its connection is not used again");
-        tokio::time::pause();
-        tokio::time::advance(Duration::from_millis(300)).await;
-        tokio::time::resume();
-        ground.deliverer.tend();
-    }
+    let requests = until_reused(&ground, &url(NAME)).await;
     let mut suspensions = Suspensions::default();
     suspensions.hosts.insert("victim.example.net".into(), "its owner asked".into());
     ground.world.set_suspensions(suspensions);

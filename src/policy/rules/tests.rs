@@ -396,6 +396,38 @@ fn an_alias_of_a_suspended_host_is_suspended() {
 }
 
 #[test]
+fn a_suspended_address_is_reached_under_no_name_and_in_no_form() {
+    let mut question = Question::default();
+    question.suspensions.hosts.insert("93.184.216.34".into(), "report 4711".into());
+    question.suspensions.hosts.insert("2606:2800:220:1::1".into(), "report 4712".into());
+    for (answer, word) in [
+        (&[OTHER][..], "allowed"),
+        (&["93.184.216.34"], "suspended"),
+        (&["::ffff:93.184.216.34"], "suspended"),
+        (&["64:ff9b::5db8:d822"], "suspended"),
+        (&["2606:2800:220:1::1"], "suspended"),
+        // The whole answer, and before what else is wrong with it.
+        (&[OTHER, "93.184.216.34"], "suspended"),
+        (&["93.184.216.34", OTHER], "suspended"),
+        (&["169.254.169.254", "93.184.216.34", "10.0.0.1"], "suspended"),
+    ] {
+        for mode in [PolicyMode::Enforce, PolicyMode::Report] {
+            question.settings.mode = mode;
+            question.addresses = answer.iter().map(|address| ip(address)).collect();
+            let fate = question.ask(NAME);
+            assert_eq!(fate.word(), word, "{answer:?}");
+            let Some(denial) = fate.denial else { continue };
+            assert!(denial.message.contains("report 471") && !denial.message.contains("184"), "{}", denial.message);
+            assert!(fate.dialled.is_empty());
+            let told = |verdict| matches!(verdict, Verdict::Denied(Code::Suspended));
+            assert_eq!(fate.resolved.iter().filter(|(_, verdict)| told(*verdict)).count(), 1, "{:?}", fate.resolved);
+        }
+    }
+    // A literal that carries it is a form of it.
+    assert_eq!(question.ask("https://[64:ff9b::5db8:d822]/").word(), "suspended");
+}
+
+#[test]
 fn loopback_is_opened_by_an_exception_but_for_our_own_listeners() {
     let ours = SelfAddrs {
         interfaces: vec![ip("127.0.0.1"), ip("::1"), ip("10.0.0.10")],
@@ -494,6 +526,7 @@ fn suspensions_stop_tenants_workflows_and_hosts() {
     question.suspensions.workflows.insert((acme.clone(), "newsletter".into()), "spam".into());
     question.suspensions.hosts.insert("receiver.com".into(), "complained".into());
     question.suspensions.hosts.insert("93.184.216.34".into(), "complained".into());
+    question.addresses = vec![ip(OTHER)];
     for (workflow, url, word) in [
         (None, "https://other.com/", "allowed"),
         (Some("invoices"), "https://other.com/", "allowed"),
