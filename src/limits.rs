@@ -236,6 +236,7 @@ const _: () = assert!(IDLE_PER_DESTINATION <= IDLE_TOTAL);
 const _: () = assert!(SENDS_PER_REQUEST as u64 <= QUEUED_PER_TENANT);
 const _: () = assert!(DEADLINE.as_millis() <= DEADLINE_MAX.as_millis());
 const _: () = assert!(IN_FLIGHT <= IN_FLIGHT_MAX && QUEUED <= QUEUED_MAX);
+const _: () = assert!(IDEMPOTENCY_KEPT.as_millis() <= RETENTION.as_millis());
 const _: () = assert!(BODY_RETENTION.as_millis() <= RETENTION.as_millis());
 const _: () = assert!(STORE_BODY_BYTES <= STORE_BYTES);
 const _: () = assert!(PUBLISH_CONNECTIONS_PER_NETWORK < PUBLISH_CONNECTIONS_MAX);

@@ -411,7 +411,8 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         let path = table.text("path", PathBuf::from("/var/lib/egressd"), |text| self.store_path(text));
         let key_file =
             table.text("key_file", PathBuf::new(), |text| self.store_path(text)).or_default(path.value.join("key"));
-        let retention = table.duration("retention", limits::RETENTION, 60 * SECOND..=3650 * DAY);
+        // An idempotency key goes with the records of its call.
+        let retention = table.duration("retention", limits::RETENTION, limits::IDEMPOTENCY_KEPT..=3650 * DAY);
         let body_retention = table
             .duration("body_retention", limits::BODY_RETENTION, Duration::ZERO..=3650 * DAY)
             .or_default(limits::BODY_RETENTION.min(retention.value));

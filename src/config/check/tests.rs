@@ -224,6 +224,8 @@ fn numbers_keep_within_their_bounds_and_relations() {
             &["egressd.toml:2: limits.request_body: \"64KB\" is not a size: write a whole number with B, KiB, MiB, \
                GiB or TiB, like \"64KiB\""],
         ),
+        // A key of a repeated call is promised for a day.
+        ("[store]\nretention = \"23h\"", &["egressd.toml:2: store.retention: \"23h\" is out of range: 1d to 3650d"]),
         ("[store]\npath = \"\"", &["egressd.toml:2: store.path: is empty: name a path, like \"/var/lib/egressd\""]),
     ]);
 }
