@@ -78,7 +78,7 @@ pub struct App {
     _fronts: Fronts,
 }
 
-/// Threads of their own for the listeners that callers reach: whatever they ask for, however much of it at once, the
+/// Threads of their own for the listeners: whatever they ask for, however much of it at once, the
 /// timers of deliveries turn elsewhere.
 struct Fronts {
     handle: Handle,
@@ -183,8 +183,8 @@ impl App {
         let api_tls = config.api.tls.as_ref().map(Acceptor::load).transpose()?.map(Arc::new);
         let fronts = Fronts::start()?;
         tasks.spawn_on(api::serve::serve(api_listener, router, api_tls.clone(), stopped.clone()), fronts.handle());
-        tasks.spawn(serve_ops(metrics_listener, ops::router(metrics.clone(), readiness), stopped.clone()));
-
+        let ops_router = ops::router(metrics.clone(), readiness, Handle::current());
+        tasks.spawn_on(ops::serve(metrics_listener, ops_router, stopped.clone()), fronts.handle());
         if let Some(listener) = publish_listener {
             tasks.spawn_on(publish::front::serve(listener, publication.clone(), stopped.clone()), fronts.handle());
         }
@@ -401,15 +401,6 @@ async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         anyhow!("{key} = \"{address}\" cannot be bound: {error}; is another egressd running, or is the address not on this host?")
     })
-}
-
-async fn serve_ops(listener: TcpListener, router: axum::Router, mut stopped: watch::Receiver<bool>) {
-    let stopping = async move {
-        let _ = stopped.wait_for(|stopped| *stopped).await;
-    };
-    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopping).await {
-        tracing::error!(%error, "the metrics listener has failed");
-    }
 }
 
 fn describe_metrics() {

@@ -7,7 +7,7 @@
 //! | floor | modules |
 //! |---|---|
 //! | composition | [`app`] builds every part and owns lifetimes, drain and reload; [`cli`] is one file a command; [`telemetry`] |
-//! | fronts | [`api`] and [`intake`] (the way in), [`explain`], [`ops`] (`/metrics`, `/readyz`), [`publish::front`], [`request_bin`] |
+//! | fronts | [`api`] and [`intake`] (the way in), [`explain`], [`ops`] (`/metrics`, `/readyz`) and [`publish::front`] behind their [`doors`], [`request_bin`] |
 //! | reaching out | [`dispatch`] picks and begins, [`deliver`] makes one request on what [`dial`] opens, all under one [`deadline`]; [`ledger`] writes ends; [`backlog`] is what waits; [`world`] is what a reload swaps; [`verify`] asks reflectors |
 //! | remembering | [`store`]: queued → started → finished, durable; [`publication`]: the list in force; [`events`]: who waits for an end |
 //! | deciding | [`hold`], [`schedule`], [`source`]: `now` is an argument |
@@ -53,6 +53,7 @@ pub mod deadline;
 pub mod deliver;
 pub mod dial;
 pub mod dispatch;
+pub mod doors;
 pub mod events;
 pub mod explain;
 pub mod hold;

@@ -186,15 +186,20 @@ pub const LISTED_AFTER_RETIREMENT: Duration = Duration::from_secs(24 * 3600);
 pub const PUBLISH_CONNECTIONS_MAX: usize = 512;
 /// Most of them from one IPv4 address or one IPv6 network of /64.
 pub const PUBLISH_CONNECTIONS_PER_NETWORK: usize = 32;
-/// How long a caller there keeps its place when all are taken and another comes.
-pub const PUBLISH_PLACE_TIME: Duration = Duration::from_secs(1);
+/// Most connections at once to the metrics listener.
+pub const OPS_CONNECTIONS: usize = 64;
+/// How long the threads that deliver have to take up a task before `/healthz` says that they do not: shorter than
+/// what asks waits for its answer.
+pub const HEALTH_WITHIN: Duration = Duration::from_secs(4);
+/// How long a caller of one of these two keeps its place when all are taken and another comes.
+pub const DOORS_PLACE_TIME: Duration = Duration::from_secs(1);
 /// How long a caller there has for the head of a request, and how long a connection may idle between two.
-pub const PUBLISH_HEAD_TIME: Duration = Duration::from_secs(5);
+pub const DOORS_HEAD_TIME: Duration = Duration::from_secs(5);
 /// How long a connection there may last at all.
-pub const PUBLISH_CONNECTION_LIFE: Duration = Duration::from_secs(30);
+pub const DOORS_CONNECTION_LIFE: Duration = Duration::from_secs(30);
 /// Largest head of a request there, in bytes, and its most header lines.
-pub const PUBLISH_HEAD_BYTES_MAX: usize = 8 * 1024;
-pub const PUBLISH_HEADERS_MAX: usize = 64;
+pub const DOORS_HEAD_BYTES_MAX: usize = 8 * 1024;
+pub const DOORS_HEADERS_MAX: usize = 64;
 
 pub const DEADLINE: Duration = Duration::from_secs(5);
 pub const DRAIN: Duration = Duration::from_secs(10);
@@ -240,7 +245,8 @@ const _: () = assert!(IDEMPOTENCY_KEPT.as_millis() <= RETENTION.as_millis());
 const _: () = assert!(BODY_RETENTION.as_millis() <= RETENTION.as_millis());
 const _: () = assert!(STORE_BODY_BYTES <= STORE_BYTES);
 const _: () = assert!(PUBLISH_CONNECTIONS_PER_NETWORK < PUBLISH_CONNECTIONS_MAX);
-const _: () = assert!(PUBLISH_PLACE_TIME.as_millis() < PUBLISH_HEAD_TIME.as_millis());
-const _: () = assert!(PUBLISH_HEAD_TIME.as_millis() < PUBLISH_CONNECTION_LIFE.as_millis());
+const _: () = assert!(HEALTH_WITHIN.as_millis() < DOORS_CONNECTION_LIFE.as_millis());
+const _: () = assert!(DOORS_PLACE_TIME.as_millis() < DOORS_HEAD_TIME.as_millis());
+const _: () = assert!(DOORS_HEAD_TIME.as_millis() < DOORS_CONNECTION_LIFE.as_millis());
 const _: () = assert!(VERIFY_FIRST_ROUND.as_millis() < DISPATCH_STALLED_AFTER.as_millis());
 const _: () = assert!(DNS_LOOKUPS_PER_DOMAIN <= DNS_LOOKUPS_PER_TENANT);

@@ -1,20 +1,33 @@
 //! The operator's listener: `/metrics`, `/healthz` and `/readyz`, and nothing else.
+//!
+//! It is served apart from the deliveries, so that no number of its callers takes anything from them, and so that it
+//! answers, and says so, when they stand still.
 
 use std::sync::Arc;
 
 use axum::{
     Router, extract::State, http::StatusCode, http::header::CONTENT_TYPE, response::IntoResponse, routing::get,
 };
+use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use crate::clock;
 use crate::dispatch::Dispatcher;
+use crate::doors::{self, Bounds};
 use crate::intake::Intake;
+use crate::limits;
 use crate::store::Store;
 use crate::world::World;
 
 /// Damaged places that `/readyz` names.
 const DAMAGE_SHOWN: usize = 16;
+
+/// One host asks for all of it, as a rule.
+const BOUNDS: Bounds =
+    Bounds { connections: limits::OPS_CONNECTIONS, connections_per_network: limits::OPS_CONNECTIONS };
 
 /// What `/readyz` asks.
 pub struct Readiness {
@@ -63,16 +76,36 @@ impl Readiness {
     }
 }
 
-pub fn router(metrics: PrometheusHandle, readiness: Arc<Readiness>) -> Router {
+/// Serves until `stopped` turns true; what is being answered then is finished.
+pub async fn serve(listener: TcpListener, router: Router, stopped: watch::Receiver<bool>) {
+    let service = TowerToHyperService::new(router);
+    doors::serve(listener, "the metrics listener", BOUNDS, |_| service.clone(), stopped).await;
+}
+
+/// `deliveries` is the runtime whose health is told: not the one that this is served on.
+pub fn router(metrics: PrometheusHandle, readiness: Arc<Readiness>, deliveries: Handle) -> Router {
     let metrics = get(move || {
         let metrics = metrics.clone();
         async move { ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render()) }
     });
     Router::new()
         .route("/metrics", metrics)
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/healthz", get(move || healthz(deliveries.clone())))
         .route("/readyz", get(readyz))
         .with_state(readiness)
+}
+
+/// Whether the threads that deliver take up what is given to them.
+async fn healthz(deliveries: Handle) -> (StatusCode, &'static str) {
+    let turned = tokio::select! {
+        turned = deliveries.spawn(async {}) => turned.is_ok(),
+        () = tokio::time::sleep(limits::HEALTH_WITHIN) => false,
+    };
+    if turned {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the threads that deliver do not take up what they are given\n")
+    }
 }
 
 async fn readyz(State(readiness): State<Arc<Readiness>>) -> impl IntoResponse {
@@ -85,4 +118,47 @@ async fn readyz(State(readiness): State<Arc<Readiness>>) -> impl IntoResponse {
         }
     }
     (status, lines.join("\n") + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn health_is_that_of_the_threads_that_deliver() {
+        let undriven = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        assert_eq!(healthz(undriven.handle().clone()).await.0, StatusCode::SERVICE_UNAVAILABLE);
+        undriven.shutdown_background();
+        assert_eq!(healthz(Handle::current()).await, (StatusCode::OK, "ok\n"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[allow(clippy::disallowed_methods, reason = "a test's own client, towards its own listener")]
+    async fn whoever_stays_keeps_nobody_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let (_stop, stopped) = watch::channel(false);
+        let router = Router::new().route("/metrics", get(|| async { "all of them" }));
+        tokio::spawn(serve(listener, router, stopped));
+        let mut idle = Vec::new();
+        for _ in 0..limits::OPS_CONNECTIONS * 2 {
+            idle.push(TcpStream::connect(address).await.expect("it listens"));
+        }
+        tokio::time::sleep(limits::DOORS_PLACE_TIME).await;
+        let mut newcomer = TcpStream::connect(address).await.expect("it listens");
+        let call = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        newcomer.write_all(call).await.expect("written");
+        let mut answer = String::new();
+        newcomer.read_to_string(&mut answer).await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("all of them"), "{answer}");
+        let all_end = async {
+            for mut one in idle {
+                let _ = one.read(&mut [0]).await;
+            }
+        };
+        tokio::time::timeout(limits::DOORS_CONNECTION_LIFE, all_end).await.expect("nobody stays");
+    }
 }

@@ -1,16 +1,9 @@
 //! The list for the world: `/public-ips.txt`, `/public-ips.json` and `/whoami`, and nothing else.
 //!
 //! [`router`] gives the API listener the two lists; [`serve`] runs the `[publish]` listener, which anyone may reach.
-//! What a caller can take there is bounded whatever it does: connections in all and of one network, the time until
-//! its head is read, the head's size and the connection's whole life; and where all places are taken, the oldest goes. Bodies are never read, and HTTP/1.1 is all that
-//! is spoken. Not here: what is listed (`publish`) and when it changes (`publication`).
+//! What a caller can take there is bounded by its [`doors`]. Bodies are never read. Not here: what is listed (`publish`) and when it changes (`publication`).
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -25,20 +18,18 @@ use http::{
 };
 use http_body_util::Full;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use jiff::{Timestamp, fmt::strtime, tz::TimeZone};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{oneshot, watch};
-use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 
-use crate::clock;
-use crate::limits::{
-    PUBLISH_CONNECTION_LIFE, PUBLISH_CONNECTIONS_MAX, PUBLISH_CONNECTIONS_PER_NETWORK, PUBLISH_HEAD_BYTES_MAX,
-    PUBLISH_HEAD_TIME, PUBLISH_HEADERS_MAX, PUBLISH_PLACE_TIME,
-};
+use crate::doors::{self, Bounds};
+use crate::limits;
 use crate::publication::{Publication, Served};
 
+const BOUNDS: Bounds = Bounds {
+    connections: limits::PUBLISH_CONNECTIONS_MAX,
+    connections_per_network: limits::PUBLISH_CONNECTIONS_PER_NETWORK,
+};
 /// A change is announced days ahead, so that minutes do no harm; they spare us every reader that asks too often.
 const LIST_CACHE: &str = "public, max-age=300";
 /// RFC 9110 section 5.6.7, IMF-fixdate.
@@ -56,73 +47,16 @@ pub fn router(publication: Arc<Publication>) -> Router {
 }
 
 /// Serves until `stopped` turns true; what is being answered then is finished.
-pub async fn serve(listener: TcpListener, publication: Arc<Publication>, mut stopped: watch::Receiver<bool>) {
-    let doors = Doors::default();
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = connections.join_next() => continue,
-            () = stop(&mut stopped) => break,
-        };
-        match accepted {
-            // One too many is closed at once.
-            Ok((stream, peer)) => {
-                if let Some(pass) = doors.enter(peer.ip().to_canonical(), clock::monotonic()) {
-                    connections.spawn(answer(stream, peer, publication.clone(), stopped.clone(), pass));
-                }
-            }
-            Err(error) => {
-                // Out of files, most likely: asking again at once would only spin.
-                tracing::warn!(%error, "the published list cannot accept a connection");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            }
-        }
-    }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
-}
-
-/// Ready when the process is to stop, or its owner is gone.
-async fn stop(stopped: &mut watch::Receiver<bool>) {
-    let _ = stopped.wait_for(|stopped| *stopped).await;
-}
-
-/// One connection, from its first byte to its end.
-async fn answer(
-    stream: TcpStream,
-    peer: SocketAddr,
-    publication: Arc<Publication>,
-    mut stopped: watch::Receiver<bool>,
-    mut pass: Pass,
-) {
-    let respond = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        let response = respond(&publication.served(), request.method(), request.uri().path(), request.headers(), peer);
-        async move { Ok::<_, Infallible>(response) }
-    });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(PUBLISH_HEAD_TIME)
-        .max_buf_size(PUBLISH_HEAD_BYTES_MAX)
-        .max_headers(PUBLISH_HEADERS_MAX)
-        .half_close(false)
-        .serve_connection(TokioIo::new(stream), respond);
-    tokio::pin!(connection);
-    let life = tokio::time::sleep(PUBLISH_CONNECTION_LIFE);
-    tokio::pin!(life);
-    let mut ending = false;
-    loop {
-        tokio::select! {
-            // A peer that misbehaves is no news: it gets hyper's answer or none.
-            _ = connection.as_mut() => return,
-            () = life.as_mut() => return,
-            _ = &mut pass.taken => return,
-            () = stop(&mut stopped), if !ending => {
-                ending = true;
-                connection.as_mut().graceful_shutdown();
-            }
-        }
-    }
+pub async fn serve(listener: TcpListener, publication: Arc<Publication>, stopped: watch::Receiver<bool>) {
+    let service = |peer| {
+        let publication = publication.clone();
+        service_fn(move |request: http::Request<hyper::body::Incoming>| {
+            let response =
+                respond(&publication.served(), request.method(), request.uri().path(), request.headers(), peer);
+            async move { Ok::<_, Infallible>(response) }
+        })
+    };
+    doors::serve(listener, "the published list", BOUNDS, service, stopped).await;
 }
 
 /// Which of a connection's requests gets what.
@@ -215,78 +149,6 @@ fn http_date(at: Timestamp) -> String {
 fn parse_http_date(text: &str) -> Option<Timestamp> {
     let civil = strtime::parse(HTTP_DATE, text).ok()?.to_datetime().ok()?;
     civil.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
-}
-
-/// Who is in, in the order in which they came.
-#[derive(Clone, Default)]
-struct Doors(Arc<Mutex<Inside>>);
-
-#[derive(Default)]
-struct Inside {
-    /// Of the next one.
-    number: u64,
-    places: BTreeMap<u64, Place>,
-}
-
-struct Place {
-    network: IpAddr,
-    since: Instant,
-    /// Dropped when another takes the place.
-    _held: oneshot::Sender<Infallible>,
-}
-
-/// A connection's place; leaving it gives it back.
-struct Pass {
-    doors: Doors,
-    number: u64,
-    /// Ready when another has taken the place.
-    taken: oneshot::Receiver<Infallible>,
-}
-
-impl Doors {
-    /// Where every place is taken (or every one of the caller's network), whoever has had one for longest makes room,
-    /// once it had [`PUBLISH_PLACE_TIME`]: an answer takes no such time, holding places open does.
-    fn enter(&self, peer: IpAddr, now: Instant) -> Option<Pass> {
-        let network = network_of(peer);
-        let mut inside = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = || inside.places.iter().filter(|(_, place)| place.network == network);
-        let oldest = if own().count() >= PUBLISH_CONNECTIONS_PER_NETWORK {
-            own().next()
-        } else if inside.places.len() >= PUBLISH_CONNECTIONS_MAX {
-            inside.places.iter().next()
-        } else {
-            None
-        };
-        if let Some((number, place)) = oldest {
-            if now.duration_since(place.since) < PUBLISH_PLACE_TIME {
-                return None;
-            }
-            let number = *number;
-            inside.places.remove(&number);
-        }
-        let (held, taken) = oneshot::channel();
-        let number = inside.number;
-        inside.number += 1;
-        inside.places.insert(number, Place { network, since: now, _held: held });
-        Some(Pass { doors: self.clone(), number, taken })
-    }
-}
-
-impl Drop for Pass {
-    fn drop(&mut self) {
-        self.doors.0.lock().unwrap_or_else(PoisonError::into_inner).places.remove(&self.number);
-    }
-}
-
-/// What counts as one caller: an IPv4 address, or an IPv6 network of /64, of which one host has every address.
-fn network_of(peer: IpAddr) -> IpAddr {
-    match peer {
-        IpAddr::V4(_) => peer,
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
 
 use crate::node::{Node, PATIENCE, call, call_text, counting_receiver, free_port};
 
@@ -48,6 +49,23 @@ async fn loaded_node() -> Node {
     let line = line.unwrap_or_else(|| panic!("a refusal without a log line: {}", node.log()));
     assert!(line.contains("policy_address") && line.contains("\"tenant\":\"default\""), "{line}");
     node
+}
+
+/// Without a bound they would take the files that callers and deliveries need.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scrapers_that_say_nothing_are_let_go() {
+    let node = Node::started("");
+    let mut silent = Vec::new();
+    for _ in 0..egressd::limits::OPS_CONNECTIONS * 2 {
+        silent.push(tokio::net::TcpStream::connect(node.metrics).await.unwrap());
+    }
+    let all_end = async {
+        for mut one in silent {
+            let _ = one.read(&mut [0]).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all_end).await.expect("nobody stays");
+    assert_eq!(node.health("/healthz").await.0, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,7 +9,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("deciding", &["hold", "schedule", "source"]),
     ("remembering", &["store", "publication", "events"]),
     ("reaching out", &["world", "deadline", "dial", "deliver", "verify", "ledger", "backlog", "dispatch"]),
-    ("fronts", &["intake", "explain", "publish::front", "ops", "api", "request_bin"]),
+    ("fronts", &["intake", "explain", "doors", "publish::front", "ops", "api", "request_bin"]),
     ("composition", &["telemetry", "app", "cli"]),
 ];
 

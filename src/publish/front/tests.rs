@@ -79,54 +79,6 @@ fn a_connection_whose_request_has_a_body_ends_with_it() {
     }
 }
 
-#[test]
-fn one_network_cannot_take_every_place() {
-    let (doors, now) = (Doors::default(), clock::monotonic());
-    let enter = |peer: &str| doors.enter(peer.parse().unwrap(), now);
-    let mut inside = Vec::new();
-    for last in 0..PUBLISH_CONNECTIONS_PER_NETWORK {
-        inside.push(enter(&format!("2001:db8::{last:x}")).unwrap());
-    }
-    assert!(enter("2001:db8::ffff").is_none());
-    assert!(enter("2001:db8:0:1::1").is_some());
-    inside.pop();
-    assert!(enter("2001:db8::ffff").is_some());
-    let mut v4 = 0_u32;
-    while let Some(pass) = doors.enter(IpAddr::V4((0x0a00_0000 + v4).into()), now) {
-        inside.push(pass);
-        v4 += 1;
-    }
-    assert_eq!(inside.len(), PUBLISH_CONNECTIONS_MAX);
-    inside.clear();
-    assert!(doors.0.lock().unwrap().places.is_empty());
-}
-
-#[test]
-fn whoever_holds_a_place_for_long_makes_room() {
-    let (doors, now) = (Doors::default(), clock::monotonic());
-    let enter = |peer: u32, at: Instant| doors.enter(IpAddr::V4((0x0a00_0000 + peer).into()), at);
-    let taken = |pass: &mut Pass| pass.taken.try_recv() == Err(oneshot::error::TryRecvError::Closed);
-    let mut inside: Vec<_> = (0..PUBLISH_CONNECTIONS_MAX).map(|peer| enter(peer as u32, now).unwrap()).collect();
-    let later = now + PUBLISH_PLACE_TIME;
-    assert!(enter(9999, later - std::time::Duration::from_millis(1)).is_none());
-    let mut newcomer = enter(9999, later).unwrap();
-    let gone: Vec<_> = (0..inside.len()).filter(|index| taken(&mut inside[*index])).collect();
-    assert_eq!(gone, [0], "the oldest, and nobody else");
-    assert!(!taken(&mut newcomer));
-    assert_eq!(doors.0.lock().unwrap().places.len(), PUBLISH_CONNECTIONS_MAX);
-    // Leaving a place that another has does not take it away from them.
-    inside.remove(0);
-    assert_eq!(doors.0.lock().unwrap().places.len(), PUBLISH_CONNECTIONS_MAX);
-
-    // A network that is full makes room among its own.
-    let doors = Doors::default();
-    let enter = |peer: &str, at: Instant| doors.enter(peer.parse().unwrap(), at);
-    let mut other = enter("192.0.2.1", now).unwrap();
-    let mut own: Vec<_> = (0..PUBLISH_CONNECTIONS_PER_NETWORK).map(|_| enter("2001:db8::1", now).unwrap()).collect();
-    let _newcomer = enter("2001:db8::2", later).unwrap();
-    assert!(taken(&mut own[0]) && !taken(&mut own[1]) && !taken(&mut other));
-}
-
 /// A listener in front of a list of one address.
 async fn running() -> (SocketAddr, watch::Sender<bool>, tokio::task::JoinHandle<()>) {
     let directory = tempfile::tempdir().unwrap();
@@ -194,5 +146,5 @@ async fn a_silent_caller_is_let_go() {
     let answer = talk(address, "GET /whoami HTTP/1.1\r\n").await;
     let lasted = begun.elapsed();
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
-    assert!(lasted >= PUBLISH_HEAD_TIME && lasted < PUBLISH_HEAD_TIME * 2, "{lasted:?}");
+    assert!(lasted >= limits::DOORS_HEAD_TIME && lasted < limits::DOORS_HEAD_TIME * 2, "{lasted:?}");
 }
