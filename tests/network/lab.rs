@@ -378,8 +378,12 @@ impl Lab {
     /// Waits until `metrics` has this series with a value that will do.
     pub async fn metric(&self, series: &str, will_do: impl Fn(f64) -> bool) -> f64 {
         let started = Instant::now();
+        // One connection while it lasts, because the appliance's host may have few ports left; that is for half a minute.
         let mut caller = self.caller(METRICS).await;
         loop {
+            if caller.0.is_closed() {
+                caller = self.caller(METRICS).await;
+            }
             let (_, text) = caller.call("GET", "/metrics", "", &[]).await;
             let line = text.lines().find(|line| line.starts_with(series));
             let value = line.and_then(|line| line.rsplit(' ').next()?.parse().ok());
