@@ -3,8 +3,8 @@
 //! [`router`] is every call of the API over what [`ApiState`] brings together; [`serve`] puts it on a listener. A
 //! call goes through the same steps wherever it leads: the browser guard, the token and its scope ([`access`]), the
 //! query ([`query`]), the body ([`body`]), then the work. Every error is a [`problem::Problem`]. Records leave in
-//! the shape of [`view`] alone, which decides what a tenant may know. Not here: what makes a send acceptable
-//! (`intake`), and anything about delivery.
+//! the shape of [`view`] alone, which decides what a tenant may know; places in the store's order are sealed
+//! ([`place`]). Not here: what makes a send acceptable (`intake`), and anything about delivery.
 
 pub mod access;
 pub mod body;
@@ -13,6 +13,7 @@ pub mod explain;
 mod har;
 pub mod openapi;
 mod page;
+mod place;
 pub mod problem;
 pub mod query;
 mod resend;
@@ -37,6 +38,7 @@ use metrics::{Unit, counter, describe_counter};
 use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 
+use self::place::Places;
 use self::problem::{Problem, ProblemCode};
 use crate::deliver::Deliverer;
 use crate::events::Events;
@@ -70,6 +72,7 @@ pub(crate) struct Shared {
     pub(crate) deliverer: Arc<Deliverer>,
     pub(crate) closing: watch::Receiver<bool>,
     pub(crate) redact_key: RedactKey,
+    pub(crate) places: Places,
     /// In KiB: what bodies may take together while they are read and parsed.
     pub(crate) bodies: Arc<Semaphore>,
     pub(crate) tails: Arc<Semaphore>,
@@ -84,10 +87,22 @@ pub fn router(state: ApiState, addresses: Router) -> Router {
     );
     let ApiState { world, store, intake, events, explainer, deliverer, closing } = state;
     let redact_key = store.redact_key();
+    let places = Places::new(&redact_key);
     let bodies = Arc::new(Semaphore::new((limits::API_BODIES_BYTES / limits::KIB) as usize));
     let tails = Arc::new(Semaphore::new(limits::TAILS));
-    let shared =
-        Arc::new(Shared { world, store, intake, events, explainer, deliverer, closing, redact_key, bodies, tails });
+    let shared = Arc::new(Shared {
+        world,
+        store,
+        intake,
+        events,
+        explainer,
+        deliverer,
+        closing,
+        redact_key,
+        places,
+        bodies,
+        tails,
+    });
     Router::new()
         .route("/v1/sends", get(sends::list).post(sends::submit))
         .route("/v1/sends/{id}", get(sends::one))

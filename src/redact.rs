@@ -47,6 +47,13 @@ impl RedactKey {
         let tag = tag.as_ref();
         format!("{REDACTED_PREFIX}{:02x}{:02x}{:02x}{:02x}]", tag[0], tag[1], tag[2], tag[3])
     }
+
+    /// A key for another purpose, which the label names. It is the half of a hash that [`Self::hide`] never shows any
+    /// of, so whoever has the label itself hidden learns nothing of it.
+    pub fn apart(&self, label: &str) -> [u8; 16] {
+        let tag = aws_lc_rs::hmac::sign(&self.0, label.as_bytes());
+        tag.as_ref().last_chunk().copied().unwrap_or_default()
+    }
 }
 
 /// The redaction in force: the key, the built-in names and what `[redact]` adds.

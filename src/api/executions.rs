@@ -161,8 +161,10 @@ pub(super) async fn one(
     let tenant = caller.tenant(request.headers())?;
     let page = query::page(request.uri().query())?;
     let execution = execution_id(path)?;
-    let found = api.store.execution(tenant, execution, page.cursor, page.limit).await?;
-    let found = found.ok_or_else(|| Problem::not_found("execution"))?;
+    let cursor = page.cursor.map(|next| api.places.list_cursor(&next)).transpose()?;
+    let found = api.store.execution(tenant, execution, cursor, page.limit).await?;
+    let mut found = found.ok_or_else(|| Problem::not_found("execution"))?;
+    found.next = found.next.map(|cursor| api.places.list(&cursor)).transpose()?;
     let view = ExecutionView::new(&found, Sight { operate: caller.operate, bodies: false });
     Ok(json_sized(StatusCode::OK, &view, found.sends.len() * 1536))
 }

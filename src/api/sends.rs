@@ -222,10 +222,12 @@ pub(super) async fn list(State(api): State<Arc<Shared>>, request: Request) -> Re
     let caller = Caller::admit(request.headers(), &api.world.config(), Need::Read)?;
     let tenants = caller.tenants(request.headers())?;
     let (filter, page) = query::list(request.uri().query(), tenants)?;
-    let page = api.store.list(filter, page.cursor, page.limit).await?;
+    let cursor = page.cursor.map(|next| api.places.list_cursor(&next)).transpose()?;
+    let page = api.store.list(filter, cursor, page.limit).await?;
+    let next = page.next.map(|cursor| api.places.list(&cursor)).transpose()?;
     let sight = Sight { operate: caller.operate, bodies: false };
     let sends = page.sends.iter().map(|record| RecordView::new(record, sight)).collect();
-    let view = PageView { sends, next: page.next.as_deref() };
+    let view = PageView { sends, next: next.as_deref() };
     Ok(json_sized(StatusCode::OK, &view, page.sends.len() * RECORD_JSON_BYTES))
 }
 

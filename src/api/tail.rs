@@ -1,8 +1,9 @@
 //! `GET /v1/tail`: finished sends as they finish, as Server-Sent Events.
 //!
-//! Each event's id is its place in the order of finishing, which outlives restarts, so `Last-Event-ID` resumes
-//! without a gap. A slow reader costs nothing: the store is looked into only as fast as events are taken. Where
-//! nothing matches for a while, an id without an event moves the place on from which a client would resume.
+//! Each event's id is its place in the order of finishing, sealed ([`super::place`]), which outlives restarts, so
+//! `Last-Event-ID` resumes without a gap. A slow reader costs nothing: the store is looked into only as fast as events
+//! are taken. Where nothing matches for a while, an id without an event moves the place on from which a client would
+//! resume.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Instant;
 
 use super::access::{Caller, Need};
+use super::place::Places;
 use super::problem::{Problem, ProblemCode, ProblemView, RETRY_SOON};
 use super::view::{RecordView, Sight};
 use super::{Shared, openapi, query};
@@ -29,11 +31,12 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Follow finished sends.
 ///
 /// One `send` event per finished send, its data the record without bodies. `Last-Event-ID` resumes after that event;
-/// without it the stream begins now. The stream's first lines, and a sign of life every 15 seconds without an event,
-/// carry an `id` and no data: as the standard has it, that moves the place to resume at, and is no event.
+/// without it the stream begins now. An id is opaque: it outlives restarts, and tells neither an order nor a number.
+/// The stream's first lines, and a sign of life every 15 seconds without an event, carry an `id` and no data: as the
+/// standard has it, that moves the place to resume at, and is no event.
 #[utoipa::path(
     get, path = "/v1/tail", operation_id = "tail", tag = "sends",
-    params(openapi::Tenant, openapi::Filters, ("last-event-id" = Option<u64>, Header, description = "Resume after the event with this id")),
+    params(openapi::Tenant, openapi::Filters, ("last-event-id" = Option<String>, Header, description = "Resume after this id, as a tail gave it; empty: begin now", pattern = "^([A-Za-z0-9_-]{48})?$")),
     responses(
         (status = 200, description = "Server-Sent Events", body = String, content_type = "text/event-stream"),
         (status = 400, body = ProblemView<'static>, content_type = "application/problem+json", description = "A parameter is not right"),
@@ -46,7 +49,7 @@ pub(super) async fn tail(State(api): State<Arc<Shared>>, request: Request) -> Re
     let caller = Caller::admit(request.headers(), &api.world.config(), Need::Read)?;
     let tenants = caller.tenants(request.headers())?;
     let filter = query::tail(request.uri().query(), tenants)?;
-    let resume = last_event_id(request.headers())?;
+    let resume = last_event_id(request.headers(), &api.places)?;
     let permit = api.tails.clone().try_acquire_owned().map_err(|_| {
         let detail = format!("{} tails are open already, which is as many as this node has", limits::TAILS);
         Problem::new(ProblemCode::NodeFull, detail).retry_after(RETRY_SOON)
@@ -57,6 +60,7 @@ pub(super) async fn tail(State(api): State<Arc<Shared>>, request: Request) -> Re
         Some(seq) => seq,
         None => api.store.last_seq().await?,
     };
+    let place = api.places.tail(seq)?;
     let tail = Tail {
         closing: api.closing.clone(),
         api,
@@ -71,7 +75,7 @@ pub(super) async fn tail(State(api): State<Arc<Shared>>, request: Request) -> Re
     let body = if request.method() == Method::HEAD {
         Body::empty()
     } else {
-        let hello = Bytes::from(format!("retry: 1000\n: finished sends follow\nid: {seq}\n\n"));
+        let hello = Bytes::from(format!("retry: 1000\n: finished sends follow\nid: {place}\n\n"));
         let events = stream::unfold(tail, |mut tail| async move {
             let chunk = tail.next().await?;
             Some((Ok::<_, std::convert::Infallible>(chunk), tail))
@@ -87,14 +91,19 @@ pub(super) async fn tail(State(api): State<Arc<Shared>>, request: Request) -> Re
     Ok(response)
 }
 
-fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+fn last_event_id(headers: &HeaderMap, places: &Places) -> Result<Option<u64>, Problem> {
     let Some(value) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
-    match value.to_str().map(str::trim) {
-        // What a browser sends that has seen no id yet.
-        Ok("") => Ok(None),
-        Ok(text) if text.parse::<u64>().is_ok_and(|seq| seq <= i64::MAX as u64) => Ok(text.parse().ok()),
-        _ => Err(Problem::shape("Last-Event-ID is not an id that a tail gave: leave it out to begin now")),
+    let text = value.to_str().map(str::trim).ok();
+    // What a browser sends that has seen no id yet.
+    if text == Some("") {
+        return Ok(None);
     }
+    let problem = || {
+        let detail = "Last-Event-ID is not an id that a tail of this node gave, or it was altered: leave it out to begin \
+                      now, and find what was missed with GET /v1/sends";
+        Problem::shape(detail)
+    };
+    text.and_then(|text| places.tail_seq(text)).map(Some).ok_or_else(problem)
 }
 
 struct Tail {
@@ -132,7 +141,8 @@ impl Tail {
             }
             // However much finishes that does not match.
             if clock::monotonic() >= self.quiet_until {
-                self.ready.push_back(Bytes::from(format!(": still here\nid: {}\n\n", self.seq)));
+                let place = self.place(self.seq)?;
+                self.ready.push_back(Bytes::from(format!(": still here\nid: {place}\n\n")));
                 continue;
             }
             if self.seq > before {
@@ -163,7 +173,8 @@ impl Tail {
         };
         let sight = Sight { operate: self.caller.operate, bodies: false };
         for item in &items {
-            let mut event = format!("id: {}\nevent: send\ndata: ", item.seq).into_bytes();
+            let Some(place) = self.place(item.seq) else { return false };
+            let mut event = format!("id: {place}\nevent: send\ndata: ").into_bytes();
             if serde_json::to_writer(&mut event, &RecordView::new(&item.record, sight)).is_err() {
                 return false;
             }
@@ -174,5 +185,9 @@ impl Tail {
         }
         self.seq = self.seq.max(looked_at).max(items.last().map_or(0, |item| item.seq));
         true
+    }
+
+    fn place(&self, seq: u64) -> Option<String> {
+        self.api.places.tail(seq).inspect_err(|error| tracing::warn!(%error, "a tail ends")).ok()
     }
 }

@@ -1,6 +1,7 @@
 // A stand-in for egressd's API listener: the inspector's own assets under a strict policy, and canned records behind
 // the calls that it makes.
 
+import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import http from "node:http";
 import { fileURLToPath } from "node:url";
@@ -10,6 +11,9 @@ import { id, listed, record, SOURCES } from "./records.js";
 const ASSETS = new URL("../../src/inspector/assets/", import.meta.url);
 const TYPES = { html: "text/html; charset=utf-8", js: "text/javascript; charset=utf-8", css: "text/css; charset=utf-8", svg: "image/svg+xml" };
 export const POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
+
+/** An id of the tail: like egressd's, it says neither a number nor an order. */
+export const place = (seq) => createHash("sha384").update(`place ${seq}`).digest().subarray(0, 36).toString("base64url");
 
 export async function mock({ count = 60, token = null, port = 0, start = Date.now() - 60_000, spacing = 997 } = {}) {
   // Newest first, as the API lists them.
@@ -72,7 +76,7 @@ export async function mock({ count = 60, token = null, port = 0, start = Date.no
       return json(response, 200, { sends: page.map(listed), next: from !== -1 && from + limit < found.length ? page.at(-1).id : null });
     }
     if (url.pathname === "/v1/tail") {
-      response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-store" }).write(`retry: 1000\n: welcome\nid: ${seq}\n\n`);
+      response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-store" }).write(`retry: 1000\n: welcome\nid: ${place(seq)}\n\n`);
       const follower = { response, query };
       followers.add(follower);
       response.on("close", () => followers.delete(follower));
@@ -144,7 +148,7 @@ export async function mock({ count = 60, token = null, port = 0, start = Date.no
       else state.sends.unshift(one);
       seq += 1;
       for (const { response, query } of followers) {
-        if (matches(one, query)) response.write(`event: send\nid: ${seq}\ndata: ${JSON.stringify(listed(one))}\n\n`);
+        if (matches(one, query)) response.write(`event: send\nid: ${place(seq)}\ndata: ${JSON.stringify(listed(one))}\n\n`);
       }
     },
     followers,

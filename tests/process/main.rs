@@ -22,6 +22,7 @@ mod publish;
 mod secrets;
 mod signals;
 mod suspensions;
+mod tail;
 #[allow(dead_code, reason = "the suite uses more of it")]
 #[path = "../suite/support/tls.rs"]
 mod tls;
