@@ -1,6 +1,8 @@
 //! The way in: what the API (and the demo) hands over is checked against room and suspensions, made durable, and
 //! given to the hold or the schedule. Everything here answers only after the store has.
 
+mod ids;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -10,8 +12,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use metrics::{Unit, counter, describe_counter};
 use tokio::sync::RwLock;
-use uuid::{ContextV7, Uuid};
 
+use self::ids::Ids;
 use crate::backlog::{Backlog, Full, TenantBacklog};
 use crate::clock;
 use crate::hold::Held;
@@ -85,7 +87,7 @@ pub struct Intake {
     draining: AtomicBool,
     executions: Vec<RwLock<()>>,
     hasher: RandomState,
-    ids: std::sync::Mutex<ContextV7>,
+    ids: Ids,
 }
 
 impl Intake {
@@ -104,7 +106,7 @@ impl Intake {
             draining: AtomicBool::new(false),
             executions: (0..EXECUTION_LOCKS).map(|_| RwLock::new(())).collect(),
             hasher: RandomState::new(),
-            ids: std::sync::Mutex::new(ContextV7::new()),
+            ids: Ids::default(),
         })
     }
 
@@ -144,9 +146,10 @@ impl Intake {
         let mut entries = Vec::with_capacity(call.sends.len());
         let mut records = Vec::with_capacity(call.sends.len());
         let held = call.hold.is_some();
+        let mut ids = self.ids.call(created_at);
         for spec in call.sends {
             let spec = Arc::new(spec);
-            let id = self.next_id(created_at);
+            let id = ids.id();
             let (shown, sealed) = redactor.request(&spec, keep_bodies);
             let expires_in = spec.expires_in.unwrap_or(default_expiry);
             entries.push(Held {
@@ -294,7 +297,7 @@ impl Intake {
     /// Effective at once on what is submitted, queued and held.
     pub async fn suspend(&self, scope: SuspensionScope, reason: String, by: String) -> Result<Suspension, Refusal> {
         let at = clock::wall();
-        let suspension = Suspension { id: self.next_id(at), scope, reason, by, at, lifted: None };
+        let suspension = Suspension { id: self.ids.call(at).id(), scope, reason, by, at, lifted: None };
         self.ledger.store.suspend(suspension.clone()).await?;
         self.load_suspensions().await?;
         tracing::warn!(id = %suspension.id, scope = ?suspension.scope, by = %suspension.by, reason = %suspension.reason, "suspended");
@@ -451,14 +454,6 @@ impl Intake {
     fn lock_of(&self, tenant: &TenantId, execution: &ExecutionId) -> &RwLock<()> {
         let hash = self.hasher.hash_one((tenant, execution)) as usize;
         &self.executions[hash % self.executions.len()]
-    }
-
-    /// Ids grow with acceptance, also within a millisecond.
-    fn next_id(&self, now: Timestamp) -> SendId {
-        let context = self.ids.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let seconds = u64::try_from(now.as_second()).unwrap_or_default();
-        let nanos = u32::try_from(now.subsec_nanosecond()).unwrap_or_default();
-        SendId(Uuid::new_v7(uuid::Timestamp::from_unix(&*context, seconds, nanos)))
     }
 }
 
