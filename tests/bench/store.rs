@@ -1,15 +1,17 @@
 //! The embedded store on its own: what a send costs in CPU, and whether ten million records cost what ten thousand
 //! do.
 //!
-//! `cargo bench --bench store` fills a store with 10 thousand, 1 million and 10 million records, through the store,
-//! and prints one line for each and how the last compares with the first; it takes some minutes and 15 GB in
-//! `TMPDIR`. `cargo bench --bench store -- 1000000` measures one size. Steps are CPU of the whole process, so they
-//! hold the callers' part too; questions are wall time, the best of many. Every question but `nothing` and `apart`
-//! finds a page's worth at every size.
+//! `cargo bench --bench store` fills stores with 10 thousand, 1 million and 10 million records, through the store,
+//! then measures them in turns, so that whatever else the machine does falls on all of them, and prints one line for
+//! each and how the last compares with the first; it takes some minutes and 15 GB in `TMPDIR`.
+//! `cargo bench --bench store -- 10000 1000000` measures these sizes. Steps are CPU of the whole process, so they hold the
+//! callers' part too; questions are wall time; of either the best of many counts. Every question but `nothing` and
+//! `apart` finds a page's worth at every size.
 
 #![allow(clippy::disallowed_methods, reason = "a stopwatch, not the appliance")]
 
 use std::{
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -21,23 +23,24 @@ use egressd::policy::CheckedUrl;
 use egressd::record::{Connection, Finished, ShownBody, ShownRequest, ShownResponse};
 use egressd::send::{Context, ExecutionId, Method, SendId, SendSpec, Target, TenantId};
 use egressd::store::embedded::Embedded;
-use egressd::store::{Accept, Accepted, Begin, Filter, NewSend, Store};
+use egressd::store::{Accept, Accepted, Begin, Filter, IdempotencyKey, NewSend, Store};
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 
 /// Sends whose steps are under way at once.
 const TOGETHER: usize = 256;
-/// Sends whose cost is measured at each size.
-const MEASURED: u64 = 10_000;
-/// The best of as many rounds counts.
-const ROUNDS: u64 = 4;
-/// Tries of each question.
-const TRIES: usize = 50;
+/// Sends that are measured together.
+const MEASURED: u64 = 5_000;
+/// Turns that each store gets.
+const ROUNDS: u64 = 8;
+/// Tries of each question in a turn.
+const TRIES: usize = 20;
 
-/// What is measured, in the order of a line.
-const COLUMNS: [&str; 18] = [
+/// What is measured of a store, in the order of a line.
+const COLUMNS: [&str; 19] = [
     "sends/s",
     "accept",
+    "keyed",
     "begin",
     "finish",
     "list",
@@ -55,25 +58,29 @@ const COLUMNS: [&str; 18] = [
     "memory",
     "drop",
 ];
+const STEPS: [Step; 6] = [Step::Accept, Step::Begin, Step::Finish, Step::Keyed, Step::Begin, Step::Finish];
 
 fn main() {
-    let mut sizes = vec![10_000, 1_000_000, 10_000_000];
-    if let Some(size) = std::env::args().find_map(|argument| argument.parse().ok()) {
-        sizes = vec![size];
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, option, directory] = arguments.as_slice()
+        && option == "--open"
+    {
+        return open(Path::new(directory));
     }
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    println!("us; open: ms; memory: MiB once open; drop: ms for 100,000 records");
+    let mut sizes = vec![10_000, 1_000_000, 10_000_000];
+    let asked: Vec<u64> = arguments.iter().filter_map(|argument| argument.parse().ok()).collect();
+    if !asked.is_empty() {
+        sizes = asked;
+    }
+    println!("us; open: ms; memory: MiB of a process that has it open; drop: ms for 100,000 records");
+    let lines = runtime().block_on(measure(&sizes));
     print!("{:>10}", "records");
     COLUMNS.iter().for_each(|name| print!(" {name:>9}"));
     println!();
-    let mut lines = Vec::new();
-    for size in sizes {
-        let line = runtime.block_on(measure(size));
+    for (size, line) in sizes.iter().zip(&lines) {
         print!("{size:>10}");
         line.iter().for_each(|value| print!(" {value:>9.1}"));
         println!();
-        lines.push(line);
     }
     if let [first, .., last] = lines.as_slice() {
         print!("{:>10}", "last/first");
@@ -82,7 +89,11 @@ fn main() {
     }
 }
 
-fn settings(directory: &std::path::Path) -> StoreSettings {
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
+}
+
+fn settings(directory: &Path) -> StoreSettings {
     StoreSettings {
         path: directory.join("store"),
         key_file: directory.join("key"),
@@ -93,38 +104,186 @@ fn settings(directory: &std::path::Path) -> StoreSettings {
     }
 }
 
-async fn measure(size: u64) -> [f64; 18] {
-    let directory = tempfile::tempdir().expect("a directory");
-    let settings = settings(directory.path());
-    let store = Arc::new(Embedded::open(&settings, "bench").expect("it opens"));
-    store.recover(Timestamp::UNIX_EPOCH).await.expect("recovered");
-    // The filling is not measured; its calls bring 100 sends each.
-    fill(&store, 0..size).await;
-    let mut steps_cost = [f64::MAX; 3];
-    let mut rate: f64 = 0.0;
-    for round in 0..ROUNDS {
-        let numbers = size + round * MEASURED..size + (round + 1) * MEASURED;
+/// One store, and the best of what was measured of it.
+struct Subject {
+    size: u64,
+    directory: tempfile::TempDir,
+    store: Arc<Embedded>,
+    /// The number of the next send.
+    next: u64,
+    rate: f64,
+    accept: f64,
+    keyed: f64,
+    begin: f64,
+    finish: f64,
+    questions: [f64; 11],
+}
+
+async fn measure(sizes: &[u64]) -> Vec<[f64; 19]> {
+    let mut subjects = Vec::new();
+    for &size in sizes {
         let from = Instant::now();
-        for (step, best) in [Step::Accept, Step::Begin, Step::Finish].into_iter().zip(&mut steps_cost) {
-            let took = steps(&store, numbers.clone(), step).await;
-            *best = best.min(took.as_secs_f64() * 1e6 / MEASURED as f64);
+        subjects.push(Subject::filled(size).await);
+        println!("filled with {size} in {:.1} s", from.elapsed().as_secs_f64());
+    }
+    for subject in &subjects {
+        subject.come_to_rest();
+    }
+    for _ in 0..ROUNDS {
+        for subject in &mut subjects {
+            subject.measure_steps().await;
         }
-        rate = rate.max(MEASURED as f64 / from.elapsed().as_secs_f64());
+    }
+    for question in 0..11 {
+        for _ in 0..ROUNDS {
+            for subject in &mut subjects {
+                subject.measure_question(question).await;
+            }
+        }
+    }
+    let mut lines = Vec::new();
+    for subject in subjects {
+        lines.push(subject.line().await);
+    }
+    lines
+}
+
+impl Subject {
+    async fn filled(size: u64) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Arc::new(Embedded::open(&settings(directory.path()), "bench").expect("it opens"));
+        store.recover(Timestamp::UNIX_EPOCH).await.expect("recovered");
+        // The filling is not measured; its calls bring 100 sends each.
+        fill(&store, 0..size).await;
+        Self {
+            size,
+            directory,
+            store,
+            next: size,
+            rate: 0.0,
+            accept: f64::MAX,
+            keyed: f64::MAX,
+            begin: f64::MAX,
+            finish: f64::MAX,
+            questions: [f64::MAX; 11],
+        }
     }
 
-    let tenant = |number: u64| Some(TenantId::new(format!("tenant-{number}")));
+    /// Waits for what is done beside the writer, and for the disk.
+    fn come_to_rest(&self) {
+        let mut pieces: Vec<PathBuf> = std::fs::read_dir(self.directory.path().join("store/pieces"))
+            .expect("readable")
+            .map(|entry| entry.expect("readable").path())
+            .collect();
+        pieces.sort();
+        pieces.pop();
+        while !pieces.iter().all(|piece| piece.join("index").exists()) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        nix::unistd::sync();
+    }
+
+    async fn measure_steps(&mut self) {
+        for half in STEPS.chunks(3) {
+            let numbers = self.next..self.next + MEASURED;
+            self.next = numbers.end;
+            let from = Instant::now();
+            for &step in half {
+                let took = steps(&self.store, numbers.clone(), step).await.as_secs_f64() * 1e6 / MEASURED as f64;
+                let best = match step {
+                    Step::Accept => &mut self.accept,
+                    Step::Keyed => &mut self.keyed,
+                    Step::Begin => &mut self.begin,
+                    Step::Finish => &mut self.finish,
+                };
+                *best = best.min(took);
+            }
+            self.rate = self.rate.max(MEASURED as f64 / from.elapsed().as_secs_f64());
+        }
+    }
+
+    async fn measure_question(&mut self, question: usize) {
+        let best = &mut self.questions[question];
+        for _ in 0..TRIES {
+            let took = match filters(self.size).get(question) {
+                Some(filters) => {
+                    let mut longest = Duration::ZERO;
+                    for filter in filters {
+                        longest = longest.max(ask(&self.store, filter).await);
+                    }
+                    longest
+                }
+                None => {
+                    let from = Instant::now();
+                    for number in 0..50 {
+                        let id = id_of(number * (self.size / 50));
+                        self.store.record(None, id, false).await.expect("readable").expect("known");
+                    }
+                    from.elapsed() / 50
+                }
+            };
+            *best = best.min(took.as_secs_f64() * 1e6);
+        }
+    }
+
+    async fn line(self) -> [f64; 19] {
+        self.store.close().await.expect("closed");
+        drop(self.store);
+        let (open, memory) = opened_by_another(self.directory.path());
+        let store = Embedded::open(&settings(self.directory.path()), "bench").expect("it opens");
+        store.recover(Timestamp::UNIX_EPOCH).await.expect("recovered");
+        // Past every retention: all that there is goes.
+        let from = Instant::now();
+        store.retain(Timestamp::now() + Duration::from_secs(400 * 24 * 3600)).await.expect("dropped");
+        let dropped = from.elapsed().as_secs_f64() * 1e3 / self.next as f64 * 1e5;
+        let left = store.list(Filter::default(), None, 1).await.expect("a page").sends.len();
+        assert_eq!(left, 0, "every record is gone");
+        let [list, tenant, workflow, execution, host, outcome, two, apart, nothing, abuse, record] = self.questions;
+        [
+            self.rate,
+            self.accept,
+            self.keyed,
+            self.begin,
+            self.finish,
+            list,
+            tenant,
+            workflow,
+            execution,
+            host,
+            outcome,
+            two,
+            apart,
+            nothing,
+            abuse,
+            record,
+            open,
+            memory,
+            dropped,
+        ]
+    }
+}
+
+/// How long a process of its own took to open a store, in milliseconds, and its memory then, in MiB.
+fn opened_by_another(directory: &Path) -> (f64, f64) {
+    let this = std::env::current_exe().expect("a path");
+    let output = std::process::Command::new(this).arg("--open").arg(directory).output().expect("it runs");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let figures = text.split_whitespace().map(|figure| figure.parse().expect("a figure")).collect::<Vec<f64>>();
+    let [open, memory] = figures.try_into().expect("two figures");
+    (open, memory)
+}
+
+fn open(directory: &Path) {
+    let from = Instant::now();
+    let store = Embedded::open(&settings(directory), "bench").expect("it opens");
+    runtime().block_on(store.recover(Timestamp::UNIX_EPOCH)).expect("recovered");
+    println!("{} {}", from.elapsed().as_secs_f64() * 1e3, memory());
+}
+
+/// Questions; where one is several, the longest counts.
+fn filters(size: u64) -> [Vec<Filter>; 10] {
     let all = Filter::default;
-    let ask = async |filter: Filter| ask(&store, filter).await.as_secs_f64() * 1e6;
-    let list = ask(all()).await;
-    let of_tenant = ask(Filter { tenant: tenant(3), ..all() }).await;
-    let workflow = ask(Filter { workflow: Some("workflow-77".to_owned()), ..all() }).await;
-    let execution = ask(Filter { execution: Some("execution-3".to_owned()), tenant: tenant(3), ..all() }).await;
-    let host = ask(Filter { host: Some("host-11.example.com".to_owned()), ..all() }).await;
-    let outcome = ask(Filter { outcome: Some(Outcome::Failed), ..all() }).await;
-    let two = ask(Filter { tenant: tenant(7), status: Some(503), ..all() }).await;
-    // Two common things that never come together, and one that was never heard of.
-    let apart = ask(Filter { tenant: tenant(1), status: Some(503), ..all() }).await;
-    let nothing = ask(Filter { workflow: Some("no such workflow".to_owned()), ..all() }).await;
+    let tenant = |number: u64| Some(TenantId::new(format!("tenant-{number}")));
     // "Who sent this from this address at this time?": a minute in the middle, and somebody who was never asked.
     let window = |host: &str| Filter {
         source_ip: Some("198.51.100.10".parse().expect("an address")),
@@ -133,39 +292,26 @@ async fn measure(size: u64) -> [f64; 18] {
         host: Some(host.to_owned()),
         ..all()
     };
-    let abuse = ask(window("host-11.example.com")).await.max(ask(window("nobody.example.com")).await);
-    let mut record = f64::MAX;
-    for _ in 0..TRIES {
-        let from = Instant::now();
-        for number in 0..50 {
-            let id = id_of(number * (size / 50));
-            store.record(None, id, false).await.expect("readable").expect("known");
-        }
-        record = record.min(from.elapsed().as_secs_f64() * 1e6 / 50.0);
-    }
-    store.close().await.expect("closed");
-    drop(store);
-    let reopened = Instant::now();
-    let store = Embedded::open(&settings, "bench").expect("it opens");
-    store.recover(Timestamp::UNIX_EPOCH).await.expect("recovered");
-    let open = reopened.elapsed().as_secs_f64() * 1e3;
-    let memory = memory();
-    // Past every retention: all that there is goes.
-    let from = Instant::now();
-    store.retain(Timestamp::now() + Duration::from_secs(400 * 24 * 3600)).await.expect("dropped");
-    let dropped = from.elapsed().as_secs_f64() * 1e3 / (size + ROUNDS * MEASURED) as f64 * 1e5;
-    let left = store.list(all(), None, 1).await.expect("a page").sends.len();
-    assert_eq!(left, 0, "every record is gone");
-    let [accept, begin, finish] = steps_cost;
     [
-        rate, accept, begin, finish, list, of_tenant, workflow, execution, host, outcome, two, apart, nothing, abuse,
-        record, open, memory, dropped,
+        vec![all()],
+        vec![Filter { tenant: tenant(3), ..all() }],
+        vec![Filter { workflow: Some("workflow-77".to_owned()), ..all() }],
+        vec![Filter { execution: Some("execution-3".to_owned()), tenant: tenant(3), ..all() }],
+        vec![Filter { host: Some("host-11.example.com".to_owned()), ..all() }],
+        vec![Filter { outcome: Some(Outcome::Failed), ..all() }],
+        vec![Filter { tenant: tenant(7), status: Some(503), ..all() }],
+        // Two common things that never come together, and one that was never heard of.
+        vec![Filter { tenant: tenant(1), status: Some(503), ..all() }],
+        vec![Filter { workflow: Some("no such workflow".to_owned()), ..all() }],
+        vec![window("host-11.example.com"), window("nobody.example.com")],
     ]
 }
 
 #[derive(Clone, Copy)]
 enum Step {
     Accept,
+    /// The same, with an idempotency key.
+    Keyed,
     Begin,
     Finish,
 }
@@ -184,7 +330,14 @@ async fn steps(store: &Arc<Embedded>, numbers: std::ops::Range<u64>, step: Step)
                         return;
                     }
                     match step {
-                        Step::Accept => accept_call(&store, vec![new_send(number)]).await,
+                        Step::Accept => accept_call(&store, vec![new_send(number)], None).await,
+                        Step::Keyed => {
+                            let send = new_send(number);
+                            let (tenant, path) = (send.tenant.clone(), "/v1/sends".to_owned());
+                            let key =
+                                IdempotencyKey { tenant, path, key: format!("key-{number}"), fingerprint: [7; 32] };
+                            accept_call(&store, vec![send], Some(key)).await;
+                        }
                         Step::Begin => {
                             let send = new_send(number);
                             let begin =
@@ -215,7 +368,7 @@ async fn fill(store: &Arc<Embedded>, numbers: std::ops::Range<u64>) {
                         return;
                     }
                     let numbers = first..end.min(first + 100);
-                    accept_call(&store, numbers.clone().map(new_send).collect()).await;
+                    accept_call(&store, numbers.clone().map(new_send).collect(), None).await;
                     let ends = numbers.map(|number| store.finish(finished(number)));
                     for end in futures_util::future::join_all(ends).await {
                         end.expect("ended");
@@ -229,27 +382,22 @@ async fn fill(store: &Arc<Embedded>, numbers: std::ops::Range<u64>) {
     }
 }
 
-async fn accept_call(store: &Embedded, sends: Vec<NewSend>) {
+async fn accept_call(store: &Embedded, sends: Vec<NewSend>, idempotency: Option<IdempotencyKey>) {
     let call = Accept {
         tenant: sends[0].tenant.clone(),
         sends,
         hold: None,
-        idempotency: None,
+        idempotency,
         sends_per_execution: 10_000,
         node: Arc::from("bench"),
     };
     assert!(matches!(store.accept(call).await, Ok(Accepted::New { .. })));
 }
 
-/// The best of as many tries: what it costs where nothing else wants the machine.
-async fn ask(store: &Embedded, filter: Filter) -> Duration {
-    let mut best = Duration::MAX;
-    for _ in 0..TRIES {
-        let from = Instant::now();
-        store.list(filter.clone(), None, 50).await.expect("a page");
-        best = best.min(from.elapsed());
-    }
-    best
+async fn ask(store: &Embedded, filter: &Filter) -> Duration {
+    let from = Instant::now();
+    store.list(filter.clone(), None, 50).await.expect("a page");
+    from.elapsed()
 }
 
 // Sends: a hundred tenants, workflows and hosts, an execution for every four of a tenant's.
