@@ -14,7 +14,9 @@
 //! count once the last of them is there, so a call is accepted whole or not at all.
 //!
 //! Readers ([`read`]) work beside the writer on files that only grow, and on rows under a lock held for one read.
-//! Lists ([`list`]) know from an [`index`] which rows have what is asked for, and read those alone.
+//! Lists ([`list`]) know from an [`index`] which rows have what is asked for, and read those alone; which pieces have
+//! any is known for all of them at once ([`whereabouts`]), also where two things are common and never come
+//! [`together`].
 //!
 //! What records never show is only ever written sealed ([`seal`]). Retention ([`retain`]) drops pieces.
 
@@ -35,6 +37,7 @@ mod state;
 mod table;
 #[cfg(test)]
 mod tests;
+mod together;
 mod whereabouts;
 mod writer;
 

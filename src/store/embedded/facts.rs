@@ -14,6 +14,9 @@ pub struct Facts {
     whole: Block,
     /// Of the finishes in this piece's log.
     pub newest_finished_at: i64,
+    /// The greatest id up to the end of each block.
+    #[serde(skip)]
+    ids_to: Vec<u128>,
 }
 
 /// From the least to the greatest.
@@ -69,7 +72,7 @@ impl Block {
 
 impl Default for Facts {
     fn default() -> Self {
-        Self { blocks: Vec::new(), whole: Block::EMPTY, newest_finished_at: i64::MIN }
+        Self { blocks: Vec::new(), whole: Block::EMPTY, newest_finished_at: i64::MIN, ids_to: Vec::new() }
     }
 }
 
@@ -78,9 +81,20 @@ impl Facts {
         let block = (number / BLOCK_ROWS) as usize;
         if self.blocks.len() <= block {
             self.blocks.resize(block + 1, Block::EMPTY);
+            self.ids_to.resize(block + 1, self.whole.ids.1);
         }
         self.blocks[block].add_row(row);
         self.whole.add_row(row);
+        self.ids_to[block] = self.whole.ids.1;
+    }
+
+    /// What is not written, from what is.
+    pub fn complete(&mut self) {
+        let greatest = self.blocks.iter().scan(0, |to, block| {
+            *to = block.ids.1.max(*to);
+            Some(*to)
+        });
+        self.ids_to = greatest.collect();
     }
 
     /// A send of this piece ended.
@@ -99,13 +113,17 @@ impl Facts {
         self.whole.created.1.max(self.newest_finished_at)
     }
 
-    /// Stretches of rows that may have this id, as `from..to`. Ids sort by time of acceptance, so they are few.
-    pub fn rows_near_id(&self, id: u128) -> Vec<(u32, u32)> {
-        if !self.whole.has_id(id) {
-            return Vec::new();
-        }
-        let near = self.blocks.iter().zip(0..).filter(|(block, _)| block.has_id(id));
-        near.map(|(_, number)| (number * BLOCK_ROWS, (number + 1) * BLOCK_ROWS)).collect()
+    /// The least and the greatest.
+    pub fn ids(&self) -> (u128, u128) {
+        self.whole.ids
+    }
+
+    /// The first stretch of rows from `from` on that may have this id, as `from..to`. Ids sort by time of acceptance,
+    /// but for a little, so it is mostly the only one.
+    pub fn rows_near_id(&self, id: u128, from: u32) -> Option<(u32, u32)> {
+        let first = self.ids_to.partition_point(|&to| to < id).max((from / BLOCK_ROWS) as usize);
+        let near = self.blocks.get(first..)?.iter().zip(first as u32..).find(|(block, _)| block.has_id(id));
+        near.map(|(_, number)| (number * BLOCK_ROWS, (number + 1) * BLOCK_ROWS))
     }
 
     pub fn meets(&self, window: &Window) -> bool {
@@ -124,5 +142,40 @@ impl Facts {
             }
         }
         Some(rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_found_where_it_stands_also_among_ids_out_of_order() {
+        // The second block is of a clock that was set back, and the fourth of nothing but what was lost.
+        let id = |number: u32| match number / BLOCK_ROWS {
+            1 => u128::from(number) - u128::from(BLOCK_ROWS) + 5_000,
+            3 => 0,
+            _ => u128::from(number) + 10_000,
+        };
+        let rows = 5 * BLOCK_ROWS - 7;
+        let mut facts = Facts::default();
+        (0..rows).for_each(|number| facts.add_row(number, &Row { id: id(number), ..Row::default() }));
+        let mut read = facts.clone();
+        read.ids_to.clear();
+        read.complete();
+        for facts in [facts, read] {
+            for number in (0..rows).filter(|number| number / BLOCK_ROWS != 3) {
+                let near = std::iter::successors(facts.rows_near_id(id(number), 0), |&(_, to)| {
+                    assert!(to <= 5 * BLOCK_ROWS);
+                    facts.rows_near_id(id(number), to)
+                });
+                let near: Vec<_> = near.collect();
+                assert!(near.iter().any(|(from, to)| (*from..*to).contains(&number)), "{number}: {near:?}");
+                assert_eq!(near.len(), 1, "{number}: {near:?}");
+            }
+            assert_eq!(facts.rows_near_id(4_999, 0), None);
+            assert_eq!(facts.rows_near_id(u128::from(rows) + 10_000, 0), None);
+            assert_eq!(facts.ids(), (0, u128::from(rows) + 9_999));
+        }
     }
 }

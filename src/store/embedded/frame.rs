@@ -34,12 +34,14 @@ pub enum Kind {
     State = 8,
     /// What is known of a settled piece; in index files alone. (7 was an earlier form of it.)
     Index = 9,
+    /// Which terms come together in a settled piece; at the end of index files alone.
+    Pairs = 10,
 }
 
 impl Kind {
     fn of(number: u8) -> Option<Self> {
-        let all =
-            [Self::Head, Self::Send, Self::Ending, Self::Begin, Self::Finish, Self::Body, Self::State, Self::Index];
+        use Kind::*;
+        let all = [Head, Send, Ending, Begin, Finish, Body, State, Index, Pairs];
         all.into_iter().find(|kind| *kind as u8 == number)
     }
 }

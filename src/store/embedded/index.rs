@@ -1,8 +1,9 @@
 //! Finding rows of a piece without reading them all: by execution, by idempotency key, and by what a filter asks for.
 //!
 //! While a piece grows all of it is in memory. Once it is full it is settled: [`Bloom`] stays in memory, the rest is
-//! in the piece's `index` file, in four parts: a frame with an [`IndexForm`], entries sorted by hash, and the rows of
-//! each term, which entries point at. All of it is derived from the logs: without a sound index they are replayed.
+//! in the piece's `index` file: a frame with an [`IndexForm`], entries sorted by hash, the rows of each term, which
+//! entries point at, and, once every send is done, a frame with the pairs of terms that come together and, last of
+//! all, where that begins. All of it is derived from the logs: without a sound index they are replayed.
 
 use std::{
     collections::HashMap,
@@ -21,13 +22,15 @@ use super::frame::{self, Frame, Kind};
 use super::piece::sync_directory;
 use super::seal::Asked;
 use super::table::{Extent, Row, term};
+use super::together::Pairs;
+use super::whereabouts::Known;
 use crate::store::view::EndedExecution;
 use crate::store::wire;
 
 /// No row.
 const NO_ROW: u32 = u32::MAX;
-/// Entries read at once around the place where a hash should stand.
-const NEAR: u64 = 512;
+/// Entries of an index file that are read at once; the first of as many is in memory.
+const STRETCH: u64 = 256;
 
 pub enum Find {
     Growing(Growing),
@@ -51,9 +54,11 @@ pub struct Settled {
     file: File,
     entries_at: u64,
     entries: u64,
+    /// The first entry of each stretch.
+    firsts: Vec<(u64, u64)>,
     bytes: u64,
-    /// Every send was done when the index was written.
-    is_complete: bool,
+    /// Where the frame with the pairs stands, and its length.
+    pairs_at: Option<(u64, usize)>,
 }
 
 /// How the sends of a piece ended, as far as its index file does not say so. Apart from [`Find`], which is busy while
@@ -203,12 +208,18 @@ impl Find {
         }
     }
 
-    /// The hashes of executions and keys that a settled piece knows; each at least once.
-    pub fn hashes(&self) -> io::Result<Option<Vec<u64>>> {
+    /// What a settled piece knows.
+    pub fn known(&self) -> io::Result<Option<Known>> {
         let Self::Settled(settled) = self else { return Ok(None) };
-        let known = settled.all_entries()?.into_iter();
-        let known = known.filter(|(_, value)| value >> 62 != ROWS && value & ANY == 0);
-        Ok(Some(known.map(|(hash, _)| hash).collect()))
+        let entries = settled.all_entries()?.into_iter();
+        let entries = entries.filter(|(_, value)| value >> 62 != MEMBER || value & ANY == 0);
+        let (terms, calls): (Vec<_>, Vec<_>) = entries.partition(|(_, value)| value >> 62 == ROWS);
+        let hashes = |entries: Vec<(u64, u64)>| {
+            let mut hashes: Vec<u64> = entries.into_iter().map(|(hash, _)| hash).collect();
+            hashes.dedup();
+            hashes
+        };
+        Ok(Some(Known { calls: hashes(calls), terms: hashes(terms), pairs: settled.pairs()? }))
     }
 
     /// Bytes of the index file.
@@ -219,9 +230,9 @@ impl Find {
         }
     }
 
-    /// Whether every send was done when the index was written.
+    /// Whether every send was done when the index was written, and it holds all that can be known of them.
     pub fn is_complete(&self) -> bool {
-        matches!(self, Self::Settled(settled) if settled.is_complete)
+        matches!(self, Self::Settled(settled) if settled.pairs_at.is_some())
     }
 
     /// The sorted entries, the filter for them, and the rows that the entries point at.
@@ -279,13 +290,14 @@ impl Find {
         Ok((bloom, bytes.collect(), rows))
     }
 
-    /// Writes all of it to a piece's directory, durably.
+    /// Writes all of it to a piece's directory, durably. `pairs`: once every send is done.
     pub fn settle(
         &self,
         directory: &Path,
         (rows, ends): (u32, u32),
         facts: Facts,
         ended: &Ended,
+        pairs: Option<Pairs>,
     ) -> io::Result<Settled> {
         let (bloom, entries, postings) = self.parts(ended)?;
         let form = IndexForm {
@@ -301,13 +313,18 @@ impl Find {
         let entries_at = frame::append(&mut bytes, Kind::Index, &[&wire::encode(&form, Vec::new())], None) as u64;
         bytes.extend_from_slice(&entries);
         bytes.extend_from_slice(&postings);
+        if let Some(pairs) = pairs {
+            let at = bytes.len() as u64;
+            frame::append(&mut bytes, Kind::Pairs, &[&wire::encode(&pairs, Vec::new())], None);
+            bytes.extend_from_slice(&at.to_le_bytes());
+        }
         let making = directory.join("index.new");
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&making)?;
         file.write_all_at(&bytes, 0)?;
         file.sync_all()?;
         fs::rename(&making, directory.join("index"))?;
         sync_directory(directory)?;
-        Ok(Settled::of(&form, file, entries_at, bytes.len() as u64))
+        Settled::of(&form, file, entries_at, &entries, bytes.len() as u64)
     }
 }
 
@@ -324,15 +341,10 @@ fn pair_of(bytes: &[u8]) -> (u64, u64) {
 }
 
 impl Settled {
-    fn of(form: &IndexForm, file: File, entries_at: u64, bytes: u64) -> Self {
-        Self {
-            bloom: form.bloom.clone(),
-            file,
-            entries_at,
-            entries: form.entries,
-            bytes,
-            is_complete: form.undone.is_empty(),
-        }
+    fn of(form: &IndexForm, file: File, entries_at: u64, entries: &[u8], bytes: u64) -> io::Result<Self> {
+        let pairs_at = pairs_at(&file, bytes)?;
+        let firsts = entries.chunks(ENTRY_BYTES * STRETCH as usize).map(pair_of).collect();
+        Ok(Self { bloom: form.bloom.clone(), file, entries_at, entries: form.entries, firsts, bytes, pairs_at })
     }
 
     /// Takes the index in this directory up again; `None`: there is none, or it is not sound.
@@ -358,7 +370,7 @@ impl Settled {
         if crc32fast::hash(&entries) != form.entries_sum {
             return Ok(None);
         }
-        Ok(Some((Self::of(&form, file, entries_at, bytes), form)))
+        Ok(Some((Self::of(&form, file, entries_at, &entries, bytes)?, form)))
     }
 
     fn read(&self, from: u64, to: u64) -> io::Result<Vec<u8>> {
@@ -370,47 +382,37 @@ impl Settled {
         Ok(self.read(0, self.entries)?.chunks_exact(ENTRY_BYTES).map(pair_of).collect())
     }
 
-    /// The number of the first entry that is not before this one.
-    fn first_from(&self, wanted: (u64, u64)) -> io::Result<u64> {
-        // Hashes are spread evenly, so where one stands is known but for a little.
-        let expected = ((u128::from(wanted.0) * u128::from(self.entries)) >> 64) as u64;
-        let mut low = expected.saturating_sub(NEAR / 2);
-        let mut high = self.entries.min(low + NEAR);
-        let near = self.read(low, high)?;
-        let place = near.chunks_exact(ENTRY_BYTES).position(|entry| pair_of(entry) >= wanted);
-        match place {
-            Some(0) if low > 0 => (low, high) = (0, low),
-            Some(place) => return Ok(low + place as u64),
-            None => (low, high) = (high, self.entries),
-        }
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if pair_of(&self.read(middle, middle + 1)?) < wanted { low = middle + 1 } else { high = middle }
-        }
-        Ok(low)
-    }
-
     /// Values of one kind under a hash, in order, without the kind's bits.
     fn entries(&self, hash: u64, kind: u64) -> io::Result<Vec<u64>> {
         let mut values = Vec::new();
         if !self.bloom.may_have(hash) {
             return Ok(values);
         }
-        let mut at = self.first_from((hash, kind << 62))?;
-        // Mostly a few; an execution has thousands at most.
-        let mut step = 8;
+        let wanted = (hash, kind << 62);
+        let stretch = self.firsts.partition_point(|first| *first < wanted).saturating_sub(1);
+        let mut at = stretch as u64 * STRETCH;
         while at < self.entries {
-            let to = self.entries.min(at + step);
-            for entry in self.read(at, to)?.chunks_exact(ENTRY_BYTES) {
-                let (found, value) = pair_of(entry);
+            let to = self.entries.min(at + STRETCH);
+            let entries = self.read(at, to)?;
+            for entry in entries.chunks_exact(ENTRY_BYTES).map(pair_of).skip_while(|entry| *entry < wanted) {
+                let (found, value) = entry;
                 if found != hash || value >> 62 != kind {
                     return Ok(values);
                 }
                 values.push(value & VALUE);
             }
-            (at, step) = (to, NEAR);
+            at = to;
         }
         Ok(values)
+    }
+
+    fn pairs(&self) -> io::Result<Pairs> {
+        let Some((at, length)) = self.pairs_at else { return Ok(None) };
+        let bytes = frame::read_at(&self.file, at, length)?;
+        match frame::parse(&bytes) {
+            Some(Frame { kind: Kind::Pairs, payload, .. }) => Ok(wire::decode(payload).unwrap_or_default()),
+            _ => Ok(None),
+        }
     }
 
     /// The rows that an entry of the kind [`ROWS`] points at.
@@ -425,6 +427,19 @@ impl Settled {
             _ => Err(io::Error::other(format!("bytes {at} to {} fail their checksum", at + length as u64))),
         }
     }
+}
+
+/// Where the frame that the end of an index names stands, and its length.
+fn pairs_at(file: &File, bytes: u64) -> io::Result<Option<(u64, usize)>> {
+    let Some(end) = bytes.checked_sub(8) else { return Ok(None) };
+    let mut at = [0; 8];
+    file.read_exact_at(&mut at, end)?;
+    let at = u64::from_le_bytes(at);
+    if at >= end {
+        return Ok(None);
+    }
+    let length = frame::length_at(file, at)?;
+    Ok(length.filter(|&length| at + length as u64 == end).map(|length| (at, length)))
 }
 
 impl Growing {
@@ -467,8 +482,8 @@ mod tests {
 
     #[test]
     fn an_index_finds_all_that_it_was_made_of_however_unevenly_it_is_spread() {
-        // Executions of one to three sends, and a crowd in one of them, which moves the others from where they are
-        // expected. Keys are of both, and of hashes at either end.
+        // Executions of one to three sends, and a crowd in one of them, which fills many stretches. Keys are of both,
+        // and of hashes at either end.
         let hash = |number: u64| number.wrapping_mul(0xd6e8_feb8_6659_fd93) | 1;
         let crowd = 0x7000_0000_0000_0001;
         let mut growing = Growing::default();
@@ -482,10 +497,12 @@ mod tests {
         keys.iter().zip(0..).for_each(|(&hash, first)| growing.add_key(hash, first, 2));
         let directory = tempfile::tempdir().expect("a directory");
         let growing = Find::Growing(growing);
-        let settled = growing.settle(directory.path(), (12_000, 0), Facts::default(), &Ended::default());
+        let settled =
+            growing.settle(directory.path(), (12_000, 0), Facts::default(), &Ended::default(), Some(Some(vec![3, 5])));
         let settled = Find::Settled(settled.expect("written"));
         let (loaded, form) = Settled::load(directory.path()).expect("readable").expect("sound");
         assert_eq!((form.rows, form.undone.len()), (12_000, 0));
+        assert_eq!(loaded.pairs().expect("read"), Some(vec![3, 5]));
         for find in [&growing, &settled, &Find::Settled(loaded)] {
             for (&hash, rows) in &members {
                 assert_eq!(&find.members(hash).expect("read"), rows);

@@ -2,7 +2,7 @@
 //!
 //! From the newest piece back, the index says which rows have all that is asked for, or may; each is read and
 //! compared, and then the record it stands for is asked the whole filter again, so that equal hashes deceive nobody.
-//! A piece that has nothing of it costs a look at its filter in memory, whatever it holds.
+//! Pieces that cannot have it are passed by all at once ([`Pieces::with_all`](super::whereabouts::Pieces::with_all)).
 //! A cursor names a place in a table: it holds while sends are added and pieces dropped.
 
 use roaring::RoaringBitmap;
@@ -13,16 +13,21 @@ use super::piece::Piece;
 use super::read::{assemble, unreadable};
 use super::seal::Asked;
 use super::table::{Row, code_term, outcome_term, status_term, term};
+use super::together::pairs_of;
+use super::whereabouts::Wanted;
 use crate::send::TenantId;
 use crate::store::{Filter, Page, StoreError, wire};
 
 #[cfg(test)]
 mod tests;
 
+/// As many rows are read sooner than an index says which of them have a term.
+const FEW: u64 = 16;
+
 /// A filter as numbers and hashes.
 pub struct Sieve {
-    /// What the index is asked for; a row must have them all.
-    terms: Vec<u64>,
+    /// What the indexes are asked for.
+    wanted: Wanted,
     tenant: u32,
     workflow: u32,
     step: u32,
@@ -49,6 +54,11 @@ impl Sieve {
         let source = filter.source_ip.map_or(0, |ip| keys.short(Asked::Source, &ip.to_string()));
         let outcome = filter.outcome.map(wire::outcome_number);
         let code = filter.code.map(wire::code_number);
+        let named_execution = filter.execution.as_deref();
+        let execution_of_tenant = match (named, named_execution) {
+            (Some(tenant), Some(execution)) => keys.execution(tenant, execution),
+            _ => 0,
+        };
         let terms = [
             term(Asked::Tenant, tenant),
             term(Asked::Workflow, workflow),
@@ -59,17 +69,16 @@ impl Sieve {
             code.map_or(0, code_term),
             filter.status.map_or(0, status_term),
         ];
+        let terms: Vec<u64> = terms.into_iter().filter(|&term| term != 0).collect();
+        let calls = [execution_of_tenant].into_iter().filter(|&hash| hash != 0).collect();
         Self {
-            terms: terms.into_iter().filter(|&term| term != 0).collect(),
+            wanted: Wanted { calls, pairs: pairs_of(&terms).collect(), terms },
             tenant,
             workflow,
             step,
             host,
-            execution: short(Asked::Execution, filter.execution.as_deref()),
-            execution_of_tenant: match (named, filter.execution.as_deref()) {
-                (Some(tenant), Some(execution)) => keys.execution(tenant, execution),
-                _ => 0,
-            },
+            execution: short(Asked::Execution, named_execution),
+            execution_of_tenant,
             source,
             outcome,
             code,
@@ -84,7 +93,7 @@ impl Sieve {
 
     /// Rows of a piece that may pass: all that do are among them.
     fn candidates(&self, piece: &Piece) -> Result<RoaringBitmap, StoreError> {
-        if !piece.facts().meets(&self.window) || !self.terms.iter().all(|&term| piece.may_have(term)) {
+        if !piece.facts().meets(&self.window) || !self.wanted.terms.iter().all(|&term| piece.may_have(term)) {
             return Ok(RoaringBitmap::new());
         }
         let mut rows = match (self.execution_of_tenant, self.execution) {
@@ -95,8 +104,8 @@ impl Sieve {
         if let Some(within) = piece.facts().rows_in(&self.window) {
             rows &= within;
         }
-        for &term in &self.terms {
-            if rows.is_empty() {
+        for &term in &self.wanted.terms {
+            if rows.len() <= FEW {
                 break;
             }
             rows &= piece.rows_with(term)?;
@@ -147,7 +156,7 @@ pub fn list(shared: &Shared, filter: &Filter, at: Option<&str>, limit: usize) ->
     let before = at.map(|at| parse_cursor('l', at)).transpose()?;
     let sieve = Sieve::of(shared, filter);
     let mut listing = Listing { shared, filter, limit, page: Page::default(), last: (0, 0) };
-    for piece in shared.pieces().iter().rev() {
+    for piece in shared.pieces().with_all(&sieve.wanted) {
         let to = match before {
             Some((number, _)) if piece.number > number => continue,
             Some((number, row)) if piece.number == number => row.min(piece.row_count()),

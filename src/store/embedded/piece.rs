@@ -29,6 +29,7 @@ use super::frame::{self, Frame, Kind};
 use super::index::{Ended, Find, FoundEnding, Growing, Settled};
 use super::seal::SLOT_BYTES;
 use super::table::{Extent, ROW_BYTES, Row};
+use super::together::{Pairs, Together};
 use crate::store::{StoreError, wire};
 
 /// Of everything under the store's path. A store of a later format is refused.
@@ -406,13 +407,15 @@ impl Piece {
 
     /// Finds a send's row by its id.
     pub fn row_of(&self, id: u128) -> Result<Option<(u32, Row)>, StoreError> {
-        let near = self.facts().rows_near_id(id);
+        let near = |from| self.facts().rows_near_id(id, from);
         let rows = self.row_count();
         let mut bytes = Vec::new();
-        for (from, to) in near {
+        let mut next = near(0);
+        while let Some((from, to)) = next {
+            next = near(to);
             let to = rows.min(to);
             if from >= to {
-                continue;
+                break;
             }
             self.rows(from, to, &mut bytes)?;
             let wanted = id.to_le_bytes();
@@ -584,7 +587,8 @@ impl Piece {
         let counts = (self.row_count(), self.ends_count.load(Ordering::Acquire));
         let then = self.ended().clone();
         let facts = self.facts().clone();
-        let settled = self.find().settle(&self.directory, counts, facts, &then)?;
+        let pairs = then.undone.is_empty().then(|| self.pairs()).transpose().map_err(io::Error::other)?;
+        let settled = self.find().settle(&self.directory, counts, facts, &then, pairs)?;
         let mut find = self.find.write().unwrap_or_else(PoisonError::into_inner);
         let mut ended = self.ended.write().unwrap_or_else(PoisonError::into_inner);
         let mut since = Ended::of(ended.undone.clone());
@@ -595,6 +599,22 @@ impl Piece {
         *find = Find::Settled(settled);
         *ended = since;
         Ok(())
+    }
+
+    /// Of all sends, which are done.
+    fn pairs(&self) -> Result<Pairs, StoreError> {
+        let mut together = Together::default();
+        let rows = self.row_count();
+        let mut bytes = Vec::new();
+        for from in (0..rows).step_by(SCAN_ROWS as usize) {
+            self.rows(from, rows.min(from + SCAN_ROWS), &mut bytes)?;
+            for row in bytes.chunks_exact(ROW_BYTES) {
+                if !row.first_chunk().and_then(Row::decode).is_some_and(|row| together.add(&row)) {
+                    return Ok(None);
+                }
+            }
+        }
+        Ok(Some(together.pairs()))
     }
 
     /// Takes the index up again; `false`: there is none, or it is not sound, and the log has to be replayed.
@@ -608,7 +628,10 @@ impl Piece {
         self.rows.store(form.rows, Ordering::Release);
         self.ends_count.store(form.ends, Ordering::Release);
         self.undone.store(form.undone.len() as u32, Ordering::Release);
-        self.change_facts(|facts| *facts = form.facts);
+        self.change_facts(|facts| {
+            *facts = form.facts;
+            facts.complete();
+        });
         self.change_ended(|ended| ended.undone = form.undone);
         *self.find.write().unwrap_or_else(PoisonError::into_inner) = Find::Settled(settled);
         Ok(true)

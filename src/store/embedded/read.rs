@@ -77,7 +77,7 @@ impl Shared {
 
     fn find(&self, id: SendId) -> Result<Option<(std::sync::Arc<Piece>, u32, Row)>, StoreError> {
         let id = id.0.as_u128();
-        for piece in self.pieces().iter().rev() {
+        for piece in self.pieces().with_id(id) {
             if let Some((number, row)) = piece.row_of(id)? {
                 return Ok(Some((piece.clone(), number, row)));
             }
@@ -374,7 +374,7 @@ pub fn pending(shared: &Shared, after: Option<SendId>, limit: usize) -> Result<V
 
 /// When the first held send of an execution was created.
 fn opened_at(shared: &Shared, execution: u64) -> Result<Option<Timestamp>, StoreError> {
-    for piece in shared.pieces().iter() {
+    for piece in shared.pieces().with(execution).rev() {
         for number in piece.members(execution)? {
             let row = piece.row(number)?;
             if row.is_held() {
@@ -424,7 +424,7 @@ pub fn execution(
     let mut sends = Vec::new();
     let mut next = None;
     let filter = Filter { tenant: Some(tenant.clone()), ..Filter::default() };
-    for piece in shared.pieces().iter() {
+    for piece in shared.pieces().with(hash).rev() {
         let rows = piece.row_count();
         for number in piece.members(hash)?.into_iter().filter(|&number| number < rows) {
             total += 1;

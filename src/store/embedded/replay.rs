@@ -346,7 +346,7 @@ fn replay(
                     shared.tell_damage(format!("{}: {error}: the tail lacks an entry", this.piece.file("ends")));
                 }
             }),
-            Kind::Head | Kind::Body | Kind::Index | Kind::State => Ok(()),
+            Kind::Head | Kind::Body | Kind::Index | Kind::Pairs | Kind::State => Ok(()),
         };
         if let Err(why) = read {
             lost(at, at + frame.length as u64, why.0);

@@ -543,14 +543,43 @@ async fn a_damaged_row_is_told_and_hides_no_other_from_lists_and_the_tail() {
     assert_eq!(seen(&subject).await, (ids.clone(), ids[..3].to_vec()), "the next start has it again");
 }
 
+/// Where the pairs of terms stand in an index, and what follows them.
+fn pairs_of_index(index: &[u8]) -> usize {
+    let (_, at) = index.split_last_chunk().expect("a number");
+    u64::from_le_bytes(*at) as usize
+}
+
+#[tokio::test]
+async fn an_index_from_before_it_had_pairs_is_taken_as_it_is_and_gets_them() {
+    let (subject, ids) = settled().await;
+    let length = fs::read(subject.file("index")).expect("readable").len();
+    let (subject, _) = subject
+        .harmed(|subject| {
+            change(&subject.file("index"), |index| index.truncate(pairs_of_index(index)));
+            // Whoever replays the log meets this.
+            let starts = frames(&subject.file("log"));
+            change(&subject.file("log"), |log| log[starts[1] + 100] ^= 1);
+        })
+        .await;
+    assert_eq!(subject.store().damage(), [""; 0]);
+    while fs::read(subject.file("index")).expect("readable").len() < length {
+        tokio::task::yield_now().await;
+    }
+    for (status, wanted) in [(200, &ids[..5]), (503, &[])] {
+        let filter = Filter { workflow: Some("w".to_owned()), status: Some(status), ..Filter::default() };
+        let page = subject.store().list(filter, None, 10).await.expect("a page");
+        assert_eq!(page.sends.iter().rev().map(|record| record.id).collect::<Vec<_>>(), wanted);
+    }
+}
+
 #[tokio::test]
 async fn a_list_does_without_a_damaged_index() {
     let (subject, ids) = settled().await;
-    // The rows of the terms stand at the end, and are not looked at when the store opens.
+    // The rows of the terms stand before the pairs of them, and neither is looked at when the store opens.
     let harm = |subject: &OnDisk| {
         change(&subject.file("index"), |index| {
-            let from = index.len() - 40;
-            index[from..].fill(0xff);
+            let pairs = pairs_of_index(index);
+            index[pairs - 40..pairs + 40].fill(0xff);
         });
     };
     let (subject, _) = subject.harmed(harm).await;

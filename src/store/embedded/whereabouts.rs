@@ -1,43 +1,74 @@
-//! Which pieces may know an execution or an idempotency key, in a few looks however many pieces there are: every
-//! accept asks it.
+//! Which pieces may know something, in a few looks however many pieces there are: every accept asks it, and every
+//! list.
 //!
 //! 64 pieces share a table of words, a bit of each word for each piece. A hash names a few words; the pieces whose bit
 //! is set in all of them may know it, and their own filters say more. Bits of dropped pieces stay until all of the 64
 //! are gone.
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicU64, Ordering},
 };
 
 use super::piece::Piece;
+use super::together::PAIRS_MAX;
 
 const TOGETHER: u32 = 64;
-/// 8 MiB for the pieces of some eight million sends.
-const WORDS: u64 = 1 << 20;
-const WORDS_PER_HASH: u64 = 4;
+const WORDS_PER_HASH: u32 = 4;
+/// For each hash that a piece may have: one that has as many is named for nothing once in six times.
+const WORDS_FOR_EACH: usize = 4;
+/// 4 KiB.
+const PAGE_WORDS: usize = 512;
 
-struct Group {
+/// Executions and idempotency keys of a piece: two for each send at most. 8 MiB for some eight million sends.
+const CALLS: usize = 256 * 1024;
+/// Terms of a piece, each on its own, and 1 MiB.
+const TERMS: usize = 32 * 1024;
+
+/// What some pieces know of one kind of thing.
+struct Table {
     /// Pieces whose hashes are in; the others may know anything.
     known: AtomicU64,
-    words: Box<[AtomicU64]>,
+    /// Pieces that were added, also those with too many to be in.
+    added: AtomicU64,
+    /// Most hashes of a piece.
+    most: usize,
+    /// Made once the first piece's are known.
+    words: OnceLock<Box<[AtomicU64]>>,
 }
 
-impl Group {
-    fn new() -> Self {
-        Self { known: AtomicU64::new(0), words: (0..WORDS).map(|_| AtomicU64::new(0)).collect() }
+impl Table {
+    fn new(most: usize) -> Self {
+        Self { known: AtomicU64::new(0), added: AtomicU64::new(0), most, words: OnceLock::new() }
     }
 
-    fn words(&self, hash: u64) -> impl Iterator<Item = &AtomicU64> {
+    fn words(&self) -> usize {
+        (self.most * WORDS_FOR_EACH).next_multiple_of(PAGE_WORDS)
+    }
+
+    /// All in one page of memory: to find out where a page is costs more than a look at it.
+    fn places(&self, hash: u64) -> impl Iterator<Item = usize> {
         let mixed = hash.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let (first, step) = (mixed >> 44, mixed >> 20 | 1);
-        (0..WORDS_PER_HASH).map(move |turn| &self.words[(first.wrapping_add(turn * step) % WORDS) as usize])
+        let mixed = (mixed ^ mixed >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        let page = (mixed >> 40) as usize % (self.words() / PAGE_WORDS) * PAGE_WORDS;
+        (0..WORDS_PER_HASH).map(move |turn| page + (mixed >> (9 * turn)) as usize % PAGE_WORDS)
     }
 
+    fn has_added(&self, bit: u64) -> bool {
+        self.added.load(Ordering::Acquire) & bit != 0
+    }
+
+    /// A piece with more than there is room for stays one that may know anything.
     fn add(&self, bit: u64, hashes: &[u64]) {
+        self.added.fetch_or(bit, Ordering::Release);
+        if hashes.len() > self.most {
+            return;
+        }
+        let words = || (0..self.words()).map(|_| AtomicU64::new(0)).collect();
+        let words = self.words.get_or_init(words);
         for &hash in hashes {
-            for word in self.words(hash) {
-                word.fetch_or(bit, Ordering::Relaxed);
+            for place in self.places(hash) {
+                words[place].fetch_or(bit, Ordering::Relaxed);
             }
         }
         self.known.fetch_or(bit, Ordering::Release);
@@ -45,8 +76,45 @@ impl Group {
 
     fn may_know(&self, hash: u64) -> u64 {
         let known = self.known.load(Ordering::Acquire);
-        self.words(hash).fold(!0, |all, word| all & word.load(Ordering::Relaxed)) | !known
+        let Some(words) = self.words.get() else { return !0 };
+        self.places(hash).fold(!0, |all, place| all & words[place].load(Ordering::Relaxed)) | !known
     }
+
+    fn may_know_all(&self, hashes: &[u64]) -> u64 {
+        hashes.iter().fold(!0, |all, &hash| all & self.may_know(hash))
+    }
+}
+
+/// Pieces that stand together.
+struct Group {
+    calls: Table,
+    terms: Table,
+    pairs: Table,
+}
+
+impl Group {
+    fn new() -> Self {
+        Self { calls: Table::new(CALLS), terms: Table::new(TERMS), pairs: Table::new(PAIRS_MAX) }
+    }
+}
+
+/// What a piece must know to be looked at; of it all.
+#[derive(Default)]
+pub struct Wanted {
+    /// Executions and keys.
+    pub calls: Vec<u64>,
+    /// What sends must have.
+    pub terms: Vec<u64>,
+    /// Of those, each two.
+    pub pairs: Vec<u64>,
+}
+
+/// What a settled piece knows.
+pub struct Known {
+    pub calls: Vec<u64>,
+    pub terms: Vec<u64>,
+    /// `None`: any.
+    pub pairs: Option<Vec<u64>>,
 }
 
 /// The pieces, oldest first; never empty once open.
@@ -54,6 +122,8 @@ impl Group {
 pub struct Pieces {
     all: Vec<Arc<Piece>>,
     groups: Vec<Member>,
+    /// Least and greatest id of each but the newest, which alone takes more.
+    ids: Vec<(u128, u128)>,
 }
 
 /// A group's pieces that are there.
@@ -84,34 +154,78 @@ impl Pieces {
                 last.there |= bit_of(piece);
             }
         }
-        Self { all, groups }
+        let full = all.split_last().map_or(&[][..], |(_, full)| full);
+        let ids = full.iter().map(|piece| piece.facts().ids()).collect();
+        Self { all, groups, ids }
     }
 
-    /// Takes in what settled pieces know. A piece whose index cannot be read is asked every time, and says so.
+    /// Takes in what settled pieces know. A piece whose index cannot be read is asked every time, and says so. One
+    /// with sends that wait may yet come to know more terms.
     pub fn learn(&self) {
         for member in &self.groups {
+            let Group { calls, terms, pairs } = &*member.group;
             for piece in self.all[member.at..].iter().take(member.there.count_ones() as usize) {
-                let bit = bit_of(piece);
-                if member.group.known.load(Ordering::Acquire) & bit == 0
-                    && let Ok(Some(hashes)) = piece.find().hashes()
-                {
-                    member.group.add(bit, &hashes);
+                let (bit, find) = (bit_of(piece), piece.find());
+                let is_new = !calls.has_added(bit) || find.is_complete() && !terms.has_added(bit);
+                let Some(known) = is_new.then(|| find.known()).and_then(|read| read.ok().flatten()) else { continue };
+                calls.add(bit, &known.calls);
+                if find.is_complete() {
+                    terms.add(bit, &known.terms);
+                    if let Some(known) = known.pairs {
+                        pairs.add(bit, &known);
+                    }
                 }
             }
         }
     }
 
     /// Newest first, those that may know this execution or key.
-    pub fn with(&self, hash: u64) -> impl Iterator<Item = &Arc<Piece>> {
+    pub fn with(&self, hash: u64) -> impl DoubleEndedIterator<Item = &Arc<Piece>> {
+        self.named(move |group| group.calls.may_know(hash))
+    }
+
+    /// Newest first, those that may know all of this.
+    pub fn with_all(&self, wanted: &Wanted) -> impl DoubleEndedIterator<Item = &Arc<Piece>> {
+        self.named(|Group { calls, terms, pairs }| {
+            calls.may_know_all(&wanted.calls) & terms.may_know_all(&wanted.terms) & pairs.may_know_all(&wanted.pairs)
+        })
+    }
+
+    fn named(&self, may_know: impl Fn(&Group) -> u64) -> impl DoubleEndedIterator<Item = &Arc<Piece>> {
         self.groups.iter().rev().flat_map(move |member| {
-            let mut left = member.group.may_know(hash) & member.there;
-            std::iter::from_fn(move || {
-                let bit = left.checked_ilog2()?;
-                left &= !(1 << bit);
+            let left = Bits(may_know(&member.group) & member.there);
+            left.map(|bit| {
                 let before = member.there & ((1 << bit) - 1);
-                Some(&self.all[member.at + before.count_ones() as usize])
+                &self.all[member.at + before.count_ones() as usize]
             })
         })
+    }
+
+    /// Newest first, those that may have the send of this id.
+    pub fn with_id(&self, id: u128) -> impl Iterator<Item = &Arc<Piece>> {
+        let full = self.ids.iter().zip(&self.all).rev();
+        let full = full.filter(move |(ids, _)| ids.0 <= id && id <= ids.1).map(|(_, piece)| piece);
+        self.all.last().into_iter().chain(full)
+    }
+}
+
+/// The bits that are set, highest first.
+struct Bits(u64);
+
+impl Iterator for Bits {
+    type Item = u32;
+    fn next(&mut self) -> Option<u32> {
+        let bit = self.0.checked_ilog2()?;
+        self.0 &= !(1 << bit);
+        Some(bit)
+    }
+}
+
+impl DoubleEndedIterator for Bits {
+    fn next_back(&mut self) -> Option<u32> {
+        let bit = (self.0 != 0).then(|| self.0.trailing_zeros())?;
+        self.0 &= !(1 << bit);
+        Some(bit)
     }
 }
 
@@ -128,24 +242,44 @@ mod tests {
 
     #[test]
     fn a_piece_that_knows_a_hash_is_always_named_and_few_others_are() {
-        let group = Group::new();
+        let table = Table::new(CALLS);
         let hash = |piece: u64, number: u64| {
             let mixed = (piece << 32 | number).wrapping_mul(0xd6e8_feb8_6659_fd93);
             mixed ^ mixed >> 29
         };
+        assert_eq!(table.may_know(hash(3, 7)), !0, "nothing is known of any");
         for piece in 0..8 {
             let hashes: Vec<u64> = (0..20_000).map(|number| hash(piece, number)).collect();
-            group.add(1 << piece, &hashes);
+            table.add(1 << piece, &hashes);
         }
-        assert_eq!(group.may_know(hash(3, 7)) >> 8, !0 >> 8, "pieces that nothing is known of may know it");
+        assert_eq!(table.may_know(hash(3, 7)) >> 8, !0 >> 8, "pieces that nothing is known of may know it");
         let mut others = 0;
         for piece in 0..8 {
             for number in 0..20_000 {
-                let named = group.may_know(hash(piece, number)) & 0xff;
+                let named = table.may_know(hash(piece, number)) & 0xff;
                 assert_ne!(named & 1 << piece, 0);
                 others += named.count_ones() - 1;
             }
         }
         assert!(others < 1000, "{others} of 1,120,000 were named for nothing");
+    }
+
+    #[test]
+    fn a_piece_with_more_than_fits_may_know_anything_and_spoils_nothing_for_others() {
+        let table = Table::new(1024);
+        let hash = |number: u64| number.wrapping_mul(0xd6e8_feb8_6659_fd93);
+        table.add(1, &(0..1025).map(hash).collect::<Vec<_>>());
+        table.add(2, &(0..1000).map(hash).collect::<Vec<_>>());
+        assert!(table.has_added(1) && table.has_added(2));
+        let named = (2000..3000).map(|number| table.may_know(hash(number)) & 3);
+        let (first, second) = named.fold((0, 0), |(first, second), named| (first + (named & 1), second + (named >> 1)));
+        assert_eq!(first, 1000);
+        assert!(second < 300, "{second} of 1,000 were named for nothing");
+    }
+
+    #[test]
+    fn bits_are_walked_from_either_end() {
+        assert_eq!(Bits(0b1010_0001).collect::<Vec<_>>(), [7, 5, 0]);
+        assert_eq!(Bits(1 << 63 | 0b110).rev().collect::<Vec<_>>(), [1, 2, 63]);
     }
 }
