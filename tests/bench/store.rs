@@ -27,6 +27,10 @@ use egressd::store::{Accept, Accepted, Begin, Filter, IdempotencyKey, NewSend, S
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 
+/// As in the binary.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Sends whose steps are under way at once.
 const TOGETHER: usize = 256;
 /// Sends that are measured together.
