@@ -709,10 +709,16 @@ impl Drop for Receiver {
     }
 }
 
+/// Takes a whole burst of connections: one that waits for its second SYN takes a second.
+fn listener() -> TcpListener {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+    socket.listen(4096).expect("a listener")
+}
+
 /// The receiver's process.
 async fn receive() {
-    let fast = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let (fast, silent) = (listener(), listener());
     println!("{}\n{}", fast.local_addr().expect("bound"), silent.local_addr().expect("bound"));
     let count: Arc<AtomicU64> = Arc::default();
     let latencies: Arc<std::sync::Mutex<Vec<f64>>> = Arc::default();
