@@ -29,6 +29,7 @@ mod index;
 mod list;
 mod piece;
 mod read;
+mod remake;
 mod replay;
 mod retain;
 mod seal;

@@ -324,10 +324,18 @@ impl Piece {
     /// A row turned out to be damaged: the log knows it still, so the next start is to read that instead of the index.
     pub fn distrust_table(&self) {
         if !self.distrusted.swap(true, Ordering::AcqRel)
-            && let Err(error) = fs::remove_file(self.directory.join("index"))
-            && error.kind() != io::ErrorKind::NotFound
+            && let Err(error) = self.forget_index()
         {
             tracing::error!(%error, index = self.file("index"), "remove it and restart: a row of the table is damaged");
+        }
+    }
+
+    /// The next start reads the log, also after a loss of power.
+    pub fn forget_index(&self) -> io::Result<()> {
+        match fs::remove_file(self.directory.join("index")) {
+            Ok(()) => sync_directory(&self.directory),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -377,6 +385,25 @@ impl Piece {
             at += most as u64;
         }
         Ok((sound, begun))
+    }
+
+    /// All rows, where each is sound and nothing is left over.
+    pub fn whole_table(&self) -> io::Result<Option<Vec<Row>>> {
+        let length = self.table.metadata()?.len();
+        let count = u32::try_from(length / ROW_BYTES as u64).unwrap_or(u32::MAX);
+        if u64::from(count) * ROW_BYTES as u64 != length {
+            return Ok(None);
+        }
+        let mut rows = Vec::with_capacity(count as usize);
+        let mut bytes = Vec::new();
+        for from in (0..count).step_by(SCAN_ROWS as usize) {
+            self.rows(from, count.min(from + SCAN_ROWS), &mut bytes).map_err(io::Error::other)?;
+            for row in bytes.chunks_exact(ROW_BYTES) {
+                let Some(row) = row.first_chunk().and_then(Row::decode) else { return Ok(None) };
+                rows.push(row);
+            }
+        }
+        Ok(Some(rows))
     }
 
     /// Writes all of the rows anew. In the room that they have already, so that a full disk takes them too.

@@ -1,9 +1,9 @@
 //! Opening: what the logs say is done again, from the first piece that is not settled.
 //!
-//! A settled piece is taken as its index says, because all that its log changed was synced before. Every log behind
-//! it is read whole: its own tables are made anew, and what it changed in earlier ones is changed again, which is
-//! the same. A torn tail of the newest log is cut off: nothing of it was answered for. Whatever else is not whole is
-//! damage, told with its file and extent.
+//! A settled piece is taken as its index says, because all that its log changed was synced before; where only its
+//! index is lost, that is made anew ([`remake`]). Every log behind the settled ones is read whole: its own tables are
+//! made anew, and what it changed in earlier ones is changed again, which is the same. A torn tail of the newest log is
+//! cut off: nothing of it was answered for. Whatever else is not whole is damage, told with its file and extent.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -17,7 +17,7 @@ use super::entry::{self, BeginHead, FinishFacts, FinishHead, SendHead};
 use super::frame::{Found, Kind, Scanner};
 use super::piece::{End, FORMAT, Head, Piece};
 use super::table::{Extent, LOST, ROW_BYTES, Row};
-use super::{Shared, cannot_write, locked};
+use super::{Shared, cannot_write, locked, remake};
 use crate::clock;
 use crate::store::StoreError;
 use crate::store::view::EndedExecution;
@@ -96,11 +96,21 @@ pub fn load(shared: &Shared) -> Result<Live, StoreError> {
             tracing::warn!(table = piece.file("table"), "rows fail their checksums: the table is made anew");
             piece.distrust_table();
             piece = Piece::open(path.clone(), head).map_err(failed)?;
+        } else if replayed.is_empty() && remake::is_any_settled(&heads[at + 1..]).map_err(failed)? {
+            let next = heads.get(at + 1).map(|(_, next)| next).filter(|next| next.piece == head.piece + 1);
+            if let Some(next) = next
+                && remake::remake(shared, &piece, next.previous_log_bytes).map_err(failed)?
+            {
+                settled.push(piece);
+                continue;
+            }
         }
         if at + 1 == heads.len() {
             // Retention leaves the newest's alone, so where they are missing they are lost.
             piece.make_bodies().map_err(|error| cannot_write(path, &error))?;
         }
+        // Until its tables are whole again, no index may say so.
+        piece.forget_index().map_err(|error| cannot_write(path, &error))?;
         let before = piece.sound_rows().and_then(|sound| piece.empty_ends().map(|()| sound));
         let (rows_before, begun_before) = before.map_err(|error| cannot_write(path, &error))?;
         replayed.push(Replayed { piece, rows: Vec::new(), rows_before, begun_before });

@@ -119,7 +119,7 @@ impl OnDisk {
 
     /// The first three pieces.
     async fn until_settled(&self) {
-        while !self.shared().pieces()[2].is_settled() {
+        while !self.shared().pieces()[..3].iter().all(|piece| piece.is_settled()) {
             tokio::task::yield_now().await;
         }
     }
@@ -569,6 +569,80 @@ async fn an_index_from_before_it_had_pairs_is_taken_as_it_is_and_gets_them() {
         let filter = Filter { workflow: Some("w".to_owned()), status: Some(status), ..Filter::default() };
         let page = subject.store().list(filter, None, 10).await.expect("a page");
         assert_eq!(page.sends.iter().rev().map(|record| record.id).collect::<Vec<_>>(), wanted);
+    }
+}
+
+#[tokio::test]
+async fn a_lost_index_is_made_anew_from_its_own_piece_alone() {
+    let key = IdempotencyKey {
+        tenant: tenant("acme"),
+        path: "/v1/sends".to_owned(),
+        key: "k".to_owned(),
+        fingerprint: [1; 32],
+    };
+    for (what, is_whole) in [("index", true), ("table", false), ("a row", false), ("ends", false), ("log", false)] {
+        // The first piece has a keyed call of an execution that was finished, and a send that waits.
+        let subject = OnDisk::with(PieceLimits { sends: 3, ..OnDisk::limits() });
+        let store = subject.store();
+        let mut keyed = call(vec![draft().in_execution("e").send(), draft().in_execution("e").send()], Some("e"));
+        keyed.idempotency = Some(key.clone());
+        let ids: Vec<SendId> = keyed.sends.iter().map(|send| send.id).collect();
+        accept_new(store, keyed).await;
+        store
+            .end_execution(tenant("acme"), execution("e"), Ending::Finish(FinishedBy::Call), at(1))
+            .await
+            .expect("ended");
+        for &id in &ids {
+            store.finish(finished(id, 200, at(2))).await.expect("ended");
+        }
+        let waits = accept_one(store, &draft()).await;
+        for _ in 0..10 {
+            let id = accept_one(store, &draft()).await;
+            store.finish(finished(id, 200, at(100))).await.expect("ended");
+        }
+        subject.until_settled().await;
+        let harm = |subject: &OnDisk| {
+            change(&subject.file("index"), |index| index[20] ^= 1);
+            match what {
+                "table" | "ends" => change(&subject.file(what), |bytes| bytes[8] ^= 1),
+                "a row" => change(&subject.file("table"), |table| table.truncate(2 * table::ROW_BYTES)),
+                "log" => {
+                    let starts = frames(&subject.file("log"));
+                    change(&subject.file("log"), |log| log[starts[1] + 100] ^= 1);
+                }
+                _ => {}
+            }
+            // Whoever replays the second log meets this.
+            let second = subject.path().join("pieces/00000002/log");
+            let starts = frames(&second);
+            change(&second, |log| log[starts[1] + 100] ^= 1);
+        };
+        let (subject, _) = subject.harmed(harm).await;
+        let told = subject.store().damage();
+        assert_eq!(told.is_empty(), is_whole, "{what}: {told:?}");
+        for when in ["at once", "settled"] {
+            let store = subject.store();
+            if is_whole {
+                let seen = store.execution(tenant("acme"), execution("e"), None, 10).await.unwrap().expect(when);
+                assert_eq!(
+                    (seen.total, seen.delivered, seen.state),
+                    (2, 2, crate::record::ExecutionState::Finished),
+                    "{when}"
+                );
+                let replayed = store.replay(key.clone(), at(3)).await;
+                assert_eq!(replayed, Ok(Some(Accepted::Replayed(ids.clone()))), "{when}");
+                let (items, _) = store.finished_after(0, Filter::default(), 2).await.unwrap();
+                assert_eq!(items.iter().map(|item| item.record.id).collect::<Vec<_>>(), ids, "{when}");
+                let page = store.list(Filter { status: Some(200), ..Filter::default() }, None, 50).await.unwrap();
+                assert_eq!(page.sends.len(), 12, "{when}");
+            }
+            let pending = store.pending(None, 10).await.unwrap();
+            assert_eq!(pending.iter().map(|send| send.id).collect::<Vec<_>>(), [waits], "{what}, {when}");
+            subject.until_settled().await;
+        }
+        let (subject, recovered) = subject.harmed(|_| {}).await;
+        assert_eq!(recovered, Recovered::default(), "{what}");
+        subject.store().finish(finished(waits, 200, at(200))).await.expect("it waits still");
     }
 }
 
