@@ -92,6 +92,8 @@ pub struct PieceLimits {
     pub log_bytes: u64,
     pub bodies_bytes: u64,
     pub age: Duration,
+    /// With as many pieces, neither bodies nor age ask for another.
+    pub many: usize,
 }
 
 impl PieceLimits {
@@ -102,6 +104,7 @@ impl PieceLimits {
             log_bytes: (settings.max_bytes / 16).clamp(64 << 10, 128 << 20),
             bodies_bytes: (settings.body_max_bytes / 16).clamp(64 << 10, 1 << 30),
             age: Duration::from_secs(24 * 3600).min(settings.body_retention / 4).max(Duration::from_secs(60)),
+            many: 1024,
         }
     }
 }
@@ -137,6 +140,9 @@ enum Fault {
     Sync,
     /// Tables, which no answer waits for.
     Table,
+    /// Making the name of a new piece durable, and taking it back.
+    Name,
+    Unname,
 }
 
 /// Which places refuse at the moment; none outside of tests.
@@ -230,7 +236,7 @@ impl Shared {
         match piece.row(number) {
             Ok(row) => Ok(Some(row)),
             Err(StoreError::Damaged(why)) => {
-                piece.distrust_table();
+                piece.distrust();
                 self.tell_damage(why);
                 Ok(None)
             }

@@ -29,6 +29,8 @@ use crate::store::wire;
 
 /// No row.
 const NO_ROW: u32 = u32::MAX;
+/// Far more than a full piece's takes.
+const INDEX_BYTES_MAX: u64 = 256 << 20;
 /// Entries of an index file that are read at once; the first of as many is in memory.
 const STRETCH: u64 = 256;
 
@@ -355,6 +357,9 @@ impl Settled {
             Err(error) => return Err(error),
         };
         let bytes = file.metadata()?.len();
+        if bytes > INDEX_BYTES_MAX {
+            return Ok(None);
+        }
         let Some(length) = frame::length_at(&file, 0)?.filter(|length| *length as u64 <= bytes) else {
             return Ok(None);
         };
@@ -368,6 +373,11 @@ impl Settled {
         }
         let entries = frame::read_at(&file, entries_at, entries_bytes as usize)?;
         if crc32fast::hash(&entries) != form.entries_sum {
+            return Ok(None);
+        }
+        let rows_end = entries.chunks_exact(ENTRY_BYTES).map(pair_of).filter(|(_, value)| value >> 62 == ROWS);
+        let rows_end = rows_end.map(|(_, value)| (value & u64::from(u32::MAX)) + ((value & VALUE) >> 32)).max();
+        if entries_at + entries_bytes + rows_end.unwrap_or(0) > bytes {
             return Ok(None);
         }
         Ok(Some((Self::of(&form, file, entries_at, &entries, bytes)?, form)))

@@ -30,6 +30,7 @@ use super::index::{Ended, Find, FoundEnding, Growing, Settled};
 use super::seal::SLOT_BYTES;
 use super::table::{Extent, ROW_BYTES, Row};
 use super::together::{Pairs, Together};
+use super::{Fault, Faults};
 use crate::store::{StoreError, wire};
 
 /// Of everything under the store's path. A store of a later format is refused.
@@ -131,6 +132,12 @@ pub fn directory_of(pieces: &Path, number: u32) -> PathBuf {
     pieces.join(format!("{number:08}"))
 }
 
+/// Whether there is a piece of this number, or what is left of one.
+pub fn exists(pieces: &Path, number: u32) -> bool {
+    // What cannot be found out is taken for a yes.
+    directory_of(pieces, number).try_exists().unwrap_or(true)
+}
+
 /// Makes a directory's entries durable.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
@@ -141,11 +148,18 @@ fn open_file(path: PathBuf, make: bool) -> io::Result<File> {
 }
 
 impl Piece {
-    /// Makes an empty piece, durable as a whole.
-    pub fn create(pieces: &Path, head: &Head) -> io::Result<Self> {
+    /// Makes an empty piece, durable as a whole. From the moment its directory has its name, the log before it counts
+    /// no further than its head says. So all that may fail comes before that, and should the name not be durable it is
+    /// taken back; [`exists`] says whether that failed too.
+    pub(super) fn create(pieces: &Path, head: &Head, faults: &Faults) -> io::Result<Self> {
         let directory = directory_of(pieces, head.piece);
         let making = directory.with_extension("new");
         if making.exists() {
+            fs::remove_dir_all(&making)?;
+        }
+        if directory.exists() {
+            // Of a try whose name could not be taken back. Nothing was ever written to it.
+            fs::rename(&directory, &making)?;
             fs::remove_dir_all(&making)?;
         }
         fs::create_dir_all(&making)?;
@@ -157,9 +171,16 @@ impl Piece {
             file.sync_all()?;
         }
         sync_directory(&making)?;
+        let mut piece = Self::open(making.clone(), head)?;
+        let above = File::open(pieces)?;
         fs::rename(&making, &directory)?;
-        sync_directory(pieces)?;
-        Self::open(directory, head)
+        if let Err(error) = faults.pass(Fault::Name).and_then(|()| above.sync_all()) {
+            faults.pass(Fault::Unname)?;
+            fs::rename(&directory, &making)?;
+            return Err(error);
+        }
+        piece.directory = directory;
+        Ok(piece)
     }
 
     /// The head of the piece in this directory; `None`: its first frame is not a head.
@@ -321,12 +342,13 @@ impl Piece {
         })
     }
 
-    /// A row turned out to be damaged: the log knows it still, so the next start is to read that instead of the index.
-    pub fn distrust_table(&self) {
+    /// A row or the index turned out to be damaged: the log knows it still, so the next start is to read that instead
+    /// of the index.
+    pub fn distrust(&self) {
         if !self.distrusted.swap(true, Ordering::AcqRel)
             && let Err(error) = self.forget_index()
         {
-            tracing::error!(%error, index = self.file("index"), "remove it and restart: a row of the table is damaged");
+            tracing::error!(%error, index = self.file("index"), "remove it and restart: it is damaged, or a row of the table is");
         }
     }
 
@@ -647,6 +669,9 @@ impl Piece {
     /// Takes the index up again; `false`: there is none, or it is not sound, and the log has to be replayed.
     pub fn load_index(&self) -> io::Result<bool> {
         let Some((settled, form)) = Settled::load(&self.directory)? else { return Ok(false) };
+        if !self.may_hold(&form.facts, form.rows) {
+            return Ok(false);
+        }
         let sound = self.table.metadata()?.len() == u64::from(form.rows) * ROW_BYTES as u64
             && self.ends.metadata()?.len() >= u64::from(form.ends) * END_BYTES as u64;
         if !sound {
@@ -662,6 +687,13 @@ impl Piece {
         self.change_ended(|ended| ended.undone = form.undone);
         *self.find.write().unwrap_or_else(PoisonError::into_inner) = Find::Settled(settled);
         Ok(true)
+    }
+
+    /// Whether these can be the facts of this table, and not of another piece's.
+    fn may_hold(&self, facts: &Facts, rows: u32) -> bool {
+        let (least, greatest) = facts.ids();
+        let held = |number: u32| self.row(number).map_or(true, |row| (least..=greatest).contains(&row.id));
+        rows == 0 || held(0) && held(rows - 1)
     }
 
     /// How its sends ended, as far as the index does not say so.

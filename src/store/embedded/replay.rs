@@ -94,7 +94,7 @@ pub fn load(shared: &Shared) -> Result<Live, StoreError> {
             }
             // The log has what the table lost; without an index it is read.
             tracing::warn!(table = piece.file("table"), "rows fail their checksums: the table is made anew");
-            piece.distrust_table();
+            piece.distrust();
             piece = Piece::open(path.clone(), head).map_err(failed)?;
         } else if replayed.is_empty() && remake::is_any_settled(&heads[at + 1..]).map_err(failed)? {
             let next = heads.get(at + 1).map(|(_, next)| next).filter(|next| next.piece == head.piece + 1);
@@ -178,7 +178,8 @@ pub fn load(shared: &Shared) -> Result<Live, StoreError> {
             opened_at: wire::nanoseconds(clock::wall()),
             previous_log_bytes: 0,
         };
-        let piece = Piece::create(&directory, &head).map_err(|error| cannot_write(&directory, &error))?;
+        let piece =
+            Piece::create(&directory, &head, &shared.faults).map_err(|error| cannot_write(&directory, &error))?;
         pieces.push(Arc::new(piece));
     }
     shared.replace_pieces(pieces);

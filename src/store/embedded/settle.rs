@@ -33,7 +33,18 @@ fn settle(shared: &Shared) -> io::Result<()> {
         for piece in pieces.iter() {
             piece.sync_derived()?;
         }
-        piece.settle()?;
+        if let Err(error) = piece.settle() {
+            if !piece.is_settled() {
+                return Err(error);
+            }
+            // What it had cannot be read: that of no other piece waits for it.
+            shared.tell_damage(format!(
+                "{} is unreadable: {error}; it is made anew at the next start",
+                piece.file("index")
+            ));
+            piece.distrust();
+            continue;
+        }
         settled = true;
     }
     if settled {

@@ -543,6 +543,102 @@ async fn a_damaged_row_is_told_and_hides_no_other_from_lists_and_the_tail() {
     assert_eq!(seen(&subject).await, (ids.clone(), ids[..3].to_vec()), "the next start has it again");
 }
 
+/// What the log of a piece says behind the head of the next does not count, so nothing may be answered for there.
+#[tokio::test]
+async fn a_piece_that_cannot_get_its_name_costs_nothing() {
+    for (faults, goes_on) in [(&[Fault::Name][..], true), (&[Fault::Name, Fault::Unname][..], false)] {
+        let subject = OnDisk::with(PieceLimits { sends: 2, ..OnDisk::limits() });
+        let mut ids = vec![accept_one(subject.store(), &draft()).await];
+        subject.refuse(&faults.iter().map(|&fault| (fault, io::ErrorKind::StorageFull)).collect::<Vec<_>>());
+        ids.push(accept_one(subject.store(), &draft()).await);
+        for _ in 0..3 {
+            let send = draft().send();
+            let id = send.id;
+            match subject.store().accept(call(vec![send], None)).await {
+                Ok(_) => ids.push(id),
+                Err(error) => assert!(matches!(error, StoreError::CannotWrite(_)) && !goes_on, "{faults:?}: {error}"),
+            }
+        }
+        assert_eq!((ids.len() == 5, subject.store().health().is_ok()), (goes_on, goes_on), "{faults:?}");
+        // It dies there and then; or goes on once the disk does.
+        let (subject, _) = subject.harmed(|_| {}).await;
+        assert_eq!((subject.all().await, subject.store().damage()), (ids.clone(), vec![]), "{faults:?}");
+        subject.refuse(&faults.iter().map(|&fault| (fault, io::ErrorKind::StorageFull)).collect::<Vec<_>>());
+        ids.push(accept_one(subject.store(), &draft()).await);
+        subject.refuse(&[]);
+        subject.until_healthy().await;
+        for _ in 0..5 {
+            ids.push(accept_one(subject.store(), &draft()).await);
+        }
+        let (subject, _) = subject.harmed(|_| {}).await;
+        assert_eq!((subject.all().await, subject.store().damage()), (ids, vec![]), "{faults:?}");
+    }
+}
+
+/// The others do not wait for it, and it is told with its file.
+#[tokio::test]
+async fn an_index_that_cannot_be_read_when_it_is_to_be_written_again_is_told_and_holds_up_none() {
+    // The third piece has a send that waits, so its index is written again once that has ended.
+    let (subject, ids) = settled().await;
+    change(&subject.path().join("pieces/00000003/index"), |index| {
+        let length = index.len();
+        index[length - 60..].fill(0xff);
+    });
+    subject.store().finish(finished(ids[5], 200, at(200))).await.expect("ended");
+    let mut latest = ids[5];
+    for _ in 0..4 {
+        latest = accept_one(subject.store(), &draft()).await;
+        subject.store().finish(finished(latest, 200, at(201))).await.expect("ended");
+    }
+    let pieces = subject.shared().pieces();
+    while !pieces[..pieces.len() - 1].iter().all(|piece| piece.is_settled_for_good()) {
+        tokio::task::yield_now().await;
+    }
+    let told = subject.store().damage();
+    assert!(told.len() == 1 && told[0].contains("00000003/index is unreadable"), "{told:?}");
+    let (subject, _) = subject.harmed(|_| {}).await;
+    assert_eq!(subject.store().damage(), [""; 0]);
+    let filter = Filter { status: Some(200), ..Filter::default() };
+    let page = subject.store().list(filter, None, 50).await.expect("a page");
+    assert_eq!((page.sends.len(), page.sends[0].id), (20, latest));
+}
+
+#[tokio::test]
+async fn an_index_is_not_taken_for_that_of_another_piece() {
+    let (subject, ids) = settled().await;
+    let harm = |subject: &OnDisk| {
+        fs::copy(subject.path().join("pieces/00000002/index"), subject.file("index")).expect("copied");
+    };
+    let (subject, _) = subject.harmed(harm).await;
+    for (turn, &id) in ids.iter().enumerate() {
+        let name = execution(&format!("e{turn}"));
+        let seen = subject.store().execution(tenant("acme"), name, None, 10).await.unwrap().expect("known");
+        assert_eq!(seen.sends.iter().map(|record| record.id).collect::<Vec<_>>(), [id]);
+    }
+}
+
+#[tokio::test]
+async fn past_so_many_pieces_only_records_make_another() {
+    let few = PieceLimits { sends: 4, bodies_bytes: 1, many: 5, ..OnDisk::limits() };
+    let subject = OnDisk::with(few);
+    let draft = draft();
+    let accept = async || {
+        accept_one(subject.store(), &draft).await;
+        // The writer makes room before it looks at what comes next.
+        let unknown = draft.send();
+        let begin = Begin { spec: Some(unknown.spec.clone()), ..begin_of(unknown.id, &draft, at(1)) };
+        assert!(matches!(subject.store().begin(begin).await, Err(StoreError::NoSuchSend)));
+        subject.shared().pieces().len()
+    };
+    for turn in 1..5 {
+        assert_eq!(accept().await, turn + 1, "each body fills a piece");
+    }
+    for _ in 0..3 {
+        assert_eq!(accept().await, 5);
+    }
+    assert_eq!(accept().await, 6, "four sends fill one in any case");
+}
+
 /// Where the pairs of terms stand in an index, and what follows them.
 fn pairs_of_index(index: &[u8]) -> usize {
     let (_, at) = index.split_last_chunk().expect("a number");

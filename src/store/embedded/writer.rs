@@ -28,7 +28,7 @@ use tokio::time::Instant;
 
 use self::batch::{Batch, Effect, Reply};
 pub use self::job::{AcceptJob, AcceptedJob, Answer, BeginJob, EndJob, FinishJob, Job};
-use super::piece::{End, FORMAT, Head, Piece};
+use super::piece::{self, End, FORMAT, Head, Piece};
 use super::replay::{Live, LiveSend};
 use super::{Fault, Shared, cannot_write, closed, retain, settle};
 use crate::clock;
@@ -431,7 +431,7 @@ impl Writer {
         let log_bytes = self.newest.log_bytes.load(Ordering::Relaxed);
         let full = self.newest.row_count() >= limits.sends
             || log_bytes >= limits.log_bytes
-            || self.newest.bodies_bytes.load(Ordering::Relaxed) >= limits.bodies_bytes;
+            || self.newest.bodies_bytes.load(Ordering::Relaxed) >= limits.bodies_bytes && !self.is_crowded();
         if !full || !self.owed.is_empty() {
             return;
         }
@@ -446,6 +446,12 @@ impl Writer {
         }
     }
 
+    /// Each piece keeps its files open. Past so many another is made only where the records need it; what is dropped
+    /// with one is more then.
+    fn is_crowded(&self) -> bool {
+        self.shared.pieces().len() >= self.shared.limits.many
+    }
+
     fn open_piece(&mut self) -> io::Result<()> {
         let head = Head {
             format: FORMAT,
@@ -454,7 +460,16 @@ impl Writer {
             opened_at: wire::nanoseconds(clock::wall()),
             previous_log_bytes: self.newest.log_bytes.load(Ordering::Relaxed),
         };
-        let piece = Arc::new(Piece::create(&self.shared.pieces_directory(), &head)?);
+        let directory = self.shared.pieces_directory();
+        let made = Piece::create(&directory, &head, &self.shared.faults);
+        if let Err(error) = &made
+            && piece::exists(&directory, head.piece)
+        {
+            // Whatever were written to the log now would not count at the next start.
+            self.abandon_newest = true;
+            self.fail(&cannot_write(&directory, error));
+        }
+        let piece = Arc::new(made?);
         let mut pieces = self.shared.pieces().to_vec();
         pieces.push(piece.clone());
         self.newest = piece;
@@ -466,7 +481,10 @@ impl Writer {
     fn retain(&mut self, now: Timestamp) -> Result<Vec<PathBuf>, StoreError> {
         let age = now.as_nanosecond() - i128::from(self.newest.opened_at);
         let old = age >= self.shared.limits.age.as_nanos() as i128;
-        if old && (self.newest.row_count() > 0 || self.newest.ends_count.load(Ordering::Relaxed) > 0) {
+        if old
+            && !self.is_crowded()
+            && (self.newest.row_count() > 0 || self.newest.ends_count.load(Ordering::Relaxed) > 0)
+        {
             let directory = self.shared.pieces_directory();
             let opened = self.pay_debts();
             let opened = opened.and_then(|()| self.open_piece().map_err(|error| cannot_write(&directory, &error)));
