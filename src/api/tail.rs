@@ -56,10 +56,11 @@ pub(super) async fn tail(State(api): State<Arc<Shared>>, request: Request) -> Re
     })?;
     // Before the newest place is asked for, so that no end in between is missed.
     let newest = api.events.newest();
-    let seq = match resume {
-        Some(seq) => seq,
-        None => api.store.last_seq().await?,
-    };
+    let last = api.store.last_seq().await?;
+    let seq = resume.unwrap_or(last);
+    if seq > last {
+        return Err(not_an_id());
+    }
     let place = api.places.tail(seq)?;
     let tail = Tail {
         closing: api.closing.clone(),
@@ -98,12 +99,14 @@ fn last_event_id(headers: &HeaderMap, places: &Places) -> Result<Option<u64>, Pr
     if text == Some("") {
         return Ok(None);
     }
-    let problem = || {
-        let detail = "Last-Event-ID is not an id that a tail of this node gave, or it was altered: leave it out to begin \
-                      now, and find what was missed with GET /v1/sends";
-        Problem::shape(detail)
-    };
-    text.and_then(|text| places.tail_seq(text)).map(Some).ok_or_else(problem)
+    text.and_then(|text| places.tail_seq(text)).map(Some).ok_or_else(not_an_id)
+}
+
+/// Also of an id that lies ahead: it was given by a store that this one has taken the place of.
+fn not_an_id() -> Problem {
+    let detail = "Last-Event-ID is not an id that a tail of this node gave, or it was altered: leave it out to begin \
+                  now, and find what was missed with GET /v1/sends";
+    Problem::shape(detail)
 }
 
 struct Tail {

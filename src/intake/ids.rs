@@ -29,8 +29,10 @@ impl Ids {
     pub fn call(&self, now: Timestamp) -> CallIds {
         let now = u64::try_from(now.as_nanosecond()).unwrap_or_default();
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        // A clock that is coarse or stepped back must not make this a count of calls.
-        *latest = if now > *latest { now } else { *latest + 1 + u64::from(random()) };
+        // A clock that is coarse must not make this a count of calls, and one that was set back is followed: whoever
+        // went on from the latest would count until it has caught up.
+        let is_new = now > *latest || *latest - now > BACK_NANOS;
+        *latest = if is_new { now } else { *latest + 1 + u64::from(random()) };
         CallIds { next: u128::from(*latest) << COUNTER_BITS }
     }
 }
@@ -54,6 +56,8 @@ fn random() -> u16 {
     u16::from_le_bytes(bytes)
 }
 
+/// Further back is a clock that was set.
+const BACK_NANOS: u64 = 10_000_000;
 /// The nanoseconds of a millisecond.
 const NANOSECOND_BITS: u8 = 20;
 /// A call with more sends goes on in the next nanosecond.
@@ -80,8 +84,8 @@ mod tests {
     fn ids_grow_within_a_call_and_from_call_to_call() {
         let ids = Ids::default();
         let mut given = Vec::new();
-        // Later, at the same time, after the clock was set back, later again, and over a millisecond's end.
-        for now in [NOW, NOW + 1, NOW + 1, NOW - 5_000_000_000, NOW + 900_000, NOW + 2_000_000] {
+        // Later, at the same time, a little earlier, later again, and over a millisecond's end.
+        for now in [NOW, NOW + 1, NOW + 1, NOW - 5_000_000, NOW + 900_000, NOW + 2_000_000] {
             let mut call = ids.call(at(now));
             given.extend((0..1_000).map(|_| call.id()));
         }
@@ -120,6 +124,21 @@ mod tests {
             mine
         };
         assert_eq!(of_mine(0), of_mine(1));
+        assert_eq!(of_mine(0), of_mine(5_000));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_does_not_tell_it_either() {
+        const HOUR: i128 = 3_600_000_000_000;
+        let of_mine = |others: i128| {
+            let ids = Ids::default();
+            ids.call(at(NOW));
+            let first = told(ids.call(at(NOW - HOUR)).id());
+            for other in 0..others {
+                ids.call(at(NOW - HOUR + 1 + other));
+            }
+            (first, told(ids.call(at(NOW - HOUR + 400_000)).id()))
+        };
         assert_eq!(of_mine(0), of_mine(5_000));
     }
 }
