@@ -299,6 +299,51 @@ async fn full(settings: &str) {
     assert_eq!(caller.judge(&node.settled().await, &seen), outcomes);
 }
 
+/// A piece of the store that could not be opened whole must not end the log before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_moment_without_descriptors_loses_nothing() {
+    let (receiver, seen) = counting_receiver(Duration::ZERO).await;
+    let mut could_not = 0;
+    for spare in 1..=6 {
+        let mut node = Node::new("");
+        let config = std::fs::read_to_string(node.config()).unwrap();
+        // A sixteenth of it makes a piece, and held sends take no other descriptors than the caller's.
+        let config = config.replace("[store]\n", "[store]\nbody_max_bytes = \"1MiB\"\n");
+        std::fs::write(node.config(), config).unwrap();
+        node.start();
+        let pieces = || {
+            let names = std::fs::read_dir(node.path("store/pieces")).expect("readable");
+            names.filter(|name| !name.as_ref().expect("a name").path().to_string_lossy().ends_with(".new")).count()
+        };
+        let mut caller = Caller::new(&node, receiver, &format!("spare-{spare}"));
+        assert!(caller.submit("/v1/executions/e/sends", 8_000).await);
+        let pid = node.pid().to_string();
+        let limit = |soft: usize| tool(Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={soft}:")]));
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("readable").count();
+        limit(open + spare);
+        for _ in 0..16 {
+            assert!(caller.submit("/v1/executions/e/sends", 8_000).await, "the disk takes it, so it is accepted");
+        }
+        could_not += usize::from(pieces() == 1);
+        limit(4096);
+        for _ in 0..16 {
+            assert!(caller.submit("/v1/executions/e/sends", 8_000).await);
+        }
+        assert!(pieces() > 1, "it goes on");
+        node.kill();
+        node.start();
+        assert_eq!(node.health("/readyz").await, (200, "ready\n".to_owned()), "nothing was lost");
+        let (status, answer) = node.call("POST", "/v1/executions/e/finish", "").await.unwrap();
+        assert_eq!((status, answer["released"].as_u64()), (200, Some(33)), "{answer}");
+        let records = node.settled().await;
+        let ours = |path: &str| path.starts_with(&format!("/spare-{spare}-"));
+        let reached = seen.all().into_iter().filter(|(path, _)| ours(path)).map(|(_, times)| times.len());
+        assert_eq!((records.len(), reached.collect::<Vec<_>>()), (33, vec![1; 33]));
+        caller.finds_each(&node).await;
+    }
+    assert!(could_not > 1, "opening another piece failed {could_not} times");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_date_of_the_list_is_kept_on_a_full_disk() {
     let mut node = Node::new("");
