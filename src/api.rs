@@ -2,11 +2,13 @@
 //!
 //! [`router`] is every call of the API over what [`ApiState`] brings together; [`serve`] puts it on a listener. A
 //! call goes through the same steps wherever it leads: the browser guard, the token and its scope ([`access`]), the
-//! query ([`query`]), the body ([`body`]), then the work. Every error is a [`problem::Problem`]. Records leave in
+//! query ([`query`]), the body ([`body`]), then the work; what is answered is bounded in sum until it was read
+//! ([`answers`]). Every error is a [`problem::Problem`]. Records leave in
 //! the shape of [`view`] alone, which decides what a tenant may know; places in the store's order are sealed
 //! ([`place`]). Not here: what makes a send acceptable (`intake`), and anything about delivery.
 
 pub mod access;
+mod answers;
 pub mod body;
 mod executions;
 pub mod explain;
@@ -28,6 +30,7 @@ pub mod view;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -38,6 +41,7 @@ use metrics::{Unit, counter, describe_counter};
 use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 
+use self::answers::Answers;
 use self::place::Places;
 use self::problem::{Problem, ProblemCode};
 use crate::deliver::Deliverer;
@@ -76,6 +80,10 @@ pub(crate) struct Shared {
     /// In KiB: what bodies may take together while they are read and parsed.
     pub(crate) bodies: Arc<Semaphore>,
     pub(crate) tails: Arc<Semaphore>,
+    /// What is read of records.
+    pub(crate) answers: Answers,
+    /// What is answered to submitting calls: apart, so that readers do not keep anybody from sending.
+    pub(crate) receipts: Answers,
 }
 
 /// The whole API. `addresses` serves `/public-ips.txt` and `/public-ips.json`.
@@ -90,6 +98,8 @@ pub fn router(state: ApiState, addresses: Router) -> Router {
     let places = Places::new(&redact_key);
     let bodies = Arc::new(Semaphore::new((limits::API_BODIES_BYTES / limits::KIB) as usize));
     let tails = Arc::new(Semaphore::new(limits::TAILS));
+    let answers = Answers::new(limits::API_ANSWERS_BYTES);
+    let receipts = Answers::new(limits::API_RECEIPTS_BYTES);
     let shared = Arc::new(Shared {
         world,
         store,
@@ -102,6 +112,8 @@ pub fn router(state: ApiState, addresses: Router) -> Router {
         places,
         bodies,
         tails,
+        answers,
+        receipts,
     });
     Router::new()
         .route("/v1/sends", get(sends::list).post(sends::submit))
@@ -179,11 +191,19 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response {
 fn json_sized(status: StatusCode, value: &impl Serialize, size: usize) -> Response {
     let mut body = Vec::with_capacity(size);
     if let Err(error) = serde_json::to_writer(&mut body, value) {
-        // Views have string keys and finite numbers only, so this cannot be reached.
-        tracing::error!(%error, "an answer could not be written as JSON");
-        return Problem::new(ProblemCode::Store, "the answer could not be written").into_response();
+        return unwritten(&error).into_response();
     }
-    let mut response = Response::new(body.into());
+    answered(status, body.into())
+}
+
+/// Views have string keys and finite numbers only, so this cannot be reached.
+fn unwritten(error: &serde_json::Error) -> Problem {
+    tracing::error!(%error, "an answer could not be written as JSON");
+    Problem::new(ProblemCode::Store, "the answer could not be written")
+}
+
+fn answered(status: StatusCode, body: Body) -> Response {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

@@ -43,17 +43,29 @@ pub const REASON_CHARS_MAX: usize = 1024;
 /// Most connections to the API at once.
 pub const API_CONNECTIONS: usize = 4096;
 /// Most calls at once on one HTTP/2 connection to the API.
-pub const API_STREAMS_PER_CONNECTION: u32 = 256;
+pub const API_STREAMS_PER_CONNECTION: u32 = 100;
 /// Most bytes of an API call's head.
 pub const API_HEAD_BYTES: usize = 64 * 1024;
 /// Longest time for an API call's head, TLS handshake included, and for a kept-alive connection to stay idle.
 pub const API_HEAD_TIME: Duration = Duration::from_secs(30);
-/// Longest time for which a caller may take no byte of what is written to it, before its connection is closed.
+/// Longest time for which a caller may take no byte of what is written to it (over HTTP/2: no frame of an answer),
+/// before its connection is closed.
 pub const API_WRITE_STALL: Duration = Duration::from_secs(20);
 /// Longest time for an API call's body to arrive.
 pub const API_BODY_TIME: Duration = Duration::from_secs(20);
 /// Bytes of API calls' bodies being read or parsed at once, in all.
 pub const API_BODIES_BYTES: u64 = 512 * MIB;
+/// Bytes of answers about records that are held until they are taken, in all.
+pub const API_ANSWERS_BYTES: u64 = 256 * MIB;
+/// Bytes of answers to submitting calls that are held until they are taken, in all.
+pub const API_RECEIPTS_BYTES: u64 = 256 * MIB;
+/// No tenant holds more of either than one in so many of these bytes.
+pub const API_ANSWER_HOLDERS_MIN: usize = 4;
+/// Most answers about records that are read and built at once, in all and for one tenant.
+pub const API_ANSWERS_BUILT: usize = 16;
+pub const API_ANSWERS_BUILT_FOR_ONE: usize = 8;
+/// Longest time for which a call waits for room and its turn.
+pub const API_ANSWER_WAIT: Duration = Duration::from_secs(2);
 /// Calls larger than this are parsed on a thread of their own, so that no other caller waits for it.
 pub const API_PARSE_INLINE_BYTES: usize = 256 * KIB as usize;
 /// Most items that one look into the store gives the tail.
@@ -232,6 +244,9 @@ const _: () = assert!(IN_FLIGHT_PER_TENANT_DESTINATION <= IN_FLIGHT_PER_TENANT);
 const _: () = assert!(QUEUED_PER_TENANT <= QUEUED);
 const _: () = assert!(REQUEST_BODY < API_REQUEST, "one send with its base64 overhead fits into a call");
 const _: () = assert!(API_REQUEST <= API_BODIES_BYTES);
+const _: () = assert!(API_REQUEST <= API_RECEIPTS_BYTES / API_ANSWER_HOLDERS_MIN as u64);
+const _: () = assert!(API_ANSWERS_BUILT_FOR_ONE <= API_ANSWERS_BUILT);
+const _: () = assert!(API_ANSWER_WAIT.as_millis() < API_WRITE_STALL.as_millis());
 const _: () = assert!(TAILS < API_CONNECTIONS);
 const _: () = assert!(RESPONSE_BODY_STORED <= RESPONSE_BODY_READ);
 const _: () = assert!(KEEP_ALIVE.as_millis() < DEADLINE.as_millis());

@@ -102,6 +102,11 @@ impl Caller {
         })
     }
 
+    /// Whose memory its answers take: its tenant's, or that of all who may name any.
+    pub fn holder(&self) -> Option<TenantId> {
+        self.tenant.clone()
+    }
+
     /// Whether it would still be admitted: asked by answers that last long, as reloads change clients.
     pub fn still_admitted(&self, config: &Config, need: Need) -> bool {
         match &self.token_sha256 {

@@ -10,9 +10,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::access::{Caller, Need};
+use super::answers::Hangup;
 use super::problem::{Problem, ProblemView};
+use super::sends::LISTED_JSON_BYTES;
 use super::view::{ExecutionView, Sight};
-use super::{Shared, in_full, json, json_sized, openapi, query};
+use super::{Shared, in_full, json, openapi, query};
 use crate::limits;
 use crate::record::FinishedBy;
 use crate::send::ExecutionId;
@@ -149,7 +151,7 @@ impl Shared {
         (status = 401, body = ProblemView<'static>, content_type = "application/problem+json", description = "No valid token"),
         (status = 403, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not allowed"),
         (status = 404, body = ProblemView<'static>, content_type = "application/problem+json", description = "No such execution"),
-        (status = 503, body = ProblemView<'static>, content_type = "application/problem+json", description = "The store cannot read"),
+        (status = 503, body = ProblemView<'static>, content_type = "application/problem+json", description = "The store cannot read, or too many answers are unread"),
     ),
 )]
 pub(super) async fn one(
@@ -162,9 +164,10 @@ pub(super) async fn one(
     let page = query::page(request.uri().query())?;
     let execution = execution_id(path)?;
     let cursor = page.cursor.map(|next| api.places.list_cursor(&next)).transpose()?;
+    let turn = api.answers.turn(&caller, Hangup::of(&request), page.limit * LISTED_JSON_BYTES).await?;
     let found = api.store.execution(tenant, execution, cursor, page.limit).await?;
     let mut found = found.ok_or_else(|| Problem::not_found("execution"))?;
     found.next = found.next.map(|cursor| api.places.list(&cursor)).transpose()?;
     let view = ExecutionView::new(&found, Sight { operate: caller.operate, bodies: false });
-    Ok(json_sized(StatusCode::OK, &view, found.sends.len() * 1536))
+    turn.json(StatusCode::OK, &view)
 }

@@ -10,8 +10,9 @@ use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 use super::access::{Caller, Need};
+use super::answers::Hangup;
 use super::problem::{Problem, ProblemView};
-use super::sends::send_id;
+use super::sends::{SHOWN_JSON_BYTES, send_id};
 use super::view::{Sight, milliseconds, shown_body};
 use super::{Shared, openapi, query};
 use crate::record::{Record, ShownHeaders};
@@ -26,7 +27,7 @@ use crate::record::{Record, ShownHeaders};
         (status = 401, body = ProblemView<'static>, content_type = "application/problem+json", description = "No valid token"),
         (status = 403, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not allowed"),
         (status = 404, body = ProblemView<'static>, content_type = "application/problem+json", description = "No such send"),
-        (status = 503, body = ProblemView<'static>, content_type = "application/problem+json", description = "The store cannot read"),
+        (status = 503, body = ProblemView<'static>, content_type = "application/problem+json", description = "The store cannot read, or too many answers are unread"),
     ),
 )]
 pub(super) async fn har(
@@ -37,8 +38,10 @@ pub(super) async fn har(
     let caller = Caller::admit(request.headers(), &api.world.config(), Need::Read)?;
     let tenants = caller.tenants(request.headers())?;
     query::none(request.uri().query())?;
-    let record = api.record(&tenants, send_id(path)?, true).await?;
-    let mut response = super::json(StatusCode::OK, &archive(&record));
+    let id = send_id(path)?;
+    let turn = api.answers.turn(&caller, Hangup::of(&request), SHOWN_JSON_BYTES).await?;
+    let record = api.record(&tenants, id, true).await?;
+    let mut response = turn.json(StatusCode::OK, &archive(&record))?;
     if let Ok(name) = HeaderValue::try_from(format!("inline; filename=\"{}.har\"", record.id)) {
         response.headers_mut().insert(CONTENT_DISPOSITION, name);
     }

@@ -3,8 +3,11 @@
 //! Its policy lets it load nothing but itself and talk to nobody but its origin, so what a receiver returned could
 //! not run even where it were shown as more than text.
 
+use std::borrow::Cow;
+
 use axum::extract::Path;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_FRAME_OPTIONS};
 use rust_embed::RustEmbed;
 
@@ -47,5 +50,10 @@ fn file(path: &str) -> Option<Response> {
         (X_FRAME_OPTIONS, "DENY"),
         (CACHE_CONTROL, "no-cache"),
     ];
-    Some((headers, file.data.into_owned()).into_response())
+    // What is part of the binary is not copied for everyone who asks.
+    let data = match file.data {
+        Cow::Borrowed(data) => Bytes::from_static(data),
+        Cow::Owned(data) => data.into(),
+    };
+    Some((headers, data).into_response())
 }

@@ -237,16 +237,23 @@ impl From<StoreError> for Problem {
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let body = self.body();
+impl Problem {
+    /// The response, of what its words become as a body.
+    pub(super) fn answered(self, body: impl FnOnce(Vec<u8>) -> Body) -> Response {
+        let body = body(self.body());
         let Inner { status, headers, .. } = *self.0;
-        let mut response = Response::new(Body::from(body));
+        let mut response = Response::new(body);
         *response.status_mut() = status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         for (name, value) in headers {
             response.headers_mut().insert(name, value);
         }
         response
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        self.answered(Body::from)
     }
 }

@@ -10,8 +10,9 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, header};
 
 use super::access::{Caller, Need};
+use super::answers::Hangup;
 use super::problem::{BodyProblem, Problem, ProblemCode, ProblemView};
-use super::sends::{bounds, idempotency_key, send_id};
+use super::sends::{RECORD_JSON_BYTES, SHOWN_JSON_BYTES, bounds, idempotency_key, send_id};
 use super::{Shared, in_full, openapi, query, refused};
 use crate::intake::Submit;
 use crate::policy::CheckedUrl;
@@ -67,6 +68,7 @@ impl Shared {
         query::none(request.uri().query())?;
         let key = idempotency_key(request.headers())?;
         let id = send_id(path)?;
+        let hangup = Hangup::of(&request);
         let received = self.body(request).await?;
         let idempotency = key.map(|key| IdempotencyKey {
             tenant: tenant.clone(),
@@ -75,7 +77,8 @@ impl Shared {
             fingerprint: sha256(&received.bytes),
         });
         if let Some(submitted) = self.replayed(idempotency.clone()).await? {
-            return self.accepted(tenant, &caller, true, submitted).await;
+            let receipt = self.receipts.receipt(&tenant, hangup, SHOWN_JSON_BYTES).await?;
+            return self.accepted(tenant, &caller, true, submitted, receipt).await;
         }
         let original = self.store.record(Some(tenant.clone()), id, true).await?;
         let original = original.ok_or_else(|| Problem::not_found("send"))?;
@@ -83,10 +86,12 @@ impl Shared {
         let supplied = parse::supplied(&received.bytes, &bounds(&config), content_type)?;
         drop(received);
         let send = again(&original, supplied, &config.delivery.user_agent)?;
+        let body = send.body.as_ref().map_or(0, |body| body.len());
+        let receipt = self.receipts.receipt(&tenant, hangup, RECORD_JSON_BYTES + 2 * body).await?;
         let submit = Submit { tenant: tenant.clone(), sends: vec![send], hold: None, idempotency, resend_of: Some(id) };
         let intake = self.intake.clone();
         let submitted = in_full(async move { intake.submit(submit).await }).await??;
-        self.accepted(tenant, &caller, true, submitted).await
+        self.accepted(tenant, &caller, true, submitted, receipt).await
     }
 }
 

@@ -13,9 +13,10 @@ use http::header::LOCATION;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::access::{Caller, Need, Tenants};
+use super::answers::{Hangup, Receipt};
 use super::problem::{Problem, ProblemCode, ProblemView};
 use super::view::{PageView, RecordView, SendsView, Sight};
-use super::{Shared, defect, in_full, json, json_sized, openapi, query, refused};
+use super::{Shared, defect, in_full, openapi, query, refused};
 use crate::clock;
 use crate::config::Config;
 use crate::intake::{Submit, Submitted};
@@ -32,7 +33,12 @@ const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-re
 /// Records read at the same time for one answer.
 const READS_AT_ONCE: usize = 64;
 /// A guess at a record's JSON without its bodies.
-const RECORD_JSON_BYTES: usize = 1536;
+pub(super) const RECORD_JSON_BYTES: usize = 1536;
+/// A guess at a problem's.
+const PROBLEM_JSON_BYTES: usize = 128;
+/// What an answer begins with in room: a record of a list, and one with its bodies.
+pub(super) const LISTED_JSON_BYTES: usize = 2 * RECORD_JSON_BYTES;
+pub(super) const SHOWN_JSON_BYTES: usize = 16 * limits::KIB as usize;
 
 /// Submit one send or several.
 ///
@@ -87,6 +93,7 @@ impl Shared {
         let tenant = caller.tenant(request.headers())?;
         query::none(request.uri().query())?;
         let key = idempotency_key(request.headers())?;
+        let hangup = Hangup::of(&request);
         let received = self.body(request).await?;
         let idempotency =
             key.map(|key| IdempotencyKey { tenant: tenant.clone(), path, key, fingerprint: sha256(&received.bytes) });
@@ -95,20 +102,28 @@ impl Shared {
             Ok(call) => call,
             // Limits may have been lowered since the first call, and a replay comes before any refusal.
             Err(problems) => {
-                let Some(submitted) = self.replayed(idempotency).await? else { return Err(problems.into()) };
-                return self.accepted(tenant, &caller, one, submitted).await;
+                let likely = received.bytes.len().max(problems.len() * PROBLEM_JSON_BYTES);
+                let receipt = self.receipts.receipt(&tenant, hangup, likely).await?;
+                let Some(submitted) = self.replayed(idempotency).await? else {
+                    let problem = problems.into();
+                    refused(&problem, *count);
+                    return Ok(receipt.problem(problem));
+                };
+                return self.accepted(tenant, &caller, one, submitted, receipt).await;
             }
         };
-        drop(received);
         let sends = match call {
             Call::One(send) => vec![*send],
             Call::Many(sends) => sends,
         };
         *count = sends.len();
+        let likely = received.bytes.len() + sends.len() * RECORD_JSON_BYTES;
+        let receipt = self.receipts.receipt(&tenant, hangup, likely).await?;
+        drop(received);
         let submit = Submit { tenant: tenant.clone(), sends, hold, idempotency, resend_of: None };
         let intake = self.intake.clone();
         let submitted = in_full(async move { intake.submit(submit).await }).await??;
-        self.accepted(tenant, &caller, one, submitted).await
+        self.accepted(tenant, &caller, one, submitted, receipt).await
     }
 
     /// Large calls take milliseconds to read, which no other call on this thread should wait for.
@@ -145,6 +160,7 @@ impl Shared {
         caller: &Caller,
         one: bool,
         submitted: Submitted,
+        receipt: Receipt,
     ) -> Result<Response, Problem> {
         let sight = Sight { operate: caller.operate, bodies: one };
         let (mut records, replayed) = match submitted {
@@ -154,15 +170,15 @@ impl Shared {
         let mut response = if one && records.len() == 1 {
             let record = records.remove(0);
             let body = record.request.body.as_ref().and_then(|body| body.bytes.as_ref()).map_or(0, |bytes| bytes.len());
-            let mut response =
-                json_sized(StatusCode::ACCEPTED, &RecordView::new(&record, sight), RECORD_JSON_BYTES + 2 * body);
+            let view = RecordView::new(&record, sight);
+            let mut response = receipt.json(StatusCode::ACCEPTED, &view, RECORD_JSON_BYTES + 2 * body);
             if let Ok(location) = HeaderValue::try_from(format!("/v1/sends/{}", record.id)) {
                 response.headers_mut().insert(LOCATION, location);
             }
             response
         } else {
             let sends = records.iter().map(|record| RecordView::new(record, sight)).collect();
-            json_sized(StatusCode::ACCEPTED, &SendsView { sends }, records.len() * RECORD_JSON_BYTES)
+            receipt.json(StatusCode::ACCEPTED, &SendsView { sends }, records.len() * RECORD_JSON_BYTES)
         };
         if replayed {
             response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
@@ -215,7 +231,7 @@ pub(super) fn send_id(path: Result<Path<String>, PathRejection>) -> Result<SendI
         (status = 400, body = ProblemView<'static>, content_type = "application/problem+json", description = "A parameter is not right"),
         (status = 401, body = ProblemView<'static>, content_type = "application/problem+json", description = "No valid token"),
         (status = 403, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not allowed"),
-        (status = 503, body = ProblemView<'static>, content_type = "application/problem+json", description = "The store cannot read"),
+        (status = 503, body = ProblemView<'static>, content_type = "application/problem+json", description = "The store cannot read, or too many answers are unread"),
     ),
 )]
 pub(super) async fn list(State(api): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
@@ -223,12 +239,13 @@ pub(super) async fn list(State(api): State<Arc<Shared>>, request: Request) -> Re
     let tenants = caller.tenants(request.headers())?;
     let (filter, page) = query::list(request.uri().query(), tenants)?;
     let cursor = page.cursor.map(|next| api.places.list_cursor(&next)).transpose()?;
+    let turn = api.answers.turn(&caller, Hangup::of(&request), page.limit * LISTED_JSON_BYTES).await?;
     let page = api.store.list(filter, cursor, page.limit).await?;
     let next = page.next.map(|cursor| api.places.list(&cursor)).transpose()?;
     let sight = Sight { operate: caller.operate, bodies: false };
     let sends = page.sends.iter().map(|record| RecordView::new(record, sight)).collect();
     let view = PageView { sends, next: next.as_deref() };
-    Ok(json_sized(StatusCode::OK, &view, page.sends.len() * RECORD_JSON_BYTES))
+    turn.json(StatusCode::OK, &view)
 }
 
 /// One send's record, with its bodies.
@@ -245,7 +262,7 @@ pub(super) async fn list(State(api): State<Arc<Shared>>, request: Request) -> Re
         (status = 401, body = ProblemView<'static>, content_type = "application/problem+json", description = "No valid token"),
         (status = 403, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not allowed"),
         (status = 404, body = ProblemView<'static>, content_type = "application/problem+json", description = "No such send"),
-        (status = 503, body = ProblemView<'static>, content_type = "application/problem+json", description = "The store cannot read"),
+        (status = 503, body = ProblemView<'static>, content_type = "application/problem+json", description = "The store cannot read, or too many answers are unread"),
     ),
 )]
 pub(super) async fn one(
@@ -257,23 +274,24 @@ pub(super) async fn one(
     let tenants = caller.tenants(request.headers())?;
     let wait = query::wait(request.uri().query())?;
     let id = send_id(path)?;
-    let record = match wait {
-        None | Some(0) => api.record(&tenants, id, true).await?,
-        Some(seconds) => api.record_when_done(&tenants, id, Duration::from_secs(seconds)).await?,
-    };
-    Ok(json(StatusCode::OK, &RecordView::new(&record, Sight { operate: caller.operate, bodies: true })))
+    if let Some(seconds) = wait.filter(|seconds| *seconds > 0) {
+        api.done(&tenants, id, Duration::from_secs(seconds)).await?;
+    }
+    let turn = api.answers.turn(&caller, Hangup::of(&request), SHOWN_JSON_BYTES).await?;
+    let record = api.record(&tenants, id, true).await?;
+    turn.json(StatusCode::OK, &RecordView::new(&record, Sight { operate: caller.operate, bodies: true }))
 }
 
 impl Shared {
-    /// The record as soon as it is done, or as it is after `wait`, or when the process is about to stop.
-    async fn record_when_done(&self, tenants: &Tenants, id: SendId, wait: Duration) -> Result<Record, Problem> {
+    /// Ready when the send is done, or after `wait`, or when the process is about to stop. Nothing of its record is
+    /// held meanwhile.
+    async fn done(&self, tenants: &Tenants, id: SendId, wait: Duration) -> Result<(), Problem> {
         let ticket = self.events.wait_for(id);
         let mut finished = pin!(ticket.finished());
         // Before the look, so that an end in between is not missed.
         finished.as_mut().enable();
-        let record = self.record(tenants, id, true).await?;
-        if record.state == SendState::Done {
-            return Ok(record);
+        if self.record(tenants, id, false).await?.state == SendState::Done {
+            return Ok(());
         }
         let mut closing = self.closing.clone();
         tokio::select! {
@@ -281,6 +299,6 @@ impl Shared {
             () = tokio::time::sleep(wait) => {}
             _ = closing.wait_for(|closing| *closing) => {}
         }
-        self.record(tenants, id, true).await
+        Ok(())
     }
 }

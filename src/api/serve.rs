@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use http::Request;
+use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -24,6 +24,7 @@ use tokio::sync::{Semaphore, watch};
 
 use self::explained::Explained;
 use self::patient::Patient;
+use super::answers::Hangup;
 use super::tls::Acceptor;
 use crate::limits;
 
@@ -123,9 +124,17 @@ async fn connection<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let called = Arc::new(AtomicBool::new(false));
-    let service = Noticed { service, called: called.clone() };
+    let hangup = Hangup::default();
+    let service = Noticed { service, called: called.clone(), hangup: hangup.clone() };
     let connection = builder.serve_connection(TokioIo::new(Explained::new(stream)), service);
-    let mut connection = pin!(watcher.watch(connection.into_owned()));
+    let connection = pin!(watcher.watch(connection.into_owned()));
+    let mut connection = pin!(async {
+        tokio::select! {
+            result = connection => result,
+            // An answer over HTTP/2 was left where it was, which the socket does not tell.
+            () = hangup.due() => Ok(()),
+        }
+    });
     let result = tokio::select! {
         result = &mut connection => result,
         // Telling the versions apart waits for bytes without a time of its own.
@@ -142,10 +151,11 @@ async fn connection<S>(
     }
 }
 
-/// Remembers that there was a call.
+/// Remembers that there was a call, and lets calls over HTTP/2 end their connection.
 struct Noticed {
     service: TowerToHyperService<Router>,
     called: Arc<AtomicBool>,
+    hangup: Hangup,
 }
 
 impl Service<Request<Incoming>> for Noticed {
@@ -153,8 +163,11 @@ impl Service<Request<Incoming>> for Noticed {
     type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
     type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
 
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.called.store(true, Ordering::Relaxed);
+        if request.version() == Version::HTTP_2 {
+            request.extensions_mut().insert(self.hangup.clone());
+        }
         self.service.call(request)
     }
 }

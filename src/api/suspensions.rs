@@ -12,7 +12,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::access::{Caller, Need, Tenants};
+use super::answers::Hangup;
 use super::problem::{BodyProblem, Problem, ProblemView};
+use super::sends::SHOWN_JSON_BYTES;
 use super::view::Shown;
 use super::{Shared, in_full, json, openapi, query};
 use crate::clock;
@@ -81,16 +83,17 @@ struct SuspensionsView<'a> {
         (status = 400, body = ProblemView<'static>, content_type = "application/problem+json", description = "A parameter is not right"),
         (status = 401, body = ProblemView<'static>, content_type = "application/problem+json", description = "No valid token"),
         (status = 403, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not allowed"),
-        (status = 503, body = ProblemView<'static>, content_type = "application/problem+json", description = "The store cannot read"),
+        (status = 503, body = ProblemView<'static>, content_type = "application/problem+json", description = "The store cannot read, or too many answers are unread"),
     ),
 )]
 pub(super) async fn list(State(api): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
     let caller = Caller::admit(request.headers(), &api.world.config(), Need::Operate)?;
     let reach = caller.reach(request.headers())?;
     query::none(request.uri().query())?;
+    let turn = api.answers.turn(&caller, Hangup::of(&request), SHOWN_JSON_BYTES).await?;
     let all = api.store.suspensions().await?;
     let suspensions = all.iter().filter(|one| within(one, &reach)).map(SuspensionView::new).collect();
-    Ok(json(StatusCode::OK, &SuspensionsView { suspensions }))
+    turn.json(StatusCode::OK, &SuspensionsView { suspensions })
 }
 
 /// Whether an operator of this reach may see and lift it.
@@ -264,7 +267,7 @@ struct TenantsView<'a> {
         (status = 400, body = ProblemView<'static>, content_type = "application/problem+json", description = "A parameter is not right"),
         (status = 401, body = ProblemView<'static>, content_type = "application/problem+json", description = "No valid token"),
         (status = 403, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not allowed"),
-        (status = 503, body = ProblemView<'static>, content_type = "application/problem+json", description = "The store cannot read"),
+        (status = 503, body = ProblemView<'static>, content_type = "application/problem+json", description = "The store cannot read, or too many answers are unread"),
     ),
 )]
 pub(super) async fn tenants(State(api): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
@@ -272,6 +275,7 @@ pub(super) async fn tenants(State(api): State<Arc<Shared>>, request: Request) ->
     let reach = caller.reach(request.headers())?;
     query::none(request.uri().query())?;
     let since = clock::wall().saturating_sub(SignedDuration::from_hours(1)).unwrap_or(Timestamp::MIN);
+    let turn = api.answers.turn(&caller, Hangup::of(&request), SHOWN_JSON_BYTES).await?;
     let finished = api.store.outcomes_since(since).await?;
     let waiting = api.intake.tenants();
     let mut views = BTreeMap::new();
@@ -297,5 +301,5 @@ pub(super) async fn tenants(State(api): State<Arc<Shared>>, request: Request) ->
             finished: Finished(finished.get(tenant)),
         })
         .collect();
-    Ok(json(StatusCode::OK, &TenantsView { tenants }))
+    turn.json(StatusCode::OK, &TenantsView { tenants })
 }

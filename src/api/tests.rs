@@ -5,6 +5,7 @@ mod calls;
 mod guards;
 mod operators;
 mod tails;
+mod unread;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
