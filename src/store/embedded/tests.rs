@@ -648,7 +648,6 @@ fn pairs_of_index(index: &[u8]) -> usize {
 #[tokio::test]
 async fn an_index_from_before_it_had_pairs_is_taken_as_it_is_and_gets_them() {
     let (subject, ids) = settled().await;
-    let length = fs::read(subject.file("index")).expect("readable").len();
     let (subject, _) = subject
         .harmed(|subject| {
             change(&subject.file("index"), |index| index.truncate(pairs_of_index(index)));
@@ -658,9 +657,14 @@ async fn an_index_from_before_it_had_pairs_is_taken_as_it_is_and_gets_them() {
         })
         .await;
     assert_eq!(subject.store().damage(), [""; 0]);
-    while fs::read(subject.file("index")).expect("readable").len() < length {
+    while !subject.shared().pieces()[0].is_settled_for_good() {
         tokio::task::yield_now().await;
     }
+    let index = fs::read(subject.file("index")).expect("readable");
+    assert!(
+        frame::length_at(&fs::File::open(subject.file("index")).unwrap(), pairs_of_index(&index) as u64)
+            .is_ok_and(|length| length.is_some())
+    );
     for (status, wanted) in [(200, &ids[..5]), (503, &[])] {
         let filter = Filter { workflow: Some("w".to_owned()), status: Some(status), ..Filter::default() };
         let page = subject.store().list(filter, None, 10).await.expect("a page");
