@@ -119,7 +119,7 @@ impl OnDisk {
 
     /// The first three pieces.
     async fn until_settled(&self) {
-        while !self.shared().pieces()[..3].iter().all(|piece| piece.is_settled()) {
+        while !self.shared().pieces()[..3].iter().all(|piece| piece.is_settled_for_good()) {
             tokio::task::yield_now().await;
         }
     }
