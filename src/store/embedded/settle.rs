@@ -34,6 +34,10 @@ fn settle(shared: &Shared) -> io::Result<()> {
             piece.sync_derived()?;
         }
         if let Err(error) = piece.settle() {
+            if shared.piece(piece.number).is_none() {
+                // It was dropped meanwhile.
+                continue;
+            }
             if !piece.is_settled() {
                 return Err(error);
             }
