@@ -38,10 +38,14 @@ fn settle(shared: &Shared) -> io::Result<()> {
                 // It was dropped meanwhile.
                 continue;
             }
-            if !piece.is_settled() {
-                return Err(error);
+            let is_damage = matches!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::Other
+            );
+            if !piece.is_settled() || !is_damage {
+                return Err(io::Error::new(error.kind(), format!("{}: {error}", piece.file("index"))));
             }
-            // What it had cannot be read: that of no other piece waits for it.
+            // What it had is not sound: that of no other piece waits for it.
             shared.tell_damage(format!(
                 "{} is unreadable: {error}; it is made anew at the next start",
                 piece.file("index")

@@ -604,6 +604,25 @@ async fn an_index_that_cannot_be_read_when_it_is_to_be_written_again_is_told_and
 }
 
 #[tokio::test]
+async fn an_index_that_cannot_be_written_yet_is_no_damage() {
+    let (subject, ids) = settled().await;
+    let in_the_way = subject.path().join("pieces/00000003/index.new");
+    fs::create_dir(&in_the_way).expect("made");
+    subject.store().finish(finished(ids[5], 200, at(200))).await.expect("ended");
+    let third = subject.shared().pieces()[2].clone();
+    // Long enough for some tries.
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!third.is_settled_for_good());
+    assert_eq!(subject.store().damage(), [""; 0]);
+    fs::remove_dir(&in_the_way).expect("removed");
+    while !third.is_settled_for_good() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(subject.store().damage(), [""; 0]);
+    assert!(subject.path().join("pieces/00000003/index").exists());
+}
+
+#[tokio::test]
 async fn an_index_is_not_taken_for_that_of_another_piece() {
     let (subject, ids) = settled().await;
     let harm = |subject: &OnDisk| {
