@@ -319,7 +319,12 @@ async fn a_moment_without_descriptors_loses_nothing() {
         assert!(caller.submit("/v1/executions/e/sends", 8_000).await);
         let pid = node.pid().to_string();
         let limit = |soft: usize| tool(Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={soft}:")]));
-        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("readable").count();
+        // The least of some looks: connections that are just closing are not to be had later.
+        let mut open = usize::MAX;
+        for _ in 0..10 {
+            open = open.min(std::fs::read_dir(format!("/proc/{pid}/fd")).expect("readable").count());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         limit(open + spare);
         for _ in 0..16 {
             assert!(caller.submit("/v1/executions/e/sends", 8_000).await, "the disk takes it, so it is accepted");
@@ -341,7 +346,7 @@ async fn a_moment_without_descriptors_loses_nothing() {
         assert_eq!((records.len(), reached.collect::<Vec<_>>()), (33, vec![1; 33]));
         caller.finds_each(&node).await;
     }
-    assert!(could_not > 1, "opening another piece failed {could_not} times");
+    assert!(could_not > 0, "there were always descriptors enough to open another piece");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
