@@ -140,9 +140,8 @@ enum Fault {
     Sync,
     /// Tables, which no answer waits for.
     Table,
-    /// Making the name of a new piece durable, and taking it back.
+    /// Making the name of a new piece durable.
     Name,
-    Unname,
 }
 
 /// Which places refuse at the moment; none outside of tests.

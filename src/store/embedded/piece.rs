@@ -149,8 +149,8 @@ fn open_file(path: PathBuf, make: bool) -> io::Result<File> {
 
 impl Piece {
     /// Makes an empty piece, durable as a whole. From the moment its directory has its name, the log before it counts
-    /// no further than its head says. So all that may fail comes before that, and should the name not be durable it is
-    /// taken back; [`exists`] says whether that failed too.
+    /// no further than its head says. So all that may fail comes before that, but for making the name durable: after
+    /// that nobody knows what the disk has, and [`exists`] says that nothing may be written to the log before it.
     pub(super) fn create(pieces: &Path, head: &Head, faults: &Faults) -> io::Result<Self> {
         let directory = directory_of(pieces, head.piece);
         let making = directory.with_extension("new");
@@ -158,7 +158,7 @@ impl Piece {
             fs::remove_dir_all(&making)?;
         }
         if directory.exists() {
-            // Of a try whose name could not be taken back. Nothing was ever written to it.
+            // Of a try whose name was not made durable. Nothing was ever written to it.
             fs::rename(&directory, &making)?;
             fs::remove_dir_all(&making)?;
         }
@@ -174,11 +174,8 @@ impl Piece {
         let mut piece = Self::open(making.clone(), head)?;
         let above = File::open(pieces)?;
         fs::rename(&making, &directory)?;
-        if let Err(error) = faults.pass(Fault::Name).and_then(|()| above.sync_all()) {
-            faults.pass(Fault::Unname)?;
-            fs::rename(&directory, &making)?;
-            return Err(error);
-        }
+        faults.pass(Fault::Name)?;
+        above.sync_all()?;
         piece.directory = directory;
         Ok(piece)
     }

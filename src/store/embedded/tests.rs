@@ -546,33 +546,31 @@ async fn a_damaged_row_is_told_and_hides_no_other_from_lists_and_the_tail() {
 /// What the log of a piece says behind the head of the next does not count, so nothing may be answered for there.
 #[tokio::test]
 async fn a_piece_that_cannot_get_its_name_costs_nothing() {
-    for (faults, goes_on) in [(&[Fault::Name][..], true), (&[Fault::Name, Fault::Unname][..], false)] {
-        let subject = OnDisk::with(PieceLimits { sends: 2, ..OnDisk::limits() });
-        let mut ids = vec![accept_one(subject.store(), &draft()).await];
-        subject.refuse(&faults.iter().map(|&fault| (fault, io::ErrorKind::StorageFull)).collect::<Vec<_>>());
-        ids.push(accept_one(subject.store(), &draft()).await);
-        for _ in 0..3 {
-            let send = draft().send();
-            let id = send.id;
-            match subject.store().accept(call(vec![send], None)).await {
-                Ok(_) => ids.push(id),
-                Err(error) => assert!(matches!(error, StoreError::CannotWrite(_)) && !goes_on, "{faults:?}: {error}"),
-            }
-        }
-        assert_eq!((ids.len() == 5, subject.store().health().is_ok()), (goes_on, goes_on), "{faults:?}");
-        // It dies there and then; or goes on once the disk does.
-        let (subject, _) = subject.harmed(|_| {}).await;
-        assert_eq!((subject.all().await, subject.store().damage()), (ids.clone(), vec![]), "{faults:?}");
-        subject.refuse(&faults.iter().map(|&fault| (fault, io::ErrorKind::StorageFull)).collect::<Vec<_>>());
-        ids.push(accept_one(subject.store(), &draft()).await);
-        subject.refuse(&[]);
-        subject.until_healthy().await;
-        for _ in 0..5 {
-            ids.push(accept_one(subject.store(), &draft()).await);
-        }
-        let (subject, _) = subject.harmed(|_| {}).await;
-        assert_eq!((subject.all().await, subject.store().damage()), (ids, vec![]), "{faults:?}");
+    let subject = OnDisk::with(PieceLimits { sends: 2, ..OnDisk::limits() });
+    let refuse = |subject: &OnDisk| subject.refuse(&[(Fault::Name, io::ErrorKind::StorageFull)]);
+    let mut ids = vec![accept_one(subject.store(), &draft()).await];
+    refuse(&subject);
+    ids.push(accept_one(subject.store(), &draft()).await);
+    for _ in 0..3 {
+        let refused = subject.store().accept(call(vec![draft().send()], None)).await;
+        assert!(matches!(refused, Err(StoreError::CannotWrite(_))), "{refused:?}");
     }
+    assert!(subject.store().health().is_err());
+    // It dies there and then.
+    let (subject, _) = subject.harmed(|_| {}).await;
+    assert_eq!((subject.all().await, subject.store().damage()), (ids.clone(), vec![]));
+    // It goes on once the disk does.
+    ids.push(accept_one(subject.store(), &draft()).await);
+    refuse(&subject);
+    ids.push(accept_one(subject.store(), &draft()).await);
+    assert!(subject.store().accept(call(vec![draft().send()], None)).await.is_err());
+    subject.refuse(&[]);
+    subject.until_healthy().await;
+    for _ in 0..5 {
+        ids.push(accept_one(subject.store(), &draft()).await);
+    }
+    let (subject, _) = subject.harmed(|_| {}).await;
+    assert_eq!((subject.all().await, subject.store().damage()), (ids, vec![]));
 }
 
 /// The others do not wait for it, and it is told with its file.
