@@ -26,13 +26,34 @@ export interface Senders {
   readonly [sender: string]: (...args: any[]) => undefined;
 }
 
+/** What a step answers the workflow's caller with. */
+export interface Response {
+  status: number;
+  headers: Record<string, any>;
+  body: unknown;
+  /** Given to `respond` at the call; otherwise when the steps are done. */
+  immediate: boolean;
+}
+
 export interface Dollar {
   readonly send: Senders;
+  /** `steps.NAME.KEY` to the steps that follow. */
+  export(key: string, value: unknown): void;
+  /** Answers the workflow's caller; the first answer counts. */
+  respond(response: Partial<Response>): Promise<void>;
+  readonly flow: {
+    /** No further step runs; write `return $.flow.exit("why")`. What was sent until then is sent. */
+    exit(reason?: string): void;
+    [other: string]: any;
+  };
+  readonly context: { id: string; trace_id: string; workflow_id: string | null; workflow_name: string | null; ts: string; test: boolean; replay: boolean; [key: string]: any };
   [key: string]: any;
 }
 
 export interface Component {
   run(this: any, context: { steps: any; $: Dollar }): any;
+  /** What `this` holds where the step's `props` give nothing: each one's `default`, copied for every run. */
+  props?: Record<string, any>;
   methods?: Record<string, Function>;
   [key: string]: any;
 }
@@ -103,6 +124,11 @@ export interface Run {
   readonly workflow: string | null;
   readonly collected: number;
   readonly report: Report | null;
+  readonly context: Dollar["context"];
+  /** By step. */
+  readonly exports: Record<string, Record<string, unknown>>;
+  readonly response: Response | null;
+  readonly exit: Exit | null;
   step<Base extends object = {}>(name: string, base?: Base): { $: Base & Dollar; $send: Senders };
   end(how?: { threw?: boolean; signal?: AbortSignal }): Promise<Report>;
 }
@@ -112,6 +138,16 @@ export interface RunContext {
   execution?: string;
   workflow?: string;
   signal?: AbortSignal;
+  /** Over what `$.context` has of itself. */
+  context?: object;
+  /** Answers the workflow's caller, where a step calls `$.respond`. */
+  respond?: (response: Response) => any;
+}
+
+/** Which step ended the workflow early, and why. */
+export interface Exit {
+  step: string;
+  reason: string | null;
 }
 
 export interface WorkflowStep {
@@ -127,7 +163,7 @@ export interface WorkflowStep {
 export interface Egress {
   begin(context?: Omit<RunContext, "signal">): Run;
   run<T>(context: RunContext, work: (run: Run) => T | Promise<T>): Promise<{ value: T; report: Report }>;
-  runWorkflow(workflow: RunContext & { event?: any; steps: WorkflowStep[] }): Promise<{ value: any; report: Report }>;
+  runWorkflow(workflow: RunContext & { event?: any; steps: WorkflowStep[] }): Promise<{ value: any; report: Report; response: Response | null; exit: Exit | null }>;
   resume(rest: Resume, how?: { signal?: AbortSignal }): Promise<Omit<Report, "discarded">>;
   finish(execution: string, how?: { signal?: AbortSignal }): Promise<{ released: number }>;
   discard(execution: string, how?: { signal?: AbortSignal }): Promise<{ discarded: number }>;
@@ -139,19 +175,31 @@ export function defineComponent<C extends Component>(component: C): C;
 /** Puts `defineComponent` and the older `$send` into the global scope. */
 export function installGlobals(target?: object): void;
 
+/**
+ * In every text `{{ expression }}` stands for a value over `$event` and `steps`; a text that is one `{{ expression }}`
+ * alone is that value, of whatever type.
+ */
 export interface DestinationConfiguration {
-  /** An address; `{{ expression }}` in it stands for a value, percent-encoded. */
-  endpoint: string;
-  /** A JavaScript expression over `$event` and `steps`; `undefined` sends nothing. Default: `"$event"`. */
-  payload?: string;
-  method?: HttpSend["method"];
-  headers?: HttpSend["headers"];
-  params?: HttpSend["params"];
-  auth?: HttpSend["auth"];
+  /** An address; values within it are percent-encoded. */
+  url?: string;
+  /** The same under its older name: give one of the two. */
+  endpoint?: string;
+  /**
+   * A JavaScript expression, a text with `{{ expression }}`, or an object or array of them; `undefined` sends nothing.
+   * Default: `"$event"`.
+   */
+  payload?: string | object;
+  method?: HttpSend["method"] | string;
+  headers?: HttpSend["headers"] | string;
+  params?: HttpSend["params"] | string;
+  auth?: HttpSend["auth"] | string;
   /** Milliseconds for one expression. Default: 1,000. */
   timeout?: number;
 }
 export function sendDestination(configuration: DestinationConfiguration): Component;
+
+/** The component "Send HTTP Request", for a platform's list of actions. */
+export const sendHttpRequest: Component;
 
 /** A wrong call, thrown at once in the step that made it. */
 export class SendCallError extends TypeError {

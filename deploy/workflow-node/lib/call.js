@@ -7,7 +7,7 @@ import { SendCallError } from "./errors.js";
 import { HEADER_BYTES, HEADERS } from "./limits.js";
 import { join, jsonText, NotJson, shown } from "./snapshot.js";
 
-const METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+export const METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/;
 const FORM = "application/x-www-form-urlencoded";
 const SECRET_HEADERS = new Set(["authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key", "api-key",

@@ -4,6 +4,7 @@ import { AsyncLocalStorage } from "node:async_hooks";
 import { randomUUID } from "node:crypto";
 
 import { Api } from "./api.js";
+import { bound } from "./dollar.js";
 import { HandOverError, SendCallError } from "./errors.js";
 import { Budget, handOver, segment } from "./handover.js";
 import { LIMITS } from "./limits.js";
@@ -59,8 +60,8 @@ class Egress {
   }
 
   /** A run whose end the caller brings about: `begin`, its steps, then `end`. */
-  begin({ execution = randomUUID(), workflow } = {}) {
-    return new Run(this.#api, { execution, workflow }, this.#options);
+  begin({ execution = randomUUID(), workflow, context, respond } = {}) {
+    return new Run(this.#api, { execution, workflow, context, respond }, this.#options);
   }
 
   /**
@@ -88,25 +89,33 @@ class Egress {
   }
 
   /**
-   * Runs a workflow's steps in order, as the platform does: each gets `{ steps, $ }`, and what it returns is
-   * `steps.NAME.$return_value` to the next ones.
+   * Runs a workflow's steps in order, as the platform does: each gets `{ steps, $ }`, and what it returns or exports is
+   * `steps.NAME.$return_value` and `steps.NAME.KEY` to the next ones. `$.flow.exit` ends the workflow after its step;
+   * what was sent until then is handed over.
    *
-   * @param {{execution?: string, workflow?: string, event?: any, signal?: AbortSignal,
+   * @param {{execution?: string, workflow?: string, event?: any, signal?: AbortSignal, context?: object,
+   *          respond?: (response: object) => any,
    *          steps: {name: string, component: object | Function, props?: object, $?: object}[]}} workflow
+   * @returns {Promise<{value: any, report: object, response: object | null, exit: object | null}>}
    */
   async runWorkflow({ steps: list, event, ...context }) {
-    return this.run(context, async (run) => {
-      const steps = { trigger: { event } };
+    let run;
+    const ended = await this.run(context, async (begun) => {
+      run = begun;
+      const steps = { trigger: { event, context: run.context } };
       for (const { name, component, props = {}, $: base } of list) {
         const { $, $send } = run.step(name, base);
         const call = typeof component === "function"
           ? () => component.call({ ...props }, event, steps)
-          : () => component.run.call({ ...component.methods, ...props }, { steps, $ });
+          : () => component.run.call(bound(component, props), { steps, $ });
         const value = await current.run({ $send }, call);
-        steps[name] = { ...steps[name], $return_value: value };
+        steps[name] = { ...steps[name], ...run.exports[name], $return_value: value };
+        if (run.exit !== null) break;
       }
+      await run.answer();
       return steps;
     });
+    return { ...ended, response: run.response, exit: run.exit };
   }
 
   /** Goes on with a hand-over that failed: `resume` of its error, also after `JSON.stringify` and in another process. */

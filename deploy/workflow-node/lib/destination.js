@@ -1,19 +1,18 @@
-// A `send` destination by configuration: where to, and an expression for what, evaluated for every event.
+// A `send` destination by configuration: where to, and what, with values of the event in it.
 
-import vm from "node:vm";
-
+import { METHODS } from "./call.js";
 import { shown } from "./snapshot.js";
+import { compile, deep, hasTemplate, template } from "./template.js";
 
-const KEYS = ["endpoint", "payload", "method", "headers", "params", "auth", "timeout"];
-const CALL = Symbol.for("egressd destination");
+const KEYS = ["url", "endpoint", "payload", "method", "headers", "params", "auth", "timeout"];
 
 /**
  * A step that sends one request per event.
  *
- * `endpoint` is an address in which `{{ expression }}` stands for a value of the event, percent-encoded; an endpoint
- * that is one such expression alone is used as it is. `payload` is any JavaScript expression; where it gives
- * `undefined`, nothing is sent. Both see `$event` and `steps`. They run in this process, with all its rights, as the
- * steps' own code does.
+ * In `url` (or `endpoint`, its older name), `method`, `headers`, `params`, `auth` and `payload`, `{{ expression }}`
+ * stands for a value of the event; in an address it is percent-encoded, and a text that is one such expression alone
+ * is its value, whatever that is. A `payload` without `{{` is a JavaScript expression as a whole; where it gives
+ * `undefined`, nothing is sent. Expressions see `$event` and `steps`, and run in this process, with all its rights.
  *
  * @returns a component: `{ run({ steps, $ }) }`
  */
@@ -21,77 +20,73 @@ export function sendDestination(configuration) {
   for (const key of Object.keys(configuration)) {
     if (!KEYS.includes(key)) throw new TypeError(`send destination: unknown key ${key}: there is ${KEYS.join(", ")}`);
   }
-  const { endpoint, payload = "$event", method = "POST", headers, params, auth, timeout = 1000 } = configuration;
-  if (typeof endpoint !== "string" || endpoint === "") {
-    throw new TypeError(`send destination: invalid value ${shown(endpoint)} for endpoint: write an address`);
-  }
-  if (typeof payload !== "string") {
-    throw new TypeError(`send destination: invalid value ${shown(payload)} for payload: write an expression as a string, such as "$event.body"`);
-  }
-  const address = template(endpoint, timeout);
-  const data = compile("payload", payload, timeout);
+  const { timeout = 1000 } = configuration;
+  const parts = {
+    method: method(configuration, timeout),
+    url: address(configuration, timeout),
+    headers: object("headers", configuration, timeout),
+    params: object("params", configuration, timeout),
+    auth: object("auth", configuration, timeout),
+  };
+  const data = payload(configuration.payload ?? "$event", timeout);
   return {
     run({ steps, $ }) {
       const $event = steps?.trigger?.event;
       const value = data($event, steps);
       if (value === undefined) return;
-      if (typeof value?.then === "function") {
-        throw new TypeError(`send destination: payload ${shown(payload)} gave a promise: an expression cannot wait`);
+      const call = {};
+      for (const [name, part] of Object.entries(parts)) {
+        const given = part($event, steps);
+        if (given !== undefined) call[name] = given;
       }
-      const call = { method, url: address($event, steps), headers, params, auth };
       // A GET destination has nowhere to put a payload; its expression only decides whether to send.
-      if (method !== "GET" && method !== "HEAD") call.data = value;
+      if (call.method !== "GET" && call.method !== "HEAD") call.data = value;
       $.send.http(call);
     },
   };
 }
 
-function template(endpoint, timeout) {
-  const whole = /^\s*\{\{([\s\S]+)\}\}\s*$/.exec(endpoint);
-  if (whole !== null && !whole[1].includes("{{")) {
-    const value = compile("endpoint", whole[1], timeout);
-    return ($event, steps) => {
-      const url = value($event, steps);
-      if (typeof url !== "string") {
-        throw new TypeError(`send destination: invalid value ${shown(url)} for endpoint: ${whole[1].trim()} must give an address`);
-      }
-      return url;
-    };
+function address({ url, endpoint }, timeout) {
+  if (url !== undefined && endpoint !== undefined) throw new TypeError("send destination: url and endpoint are one thing: write one of them");
+  const [field, text] = endpoint !== undefined ? ["endpoint", endpoint] : ["url", url];
+  if (typeof text !== "string" || text === "") {
+    throw new TypeError(`send destination: invalid value ${shown(text)} for ${field}: write an address`);
   }
-  const parts = endpoint.split(/\{\{([\s\S]+?)\}\}/).map((part, at) => (at % 2 === 0 ? part : compile("endpoint", part, timeout)));
-  return ($event, steps) => parts.map((part) => {
-    if (typeof part === "string") return part;
-    const value = part($event, steps);
-    if (!["string", "number", "boolean"].includes(typeof value)) {
-      throw new TypeError(`send destination: invalid value ${shown(value)} in endpoint: an expression there must give a string or a number`);
-    }
-    return encodeURIComponent(value);
-  }).join("");
+  const value = template(field, text, timeout, { encode: encodeURIComponent });
+  return ($event, steps) => {
+    const given = value($event, steps);
+    if (typeof given === "string") return given;
+    if (given instanceof URL) return given.href;
+    throw new TypeError(`send destination: invalid value ${shown(given)} for ${field}: ${text.trim()} must give an address`);
+  };
 }
 
-/** An expression as a function, bounded in time; a mistake in its text is found here and not at the first event. */
-function compile(field, text, timeout) {
-  let evaluate;
-  try {
-    // Alone in parentheses it must be one expression; the name shows in stack traces.
-    new vm.Script(`(${text}\n)`);
-    evaluate = vm.compileFunction(`"use strict"; return (${text}\n);`, ["$event", "steps"], { filename: `${field} expression` });
-  } catch (error) {
-    throw new SyntaxError(`send destination: ${field} ${shown(text)} is no expression: ${error.message}`, { cause: error });
+function method({ method: given = "POST" }, timeout) {
+  if (typeof given !== "string" || (!hasTemplate(given) && !METHODS.includes(given))) {
+    throw new TypeError(`send destination: invalid value ${shown(given)} for method: write one of ${METHODS.join(", ")}`);
   }
-  const call = new vm.Script(`globalThis[Symbol.for(${JSON.stringify(CALL.description)})]()`);
-  return ($event, steps) => {
-    const outer = globalThis[CALL];
-    globalThis[CALL] = () => evaluate($event, steps);
-    try {
-      return call.runInThisContext({ timeout });
-    } catch (error) {
-      if (error?.code === "ERR_SCRIPT_EXECUTION_TIMEOUT") {
-        throw new Error(`send destination: ${field} ${shown(text)} took longer than ${timeout} ms`, { cause: error });
-      }
-      throw new Error(`send destination: ${field} ${shown(text)}: ${error?.message ?? error}`, { cause: error });
-    } finally {
-      globalThis[CALL] = outer;
-    }
-  };
+  return template("method", given, timeout);
+}
+
+/** Headers, params or auth: an object, or one expression that gives it. */
+function object(field, { [field]: given }, timeout) {
+  if (given === undefined || given === null) return () => undefined;
+  const whole = typeof given === "string" && /^\s*\{\{[\s\S]*\}\}\s*$/.test(given);
+  if (typeof given === "string" ? !whole : typeof given !== "object" || Array.isArray(given)) {
+    // It may hold a secret, so its text is not shown.
+    throw new TypeError(`send destination: invalid value [${Array.isArray(given) ? "array" : typeof given}] for ${field}: write an object, or one {{ expression }} that gives it`);
+  }
+  return deep(field, given, timeout);
+}
+
+function payload(given, timeout) {
+  if (typeof given === "object" && given !== null) return deep("payload", given, timeout);
+  if (typeof given !== "string") {
+    throw new TypeError(`send destination: invalid value ${shown(given)} for payload: write an expression as a string, such as "$event.body", or an object`);
+  }
+  if (!hasTemplate(given)) return compile("payload", given, timeout);
+  if (/^\s*(\{(?!\{)|\[)/.test(given)) {
+    throw new SyntaxError(`send destination: payload ${shown(given)} mixes an expression and {{ }}: write { a: $event.a }, or give an object instead of a text`);
+  }
+  return template("payload", given, timeout);
 }

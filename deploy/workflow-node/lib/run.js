@@ -2,6 +2,7 @@
 
 import { SendCallError } from "./errors.js";
 import { sendText } from "./call.js";
+import { dollar, Said } from "./dollar.js";
 import { handOver, plan } from "./handover.js";
 import { CONTEXT_CHARS } from "./limits.js";
 import { shown } from "./snapshot.js";
@@ -21,12 +22,23 @@ export class Run {
   #ending = null;
   #plan = null;
   #hinted = new Set();
+  #said = new Said();
+  #respond;
 
-  constructor(api, { execution, workflow }, options) {
+  constructor(api, { execution, workflow, context = {}, respond }, options) {
     this.#api = api;
     this.#options = options;
     this.execution = contextText("execution", execution);
     this.workflow = workflow === undefined || workflow === null ? null : contextText("workflow", workflow);
+    if (respond !== undefined && typeof respond !== "function") {
+      throw new TypeError(`invalid value ${shown(respond)} for respond: write a function that answers the workflow's caller`);
+    }
+    this.#respond = respond;
+    /** What `$.context` shows: the run's own, and what the runner adds. */
+    this.context = {
+      id: this.execution, trace_id: this.execution, workflow_id: this.workflow, workflow_name: this.workflow,
+      ts: new Date().toISOString(), test: false, replay: false, ...context,
+    };
     /** What the end of the run did; `null` before. */
     this.report = null;
   }
@@ -36,16 +48,49 @@ export class Run {
     return this.#texts.length;
   }
 
+  /** What the steps exported, by step: `{ notify: { $summary: "…" } }`. */
+  get exports() {
+    return this.#said.exports;
+  }
+
+  /** What a step answered the workflow's caller with, or `null`. */
+  get response() {
+    return this.#said.response;
+  }
+
+  /** Which step ended the workflow early, and its reason, or `null`. */
+  get exit() {
+    return this.#said.exit;
+  }
+
   /**
    * `$` and `$send` for one step.
    *
    * @param {string} name
-   * @param {object} base  the runner's own `$` (`export`, `flow`, …); `send` is put on top of it
+   * @param {object} base  the runner's own `$`: its members win, and `send` is put on top of it
    */
   step(name, base = {}) {
     const step = contextText("step", name);
     const $ = Object.create(base, { send: { value: this.#senders("$.send", step), enumerable: true } });
+    const ours = dollar(this.#said, step, this.context, { log: this.#options.log, respond: () => this.#answer() });
+    for (const [member, value] of Object.entries(ours)) {
+      if (!(member in base)) Object.defineProperty($, member, { value, enumerable: true, writable: true });
+    }
     return { $, $send: this.#senders("$send", step) };
+  }
+
+  /** The steps are done: an answer that was not to go out at once goes out now. */
+  async answer() {
+    if (this.response !== null && !this.response.immediate) await this.#answer();
+  }
+
+  /** A caller that has gone away must not cost the run its sends. */
+  async #answer() {
+    try {
+      await this.#respond?.(this.response);
+    } catch (error) {
+      this.#options.log("warn", `execution ${this.execution}: its caller could not be answered: ${error?.message ?? error}`);
+    }
   }
 
   #senders(root, step) {

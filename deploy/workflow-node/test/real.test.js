@@ -53,10 +53,10 @@ async function seen(path) {
   return here;
 }
 
-for (const [name, count] of [["post", 1], ["for-each", 4], ["for-of", 4], ["older", 4], ["action", 1], ["everything", 1]]) {
+for (const [name, count] of [["post", 1], ["for-each", 4], ["for-of", 4], ["older", 4], ["action", 1], ["everything", 1], ["summary", 2]]) {
   test(`the step ${name} is delivered, each send once, from a source address`, async () => {
     const path = `/real/${name}`;
-    const { report } = await egress.runWorkflow({ workflow: "real", event: { n: 1 }, steps: [{ name, component: await load(name, path) }] });
+    const { report } = await egress.runWorkflow({ workflow: "real", event: { n: 1, body: { orders: [{ id: 1 }, { id: 2 }] } }, steps: [{ name, component: await load(name, path) }] });
     assert.equal(report.ids.length, count);
     assert.equal(report.released, count);
     for (const record of await done(report.ids)) {
