@@ -25,7 +25,7 @@ use crate::dial::pool::{Generation, Pool};
 use crate::dial::tls::Trust;
 use crate::dial::wire::{Io, Meter};
 use crate::dial::{Dialer, Look, connect::Candidate};
-use crate::outcome::{Code, Ended, Failure, Phase, Timings};
+use crate::outcome::{Code, Ended, Failure, Phase, Processed, Timings};
 use crate::policy::{Asker, CheckedUrl, Purpose, ScanMemory, Scheme, SelfAddrs, Suspensions};
 use crate::record::Connection;
 use crate::redact::RawResponse;
@@ -456,7 +456,7 @@ impl Journey {
         let message = format!(
             "{host} accepted the connection and closed it before a byte of the request had left; check the receiver and what stands before it"
         );
-        Failure::new(Code::ConnectionClosed, Phase::Write, message)
+        Failure::new(Code::ConnectionClosed, Phase::Write, message).but(Processed::No)
     }
 
     fn end(mut self, result: Option<Result<u16, Failure>>, deadline: &Deadline, total: Duration) -> Attempt {
@@ -467,7 +467,8 @@ impl Journey {
             self.watch.enter_at(Phase::Wait, at);
         }
         let phase = self.watch.phase();
-        let ended = match result {
+        let sent = self.exchange.filter(|exchange| exchange.written() > 0);
+        let mut ended = match result {
             Some(Ok(status)) => Ended::answered(status),
             Some(Err(mut failure)) => {
                 // The exchange knows best whether the request had been written.
@@ -478,7 +479,12 @@ impl Journey {
             }
             None => Ended::because(deadline.ran_out(phase.unwrap_or(Phase::Dns))),
         };
-        let sent = self.exchange.filter(|exchange| exchange.written() > 0);
+        if let Some(error) = &mut ended.error
+            && error.processed == Processed::Maybe
+            && sent.is_none()
+        {
+            error.processed = Processed::No;
+        }
         Attempt {
             ended,
             sent_headers: sent.map(|exchange| exchange.lines),

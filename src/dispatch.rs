@@ -19,7 +19,7 @@ use crate::deadline::Deadline;
 use crate::deliver::{Attempt, Deliverer};
 use crate::ledger::{Ledger, unsent};
 use crate::limits;
-use crate::outcome::{Code, Ended, Failure, Timings};
+use crate::outcome::{Code, Ended, Failure, Processed, Timings};
 use crate::record::{Finished, waited};
 use crate::schedule::Picked;
 use crate::send::{SendId, TenantId};
@@ -246,7 +246,7 @@ impl Dispatcher {
                     picked.send.id,
                     picked.send.created_at,
                     Some(picked.send.released_at),
-                    Failure::new(Code::Internal, None, why),
+                    Failure::new(Code::Internal, None, why).but(Processed::No),
                 );
                 self.ledger.close(end).await;
                 self.slot_free(&picked, 0);
@@ -340,6 +340,8 @@ fn log(picked: &Picked, finished: &Finished) {
         outcome = %finished.ended.outcome,
         code = %error.code,
         phase = error.phase.map_or("none", crate::outcome::Phase::label),
+        processed = %error.processed,
+        why = %error.message,
         "send ended"
     );
 }

@@ -215,7 +215,7 @@ pub const DOORS_HEADERS_MAX: usize = 64;
 
 pub const DEADLINE: Duration = Duration::from_secs(5);
 pub const DRAIN: Duration = Duration::from_secs(10);
-pub const KEEP_ALIVE: Duration = Duration::from_secs(3);
+pub const KEEP_ALIVE: Duration = Duration::from_millis(1500);
 pub const IN_FLIGHT: u32 = 10_000;
 pub const IN_FLIGHT_PER_TENANT: u32 = 2_000;
 pub const IN_FLIGHT_PER_TENANT_DESTINATION: u32 = 200;

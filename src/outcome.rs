@@ -37,9 +37,9 @@ pub(crate) use labelled;
 labelled! {
     /// How a send ended. Every accepted send ends in exactly one of these.
     Outcome {
-        /// A complete response with a status below 400.
+        /// A complete response with a status below 300.
         Delivered = "delivered",
-        /// A complete response with a status of 400 or above.
+        /// A complete response with a status of 300 or above: an answer, and what was sent was not taken.
         Rejected = "rejected",
         /// No complete response; the code says why.
         Failed = "failed",
@@ -102,6 +102,30 @@ labelled! {
     }
 }
 
+labelled! {
+    /// What is known of the receiver and the request: whether sending it again may do it twice.
+    Processed {
+        /// Nothing of the request left, or the peer said that it did nothing with it.
+        No = "no",
+        /// Some of it left, and nothing tells what became of it.
+        Maybe = "maybe",
+        /// A status came.
+        Yes = "yes",
+    }
+}
+
+impl Processed {
+    /// What follows from where it ended, unless more is known.
+    pub fn usual(code: Code, phase: Option<Phase>) -> Self {
+        match (phase, code) {
+            (None, Code::Interrupted | Code::Internal) => Self::Maybe,
+            (None | Some(Phase::Dns | Phase::Connect | Phase::Tls), _) => Self::No,
+            (Some(Phase::Write | Phase::Wait), _) => Self::Maybe,
+            (Some(Phase::Read), _) => Self::Yes,
+        }
+    }
+}
+
 /// Why a send did not get a complete response, in words fit for its author.
 ///
 /// `message` says what was tried, with which values, and what to do next. It never names an address
@@ -111,19 +135,71 @@ pub struct Failure {
     pub code: Code,
     /// `None` where no phase of a delivery was reached.
     pub phase: Option<Phase>,
+    pub processed: Processed,
     pub message: String,
 }
 
 impl Failure {
+    /// [`Processed::usual`]; see [`Self::but`].
     pub fn new(code: Code, phase: impl Into<Option<Phase>>, message: impl Into<String>) -> Self {
+        let phase = phase.into();
         let mut message = message.into();
         if message.len() > crate::limits::MESSAGE_BYTES_MAX {
             let cut =
                 (0..=crate::limits::MESSAGE_BYTES_MAX).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
             message.truncate(cut);
         }
-        Self { code, phase: phase.into(), message }
+        Self { code, phase, processed: Processed::usual(code, phase), message }
     }
+
+    /// With what else is known of the request.
+    pub fn but(self, processed: Processed) -> Self {
+        Self { processed, ..self }
+    }
+}
+
+/// What an answer of the class 3xx says: it is an answer, and it is not followed. `location` is what it named.
+pub fn redirected(status: u16, location: Option<&str>) -> String {
+    match location.map(place) {
+        Some(place) => format!(
+            "the receiver answered {status} and points to {place}: a redirect is never followed, and what was sent was not taken; send to that address instead"
+        ),
+        None => format!(
+            "the receiver answered {status} and names no place to go to: what was sent was not taken; check the URL and what the receiver expects there"
+        ),
+    }
+}
+
+/// Where a URL of a peer's points, without what may be secret in it: userinfo and query.
+fn place(location: &str) -> String {
+    let end = location.find(['?', '#']).unwrap_or(location.len());
+    let (shown, rest) = location.split_at(end);
+    let authority = shown.find("//").map_or(0, |at| at + 2);
+    let path = shown[authority..].find('/').map_or(shown.len(), |at| authority + at);
+    let host = match shown[..path].rfind('@') {
+        Some(at) if at >= authority => at + 1,
+        _ => authority,
+    };
+    let text = tame(&format!("{}{}", &shown[..authority], &shown[host..]), PLACE_CHARS_MAX);
+    if rest.starts_with('?') { text + "?…" } else { text }
+}
+
+/// Characters of a peer's URL in a message.
+const PLACE_CHARS_MAX: usize = 300;
+
+/// At most `max` characters of a text that comes from elsewhere, control characters and direction overrides replaced.
+pub fn tame(text: &str, max: usize) -> String {
+    let tame = |c: char| {
+        let steers =
+            matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+        if c.is_control() || steers { '\u{fffd}' } else { c }
+    };
+    let mut out: String = text.chars().take(max).map(tame).collect();
+    if text.chars().nth(max).is_some() {
+        out.pop();
+        out.push('…');
+    }
+    out
 }
 
 /// An end: the outcome, and the failure behind it unless a complete response came.
@@ -136,7 +212,7 @@ pub struct Ended {
 impl Ended {
     /// The end that a complete response with this status makes.
     pub fn answered(status: u16) -> Self {
-        let outcome = if status < 400 { Outcome::Delivered } else { Outcome::Rejected };
+        let outcome = if status < 300 { Outcome::Delivered } else { Outcome::Rejected };
         Self { outcome, error: None }
     }
 
@@ -225,6 +301,9 @@ mod tests {
         for &phase in Phase::ALL {
             assert_eq!(Phase::from_label(phase.label()), Some(phase));
         }
+        for &processed in Processed::ALL {
+            assert_eq!(Processed::from_label(processed.label()), Some(processed));
+        }
         assert_eq!(Code::from_label("no such code"), None);
     }
 
@@ -241,8 +320,51 @@ mod tests {
         ] {
             assert_eq!(Ended::because(Failure::new(code, None, "")).outcome, outcome, "{code}");
         }
-        assert_eq!(Ended::answered(399).outcome, Outcome::Delivered);
-        assert_eq!(Ended::answered(400).outcome, Outcome::Rejected);
+        for (status, outcome) in
+            [(200, Outcome::Delivered), (299, Outcome::Delivered), (300, Outcome::Rejected), (404, Outcome::Rejected)]
+        {
+            assert_eq!(Ended::answered(status).outcome, outcome, "{status}");
+        }
+    }
+
+    #[test]
+    fn where_it_ended_says_what_is_known_of_the_request() {
+        for (code, phase, processed) in [
+            (Code::DnsFailed, Some(Phase::Dns), Processed::No),
+            (Code::Timeout, Some(Phase::Connect), Processed::No),
+            (Code::TlsHandshake, Some(Phase::Tls), Processed::No),
+            (Code::Timeout, Some(Phase::Write), Processed::Maybe),
+            (Code::ConnectionReset, Some(Phase::Wait), Processed::Maybe),
+            (Code::ConnectionClosed, Some(Phase::Read), Processed::Yes),
+            (Code::PolicyUrl, None, Processed::No),
+            (Code::Expired, None, Processed::No),
+            (Code::Interrupted, None, Processed::Maybe),
+            (Code::Internal, None, Processed::Maybe),
+        ] {
+            let failure = Failure::new(code, phase, "");
+            assert_eq!(failure.processed, processed, "{code} {phase:?}");
+            assert_eq!(failure.but(Processed::No).processed, Processed::No);
+        }
+    }
+
+    #[test]
+    fn a_redirect_names_where_it_points_and_no_secret() {
+        for (location, named) in [
+            ("https://a.example.com/hook/", "points to https://a.example.com/hook/:"),
+            ("/hook/", "points to /hook/:"),
+            ("../x?token=s3cret", "points to ../x?…:"),
+            ("https://me:s3cret@a.example.com/x#s3cret", "points to https://a.example.com/x:"),
+            ("//me:s3cret@a.example.com", "points to //a.example.com:"),
+            ("/x@y", "points to /x@y:"),
+            ("https://a.example.com/a@b//c", "points to https://a.example.com/a@b//c:"),
+            ("\u{1b}[2J\u{202e}x", "points to \u{fffd}[2J\u{fffd}x:"),
+            ("", "points to :"),
+        ] {
+            let message = redirected(308, Some(location));
+            assert!(message.contains(named) && message.contains("308") && !message.contains("s3cret"), "{message}");
+        }
+        assert!(redirected(302, Some(&"x".repeat(9000))).len() < 500);
+        assert!(redirected(304, None).contains("304"));
     }
 
     #[test]

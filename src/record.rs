@@ -63,6 +63,14 @@ pub struct ShownResponse {
     pub declared: Option<u64>,
 }
 
+impl ShownResponse {
+    /// A header's first value, as shown.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, values) = self.headers.iter().find(|(known, _)| known == name)?;
+        values.first().map(String::as_str)
+    }
+}
+
 /// The network side of a delivery, as far as it came.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Connection {

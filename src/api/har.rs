@@ -78,6 +78,7 @@ fn entry(record: &Record) -> Value {
     }
     if let Some(error) = record.ended.as_ref().and_then(|ended| ended.error.as_ref()) {
         entry["comment"] = format!("{}: {}", error.code, error.message).into();
+        entry["_processed"] = error.processed.label().into();
     }
     entry
 }

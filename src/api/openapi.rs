@@ -17,7 +17,7 @@ use utoipa::{IntoParams, Modify, OpenApi, ToSchema};
 use super::problem::ProblemCode;
 use super::view::RecordView;
 use super::{executions, explain, har, resend, sends, sources, suspensions, tail};
-use crate::outcome::{Code, Outcome, Phase};
+use crate::outcome::{Code, Outcome, Phase, Processed};
 use crate::record::{ExecutionState, FinishedBy, State};
 use crate::send::Method;
 use crate::source::Verified;
@@ -431,6 +431,10 @@ pub(super) fn verified() -> Object {
 
 pub(super) fn phase_or_null() -> Object {
     text_of(Phase::ALL.iter().map(|one| one.label()), true)
+}
+
+pub(super) fn processed() -> Object {
+    text_of(Processed::ALL.iter().map(|one| one.label()), false)
 }
 
 pub(super) fn encoding_or_null() -> Object {

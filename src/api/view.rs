@@ -15,9 +15,9 @@ use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use super::openapi;
-use crate::outcome::Timings;
+use crate::outcome::{Ended, Outcome, Processed, Timings, redirected};
 use crate::policy::Verdict;
-use crate::record::{Certificate, Connection, Execution, Record, ShownBody, ShownHeaders, TlsFacts};
+use crate::record::{Certificate, Connection, Execution, Record, ShownBody, ShownHeaders, ShownResponse, TlsFacts};
 use crate::send::SendId;
 
 /// How much of a record is shown.
@@ -75,16 +75,40 @@ impl<T: std::fmt::Display> Serialize for Shown<T> {
     }
 }
 
-/// Why there is no complete response.
+/// Why there is no complete response; or, with a `code` of `null`, where a redirect points.
 #[derive(Serialize, ToSchema)]
 #[schema(as = RecordError)]
 struct ErrorView<'a> {
-    #[schema(schema_with = openapi::code)]
-    code: &'static str,
+    /// `null`: an answer came, and it is a redirect.
+    #[schema(schema_with = openapi::code_or_null, required)]
+    code: Option<&'static str>,
     #[schema(schema_with = openapi::phase_or_null, required)]
     phase: Option<&'static str>,
+    /// `no`: nothing of the request left, or the peer said that it did nothing with it. `maybe`. `yes`: a status came.
+    #[schema(schema_with = openapi::processed)]
+    processed: &'static str,
     /// What was tried, with which values, and what to do next.
-    message: &'a str,
+    message: Cow<'a, str>,
+}
+
+impl<'a> ErrorView<'a> {
+    fn new(ended: &'a Ended, response: Option<&ShownResponse>) -> Option<Self> {
+        if let Some(error) = &ended.error {
+            return Some(Self {
+                code: Some(error.code.label()),
+                phase: error.phase.map(|phase| phase.label()),
+                processed: error.processed.label(),
+                message: Cow::Borrowed(&error.message),
+            });
+        }
+        let response = response.filter(|response| ended.outcome == Outcome::Rejected && response.status < 400)?;
+        Some(Self {
+            code: None,
+            phase: None,
+            processed: Processed::Yes.label(),
+            message: Cow::Owned(redirected(response.status, response.header("location"))),
+        })
+    }
 }
 
 /// Whose send it is, and where it came from.
@@ -262,7 +286,6 @@ impl Serialize for Hex<'_> {
 
 impl<'a> RecordView<'a> {
     pub fn new(record: &'a Record, sight: Sight) -> Self {
-        let error = record.ended.as_ref().and_then(|ended| ended.error.as_ref());
         let no_body = ShownBody::default();
         let request = &record.request;
         let (body, body_encoding) = shown_body(request.body.as_ref(), sight);
@@ -271,11 +294,7 @@ impl<'a> RecordView<'a> {
             id: Shown(record.id),
             state: record.state.label(),
             outcome: record.ended.as_ref().map(|ended| ended.outcome.label()),
-            error: error.map(|error| ErrorView {
-                code: error.code.label(),
-                phase: error.phase.map(|phase| phase.label()),
-                message: &error.message,
-            }),
+            error: record.ended.as_ref().and_then(|ended| ErrorView::new(ended, record.response.as_ref())),
             resend_of: record.resend_of.map(Shown),
             context: ContextView {
                 tenant: record.tenant.as_str(),

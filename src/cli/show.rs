@@ -46,17 +46,7 @@ impl Style {
 
 /// At most `max` characters of a text, control characters and direction overrides replaced.
 pub fn clean(text: &str, max: usize) -> String {
-    let tame = |c: char| {
-        let steers =
-            matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
-        if c.is_control() || steers { '\u{fffd}' } else { c }
-    };
-    let mut out: String = text.chars().take(max).map(tame).collect();
-    if text.chars().nth(max).is_some() {
-        out.pop();
-        out.push('…');
-    }
-    out
+    crate::outcome::tame(text, max)
 }
 
 fn text<'a>(record: &'a Value, pointer: &str) -> &'a str {
@@ -123,6 +113,7 @@ pub fn block(record: &Value, style: Style) -> String {
     let mut out = line(record, style) + "\n" + &field("id", text(record, "/id"));
     if let Some(message) = record.pointer("/error/message").and_then(Value::as_str) {
         out += &field("why", &clean(message, 1024));
+        out += &field("handled", text(record, "/error/processed"));
     }
     if let Some(from) = address("/connection/source_ip", "/connection/source_port") {
         out += &field("from", &from);

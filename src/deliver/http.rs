@@ -34,7 +34,7 @@ use super::turns::Turns;
 use crate::dial::pool::Idle;
 use crate::dial::wire::{Io, Meter, PeerEnd, Probe};
 use crate::limits::{BYTES_BEFORE_ANSWER_MAX, INFORMATIONAL_RESPONSES_MAX, RESPONSE_HEADERS_MAX};
-use crate::outcome::{Code, Failure, Phase};
+use crate::outcome::{Code, Failure, Phase, Processed};
 use crate::policy::{CheckedUrl, Scheme};
 use crate::record::TlsFacts;
 use crate::send::{HeaderLines, Method, SendSpec, TenantId};
@@ -325,7 +325,7 @@ pub struct Prepared {
 pub fn prepare(spec: &SendSpec, url: &CheckedUrl, user_agent: &str, version: Version) -> Result<Prepared, Failure> {
     let cannot = |what: &str| {
         let message = format!("the {what} of {} cannot be put on the wire; check the URL's characters", url.as_str());
-        Failure::new(Code::Internal, Phase::Write, message)
+        Failure::new(Code::Internal, Phase::Write, message).but(Processed::No)
     };
     let authority = url.authority();
     let host = HeaderValue::from_str(&authority).map_err(|_| cannot("host"))?;

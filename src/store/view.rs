@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 
 use super::{Ending, Filter};
-use crate::outcome::{Code, Ended, Failure, Timings};
+use crate::outcome::{Code, Ended, Failure, Processed, Timings};
 use crate::policy::Host;
 use crate::record::{ExecutionState, Finished, FinishedBy, Record, State, waited};
 use crate::send::SendId;
@@ -129,6 +129,7 @@ pub fn unreadable() -> Failure {
         None,
         "what was to be sent is unreadable on this node's disk: it was not sent; submit it again",
     )
+    .but(Processed::No)
 }
 
 /// A host as filters name it: IPv6 addresses without brackets.

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::view::host_text;
 use super::{IdempotencyKey, NewSend};
-use crate::outcome::{Code, Ended, Failure, Outcome, Phase, Timings};
+use crate::outcome::{Code, Ended, Failure, Outcome, Phase, Processed, Timings};
 use crate::policy::{CheckedUrl, Destination, Host, Scheme, Verdict};
 use crate::record::{
     Certificate, Connection, Finished, ShownBody, ShownHeaders, ShownRequest, ShownResponse, TlsFacts,
@@ -60,6 +60,9 @@ numbered!(code_number, code_of, Code {
 });
 numbered!(phase_number, phase_of, Phase {
     Phase::Dns = 0, Phase::Connect = 1, Phase::Tls = 2, Phase::Write = 3, Phase::Wait = 4, Phase::Read = 5,
+});
+numbered!(processed_number, processed_of, Processed {
+    Processed::No = 0, Processed::Maybe = 1, Processed::Yes = 2,
 });
 numbered!(method_number, method_of, Method {
     Method::Get = 0, Method::Head = 1, Method::Post = 2, Method::Put = 3, Method::Patch = 4, Method::Delete = 5,
@@ -187,8 +190,8 @@ impl<'a> From<&'a Failure> for FailureForm<'a> {
 
 impl FailureForm<'_> {
     fn failure(&self) -> Read<Failure> {
-        let phase = self.phase.map(phase_of).transpose()?;
-        Ok(Failure { code: code_of(self.code)?, phase, message: self.message.to_owned() })
+        let (code, phase) = (code_of(self.code)?, self.phase.map(phase_of).transpose()?);
+        Ok(Failure { code, phase, processed: Processed::usual(code, phase), message: self.message.to_owned() })
     }
 }
 
@@ -421,6 +424,17 @@ pub struct FinishForm<'a> {
     released_at: Option<i64>,
     started_at: Option<i64>,
     pub finished_at: i64,
+    /// What was added since, each fact under a number of its own ([`PROCESSED`] …): a reader passes over those it does
+    /// not know, and forms from before any was added end in front of this.
+    #[serde(borrow, deserialize_with = "facts_or_none")]
+    more: Vec<(u8, &'a [u8])>,
+}
+
+/// Of [`FinishForm::more`]: one byte, the error's `processed`.
+const PROCESSED: u8 = 0;
+
+fn facts_or_none<'de: 'a, 'a, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<(u8, &'a [u8])>, D::Error> {
+    Ok(Vec::deserialize(from).unwrap_or_default())
 }
 
 #[derive(Serialize, Deserialize)]
@@ -476,6 +490,7 @@ pub fn ended(finished: &Finished) -> (Vec<u8>, Option<Bytes>) {
         timings.read,
         timings.total,
     ];
+    let processed = finished.ended.error.as_ref().map(|error| [processed_number(error.processed)]);
     let form = FinishForm {
         outcome: outcome_number(finished.ended.outcome),
         error: finished.ended.error.as_ref().map(FailureForm::from),
@@ -518,6 +533,7 @@ pub fn ended(finished: &Finished) -> (Vec<u8>, Option<Bytes>) {
         released_at: finished.released_at.map(nanoseconds),
         started_at: finished.started_at.map(nanoseconds),
         finished_at: nanoseconds(finished.finished_at),
+        more: processed.iter().map(|processed| (PROCESSED, &processed[..])).collect(),
     };
     let body = finished.response.as_ref().and_then(|response| response.body.bytes.clone());
     (encode(&form, Vec::with_capacity(512)), body)
@@ -549,6 +565,19 @@ impl FinishForm<'_> {
         self.started_at
     }
 
+    fn fact(&self, number: u8) -> Option<&[u8]> {
+        self.more.iter().find(|(known, _)| *known == number).map(|(_, fact)| *fact)
+    }
+
+    fn error(&self) -> Read<Option<Failure>> {
+        let Some(error) = &self.error else { return Ok(None) };
+        let failure = error.failure()?;
+        Ok(Some(match self.fact(PROCESSED) {
+            Some(&[number]) => failure.but(processed_of(number)?),
+            _ => failure,
+        }))
+    }
+
     pub fn finished(&self, id: SendId, body: Option<Bytes>) -> Read<Finished> {
         let [held, queued, dns, connect, tls, write, wait, read, total] =
             self.timings.map(|timing| timing.map(Duration::from_nanos));
@@ -558,10 +587,7 @@ impl FinishForm<'_> {
         };
         Ok(Finished {
             id,
-            ended: Ended {
-                outcome: outcome_of(self.outcome)?,
-                error: self.error.as_ref().map(FailureForm::failure).transpose()?,
-            },
+            ended: Ended { outcome: outcome_of(self.outcome)?, error: self.error()? },
             sent_headers: self.sent_headers.as_ref().map(shown_headers),
             response: self.response.as_ref().map(|response| ShownResponse {
                 status: response.status,
@@ -636,10 +662,40 @@ mod tests {
         for &phase in Phase::ALL {
             assert_eq!(phase_of(phase_number(phase)), Ok(phase));
         }
+        for &processed in Processed::ALL {
+            assert_eq!(processed_of(processed_number(processed)), Ok(processed));
+        }
         for &method in Method::ALL {
             assert_eq!(method_of(method_number(method)), Ok(method));
         }
         assert!(code_of(200).is_err());
+    }
+
+    #[test]
+    fn an_end_from_before_a_fact_was_added_reads_without_it_and_a_later_one_with_more() {
+        let id = SendId(uuid::Uuid::nil());
+        let end = Finished {
+            id,
+            ended: Ended::because(Failure::new(Code::ConnectionReset, Phase::Wait, "why").but(Processed::No)),
+            sent_headers: None,
+            response: None,
+            connection: None,
+            would_block: None,
+            timings: Timings::default(),
+            released_at: None,
+            started_at: None,
+            finished_at: timestamp(7),
+        };
+        let (bytes, _) = ended(&end);
+        let read = |bytes: &[u8]| decode::<FinishForm<'_>>(bytes)?.finished(id, None);
+        assert_eq!(read(&bytes), Ok(end.clone()));
+        // The list of added facts is: how many, and for each its number, its length and its bytes.
+        assert_eq!(bytes[bytes.len() - 4..], [1, PROCESSED, 1, 0]);
+        let before = &bytes[..bytes.len() - 4];
+        let usual = Failure::new(Code::ConnectionReset, Phase::Wait, "why");
+        assert_eq!(read(before).map(|end| end.ended.error), Ok(Some(usual)));
+        let later = [before, &[2, 200, 2, 9, 9, PROCESSED, 1, 0]].concat();
+        assert_eq!(read(&later), Ok(end));
     }
 
     #[test]

@@ -239,7 +239,7 @@ inspect("a timeout shows the budget used up, the phase it failed in, and why", o
 });
 
 for (const [outcome, what, says] of [
-  ["delivered", 302, /a redirect, which is an answer and is never followed/],
+  ["rejected", 302, /a redirect, which is never followed.*points to https:\/\/api\.shop\.example/],
   ["failed", "connection_refused", /Nothing listens on that port.*public-ips\.txt/],
   ["failed", "tls_certificate", /certificate is not to be trusted/],
   ["failed", "dns_not_found", /host name does not exist/],

@@ -25,7 +25,7 @@ const pick = (list, n, salt) => list[Math.floor(random(n, salt) * list.length)];
 const iso = (at) => new Date(at).toISOString();
 
 const ENDS = [
-  ...Array(74).fill(["delivered", 200]), ...Array(5).fill(["delivered", 204]), ["delivered", 302],
+  ...Array(74).fill(["delivered", 200]), ...Array(5).fill(["delivered", 204]), ["rejected", 302],
   ...Array(3).fill(["rejected", 422]), ["rejected", 401], ["rejected", 429], ...Array(3).fill(["rejected", 500]),
   ...Array(4).fill(["failed", "timeout"]), ...Array(2).fill(["failed", "connection_refused"]), ["failed", "tls_certificate"], ["failed", "dns_not_found"],
   ["blocked", "policy_address"], ["expired", "expired"], ["discarded", "discarded"], ["interrupted", "interrupted"],
@@ -42,6 +42,14 @@ const MESSAGES = {
   interrupted: "the appliance went down after the delivery had begun: the receiver may or may not have the request",
 };
 const PHASE = { timeout: "wait", connection_refused: "connect", tls_certificate: "tls", dns_not_found: "dns" };
+
+const PROCESSED = { timeout: "maybe", interrupted: "maybe" };
+const REDIRECTED = "the receiver answered 302 and points to https://api.shop.example/v3/orders: a redirect is never followed, and what was sent was not taken; send to that address instead";
+
+function errorOf(what, code) {
+  if (code) return { code, phase: PHASE[code] ?? null, processed: PROCESSED[code] ?? "no", message: MESSAGES[code] };
+  return what === 302 ? { code: null, phase: null, processed: "yes", message: REDIRECTED } : null;
+}
 
 export function record(n, at, over = {}) {
   const [outcome, what] = over.end ?? pick(ENDS, n, 7);
@@ -66,7 +74,7 @@ export function record(n, at, over = {}) {
     id: id(at, n),
     state: "done",
     outcome,
-    error: answered ? null : { code, phase: PHASE[code] ?? null, message: MESSAGES[code] },
+    error: errorOf(what, code),
     resend_of: null,
     context: { tenant: n % 5 === 0 ? "globex" : "acme", workflow: pick(WORKFLOWS, n, 5), execution: `run-${Math.floor(n / 6)}`, step: pick(STEPS, n, 6), index: n % 6 },
     request: {

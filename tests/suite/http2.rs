@@ -169,7 +169,7 @@ async fn every_end_of_a_stream_is_an_outcome_and_the_request_is_made_once() {
     let (ground, _names, authority) = ground().await;
     for (script, end, total) in [
         (Script::Status(200), "delivered", LONG),
-        (Script::Status(302), "delivered", LONG),
+        (Script::Status(302), "rejected", LONG),
         (Script::Status(503), "rejected", LONG),
         (Script::Endless, "delivered", LONG),
         // Even the refusals that promise that nothing was done.

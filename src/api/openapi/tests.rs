@@ -133,7 +133,7 @@ fn a_record_requires_every_key() {
         ("RecordConnection", 8),
         ("RecordTimings", 9),
         ("RecordContext", 5),
-        ("RecordError", 3),
+        ("RecordError", 4),
         ("Explanation", 10),
         ("Execution", 7),
     ] {

@@ -108,6 +108,32 @@ async fn a_record_has_every_key_in_the_contracts_order() {
 }
 
 #[tokio::test]
+async fn an_error_has_every_key_and_a_redirect_says_where_it_points_without_a_code() {
+    let desk = Desk::new();
+    let ended = async |status| {
+        let id = Desk::accepted(&desk.post("/v1/sends", SEND).await);
+        desk.answer("default", id, status).await;
+        desk.get(&format!("/v1/sends/{id}")).await
+    };
+    for (status, outcome) in [(299, "delivered"), (400, "rejected")] {
+        let record = ended(status).await.ok(200);
+        assert_eq!((&record["outcome"], &record["error"]), (&json!(outcome), &Value::Null), "{status}");
+    }
+    let redirected = ended(308).await;
+    assert_eq!(keys(&redirected.body, &["error"]).join(" "), "code phase processed message");
+    let record = redirected.json();
+    assert_eq!(record["outcome"], "rejected");
+    assert_eq!((&record["error"]["code"], &record["error"]["processed"]), (&Value::Null, &json!("yes")));
+    assert!(record["error"]["message"].as_str().is_some_and(|text| text.contains("308")), "{record}");
+
+    let discarded = Desk::accepted(&desk.post("/v1/executions/e/sends", SEND).await);
+    desk.post("/v1/executions/e/discard", "").await.ok(200);
+    let record = desk.get(&format!("/v1/sends/{discarded}")).await;
+    assert_eq!(keys(&record.body, &["error"]).join(" "), "code phase processed message");
+    assert_eq!(record.json()["error"]["processed"], "no");
+}
+
+#[tokio::test]
 async fn several_sends_are_answered_in_call_order_without_bodies() {
     let desk = Desk::new();
     let answer = desk

@@ -97,8 +97,10 @@ function warning(record) {
     return h("p", { class: "warning", role: "alert" }, h("b", {}, "The receiver may already have this request. "),
       "The appliance went down after the delivery had begun, so nobody here knows. Ask the receiver first; sent again, it may be done twice.");
   }
-  const begun = ["wait", "read", "write"].includes(record.error?.phase);
-  if (record.outcome === "failed" && begun) {
+  if (record.outcome === "failed" && record.error?.processed === "yes") {
+    return h("p", { class: "warning", role: "alert" }, h("b", {}, "The receiver has this request already. "), "It had begun to answer when it failed. Sent again, it may be done twice.");
+  }
+  if (record.outcome === "failed" && record.error?.processed === "maybe") {
     return h("p", { class: "warning" }, h("b", {}, "The receiver may have this request. "), "It failed after it had begun to leave. Sent again, it may be done twice.");
   }
   if (record.outcome === "delivered") {

@@ -65,7 +65,7 @@ export class SendView {
       this.#head(record),
       h("div", { class: `said tone-${said.tone}` },
         h("p", { class: "said-why" }, h("b", {}, said.why), said.next ? [" ", said.next] : null),
-        record.error ? h("p", { class: "said-message" }, h("code", {}, foreign(record.error.code)), record.error.phase ? h("code", {}, foreign(record.error.phase)) : null, foreign(record.error.message ?? "")) : null,
+        record.error ? h("p", { class: "said-message" }, record.error.code ? h("code", {}, foreign(record.error.code)) : null, record.error.phase ? h("code", {}, foreign(record.error.phase)) : null, foreign(record.error.message ?? "")) : null,
         record.would_block ? h("p", { class: "said-message" }, h("code", {}, foreign(record.would_block)), "The policy is in report mode: enforced, it would have blocked this.") : null),
       h("div", { class: "cards two-one" },
         card("Time", waterfall(record, deadline)),

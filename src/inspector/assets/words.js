@@ -95,12 +95,10 @@ export function explain(record) {
   if (state === "held") return plain("It waits for its execution to finish.", "It leaves when the workflow's run ends.", "waiting");
   if (state === "queued") return plain("It waits for its turn.", "It leaves as soon as there is room.", "waiting");
   if (state === "sending") return plain("It is on its way.", null, "waiting");
-  if (outcome === "delivered") {
-    if (status >= 300) {
-      return plain(`The receiver answered ${status} in ${total}: a redirect, which is an answer and is never followed.`,
-        "Send to the address in its location header instead.", "delivered");
-    }
-    return plain(`The receiver answered ${status} in ${total}.`, null, "delivered");
+  if (outcome === "delivered") return plain(`The receiver answered ${status} in ${total}.`, null, "delivered");
+  if (outcome === "rejected" && status < 400) {
+    return plain(`The receiver answered ${status} in ${total}: a redirect, which is never followed. What was sent was not taken.`,
+      "Send to the address in its location header instead.", "rejected");
   }
   if (outcome === "rejected") {
     const advice = STATUS[status] ?? (status >= 500 ? STATUS[500] : STATUS[400]);
