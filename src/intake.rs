@@ -294,15 +294,20 @@ impl Intake {
         }
     }
 
-    /// Effective at once on what is submitted, queued and held.
-    pub async fn suspend(&self, scope: SuspensionScope, reason: String, by: String) -> Result<Suspension, Refusal> {
+    /// Effective at once on what is submitted, queued and held: with it, how many waiting sends it ended.
+    pub async fn suspend(
+        &self,
+        scope: SuspensionScope,
+        reason: String,
+        by: String,
+    ) -> Result<(Suspension, u64), Refusal> {
         let at = clock::wall();
         let suspension = Suspension { id: self.ids.call(at).id(), scope, reason, by, at, lifted: None };
         self.ledger.store.suspend(suspension.clone()).await?;
         self.load_suspensions().await?;
         tracing::warn!(id = %suspension.id, scope = ?suspension.scope, by = %suspension.by, reason = %suspension.reason, "suspended");
-        self.end_suspended().await;
-        Ok(suspension)
+        let hit = self.end_suspended().await;
+        Ok((suspension, hit))
     }
 
     /// `false`: no such suspension is in force.
@@ -374,7 +379,7 @@ impl Intake {
                     image.workflows.insert((tenant, workflow.into()), reason);
                 }
                 SuspensionScope::Host { host } => {
-                    image.hosts.insert(host.into(), reason);
+                    image.stop_host(&host, reason);
                 }
             }
         }
@@ -382,8 +387,8 @@ impl Intake {
         Ok(())
     }
 
-    /// Ends what waits and is suspended by now.
-    async fn end_suspended(&self) {
+    /// Ends what waits and is suspended by now; how many sends that were.
+    async fn end_suspended(&self) -> u64 {
         let suspensions = self.world.suspensions();
         let stopped = |tenant: &TenantId, workflow: Option<&str>, destination: Option<&Destination>| {
             let asker = Asker { tenant, workflow };
@@ -406,6 +411,7 @@ impl Intake {
             let why = stopped(tenant, workflow, destination).unwrap_or_default();
             Failure::new(Code::Suspended, None, format!("stopped by the operator: {why}"))
         };
+        let hit = (queued.len() + held.len()) as u64;
         let queued = queued.into_iter().map(|picked| {
             let why = reason(&picked.tenant, picked.send.workflow.as_deref(), picked.destination.as_ref());
             unsent(picked.send.id, picked.send.created_at, Some(picked.send.released_at), why)
@@ -415,6 +421,7 @@ impl Intake {
             unsent(send.id, send.created_at, None, why)
         });
         self.end_unsent(queued.chain(held)).await;
+        hit
     }
 
     async fn end_unsent(&self, ends: impl Iterator<Item = crate::record::Finished>) {

@@ -9,12 +9,13 @@ pub mod name;
 pub mod port;
 pub mod rules;
 pub mod scan;
+pub mod suspended;
 pub mod url;
 mod wording;
 
 pub use self::rules::{
-    Answer, Asker, CheckedAddr, Circumstances, Denial, Judged, Policy, Purpose, ScanMemory, SelfAddrs, Suspensions,
-    Verdict,
+    Answer, Asker, CheckedAddr, Circumstances, Denial, Judged, Policy, Purpose, ScanMemory, SelfAddrs, StoppedHost,
+    Suspensions, Verdict,
 };
 pub use self::url::{CheckedUrl, Destination, Host, Scheme};
 

@@ -20,6 +20,7 @@ use super::{Shared, in_full, json, openapi, query};
 use crate::clock;
 use crate::limits;
 use crate::outcome::Outcome;
+use crate::policy::StoppedHost;
 use crate::send::parse;
 use crate::send::{SendId, TenantId};
 use crate::store::{Suspension, SuspensionScope};
@@ -45,6 +46,18 @@ struct SuspensionView<'a> {
     lifted_at: Option<Shown<Timestamp>>,
     #[schema(required)]
     lifted_by: Option<&'a str>,
+    /// What it stops, in words.
+    covers: String,
+}
+
+/// A suspension just made, and what it came upon.
+#[derive(Serialize, ToSchema)]
+#[schema(as = SuspensionMade)]
+struct MadeView<'a> {
+    #[serde(flatten)]
+    suspension: SuspensionView<'a>,
+    /// Sends that were waiting, queued or held, and have ended `blocked` by it.
+    hit: u64,
 }
 
 impl<'a> SuspensionView<'a> {
@@ -64,7 +77,21 @@ impl<'a> SuspensionView<'a> {
             at: Shown(suspension.at),
             lifted_at: lifted.map(|(at, _)| Shown(*at)),
             lifted_by: lifted.map(|(_, by)| by.as_str()),
+            covers: covers(&suspension.scope),
         }
+    }
+}
+
+fn covers(scope: &SuspensionScope) -> String {
+    match scope {
+        SuspensionScope::Tenant { tenant, workflow: None } => format!("every send of tenant {tenant}"),
+        SuspensionScope::Tenant { tenant, workflow: Some(workflow) } => {
+            format!("every send of tenant {tenant} whose context names workflow {workflow}")
+        }
+        SuspensionScope::Host { host } => match StoppedHost::parse(host) {
+            Ok(stopped) => format!("every tenant's sends to {}", stopped.covers()),
+            Err(_) => format!("every tenant's sends to {host}"),
+        },
     }
 }
 
@@ -107,8 +134,9 @@ fn within(suspension: &Suspension, reach: &Tenants) -> bool {
 
 /// Stop a tenant, one workflow of it, or every tenant's sends to one host. Effective at once.
 ///
-/// A host is spared under every name whose chain of aliases (CNAME) leads to it, too; and one that is given as an
-/// address, under every name that resolves to it.
+/// `host` is a name, `*.name` (every name under it, not itself), an address or a network. A name is spared under every
+/// name whose chain of aliases (CNAME) leads to it, too; an address, under every name that resolves to it. The answer
+/// says what the suspension covers, and how many waiting sends it ended.
 #[utoipa::path(
     post, path = "/v1/suspensions", operation_id = "suspend", tag = "operators",
     params(openapi::Tenant),
@@ -117,7 +145,7 @@ fn within(suspension: &Suspension, reach: &Tenants) -> bool {
         ("tenant" = (value = json!({"tenant": "acme", "workflow": "scraper", "reason": "abuse report 4712"})))
     )),
     responses(
-        (status = 201, description = "In force", body = SuspensionView<'static>),
+        (status = 201, description = "In force", body = MadeView<'static>),
         (status = 400, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not of the right shape"),
         (status = 401, body = ProblemView<'static>, content_type = "application/problem+json", description = "No valid token"),
         (status = 403, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not allowed"),
@@ -141,8 +169,8 @@ pub(super) async fn suspend(State(api): State<Arc<Shared>>, request: Request) ->
         let detail = "this concerns other tenants too, which this token may not touch";
         return Err(Problem::new(super::problem::ProblemCode::Forbidden, detail));
     }
-    let suspension = in_full(async move { api.intake.suspend(scope, reason, caller.name).await }).await??;
-    Ok(json(StatusCode::CREATED, &SuspensionView::new(&suspension)))
+    let (suspension, hit) = in_full(async move { api.intake.suspend(scope, reason, caller.name).await }).await??;
+    Ok(json(StatusCode::CREATED, &MadeView { suspension: SuspensionView::new(&suspension), hit }))
 }
 
 /// `{tenant, workflow?, reason}` or `{host, reason}`.
@@ -163,28 +191,35 @@ fn read(raw: &bytes::Bytes) -> Result<(SuspensionScope, String), Problem> {
             bad(name, format!("must have 1 to {most} characters"));
         }
     }
-    let mapped = host.as_deref().map(query::host);
-    if mapped == Some(None) {
-        bad("/host", "must be a host name or address, without scheme and port".to_owned());
-    }
+    let stopped = match host.as_deref().map(StoppedHost::parse).transpose() {
+        Ok(stopped) => stopped,
+        Err(why) => {
+            bad("/host", format!("must be a name, `*.name`, an address or a network, without scheme and port: {why}"));
+            None
+        }
+    };
     match (&tenant, &host) {
         (Some(_), Some(_)) => bad("/host", "stands beside tenant: one suspension stops one of the two".to_owned()),
         (None, None) => bad("", "names neither tenant nor host: what is to be stopped?".to_owned()),
         (None, Some(_)) if workflow.is_some() => bad("/workflow", "goes with tenant, not with host".to_owned()),
         _ => {}
     }
-    if !problems.is_empty() {
-        let details: Vec<String> = problems
-            .iter()
-            .map(|problem| format!("{} {}", problem.pointer, problem.detail).trim().to_owned())
-            .collect();
-        return Err(Problem::shape(details.join("; ")).errors(problems));
+    match (tenant, stopped) {
+        _ if !problems.is_empty() => Err(bad_shape(problems)),
+        (Some(tenant), _) => {
+            Ok((SuspensionScope::Tenant { tenant: TenantId::new(tenant), workflow }, reason.unwrap_or_default()))
+        }
+        (None, stopped) => {
+            let host = stopped.map(|host| host.to_string()).unwrap_or_default();
+            Ok((SuspensionScope::Host { host }, reason.unwrap_or_default()))
+        }
     }
-    let scope = match (tenant, mapped.flatten()) {
-        (Some(tenant), _) => SuspensionScope::Tenant { tenant: TenantId::new(tenant), workflow },
-        (None, host) => SuspensionScope::Host { host: host.unwrap_or_default() },
-    };
-    Ok((scope, reason.unwrap_or_default()))
+}
+
+fn bad_shape(problems: Vec<BodyProblem>) -> Problem {
+    let details: Vec<String> =
+        problems.iter().map(|problem| format!("{} {}", problem.pointer, problem.detail).trim().to_owned()).collect();
+    Problem::shape(details.join("; ")).errors(problems)
 }
 
 /// Lift a suspension. It stays in the list, with who lifted it and when.

@@ -143,11 +143,18 @@ fn ends_in_a_number(name: &str) -> bool {
     all(last, u8::is_ascii_digit) || last.strip_prefix("0x").is_some_and(|hex| all(hex, u8::is_ascii_hexdigit))
 }
 
+/// The names that `name` lies under, from the nearest up.
+pub(super) fn parents(name: &str) -> impl Iterator<Item = &str> {
+    name.match_indices('.').filter_map(|(at, _)| name.get(at + 1..))
+}
+
 /// Many patterns, asked in time that depends on the host's labels and not on their number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct PatternSet {
     exact: HashSet<Arc<str>>,
     under: HashSet<Arc<str>>,
+    /// Of the exact ones, those that are addresses: they count under every name that leads to them.
+    addresses: HashSet<IpAddr>,
 }
 
 impl PatternSet {
@@ -155,18 +162,31 @@ impl PatternSet {
         let mut set = Self::default();
         for pattern in patterns {
             match pattern {
-                HostPattern::Exact(name) => set.exact.insert(name.clone()),
-                HostPattern::Under(parent) => set.under.insert(parent.clone()),
-            };
+                HostPattern::Exact(name) => {
+                    set.addresses.extend(name.parse::<IpAddr>());
+                    set.exact.insert(name.clone());
+                }
+                HostPattern::Under(parent) => {
+                    set.under.insert(parent.clone());
+                }
+            }
         }
         set
     }
 
+    /// Whether an address (canonical) is one of them, under whatever name it was found.
+    pub(super) fn has_address(&self, address: IpAddr) -> bool {
+        self.addresses.contains(&address)
+    }
+
+    /// Whether what a name resolves to may decide about it.
+    pub(super) fn names_addresses(&self) -> bool {
+        !self.addresses.is_empty()
+    }
+
     /// `host` is a canonical name or an address' text.
     pub(super) fn matches(&self, host: &str) -> bool {
-        self.exact.contains(host)
-            || (!self.under.is_empty()
-                && host.match_indices('.').any(|(at, _)| host.get(at + 1..).is_some_and(|up| self.under.contains(up))))
+        self.exact.contains(host) || (!self.under.is_empty() && parents(host).any(|up| self.under.contains(up)))
     }
 }
 

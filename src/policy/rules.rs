@@ -2,12 +2,12 @@
 //!
 //! [`PRECEDENCE`] is that order. Deny beats allow. An exception opens special-purpose addresses and names, never
 //! metadata, and never what is ours, but for the ports of loopback on which nothing of ours listens. Report mode
-//! lets through what only a host list would have blocked. Not here: suspending, and remembering that ([`crate::store`]).
+//! lets through what only a host list would have blocked. An address on any host list counts on both looks: as a
+//! literal, and behind every name that leads to it. Not here: who is suspended ([`super::suspended`]).
 
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
 };
 
 use ipnet::{IpNet, Ipv4Net};
@@ -17,6 +17,7 @@ use super::address::{self, Carrier};
 use super::name::{self, NameRule, PatternSet};
 use super::port;
 pub use super::scan::ScanMemory;
+pub use super::suspended::{StoppedHost, Suspensions};
 use super::url::{CheckedUrl, Host};
 use super::wording::{answer_message, name_message};
 use crate::config::{Exception, PolicyMode, PolicySettings};
@@ -126,49 +127,6 @@ pub struct SelfAddrs {
     pub name_servers: Vec<SocketAddr>,
 }
 
-/// Who is stopped for abuse. Kept by the store; this is its image for judging.
-#[derive(Clone, Debug, Default)]
-pub struct Suspensions {
-    /// Whole tenants, or one workflow of one, with the reason.
-    pub tenants: HashMap<TenantId, Arc<str>>,
-    pub workflows: HashMap<(TenantId, Arc<str>), Arc<str>>,
-    /// Hosts in IDNA-mapped, lower-case, dot-trimmed form (or an address' text).
-    pub hosts: HashMap<Arc<str>, Arc<str>>,
-}
-
-impl Suspensions {
-    /// The reason why this tenant or this workflow of it may not submit.
-    pub fn of(&self, asker: Asker<'_>) -> Option<&str> {
-        let workflow = || {
-            // Making the key costs two allocations: only while someone is suspended.
-            let workflow = asker.workflow.filter(|_| !self.workflows.is_empty())?;
-            self.workflows.get(&(asker.tenant.clone(), Arc::from(workflow)))
-        };
-        self.tenants.get(asker.tenant).or_else(workflow).map(|reason| &**reason)
-    }
-
-    /// The reason why no send may go to this host.
-    pub fn of_host(&self, host: &Host) -> Option<&str> {
-        if self.hosts.is_empty() {
-            return None;
-        }
-        self.of_name(&host.text())
-    }
-
-    /// As [`Self::of_host`], for a name in mapped form.
-    fn of_name(&self, name: &str) -> Option<&str> {
-        self.hosts.get(name).map(|reason| &**reason)
-    }
-
-    /// As [`Self::of_host`], for an address under any name, in any form that carries it.
-    fn of_address(&self, address: IpAddr) -> Option<&str> {
-        if self.hosts.is_empty() {
-            return None;
-        }
-        forms(address.to_canonical()).find_map(|form| self.of_name(&form.to_string()))
-    }
-}
-
 /// The acceptable-use policy as configured: immutable, replaced as a whole by a reload.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -262,7 +220,7 @@ impl Policy {
             ));
         }
         let mut judged = Judged::default();
-        if let Some(denial) = self.judge_lists(asker, &text) {
+        if let Some(denial) = self.judge_lists(asker, host, &text) {
             match self.mode {
                 PolicyMode::Enforce => return Judged::denied(denial),
                 PolicyMode::Report => judged.would_block = Some(denial.code),
@@ -321,8 +279,17 @@ impl Policy {
             }
         }
 
-        let ask = AddressQuestion { tenant: asker.tenant, port: destination.port, ours: by.ours, purpose: by.purpose };
+        let ask = AddressQuestion {
+            tenant: asker.tenant,
+            port: destination.port,
+            ours: by.ours,
+            purpose: by.purpose,
+            allow: self.allow_of(asker).filter(|allow| !allow.matches(&destination.host.text())),
+        };
         for &address in addresses.iter().take(DNS_ADDRESSES_MAX) {
+            if self.mode == PolicyMode::Report {
+                answer.would_block = answer.would_block.or(self.judge_listed(&ask, address.to_canonical()));
+            }
             let verdict = match by.suspensions.of_address(address) {
                 Some(reason) => {
                     suspended = suspended.or(Some(("leads to an address", reason)));
@@ -378,21 +345,39 @@ impl Policy {
         Some(Denial::new(Code::PolicyPort, format!("port {port} is refused: {why}")))
     }
 
-    /// The host lists, operator's and tenant's. `host` is a name or an address' text.
-    fn judge_lists(&self, asker: Asker<'_>, host: &str) -> Option<Denial> {
-        if self.is_on_deny_list(asker, host) {
+    /// The host lists, operator's and tenant's, as far as the host's own text decides. Where the allow list names
+    /// addresses, a name that is not on it may still lead to one of them: its answer is judged by that.
+    fn judge_lists(&self, asker: Asker<'_>, host: &Host, text: &str) -> Option<Denial> {
+        if self.is_on_deny_list(asker, text) {
             return Some(Denial::new(
                 Code::PolicyDenied,
-                format!("`{host}` is on the operator's or this tenant's deny list: ask the operator"),
+                format!("`{text}` is on the operator's or this tenant's deny list: ask the operator"),
             ));
         }
-        let allow = self.tenants.get(asker.tenant)?.allow.as_ref()?;
-        (!allow.matches(host)).then(|| {
+        let allow = self.allow_of(asker)?;
+        let may_lead_there = matches!(host, Host::Name(_)) && allow.names_addresses();
+        (!allow.matches(text) && !may_lead_there).then(|| {
             Denial::new(
                 Code::PolicyNotAllowed,
-                format!("this tenant may reach only the hosts of its allow list, and `{host}` is not on it"),
+                format!("this tenant may reach only the hosts of its allow list, and `{text}` is not on it"),
             )
         })
+    }
+
+    /// The addresses of the host lists, whatever name or form led to this one (canonical).
+    fn judge_listed(&self, ask: &AddressQuestion<'_>, address: IpAddr) -> Option<Code> {
+        let tenant = self.tenants.get(ask.tenant);
+        let denied = |form: IpAddr| {
+            self.deny_hosts.has_address(form) || tenant.is_some_and(|tenant| tenant.deny.has_address(form))
+        };
+        if forms(address).any(denied) {
+            return Some(Code::PolicyDenied);
+        }
+        ask.allow.filter(|allow| !allow.has_address(address)).map(|_| Code::PolicyNotAllowed)
+    }
+
+    fn allow_of(&self, asker: Asker<'_>) -> Option<&PatternSet> {
+        self.tenants.get(asker.tenant)?.allow.as_ref()
     }
 
     fn is_on_deny_list(&self, asker: Asker<'_>, host: &str) -> bool {
@@ -414,6 +399,11 @@ impl Policy {
 
         if forms().any(|form| self.is_in_denied_network(form)) {
             return Verdict::Denied(Code::PolicyDenied);
+        }
+        if self.mode == PolicyMode::Enforce
+            && let Some(code) = self.judge_listed(ask, address)
+        {
+            return Verdict::Denied(code);
         }
         if forms().any(address::is_metadata) {
             return Verdict::Denied(Code::PolicyMetadata);
@@ -444,7 +434,10 @@ impl Policy {
     }
 
     fn opens(&self, tenant: &TenantId, address: IpAddr) -> bool {
-        self.openings(tenant).any(|exception| exception.networks.iter().any(|network| network.contains(&address)))
+        let opens = |exception: &Opening| {
+            exception.networks.iter().any(|network| network.contains(&address)) || exception.hosts.has_address(address)
+        };
+        self.openings(tenant).any(opens)
     }
 }
 
@@ -467,7 +460,7 @@ fn carried(address: IpAddr) -> impl Iterator<Item = (Carrier, Ipv4Addr)> {
 }
 
 /// An address (canonical) and those that it carries.
-fn forms(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+pub(super) fn forms(address: IpAddr) -> impl Iterator<Item = IpAddr> {
     std::iter::once(address).chain(carried(address).map(|(_, inside)| IpAddr::V4(inside)))
 }
 
@@ -477,6 +470,8 @@ struct AddressQuestion<'a> {
     port: u16,
     ours: &'a SelfAddrs,
     purpose: Purpose,
+    /// The tenant's allow list, where the host was not on it by name: then each address has to be.
+    allow: Option<&'a PatternSet>,
 }
 
 impl SelfAddrs {

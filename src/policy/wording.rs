@@ -38,7 +38,8 @@ pub(super) fn answer_message(host: &Host, code: Code, by_alias: bool) -> String 
 
 fn literal_message(address: IpAddr, code: Code) -> String {
     let what = match code {
-        Code::PolicyDenied => "in a network on the operator's deny list: ask the operator",
+        Code::PolicyDenied => "on the operator's or this tenant's deny list, or in a network there: ask the operator",
+        Code::PolicyNotAllowed => "not on the allow list of this tenant, which may reach nothing else",
         Code::PolicyMetadata => {
             "an address of a metadata or platform service: it is never reached, and no exception opens it"
         }
@@ -57,7 +58,10 @@ fn literal_message(address: IpAddr, code: Code) -> String {
 fn behind_name_message(name: &str, code: Code, by_alias: bool) -> String {
     let what = match code {
         Code::PolicyDenied if by_alias => "is an alias of a host on a deny list: ask the operator",
-        Code::PolicyDenied => "resolves to an address on the operator's deny list: ask the operator",
+        Code::PolicyDenied => "resolves to an address on a deny list: ask the operator",
+        Code::PolicyNotAllowed => {
+            "is not on the allow list of this tenant, and resolves to an address that is not on it either"
+        }
         Code::PolicyName => {
             "is an alias of a name that is not public: point it at a public name, or ask the operator for an exception"
         }

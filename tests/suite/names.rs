@@ -187,7 +187,7 @@ async fn a_suspended_address_is_reached_under_no_name() {
     let url = |host: &str| format!("http://{host}:{}/", receiver.port());
     let requests = until_reused(&ground, &url(NAME)).await;
     let mut suspensions = Suspensions::default();
-    suspensions.hosts.insert(GOOD.into(), "its owner asked".into());
+    suspensions.stop_host(GOOD, "its owner asked".into());
     ground.world.set_suspensions(suspensions);
     for host in [GOOD, NAME, "other.example.com"] {
         let attempt = ground.get(&url(host)).await;
@@ -220,7 +220,7 @@ async fn a_suspended_host_is_reached_under_no_name() {
 
     let requests = until_reused(&ground, &url(NAME)).await;
     let mut suspensions = Suspensions::default();
-    suspensions.hosts.insert("victim.example.net".into(), "its owner asked".into());
+    suspensions.stop_host("victim.example.net", "its owner asked".into());
     ground.world.set_suspensions(suspensions);
     for host in ["victim.example.net", NAME, "other.example.com"] {
         let attempt = ground.get(&url(host)).await;

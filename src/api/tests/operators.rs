@@ -11,6 +11,7 @@ async fn a_suspended_tenant_is_refused_until_it_is_lifted() {
     let suspension = made.ok(201);
     assert_eq!(suspension["tenant"], "default");
     assert_eq!((&suspension["by"], &suspension["lifted_at"]), (&json!("local"), &Value::Null));
+    assert_eq!((&suspension["hit"], &suspension["covers"]), (&json!(1), &json!("every send of tenant default")));
     // What waited has ended; what comes is refused.
     let ended = desk.get(&format!("/v1/sends/{waiting}")).await.ok(200);
     assert_eq!((&ended["outcome"], &ended["error"]["code"]), (&json!("blocked"), &json!("suspended")));
@@ -38,11 +39,33 @@ async fn one_workflow_or_one_host_can_be_stopped_alone() {
     desk.post("/v1/sends", &of("scraper")).await.problem(403, "suspended");
     desk.post("/v1/sends", &of("shop")).await.ok(202);
     let host = desk.post("/v1/suspensions", r#"{"host":"Victim.Example.com.","reason":"r"}"#).await.ok(201);
-    assert_eq!(host["host"], "victim.example.com");
+    assert_eq!((&host["host"], &host["hit"]), (&json!("victim.example.com"), &json!(0)));
+    assert!(host["covers"].as_str().is_some_and(|covers| covers.contains("not the names under it")), "{host}");
     // Sends to a suspended host are accepted, and end blocked: their author sees them beside the others.
     desk.post("/v1/sends", r#"{"method":"GET","url":"https://victim.example.com/"}"#).await.ok(202);
     let explained = desk.post("/v1/explain", r#"{"method":"GET","url":"https://victim.example.com/"}"#).await;
     assert_eq!(explained.ok(200)["code"], "suspended");
+}
+
+#[tokio::test]
+async fn a_host_may_be_all_under_a_name_or_a_network() {
+    let desk = Desk::new();
+    let waiting = ["https://a.victim.com/", "https://93.184.216.34/", "https://example.com/"];
+    for url in waiting {
+        desk.post("/v1/sends", &json!({"method": "GET", "url": url}).to_string()).await.ok(202);
+    }
+    for (host, shown, hit, covers) in [
+        ("*.Victim.com", "*.victim.com", 1, "every name under victim.com"),
+        ("93.184.216.0/24", "93.184.216.0/24", 1, "every address in 93.184.216.0/24"),
+        ("[2606:4700::1]", "2606:4700::1", 0, "under every name that resolves to it"),
+    ] {
+        let made = desk.post("/v1/suspensions", &json!({"host": host, "reason": "r"}).to_string()).await.ok(201);
+        assert_eq!((&made["host"], &made["hit"]), (&json!(shown), &json!(hit)));
+        assert!(made["covers"].as_str().is_some_and(|said| said.contains(covers)), "{made}");
+    }
+    let left = desk.get("/v1/sends").await.ok(200);
+    let states: Vec<_> = left["sends"].as_array().expect("a list").iter().map(|send| &send["state"]).collect();
+    assert_eq!(states, [&json!("queued"), &json!("done"), &json!("done")]);
 }
 
 #[tokio::test]
@@ -54,6 +77,8 @@ async fn a_suspension_says_what_and_why() {
         (r#"{"reason":"r"}"#, &[""]),
         (r#"{"tenant":"a","host":"b.example.com","reason":"r"}"#, &["/host"]),
         (r#"{"host":"http://x/","reason":"r"}"#, &["/host"]),
+        (r#"{"host":"0.0.0.0/0","reason":"r"}"#, &["/host"]),
+        (r#"{"host":"*","workflow":"w"}"#, &["/reason", "/host", "/workflow"]),
         (r#"{"host":"b.example.com","workflow":"w","reason":"r"}"#, &["/workflow"]),
         (r#"{"tenant":1,"reason":""}"#, &["/tenant", "/reason"]),
         (r#"{"tenant":"a","reason":"r","until":"x"}"#, &["/until"]),
