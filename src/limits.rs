@@ -139,6 +139,11 @@ pub const BYTES_BEFORE_ANSWER_MAX: u64 = 256 * KIB;
 
 /// Most deliveries that are worked on before timers and sockets are looked at again.
 pub const TURNS_PER_ROUND: usize = 64;
+/// Fewest that a round has, however long they take.
+pub const TURNS_PER_ROUND_MIN: usize = 2;
+/// How long they are worked on, all of them together, before no other begins and timers and sockets are looked at
+/// again: next to nothing of a deadline, and a thousand times what that looking costs.
+pub const ROUND_TIME: Duration = Duration::from_millis(2);
 /// Bytes that one connection is read without a turn for the others.
 pub const READ_TURN_BYTES: usize = 64 * KIB as usize;
 /// Pieces of one body that are taken without a turn for the others: a piece may be a single byte.

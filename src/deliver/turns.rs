@@ -1,17 +1,22 @@
 //! Whose delivery is worked on next, when more of them have something to do than there is time for.
 //!
-//! In one round of the runtime at most [`TURNS_PER_ROUND`] deliveries are worked on; then timers and sockets are looked
-//! at, and the next ones are called. Promises: tenants take turns, however many deliveries of one have something to do
-//! (floods to read, handshakes to compute); and what waits costs the runtime next to nothing, so that deadlines end
-//! what they should when they should. How long one turn may last is up to the work: see
-//! [`crate::limits::READ_TURN_BYTES`].
+//! In one round of the runtime at most [`TURNS_PER_ROUND`] deliveries are worked on, and for no longer than
+//! [`ROUND_TIME`]; then timers and sockets are looked at, and the next ones are called. Promises: tenants take turns,
+//! however many deliveries of one have something to do (floods to read, handshakes to compute); and what waits costs
+//! the runtime next to nothing, so that deadlines end what they should when they should. A turn that has begun is not
+//! cut short: how long it may last is up to the work, see [`crate::limits::READ_TURN_BYTES`], and what a peer can make
+//! longer than that is done [`super::apart`].
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use crate::limits::TURNS_PER_ROUND;
+use tokio::time::Instant;
+
+use crate::clock;
+use crate::limits::{ROUND_TIME, TURNS_PER_ROUND, TURNS_PER_ROUND_MIN};
 use crate::send::TenantId;
 
 /// One for the process.
@@ -20,12 +25,24 @@ pub struct Turns {
     queue: Mutex<Queue>,
 }
 
+/// Each of the [`TURNS_PER_ROUND`] turns is in one place: free, called, being worked on, spent or withheld.
 #[derive(Debug)]
 struct Queue {
     /// Turns that may still be taken in this round.
     free: usize,
     /// Turns that have been taken, for the next round.
     spent: usize,
+    /// Turns that this round has not got: as many as it may have take too long.
+    withheld: usize,
+    /// How many a round may have.
+    allowed: usize,
+    /// Turns of this round that were worked on to their end, and how long all of them together took.
+    worked: usize,
+    time: Duration,
+    /// The round's time is over: nobody begins until the next one.
+    over: bool,
+    /// The next round is being seen to.
+    ending: bool,
     next: u64,
     /// Tenants with something in `lines`, each once.
     ring: VecDeque<TenantId>,
@@ -42,6 +59,12 @@ impl Default for Turns {
             queue: Mutex::new(Queue {
                 free: TURNS_PER_ROUND,
                 spent: 0,
+                withheld: 0,
+                allowed: TURNS_PER_ROUND,
+                worked: 0,
+                time: Duration::ZERO,
+                over: false,
+                ending: false,
                 next: 0,
                 ring: VecDeque::new(),
                 lines: HashMap::new(),
@@ -62,13 +85,13 @@ impl Turns {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A turn was taken, or given up. Once half of a round's are, the next round is seen to.
-    fn spend(self: &Arc<Self>) {
+    /// A turn was taken, which `worked` so long, or given up. Once half of a round's are, or its time is over, the next
+    /// round is seen to.
+    fn spend(self: &Arc<Self>, worked: Option<Duration>) {
         let mut queue = self.lock();
-        queue.spent += 1;
-        let half = queue.spent == TURNS_PER_ROUND / 2;
+        let ends = queue.spend(worked);
         drop(queue);
-        if half {
+        if ends {
             let turns = self.clone();
             tokio::spawn(async move {
                 // Comes back once the runtime has looked at timers and sockets.
@@ -81,10 +104,33 @@ impl Turns {
 }
 
 impl Queue {
+    /// `true`: the next round is to be seen to, by the one who is told.
+    fn spend(&mut self, worked: Option<Duration>) -> bool {
+        self.spent += 1;
+        if let Some(time) = worked {
+            self.worked += 1;
+            self.time += time;
+        }
+        self.over |= self.time >= ROUND_TIME;
+        // Also where no turn is out that would come to an end.
+        let due = self.over || self.spent * 2 >= self.allowed || self.spent + self.withheld == TURNS_PER_ROUND;
+        due && !std::mem::replace(&mut self.ending, true)
+    }
+
+    /// As many turns as lately fitted into [`ROUND_TIME`]: those who are called shall find that they may begin, for
+    /// whoever comes too late stands in line once more, and might do so again and again.
     fn next_round(&mut self) -> Vec<Waker> {
-        let turns = std::mem::take(&mut self.spent);
+        self.allowed = if self.over {
+            self.worked.clamp(TURNS_PER_ROUND_MIN, TURNS_PER_ROUND)
+        } else {
+            (self.allowed * 2).min(TURNS_PER_ROUND)
+        };
+        (self.over, self.ending, self.worked, self.time) = (false, false, 0, Duration::ZERO);
+        let here = std::mem::take(&mut self.spent) + std::mem::take(&mut self.withheld) + std::mem::take(&mut self.free);
+        let turns = here.min(self.allowed.saturating_sub(TURNS_PER_ROUND - here));
+        self.withheld = here - turns;
         let called: Vec<Waker> = (0..turns).map_while(|_| self.call_next()).collect();
-        self.free += turns - called.len();
+        self.free = turns - called.len();
         called
     }
 
@@ -117,6 +163,16 @@ impl Queue {
         line.push_back(place);
         place
     }
+
+    /// One who was called and came when the round was over stands first in line again, and its tenant in the ring.
+    fn come_too_late(&mut self, tenant: &TenantId, place: u64, waker: &Waker) {
+        self.waiting.insert(place, waker.clone());
+        let line = self.lines.entry(tenant.clone()).or_default();
+        if line.is_empty() {
+            self.ring.push_front(tenant.clone());
+        }
+        line.push_front(place);
+    }
 }
 
 /// Work that goes on only in its turn. Dropping it gives its place up.
@@ -145,12 +201,20 @@ impl<F: Future> Future for InTurn<F> {
         let Some(work) = &mut this.work else { return Poll::Pending };
         let mut queue = this.turns.lock();
         match this.place {
-            None if queue.free > 0 => queue.free -= 1,
+            None if queue.free > 0 && !queue.over => queue.free -= 1,
             None => {
                 this.place = Some(queue.stand_in_line(&this.tenant, cx.waker()));
                 return Poll::Pending;
             }
-            Some(place) if queue.called.remove(&place) => this.place = None,
+            Some(place) if queue.called.remove(&place) => {
+                if queue.over {
+                    queue.come_too_late(&this.tenant, place, cx.waker());
+                    let ends = queue.spend(None);
+                    debug_assert!(!ends, "a round that is over is being seen to");
+                    return Poll::Pending;
+                }
+                this.place = None;
+            }
             Some(place) => {
                 if let Some(waker) = queue.waiting.get_mut(&place) {
                     waker.clone_from(cx.waker());
@@ -159,7 +223,7 @@ impl<F: Future> Future for InTurn<F> {
             }
         }
         drop(queue);
-        let _turn = Turn(&this.turns);
+        let _turn = Turn { turns: &this.turns, began: clock::monotonic() };
         work.as_mut().poll(cx)
     }
 }
@@ -173,17 +237,20 @@ impl<F> Drop for InTurn<F> {
         drop(queue);
         drop(gone);
         if called {
-            self.turns.spend();
+            self.turns.spend(None);
         }
     }
 }
 
 /// Spent when dropped, also by a panic.
-struct Turn<'a>(&'a Arc<Turns>);
+struct Turn<'a> {
+    turns: &'a Arc<Turns>,
+    began: Instant,
+}
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.spend();
+        self.turns.spend(Some(self.began.elapsed()));
     }
 }
 
@@ -205,16 +272,15 @@ mod tests {
         turns.take(&TenantId::new(tenant), Box::pin(work)).await;
     }
 
-    async fn assert_all_is_given_back(turns: &Turns) {
-        while turns.lock().free <= TURNS_PER_ROUND / 2 {
-            tokio::task::yield_now().await;
-        }
-        let queue = turns.lock();
-        assert_eq!((queue.free + queue.spent, queue.called.len()), (TURNS_PER_ROUND, 0));
+    fn assert_all_is_given_back(turns: &Turns) {
+        let mut queue = turns.lock();
+        assert_eq!((queue.free + queue.spent + queue.withheld, queue.called.len()), (TURNS_PER_ROUND, 0));
+        // Those who have gone stand in line until they are passed over.
+        assert!(queue.next_round().is_empty());
         assert_eq!((queue.waiting.len(), queue.lines.len(), queue.ring.len()), (0, 0, 0));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_tenant_with_one_delivery_has_a_turn_in_every_round_beside_one_with_thousands() {
         let (turns, notes) = (Arc::new(Turns::default()), Notes::default());
         let mut tasks = tokio::task::JoinSet::new();
@@ -231,10 +297,10 @@ mod tests {
             // It stands in line when it has been woken: in the next round, or the one after.
             assert!(longest <= 2 * TURNS_PER_ROUND, "{longest} turns of others between two of its own");
         }
-        assert_all_is_given_back(&turns).await;
+        assert_all_is_given_back(&turns);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_does_not_take_turns_waits_for_one_round_of_what_does() {
         let (turns, notes) = (Arc::new(Turns::default()), Notes::default());
         let mut tasks = tokio::task::JoinSet::new();
@@ -250,6 +316,77 @@ mod tests {
             assert!(between <= 2 * TURNS_PER_ROUND, "{between} turns within one round");
         }
         tasks.join_all().await;
+    }
+
+    /// Work of so many turns, each of which keeps its thread for so long.
+    async fn long_work(turns: Arc<Turns>, tenant: &'static str, times: usize, each: Duration, notes: Notes) {
+        let work = async move {
+            for _ in 0..times {
+                notes.lock().unwrap().push(tenant);
+                // Moves the clock at once, and comes back in another turn.
+                tokio::time::advance(each).await;
+            }
+        };
+        turns.take(&TenantId::new(tenant), Box::pin(work)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_ends_when_its_time_is_over_however_few_turns_it_had() {
+        for (each, turns_per_round) in [
+            (ROUND_TIME * 50, 1),
+            (ROUND_TIME, 1),
+            (ROUND_TIME / 2, 2),
+            (ROUND_TIME / 5, 5),
+            (ROUND_TIME / 1_000, TURNS_PER_ROUND),
+        ] {
+            let (turns, notes) = (Arc::new(Turns::default()), Notes::default());
+            let mut tasks = tokio::task::JoinSet::new();
+            for _ in 0..200 {
+                tasks.spawn(long_work(turns.clone(), "many", 3, each, notes.clone()));
+            }
+            let mut most = 0;
+            while notes.lock().unwrap().len() < 600 {
+                let before = notes.lock().unwrap().len();
+                tokio::task::yield_now().await;
+                most = most.max(notes.lock().unwrap().len() - before);
+            }
+            tasks.join_all().await;
+            assert!((1..=turns_per_round).contains(&most), "{each:?}: {most} turns between two looks at the clock");
+            assert_all_is_given_back(&turns);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tenant_is_not_behind_the_long_turns_of_another() {
+        let (turns, notes) = (Arc::new(Turns::default()), Notes::default());
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..1_000 {
+            tasks.spawn(long_work(turns.clone(), "many", 3, ROUND_TIME * 10, notes.clone()));
+        }
+        while notes.lock().unwrap().len() < 10 {
+            tokio::task::yield_now().await;
+        }
+        tasks.spawn(work(turns.clone(), "one", 20, notes.clone()));
+        let from = notes.lock().unwrap().len();
+        tasks.join_all().await;
+        let notes = notes.lock().unwrap();
+        let turns_of_one: Vec<usize> = (from..notes.len()).filter(|at| notes[*at] == "one").collect();
+        let waits = std::iter::once(turns_of_one[0] - from).chain(turns_of_one.windows(2).map(|pair| pair[1] - pair[0]));
+        // Two rounds of as few as there are.
+        assert!(waits.max().unwrap() <= 2 * TURNS_PER_ROUND_MIN, "{turns_of_one:?} from {from}");
+        assert_all_is_given_back(&turns);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rounds_grow_again_once_turns_are_short() {
+        let (turns, notes) = (Arc::new(Turns::default()), Notes::default());
+        let long = (0..8).map(|_| long_work(turns.clone(), "long", 2, ROUND_TIME, notes.clone()));
+        futures_util::future::join_all(long).await;
+        assert!(turns.lock().allowed < TURNS_PER_ROUND);
+        let short = (0..500).map(|_| work(turns.clone(), "short", 2, notes.clone()));
+        futures_util::future::join_all(short).await;
+        assert_eq!(turns.lock().allowed, TURNS_PER_ROUND);
+        assert_all_is_given_back(&turns);
     }
 
     #[tokio::test]
@@ -278,7 +415,7 @@ mod tests {
         }
         tasks.join_all().await;
         assert_eq!(notes.lock().unwrap().len(), 12 * TURNS_PER_ROUND);
-        assert_all_is_given_back(&turns).await;
+        assert_all_is_given_back(&turns);
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -305,6 +442,6 @@ mod tests {
         }
         while tasks.join_next().await.is_some() {}
         assert!(done.load(Relaxed) > 100);
-        assert_all_is_given_back(&turns).await;
+        assert_all_is_given_back(&turns);
     }
 }
