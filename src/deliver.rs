@@ -4,6 +4,7 @@
 //! second connection only where the first, an idle one, took no byte of it. Not here: redaction, records and the
 //! store (`dispatch` turns an [`Attempt`] into what is remembered).
 
+pub mod apart;
 pub mod body;
 pub mod http;
 pub mod turns;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
+use self::apart::Apart;
 use self::body::{BodyCaps, More, Receiving};
 use self::http::{Channel, Line, Prepared, Tasks, Unanswered, prepare};
 use self::turns::Turns;
@@ -53,6 +55,8 @@ pub struct Deliverer {
     dialer: Dialer,
     pool: Pool<Channel>,
     turns: Arc<Turns>,
+    /// Where handshakes are made.
+    apart: Apart,
     /// What was ours when it was last looked at: a change closes what was judged by it.
     ours: ArcSwap<SelfAddrs>,
     /// The suspensions that idle connections were opened under. The same.
@@ -65,7 +69,15 @@ impl Deliverer {
         let dialer = Dialer::new(world.clone(), trust);
         let ours = ArcSwap::new(world.ours());
         let suspensions = ArcSwap::new(world.suspensions());
-        Arc::new(Self { world, dialer, pool: Pool::default(), turns: Arc::default(), ours, suspensions })
+        Arc::new(Self {
+            world,
+            dialer,
+            pool: Pool::default(),
+            turns: Arc::default(),
+            apart: Apart::default(),
+            ours,
+            suspensions,
+        })
     }
 
     /// For those who want to know where a send would go, without sending.
@@ -228,8 +240,9 @@ impl Deliverer {
             Scheme::Http => Box::new(connected.wire),
             Scheme::Https => {
                 journey.watch.enter(Phase::Tls);
-                let trust = self.dialer.trust();
-                let (stream, facts) = Box::pin(trust.handshake(tenant, &destination.host, connected.wire)).await?;
+                let (trust, whose, host) = (self.dialer.trust(), tenant.clone(), destination.host.clone());
+                let handshake = async move { trust.handshake(&whose, &host, connected.wire).await };
+                let (stream, facts) = self.apart.run(tenant, handshake).await?;
                 journey.watch.leave();
                 connection_tls(journey, &facts);
                 line.tls = Some(Arc::new(facts));

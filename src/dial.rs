@@ -5,6 +5,7 @@
 //! Nothing here retries what was written: the only second try is another address or source while no byte of a
 //! request has left. Everything waits for as long as the peer is silent: the caller's deadline ends it.
 
+pub mod chain;
 pub mod connect;
 pub mod metrics;
 pub mod plumbed;

@@ -27,7 +27,8 @@
 //!    [`store::Started`], which [`deliver`] takes by value.
 //! 3. [`deliver`] judges the URL, lets [`dial`] resolve, judge the answer, choose a source, connect and shake hands,
 //!    then writes one request and reads one response, each phase timed and spending from one [`deadline`]. Deliveries
-//!    are worked on in turns ([`deliver::turns`]): what floods one of them delays no other's deadline.
+//!    are worked on in turns ([`deliver::turns`]), and what a peer can make long on threads of its own
+//!    ([`deliver::apart`]): what floods one of them delays no other's deadline.
 //! 4. [`dispatch`] redacts what came of it, and [`ledger`] writes the end until it is durable.
 //!
 //! ## What must not be

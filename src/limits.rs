@@ -126,6 +126,15 @@ pub const REUSE_MEMORY_MAX: usize = 16_384;
 pub const CONNECTION_AGE_MAX: Duration = DNS_TTL_MAX;
 /// Most tenants whose TLS sessions are kept apart and resumed.
 pub const TLS_TENANTS_MAX: usize = 256;
+/// Most certificates that a peer may show, its own among them: public chains have two to four.
+pub const TLS_CERTIFICATES_MAX: usize = 10;
+/// Most bytes of one of them: one that names a thousand hosts takes about that.
+pub const TLS_CERTIFICATE_BYTES_MAX: usize = 16 * KIB as usize;
+/// And of all of them.
+pub const TLS_CHAIN_BYTES_MAX: usize = 32 * KIB as usize;
+/// Most of them, beside its own, that may be of one authority: one that was signed by another as well has two, and
+/// every order of them is a path that is tried.
+pub const TLS_CERTIFICATES_OF_ONE_SUBJECT: usize = 2;
 /// TLS sessions kept for one tenant.
 pub const TLS_SESSIONS_PER_TENANT: usize = 64;
 
@@ -163,6 +172,9 @@ pub const DISPATCH_STALLED_AFTER: Duration = Duration::from_secs(5);
 pub const ENDS_BYTES: usize = 8 * MIB as usize;
 /// Bytes of accepted sends kept in memory so that their delivery need not read the disk.
 pub const HOT_BYTES_MAX: u64 = 64 * MIB;
+
+/// Most values that are hidden one by one in one body.
+pub const HIDDEN_VALUES_MAX: usize = 4_096;
 
 /// Longest error message of a record, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 1024;

@@ -126,7 +126,8 @@ impl Queue {
             (self.allowed * 2).min(TURNS_PER_ROUND)
         };
         (self.over, self.ending, self.worked, self.time) = (false, false, 0, Duration::ZERO);
-        let here = std::mem::take(&mut self.spent) + std::mem::take(&mut self.withheld) + std::mem::take(&mut self.free);
+        let here =
+            std::mem::take(&mut self.spent) + std::mem::take(&mut self.withheld) + std::mem::take(&mut self.free);
         let turns = here.min(self.allowed.saturating_sub(TURNS_PER_ROUND - here));
         self.withheld = here - turns;
         let called: Vec<Waker> = (0..turns).map_while(|_| self.call_next()).collect();
@@ -371,7 +372,8 @@ mod tests {
         tasks.join_all().await;
         let notes = notes.lock().unwrap();
         let turns_of_one: Vec<usize> = (from..notes.len()).filter(|at| notes[*at] == "one").collect();
-        let waits = std::iter::once(turns_of_one[0] - from).chain(turns_of_one.windows(2).map(|pair| pair[1] - pair[0]));
+        let waits =
+            std::iter::once(turns_of_one[0] - from).chain(turns_of_one.windows(2).map(|pair| pair[1] - pair[0]));
         // Two rounds of as few as there are.
         assert!(waits.max().unwrap() <= 2 * TURNS_PER_ROUND_MIN, "{turns_of_one:?} from {from}");
         assert_all_is_given_back(&turns);

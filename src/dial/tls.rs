@@ -9,14 +9,19 @@ use std::{
     fmt,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use jiff::Timestamp;
-use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
-use rustls::{CertificateError, ClientConfig, ProtocolVersion, RootCertStore, client::Resumption};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, ProtocolVersion, RootCertStore, SignatureScheme};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::chain::{self, ChainError};
 use super::wire::{PeerEnd, Wire};
 use crate::config::{Roots, Tls};
 use crate::limits::{TLS_SESSIONS_PER_TENANT, TLS_TENANTS_MAX};
@@ -63,12 +68,14 @@ impl Trust {
                 }
             }
         }
+        let mut extra = Vec::new();
         for path in &settings.extra_ca {
             let bad = |cause: String| TrustError::ExtraCa { path: path.clone(), cause };
             let mut any = false;
             for certificate in CertificateDer::pem_file_iter(path).map_err(|error| bad(error.to_string()))? {
                 let certificate = certificate.map_err(|error| bad(error.to_string()))?;
-                roots.add(certificate).map_err(|error| bad(error.to_string()))?;
+                roots.add(certificate.clone()).map_err(|error| bad(error.to_string()))?;
+                extra.push(certificate);
                 any = true;
             }
             if !any {
@@ -77,10 +84,15 @@ impl Trust {
         }
         // Named, because a second provider in the dependency graph would make the default one ambiguous.
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let unusable = |error: &dyn fmt::Display| TrustError::Provider(error.to_string());
+        let by_chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+            .build()
+            .map_err(|error| unusable(&error))?;
         let mut base = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| TrustError::Provider(error.to_string()))?
-            .with_root_certificates(roots)
+            .map_err(|error| unusable(&error))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Verifier { by_chain, extra }))
             .with_no_client_auth();
         base.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         base.enable_early_data = false;
@@ -119,6 +131,79 @@ impl Trust {
         })?;
         let facts = facts(&stream);
         Ok((Box::new(stream), facts))
+    }
+}
+
+/// Verifies as the public roots and `extra_ca` have it, once what is shown is within bounds.
+#[derive(Debug)]
+struct Verifier {
+    by_chain: Arc<WebPkiServerVerifier>,
+    /// Certificates that the operator trusts by themselves.
+    extra: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let others = chain::bounded(leaf, others)?;
+        // `openssl req -x509` marks what it makes as an authority's, which no server's certificate may be in a chain.
+        // Here it is no chain's: the operator has named this very certificate, as one does for curl.
+        if self.extra.iter().any(|trusted| **trusted == **leaf) {
+            return by_itself(leaf, name, now);
+        }
+        self.by_chain.verify_server_cert(leaf, &others, name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.by_chain.verify_tls12_signature(message, leaf, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.by_chain.verify_tls13_signature(message, leaf, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.by_chain.supported_verify_schemes()
+    }
+}
+
+/// Name, dates and purpose of a certificate that is trusted without an issuer.
+fn by_itself(
+    leaf: &CertificateDer<'_>,
+    name: &ServerName<'_>,
+    now: UnixTime,
+) -> Result<ServerCertVerified, rustls::Error> {
+    verify_server_name(&ParsedCertificate::try_from(leaf)?, name)?;
+    let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| CertificateError::BadEncoding)?;
+    let at = |time: i64| UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(time).unwrap_or_default()));
+    let validity = parsed.validity();
+    let (not_before, not_after) = (at(validity.not_before.timestamp()), at(validity.not_after.timestamp()));
+    if now < not_before {
+        return Err(CertificateError::NotValidYetContext { time: now, not_before }.into());
+    }
+    if now > not_after {
+        return Err(CertificateError::ExpiredContext { time: now, not_after }.into());
+    }
+    match parsed.extended_key_usage() {
+        Ok(Some(usage)) if !usage.value.server_auth && !usage.value.any => Err(CertificateError::InvalidPurpose.into()),
+        Ok(_) => Ok(ServerCertVerified::assertion()),
+        Err(_) => Err(CertificateError::BadEncoding.into()),
     }
 }
 
@@ -182,6 +267,9 @@ fn of_certificate(reason: &CertificateError) -> (String, &'static str) {
             "install the whole chain, or have the operator add the authority to `[tls] extra_ca`",
         ),
         CertificateError::Revoked => ("it has been revoked".to_owned(), "install a new one"),
+        CertificateError::Other(other) if other.0.is::<ChainError>() => {
+            (other.to_string(), "install it with the certificates of its authorities up to the root, and no others")
+        }
         CertificateError::BadSignature => ("its signature is wrong".to_owned(), "install it anew with its chain"),
         other => (format!("{other}"), "install one that public clients accept"),
     }

@@ -2,18 +2,35 @@
 //!
 //! Everything that is not hidden keeps its own bytes. The scanner never recurses and takes what receivers really
 //! send: text cut off at the end, duplicate keys (each is hidden), several documents in a row. Where text that began
-//! as JSON stops being it, the rest is hidden whole, because nobody can say any more what stands in it.
+//! as JSON stops being it, the rest is hidden whole, because nobody can say any more what stands in it; so is it past
+//! [`HIDDEN_VALUES_MAX`] values, each of which costs what a hundred bytes do, to read and in what is shown.
+
+use crate::limits::HIDDEN_VALUES_MAX;
 
 /// Pointers, as their reference tokens.
 #[derive(Clone, Debug, Default)]
-pub struct Pointers(Vec<Vec<String>>);
+pub struct Pointers(Vec<Vec<Token>>);
+
+#[derive(Clone, Debug)]
+struct Token {
+    text: String,
+    /// The element of an array that it names (RFC 6901 section 4: no leading zero). Known beforehand, because an array
+    /// may have a million elements, each of which is asked for.
+    index: Option<usize>,
+}
+
+impl Token {
+    fn new(written: &str) -> Self {
+        let text = written.replace("~1", "/").replace("~0", "~");
+        let index = text.parse::<usize>().ok().filter(|index| index.to_string() == text);
+        Self { text, index }
+    }
+}
 
 impl Pointers {
     /// Each is empty (the whole document) or begins with `/`; that was checked at load.
     pub fn new(pointers: &[String]) -> Self {
-        let split = |pointer: &String| {
-            pointer.split('/').skip(1).map(|token| token.replace("~1", "/").replace("~0", "~")).collect()
-        };
+        let split = |pointer: &String| pointer.split('/').skip(1).map(Token::new).collect();
         Self(pointers.iter().map(split).collect())
     }
 
@@ -78,7 +95,7 @@ struct Level {
 struct Scan<'a> {
     body: &'a [u8],
     at: usize,
-    pointers: &'a [Vec<String>],
+    pointers: &'a [Vec<Token>],
     levels: Vec<Level>,
     hidden: Vec<Hidden>,
 }
@@ -167,7 +184,8 @@ impl Scan<'_> {
                 return Ok(());
             }
             let key = &self.body[from..self.at];
-            below = self.narrowed(&matching, depth, |token| key_is(key, token));
+            let key = Key::read(key, !matching.is_empty());
+            below = self.narrowed(&matching, depth, |token| key.is(&token.text));
             self.skip_space();
             match self.peek() {
                 Some(b':') => self.at += 1,
@@ -178,7 +196,7 @@ impl Scan<'_> {
                 Some(_) => return Err(NotJson),
             }
         } else {
-            below = self.narrowed(&matching, depth, |token| token == index.to_string());
+            below = self.narrowed(&matching, depth, |token| token.index == Some(index));
         }
         if let Some(level) = self.levels.last_mut() {
             level.matching = matching;
@@ -192,12 +210,8 @@ impl Scan<'_> {
     }
 
     /// Those of `matching` whose token for this depth (1: the outermost container) fits.
-    fn narrowed(&self, matching: &[usize], depth: usize, fits: impl Fn(&str) -> bool) -> Vec<usize> {
-        matching
-            .iter()
-            .copied()
-            .filter(|&one| self.pointers[one].get(depth - 1).is_some_and(|token| fits(token)))
-            .collect()
+    fn narrowed(&self, matching: &[usize], depth: usize, fits: impl Fn(&Token) -> bool) -> Vec<usize> {
+        matching.iter().copied().filter(|&one| self.pointers[one].get(depth - 1).is_some_and(&fits)).collect()
     }
 
     /// A value whose path equals the first tokens of `matching`. Opens a container, or passes a scalar.
@@ -207,6 +221,10 @@ impl Scan<'_> {
         if matching.iter().any(|&one| self.pointers[one].len() == depth) {
             let passed = self.pass();
             if passed.is_err() {
+                self.at = from;
+                return Err(NotJson);
+            }
+            if self.hidden.len() == HIDDEN_VALUES_MAX {
                 self.at = from;
                 return Err(NotJson);
             }
@@ -282,11 +300,27 @@ impl Scan<'_> {
     }
 }
 
-/// Whether a key as written, quotes included, is `token`.
-fn key_is(written: &[u8], token: &str) -> bool {
-    let inner = &written[1..written.len() - 1];
-    if !inner.contains(&b'\\') {
-        return inner == token.as_bytes();
+/// A member's name.
+enum Key<'a> {
+    Plain(&'a [u8]),
+    /// It was written with escapes; unread where nobody asks.
+    Escaped(Option<String>),
+}
+
+impl<'a> Key<'a> {
+    /// As written, quotes included.
+    fn read(written: &'a [u8], is_asked_for: bool) -> Self {
+        let inner = &written[1..written.len() - 1];
+        if !inner.contains(&b'\\') {
+            return Self::Plain(inner);
+        }
+        Self::Escaped(is_asked_for.then(|| serde_json::from_slice(written).ok()).flatten())
     }
-    serde_json::from_slice::<String>(written).is_ok_and(|key| key == token)
+
+    fn is(&self, token: &str) -> bool {
+        match self {
+            Self::Plain(inner) => *inner == token.as_bytes(),
+            Self::Escaped(text) => text.as_deref() == Some(token),
+        }
+    }
 }

@@ -188,3 +188,25 @@ fn a_response_is_shown_with_its_secrets_hidden() {
     let shown = redactor(&[], &[]).response(raw(b"{}"), false);
     assert_eq!(shown.body, ShownBody { bytes: None, total: 2, truncated: true, sha256: None });
 }
+
+#[test]
+fn a_body_cannot_have_values_hidden_without_end() {
+    let most = crate::limits::HIDDEN_VALUES_MAX;
+    let pointers = Pointers::new(&["/a".to_owned()]);
+    for (what, count, asked) in
+        [("as many as may be", most, most), ("more", most + 1, most + 1), ("many", 150_000, most + 1)]
+    {
+        let members = format!("{{{}\"b\":1}}", "\"a\":1,".repeat(count));
+        let documents = "{\"a\":1}\n".repeat(count);
+        for body in [members, documents] {
+            let hidden = std::cell::Cell::new(0);
+            let hide = |_: &[u8]| {
+                hidden.set(hidden.get() + 1);
+                "x".to_owned()
+            };
+            let shown = pointers.hide(body.as_bytes(), true, hide).unwrap();
+            assert_eq!(hidden.get(), asked, "{what}");
+            assert!(!shown.windows(5).any(|window| window == b"\"a\":1"), "{what}: nothing named is shown");
+        }
+    }
+}

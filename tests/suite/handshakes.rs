@@ -8,7 +8,7 @@ use rustls::HandshakeKind;
 use crate::support::ground::{Ground, LONG, Plan, SHORT, end_of, get, post};
 use crate::support::name_server::NameServer;
 use crate::support::receiver::{Receiver, Step, ok, write};
-use crate::support::tls::{Authority, Leaf};
+use crate::support::tls::{Authority, Leaf, look_alike_server, self_signed, server_of};
 
 const NAME: &str = "hook.example.com";
 
@@ -70,6 +70,43 @@ async fn a_certificate_that_does_not_hold_is_named_with_the_reason() {
         let message = attempt.ended.error.unwrap().message;
         assert!(message.contains(reason) && message.contains(NAME), "{name}: {message}");
         assert_eq!((receiver.requests(), attempt.sent_headers), (0, None), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_chain_of_look_alikes_is_refused_before_a_path_is_looked_for() {
+    let ground = Ground::new();
+    for count in [3, 20, 100] {
+        let receiver = Receiver::start_tls(look_alike_server(count), [Step::Read, ok()]).await;
+        let attempt = ground.get(&format!("https://{}/", receiver.address())).await;
+        assert_eq!(end_of(&attempt), "failed tls_certificate tls", "{count}");
+        // The verifier that looks for paths would say that the issuer is not trusted.
+        let message = attempt.ended.error.unwrap().message;
+        let bound = ["certificates of one authority", "certificates were shown, more than", "bytes of certificates"];
+        assert!(bound.iter().any(|bound| message.contains(bound)), "{count}: {message}");
+        assert_eq!(receiver.requests(), 0);
+    }
+    // As few as a chain may have are looked at as any other.
+    let receiver = Receiver::start_tls(look_alike_server(2), [Step::Read, ok()]).await;
+    let attempt = ground.get(&format!("https://{}/", receiver.address())).await;
+    let message = attempt.ended.error.unwrap().message;
+    assert!(message.contains("not trusted"), "{message}");
+}
+
+#[tokio::test]
+async fn a_certificate_that_the_operator_named_is_trusted_by_itself() {
+    for (what, names, until, trusted, end) in [
+        ("as curl takes it", &["127.0.0.1"][..], (2099, 1, 1), true, "delivered"),
+        ("not named", &["127.0.0.1"], (2099, 1, 1), false, "failed tls_certificate tls"),
+        ("for another host", &["127.0.0.2"], (2099, 1, 1), true, "failed tls_certificate tls"),
+        ("expired", &["127.0.0.1"], (2021, 1, 1), true, "failed tls_certificate tls"),
+    ] {
+        let (certificate, key) = self_signed(names, until);
+        let plan = if trusted { Plan::new().trust_pem(&certificate.pem()) } else { Plan::new() };
+        let receiver = Receiver::start_tls(server_of(vec![certificate.der().clone()], &key, &[]), [Step::Read, ok()]);
+        let receiver = receiver.await;
+        let attempt = plan.build().get(&format!("https://{}/", receiver.address())).await;
+        assert_eq!(end_of(&attempt), end, "{what}: {:?}", attempt.ended);
     }
 }
 

@@ -94,6 +94,13 @@ impl Plan {
         self
     }
 
+    /// Trusts what is in this PEM, beside the public ones.
+    pub fn trust_pem(mut self, pem: &str) -> Self {
+        std::fs::write(self.directory.path().join("ca.pem"), pem).expect("a writable directory");
+        self.tls = "extra_ca = [\"ca.pem\"]".to_owned();
+        self
+    }
+
     fn toml(&self) -> String {
         let mut text = String::from("node = \"test\"\n[egress]\npublished = \"ips.txt\"\n");
         for (public, bind) in &self.sources {

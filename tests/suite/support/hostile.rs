@@ -51,10 +51,12 @@ pub enum Kind {
     FloodInformational,
     /// Bytes that are no handshake, without end.
     FloodTls,
+    /// A certificate under twenty authorities of one name.
+    LookAlikes,
 }
 
 impl Kind {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::DripHead,
         Self::DripBody,
         Self::FullThenDrip,
@@ -71,13 +73,17 @@ impl Kind {
         Self::FloodHeaders,
         Self::FloodInformational,
         Self::FloodTls,
+        Self::LookAlikes,
     ];
 
     pub fn scheme(self) -> &'static str {
         match self {
-            Self::FullThenDripTls | Self::FullThenDripHttp2 | Self::SilentTls | Self::FloodFrames | Self::FloodTls => {
-                "https"
-            }
+            Self::FullThenDripTls
+            | Self::FullThenDripHttp2
+            | Self::SilentTls
+            | Self::FloodFrames
+            | Self::FloodTls
+            | Self::LookAlikes => "https",
             _ => "http",
         }
     }
@@ -107,6 +113,7 @@ impl Kind {
             Self::FloodHeaders => &["failed response_headers_too_large wait"],
             Self::FloodInformational => &["failed protocol_error wait"],
             Self::FloodTls => &["failed tls_handshake tls", "failed connection_reset tls"],
+            Self::LookAlikes => &["failed tls_certificate tls"],
         }
     }
 }
@@ -141,6 +148,7 @@ impl Hostile {
         let acceptor = match kind {
             Kind::FullThenDripTls => Some(acceptor(&["http/1.1"])),
             Kind::FullThenDripHttp2 | Kind::FloodFrames => Some(acceptor(&["h2"])),
+            Kind::LookAlikes => Some(super::tls::look_alike_server(20)),
             _ => None,
         };
         let seen = Arc::default();

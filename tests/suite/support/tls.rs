@@ -3,7 +3,10 @@
 use std::{path::Path, sync::Arc};
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
-use rustls::{ServerConfig, pki_types::PrivateKeyDer};
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer},
+};
 use tokio_rustls::TlsAcceptor;
 
 /// An authority that only those trust who were given its PEM.
@@ -50,14 +53,46 @@ impl Authority {
         params.not_after = date_time_ymd(to.0, to.1, to.2);
         let key = KeyPair::generate().expect("a key");
         let leaf = params.signed_by(&key, &self.issuer).expect("a certificate");
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![leaf.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
-            .expect("a certificate with its key");
-        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        TlsAcceptor::from(Arc::new(config))
+        server_of(vec![leaf.der().clone()], &key, alpn)
     }
+}
+
+/// A server that shows these certificates, the first of which is of this key.
+pub fn server_of(chain: Vec<CertificateDer<'static>>, key: &KeyPair, alpn: &[&str]) -> TlsAcceptor {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+        .expect("a certificate with its key");
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// So many authorities of one name, none of which anybody trusts: every order of them is a path.
+pub fn look_alikes(count: usize) -> Vec<CertificateDer<'static>> {
+    (0..count).map(|_| Authority::named("X").issuer.der().clone()).collect()
+}
+
+/// A server whose certificate is of the first of so many look-alikes, all of which it shows.
+pub fn look_alike_server(count: usize) -> TlsAcceptor {
+    let first = Authority::named("X");
+    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("names");
+    let key = KeyPair::generate().expect("a key");
+    let leaf = params.signed_by(&key, &first.issuer).expect("a certificate");
+    let mut chain = vec![leaf.der().clone(), first.issuer.der().clone()];
+    chain.extend(look_alikes(count - 1));
+    server_of(chain, &key, &["http/1.1"])
+}
+
+/// What `openssl req -x509` makes: signed by itself, and marked as an authority's.
+pub fn self_signed(names: &[&str], until: (i32, u8, u8)) -> (rcgen::Certificate, KeyPair) {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names).expect("names");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = date_time_ymd(until.0, until.1, until.2);
+    let key = KeyPair::generate().expect("a key");
+    (params.self_signed(&key).expect("a certificate"), key)
 }
