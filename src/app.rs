@@ -39,7 +39,7 @@ use crate::publication::Publication;
 use crate::publish;
 use crate::redact::Redactor;
 use crate::source;
-use crate::store::{Recovered, Store, StoreError, embedded::Embedded};
+use crate::store::{Recovered, Session, Store, StoreError, embedded::Embedded};
 use crate::verify::Verifier;
 use crate::world::World;
 
@@ -128,7 +128,8 @@ impl App {
         let (settings, node) = (config.store.clone(), config.node.clone());
         let opened = tokio::task::spawn_blocking(move || Embedded::open(&settings, &node)).await?;
         let store: Arc<dyn Store> = Arc::new(opened?);
-        let recovered = match store.recover(clock::wall()).await {
+        let session = store.join(config.node.as_str().into()).await?;
+        let recovered = match store.recover(&session, clock::wall()).await {
             Ok(recovered) => {
                 log_recovered(&recovered);
                 true
@@ -144,7 +145,7 @@ impl App {
         let publication = Publication::open(store.clone(), &config, clock::wall()).await?;
         let ours = ours::look(&config, &listeners);
         let world = World::new(config.clone(), &publication.notice(), ours, Suspensions::default());
-        let ledger = Ledger::new(store.clone(), Redactor::new(store.redact_key(), &config.redact));
+        let ledger = Ledger::new(store.clone(), session.clone(), Redactor::new(store.redact_key(), &config.redact));
         let backlog = Backlog::new(caps(&config));
         let deliverer = Deliverer::new(world.clone(), Dialer::prepare(&config)?);
         let intake = Intake::new(world.clone(), ledger.clone(), backlog.clone());
@@ -154,7 +155,7 @@ impl App {
         let (stop, stopped) = watch::channel(false);
         let tasks = TaskTracker::new();
         if !recovered {
-            tasks.spawn(recover_later(store.clone(), stopped.clone()));
+            tasks.spawn(recover_later(store.clone(), session, stopped.clone()));
         }
         let (asked, first_round) = tokio::sync::oneshot::channel();
         tasks.spawn(Verifier::new(world.clone(), deliverer.clone()).run(asked, stopped.clone()));
@@ -304,13 +305,13 @@ impl App {
 }
 
 /// Tries until the store takes the ends of what the last process left behind.
-async fn recover_later(store: Arc<dyn Store>, mut stopped: watch::Receiver<bool>) {
+async fn recover_later(store: Arc<dyn Store>, session: Session, mut stopped: watch::Receiver<bool>) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(RECOVER_AGAIN) => {}
             _ = stopped.wait_for(|stopped| *stopped) => return,
         }
-        match store.recover(clock::wall()).await {
+        match store.recover(&session, clock::wall()).await {
             Ok(recovered) => return log_recovered(&recovered),
             Err(StoreError::CannotWrite(_)) => {}
             Err(error) => {

@@ -162,7 +162,8 @@ impl Dispatcher {
             spec: picked.send.spec.as_ref().map(|hot| hot.spec.clone()),
             at: now,
         };
-        let started = match self.ledger.store.begin(begin).await {
+        let begun = self.ledger.store.begin(&self.ledger.session, vec![begin]).await;
+        let started = match begun.and_then(|mut begun| begun.pop().unwrap_or(Err(StoreError::NoSuchSend))) {
             Ok(started) => started,
             Err(error) => return self.could_not_begin(picked, error).await,
         };

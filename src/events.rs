@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, watch};
 
 use crate::send::SendId;
+use crate::store::TailPlace;
 
 /// Told after a send's end is durable.
 pub struct Events {
     waiting: Mutex<HashMap<SendId, Waiting>>,
-    newest: watch::Sender<u64>,
+    newest: watch::Sender<TailPlace>,
 }
 
 struct Waiting {
@@ -20,16 +21,16 @@ struct Waiting {
 
 impl Default for Events {
     fn default() -> Self {
-        Self { waiting: Mutex::default(), newest: watch::Sender::new(0) }
+        Self { waiting: Mutex::default(), newest: watch::Sender::new(TailPlace::START) }
     }
 }
 
 impl Events {
     /// The send's end is durable, with this place in the tail.
-    pub fn finished(&self, id: SendId, seq: u64) {
+    pub fn finished(&self, id: SendId, place: TailPlace) {
         self.newest.send_if_modified(|newest| {
-            let grows = seq > *newest;
-            *newest = (*newest).max(seq);
+            let grows = place > *newest;
+            *newest = (*newest).max(place);
             grows
         });
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -38,8 +39,8 @@ impl Events {
         }
     }
 
-    /// Changes whenever a send finishes: the newest seq of the tail known to this process (0 at start).
-    pub fn newest(&self) -> watch::Receiver<u64> {
+    /// Changes whenever a send finishes: the newest place of the tail known to this process.
+    pub fn newest(&self) -> watch::Receiver<TailPlace> {
         self.newest.subscribe()
     }
 

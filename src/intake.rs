@@ -24,7 +24,8 @@ use crate::record::{ExecutionState, FinishedBy, Record, State};
 use crate::schedule::Waiting;
 use crate::send::{ExecutionId, SendId, SendSpec, Target, TenantId};
 use crate::store::{
-    Accept, Accepted, Ending, ExecutionEnd, IdempotencyKey, NewSend, Pending, StoreError, Suspension, SuspensionScope,
+    Accept, Accepted, Course, Ending, ExecutionEnd, IdempotencyKey, NewSend, Pending, StoreError, Suspension,
+    SuspensionScope,
 };
 use crate::world::World;
 
@@ -62,6 +63,10 @@ pub enum Refusal {
     IdempotencyMismatch,
     #[error("{queued} sends of this tenant wait already, {limit} may: try again later")]
     TenantFull { queued: u64, limit: u64, retry_after: u64 },
+    #[error(
+        "what this tenant has stored ({stored} bytes) has reached its share of the store ({share} bytes): try again once older records are past their retention"
+    )]
+    ShareFull { stored: u64, share: u64, retry_after: u64 },
     #[error("this node has {queued} sends waiting, {limit} may: try again later, or another node")]
     NodeFull { queued: u64, limit: u64, retry_after: u64 },
     #[error("this node is shutting down: try again, or another node")]
@@ -188,6 +193,7 @@ impl Intake {
                 resend_of: call.resend_of,
                 created_at,
                 expires_in,
+                course: Course::Claim,
             });
         }
         let accept = Accept {
@@ -196,15 +202,14 @@ impl Intake {
             hold: call.hold.clone(),
             idempotency: call.idempotency,
             sends_per_execution: config.limits.sends_per_execution,
-            node: self.node.clone(),
         };
         // Held until the hold knows what the store has accepted, so that an ending either sees both or neither.
         let _guard = match &call.hold {
             Some(execution) => Some(self.lock_of(&call.tenant, execution).read().await),
             None => None,
         };
-        match self.ledger.store.accept(accept).await? {
-            Accepted::New { indexes } => {
+        match self.ledger.store.accept(&self.ledger.session, accept).await? {
+            Accepted::New { indexes, .. } => {
                 for (record, index) in records.iter_mut().zip(indexes) {
                     record.index = index;
                 }
@@ -219,6 +224,7 @@ impl Intake {
                 let execution = call.hold.unwrap_or_else(|| ExecutionId::new(""));
                 return Err(Refusal::ExecutionFull { execution, limit: config.limits.sends_per_execution });
             }
+            Accepted::ShareFull { stored, share } => return Err(Refusal::ShareFull { stored, share, retry_after: 60 }),
         }
         counter!("egressd_sends_accepted_total").increment(records.len() as u64);
         let mut parts = self.backlog.lock();
@@ -247,8 +253,10 @@ impl Intake {
     ) -> Result<u64, Refusal> {
         let lock = self.lock_of(&tenant, &execution).write().await;
         let at = clock::wall();
-        let ended = self.ledger.store.end_execution(tenant.clone(), execution.clone(), ending, at).await?;
-        let count = match ended {
+        let ended =
+            self.ledger.store.end_execution(&self.ledger.session, tenant.clone(), execution.clone(), ending, at);
+        let ended = ended.await?;
+        let count = match ended.end {
             ExecutionEnd::Done { count, .. } => count,
             ExecutionEnd::Conflict(state) => return Err(Refusal::ExecutionEnded { execution, state }),
         };
@@ -271,7 +279,12 @@ impl Intake {
         };
         drop(lock);
         self.backlog.wake.notify_one();
-        self.end_unsent(sends.into_iter().map(|send| {
+        for end in &ended.ended {
+            self.ledger.closed_by_store(end);
+        }
+        let over: std::collections::HashSet<SendId> = ended.ended.iter().map(|end| end.id).collect();
+        let sends = sends.into_iter().filter(|send| !over.contains(&send.id));
+        self.end_unsent(sends.map(|send| {
             let why = format!("execution {execution} was discarded: this send was never made");
             unsent(send.id, send.created_at, None, Failure::new(Code::Discarded, None, why))
         }))

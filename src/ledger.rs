@@ -18,13 +18,15 @@ use crate::outcome::{Ended, Failure, Phase, Timings};
 use crate::record::{Finished, waited};
 use crate::redact::Redactor;
 use crate::send::SendId;
-use crate::store::{Store, StoreError};
+use crate::store::{Session, Store, StoreEnd, StoreError};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 pub struct Ledger {
     pub store: Arc<dyn Store>,
+    /// This process's.
+    pub session: Session,
     pub events: Arc<Events>,
     /// Swapped by a reload.
     pub redactor: ArcSwap<Redactor>,
@@ -35,10 +37,10 @@ pub struct Ledger {
 const PERMIT_BYTES: usize = 1024;
 
 impl Ledger {
-    pub fn new(store: Arc<dyn Store>, redactor: Redactor) -> Arc<Self> {
+    pub fn new(store: Arc<dyn Store>, session: Session, redactor: Redactor) -> Arc<Self> {
         describe_metrics();
         let room = Semaphore::new(limits::ENDS_BYTES / PERMIT_BYTES);
-        Arc::new(Self { store, events: Arc::default(), redactor: ArcSwap::from_pointee(redactor), room })
+        Arc::new(Self { store, session, events: Arc::default(), redactor: ArcSwap::from_pointee(redactor), room })
     }
 
     /// Writes a send's end. Returns once it is durable, however long the store is away.
@@ -47,9 +49,9 @@ impl Ledger {
         // Never closed; without it, it is written all the same.
         let _room = self.room.acquire_many(u32::try_from(permits).unwrap_or(u32::MAX)).await;
         let mut pause = FIRST_PAUSE;
-        let seq = loop {
-            match self.store.finish(finished.clone()).await {
-                Ok(seq) => break seq,
+        let place = loop {
+            match self.store.finish(&self.session, finished.clone()).await {
+                Ok(place) => break place,
                 Err(StoreError::CannotWrite(why)) => {
                     tracing::warn!(send = %finished.id, %why, "an outcome could not be written; trying again");
                     tokio::time::sleep(pause).await;
@@ -62,7 +64,14 @@ impl Ledger {
             }
         };
         count(&finished);
-        self.events.finished(finished.id, seq);
+        self.events.finished(finished.id, place);
+    }
+
+    /// Counts and tells of an end that the store gave by itself.
+    pub fn closed_by_store(&self, end: &StoreEnd) {
+        let outcome = Ended::because(Failure::new(end.code, None, "")).outcome.label();
+        counter!("egressd_sends_total", "outcome" => outcome, "code" => end.code.label()).increment(1);
+        self.events.finished(end.id, end.place);
     }
 }
 

@@ -15,6 +15,7 @@ use crate::config::{ApiClient, Config, Scopes};
 use crate::limits;
 use crate::redact::sha256;
 use crate::send::TenantId;
+use crate::store::Reach;
 
 /// Which tenant a call is for.
 pub const TENANT_HEADER: &str = "egressd-tenant";
@@ -73,10 +74,10 @@ pub enum Tenants {
 }
 
 impl Tenants {
-    pub fn one(self) -> Option<TenantId> {
+    pub fn reach(self) -> Reach {
         match self {
-            Self::One(tenant) => Some(tenant),
-            Self::All => None,
+            Self::One(tenant) => Reach::One(tenant),
+            Self::All => Reach::All,
         }
     }
 }

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::redact::RedactKey;
-use crate::store::StoreError;
+use crate::store::{StoreError, TailPlace};
 
 /// What a place is for. One kind is not taken for another.
 #[derive(Clone, Copy)]
@@ -38,16 +38,16 @@ impl Places {
     }
 
     /// An event's id.
-    pub fn tail(&self, seq: u64) -> Result<String, StoreError> {
-        self.seal(Kind::Tail, seq.to_be_bytes().to_vec())
+    pub fn tail(&self, place: TailPlace) -> Result<String, StoreError> {
+        self.seal(Kind::Tail, place.to_bits().to_be_bytes().to_vec())
     }
 
     /// `None`: no tail of this store gave this id.
-    pub fn tail_seq(&self, id: &str) -> Option<u64> {
+    pub fn tail_place(&self, id: &str) -> Option<TailPlace> {
         if id.len() != TAIL_ID_CHARS {
             return None;
         }
-        self.open(Kind::Tail, id)?.try_into().ok().map(u64::from_be_bytes)
+        self.open(Kind::Tail, id)?.try_into().ok().map(|bits| TailPlace::from_bits(u64::from_be_bytes(bits)))
     }
 
     /// A page's `next`, of the store's own cursor.
@@ -103,8 +103,8 @@ mod tests {
     #[test]
     fn a_place_comes_back_as_it_went_also_after_a_restart() {
         for seq in [0, 1, 2, 1_000_000, u64::MAX] {
-            let id = places("one").tail(seq).unwrap();
-            assert_eq!(places("one").tail_seq(&id), Some(seq));
+            let id = places("one").tail(TailPlace::from_bits(seq)).unwrap();
+            assert_eq!(places("one").tail_place(&id), Some(TailPlace::from_bits(seq)));
             assert_eq!(id.len(), TAIL_ID_CHARS, "{id}");
             assert!(id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')), "{id}");
         }
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn what_was_not_given_is_refused() {
         let places = places("one");
-        let (id, next) = (places.tail(41).unwrap(), places.list("l0.29").unwrap());
+        let (id, next) = (places.tail(TailPlace::from_bits(41)).unwrap(), places.list("l0.29").unwrap());
         let altered_or_cut = |text: &str| -> Vec<String> {
             let at = |at: usize| {
                 let (before, rest) = text.split_at(at);
@@ -127,16 +127,16 @@ mod tests {
             (0..text.len()).flat_map(at).collect()
         };
         for wrong in altered_or_cut(&id) {
-            assert_eq!(places.tail_seq(&wrong), None, "{wrong} for {id}");
+            assert_eq!(places.tail_place(&wrong), None, "{wrong} for {id}");
         }
         for wrong in altered_or_cut(&next) {
             assert_eq!(places.list_cursor(&wrong), Err(StoreError::BadCursor), "{wrong} for {next}");
         }
         // One kind for the other, another store's, and numbers as they are.
-        let another = super::tests::places("another").tail(41).unwrap();
+        let another = super::tests::places("another").tail(TailPlace::from_bits(41)).unwrap();
         let zeros = "0".repeat(TAIL_ID_CHARS);
         for text in ["", "0", "41", "-1", "18446744073709551615", &next, &another, &zeros, &format!("{id}A")] {
-            assert_eq!(places.tail_seq(text), None, "{text}");
+            assert_eq!(places.tail_place(text), None, "{text}");
         }
         for text in ["", "41", "l0.29", "l0.1", &id] {
             assert_eq!(places.list_cursor(text), Err(StoreError::BadCursor), "{text}");
@@ -147,8 +147,10 @@ mod tests {
     #[test]
     fn a_place_tells_nothing() {
         let places = places("one");
-        let all: Vec<Vec<u8>> =
-            [7, 7, 8, u64::MAX].iter().map(|seq| URL_SAFE_NO_PAD.decode(places.tail(*seq).unwrap()).unwrap()).collect();
+        let all: Vec<Vec<u8>> = [7, 7, 8, u64::MAX]
+            .iter()
+            .map(|seq| URL_SAFE_NO_PAD.decode(places.tail(TailPlace::from_bits(*seq)).unwrap()).unwrap())
+            .collect();
         for (at, one) in all.iter().enumerate() {
             for other in &all[at + 1..] {
                 let differing: u32 = one.iter().zip(other).map(|(one, other)| (one ^ other).count_ones()).sum();

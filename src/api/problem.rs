@@ -194,7 +194,7 @@ impl From<Refusal> for Problem {
             Refusal::ExecutionEnded { .. } => Self::new(ProblemCode::Conflict, detail),
             Refusal::ExecutionFull { .. } => Self::new(ProblemCode::TooLarge, detail),
             Refusal::IdempotencyMismatch => Self::new(ProblemCode::IdempotencyMismatch, detail),
-            Refusal::TenantFull { retry_after, .. } => {
+            Refusal::TenantFull { retry_after, .. } | Refusal::ShareFull { retry_after, .. } => {
                 Self::new(ProblemCode::TenantFull, detail).retry_after(retry_after)
             }
             Refusal::NodeFull { retry_after, .. } => Self::new(ProblemCode::NodeFull, detail).retry_after(retry_after),

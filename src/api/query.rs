@@ -11,7 +11,7 @@ use crate::limits;
 use crate::outcome::{Code, Outcome};
 use crate::policy::{CheckedUrl, Host};
 use crate::send::TenantId;
-use crate::store::Filter;
+use crate::store::{Filter, Reach};
 
 /// One page of a list.
 #[derive(Debug, PartialEq, Eq)]
@@ -111,11 +111,7 @@ const FILTERS_AND_PAGE: &str =
     "workflow execution step host outcome code status source_ip since until limit cursor, and tenant for all tenants";
 
 fn filter_for(tenants: &Tenants) -> Filter {
-    let tenant = match tenants {
-        Tenants::One(tenant) => Some(tenant.clone()),
-        Tenants::All => None,
-    };
-    Filter { tenant, ..Filter::default() }
+    Filter::of(tenants.clone().reach())
 }
 
 #[derive(Default)]
@@ -211,7 +207,7 @@ impl Reading {
                 if value.is_empty() || value.chars().count() > limits::TENANT_CHARS_MAX {
                     self.bad("tenant", format!("must be 1 to {} characters", limits::TENANT_CHARS_MAX), None);
                 } else {
-                    filter.tenant = Some(TenantId::new(value));
+                    filter.reach = Reach::One(TenantId::new(value));
                 }
             }
             _ => return false,

@@ -21,7 +21,7 @@ use crate::redact::{REDACTED_PREFIX, sha256};
 use crate::send::headers::is_dropped;
 use crate::send::parse::{self, Supplied};
 use crate::send::{HeaderLines, SendSpec, Target};
-use crate::store::IdempotencyKey;
+use crate::store::{IdempotencyKey, Reach};
 
 /// Send the same request again, as a new send that names this one.
 ///
@@ -80,7 +80,7 @@ impl Shared {
             let receipt = self.receipts.receipt(&tenant, hangup, SHOWN_JSON_BYTES).await?;
             return self.accepted(tenant, &caller, true, submitted, receipt).await;
         }
-        let original = self.store.record(Some(tenant.clone()), id, true).await?;
+        let original = self.store.record(Reach::One(tenant.clone()), id, true).await?;
         let original = original.ok_or_else(|| Problem::not_found("send"))?;
         let content_type = original_header(&original, "content-type");
         let supplied = parse::supplied(&received.bytes, &bounds(&config), content_type)?;

@@ -25,7 +25,7 @@ use crate::record::{Record, State as SendState};
 use crate::redact::sha256;
 use crate::send::parse::{self, Bounds, Call};
 use crate::send::{ExecutionId, SendId, TenantId};
-use crate::store::{Accepted, IdempotencyKey};
+use crate::store::{Accepted, IdempotencyKey, Reach};
 
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -188,15 +188,14 @@ impl Shared {
 
     /// In the order of `ids`; one that retention has dropped is left out.
     async fn records(&self, tenant: &TenantId, ids: Vec<SendId>, bodies: bool) -> Result<Vec<Record>, Problem> {
-        let reads = ids.into_iter().map(|id| self.store.record(Some(tenant.clone()), id, bodies));
+        let reads = ids.into_iter().map(|id| self.store.record(Reach::One(tenant.clone()), id, bodies));
         let records: Vec<Option<Record>> = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
         Ok(records.into_iter().flatten().collect())
     }
 
     /// The send that a path names, as this caller may see it.
     pub(super) async fn record(&self, tenants: &Tenants, id: SendId, bodies: bool) -> Result<Record, Problem> {
-        let tenant = tenants.clone().one();
-        self.store.record(tenant, id, bodies).await?.ok_or_else(|| Problem::not_found("send"))
+        self.store.record(tenants.clone().reach(), id, bodies).await?.ok_or_else(|| Problem::not_found("send"))
     }
 }
 

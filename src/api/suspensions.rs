@@ -7,7 +7,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -309,9 +309,8 @@ pub(super) async fn tenants(State(api): State<Arc<Shared>>, request: Request) ->
     let caller = Caller::admit(request.headers(), &api.world.config(), Need::Operate)?;
     let reach = caller.reach(request.headers())?;
     query::none(request.uri().query())?;
-    let since = clock::wall().saturating_sub(SignedDuration::from_hours(1)).unwrap_or(Timestamp::MIN);
     let turn = api.answers.turn(&caller, Hangup::of(&request), SHOWN_JSON_BYTES).await?;
-    let finished = api.store.outcomes_since(since).await?;
+    let finished = api.store.outcomes_of_the_hour(clock::wall()).await?;
     let waiting = api.intake.tenants();
     let mut views = BTreeMap::new();
     for tenant in finished.keys() {

@@ -23,7 +23,7 @@ use super::place::Places;
 use super::problem::{Problem, ProblemCode, ProblemView, RETRY_SOON};
 use super::view::{RecordView, Sight};
 use super::{Shared, openapi, query};
-use crate::store::Filter;
+use crate::store::{Filter, TailPlace};
 use crate::{clock, limits};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -56,18 +56,18 @@ pub(super) async fn tail(State(api): State<Arc<Shared>>, request: Request) -> Re
     })?;
     // Before the newest place is asked for, so that no end in between is missed.
     let newest = api.events.newest();
-    let last = api.store.last_seq().await?;
-    let seq = resume.unwrap_or(last);
-    if seq > last {
+    let last = api.store.newest_place().await?;
+    let at = resume.unwrap_or(last);
+    if at > last {
         return Err(not_an_id());
     }
-    let place = api.places.tail(seq)?;
+    let place = api.places.tail(at)?;
     let tail = Tail {
         closing: api.closing.clone(),
         api,
         caller,
         filter,
-        seq,
+        at,
         newest,
         ready: VecDeque::new(),
         quiet_until: clock::monotonic() + limits::TAIL_KEEP_ALIVE,
@@ -92,14 +92,14 @@ pub(super) async fn tail(State(api): State<Arc<Shared>>, request: Request) -> Re
     Ok(response)
 }
 
-fn last_event_id(headers: &HeaderMap, places: &Places) -> Result<Option<u64>, Problem> {
+fn last_event_id(headers: &HeaderMap, places: &Places) -> Result<Option<TailPlace>, Problem> {
     let Some(value) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
     let text = value.to_str().map(str::trim).ok();
     // What a browser sends that has seen no id yet.
     if text == Some("") {
         return Ok(None);
     }
-    text.and_then(|text| places.tail_seq(text)).map(Some).ok_or_else(not_an_id)
+    text.and_then(|text| places.tail_place(text)).map(Some).ok_or_else(not_an_id)
 }
 
 /// Also of an id that lies ahead: it was given by a store that this one has taken the place of.
@@ -114,8 +114,8 @@ struct Tail {
     caller: Caller,
     filter: Filter,
     /// The last place looked at.
-    seq: u64,
-    newest: watch::Receiver<u64>,
+    at: TailPlace,
+    newest: watch::Receiver<TailPlace>,
     closing: watch::Receiver<bool>,
     ready: VecDeque<Bytes>,
     /// When a sign of life is due, should there be no event by then.
@@ -135,7 +135,7 @@ impl Tail {
                 return None;
             }
             self.newest.borrow_and_update();
-            let before = self.seq;
+            let before = self.at;
             if !self.look().await {
                 return None;
             }
@@ -144,11 +144,11 @@ impl Tail {
             }
             // However much finishes that does not match.
             if clock::monotonic() >= self.quiet_until {
-                let place = self.place(self.seq)?;
+                let place = self.place(self.at)?;
                 self.ready.push_back(Bytes::from(format!(": still here\nid: {place}\n\n")));
                 continue;
             }
-            if self.seq > before {
+            if self.at > before {
                 // A stretch in which nothing matched: there may be more.
                 continue;
             }
@@ -166,7 +166,7 @@ impl Tail {
     }
 
     async fn look(&mut self) -> bool {
-        let found = self.api.store.finished_after(self.seq, self.filter.clone(), limits::TAIL_ITEMS).await;
+        let found = self.api.store.finished_after(self.at, self.filter.clone(), limits::TAIL_ITEMS).await;
         let (items, looked_at) = match found {
             Ok(found) => found,
             Err(error) => {
@@ -176,7 +176,7 @@ impl Tail {
         };
         let sight = Sight { operate: self.caller.operate, bodies: false };
         for item in &items {
-            let Some(place) = self.place(item.seq) else { return false };
+            let Some(place) = self.place(item.place) else { return false };
             let mut event = format!("id: {place}\nevent: send\ndata: ").into_bytes();
             if serde_json::to_writer(&mut event, &RecordView::new(&item.record, sight)).is_err() {
                 return false;
@@ -186,11 +186,11 @@ impl Tail {
             // Many that catch up at once must not keep the others' calls waiting.
             tokio::task::yield_now().await;
         }
-        self.seq = self.seq.max(looked_at).max(items.last().map_or(0, |item| item.seq));
+        self.at = self.at.max(looked_at).max(items.last().map_or(TailPlace::START, |item| item.place));
         true
     }
 
-    fn place(&self, seq: u64) -> Option<String> {
-        self.api.places.tail(seq).inspect_err(|error| tracing::warn!(%error, "a tail ends")).ok()
+    fn place(&self, place: TailPlace) -> Option<String> {
+        self.api.places.tail(place).inspect_err(|error| tracing::warn!(%error, "a tail ends")).ok()
     }
 }

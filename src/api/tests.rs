@@ -103,8 +103,10 @@ impl Desk {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let config = config(dir.path(), more);
         let world = World::new(config.clone(), &Notice::default(), SelfAddrs::default(), Suspensions::default());
-        let store: Arc<dyn Store> = Arc::new(Memory::new("test"));
-        let ledger = Ledger::new(store.clone(), Redactor::new(store.redact_key(), &config.redact));
+        let store: Arc<dyn Store> = Arc::new(Memory::new());
+        let session =
+            futures_util::FutureExt::now_or_never(store.join(Arc::from("test"))).expect("at once").expect("joined");
+        let ledger = Ledger::new(store.clone(), session, Redactor::new(store.redact_key(), &config.redact));
         let intake = Intake::new(world.clone(), ledger.clone(), Backlog::new(caps(&config)));
         let deliverer = Deliverer::new(world.clone(), Dialer::prepare(&config).expect("trust"));
         let explainer = Explainer::new(world.clone(), deliverer.clone(), store.redact_key());
@@ -150,7 +152,8 @@ impl Desk {
     async fn answer(&self, tenant: &str, id: SendId, status: u16) {
         let now = clock::wall();
         let begin = Begin { id, tenant: TenantId::new(tenant), spec: None, at: now };
-        self.ledger.store.begin(begin).await.expect("it waits");
+        let begun = self.ledger.store.begin(&self.ledger.session, vec![begin]).await.expect("in force");
+        assert!(begun.iter().all(Result::is_ok), "it waits");
         self.ledger.close(finished(id, status)).await;
     }
 

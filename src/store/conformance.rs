@@ -3,7 +3,10 @@
 //! A store is handed in as a [`Subject`]; [`run`] goes through every promise with a fresh one. What only a store on
 //! disk can break (torn files, a full disk, format versions) is tested beside that store.
 
+pub mod waiting;
+
 use std::{
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -15,10 +18,13 @@ use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::*;
-use crate::outcome::{Ended, Failure, Phase, Timings};
+use crate::outcome::{Code, Ended, Failure, Outcome, Phase, Timings};
 use crate::policy::{CheckedUrl, Verdict};
-use crate::record::{Certificate, Connection, Finished, ShownBody, ShownHeaders, ShownResponse, State, TlsFacts};
-use crate::send::{Context, Method, Target};
+use crate::record::{
+    Certificate, Connection, ExecutionState, Finished, FinishedBy, Record, ShownBody, ShownHeaders, ShownRequest,
+    ShownResponse, State, TlsFacts,
+};
+use crate::send::{Context, ExecutionId, Method, SendId, SendSpec, Target, TenantId};
 
 pub const NODE: &str = "egress-test";
 
@@ -27,6 +33,8 @@ pub trait Subject: Sized {
     type Store: Store;
     fn fresh() -> impl Future<Output = Self>;
     fn store(&self) -> &Self::Store;
+    /// Of this life.
+    fn session(&self) -> &Session;
     /// Whatever a process that dies here leaves, opened again. Not recovered yet.
     fn crash(self) -> impl Future<Output = Self>;
 }
@@ -172,6 +180,7 @@ impl Draft {
             resend_of: None,
             created_at: self.created_at,
             expires_in: Duration::from_secs(60),
+            course: Course::Claim,
         }
     }
 }
@@ -184,23 +193,44 @@ pub fn call(sends: Vec<NewSend>, hold: Option<&str>) -> Accept {
         hold: hold.map(execution),
         idempotency: None,
         sends_per_execution: 100,
-        node: Arc::from(NODE),
     }
 }
 
-pub async fn accept_new(store: &impl Store, call: Accept) -> Vec<Option<u32>> {
-    match store.accept(call).await {
-        Ok(Accepted::New { indexes }) => indexes,
+pub async fn accept_new(store: &impl Store, session: &Session, call: Accept) -> Vec<Option<u32>> {
+    match store.accept(session, call).await {
+        Ok(Accepted::New { indexes, .. }) => indexes,
         other => panic!("not accepted: {other:?}"),
     }
 }
 
 /// Accepts one send on its own.
-pub async fn accept_one(store: &impl Store, draft: &Draft) -> SendId {
+pub async fn accept_one(store: &impl Store, session: &Session, draft: &Draft) -> SendId {
     let send = draft.send();
     let id = send.id;
-    accept_new(store, call(vec![send], None)).await;
+    accept_new(store, session, call(vec![send], None)).await;
     id
+}
+
+/// A new life of the node.
+pub async fn joined(store: &impl Store) -> Session {
+    store.join(Arc::from(NODE)).await.expect("joined")
+}
+
+/// How an execution's end is answered, but for its sends.
+pub async fn end_execution(
+    store: &impl Store,
+    session: &Session,
+    tenant: TenantId,
+    execution: ExecutionId,
+    ending: Ending,
+    at: Timestamp,
+) -> Result<ExecutionEnd, StoreError> {
+    store.end_execution(session, tenant, execution, ending, at).await.map(|answer| answer.end)
+}
+
+/// Begins one send.
+pub async fn begin_one(store: &impl Store, session: &Session, begin: Begin) -> Result<Started, StoreError> {
+    store.begin(session, vec![begin]).await?.pop().expect("an answer for each")
 }
 
 pub fn begin_of(id: SendId, draft: &Draft, at: Timestamp) -> Begin {
@@ -287,7 +317,7 @@ pub fn failed(id: SendId, code: Code, started_at: Timestamp) -> Finished {
 }
 
 async fn record_of(store: &impl Store, id: SendId) -> Record {
-    store.record(None, id, true).await.expect("readable").expect("known")
+    store.record(Reach::All, id, true).await.expect("readable").expect("known")
 }
 
 async fn listed(store: &impl Store, filter: Filter) -> Vec<SendId> {
@@ -298,12 +328,12 @@ async fn listed(store: &impl Store, filter: Filter) -> Vec<SendId> {
 
 async fn an_accepted_send_reads_back_as_it_was_given<S: Subject>() {
     let subject = S::fresh().await;
-    let store = subject.store();
+    let (store, session) = (subject.store(), subject.session());
     let draft = draft().in_workflow("w").in_execution("e").created(at(5));
     let mut given = draft.send();
     given.resend_of = Some(SendId(Uuid::from_u128(77)));
     let id = given.id;
-    let indexes = accept_new(store, call(vec![given.clone()], None)).await;
+    let indexes = accept_new(store, session, call(vec![given.clone()], None)).await;
     assert_eq!(indexes, [Some(0)]);
 
     let record = record_of(store, id).await;
@@ -314,57 +344,67 @@ async fn an_accepted_send_reads_back_as_it_was_given<S: Subject>() {
     assert_eq!((record.tenant.as_str(), record.node.as_str()), ("acme", NODE));
     assert_eq!((record.created_at, record.released_at, record.started_at), (at(5), Some(at(5)), None));
 
-    let without = store.record(Some(tenant("acme")), id, false).await.unwrap().unwrap();
+    let without = store.record(Reach::One(tenant("acme")), id, false).await.unwrap().unwrap();
     let body = without.request.body.expect("it has one");
     assert_eq!((body.bytes, body.total), (None, 12), "the body stays away, its size does not");
-    assert_eq!(store.record(Some(tenant("other")), id, true).await, Ok(None), "another tenant's send is not there");
-    assert_eq!(store.record(None, id_at(at(6)), true).await, Ok(None));
+    assert_eq!(
+        store.record(Reach::One(tenant("other")), id, true).await,
+        Ok(None),
+        "another tenant's send is not there"
+    );
+    assert_eq!(store.record(Reach::All, id_at(at(6)), true).await, Ok(None));
 }
 
 async fn a_send_is_begun_once_and_ended_once<S: Subject>() {
     let subject = S::fresh().await;
-    let store = subject.store();
+    let (store, session) = (subject.store(), subject.session());
     let draft = draft();
-    let id = accept_one(store, &draft).await;
+    let id = accept_one(store, session, &draft).await;
 
     let of_another = Begin { tenant: tenant("other"), ..begin_of(id, &draft, at(1)) };
-    assert!(matches!(store.begin(of_another).await, Err(StoreError::NoSuchSend)));
-    let started = store.begin(begin_of(id, &draft, at(1))).await.expect("begun");
+    assert!(matches!(begin_one(store, session, of_another).await, Err(StoreError::NoSuchSend)));
+    let started = begin_one(store, session, begin_of(id, &draft, at(1))).await.expect("begun");
     assert_eq!((started.id(), started.tenant(), started.at()), (id, &draft.tenant, at(1)));
-    assert!(matches!(store.begin(begin_of(id, &draft, at(2))).await, Err(StoreError::NoSuchSend)));
+    assert!(matches!(begin_one(store, session, begin_of(id, &draft, at(2))).await, Err(StoreError::NoSuchSend)));
     let record = record_of(store, id).await;
     assert_eq!((record.state, record.started_at), (State::Sending, Some(at(1))));
 
-    let seq = store.finish(finished(id, 200, at(1))).await.expect("ended");
-    assert!(seq > 0);
-    assert_eq!(store.finish(finished(id, 500, at(1))).await, Err(StoreError::NoSuchSend));
-    assert!(matches!(store.begin(begin_of(id, &draft, at(3))).await, Err(StoreError::NoSuchSend)));
+    let seq = store.finish(session, finished(id, 200, at(1))).await.expect("ended");
+    assert!(seq > TailPlace::START);
+    assert_eq!(store.finish(session, finished(id, 500, at(1))).await, Err(StoreError::NoSuchSend));
+    assert!(matches!(begin_one(store, session, begin_of(id, &draft, at(3))).await, Err(StoreError::NoSuchSend)));
     assert_eq!(record_of(store, id).await.response.map(|answer| answer.status), Some(200));
 
-    let never_begun = accept_one(store, &draft).await;
-    store.finish(failed(never_begun, Code::Expired, at(1))).await.expect("a send may end without having begun");
-    assert!(matches!(store.begin(begin_of(never_begun, &draft, at(3))).await, Err(StoreError::NoSuchSend)));
+    let never_begun = accept_one(store, session, &draft).await;
+    store
+        .finish(session, failed(never_begun, Code::Expired, at(1)))
+        .await
+        .expect("a send may end without having begun");
+    assert!(matches!(
+        begin_one(store, session, begin_of(never_begun, &draft, at(3))).await,
+        Err(StoreError::NoSuchSend)
+    ));
     let unknown = id_at(at(0));
-    assert!(matches!(store.begin(begin_of(unknown, &draft, at(3))).await, Err(StoreError::NoSuchSend)));
-    assert_eq!(store.finish(finished(unknown, 200, at(1))).await, Err(StoreError::NoSuchSend));
+    assert!(matches!(begin_one(store, session, begin_of(unknown, &draft, at(3))).await, Err(StoreError::NoSuchSend)));
+    assert_eq!(store.finish(session, finished(unknown, 200, at(1))).await, Err(StoreError::NoSuchSend));
 
     // Of many that try at once, one begins.
-    let contended = accept_one(store, &draft).await;
-    let tries = (0..16).map(|_| store.begin(begin_of(contended, &draft, at(4))));
+    let contended = accept_one(store, session, &draft).await;
+    let tries = (0..16).map(|_| begin_one(store, session, begin_of(contended, &draft, at(4))));
     let begun = futures_util::future::join_all(tries).await.into_iter().filter(Result::is_ok).count();
     assert_eq!(begun, 1);
 }
 
 async fn a_finished_record_tells_everything<S: Subject>() {
     let subject = S::fresh().await;
-    let store = subject.store();
+    let (store, session) = (subject.store(), subject.session());
     let draft = draft();
-    let answered = accept_one(store, &draft).await;
-    let unanswered = accept_one(store, &draft).await;
-    store.begin(begin_of(answered, &draft, at(1))).await.expect("begun");
+    let answered = accept_one(store, session, &draft).await;
+    let unanswered = accept_one(store, session, &draft).await;
+    begin_one(store, session, begin_of(answered, &draft, at(1))).await.expect("begun");
     let end = finished(answered, 404, at(1));
-    store.finish(end.clone()).await.expect("ended");
-    store.finish(failed(unanswered, Code::ConnectionRefused, at(1))).await.expect("ended");
+    store.finish(session, end.clone()).await.expect("ended");
+    store.finish(session, failed(unanswered, Code::ConnectionRefused, at(1))).await.expect("ended");
 
     let record = record_of(store, answered).await;
     assert_eq!(record.state, State::Done);
@@ -377,7 +417,7 @@ async fn a_finished_record_tells_everything<S: Subject>() {
     assert_eq!(record.timings, end.timings);
     assert_eq!((record.released_at, record.started_at), (end.released_at, end.started_at));
     assert_eq!(record.finished_at, Some(end.finished_at));
-    let without = store.record(None, answered, false).await.unwrap().unwrap();
+    let without = store.record(Reach::All, answered, false).await.unwrap().unwrap();
     assert_eq!(without.response.map(|answer| answer.body.bytes), Some(None));
 
     let record = record_of(store, unanswered).await;
@@ -400,41 +440,43 @@ async fn a_spec_that_left_memory_is_read_back<S: Subject>() {
         }
     }
     let sends: Vec<_> = drafts.iter().map(Draft::send).collect();
-    accept_new(subject.store(), call(sends.clone(), None)).await;
+    accept_new(subject.store(), subject.session(), call(sends.clone(), None)).await;
     let subject = subject.crash().await;
-    let store = subject.store();
-    store.recover(at(1)).await.expect("recovered");
+    let (store, session) = (subject.store(), subject.session());
+    store.recover(session, at(1)).await.expect("recovered");
     for (draft, send) in drafts.iter().zip(&sends) {
         assert_eq!(record_of(store, send.id).await.request, send.shown);
-        let started = store.begin(begin_of(send.id, draft, at(2))).await.expect("begun");
+        let started = begin_one(store, session, begin_of(send.id, draft, at(2))).await.expect("begun");
         assert_eq!(started.spec(), &send.spec);
     }
 }
 
 async fn held_sends_wait_for_their_execution<S: Subject>() {
     let subject = S::fresh().await;
-    let store = subject.store();
+    let (store, session) = (subject.store(), subject.session());
     let draft = draft().in_execution("e");
     let sends = [draft.send(), draft.clone().created(at(3)).send()];
     let ids = sends.each_ref().map(|send| send.id);
-    assert_eq!(accept_new(store, call(sends.to_vec(), Some("e"))).await, [Some(0), Some(1)]);
+    assert_eq!(accept_new(store, session, call(sends.to_vec(), Some("e"))).await, [Some(0), Some(1)]);
     let record = record_of(store, ids[1]).await;
     assert_eq!((record.state, record.released_at), (State::Held, None));
-    assert!(matches!(store.begin(begin_of(ids[0], &draft, at(4))).await, Err(StoreError::NoSuchSend)));
+    assert!(matches!(begin_one(store, session, begin_of(ids[0], &draft, at(4))).await, Err(StoreError::NoSuchSend)));
     let pending = store.pending(None, 10).await.expect("pending");
     for send in &pending {
         assert_eq!(send.held_by, Some((execution("e"), at(0))), "opened by its first held send");
         assert_eq!(send.released_at, None);
     }
 
-    let end = store.end_execution(tenant("acme"), execution("e"), Ending::Finish(FinishedBy::HoldLimit), at(9)).await;
+    let end =
+        end_execution(store, session, tenant("acme"), execution("e"), Ending::Finish(FinishedBy::HoldLimit), at(9))
+            .await;
     assert_eq!(end, Ok(ExecutionEnd::Done { count: 2, first: true }));
     let record = record_of(store, ids[1]).await;
     assert_eq!((record.state, record.released_at), (State::Queued, Some(at(9))));
     assert_eq!(record.timings.held, Some(Duration::from_secs(6)));
     let pending = store.pending(None, 10).await.expect("pending");
     assert!(pending.iter().all(|send| send.held_by.is_none() && send.released_at == Some(at(9))));
-    store.begin(begin_of(ids[0], &draft, at(10))).await.expect("released, so it may begin");
+    begin_one(store, session, begin_of(ids[0], &draft, at(10))).await.expect("released, so it may begin");
     let seen = store.execution(tenant("acme"), execution("e"), None, 10).await.unwrap().unwrap();
     assert_eq!((seen.state, seen.finished_by), (ExecutionState::Finished, Some(FinishedBy::HoldLimit)));
 }
@@ -443,51 +485,55 @@ async fn an_execution_ends_one_way_only<S: Subject>() {
     let subject = S::fresh().await;
     let finish = Ending::Finish(FinishedBy::Call);
     for (name, first, second) in [("finished", finish, Ending::Discard), ("discarded", Ending::Discard, finish)] {
-        let store = subject.store();
+        let (store, session) = (subject.store(), subject.session());
         let draft = draft().in_execution(name);
         let blocked = draft.send();
         let (blocked_id, held) = (blocked.id, draft.send());
-        accept_new(store, call(vec![blocked, held.clone(), draft.send()], Some(name))).await;
-        store.finish(failed(blocked_id, Code::Suspended, at(1))).await.expect("ended while held");
-        let end = |ending| store.end_execution(tenant("acme"), execution(name), ending, at(2));
+        accept_new(store, session, call(vec![blocked, held.clone(), draft.send()], Some(name))).await;
+        store.finish(session, failed(blocked_id, Code::Suspended, at(1))).await.expect("ended while held");
+        let end = |ending| end_execution(store, session, tenant("acme"), execution(name), ending, at(2));
         assert_eq!(end(first).await, Ok(ExecutionEnd::Done { count: 2, first: true }), "{name}");
         assert_eq!(end(first).await, Ok(ExecutionEnd::Done { count: 2, first: false }), "{name}");
         assert_eq!(end(second).await, Ok(ExecutionEnd::Conflict(first.state())), "{name}");
-        let late = store.accept(call(vec![draft.send()], Some(name))).await;
+        let late = store.accept(session, call(vec![draft.send()], Some(name))).await;
         assert_eq!(late, Ok(Accepted::Ended(first.state())), "{name}");
-        assert_eq!(accept_new(store, call(vec![draft.send()], None)).await, [Some(3)], "not held: it is listed");
-        let begun = store.begin(begin_of(held.id, &draft, at(3))).await;
+        assert_eq!(
+            accept_new(store, session, call(vec![draft.send()], None)).await,
+            [Some(3)],
+            "not held: it is listed"
+        );
+        let begun = begin_one(store, session, begin_of(held.id, &draft, at(3))).await;
         assert_eq!(begun.is_ok(), first == finish, "{name}");
-        let other = store.end_execution(tenant("other"), execution(name), second, at(2)).await;
+        let other = end_execution(store, session, tenant("other"), execution(name), second, at(2)).await;
         assert_eq!(other, Ok(ExecutionEnd::Done { count: 0, first: true }), "another tenant's is another execution");
     }
     let subject = subject.crash().await;
-    let store = subject.store();
-    store.recover(at(4)).await.expect("recovered");
-    let end = store.end_execution(tenant("acme"), execution("finished"), finish, at(5)).await;
+    let (store, session) = (subject.store(), subject.session());
+    store.recover(session, at(4)).await.expect("recovered");
+    let end = end_execution(store, session, tenant("acme"), execution("finished"), finish, at(5)).await;
     assert_eq!(end, Ok(ExecutionEnd::Done { count: 2, first: false }));
-    let end = store.end_execution(tenant("acme"), execution("discarded"), finish, at(5)).await;
+    let end = end_execution(store, session, tenant("acme"), execution("discarded"), finish, at(5)).await;
     assert_eq!(end, Ok(ExecutionEnd::Conflict(ExecutionState::Discarded)));
-    let unknown = store.end_execution(tenant("acme"), execution("unknown"), finish, at(5)).await;
+    let unknown = end_execution(store, session, tenant("acme"), execution("unknown"), finish, at(5)).await;
     assert_eq!(unknown, Ok(ExecutionEnd::Done { count: 0, first: true }));
-    let late = store.accept(call(vec![draft().in_execution("unknown").send()], Some("unknown"))).await;
+    let late = store.accept(session, call(vec![draft().in_execution("unknown").send()], Some("unknown"))).await;
     assert_eq!(late, Ok(Accepted::Ended(ExecutionState::Finished)), "ended before it began");
 }
 
 async fn an_execution_lists_its_sends_in_call_order<S: Subject>() {
     let subject = S::fresh().await;
-    let store = subject.store();
+    let (store, session) = (subject.store(), subject.session());
     assert_eq!(store.execution(tenant("acme"), execution("e"), None, 10).await, Ok(None));
     let draft = draft().in_execution("e");
     let mut ids = Vec::new();
     for (sends, hold) in [(3, Some("e")), (1, None), (2, Some("e"))] {
         let sends: Vec<_> = (0..sends).map(|_| draft.send()).collect();
         ids.extend(sends.iter().map(|send| send.id));
-        accept_new(store, call(sends, hold)).await;
+        accept_new(store, session, call(sends, hold)).await;
     }
-    accept_one(store, &draft.clone().of("other")).await;
-    store.finish(finished(ids[3], 200, at(1))).await.expect("ended");
-    store.finish(finished(ids[1], 400, at(1))).await.expect("ended");
+    accept_one(store, session, &draft.clone().of("other")).await;
+    store.finish(session, finished(ids[3], 200, at(1))).await.expect("ended");
+    store.finish(session, finished(ids[1], 400, at(1))).await.expect("ended");
 
     let mut seen = Vec::new();
     let mut cursor = None;
@@ -509,14 +555,14 @@ async fn an_execution_lists_its_sends_in_call_order<S: Subject>() {
 
 async fn an_execution_takes_so_many_sends_and_no_more<S: Subject>() {
     let subject = S::fresh().await;
-    let store = subject.store();
+    let (store, session) = (subject.store(), subject.session());
     let draft = draft().in_execution("e");
     let of =
         |count: usize| Accept { sends_per_execution: 5, ..call((0..count).map(|_| draft.send()).collect(), Some("e")) };
-    assert_eq!(store.accept(of(6)).await, Ok(Accepted::ExecutionFull));
-    accept_new(store, of(3)).await;
-    assert_eq!(store.accept(of(3)).await, Ok(Accepted::ExecutionFull));
-    assert_eq!(accept_new(store, of(2)).await, [Some(3), Some(4)], "what was refused took no index");
+    assert_eq!(store.accept(session, of(6)).await, Ok(Accepted::ExecutionFull));
+    accept_new(store, session, of(3)).await;
+    assert_eq!(store.accept(session, of(3)).await, Ok(Accepted::ExecutionFull));
+    assert_eq!(accept_new(store, session, of(2)).await, [Some(3), Some(4)], "what was refused took no index");
 }
 
 async fn a_call_with_a_known_key_is_replayed<S: Subject>() {
@@ -537,23 +583,28 @@ async fn a_call_with_a_known_key_is_replayed<S: Subject>() {
     assert_eq!(subject.store().replay(key.clone(), at(0)).await, Ok(None));
     // Two of the same at once are one call.
     let (one, other) = {
-        let store = subject.store();
-        tokio::join!(store.accept(first), store.accept(keyed(&key, Some("e"), at(0))))
+        let (store, session) = (subject.store(), subject.session());
+        tokio::join!(store.accept(session, first), store.accept(session, keyed(&key, Some("e"), at(0))))
     };
-    assert_eq!(one, Ok(Accepted::New { indexes: vec![Some(0), Some(1)] }));
+    assert_eq!(one, Ok(Accepted::New { indexes: vec![Some(0), Some(1)], started: Vec::new() }));
     assert_eq!(other, Ok(Accepted::Replayed(ids.clone())));
 
-    let discard = subject.store().end_execution(tenant("acme"), execution("e"), Ending::Discard, at(1)).await;
+    let discard =
+        end_execution(subject.store(), subject.session(), tenant("acme"), execution("e"), Ending::Discard, at(1)).await;
     assert_eq!(discard, Ok(ExecutionEnd::Done { count: 2, first: true }));
     let subject = subject.crash().await;
-    let store = subject.store();
-    store.recover(at(2)).await.expect("recovered");
+    let (store, session) = (subject.store(), subject.session());
+    store.recover(session, at(2)).await.expect("recovered");
     let replayed = Ok(Accepted::Replayed(ids.clone()));
-    assert_eq!(store.accept(keyed(&key, Some("e"), at(3))).await, replayed, "before the execution's end is looked at");
+    assert_eq!(
+        store.accept(session, keyed(&key, Some("e"), at(3))).await,
+        replayed,
+        "before the execution's end is looked at"
+    );
     assert_eq!(store.replay(key.clone(), at(3)).await, Ok(Some(Accepted::Replayed(ids))));
     let changed = IdempotencyKey { fingerprint: [2; 32], ..key.clone() };
     assert_eq!(store.replay(changed.clone(), at(3)).await, Ok(Some(Accepted::Mismatch)));
-    assert_eq!(store.accept(keyed(&changed, Some("e"), at(3))).await, Ok(Accepted::Mismatch));
+    assert_eq!(store.accept(session, keyed(&changed, Some("e"), at(3))).await, Ok(Accepted::Mismatch));
     for elsewhere in [
         IdempotencyKey { tenant: tenant("other"), ..key.clone() },
         IdempotencyKey { path: "/v1/sends".to_owned(), ..key.clone() },
@@ -566,50 +617,51 @@ async fn a_call_with_a_known_key_is_replayed<S: Subject>() {
     assert_eq!(store.replay(key.clone(), at(a_day)).await, Ok(None), "forgotten after a day");
     let again = keyed(&key, None, at(a_day));
     let ids: Vec<_> = again.sends.iter().map(|send| send.id).collect();
-    accept_new(store, again).await;
+    accept_new(store, session, again).await;
     assert_eq!(store.replay(key.clone(), at(a_day + 1)).await, Ok(Some(Accepted::Replayed(ids))));
 }
 
 async fn a_crash_interrupts_what_had_begun_and_nothing_else<S: Subject>() {
     let subject = S::fresh().await;
     let draft = draft();
-    let store = subject.store();
-    let done = accept_one(store, &draft).await;
-    let begun = accept_one(store, &draft).await;
-    let queued = accept_one(store, &draft).await;
+    let (store, session) = (subject.store(), subject.session());
+    let done = accept_one(store, session, &draft).await;
+    let begun = accept_one(store, session, &draft).await;
+    let queued = accept_one(store, session, &draft).await;
     for id in [done, begun] {
-        store.begin(begin_of(id, &draft, at(1))).await.expect("begun");
+        begin_one(store, session, begin_of(id, &draft, at(1))).await.expect("begun");
     }
-    let before = store.finish(finished(done, 200, at(1))).await.expect("ended");
+    let before = store.finish(session, finished(done, 200, at(1))).await.expect("ended");
     let subject = subject.crash().await;
-    let store = subject.store();
-    let recovered = store.recover(at(7)).await.expect("recovered");
+    let (store, session) = (subject.store(), subject.session());
+    let recovered = store.recover(session, at(7)).await.expect("recovered");
     assert_eq!(recovered, Recovered { interrupted: 1, ..Recovered::default() });
     let record = record_of(store, begun).await;
     let ended = record.ended.expect("an end");
     assert_eq!((ended.outcome, ended.error.map(|error| error.code)), (Outcome::Interrupted, Some(Code::Interrupted)));
     assert_eq!((record.started_at, record.finished_at), (Some(at(1)), Some(at(7))));
-    assert!(matches!(store.begin(begin_of(begun, &draft, at(8))).await, Err(StoreError::NoSuchSend)));
+    assert!(matches!(begin_one(store, session, begin_of(begun, &draft, at(8))).await, Err(StoreError::NoSuchSend)));
     let pending: Vec<_> = store.pending(None, 10).await.unwrap().into_iter().map(|send| send.id).collect();
     assert_eq!(pending, [queued]);
     assert_eq!(record_of(store, done).await.response.map(|answer| answer.status), Some(200));
-    assert_eq!(store.last_seq().await, Ok(before + 1), "the tail goes on where it was");
-    assert_eq!(store.recover(at(9)).await, Ok(Recovered::default()), "nothing is left to do");
+    let newest = store.newest_place().await.expect("a place");
+    assert!(newest > before, "the tail goes on where it was");
+    assert_eq!(store.recover(session, at(9)).await, Ok(Recovered::default()), "nothing is left to do");
 }
 
 async fn a_crash_ends_the_held_sends_of_a_discarded_execution<S: Subject>() {
     let subject = S::fresh().await;
     let draft = draft().in_execution("e");
-    let store = subject.store();
+    let (store, session) = (subject.store(), subject.session());
     let held = draft.send();
     let id = held.id;
-    accept_new(store, call(vec![held], Some("e"))).await;
-    let beside = accept_one(store, &draft).await;
-    store.end_execution(tenant("acme"), execution("e"), Ending::Discard, at(1)).await.expect("ended");
+    accept_new(store, session, call(vec![held], Some("e"))).await;
+    let beside = accept_one(store, session, &draft).await;
+    end_execution(store, session, tenant("acme"), execution("e"), Ending::Discard, at(1)).await.expect("ended");
     let subject = subject.crash().await;
-    let store = subject.store();
-    let recovered = store.recover(at(2)).await.expect("recovered");
-    assert_eq!(recovered, Recovered { discarded: 1, ..Recovered::default() });
+    let (store, session) = (subject.store(), subject.session());
+    let recovered = store.recover(session, at(2)).await.expect("recovered");
+    assert_eq!((recovered.interrupted, recovered.damage), (0, Vec::new()));
     let record = record_of(store, id).await;
     assert_eq!(record.ended.map(|ended| ended.outcome), Some(Outcome::Discarded));
     assert_eq!((record.released_at, record.started_at), (None, None));
@@ -618,20 +670,20 @@ async fn a_crash_ends_the_held_sends_of_a_discarded_execution<S: Subject>() {
 
 async fn pending_pages_in_accept_order<S: Subject>() {
     let subject = S::fresh().await;
-    let store = subject.store();
+    let (store, session) = (subject.store(), subject.session());
     let mut ids = Vec::new();
     for second in 0..25 {
         // Created in another order than accepted: the order of acceptance counts.
         let draft = draft().in_workflow("w").created(at(100 - second));
-        ids.push(accept_one(store, &draft).await);
+        ids.push(accept_one(store, session, &draft).await);
     }
-    let refused = accept_one(store, &draft().to("not a url")).await;
+    let refused = accept_one(store, session, &draft().to("not a url")).await;
     for &id in ids.iter().step_by(5) {
-        store.finish(failed(id, Code::Expired, at(200))).await.expect("ended");
+        store.finish(session, failed(id, Code::Expired, at(200))).await.expect("ended");
     }
     let subject = subject.crash().await;
-    let store = subject.store();
-    store.recover(at(201)).await.expect("recovered");
+    let (store, session) = (subject.store(), subject.session());
+    store.recover(session, at(201)).await.expect("recovered");
     let expected: Vec<_> =
         ids.iter().enumerate().filter(|(at, _)| at % 5 != 0).map(|(_, &id)| id).chain([refused]).collect();
     let mut seen = Vec::new();
@@ -652,8 +704,8 @@ async fn pending_pages_in_accept_order<S: Subject>() {
 
 async fn every_filter_finds_its_sends<S: Subject>() {
     let subject = S::fresh().await;
-    let store = subject.store();
-    let plain = accept_one(store, &draft()).await;
+    let (store, session) = (subject.store(), subject.session());
+    let plain = accept_one(store, session, &draft()).await;
     let placed = Draft {
         context: Context {
             workflow: Some(Arc::from("w")),
@@ -662,25 +714,26 @@ async fn every_filter_finds_its_sends<S: Subject>() {
         },
         ..draft().to("https://other.example.com/").created(at(10))
     };
-    let placed_id = accept_one(store, &placed).await;
-    let foreign = accept_one(store, &placed.clone().of("other").to("http://[2001:db8::7]/").created(at(20))).await;
-    let failing = accept_one(store, &draft().created(at(30))).await;
-    store.finish(finished(placed_id, 503, at(40))).await.expect("ended");
+    let placed_id = accept_one(store, session, &placed).await;
+    let foreign =
+        accept_one(store, session, &placed.clone().of("other").to("http://[2001:db8::7]/").created(at(20))).await;
+    let failing = accept_one(store, session, &draft().created(at(30))).await;
+    store.finish(session, finished(placed_id, 503, at(40))).await.expect("ended");
     let mut elsewhere = finished(foreign, 200, at(50));
     elsewhere.connection = Some(left_from("10.0.0.11", "198.51.100.11"));
-    store.finish(elsewhere).await.expect("ended");
-    store.finish(failed(failing, Code::Timeout, at(60))).await.expect("ended");
+    store.finish(session, elsewhere).await.expect("ended");
+    store.finish(session, failed(failing, Code::Timeout, at(60))).await.expect("ended");
 
-    let all = Filter::default;
+    let all = || Filter::of(Reach::All);
     let ip = |text: &str| text.parse().ok();
     for (filter, expected) in [
         (all(), vec![failing, foreign, placed_id, plain]),
-        (Filter { tenant: Some(tenant("acme")), ..all() }, vec![failing, placed_id, plain]),
-        (Filter { tenant: Some(tenant("nobody")), ..all() }, vec![]),
+        (Filter { reach: Reach::One(tenant("acme")), ..all() }, vec![failing, placed_id, plain]),
+        (Filter { reach: Reach::One(tenant("nobody")), ..all() }, vec![]),
         (Filter { workflow: Some("w".to_owned()), ..all() }, vec![foreign, placed_id]),
         (Filter { workflow: Some("e".to_owned()), ..all() }, vec![]),
         (Filter { execution: Some("e".to_owned()), ..all() }, vec![foreign, placed_id]),
-        (Filter { step: Some("s".to_owned()), tenant: Some(tenant("other")), ..all() }, vec![foreign]),
+        (Filter { step: Some("s".to_owned()), reach: Reach::One(tenant("other")), ..all() }, vec![foreign]),
         (Filter { host: Some("other.example.com".to_owned()), ..all() }, vec![placed_id]),
         (Filter { host: Some("[2001:db8::7]".to_owned()), ..all() }, vec![foreign]),
         (Filter { host: Some("2001:db8::7".to_owned()), ..all() }, vec![foreign]),
@@ -706,20 +759,20 @@ async fn every_filter_finds_its_sends<S: Subject>() {
 
 async fn a_list_pages_while_sends_are_added<S: Subject>() {
     let subject = S::fresh().await;
-    let store = subject.store();
+    let (store, session) = (subject.store(), subject.session());
     let mut ids = Vec::new();
     for _ in 0..23 {
-        ids.push(accept_one(store, &draft().in_workflow("w")).await);
-        accept_one(store, &draft().in_workflow("another")).await;
+        ids.push(accept_one(store, session, &draft().in_workflow("w")).await);
+        accept_one(store, session, &draft().in_workflow("another")).await;
     }
-    let filter = Filter { workflow: Some("w".to_owned()), ..Filter::default() };
+    let filter = Filter { workflow: Some("w".to_owned()), ..Filter::of(Reach::All) };
     let mut seen = Vec::new();
     let mut cursor = None;
     loop {
         let page = store.list(filter.clone(), cursor, 5).await.expect("a page");
         seen.extend(page.sends.iter().map(|record| record.id));
         assert!(page.sends.iter().all(|record| record.request.body.as_ref().is_some_and(|body| body.bytes.is_none())));
-        accept_one(store, &draft().in_workflow("w")).await;
+        accept_one(store, session, &draft().in_workflow("w")).await;
         cursor = page.next;
         if cursor.is_none() {
             break;
@@ -728,49 +781,50 @@ async fn a_list_pages_while_sends_are_added<S: Subject>() {
     ids.reverse();
     assert_eq!(seen, ids, "each once, newest first, and none that came later");
     for nonsense in ["", "x", "99999999999999999999", "l.1.2.3", "é"] {
-        let page = store.list(Filter::default(), Some(nonsense.to_owned()), 5).await;
+        let page = store.list(Filter::of(Reach::All), Some(nonsense.to_owned()), 5).await;
         assert_eq!(page, Err(StoreError::BadCursor), "{nonsense:?}");
     }
 }
 
 async fn the_tail_follows_the_order_of_finishing<S: Subject>() {
     let subject = S::fresh().await;
-    let store = subject.store();
-    assert_eq!(store.last_seq().await, Ok(0));
+    let (store, session) = (subject.store(), subject.session());
+    assert_eq!(store.newest_place().await, Ok(TailPlace::START));
     let mut ids = Vec::new();
     for name in ["a", "b", "a", "b", "a"] {
-        ids.push(accept_one(store, &draft().of(name)).await);
+        ids.push(accept_one(store, session, &draft().of(name)).await);
     }
     let order = [ids[3], ids[0], ids[4], ids[1], ids[2]];
     let mut seqs = Vec::new();
     for id in order {
-        seqs.push(store.finish(finished(id, 200, at(1))).await.expect("ended"));
+        seqs.push(store.finish(session, finished(id, 200, at(1))).await.expect("ended"));
     }
-    assert!(seqs.is_sorted() && seqs[0] > 0);
+    assert!(seqs.is_sorted() && seqs[0] > TailPlace::START);
     let subject = subject.crash().await;
-    let store = subject.store();
-    store.recover(at(2)).await.expect("recovered");
-    assert_eq!(store.last_seq().await, Ok(seqs[4]));
-    let (items, looked_at) = store.finished_after(0, Filter::default(), 3).await.expect("a tail");
-    let seen: Vec<_> = items.iter().map(|item| (item.seq, item.record.id)).collect();
+    let (store, session) = (subject.store(), subject.session());
+    store.recover(session, at(2)).await.expect("recovered");
+    assert_eq!(store.newest_place().await, Ok(seqs[4]));
+    let (items, looked_at) = store.finished_after(TailPlace::START, Filter::of(Reach::All), 3).await.expect("a tail");
+    let seen: Vec<_> = items.iter().map(|item| (item.place, item.record.id)).collect();
     assert_eq!(seen, [(seqs[0], order[0]), (seqs[1], order[1]), (seqs[2], order[2])]);
     assert_eq!(looked_at, seqs[2]);
-    let only_b = Filter { tenant: Some(tenant("b")), ..Filter::default() };
+    let only_b = Filter::of(Reach::One(tenant("b")));
     let (items, looked_at) = store.finished_after(seqs[0], only_b.clone(), 3).await.expect("a tail");
     assert_eq!(items.iter().map(|item| item.record.id).collect::<Vec<_>>(), [order[3]]);
     assert_eq!(looked_at, seqs[4]);
-    let (items, looked_at) = store.finished_after(seqs[4], Filter::default(), 3).await.expect("a tail");
+    let (items, looked_at) = store.finished_after(seqs[4], Filter::of(Reach::All), 3).await.expect("a tail");
     assert_eq!((items.len(), looked_at), (0, seqs[4]));
 }
 
 async fn outcomes_are_counted_per_tenant<S: Subject>() {
     let subject = S::fresh().await;
-    let store = subject.store();
+    let (store, session) = (subject.store(), subject.session());
     for (name, status, second) in [("a", 200, 1), ("a", 200, 50), ("a", 500, 60), ("b", 204, 70), ("b", 200, 2)] {
-        let id = accept_one(store, &draft().of(name)).await;
-        store.finish(finished(id, status, at(second))).await.expect("ended");
+        let id = accept_one(store, session, &draft().of(name)).await;
+        store.finish(session, finished(id, status, at(second))).await.expect("ended");
     }
-    let counts = store.outcomes_since(at(50)).await.expect("counts");
+    // Of minutes: the one that begins at second 40 is the first of the hour then.
+    let counts = store.outcomes_of_the_hour(at(40 + 59 * 60)).await.expect("counts");
     assert_eq!(counts.len(), 2);
     assert_eq!(counts[&tenant("a")], HashMap::from([(Outcome::Delivered, 1), (Outcome::Rejected, 1)]));
     assert_eq!(counts[&tenant("b")], HashMap::from([(Outcome::Delivered, 1)]));
@@ -823,13 +877,13 @@ async fn first_publication_is_remembered<S: Subject>() {
 
 async fn a_closed_store_takes_nothing<S: Subject>() {
     let subject = S::fresh().await;
-    let store = subject.store();
+    let (store, session) = (subject.store(), subject.session());
     let draft = draft();
-    let id = accept_one(store, &draft).await;
+    let id = accept_one(store, session, &draft).await;
     store.close().await.expect("closed");
-    assert!(matches!(store.accept(call(vec![draft.send()], None)).await, Err(StoreError::CannotWrite(_))));
-    assert!(matches!(store.begin(begin_of(id, &draft, at(1))).await, Err(StoreError::CannotWrite(_))));
-    assert!(matches!(store.finish(finished(id, 200, at(1))).await, Err(StoreError::CannotWrite(_))));
+    assert!(matches!(store.accept(session, call(vec![draft.send()], None)).await, Err(StoreError::CannotWrite(_))));
+    assert!(matches!(begin_one(store, session, begin_of(id, &draft, at(1))).await, Err(StoreError::CannotWrite(_))));
+    assert!(matches!(store.finish(session, finished(id, 200, at(1))).await, Err(StoreError::CannotWrite(_))));
     assert!(store.health().is_err());
     store.close().await.expect("closed already");
 }

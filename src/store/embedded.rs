@@ -69,12 +69,13 @@ use self::table::Row;
 use self::whereabouts::Pieces;
 use self::writer::{AcceptJob, AcceptedJob, BeginJob, EndJob, FinishJob, Job};
 use super::{
-    Accept, Accepted, Begin, Ending, ExecutionEnd, Filter, IdempotencyKey, Page, Pending, Published, Recovered,
-    Started, Store, StoreError, StoreResult, Suspension, TailItem, wire,
+    Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, Filter, IdempotencyKey, OnceOnly, Page, Pending,
+    Published, Reach, Records, Recovered, Registry, Released, Session, Started, StoreError, StoreResult, Suspension,
+    SweepPlace, Swept, TailItem, TailPlace, WaitingCount, Want, view, wire,
 };
 use crate::config::StoreSettings;
 use crate::outcome::Outcome;
-use crate::policy::Host;
+use crate::policy::{Host, Suspensions};
 use crate::record::{Execution, Finished, Record};
 use crate::redact::RedactKey;
 use crate::send::{ExecutionId, SendId, Target, TenantId};
@@ -113,6 +114,8 @@ impl PieceLimits {
 struct Shared {
     root: PathBuf,
     node: Arc<str>,
+    /// Of the session in force.
+    incarnation: AtomicU64,
     keys: Keys,
     settings: StoreSettings,
     limits: PieceLimits,
@@ -321,6 +324,7 @@ impl Embedded {
         let shared = Arc::new(Shared {
             root,
             node: Arc::from(node),
+            incarnation: AtomicU64::new(0),
             keys,
             settings: settings.clone(),
             limits,
@@ -377,14 +381,14 @@ impl Embedded {
         done.map_err(|_| StoreError::CannotRead("a reading task did not come to its end".to_owned()))?
     }
 
-    fn accept_job(&self, call: &Accept) -> Result<AcceptJob, StoreError> {
+    fn accept_job(&self, by: &Session, call: &Accept) -> Result<AcceptJob, StoreError> {
         let keys = &self.shared.keys;
         let key = call.idempotency.as_ref();
         let count = u32::try_from(call.sends.len()).unwrap_or(u32::MAX);
         let mut sends = Vec::with_capacity(call.sends.len());
         for (at, new) in call.sends.iter().enumerate() {
             let key = key.filter(|_| at == 0).map(|key| (key, count));
-            let parts = wire::accepted(new, &call.node, call.hold.is_some(), key);
+            let parts = wire::accepted(new, by.node(), call.hold.is_some(), key);
             let (rest, slot) = match parts.rest {
                 Some(mut rest) => {
                     let slot = keys.seal(new.id, &mut rest)?;
@@ -428,6 +432,23 @@ impl Embedded {
             key,
             sends_per_execution: call.sends_per_execution,
         })
+    }
+}
+
+impl Embedded {
+    async fn begin_one(&self, by: &Session, begin: Begin) -> Result<Started, StoreError> {
+        let Begin { id, tenant, spec, at } = begin;
+        let spec = match spec {
+            Some(spec) => spec,
+            None => self.blocking(move |shared| read::spec(shared, id)).await?.ok_or(StoreError::NoSuchSend)?,
+        };
+        let job = BeginJob {
+            id: id.0.as_u128(),
+            tenant: self.shared.keys.short(Asked::Tenant, tenant.as_str()),
+            at: wire::nanoseconds(at),
+        };
+        self.ask(|answer| Job::Begin(job, answer)).await?;
+        Ok(Started::new(id, tenant, spec, at, by.clone()))
     }
 }
 
@@ -475,23 +496,41 @@ fn take_lock(root: &Path) -> Result<Flock<fs::File>, StoreError> {
     }
 }
 
-impl Store for Embedded {
-    fn redact_key(&self) -> RedactKey {
-        self.shared.keys.redact_key()
+impl Shared {
+    fn in_force(&self, by: &Session) -> Result<(), StoreError> {
+        if by.incarnation() == self.incarnation.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        Err(StoreError::Fenced(by.to_string()))
+    }
+}
+
+impl OnceOnly for Embedded {
+    fn join(&self, node: Arc<str>) -> StoreResult<'_, Session> {
+        let incarnation = self.shared.incarnation.fetch_add(1, Ordering::AcqRel) + 1;
+        std::future::ready(Ok(Session::new(node, incarnation))).boxed()
     }
 
-    fn recover(&self, now: Timestamp) -> StoreResult<'_, Recovered> {
-        self.ask(move |answer| Job::Recover(now, answer)).boxed()
-    }
-
-    fn pending(&self, after: Option<SendId>, limit: usize) -> StoreResult<'_, Vec<Pending>> {
-        self.blocking(move |shared| read::pending(shared, after, limit)).boxed()
-    }
-
-    fn accept(&self, call: Accept) -> StoreResult<'_, Accepted> {
+    fn recover<'a>(&'a self, by: &'a Session, now: Timestamp) -> StoreResult<'a, Recovered> {
         async move {
-            let job = self.accept_job(&call)?;
-            self.ask(|answer| Job::Accept(Box::new(job), answer)).await
+            self.shared.in_force(by)?;
+            self.ask(move |answer| Job::Recover(now, answer)).await
+        }
+        .boxed()
+    }
+
+    fn accept<'a>(&'a self, by: &'a Session, call: Accept) -> StoreResult<'a, Accepted> {
+        async move {
+            self.shared.in_force(by)?;
+            let job = self.accept_job(by, &call)?;
+            let mut accepted = self.ask(|answer| Job::Accept(Box::new(job), answer)).await?;
+            if let Accepted::New { started, .. } = &mut accepted {
+                for new in call.sends.into_iter().filter(|new| new.course == Course::Begin && call.hold.is_none()) {
+                    let begin = Begin { id: new.id, tenant: new.tenant, spec: Some(new.spec), at: new.created_at };
+                    started.push(self.begin_one(by, begin).await?);
+                }
+            }
+            Ok(accepted)
         }
         .boxed()
     }
@@ -504,45 +543,100 @@ impl Store for Embedded {
         .boxed()
     }
 
-    fn end_execution(
-        &self,
+    fn end_execution<'a>(
+        &'a self,
+        by: &'a Session,
         tenant: TenantId,
         execution: ExecutionId,
         ending: Ending,
         at: Timestamp,
-    ) -> StoreResult<'_, ExecutionEnd> {
-        let hash = self.shared.keys.execution(tenant.as_str(), execution.as_str());
-        let job = EndJob { hash, tenant, execution, ending, at };
-        self.ask(|answer| Job::End(job, answer)).boxed()
-    }
-
-    fn begin(&self, begin: Begin) -> StoreResult<'_, Started> {
+    ) -> StoreResult<'a, ExecutionAnswer> {
         async move {
-            let Begin { id, tenant, spec, at } = begin;
-            let spec = match spec {
-                Some(spec) => spec,
-                None => self.blocking(move |shared| read::spec(shared, id)).await?.ok_or(StoreError::NoSuchSend)?,
-            };
-            let job = BeginJob {
-                id: id.0.as_u128(),
-                tenant: self.shared.keys.short(Asked::Tenant, tenant.as_str()),
-                at: wire::nanoseconds(at),
-            };
-            self.ask(|answer| Job::Begin(job, answer)).await?;
-            Ok(Started::new(id, tenant, spec, at))
+            self.shared.in_force(by)?;
+            let hash = self.shared.keys.execution(tenant.as_str(), execution.as_str());
+            let job = EndJob { hash, tenant, execution, ending, at };
+            let end = self.ask(|answer| Job::End(job, answer)).await?;
+            Ok(ExecutionAnswer { end, ended: Vec::new() })
         }
         .boxed()
     }
 
-    fn finish(&self, finished: Finished) -> StoreResult<'_, u64> {
-        let job = FinishJob::of(&self.shared.keys, &finished);
-        self.ask(|answer| Job::Finish(Box::new(job), answer)).boxed()
+    fn claim<'a>(&'a self, by: &'a Session, _wants: Vec<Want>, _limit: usize) -> StoreResult<'a, Claimed> {
+        std::future::ready(self.shared.in_force(by).and(Err(not_yet()))).boxed()
     }
 
-    fn record(&self, tenant: Option<TenantId>, id: SendId, bodies: bool) -> StoreResult<'_, Option<Record>> {
+    fn give_back<'a>(&'a self, by: &'a Session, _sends: Vec<SendId>) -> StoreResult<'a, ()> {
+        std::future::ready(self.shared.in_force(by).and(Err(not_yet()))).boxed()
+    }
+
+    fn begin<'a>(&'a self, by: &'a Session, sends: Vec<Begin>) -> StoreResult<'a, Vec<Result<Started, StoreError>>> {
+        async move {
+            self.shared.in_force(by)?;
+            Ok(futures_util::future::join_all(sends.into_iter().map(|begin| self.begin_one(by, begin))).await)
+        }
+        .boxed()
+    }
+
+    fn finish<'a>(&'a self, _by: &'a Session, finished: Finished) -> StoreResult<'a, TailPlace> {
+        async move {
+            let job = FinishJob::of(&self.shared.keys, &finished);
+            self.ask(|answer| Job::Finish(Box::new(job), answer)).await.map(TailPlace::from_bits)
+        }
+        .boxed()
+    }
+
+    fn release_overdue<'a>(
+        &'a self,
+        by: &'a Session,
+        _opened_before: Timestamp,
+        _now: Timestamp,
+        _limit: usize,
+    ) -> StoreResult<'a, Released> {
+        std::future::ready(self.shared.in_force(by).and(Err(not_yet()))).boxed()
+    }
+
+    fn expire<'a>(&'a self, by: &'a Session, _now: Timestamp, _limit: usize) -> StoreResult<'a, Swept> {
+        std::future::ready(self.shared.in_force(by).and(Err(not_yet()))).boxed()
+    }
+
+    fn end_suspended<'a>(
+        &'a self,
+        by: &'a Session,
+        _suspensions: Arc<Suspensions>,
+        _from: Option<SweepPlace>,
+        _now: Timestamp,
+        _limit: usize,
+    ) -> StoreResult<'a, Swept> {
+        std::future::ready(self.shared.in_force(by).and(Err(not_yet()))).boxed()
+    }
+
+    fn waiting_of(&self, _tenant: &TenantId) -> WaitingCount {
+        WaitingCount::default()
+    }
+
+    fn waiting_in_all(&self) -> WaitingCount {
+        WaitingCount::default()
+    }
+
+    fn waiting(&self) -> Vec<(TenantId, WaitingCount)> {
+        Vec::new()
+    }
+}
+
+/// Nobody asks for it so far.
+fn not_yet() -> StoreError {
+    StoreError::CannotRead("what waits is asked for by `pending`".to_owned())
+}
+
+impl Records for Embedded {
+    fn pending(&self, after: Option<SendId>, limit: usize) -> StoreResult<'_, Vec<Pending>> {
+        self.blocking(move |shared| read::pending(shared, after, limit)).boxed()
+    }
+
+    fn record(&self, reach: Reach, id: SendId, bodies: bool) -> StoreResult<'_, Option<Record>> {
         self.blocking(move |shared| {
             let record = read::record(shared, id, bodies)?;
-            Ok(record.filter(|record| tenant.is_none_or(|tenant| tenant == record.tenant)))
+            Ok(record.filter(|record| reach.takes_in(&record.tenant)))
         })
         .boxed()
     }
@@ -561,50 +655,22 @@ impl Store for Embedded {
         self.blocking(move |shared| read::execution(shared, &tenant, execution, cursor.as_deref(), limit)).boxed()
     }
 
-    fn finished_after(&self, seq: u64, filter: Filter, limit: usize) -> StoreResult<'_, (Vec<TailItem>, u64)> {
-        self.blocking(move |shared| read::finished_after(shared, seq, &filter, limit)).boxed()
+    fn finished_after(
+        &self,
+        place: TailPlace,
+        filter: Filter,
+        limit: usize,
+    ) -> StoreResult<'_, (Vec<TailItem>, TailPlace)> {
+        self.blocking(move |shared| read::finished_after(shared, place.to_bits(), &filter, limit)).boxed()
     }
 
-    fn last_seq(&self) -> StoreResult<'_, u64> {
-        std::future::ready(Ok(self.shared.last_seq.load(Ordering::Acquire))).boxed()
+    fn newest_place(&self) -> StoreResult<'_, TailPlace> {
+        let newest = self.shared.last_seq.load(Ordering::Acquire);
+        std::future::ready(Ok(TailPlace::from_bits(newest))).boxed()
     }
 
-    fn outcomes_since(&self, since: Timestamp) -> StoreResult<'_, HashMap<TenantId, HashMap<Outcome, u64>>> {
-        self.blocking(move |shared| read::outcomes_since(shared, since)).boxed()
-    }
-
-    fn suspend(&self, suspension: Suspension) -> StoreResult<'_, ()> {
-        self.blocking(move |shared| shared.change_state(|state| state.suspensions.push(suspension))).boxed()
-    }
-
-    fn lift(&self, id: SendId, at: Timestamp, by: String) -> StoreResult<'_, bool> {
-        self.blocking(move |shared| shared.change_state(|state| super::lift_in(&mut state.suspensions, id, at, by)))
-            .boxed()
-    }
-
-    fn suspensions(&self) -> StoreResult<'_, Vec<Suspension>> {
-        let newest_first = locked(&self.shared.state).suspensions.iter().rev().cloned().collect();
-        std::future::ready(Ok(newest_first)).boxed()
-    }
-
-    fn publish(&self, addresses: Vec<IpAddr>, digest: Option<[u8; 32]>, now: Timestamp) -> StoreResult<'_, Published> {
-        self.blocking(move |shared| {
-            shared.change_state(|state| {
-                let published = &mut state.published;
-                if published.first.is_empty() {
-                    published.first_start = now;
-                }
-                for address in addresses {
-                    published.first.entry(address).or_insert(now);
-                }
-                if digest.is_some() && digest != state.digest {
-                    state.digest = digest;
-                    published.sync_token = super::next_sync_token(published.sync_token, now);
-                }
-                published.clone()
-            })
-        })
-        .boxed()
+    fn outcomes_of_the_hour(&self, now: Timestamp) -> StoreResult<'_, HashMap<TenantId, HashMap<Outcome, u64>>> {
+        self.blocking(move |shared| read::outcomes_since(shared, view::start_of_the_hour(now))).boxed()
     }
 
     fn retain(&self, now: Timestamp) -> StoreResult<'_, ()> {
@@ -645,6 +711,46 @@ impl Store for Embedded {
             *locked(&self.lock) = None;
             done
         }
+        .boxed()
+    }
+}
+
+impl Registry for Embedded {
+    fn redact_key(&self) -> RedactKey {
+        self.shared.keys.redact_key()
+    }
+
+    fn suspend(&self, suspension: Suspension) -> StoreResult<'_, ()> {
+        self.blocking(move |shared| shared.change_state(|state| state.suspensions.push(suspension))).boxed()
+    }
+
+    fn lift(&self, id: SendId, at: Timestamp, by: String) -> StoreResult<'_, bool> {
+        self.blocking(move |shared| shared.change_state(|state| super::lift_in(&mut state.suspensions, id, at, by)))
+            .boxed()
+    }
+
+    fn suspensions(&self) -> StoreResult<'_, Vec<Suspension>> {
+        let newest_first = locked(&self.shared.state).suspensions.iter().rev().cloned().collect();
+        std::future::ready(Ok(newest_first)).boxed()
+    }
+
+    fn publish(&self, addresses: Vec<IpAddr>, digest: Option<[u8; 32]>, now: Timestamp) -> StoreResult<'_, Published> {
+        self.blocking(move |shared| {
+            shared.change_state(|state| {
+                let published = &mut state.published;
+                if published.first.is_empty() {
+                    published.first_start = now;
+                }
+                for address in addresses {
+                    published.first.entry(address).or_insert(now);
+                }
+                if digest.is_some() && digest != state.digest {
+                    state.digest = digest;
+                    published.sync_token = super::next_sync_token(published.sync_token, now);
+                }
+                published.clone()
+            })
+        })
         .boxed()
     }
 }

@@ -13,30 +13,35 @@ use jiff::Timestamp;
 
 use super::view::{self, EndedExecution, Standing, host_text};
 use super::{
-    Accept, Accepted, Begin, Ending, ExecutionEnd, Filter, IdempotencyKey, NewSend, Page, Pending, Published,
-    Recovered, Started, Store, StoreError, StoreResult, Suspension, TailItem,
+    Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, Filter, IdempotencyKey, NewSend,
+    OnceOnly, Page, Pending, Published, Reach, Records, Recovered, Registry, Released, Session, Started, StoreEnd,
+    StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace, WaitingCount, Want,
 };
 use crate::limits::IDEMPOTENCY_KEPT;
-use crate::outcome::Outcome;
-use crate::record::{Execution, ExecutionState, Finished, Record, State};
+use crate::outcome::{Failure, Outcome};
+use crate::policy::{Asker, Suspensions};
+use crate::record::{Execution, ExecutionState, Finished, FinishedBy, Record, State};
 use crate::redact::RedactKey;
 use crate::send::{ExecutionId, SendId, Target, TenantId};
 
 /// Sends remembered for as long as this value lives.
 pub struct Memory {
-    node: Arc<str>,
     inner: Mutex<Inner>,
 }
 
 #[derive(Default)]
 struct Inner {
     closed: bool,
+    /// The session of each node that is in force, by its incarnation.
+    sessions: HashMap<Arc<str>, u64>,
+    incarnations: u64,
     /// In accept order.
     sends: Vec<Kept>,
     places: HashMap<SendId, usize>,
     endings: HashMap<(TenantId, ExecutionId), EndedExecution>,
     members: HashMap<(TenantId, ExecutionId), Vec<usize>>,
     keys: HashMap<(TenantId, String, String), KeptKey>,
+    /// By the place in the tail.
     tail: BTreeMap<u64, usize>,
     suspensions: Vec<Suspension>,
     published: Published,
@@ -48,7 +53,8 @@ struct Kept {
     node: Arc<str>,
     hold: Option<ExecutionId>,
     index: Option<u32>,
-    started_at: Option<Timestamp>,
+    claimed_by: Option<Session>,
+    started: Option<(Timestamp, Session)>,
     finished: Option<Finished>,
 }
 
@@ -59,13 +65,8 @@ struct KeptKey {
 }
 
 impl Memory {
-    pub fn new(node: &str) -> Self {
-        Self { node: Arc::from(node), inner: Mutex::default() }
-    }
-
-    /// The name given to [`Self::new`].
-    pub fn node(&self) -> &str {
-        &self.node
+    pub fn new() -> Self {
+        Self { inner: Mutex::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -75,6 +76,19 @@ impl Memory {
     fn open(&self) -> Result<MutexGuard<'_, Inner>, StoreError> {
         let inner = self.lock();
         if inner.closed { Err(StoreError::CannotWrite("it is closed".to_owned())) } else { Ok(inner) }
+    }
+
+    /// For a session that is in force.
+    fn open_for(&self, by: &Session) -> Result<MutexGuard<'_, Inner>, StoreError> {
+        let inner = self.open()?;
+        inner.in_force(by)?;
+        Ok(inner)
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -91,7 +105,162 @@ impl Inner {
     fn standing(&self, kept: &Kept) -> Standing {
         let ended =
             kept.hold.as_ref().and_then(|hold| self.endings.get(&(kept.new.tenant.clone(), hold.clone())).copied());
-        Standing { created_at: kept.new.created_at, held: kept.hold.is_some(), ended, started_at: kept.started_at }
+        let started_at = kept.started.as_ref().map(|(at, _)| *at);
+        Standing { created_at: kept.new.created_at, held: kept.hold.is_some(), ended, started_at }
+    }
+
+    fn in_force(&self, by: &Session) -> Result<(), StoreError> {
+        match self.sessions.get(by.node()) {
+            Some(incarnation) if *incarnation == by.incarnation() => Ok(()),
+            _ => Err(StoreError::Fenced(by.to_string())),
+        }
+    }
+
+    fn join(&mut self, node: Arc<str>) -> Session {
+        self.incarnations += 1;
+        let session = Session::new(node.clone(), self.incarnations);
+        for kept in &mut self.sends {
+            if kept.claimed_by.as_ref().is_some_and(|by| *by.node() == node) {
+                kept.claimed_by = None;
+            }
+        }
+        self.sessions.insert(node, session.incarnation());
+        session
+    }
+
+    /// Released sends that have not begun, in the order of release.
+    fn queued(&self) -> Vec<usize> {
+        let queued = |place: &usize| {
+            let kept = &self.sends[*place];
+            kept.finished.is_none() && self.standing(kept).state() == State::Queued
+        };
+        let mut places: Vec<usize> = (0..self.sends.len()).filter(queued).collect();
+        places.sort_by_key(|place| (self.standing(&self.sends[*place]).released_at(), *place));
+        places
+    }
+
+    fn pending_of(&self, place: usize) -> Pending {
+        let kept = &self.sends[place];
+        let released_at = self.standing(kept).released_at();
+        let held_by = kept.hold.clone().filter(|_| released_at.is_none()).map(|hold| {
+            let opened = self.opened_at(&(kept.new.tenant.clone(), hold.clone()));
+            (hold, opened.unwrap_or(kept.new.created_at))
+        });
+        Pending {
+            id: kept.new.id,
+            tenant: kept.new.tenant.clone(),
+            workflow: kept.new.spec.context.workflow.clone(),
+            destination: match &kept.new.spec.target {
+                Target::Url(url) => Some(url.destination().clone()),
+                Target::Refused { .. } => None,
+            },
+            created_at: kept.new.created_at,
+            released_at,
+            expires_in: kept.new.expires_in,
+            held_by,
+        }
+    }
+
+    /// When the first held send of an execution was accepted.
+    fn opened_at(&self, execution: &(TenantId, ExecutionId)) -> Option<Timestamp> {
+        let members = self.members.get(execution)?.iter().map(|&place| &self.sends[place]);
+        members.filter(|kept| kept.hold.is_some()).map(|kept| kept.new.created_at).next()
+    }
+
+    fn claim(&mut self, by: &Session, wants: &[Want], limit: usize) -> Claimed {
+        let mut claimed = Claimed::default();
+        let queued = self.queued();
+        for want in wants {
+            let mut room = want.room;
+            for &place in &queued {
+                let pending = self.pending_of(place);
+                let is_full = pending.destination.as_ref().is_some_and(|wanted| want.full.contains(wanted));
+                if pending.tenant != want.tenant || is_full || self.sends[place].claimed_by.is_some() {
+                    continue;
+                }
+                if room == 0 {
+                    break;
+                }
+                if claimed.sends.len() == limit {
+                    claimed.more = true;
+                    return claimed;
+                }
+                room -= 1;
+                self.sends[place].claimed_by = Some(by.clone());
+                claimed.sends.push(pending);
+            }
+        }
+        claimed
+    }
+
+    fn waiting(&self) -> BTreeMap<TenantId, WaitingCount> {
+        let mut tenants: BTreeMap<TenantId, WaitingCount> = BTreeMap::new();
+        for kept in self.sends.iter().filter(|kept| kept.finished.is_none() && kept.started.is_none()) {
+            let standing = self.standing(kept);
+            let count = tenants.entry(kept.new.tenant.clone()).or_default();
+            match standing.released_at() {
+                Some(released) => {
+                    count.queued += 1;
+                    if kept.claimed_by.is_none() {
+                        count.unclaimed += 1;
+                        count.oldest = Some(count.oldest.map_or(released, |oldest| oldest.min(released)));
+                    }
+                }
+                None => count.held += 1,
+            }
+        }
+        tenants
+    }
+
+    /// Ends what `why` gives a reason for, of what waits and nobody has claimed.
+    fn end_where(
+        &mut self,
+        now: Timestamp,
+        limit: usize,
+        why: impl Fn(&Self, &Kept) -> Option<Failure>,
+    ) -> Result<Swept, StoreError> {
+        let mut swept = Swept::default();
+        for place in 0..self.sends.len() {
+            let kept = &self.sends[place];
+            if kept.finished.is_some() || kept.started.is_some() || kept.claimed_by.is_some() {
+                continue;
+            }
+            let Some(why) = why(self, kept) else { continue };
+            if swept.ended.len() == limit {
+                swept.next = Some(SweepPlace(place as u64));
+                break;
+            }
+            swept.ended.push(self.end(place, why, now)?);
+        }
+        Ok(swept)
+    }
+
+    /// Gives a send the end that only the store can give it.
+    fn end(&mut self, place: usize, why: Failure, now: Timestamp) -> Result<StoreEnd, StoreError> {
+        let kept = &self.sends[place];
+        let (id, tenant, code) = (kept.new.id, kept.new.tenant.clone(), why.code);
+        let finished = self.standing(kept).end(id, why, now);
+        Ok(StoreEnd { id, tenant, code, place: self.put_end(finished)? })
+    }
+
+    fn release_overdue(
+        &mut self,
+        opened_before: Timestamp,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Released, StoreError> {
+        let open = self.members.keys().filter(|execution| !self.endings.contains_key(execution));
+        let opened = open.filter_map(|execution| Some((self.opened_at(execution)?, execution.clone())));
+        let mut overdue: Vec<_> = opened.filter(|(opened, _)| *opened < opened_before).collect();
+        overdue.sort();
+        let mut released = Released { executions: Vec::new(), more: overdue.len() > limit };
+        for (_, execution) in overdue.into_iter().take(limit) {
+            let ending = Ending::Finish(FinishedBy::HoldLimit);
+            if let ExecutionEnd::Done { count, .. } = self.end_execution(execution.clone(), ending, now)?.end {
+                released.executions.push((execution.0, execution.1, count));
+            }
+        }
+        Ok(released)
     }
 
     fn record(&self, place: usize, bodies: bool) -> Record {
@@ -127,7 +296,7 @@ impl Inner {
             node: kept.node.to_string(),
             created_at: kept.new.created_at,
             released_at: finished.map_or_else(|| standing.released_at(), |finished| finished.released_at),
-            started_at: finished.map_or(kept.started_at, |finished| finished.started_at),
+            started_at: finished.map_or(standing.started_at, |finished| finished.started_at),
             finished_at: finished.map(|finished| finished.finished_at),
         }
     }
@@ -144,18 +313,30 @@ impl Inner {
         })
     }
 
-    fn finish(&mut self, finished: Finished) -> Result<u64, StoreError> {
+    fn finish(&mut self, by: &Session, finished: Finished) -> Result<TailPlace, StoreError> {
+        let place = *self.places.get(&finished.id).ok_or(StoreError::NoSuchSend)?;
+        let kept = &self.sends[place];
+        match (&kept.started, &kept.claimed_by) {
+            (Some((_, started_by)), _) if started_by == by => {}
+            (Some(_), _) => return Err(StoreError::NoSuchSend),
+            (None, Some(claimed_by)) if claimed_by != by => return Err(StoreError::NoSuchSend),
+            (None, _) => self.in_force(by)?,
+        }
+        self.put_end(finished)
+    }
+
+    fn put_end(&mut self, finished: Finished) -> Result<TailPlace, StoreError> {
         let place = *self.places.get(&finished.id).ok_or(StoreError::NoSuchSend)?;
         if self.sends[place].finished.is_some() {
             return Err(StoreError::NoSuchSend);
         }
         self.sends[place].finished = Some(finished);
-        let seq = self.tail.last_key_value().map_or(0, |(seq, _)| *seq) + 1;
-        self.tail.insert(seq, place);
-        Ok(seq)
+        let newest = self.tail.last_key_value().map_or(0, |(newest, _)| *newest) + 1;
+        self.tail.insert(newest, place);
+        Ok(TailPlace::from_bits(newest))
     }
 
-    fn accept(&mut self, call: Accept) -> Accepted {
+    fn accept(&mut self, by: &Session, call: Accept) -> Accepted {
         let now = call.sends.first().map(|send| send.created_at).unwrap_or_default();
         if let Some(replay) = call.idempotency.as_ref().and_then(|key| self.replay(key, now)) {
             return replay;
@@ -179,6 +360,7 @@ impl Inner {
             self.keys.insert((key.tenant, key.path, key.key), kept);
         }
         let mut indexes = Vec::with_capacity(call.sends.len());
+        let mut started = Vec::new();
         for new in call.sends {
             let place = self.sends.len();
             let index = new.spec.context.execution.as_ref().map(|execution| {
@@ -188,45 +370,65 @@ impl Inner {
             });
             indexes.push(index);
             self.places.insert(new.id, place);
+            let course = if call.hold.is_some() { Course::Wait } else { new.course };
+            let begun = course == Course::Begin;
+            if begun {
+                let (tenant, spec) = (new.tenant.clone(), new.spec.clone());
+                started.push(Started::new(new.id, tenant, spec, new.created_at, by.clone()));
+            }
             self.sends.push(Kept {
-                new,
-                node: call.node.clone(),
+                node: by.node().clone(),
                 hold: call.hold.clone(),
                 index,
-                started_at: None,
+                claimed_by: (course == Course::Claim).then(|| by.clone()),
+                started: begun.then(|| (new.created_at, by.clone())),
                 finished: None,
+                new,
             });
         }
-        Accepted::New { indexes }
+        Accepted::New { indexes, started }
     }
 
-    fn end_execution(&mut self, execution: (TenantId, ExecutionId), ending: Ending, at: Timestamp) -> ExecutionEnd {
+    fn end_execution(
+        &mut self,
+        execution: (TenantId, ExecutionId),
+        ending: Ending,
+        at: Timestamp,
+    ) -> Result<ExecutionAnswer, StoreError> {
         if let Some(before) = self.endings.get(&execution) {
-            return if before.ending.state() == ending.state() {
+            let end = if before.ending.state() == ending.state() {
                 ExecutionEnd::Done { count: before.count, first: false }
             } else {
                 ExecutionEnd::Conflict(before.ending.state())
             };
+            return Ok(ExecutionAnswer { end, ended: Vec::new() });
         }
         let members = self.members.get(&execution).map_or(&[][..], Vec::as_slice);
-        let count = members
-            .iter()
-            .filter(|&&place| self.sends[place].hold.is_some() && self.sends[place].finished.is_none())
-            .count() as u64;
+        let waits = |place: &&usize| self.sends[**place].hold.is_some() && self.sends[**place].finished.is_none();
+        let held: Vec<usize> = members.iter().filter(waits).copied().collect();
+        let count = held.len() as u64;
         self.endings.insert(execution, EndedExecution { ending, at, count });
-        ExecutionEnd::Done { count, first: true }
+        let ended = match ending {
+            Ending::Finish(_) => Vec::new(),
+            Ending::Discard => {
+                let ends = held.into_iter().map(|place| self.end(place, view::discarded(), at));
+                ends.collect::<Result<_, _>>()?
+            }
+        };
+        Ok(ExecutionAnswer { end: ExecutionEnd::Done { count, first: true }, ended })
     }
 
-    fn begin(&mut self, begin: Begin) -> Result<Started, StoreError> {
+    fn begin(&mut self, by: &Session, begin: Begin) -> Result<Started, StoreError> {
         let place = *self.places.get(&begin.id).ok_or(StoreError::NoSuchSend)?;
         let kept = &self.sends[place];
         let waiting = kept.finished.is_none() && self.standing(kept).state() == State::Queued;
-        if kept.new.tenant != begin.tenant || !waiting {
+        let is_anothers = kept.claimed_by.as_ref().is_some_and(|claimed_by| claimed_by != by);
+        if kept.new.tenant != begin.tenant || !waiting || is_anothers {
             return Err(StoreError::NoSuchSend);
         }
         let spec = kept.new.spec.clone();
-        self.sends[place].started_at = Some(begin.at);
-        Ok(Started::new(begin.id, begin.tenant, spec, begin.at))
+        self.sends[place].started = Some((begin.at, by.clone()));
+        Ok(Started::new(begin.id, begin.tenant, spec, begin.at, by.clone()))
     }
 
     fn recover(&mut self, now: Timestamp) -> Result<Recovered, StoreError> {
@@ -236,7 +438,10 @@ impl Inner {
             let standing = self.standing(kept);
             let error = if kept.finished.is_some() {
                 continue;
-            } else if kept.started_at.is_some() {
+            } else if let Some((_, started_by)) = &kept.started {
+                if self.in_force(started_by).is_ok() {
+                    continue;
+                }
                 recovered.interrupted += 1;
                 view::interrupted()
             } else if standing.is_discarded() {
@@ -245,8 +450,7 @@ impl Inner {
             } else {
                 continue;
             };
-            let finished = standing.end(kept.new.id, error, now);
-            self.finish(finished)?;
+            self.end(place, error, now)?;
         }
         Ok(recovered)
     }
@@ -256,30 +460,9 @@ impl Inner {
             None => 0,
             Some(id) => self.places.get(&id).ok_or(StoreError::NoSuchSend)? + 1,
         };
-        let waiting = self.sends[from..].iter().filter(|kept| kept.finished.is_none() && kept.started_at.is_none());
-        let pending = waiting.take(limit).map(|kept| {
-            let standing = self.standing(kept);
-            let released_at = standing.released_at();
-            let held_by = kept.hold.clone().filter(|_| released_at.is_none()).map(|hold| {
-                let members = &self.members[&(kept.new.tenant.clone(), hold.clone())];
-                let opened = members.iter().map(|&place| &self.sends[place]).find(|kept| kept.hold.is_some());
-                (hold, opened.map_or(kept.new.created_at, |kept| kept.new.created_at))
-            });
-            Pending {
-                id: kept.new.id,
-                tenant: kept.new.tenant.clone(),
-                workflow: kept.new.spec.context.workflow.clone(),
-                destination: match &kept.new.spec.target {
-                    Target::Url(url) => Some(url.destination().clone()),
-                    Target::Refused { .. } => None,
-                },
-                created_at: kept.new.created_at,
-                released_at,
-                expires_in: kept.new.expires_in,
-                held_by,
-            }
-        });
-        Ok(pending.collect())
+        let waits = |kept: &Kept| kept.finished.is_none() && kept.started.is_none();
+        let waiting = (from..self.sends.len()).filter(|&place| waits(&self.sends[place]));
+        Ok(waiting.take(limit).map(|place| self.pending_of(place)).collect())
     }
 
     fn list(&self, filter: &Filter, cursor: Option<String>, limit: usize) -> Result<Page, StoreError> {
@@ -336,26 +519,27 @@ impl Inner {
         }))
     }
 
-    fn finished_after(&self, seq: u64, filter: &Filter, limit: usize) -> (Vec<TailItem>, u64) {
+    fn finished_after(&self, after: TailPlace, filter: &Filter, limit: usize) -> (Vec<TailItem>, TailPlace) {
         let mut items = Vec::new();
-        let mut looked_at = seq;
-        for (&seq, &place) in self.tail.range(seq.saturating_add(1)..) {
+        let mut looked_at = after;
+        for (&newest, &place) in self.tail.range(after.to_bits().saturating_add(1)..) {
             if items.len() == limit {
                 break;
             }
-            looked_at = seq;
+            looked_at = TailPlace::from_bits(newest);
             let record = self.record(place, false);
             if filter.lets_through(&record, self.sends[place].host().as_deref()) {
-                items.push(TailItem { seq, record });
+                items.push(TailItem { place: looked_at, record });
             }
         }
         (items, looked_at)
     }
 
-    fn outcomes_since(&self, since: Timestamp) -> HashMap<TenantId, HashMap<Outcome, u64>> {
+    fn outcomes_of_the_hour(&self, now: Timestamp) -> HashMap<TenantId, HashMap<Outcome, u64>> {
         let mut counts: HashMap<TenantId, HashMap<Outcome, u64>> = HashMap::new();
+        let recent = |finished: &&Finished| view::is_of_the_hour(finished.finished_at, now);
         for kept in &self.sends {
-            if let Some(finished) = kept.finished.as_ref().filter(|finished| finished.finished_at >= since) {
+            if let Some(finished) = kept.finished.as_ref().filter(recent) {
                 *counts.entry(kept.new.tenant.clone()).or_default().entry(finished.ended.outcome).or_default() += 1;
             }
         }
@@ -382,49 +566,119 @@ fn ready<'a, T: Send + 'a>(answer: Result<T, StoreError>) -> StoreResult<'a, T> 
     std::future::ready(answer).boxed()
 }
 
-impl Store for Memory {
-    fn redact_key(&self) -> RedactKey {
-        RedactKey::new(b"a store in memory has no key file")
+impl OnceOnly for Memory {
+    fn join(&self, node: Arc<str>) -> StoreResult<'_, Session> {
+        ready(self.open().map(|mut inner| inner.join(node)))
     }
 
-    fn recover(&self, now: Timestamp) -> StoreResult<'_, Recovered> {
-        ready(self.open().and_then(|mut inner| inner.recover(now)))
+    fn recover<'a>(&'a self, by: &'a Session, now: Timestamp) -> StoreResult<'a, Recovered> {
+        ready(self.open_for(by).and_then(|mut inner| inner.recover(now)))
     }
 
-    fn pending(&self, after: Option<SendId>, limit: usize) -> StoreResult<'_, Vec<Pending>> {
-        ready(self.open().and_then(|inner| inner.pending(after, limit)))
-    }
-
-    fn accept(&self, call: Accept) -> StoreResult<'_, Accepted> {
-        ready(self.open().map(|mut inner| inner.accept(call)))
+    fn accept<'a>(&'a self, by: &'a Session, call: Accept) -> StoreResult<'a, Accepted> {
+        ready(self.open_for(by).map(|mut inner| inner.accept(by, call)))
     }
 
     fn replay(&self, key: IdempotencyKey, now: Timestamp) -> StoreResult<'_, Option<Accepted>> {
         ready(self.open().map(|inner| inner.replay(&key, now)))
     }
 
-    fn end_execution(
-        &self,
+    fn end_execution<'a>(
+        &'a self,
+        by: &'a Session,
         tenant: TenantId,
         execution: ExecutionId,
         ending: Ending,
         at: Timestamp,
-    ) -> StoreResult<'_, ExecutionEnd> {
-        ready(self.open().map(|mut inner| inner.end_execution((tenant, execution), ending, at)))
+    ) -> StoreResult<'a, ExecutionAnswer> {
+        ready(self.open_for(by).and_then(|mut inner| inner.end_execution((tenant, execution), ending, at)))
     }
 
-    fn begin(&self, begin: Begin) -> StoreResult<'_, Started> {
-        ready(self.open().and_then(|mut inner| inner.begin(begin)))
+    fn claim<'a>(&'a self, by: &'a Session, wants: Vec<Want>, limit: usize) -> StoreResult<'a, Claimed> {
+        ready(self.open_for(by).map(|mut inner| inner.claim(by, &wants, limit)))
     }
 
-    fn finish(&self, finished: Finished) -> StoreResult<'_, u64> {
-        ready(self.open().and_then(|mut inner| inner.finish(finished)))
+    fn give_back<'a>(&'a self, by: &'a Session, sends: Vec<SendId>) -> StoreResult<'a, ()> {
+        ready(self.open_for(by).map(|mut inner| {
+            for id in sends {
+                let Some(place) = inner.places.get(&id).copied() else { continue };
+                let kept = &mut inner.sends[place];
+                if kept.claimed_by.as_ref() == Some(by) && kept.started.is_none() {
+                    kept.claimed_by = None;
+                }
+            }
+        }))
     }
 
-    fn record(&self, tenant: Option<TenantId>, id: SendId, bodies: bool) -> StoreResult<'_, Option<Record>> {
+    fn begin<'a>(&'a self, by: &'a Session, sends: Vec<Begin>) -> StoreResult<'a, Vec<Result<Started, StoreError>>> {
+        ready(self.open_for(by).map(|mut inner| sends.into_iter().map(|begin| inner.begin(by, begin)).collect()))
+    }
+
+    fn finish<'a>(&'a self, by: &'a Session, finished: Finished) -> StoreResult<'a, TailPlace> {
+        ready(self.open().and_then(|mut inner| inner.finish(by, finished)))
+    }
+
+    fn release_overdue<'a>(
+        &'a self,
+        by: &'a Session,
+        opened_before: Timestamp,
+        now: Timestamp,
+        limit: usize,
+    ) -> StoreResult<'a, Released> {
+        ready(self.open_for(by).and_then(|mut inner| inner.release_overdue(opened_before, now, limit)))
+    }
+
+    fn expire<'a>(&'a self, by: &'a Session, now: Timestamp, limit: usize) -> StoreResult<'a, Swept> {
+        ready(self.open_for(by).and_then(|mut inner| {
+            inner.end_where(now, limit, |inner, kept| {
+                let released = inner.standing(kept).released_at()?;
+                view::is_expired(released, kept.new.expires_in, now).then(view::expired)
+            })
+        }))
+    }
+
+    fn end_suspended<'a>(
+        &'a self,
+        by: &'a Session,
+        suspensions: Arc<Suspensions>,
+        _from: Option<SweepPlace>,
+        now: Timestamp,
+        limit: usize,
+    ) -> StoreResult<'a, Swept> {
+        ready(self.open_for(by).and_then(|mut inner| {
+            inner.end_where(now, limit, |_, kept| {
+                let asker = Asker { tenant: &kept.new.tenant, workflow: kept.new.spec.context.workflow.as_deref() };
+                let host = match &kept.new.spec.target {
+                    Target::Url(url) => Some(&url.destination().host),
+                    Target::Refused { .. } => None,
+                };
+                view::suspended(&suspensions, asker, host)
+            })
+        }))
+    }
+
+    fn waiting_of(&self, tenant: &TenantId) -> WaitingCount {
+        self.lock().waiting().remove(tenant).unwrap_or_default()
+    }
+
+    fn waiting_in_all(&self) -> WaitingCount {
+        self.lock().waiting().into_values().fold(WaitingCount::default(), WaitingCount::with)
+    }
+
+    fn waiting(&self) -> Vec<(TenantId, WaitingCount)> {
+        self.lock().waiting().into_iter().collect()
+    }
+}
+
+impl Records for Memory {
+    fn pending(&self, after: Option<SendId>, limit: usize) -> StoreResult<'_, Vec<Pending>> {
+        ready(self.open().and_then(|inner| inner.pending(after, limit)))
+    }
+
+    fn record(&self, reach: Reach, id: SendId, bodies: bool) -> StoreResult<'_, Option<Record>> {
         ready(self.open().map(|inner| {
             let record = inner.places.get(&id).map(|&place| inner.record(place, bodies));
-            record.filter(|record| tenant.is_none_or(|tenant| tenant == record.tenant))
+            record.filter(|record| reach.takes_in(&record.tenant))
         }))
     }
 
@@ -442,32 +696,23 @@ impl Store for Memory {
         ready(self.open().and_then(|inner| inner.execution(tenant, execution, cursor, limit)))
     }
 
-    fn finished_after(&self, seq: u64, filter: Filter, limit: usize) -> StoreResult<'_, (Vec<TailItem>, u64)> {
-        ready(self.open().map(|inner| inner.finished_after(seq, &filter, limit)))
+    fn finished_after(
+        &self,
+        place: TailPlace,
+        filter: Filter,
+        limit: usize,
+    ) -> StoreResult<'_, (Vec<TailItem>, TailPlace)> {
+        ready(self.open().map(|inner| inner.finished_after(place, &filter, limit)))
     }
 
-    fn last_seq(&self) -> StoreResult<'_, u64> {
-        ready(self.open().map(|inner| inner.tail.last_key_value().map_or(0, |(seq, _)| *seq)))
+    fn newest_place(&self) -> StoreResult<'_, TailPlace> {
+        ready(
+            self.open().map(|inner| TailPlace::from_bits(inner.tail.last_key_value().map_or(0, |(newest, _)| *newest))),
+        )
     }
 
-    fn outcomes_since(&self, since: Timestamp) -> StoreResult<'_, HashMap<TenantId, HashMap<Outcome, u64>>> {
-        ready(self.open().map(|inner| inner.outcomes_since(since)))
-    }
-
-    fn suspend(&self, suspension: Suspension) -> StoreResult<'_, ()> {
-        ready(self.open().map(|mut inner| inner.suspensions.push(suspension)))
-    }
-
-    fn lift(&self, id: SendId, at: Timestamp, by: String) -> StoreResult<'_, bool> {
-        ready(self.open().map(|mut inner| super::lift_in(&mut inner.suspensions, id, at, by)))
-    }
-
-    fn suspensions(&self) -> StoreResult<'_, Vec<Suspension>> {
-        ready(self.open().map(|inner| inner.suspensions.iter().rev().cloned().collect()))
-    }
-
-    fn publish(&self, addresses: Vec<IpAddr>, digest: Option<[u8; 32]>, now: Timestamp) -> StoreResult<'_, Published> {
-        ready(self.open().map(|mut inner| inner.publish(addresses, digest, now)))
+    fn outcomes_of_the_hour(&self, now: Timestamp) -> StoreResult<'_, HashMap<TenantId, HashMap<Outcome, u64>>> {
+        ready(self.open().map(|inner| inner.outcomes_of_the_hour(now)))
     }
 
     fn retain(&self, _now: Timestamp) -> StoreResult<'_, ()> {
@@ -492,30 +737,59 @@ impl Store for Memory {
     }
 }
 
+impl Registry for Memory {
+    fn redact_key(&self) -> RedactKey {
+        RedactKey::new(b"a store in memory has no key file")
+    }
+
+    fn suspend(&self, suspension: Suspension) -> StoreResult<'_, ()> {
+        ready(self.open().map(|mut inner| inner.suspensions.push(suspension)))
+    }
+
+    fn lift(&self, id: SendId, at: Timestamp, by: String) -> StoreResult<'_, bool> {
+        ready(self.open().map(|mut inner| super::lift_in(&mut inner.suspensions, id, at, by)))
+    }
+
+    fn suspensions(&self) -> StoreResult<'_, Vec<Suspension>> {
+        ready(self.open().map(|inner| inner.suspensions.iter().rev().cloned().collect()))
+    }
+
+    fn publish(&self, addresses: Vec<IpAddr>, digest: Option<[u8; 32]>, now: Timestamp) -> StoreResult<'_, Published> {
+        ready(self.open().map(|mut inner| inner.publish(addresses, digest, now)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::store::conformance::{self, Subject};
 
-    struct Twin(Memory);
+    struct Twin(Memory, Session);
 
     impl Subject for Twin {
         type Store = Memory;
 
         async fn fresh() -> Self {
-            Self(Memory::new(conformance::NODE))
+            let store = Memory::new();
+            let session = store.join(Arc::from(conformance::NODE)).await.expect("joined");
+            Self(store, session)
         }
         fn store(&self) -> &Memory {
             &self.0
         }
+        fn session(&self) -> &Session {
+            &self.1
+        }
         /// It has no second life: what a restart would find is what is there.
         async fn crash(self) -> Self {
-            self
+            let session = self.0.join(Arc::from(conformance::NODE)).await.expect("joined");
+            Self(self.0, session)
         }
     }
 
     #[tokio::test]
     async fn the_twin_passes_the_suite() {
         conformance::run::<Twin>().await;
+        conformance::waiting::run::<Twin>().await;
     }
 }

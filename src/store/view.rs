@@ -2,13 +2,13 @@
 //!
 //! Pure: values in, values out.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
-use super::{Ending, Filter};
+use super::{Ending, Filter, WaitingCount};
 use crate::outcome::{Code, Ended, Failure, Processed, Timings};
-use crate::policy::Host;
+use crate::policy::{Asker, Host, Suspensions};
 use crate::record::{ExecutionState, Finished, FinishedBy, Record, State, waited};
 use crate::send::SendId;
 
@@ -132,6 +132,57 @@ pub fn unreadable() -> Failure {
     .but(Processed::No)
 }
 
+/// Why a send was not made in time.
+pub fn expired() -> Failure {
+    Failure::new(
+        Code::Expired,
+        None,
+        "it was not started within its `expires_in`; the node was too busy, or no source address was usable",
+    )
+}
+
+/// Why the operator has it stopped, if it is.
+pub fn suspended(suspensions: &Suspensions, asker: Asker<'_>, host: Option<&Host>) -> Option<Failure> {
+    let why = suspensions.of(asker).or_else(|| host.and_then(|host| suspensions.of_host(host)))?;
+    Some(Failure::new(Code::Suspended, None, format!("stopped by the operator: {why}")))
+}
+
+/// Its time counts from its release.
+pub fn is_expired(released_at: Timestamp, expires_in: Duration, now: Timestamp) -> bool {
+    let expires_in = SignedDuration::try_from(expires_in).unwrap_or(SignedDuration::MAX);
+    released_at.checked_add(expires_in).is_ok_and(|at| at <= now)
+}
+
+/// Ends are counted by the minute: those of this minute and of the 59 before it.
+pub fn is_of_the_hour(at: Timestamp, now: Timestamp) -> bool {
+    minute(at) > minute(now) - 60
+}
+
+/// The first instant of which [`is_of_the_hour`] is true.
+pub fn start_of_the_hour(now: Timestamp) -> Timestamp {
+    Timestamp::from_second((minute(now) - 59) * 60).unwrap_or(Timestamp::MIN)
+}
+
+pub fn minute(at: Timestamp) -> i64 {
+    at.as_second().div_euclid(60)
+}
+
+impl WaitingCount {
+    /// Both together.
+    pub(in crate::store) fn with(self, other: Self) -> Self {
+        let oldest = match (self.oldest, other.oldest) {
+            (Some(one), Some(another)) => Some(one.min(another)),
+            (one, another) => one.or(another),
+        };
+        Self {
+            held: self.held + other.held,
+            queued: self.queued + other.queued,
+            unclaimed: self.unclaimed + other.unclaimed,
+            oldest,
+        }
+    }
+}
+
 /// A host as filters name it: IPv6 addresses without brackets.
 pub fn host_text(host: &Host) -> String {
     match host {
@@ -161,7 +212,7 @@ impl Filter {
             })
         };
         let instant = if self.source_ip.is_some() { record.started_at } else { Some(record.created_at) };
-        self.tenant.as_ref().is_none_or(|tenant| *tenant == record.tenant)
+        self.reach.takes_in(&record.tenant)
             && is(self.workflow.as_deref(), context.workflow.as_deref())
             && is(self.execution.as_deref(), context.execution.as_ref().map(|execution| execution.as_str()))
             && is(self.step.as_deref(), context.step.as_deref())

@@ -23,7 +23,9 @@ use egressd::policy::CheckedUrl;
 use egressd::record::{Connection, Finished, ShownBody, ShownRequest, ShownResponse};
 use egressd::send::{Context, ExecutionId, Method, SendId, SendSpec, Target, TenantId};
 use egressd::store::embedded::Embedded;
-use egressd::store::{Accept, Accepted, Begin, Filter, IdempotencyKey, NewSend, Store};
+use egressd::store::{
+    Accept, Accepted, Begin, Course, Filter, IdempotencyKey, NewSend, OnceOnly, Reach, Records, Session,
+};
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 
@@ -113,7 +115,7 @@ fn settings(directory: &Path) -> StoreSettings {
 struct Subject {
     size: u64,
     directory: tempfile::TempDir,
-    store: Arc<Embedded>,
+    store: Arc<Joined>,
     /// The number of the next send.
     next: u64,
     rate: f64,
@@ -156,8 +158,8 @@ async fn measure(sizes: &[u64]) -> Vec<[f64; 19]> {
 impl Subject {
     async fn filled(size: u64) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let store = Arc::new(Embedded::open(&settings(directory.path()), "bench").expect("it opens"));
-        store.recover(Timestamp::UNIX_EPOCH).await.expect("recovered");
+        let store = Arc::new(Joined::open(directory.path()).await);
+        store.recover(&store.session, Timestamp::UNIX_EPOCH).await.expect("recovered");
         // The filling is not measured; its calls bring 100 sends each.
         fill(&store, 0..size).await;
         Self {
@@ -213,7 +215,7 @@ impl Subject {
             let cpu = cpu_time();
             for number in (0..50).cycle().take(10 * TRIES as usize) {
                 let id = id_of(number * (self.size / 50));
-                self.store.record(None, id, false).await.expect("readable").expect("known");
+                self.store.record(Reach::All, id, false).await.expect("readable").expect("known");
             }
             self.asked(question, (cpu_time() - cpu) / (10 * TRIES));
             return;
@@ -238,13 +240,13 @@ impl Subject {
         self.store.close().await.expect("closed");
         drop(self.store);
         let (open, memory) = opened_by_another(self.directory.path());
-        let store = Embedded::open(&settings(self.directory.path()), "bench").expect("it opens");
-        store.recover(Timestamp::UNIX_EPOCH).await.expect("recovered");
+        let store = Joined::open(self.directory.path()).await;
+        store.recover(&store.session, Timestamp::UNIX_EPOCH).await.expect("recovered");
         // Past every retention: all that there is goes.
         let from = Instant::now();
         store.retain(Timestamp::now() + Duration::from_secs(400 * 24 * 3600)).await.expect("dropped");
         let dropped = from.elapsed().as_secs_f64() * 1e3 / self.next as f64 * 1e5;
-        let left = store.list(Filter::default(), None, 1).await.expect("a page").sends.len();
+        let left = store.list(Filter::of(Reach::All), None, 1).await.expect("a page").sends.len();
         assert_eq!(left, 0, "every record is gone");
         let [list, tenant, workflow, execution, host, outcome, two, apart, nothing, abuse, record] = self.questions;
         [
@@ -281,17 +283,39 @@ fn opened_by_another(directory: &Path) -> (f64, f64) {
     (open, memory)
 }
 
+/// A store with this process's session.
+struct Joined {
+    store: Embedded,
+    session: Session,
+}
+
+impl Joined {
+    async fn open(directory: &Path) -> Self {
+        let store = Embedded::open(&settings(directory), "bench").expect("it opens");
+        let session = store.join(Arc::from("bench")).await.expect("joined");
+        Self { store, session }
+    }
+}
+
+impl std::ops::Deref for Joined {
+    type Target = Embedded;
+    fn deref(&self) -> &Embedded {
+        &self.store
+    }
+}
+
 fn open(directory: &Path) {
     let from = Instant::now();
-    let store = Embedded::open(&settings(directory), "bench").expect("it opens");
-    runtime().block_on(store.recover(Timestamp::UNIX_EPOCH)).expect("recovered");
+    let runtime = runtime();
+    let store = runtime.block_on(Joined::open(directory));
+    runtime.block_on(store.recover(&store.session, Timestamp::UNIX_EPOCH)).expect("recovered");
     println!("{} {}", from.elapsed().as_secs_f64() * 1e3, memory());
 }
 
 /// Questions; where one is several, the longest counts.
 fn filters(size: u64) -> [Vec<Filter>; 10] {
-    let all = Filter::default;
-    let tenant = |number: u64| Some(TenantId::new(format!("tenant-{number}")));
+    let all = || Filter::of(Reach::All);
+    let tenant = |number: u64| Reach::One(TenantId::new(format!("tenant-{number}")));
     // "Who sent this from this address at this time?": a minute in the middle, and somebody who was never asked.
     let window = |host: &str| Filter {
         source_ip: Some("198.51.100.10".parse().expect("an address")),
@@ -302,14 +326,14 @@ fn filters(size: u64) -> [Vec<Filter>; 10] {
     };
     [
         vec![all()],
-        vec![Filter { tenant: tenant(3), ..all() }],
+        vec![Filter::of(tenant(3))],
         vec![Filter { workflow: Some("workflow-77".to_owned()), ..all() }],
-        vec![Filter { execution: Some("execution-3".to_owned()), tenant: tenant(3), ..all() }],
+        vec![Filter { execution: Some("execution-3".to_owned()), reach: tenant(3), ..all() }],
         vec![Filter { host: Some("host-11.example.com".to_owned()), ..all() }],
         vec![Filter { outcome: Some(Outcome::Failed), ..all() }],
-        vec![Filter { tenant: tenant(7), status: Some(503), ..all() }],
+        vec![Filter { reach: tenant(7), status: Some(503), ..all() }],
         // Two common things that never come together, and one that was never heard of.
-        vec![Filter { tenant: tenant(1), status: Some(503), ..all() }],
+        vec![Filter { reach: tenant(1), status: Some(503), ..all() }],
         vec![Filter { workflow: Some("no such workflow".to_owned()), ..all() }],
         vec![window("host-11.example.com"), window("nobody.example.com")],
     ]
@@ -325,7 +349,7 @@ enum Step {
 }
 
 /// CPU that one step of all these sends took.
-async fn steps(store: &Arc<Embedded>, numbers: std::ops::Range<u64>, step: Step) -> Duration {
+async fn steps(store: &Arc<Joined>, numbers: std::ops::Range<u64>, step: Step) -> Duration {
     let next = Arc::new(std::sync::atomic::AtomicU64::new(numbers.start));
     let cpu = cpu_time();
     let tasks: Vec<_> = (0..TOGETHER)
@@ -350,9 +374,9 @@ async fn steps(store: &Arc<Embedded>, numbers: std::ops::Range<u64>, step: Step)
                             let send = new_send(number);
                             let begin =
                                 Begin { id: send.id, tenant: send.tenant, spec: Some(send.spec), at: at(number) };
-                            drop(store.begin(begin).await.expect("begun"));
+                            drop(store.begin(&store.session, vec![begin]).await.expect("begun"));
                         }
-                        Step::Finish => drop(store.finish(finished(number)).await.expect("ended")),
+                        Step::Finish => drop(store.finish(&store.session, finished(number)).await.expect("ended")),
                     }
                 }
             })
@@ -364,7 +388,7 @@ async fn steps(store: &Arc<Embedded>, numbers: std::ops::Range<u64>, step: Step)
     cpu_time() - cpu
 }
 
-async fn fill(store: &Arc<Embedded>, numbers: std::ops::Range<u64>) {
+async fn fill(store: &Arc<Joined>, numbers: std::ops::Range<u64>) {
     let next = Arc::new(std::sync::atomic::AtomicU64::new(numbers.start));
     let tasks: Vec<_> = (0..32)
         .map(|_| {
@@ -377,7 +401,7 @@ async fn fill(store: &Arc<Embedded>, numbers: std::ops::Range<u64>) {
                     }
                     let numbers = first..end.min(first + 100);
                     accept_call(&store, numbers.clone().map(new_send).collect(), None).await;
-                    let ends = numbers.map(|number| store.finish(finished(number)));
+                    let ends = numbers.map(|number| store.finish(&store.session, finished(number)));
                     for end in futures_util::future::join_all(ends).await {
                         end.expect("ended");
                     }
@@ -390,16 +414,9 @@ async fn fill(store: &Arc<Embedded>, numbers: std::ops::Range<u64>) {
     }
 }
 
-async fn accept_call(store: &Embedded, sends: Vec<NewSend>, idempotency: Option<IdempotencyKey>) {
-    let call = Accept {
-        tenant: sends[0].tenant.clone(),
-        sends,
-        hold: None,
-        idempotency,
-        sends_per_execution: 10_000,
-        node: Arc::from("bench"),
-    };
-    assert!(matches!(store.accept(call).await, Ok(Accepted::New { .. })));
+async fn accept_call(store: &Joined, sends: Vec<NewSend>, idempotency: Option<IdempotencyKey>) {
+    let call = Accept { tenant: sends[0].tenant.clone(), sends, hold: None, idempotency, sends_per_execution: 10_000 };
+    assert!(matches!(store.accept(&store.session, call).await, Ok(Accepted::New { .. })));
 }
 
 // Sends: a hundred tenants, workflows and hosts, an execution for every four of a tenant's.
@@ -447,6 +464,7 @@ fn new_send(number: u64) -> NewSend {
         resend_of: None,
         created_at: at(number),
         expires_in: Duration::from_secs(24 * 3600),
+        course: Course::Claim,
     }
 }
 

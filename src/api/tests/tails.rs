@@ -4,6 +4,7 @@ use http_body_util::BodyExt as _;
 
 use super::*;
 use crate::api::place::{Places, TAIL_ID_CHARS};
+use crate::store::TailPlace;
 
 /// Reads events off a tail as they come.
 struct Reader {
@@ -23,7 +24,8 @@ impl Desk {
     /// What is behind an id of the tail.
     #[track_caller]
     fn place(&self, id: &str) -> u64 {
-        Places::new(&self.ledger.store.redact_key()).tail_seq(id).unwrap_or_else(|| panic!("{id} is no id of ours"))
+        let place = Places::new(&self.ledger.store.redact_key()).tail_place(id);
+        place.unwrap_or_else(|| panic!("{id} is no id of ours")).to_bits()
     }
 }
 
@@ -134,7 +136,7 @@ async fn a_filter_that_nothing_matches_still_moves_on() {
                 desk.answer("default", id, 200).await;
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
-            desk.ledger.store.last_seq().await.expect("a place")
+            desk.ledger.store.newest_place().await.expect("a place").to_bits()
         };
         tokio::select! {
             event = tail.next() => panic!("nothing matches {event:?}"),
@@ -202,7 +204,9 @@ async fn a_tenant_does_not_see_how_much_others_send() {
         id[at] = if id[at] == b'x' { b'y' } else { b'x' };
         String::from_utf8(id).expect("ASCII")
     };
-    let elsewhere = Places::new(&crate::redact::RedactKey::new(b"another store")).tail(places[0]).expect("an id");
+    let elsewhere = Places::new(&crate::redact::RedactKey::new(b"another store"))
+        .tail(TailPlace::from_bits(places[0]))
+        .expect("an id");
     let mut wrong = vec![elsewhere, seen[0][1..].to_owned(), format!("{}{}", seen[0], seen[1]), seen[0].to_lowercase()];
     wrong.extend((0..TAIL_ID_CHARS).map(altered));
     wrong.extend(["0", "1", "-1", "500", "18446744073709551615", "x"].map(str::to_owned));

@@ -86,7 +86,7 @@ async fn running() -> (SocketAddr, watch::Sender<bool>, tokio::task::JoinHandle<
     let text = "[[egress.source]]\npublic = \"127.0.0.1\"\n[dns]\nservers = [\"127.0.0.1\"]\n";
     let now = "2026-11-22T12:00:00Z".parse().unwrap();
     let config = Config::from_text(text, &directory.path().join("egressd.toml"), now).unwrap();
-    let publication = Publication::open(Arc::new(Memory::new("node")), &config, now).await.unwrap();
+    let publication = Publication::open(Arc::new(Memory::new()), &config, now).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);

@@ -46,7 +46,7 @@ impl Sieve {
     pub fn of(shared: &Shared, filter: &Filter) -> Self {
         let keys = &shared.keys;
         let short = |asked, text: Option<&str>| text.map_or(0, |text| keys.short(asked, text));
-        let named = filter.tenant.as_ref().map(TenantId::as_str);
+        let named = filter.reach.one().map(TenantId::as_str);
         let tenant = short(Asked::Tenant, named);
         let workflow = short(Asked::Workflow, filter.workflow.as_deref());
         let step = short(Asked::Step, filter.step.as_deref());

@@ -19,7 +19,7 @@ use crate::record::{Execution, ExecutionState, Record, ShownRequest, State, wait
 use crate::send::{Context, ExecutionId, Method, SendId, SendSpec, TenantId};
 use crate::store::view::{EndedExecution, Standing};
 use crate::store::wire::{self, EndingForm, FinishForm, Rest, SendForm, Unreadable};
-use crate::store::{Accepted, Ending, Filter, IdempotencyKey, Pending, StoreError, TailItem};
+use crate::store::{Accepted, Ending, Filter, IdempotencyKey, Pending, Reach, StoreError, TailItem, TailPlace};
 
 /// Places of the tail looked at in one call, so that a filter that matches nothing still comes back.
 const TAIL_PLACES_MAX: u32 = 16 * 1024;
@@ -223,7 +223,7 @@ pub fn unreadable(shared: &Shared, filter: &Filter, row: &Row, why: &StoreError)
         ended: outcome
             .map(|outcome| Ended { outcome, error: code.map(|code| Failure::new(code, None, why.to_string())) }),
         resend_of: None,
-        tenant: filter.tenant.clone().unwrap_or_else(|| TenantId::new("unreadable")),
+        tenant: filter.reach.one().cloned().unwrap_or_else(|| TenantId::new("unreadable")),
         context: Context::default(),
         index: None,
         request: ShownRequest {
@@ -423,7 +423,7 @@ pub fn execution(
     let (mut total, mut delivered) = (0, 0);
     let mut sends = Vec::new();
     let mut next = None;
-    let filter = Filter { tenant: Some(tenant.clone()), ..Filter::default() };
+    let filter = Filter::of(Reach::One(tenant.clone()));
     for piece in shared.pieces().with(hash).rev() {
         let rows = piece.row_count();
         for number in piece.members(hash)?.into_iter().filter(|&number| number < rows) {
@@ -465,7 +465,7 @@ pub fn finished_after(
     seq: u64,
     filter: &Filter,
     limit: usize,
-) -> Result<(Vec<TailItem>, u64), StoreError> {
+) -> Result<(Vec<TailItem>, TailPlace), StoreError> {
     let newest = shared.last_seq.load(std::sync::atomic::Ordering::Acquire);
     let sieve = Sieve::of(shared, filter);
     let mut items = Vec::new();
@@ -486,7 +486,7 @@ pub fn finished_after(
         for (bytes, place) in bytes.chunks_exact(END_BYTES).zip(from..) {
             let seq = piece.first_seq + u64::from(place);
             if items.len() == limit || seq > newest {
-                return Ok((items, looked_at));
+                return Ok((items, TailPlace::from_bits(looked_at)));
             }
             looked_at = seq;
             let Some(end) = End::decode(bytes) else { continue };
@@ -498,21 +498,24 @@ pub fn finished_after(
             }
             match assemble(shared, &of, &row, false) {
                 Ok((record, host)) if filter.lets_through(&record, host.as_deref()) => {
-                    items.push(TailItem { seq, record });
+                    items.push(TailItem { place: TailPlace::from_bits(seq), record });
                 }
                 Ok(_) => {}
                 Err(error @ StoreError::Damaged(_)) => {
-                    items.push(TailItem { seq, record: unreadable(shared, filter, &row, &error) });
+                    items.push(TailItem {
+                        place: TailPlace::from_bits(seq),
+                        record: unreadable(shared, filter, &row, &error),
+                    });
                 }
                 Err(error) => return Err(error),
             }
         }
         if left == 0 {
-            return Ok((items, looked_at));
+            return Ok((items, TailPlace::from_bits(looked_at)));
         }
         looked_at = looked_at.max(end - 1);
     }
-    Ok((items, looked_at))
+    Ok((items, TailPlace::from_bits(looked_at)))
 }
 
 /// Piece and row.

@@ -25,6 +25,7 @@ fn settings(directory: &Path) -> StoreSettings {
 /// A store in a directory of its own.
 pub struct OnDisk {
     store: Option<Embedded>,
+    session: Option<Session>,
     directory: TempDir,
     limits: PieceLimits,
 }
@@ -32,7 +33,7 @@ pub struct OnDisk {
 impl OnDisk {
     pub fn with(limits: PieceLimits) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let mut this = Self { store: None, directory, limits };
+        let mut this = Self { store: None, session: None, directory, limits };
         this.open();
         this
     }
@@ -43,7 +44,9 @@ impl OnDisk {
 
     fn open(&mut self) {
         let settings = settings(self.directory.path());
-        self.store = Some(Embedded::open_with(&settings, conformance::NODE, self.limits).expect("it opens"));
+        let store = Embedded::open_with(&settings, conformance::NODE, self.limits).expect("it opens");
+        self.session = joined(&store).now_or_never();
+        self.store = Some(store);
     }
 }
 
@@ -55,6 +58,9 @@ impl Subject for OnDisk {
     }
     fn store(&self) -> &Embedded {
         self.store.as_ref().expect("it is open")
+    }
+    fn session(&self) -> &Session {
+        self.session.as_ref().expect("joined")
     }
     async fn crash(mut self) -> Self {
         self.store = None;
@@ -74,6 +80,9 @@ impl Subject for InSmallPieces {
     }
     fn store(&self) -> &Embedded {
         self.0.store()
+    }
+    fn session(&self) -> &Session {
+        self.0.session()
     }
     async fn crash(self) -> Self {
         Self(self.0.crash().await)
@@ -109,7 +118,7 @@ impl OnDisk {
         self.store = None;
         harm(&self);
         self.open();
-        let recovered = self.store().recover(at(1000)).await.expect("recovered");
+        let recovered = self.store().recover(self.session(), at(1000)).await.expect("recovered");
         (self, recovered)
     }
 
@@ -131,7 +140,7 @@ impl OnDisk {
     }
 
     async fn all(&self) -> Vec<SendId> {
-        let page = self.store().list(Filter::default(), None, 200).await.expect("a list");
+        let page = self.store().list(Filter::of(Reach::All), None, 200).await.expect("a list");
         page.sends.into_iter().rev().map(|record| record.id).collect()
     }
 }
@@ -199,7 +208,7 @@ async fn a_secret_is_never_in_the_clear_on_disk_and_unreadable_once_the_send_is_
         keeps_body: false,
         ..draft()
     };
-    let id = accept_one(subject.store(), &secret).await;
+    let id = accept_one(subject.store(), subject.session(), &secret).await;
     let on_disk = |wanted: &[u8]| {
         let mut directories = vec![subject.path()];
         let mut found = false;
@@ -219,7 +228,7 @@ async fn a_secret_is_never_in_the_clear_on_disk_and_unreadable_once_the_send_is_
     for secret in [&b"dG9wOnNlY3JldA"[..], b"a body that is not kept"] {
         assert!(!on_disk(secret));
     }
-    let started = subject.store().begin(begin_of(id, &secret, at(1))).await.expect("begun");
+    let started = begin_one(subject.store(), subject.session(), begin_of(id, &secret, at(1))).await.expect("begun");
     assert_eq!(started.spec(), &secret.send().spec);
     let slot = |subject: &OnDisk| {
         let piece = subject.shared().pieces()[0].clone();
@@ -229,7 +238,7 @@ async fn a_secret_is_never_in_the_clear_on_disk_and_unreadable_once_the_send_is_
     };
     let wrapped = slot(&subject);
     assert!(wrapped.iter().any(|&byte| byte != 0));
-    subject.store().finish(finished(id, 200, at(1))).await.expect("ended");
+    subject.store().finish(subject.session(), finished(id, 200, at(1))).await.expect("ended");
     assert!(slot(&subject).iter().all(|&byte| byte == 0));
     // Should the overwriting not have reached the disk, the next start does it.
     let (subject, _) = subject
@@ -248,11 +257,11 @@ async fn a_secret_is_never_in_the_clear_on_disk_and_unreadable_once_the_send_is_
 #[tokio::test]
 async fn a_log_torn_at_any_byte_keeps_every_whole_call_before_it() {
     let subject = OnDisk::fresh().await;
-    let one = accept_one(subject.store(), &draft()).await;
+    let one = accept_one(subject.store(), subject.session(), &draft()).await;
     let call_of_three = call((0..3).map(|_| draft().in_execution("e").send()).collect(), Some("e"));
     let three: Vec<_> = call_of_three.sends.iter().map(|send| send.id).collect();
-    accept_new(subject.store(), call_of_three).await;
-    let last = accept_one(subject.store(), &draft()).await;
+    accept_new(subject.store(), subject.session(), call_of_three).await;
+    let last = accept_one(subject.store(), subject.session(), &draft()).await;
     let (subject, _) = subject.harmed(|_| {}).await;
     let whole = fs::read(subject.file("log")).unwrap();
     let ends = frames(&subject.file("log"));
@@ -281,9 +290,9 @@ async fn a_changed_byte_is_told_with_file_and_extent_and_the_rest_is_kept() {
     let subject = OnDisk::fresh().await;
     let mut ids = Vec::new();
     for _ in 0..5 {
-        ids.push(accept_one(subject.store(), &draft().in_execution("e")).await);
+        ids.push(accept_one(subject.store(), subject.session(), &draft().in_execution("e")).await);
     }
-    subject.store().finish(finished(ids[4], 200, at(1))).await.expect("ended");
+    subject.store().finish(subject.session(), finished(ids[4], 200, at(1))).await.expect("ended");
     let (subject, recovered) = subject
         .harmed(|subject| {
             let starts = frames(&subject.file("log"));
@@ -294,11 +303,12 @@ async fn a_changed_byte_is_told_with_file_and_extent_and_the_rest_is_kept() {
     assert_eq!(recovered.damage.len(), 1, "{:?}", recovered.damage);
     assert!(recovered.damage[0].contains("00000001/log is unreadable at bytes "), "{:?}", recovered.damage);
     assert_eq!(subject.all().await, [ids[0], ids[1], ids[3], ids[4]]);
-    let record = subject.store().record(None, ids[4], true).await.unwrap().unwrap();
+    let record = subject.store().record(Reach::All, ids[4], true).await.unwrap().unwrap();
     assert_eq!(record.response.map(|answer| answer.status), Some(200));
     let pending = subject.store().pending(None, 10).await.unwrap();
     assert_eq!(pending.iter().map(|send| send.id).collect::<Vec<_>>(), [ids[0], ids[1], ids[3]]);
-    let indexes = accept_new(subject.store(), call(vec![draft().in_execution("e").send()], None)).await;
+    let indexes =
+        accept_new(subject.store(), subject.session(), call(vec![draft().in_execution("e").send()], None)).await;
     assert_eq!(indexes, [Some(starts)], "the four that are left have indexes 0, 1, 3 and 4");
 }
 
@@ -306,29 +316,29 @@ async fn a_changed_byte_is_told_with_file_and_extent_and_the_rest_is_kept() {
 async fn eventful() -> (OnDisk, Vec<SendId>, Vec<SendId>) {
     // In memory: it is opened some thousand times, and each would wait for syncs.
     let directory = tempfile::tempdir_in("/dev/shm").expect("a directory");
-    let mut subject = OnDisk { store: None, directory, limits: OnDisk::limits() };
+    let mut subject = OnDisk { store: None, session: None, directory, limits: OnDisk::limits() };
     subject.open();
-    let store = subject.store();
+    let (store, session) = (subject.store(), subject.session());
     let draft = draft();
     let held = |name: &str| draft.clone().in_execution(name);
     let hold = async |name: &str| {
         let send = held(name).send();
         let id = send.id;
-        accept_new(store, call(vec![send], Some(name))).await;
+        accept_new(store, session, call(vec![send], Some(name))).await;
         id
     };
     let end = async |name: &str, ending| {
-        let ended = store.end_execution(draft.tenant.clone(), execution(name), ending, at(2)).await;
+        let ended = end_execution(store, session, draft.tenant.clone(), execution(name), ending, at(2)).await;
         ended.expect("ended");
     };
-    let begin = async |id| drop(store.begin(begin_of(id, &draft, at(3))).await.expect("begun"));
-    let finish = async |id| assert!(store.finish(finished(id, 200, at(3))).await.is_ok());
+    let begin = async |id| drop(begin_one(store, session, begin_of(id, &draft, at(3))).await.expect("begun"));
+    let finish = async |id| assert!(store.finish(session, finished(id, 200, at(3))).await.is_ok());
 
     let [delivered, flying, expired, queued] = [
-        accept_one(store, &draft).await,
-        accept_one(store, &draft).await,
-        accept_one(store, &draft).await,
-        accept_one(store, &draft).await,
+        accept_one(store, session, &draft).await,
+        accept_one(store, session, &draft).await,
+        accept_one(store, session, &draft).await,
+        accept_one(store, session, &draft).await,
     ];
     let [open, released, released_and_made, discarded, discarded_by_halves] =
         [hold("open").await, hold("released").await, hold("made").await, hold("discarded").await, hold("halves").await];
@@ -344,7 +354,7 @@ async fn eventful() -> (OnDisk, Vec<SendId>, Vec<SendId>) {
     finish(discarded).await;
     end("halves", Ending::Discard).await;
     // What is behind a loss shows that it is one, and not the end of what was written.
-    let last = accept_one(store, &draft).await;
+    let last = accept_one(store, session, &draft).await;
     let over = vec![delivered, flying, expired, released_and_made, discarded, discarded_by_halves];
     (subject, vec![queued, open, released, last], over)
 }
@@ -377,8 +387,8 @@ async fn no_changed_byte_lets_a_send_go_out_that_was_made_ended_or_called_off() 
             fs::write(subject.file("table"), &table).unwrap();
         }
         subject.open();
-        let store = subject.store();
-        let recovered = store.recover(at(1000)).await.expect("recovered");
+        let (store, session) = (subject.store(), subject.session());
+        let recovered = store.recover(session, at(1000)).await.expect("recovered");
         let pending: Vec<_> = store.pending(None, 100).await.unwrap().into_iter().map(|send| send.id).collect();
         let gone: Vec<_> = pending.iter().filter(|id| over.contains(id)).collect();
         assert!(gone.is_empty(), "{harm:?}, table: {with_table}: {gone:?} would be made: {:?}", recovered.damage);
@@ -391,9 +401,9 @@ async fn no_changed_byte_lets_a_send_go_out_that_was_made_ended_or_called_off() 
 #[tokio::test]
 async fn a_log_that_lost_its_end_is_told_by_its_table() {
     let subject = OnDisk::fresh().await;
-    let first = accept_one(subject.store(), &draft()).await;
-    accept_one(subject.store(), &draft()).await;
-    accept_one(subject.store(), &draft()).await;
+    let first = accept_one(subject.store(), subject.session(), &draft()).await;
+    accept_one(subject.store(), subject.session(), &draft()).await;
+    accept_one(subject.store(), subject.session(), &draft()).await;
     let (subject, recovered) = subject
         .harmed(|subject| {
             let starts = frames(&subject.file("log"));
@@ -405,26 +415,27 @@ async fn a_log_that_lost_its_end_is_told_by_its_table() {
     assert!(recovered.damage[1].contains("1 sends that wait may have been made by what is lost"));
     assert_eq!(recovered.interrupted, 1, "its begin may have stood there");
     assert_eq!(subject.all().await, [first]);
-    accept_one(subject.store(), &draft()).await;
+    accept_one(subject.store(), subject.session(), &draft()).await;
 }
 
 #[tokio::test]
 async fn a_lost_body_is_told_and_its_record_stays() {
     let subject = OnDisk::fresh().await;
-    let first = accept_one(subject.store(), &draft()).await;
-    let second = accept_one(subject.store(), &draft()).await;
+    let first = accept_one(subject.store(), subject.session(), &draft()).await;
+    let second = accept_one(subject.store(), subject.session(), &draft()).await;
     let (subject, recovered) =
         subject.harmed(|subject| change(&subject.file("bodies"), |bodies| bodies.truncate(bodies.len() - 3))).await;
     assert!(recovered.damage[0].contains("00000001/bodies ends at byte"), "{:?}", recovered.damage);
-    let whole = subject.store().record(None, first, true).await.unwrap().unwrap();
+    let whole = subject.store().record(Reach::All, first, true).await.unwrap().unwrap();
     assert_eq!(whole.request.body.and_then(|body| body.bytes), draft().body);
-    let lost = subject.store().record(None, second, true).await.unwrap().unwrap().request.body.expect("it had one");
+    let lost =
+        subject.store().record(Reach::All, second, true).await.unwrap().unwrap().request.body.expect("it had one");
     assert_eq!((lost.bytes, lost.truncated), (None, true));
     assert!(subject.store().damage().last().unwrap().contains("00000001/bodies is unreadable at bytes"));
     let told = subject.store().damage().len();
-    assert!(subject.store().record(None, second, true).await.unwrap().is_some());
+    assert!(subject.store().record(Reach::All, second, true).await.unwrap().is_some());
     assert_eq!(subject.store().damage().len(), told, "each place is told once");
-    let begun = subject.store().begin(begin_of(second, &draft(), at(1))).await;
+    let begun = begin_one(subject.store(), subject.session(), begin_of(second, &draft(), at(1))).await;
     assert!(matches!(begun, Err(StoreError::Damaged(_))), "half a request is not sent");
 }
 
@@ -434,15 +445,19 @@ async fn settled() -> (OnDisk, Vec<SendId>) {
     let mut ids = Vec::new();
     for turn in 0..6 {
         let draft = draft().in_execution(&format!("e{turn}")).in_workflow("w").created(at(turn));
-        ids.push(accept_one(subject.store(), &draft).await);
+        ids.push(accept_one(subject.store(), subject.session(), &draft).await);
         if turn < 5 {
-            subject.store().finish(finished(ids[turn as usize], 200, at(turn))).await.expect("ended");
+            subject
+                .store()
+                .finish(subject.session(), finished(ids[turn as usize], 200, at(turn)))
+                .await
+                .expect("ended");
         }
     }
     // Pieces with a send that waits are settled once enough newer ones are there.
     for _ in 0..10 {
-        let id = accept_one(subject.store(), &draft()).await;
-        subject.store().finish(finished(id, 200, at(100))).await.expect("ended");
+        let id = accept_one(subject.store(), subject.session(), &draft()).await;
+        subject.store().finish(subject.session(), finished(id, 200, at(100))).await.expect("ended");
     }
     subject.until_settled().await;
     (subject, ids)
@@ -458,12 +473,12 @@ async fn settled_pieces_answer_as_they_did_and_without_their_index_too() {
             assert_eq!(seen.sends.iter().map(|record| record.id).collect::<Vec<_>>(), [id], "{when}");
             assert_eq!(seen.delivered, u64::from(turn < 5), "{when}");
         }
-        let filter = Filter { workflow: Some("w".to_owned()), ..Filter::default() };
+        let filter = Filter { workflow: Some("w".to_owned()), ..Filter::of(Reach::All) };
         let page = subject.store().list(filter, None, 10).await.unwrap();
         assert_eq!(page.sends.iter().rev().map(|record| record.id).collect::<Vec<_>>(), ids, "{when}");
         let pending = subject.store().pending(None, 10).await.unwrap();
         assert_eq!(pending.iter().map(|send| send.id).collect::<Vec<_>>(), ids[5..], "{when}");
-        let (items, _) = subject.store().finished_after(0, Filter::default(), 3).await.unwrap();
+        let (items, _) = subject.store().finished_after(TailPlace::START, Filter::of(Reach::All), 3).await.unwrap();
         assert_eq!(items.iter().map(|item| item.record.id).collect::<Vec<_>>(), ids[..3], "{when}");
     };
     check(&subject, "settled").await;
@@ -506,19 +521,19 @@ async fn a_damaged_row_of_a_send_that_waits_costs_nobody_anything() {
     // Damaged while it is open: its send goes its way, and so does everyone's.
     flip_in_table(&table, 1);
     let begin = Begin { spec: Some(draft().send().spec), ..begin_of(ids[5], &draft(), at(200)) };
-    subject.store().begin(begin).await.expect("begun");
-    subject.store().finish(finished(ids[5], 200, at(200))).await.expect("ended");
+    begin_one(subject.store(), subject.session(), begin).await.expect("begun");
+    subject.store().finish(subject.session(), finished(ids[5], 200, at(200))).await.expect("ended");
     assert!(subject.store().health().is_ok());
-    let next = accept_one(subject.store(), &draft()).await;
-    subject.store().finish(finished(next, 200, at(201))).await.expect("ended");
+    let next = accept_one(subject.store(), subject.session(), &draft()).await;
+    subject.store().finish(subject.session(), finished(next, 200, at(201))).await.expect("ended");
     assert!(subject.store().damage().last().expect("told").contains("00000003/table is unreadable at bytes 96 to 192"));
     let (subject, recovered) = subject.harmed(|_| {}).await;
     assert_eq!(recovered, Recovered::default());
     for id in [ids[5], next] {
-        let record = subject.store().record(None, id, false).await.unwrap().expect("known");
+        let record = subject.store().record(Reach::All, id, false).await.unwrap().expect("known");
         assert_eq!(record.ended.map(|ended| ended.outcome), Some(Outcome::Delivered));
     }
-    let filter = Filter { workflow: Some("w".to_owned()), outcome: Some(Outcome::Delivered), ..Filter::default() };
+    let filter = Filter { workflow: Some("w".to_owned()), outcome: Some(Outcome::Delivered), ..Filter::of(Reach::All) };
     let page = subject.store().list(filter, None, 10).await.unwrap();
     assert_eq!(page.sends.iter().rev().map(|record| record.id).collect::<Vec<_>>(), ids);
 }
@@ -528,10 +543,10 @@ async fn a_damaged_row_is_told_and_hides_no_other_from_lists_and_the_tail() {
     let (subject, ids) = settled().await;
     flip_in_table(&subject.file("table"), 1);
     let seen = async |subject: &OnDisk| {
-        let filter = Filter { workflow: Some("w".to_owned()), ..Filter::default() };
+        let filter = Filter { workflow: Some("w".to_owned()), ..Filter::of(Reach::All) };
         let page = subject.store().list(filter, None, 10).await.unwrap();
         let listed: Vec<_> = page.sends.iter().rev().map(|record| record.id).collect();
-        let (items, _) = subject.store().finished_after(0, Filter::default(), 3).await.unwrap();
+        let (items, _) = subject.store().finished_after(TailPlace::START, Filter::of(Reach::All), 3).await.unwrap();
         (listed, items.iter().map(|item| item.record.id).collect::<Vec<_>>())
     };
     let (listed, followed) = seen(&subject).await;
@@ -548,11 +563,11 @@ async fn a_damaged_row_is_told_and_hides_no_other_from_lists_and_the_tail() {
 async fn a_piece_that_cannot_get_its_name_costs_nothing() {
     let subject = OnDisk::with(PieceLimits { sends: 2, ..OnDisk::limits() });
     let refuse = |subject: &OnDisk| subject.refuse(&[(Fault::Name, io::ErrorKind::StorageFull)]);
-    let mut ids = vec![accept_one(subject.store(), &draft()).await];
+    let mut ids = vec![accept_one(subject.store(), subject.session(), &draft()).await];
     refuse(&subject);
-    ids.push(accept_one(subject.store(), &draft()).await);
+    ids.push(accept_one(subject.store(), subject.session(), &draft()).await);
     for _ in 0..3 {
-        let refused = subject.store().accept(call(vec![draft().send()], None)).await;
+        let refused = subject.store().accept(subject.session(), call(vec![draft().send()], None)).await;
         assert!(matches!(refused, Err(StoreError::CannotWrite(_))), "{refused:?}");
     }
     assert!(subject.store().health().is_err());
@@ -560,14 +575,14 @@ async fn a_piece_that_cannot_get_its_name_costs_nothing() {
     let (subject, _) = subject.harmed(|_| {}).await;
     assert_eq!((subject.all().await, subject.store().damage()), (ids.clone(), vec![]));
     // It goes on once the disk does.
-    ids.push(accept_one(subject.store(), &draft()).await);
+    ids.push(accept_one(subject.store(), subject.session(), &draft()).await);
     refuse(&subject);
-    ids.push(accept_one(subject.store(), &draft()).await);
-    assert!(subject.store().accept(call(vec![draft().send()], None)).await.is_err());
+    ids.push(accept_one(subject.store(), subject.session(), &draft()).await);
+    assert!(subject.store().accept(subject.session(), call(vec![draft().send()], None)).await.is_err());
     subject.refuse(&[]);
     subject.until_healthy().await;
     for _ in 0..5 {
-        ids.push(accept_one(subject.store(), &draft()).await);
+        ids.push(accept_one(subject.store(), subject.session(), &draft()).await);
     }
     let (subject, _) = subject.harmed(|_| {}).await;
     assert_eq!((subject.all().await, subject.store().damage()), (ids, vec![]));
@@ -582,11 +597,11 @@ async fn an_index_that_cannot_be_read_when_it_is_to_be_written_again_is_told_and
         let length = index.len();
         index[length - 60..].fill(0xff);
     });
-    subject.store().finish(finished(ids[5], 200, at(200))).await.expect("ended");
+    subject.store().finish(subject.session(), finished(ids[5], 200, at(200))).await.expect("ended");
     let mut latest = ids[5];
     for _ in 0..4 {
-        latest = accept_one(subject.store(), &draft()).await;
-        subject.store().finish(finished(latest, 200, at(201))).await.expect("ended");
+        latest = accept_one(subject.store(), subject.session(), &draft()).await;
+        subject.store().finish(subject.session(), finished(latest, 200, at(201))).await.expect("ended");
     }
     let pieces = subject.shared().pieces();
     while !pieces[..pieces.len() - 1].iter().all(|piece| piece.is_settled_for_good()) {
@@ -596,7 +611,7 @@ async fn an_index_that_cannot_be_read_when_it_is_to_be_written_again_is_told_and
     assert!(told.len() == 1 && told[0].contains("00000003/index is unreadable"), "{told:?}");
     let (subject, _) = subject.harmed(|_| {}).await;
     assert_eq!(subject.store().damage(), [""; 0]);
-    let filter = Filter { status: Some(200), ..Filter::default() };
+    let filter = Filter { status: Some(200), ..Filter::of(Reach::All) };
     let page = subject.store().list(filter, None, 50).await.expect("a page");
     assert_eq!((page.sends.len(), page.sends[0].id), (20, latest));
 }
@@ -606,7 +621,7 @@ async fn an_index_that_cannot_be_written_yet_is_no_damage() {
     let (subject, ids) = settled().await;
     let in_the_way = subject.path().join("pieces/00000003/index.new");
     fs::create_dir(&in_the_way).expect("made");
-    subject.store().finish(finished(ids[5], 200, at(200))).await.expect("ended");
+    subject.store().finish(subject.session(), finished(ids[5], 200, at(200))).await.expect("ended");
     let third = subject.shared().pieces()[2].clone();
     // Long enough for some tries.
     std::thread::sleep(Duration::from_millis(300));
@@ -640,11 +655,11 @@ async fn past_so_many_pieces_only_records_make_another() {
     let subject = OnDisk::with(few);
     let draft = draft();
     let accept = async || {
-        accept_one(subject.store(), &draft).await;
+        accept_one(subject.store(), subject.session(), &draft).await;
         // The writer makes room before it looks at what comes next.
         let unknown = draft.send();
         let begin = Begin { spec: Some(unknown.spec.clone()), ..begin_of(unknown.id, &draft, at(1)) };
-        assert!(matches!(subject.store().begin(begin).await, Err(StoreError::NoSuchSend)));
+        assert!(matches!(begin_one(subject.store(), subject.session(), begin).await, Err(StoreError::NoSuchSend)));
         subject.shared().pieces().len()
     };
     for turn in 1..5 {
@@ -683,7 +698,7 @@ async fn an_index_from_before_it_had_pairs_is_taken_as_it_is_and_gets_them() {
             .is_ok_and(|length| length.is_some())
     );
     for (status, wanted) in [(200, &ids[..5]), (503, &[])] {
-        let filter = Filter { workflow: Some("w".to_owned()), status: Some(status), ..Filter::default() };
+        let filter = Filter { workflow: Some("w".to_owned()), status: Some(status), ..Filter::of(Reach::All) };
         let page = subject.store().list(filter, None, 10).await.expect("a page");
         assert_eq!(page.sends.iter().rev().map(|record| record.id).collect::<Vec<_>>(), wanted);
     }
@@ -700,22 +715,22 @@ async fn a_lost_index_is_made_anew_from_its_own_piece_alone() {
     for (what, is_whole) in [("index", true), ("table", false), ("a row", false), ("ends", false), ("log", false)] {
         // The first piece has a keyed call of an execution that was finished, and a send that waits.
         let subject = OnDisk::with(PieceLimits { sends: 3, ..OnDisk::limits() });
-        let store = subject.store();
+        let (store, session) = (subject.store(), subject.session());
         let mut keyed = call(vec![draft().in_execution("e").send(), draft().in_execution("e").send()], Some("e"));
         keyed.idempotency = Some(key.clone());
         let ids: Vec<SendId> = keyed.sends.iter().map(|send| send.id).collect();
-        accept_new(store, keyed).await;
+        accept_new(store, session, keyed).await;
         store
-            .end_execution(tenant("acme"), execution("e"), Ending::Finish(FinishedBy::Call), at(1))
+            .end_execution(subject.session(), tenant("acme"), execution("e"), Ending::Finish(FinishedBy::Call), at(1))
             .await
             .expect("ended");
         for &id in &ids {
-            store.finish(finished(id, 200, at(2))).await.expect("ended");
+            store.finish(session, finished(id, 200, at(2))).await.expect("ended");
         }
-        let waits = accept_one(store, &draft()).await;
+        let waits = accept_one(store, session, &draft()).await;
         for _ in 0..10 {
-            let id = accept_one(store, &draft()).await;
-            store.finish(finished(id, 200, at(100))).await.expect("ended");
+            let id = accept_one(store, session, &draft()).await;
+            store.finish(session, finished(id, 200, at(100))).await.expect("ended");
         }
         subject.until_settled().await;
         let harm = |subject: &OnDisk| {
@@ -748,9 +763,9 @@ async fn a_lost_index_is_made_anew_from_its_own_piece_alone() {
                 );
                 let replayed = store.replay(key.clone(), at(3)).await;
                 assert_eq!(replayed, Ok(Some(Accepted::Replayed(ids.clone()))), "{when}");
-                let (items, _) = store.finished_after(0, Filter::default(), 2).await.unwrap();
+                let (items, _) = store.finished_after(TailPlace::START, Filter::of(Reach::All), 2).await.unwrap();
                 assert_eq!(items.iter().map(|item| item.record.id).collect::<Vec<_>>(), ids, "{when}");
-                let page = store.list(Filter { status: Some(200), ..Filter::default() }, None, 50).await.unwrap();
+                let page = store.list(Filter { status: Some(200), ..Filter::of(Reach::All) }, None, 50).await.unwrap();
                 assert_eq!(page.sends.len(), 12, "{when}");
             }
             let pending = store.pending(None, 10).await.unwrap();
@@ -759,7 +774,7 @@ async fn a_lost_index_is_made_anew_from_its_own_piece_alone() {
         }
         let (subject, recovered) = subject.harmed(|_| {}).await;
         assert_eq!(recovered, Recovered::default(), "{what}");
-        subject.store().finish(finished(waits, 200, at(200))).await.expect("it waits still");
+        subject.store().finish(subject.session(), finished(waits, 200, at(200))).await.expect("it waits still");
     }
 }
 
@@ -775,9 +790,9 @@ async fn a_list_does_without_a_damaged_index() {
     };
     let (subject, _) = subject.harmed(harm).await;
     for filter in [
-        Filter { workflow: Some("w".to_owned()), ..Filter::default() },
-        Filter { workflow: Some("w".to_owned()), status: Some(200), ..Filter::default() },
-        Filter { tenant: Some(tenant("acme")), until: Some(at(10)), ..Filter::default() },
+        Filter { workflow: Some("w".to_owned()), ..Filter::of(Reach::All) },
+        Filter { workflow: Some("w".to_owned()), status: Some(200), ..Filter::of(Reach::All) },
+        Filter { reach: Reach::One(tenant("acme")), until: Some(at(10)), ..Filter::of(Reach::All) },
     ] {
         let page = subject.store().list(filter.clone(), None, 50).await.unwrap();
         let found: Vec<_> =
@@ -796,9 +811,9 @@ async fn a_damaged_record_of_a_settled_piece_is_told_and_does_not_hide_the_other
         })
         .await;
     assert_eq!(recovered, Recovered::default(), "settled pieces are not read at the start");
-    let error = subject.store().record(None, ids[0], false).await;
+    let error = subject.store().record(Reach::All, ids[0], false).await;
     assert!(matches!(error, Err(StoreError::Damaged(why)) if why.contains("00000001/log is unreadable at bytes")));
-    let filter = Filter { workflow: Some("w".to_owned()), ..Filter::default() };
+    let filter = Filter { workflow: Some("w".to_owned()), ..Filter::of(Reach::All) };
     let page = subject.store().list(filter, None, 10).await.unwrap();
     assert_eq!(page.sends.iter().rev().map(|record| record.id).collect::<Vec<_>>(), ids);
     let shown = page.sends.last().expect("six of them");
@@ -820,7 +835,7 @@ async fn a_waiting_send_whose_request_is_damaged_gets_its_end() {
     assert_eq!(recovered.damage.len(), 1, "{:?}", recovered.damage);
     assert!(recovered.damage[0].contains("00000003/log is unreadable at bytes"));
     assert!(subject.store().pending(None, 10).await.unwrap().is_empty());
-    let page = subject.store().list(Filter::default(), None, 200).await.unwrap();
+    let page = subject.store().list(Filter::of(Reach::All), None, 200).await.unwrap();
     let shown = page.sends.iter().find(|record| record.id == ids[5]).expect("listed");
     assert_eq!(shown.ended.as_ref().map(|ended| ended.outcome), Some(Outcome::Failed));
 }
@@ -836,22 +851,24 @@ async fn what_the_disk_refuses_is_not_accepted_and_it_goes_on_when_the_disk_does
         (Fault::Sync, io::ErrorKind::Other, "look at the disk"),
     ] {
         let subject = OnDisk::fresh().await;
-        let before = accept_one(subject.store(), &draft()).await;
+        let before = accept_one(subject.store(), subject.session(), &draft()).await;
         subject.refuse(&[(place, kind)]);
         for _ in 0..3 {
-            let refused = subject.store().accept(call(vec![draft().send()], None)).await;
+            let refused = subject.store().accept(subject.session(), call(vec![draft().send()], None)).await;
             assert!(matches!(&refused, Err(StoreError::CannotWrite(why)) if why.contains(fix)), "{refused:?}");
         }
-        let begun = subject.store().begin(begin_of(before, &draft(), at(1))).await;
+        let begun = begin_one(subject.store(), subject.session(), begin_of(before, &draft(), at(1))).await;
         assert!(matches!(begun, Err(StoreError::CannotWrite(_))), "{place:?}");
-        let ended = subject.store().finish(finished(before, 200, at(1))).await;
+        let ended = subject.store().finish(subject.session(), finished(before, 200, at(1))).await;
         assert!(matches!(ended, Err(StoreError::CannotWrite(_))), "{place:?}");
         assert!(subject.store().health().is_err(), "{place:?}");
         assert_eq!(subject.all().await, [before], "what is there can be read all the while");
         subject.refuse(&[]);
         subject.until_healthy().await;
-        let after = accept_one(subject.store(), &draft()).await;
-        subject.store().begin(begin_of(before, &draft(), at(1))).await.expect("it was not begun");
+        let after = accept_one(subject.store(), subject.session(), &draft()).await;
+        begin_one(subject.store(), subject.session(), begin_of(before, &draft(), at(1)))
+            .await
+            .expect("it was not begun");
         assert_eq!(subject.all().await, [before, after], "{place:?}");
         let (subject, recovered) = subject.harmed(|_| {}).await;
         assert_eq!(recovered, Recovered { interrupted: 1, ..Recovered::default() }, "{place:?}");
@@ -862,16 +879,16 @@ async fn what_the_disk_refuses_is_not_accepted_and_it_goes_on_when_the_disk_does
 #[tokio::test]
 async fn a_disk_that_failed_and_then_the_power_leave_nothing_that_was_refused() {
     let subject = OnDisk::fresh().await;
-    let before = accept_one(subject.store(), &draft()).await;
+    let before = accept_one(subject.store(), subject.session(), &draft()).await;
     let log = fs::read(subject.file("log")).unwrap();
     subject.refuse(&[(Fault::Sync, io::ErrorKind::Other)]);
-    assert!(subject.store().accept(call(vec![draft().send()], None)).await.is_err());
+    assert!(subject.store().accept(subject.session(), call(vec![draft().send()], None)).await.is_err());
     assert_eq!(fs::read(subject.file("log")).unwrap(), log, "it was cut off again");
     subject.refuse(&[]);
     subject.until_healthy().await;
     // After a failed sync another log is written to, and what may have reached the disk behind the old one's end
     // is not taken for anything.
-    let after = accept_one(subject.store(), &draft()).await;
+    let after = accept_one(subject.store(), subject.session(), &draft()).await;
     let (subject, recovered) = subject
         .harmed(|subject| {
             change(&subject.file("log"), |log| {
@@ -889,27 +906,27 @@ async fn a_disk_that_failed_and_then_the_power_leave_nothing_that_was_refused() 
 async fn what_is_durable_is_shown_once_the_tables_can_be_written() {
     let subject = OnDisk::fresh().await;
     subject.refuse(&[(Fault::Table, io::ErrorKind::StorageFull)]);
-    let accepted = accept_one(subject.store(), &draft()).await;
+    let accepted = accept_one(subject.store(), subject.session(), &draft()).await;
     assert!(subject.store().health().is_err());
-    assert!(subject.store().accept(call(vec![draft().send()], None)).await.is_err());
+    assert!(subject.store().accept(subject.session(), call(vec![draft().send()], None)).await.is_err());
     // It is neither denied nor taken for done: what is asked about it waits until it is known.
-    let asked = subject.store().record(None, accepted, true).await;
+    let asked = subject.store().record(Reach::All, accepted, true).await;
     assert!(matches!(asked, Err(StoreError::CannotWrite(_))), "{asked:?}");
-    let begun = subject.store().begin(begin_of(accepted, &draft(), at(1))).await;
+    let begun = begin_one(subject.store(), subject.session(), begin_of(accepted, &draft(), at(1))).await;
     assert!(matches!(begun, Err(StoreError::CannotWrite(_))), "{begun:?}");
-    let ended = subject.store().finish(finished(accepted, 200, at(1))).await;
+    let ended = subject.store().finish(subject.session(), finished(accepted, 200, at(1))).await;
     assert!(matches!(ended, Err(StoreError::CannotWrite(_))), "{ended:?}");
     subject.refuse(&[]);
     // Calls that come all the while, so that one of them finds the disk well again.
     let next = loop {
         let send = draft().send();
         let id = send.id;
-        if subject.store().accept(call(vec![send], None)).await.is_ok() {
+        if subject.store().accept(subject.session(), call(vec![send], None)).await.is_ok() {
             break id;
         }
     };
     assert_eq!(subject.all().await, [accepted, next]);
-    subject.store().begin(begin_of(accepted, &draft(), at(1))).await.expect("begun");
+    begin_one(subject.store(), subject.session(), begin_of(accepted, &draft(), at(1))).await.expect("begun");
     let (subject, recovered) = subject.harmed(|_| {}).await;
     assert_eq!(recovered, Recovered { interrupted: 1, ..Recovered::default() });
     assert_eq!(subject.all().await, [accepted, next]);
@@ -924,14 +941,15 @@ async fn aged(change: impl FnOnce(&mut StoreSettings)) -> (OnDisk, Vec<SendId>) 
     change(&mut settings);
     let limits = PieceLimits { sends: 2, ..OnDisk::limits() };
     let store = Embedded::open_with(&settings, conformance::NODE, limits).unwrap();
-    let subject = OnDisk { store: Some(store), directory, limits };
+    let session = joined(&store).now_or_never();
+    let subject = OnDisk { store: Some(store), session, directory, limits };
     let mut ids = Vec::new();
     for day in 0..6 {
-        let id = accept_one(subject.store(), &draft().created(days(day))).await;
-        subject.store().finish(finished(id, 200, days(day))).await.expect("ended");
+        let id = accept_one(subject.store(), subject.session(), &draft().created(days(day))).await;
+        subject.store().finish(subject.session(), finished(id, 200, days(day))).await.expect("ended");
         ids.push(id);
     }
-    ids.push(accept_one(subject.store(), &draft().created(days(6))).await);
+    ids.push(accept_one(subject.store(), subject.session(), &draft().created(days(6))).await);
     (subject, ids)
 }
 
@@ -940,7 +958,7 @@ fn days(days: i64) -> Timestamp {
 }
 
 async fn has_bodies(subject: &OnDisk, id: SendId) -> bool {
-    let record = subject.store().record(None, id, true).await.unwrap().expect("kept");
+    let record = subject.store().record(Reach::All, id, true).await.unwrap().expect("kept");
     record.request.body.is_some_and(|body| body.bytes.is_some())
 }
 
@@ -952,14 +970,14 @@ async fn records_and_bodies_go_by_age_piece_by_piece() {
     for (day, &id) in ids.iter().enumerate() {
         assert_eq!(has_bodies(&subject, id).await, day >= 2, "three days and the rest of their piece: day {day}");
     }
-    let older = subject.store().record(None, ids[0], true).await.unwrap().unwrap();
+    let older = subject.store().record(Reach::All, ids[0], true).await.unwrap().unwrap();
     assert_eq!(older.response.map(|answer| (answer.body.bytes, answer.body.total)), Some((None, 9)));
     let before = subject.store().bytes();
     subject.store().retain(days(32)).await.expect("retained");
     assert_eq!(subject.all().await, ids[2..], "the first piece is past thirty days");
     assert!(subject.store().bytes() < before);
     assert!(!subject.file("log").exists());
-    let (items, _) = subject.store().finished_after(0, Filter::default(), 10).await.unwrap();
+    let (items, _) = subject.store().finished_after(TailPlace::START, Filter::of(Reach::All), 10).await.unwrap();
     assert_eq!(items.iter().map(|item| item.record.id).collect::<Vec<_>>(), ids[2..6]);
     let (subject, recovered) = subject.harmed(|_| {}).await;
     assert_eq!(recovered, Recovered::default());
@@ -969,15 +987,15 @@ async fn records_and_bodies_go_by_age_piece_by_piece() {
 #[tokio::test]
 async fn a_piece_with_a_send_that_waits_is_kept_with_all_behind_it() {
     let subject = OnDisk::with(PieceLimits { sends: 2, ..OnDisk::limits() });
-    let waiting = accept_one(subject.store(), &draft().created(days(0))).await;
+    let waiting = accept_one(subject.store(), subject.session(), &draft().created(days(0))).await;
     for day in 1..6 {
-        let id = accept_one(subject.store(), &draft().created(days(day))).await;
-        subject.store().finish(finished(id, 200, days(day))).await.expect("ended");
+        let id = accept_one(subject.store(), subject.session(), &draft().created(days(day))).await;
+        subject.store().finish(subject.session(), finished(id, 200, days(day))).await.expect("ended");
     }
     subject.store().retain(days(100)).await.expect("retained");
     assert_eq!(subject.all().await.len(), 6);
     assert!(has_bodies(&subject, waiting).await);
-    subject.store().finish(failed(waiting, Code::Expired, days(100))).await.expect("ended");
+    subject.store().finish(subject.session(), failed(waiting, Code::Expired, days(100))).await.expect("ended");
     subject.store().retain(days(100)).await.expect("retained");
     assert_eq!(subject.all().await, [waiting; 0], "all pieces but the newest are past their time");
 }
@@ -1010,12 +1028,14 @@ fn the_child_that_is_killed() {
     runtime.block_on(async {
         let limits = PieceLimits { sends: 50, ..OnDisk::limits() };
         let store = Arc::new(Embedded::open_with(&settings(Path::new(&directory)), "child", limits).unwrap());
-        store.recover(clock()).await.unwrap();
+        let session = joined(&*store).await;
+        let session = &session;
+        store.recover(session, clock()).await.unwrap();
         for pending in store.pending(None, 100_000).await.unwrap() {
             tell(format!("pending {}", pending.id));
         }
         tell("open".to_owned());
-        let tasks: Vec<_> = (0..4).map(|task| tokio::spawn(child_task(store.clone(), task))).collect();
+        let tasks: Vec<_> = (0..4).map(|task| tokio::spawn(child_task(store.clone(), session.clone(), task))).collect();
         for task in tasks {
             task.await.unwrap();
         }
@@ -1031,19 +1051,20 @@ fn tell(line: String) {
     writeln!(out, "ledger {line}").and_then(|()| out.flush()).expect("the parent listens");
 }
 
-async fn child_task(store: Arc<Embedded>, task: usize) {
+async fn child_task(store: Arc<Embedded>, session: Session, task: usize) {
+    let (store, session) = (&*store, &session);
     for turn in 0..u64::MAX {
         let name = format!("{}-{task}-{turn}", std::process::id());
         let held = turn % 3 == 0;
         let draft = Draft { secret: Some("Basic c2VjcmV0"), ..draft() }.in_execution(&name).created(clock());
         let sends: Vec<_> = (0..3).map(|_| draft.send()).collect();
         let ids: Vec<_> = sends.iter().map(|send| send.id).collect();
-        accept_new(&*store, call(sends, held.then_some(name.as_str()))).await;
+        accept_new(store, session, call(sends, held.then_some(name.as_str()))).await;
         tell(format!("accepted {} {} {} {}", ids[0], ids[1], ids[2], if held { &name } else { "-" }));
         if held {
             let ending = if turn % 2 == 0 { Ending::Finish(crate::record::FinishedBy::Call) } else { Ending::Discard };
             tell(format!("ending {name} {}", ending.state().label()));
-            store.end_execution(tenant("acme"), execution(&name), ending, clock()).await.expect("ended");
+            end_execution(store, session, tenant("acme"), execution(&name), ending, clock()).await.expect("ended");
             tell(format!("ended {name}"));
             if ending == Ending::Discard {
                 continue;
@@ -1051,10 +1072,10 @@ async fn child_task(store: Arc<Embedded>, task: usize) {
         }
         for &id in &ids[..2] {
             tell(format!("begins {id}"));
-            let spec = store.begin(begin_of(id, &draft, clock())).await.expect("begun").spec().clone();
+            let spec = begin_one(store, session, begin_of(id, &draft, clock())).await.expect("begun").spec().clone();
             assert_eq!(*spec, *draft.send().spec);
             tell(format!("begun {id}"));
-            store.finish(finished(id, 200, clock())).await.expect("finished");
+            store.finish(session, finished(id, 200, clock())).await.expect("finished");
             tell(format!("finished {id}"));
         }
     }
@@ -1122,11 +1143,13 @@ async fn killed_at_any_moment_it_loses_nothing_and_begins_nothing_twice() {
         child.wait().unwrap();
     }
     let store = Embedded::open(&settings(directory.path()), "parent").unwrap();
-    let recovered = store.recover(clock()).await.unwrap();
+    let session = &joined(&store).await;
+    let recovered = store.recover(session, clock()).await.unwrap();
     assert_eq!(recovered.damage, Vec::<String>::new());
     let mut seen = 0;
     for (id, hold) in &ledger.accepted {
-        let record = store.record(None, id.parse().unwrap(), true).await.unwrap().expect("accepted, so it is there");
+        let record =
+            store.record(Reach::All, id.parse().unwrap(), true).await.unwrap().expect("accepted, so it is there");
         let outcome = record.ended.as_ref().map(|ended| ended.outcome);
         let ending = hold.as_ref().and_then(|hold| ledger.ending.get(hold)).map(String::as_str);
         let ended = hold.as_ref().is_some_and(|hold| ledger.ended.contains(hold));
@@ -1148,7 +1171,7 @@ async fn killed_at_any_moment_it_loses_nothing_and_begins_nothing_twice() {
     let mut listed = 0;
     let mut cursor = None;
     loop {
-        let page = store.list(Filter::default(), cursor, 200).await.unwrap();
+        let page = store.list(Filter::of(Reach::All), cursor, 200).await.unwrap();
         listed += page.sends.len();
         cursor = page.next;
         if cursor.is_none() {
@@ -1197,13 +1220,14 @@ fn the_child_on_a_small_disk() {
     runtime.block_on(async {
         let settings = settings(&directory);
         let store = Embedded::open(&settings, "child").unwrap();
+        let session = &joined(&store).await;
         fs::write(directory.join("ballast"), vec![1; 1 << 20]).unwrap();
         let large = Draft { body: Some(bytes::Bytes::from(vec![7; 20_000])), ..draft() };
         let mut accepted = Vec::new();
         let refused = loop {
             let send = large.send();
             let id = send.id;
-            match store.accept(call(vec![send], None)).await {
+            match store.accept(session, call(vec![send], None)).await {
                 Ok(_) => accepted.push(id),
                 Err(error) => break error,
             }
@@ -1215,11 +1239,12 @@ fn the_child_on_a_small_disk() {
         while store.health().is_err() {
             tokio::task::yield_now().await;
         }
-        accepted.push(accept_one(&store, &large).await);
+        accepted.push(accept_one(&store, session, &large).await);
 
         drop(store);
         let store = Embedded::open(&settings, "child").unwrap();
-        let recovered = store.recover(at(1)).await.unwrap();
+        let session = &joined(&store).await;
+        let recovered = store.recover(session, at(1)).await.unwrap();
         assert_eq!(recovered, Recovered::default());
         let pending = store.pending(None, 100_000).await.unwrap();
         assert_eq!(pending.iter().map(|send| send.id).collect::<Vec<_>>(), accepted);
@@ -1235,11 +1260,12 @@ fn the_child_whose_records_grow_old() {
         let now = crate::clock::wall();
         let later = |days: i64| now + jiff::SignedDuration::from_hours(24 * days);
         let store = Embedded::open(&settings(&directory), "child").unwrap();
+        let session = &joined(&store).await;
         let large = |at| Draft { body: Some(bytes::Bytes::from(vec![7; 20_000])), ..draft() }.created(at);
         let mut old = Vec::new();
         for _ in 0..10 {
-            let id = accept_one(&store, &large(now)).await;
-            store.finish(finished(id, 200, now)).await.expect("ended");
+            let id = accept_one(&store, session, &large(now)).await;
+            store.finish(session, finished(id, 200, now)).await.expect("ended");
             old.push(id);
         }
         store.retain(later(2)).await.expect("a new piece");
@@ -1247,7 +1273,7 @@ fn the_child_whose_records_grow_old() {
         while store.health().is_ok() {
             let send = large(later(2)).send();
             let id = send.id;
-            if store.accept(call(vec![send], None)).await.is_ok() {
+            if store.accept(session, call(vec![send], None)).await.is_ok() {
                 waiting.push(id);
             }
             assert!(waiting.len() < 10_000, "the disk never filled");
@@ -1256,11 +1282,11 @@ fn the_child_whose_records_grow_old() {
         while ballast.write_all(&[1; 512]).is_ok() {}
         // By then another piece would be due, for which there is no room before this.
         store.retain(later(31)).await.expect("the old piece goes");
-        assert_eq!(store.record(None, old[0], false).await, Ok(None));
+        assert_eq!(store.record(Reach::All, old[0], false).await, Ok(None));
         while store.health().is_err() {
             tokio::task::yield_now().await;
         }
-        waiting.push(accept_one(&store, &large(later(31))).await);
+        waiting.push(accept_one(&store, session, &large(later(31))).await);
         let pending = store.pending(None, 100_000).await.unwrap();
         assert_eq!(pending.iter().map(|send| send.id).collect::<Vec<_>>(), waiting);
     });

@@ -13,7 +13,7 @@ use egressd::{
     publish::Notice,
     record::ShownRequest,
     send::{Context, Method, SendId, SendSpec, Target, TenantId},
-    store::{Accept, Begin, NewSend, Started, Store, memory::Memory},
+    store::{Accept, Accepted, Course, NewSend, OnceOnly, Started, memory::Memory},
     world::World,
 };
 use http::{HeaderName, HeaderValue};
@@ -130,7 +130,7 @@ impl Plan {
         let trust = Dialer::prepare(&config).expect("trust");
         let world = World::new(config, &Notice::default(), self.ours, Suspensions::default());
         let deliverer = Deliverer::new(world.clone(), trust);
-        Ground { world, deliverer, store: Memory::new("test"), directory: self.directory }
+        Ground { world, deliverer, store: Memory::new(), directory: self.directory }
     }
 }
 
@@ -160,17 +160,15 @@ impl Ground {
             resend_of: None,
             created_at: clock::wall(),
             expires_in: Duration::from_secs(60),
+            course: Course::Begin,
         };
-        let accept = Accept {
-            tenant: tenant.clone(),
-            sends: vec![new],
-            hold: None,
-            idempotency: None,
-            sends_per_execution: 1,
-            node: Arc::from("test"),
-        };
-        self.store.accept(accept).await.expect("accepted");
-        self.store.begin(Begin { id, tenant, spec: None, at: clock::wall() }).await.expect("begun")
+        let accept =
+            Accept { tenant: tenant.clone(), sends: vec![new], hold: None, idempotency: None, sends_per_execution: 1 };
+        let session = self.store.join(Arc::from("test")).await.expect("joined");
+        match self.store.accept(&session, accept).await {
+            Ok(Accepted::New { mut started, .. }) => started.pop().expect("begun"),
+            other => panic!("not accepted: {other:?}"),
+        }
     }
 
     pub async fn deliver(&self, spec: SendSpec, total: Duration) -> Attempt {

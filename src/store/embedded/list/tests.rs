@@ -5,8 +5,8 @@ use super::super::{Embedded, PieceLimits};
 use crate::outcome::{Code, Outcome};
 use crate::record::Record;
 use crate::send::SendId;
-use crate::store::conformance::{Draft, Subject, accept_one, at, begin_of, draft, failed, finished, tenant};
-use crate::store::{Filter, Store};
+use crate::store::conformance::{Draft, Subject, accept_one, at, begin_of, begin_one, draft, failed, finished, tenant};
+use crate::store::{Filter, OnceOnly, Reach, Records, Session};
 
 /// A seeded xorshift.
 struct Random(u64);
@@ -37,7 +37,9 @@ fn some_draft(random: &mut Random, second: i64) -> Draft {
 
 fn some_filter(random: &mut Random, seconds: u64) -> Filter {
     Filter {
-        tenant: random.sometimes(|random| tenant(["acme", "bolt", "crow", "nobody"][random.below(4) as usize])),
+        reach: random
+            .sometimes(|random| tenant(["acme", "bolt", "crow", "nobody"][random.below(4) as usize]))
+            .map_or(Reach::All, Reach::One),
         workflow: random.sometimes(|random| format!("w{}", random.below(5))),
         execution: random.sometimes(|random| format!("e{}", random.below(7))),
         step: None,
@@ -57,18 +59,24 @@ fn some_filter(random: &mut Random, seconds: u64) -> Filter {
     }
 }
 
-async fn finish_some(store: &Embedded, random: &mut Random, waiting: &mut Vec<(SendId, Draft)>, second: i64) {
+async fn finish_some(
+    store: &Embedded,
+    session: &Session,
+    random: &mut Random,
+    waiting: &mut Vec<(SendId, Draft)>,
+    second: i64,
+) {
     if waiting.is_empty() {
         return;
     }
     let (id, draft) = waiting.swap_remove(random.below(waiting.len() as u64) as usize);
-    store.begin(begin_of(id, &draft, at(second))).await.expect("begun");
+    begin_one(store, session, begin_of(id, &draft, at(second))).await.expect("begun");
     let end = match random.below(4) {
         0 => failed(id, Code::Timeout, at(second)),
         1 => finished(id, 404, at(second)),
         _ => finished(id, 200, at(second)),
     };
-    store.finish(end).await.expect("ended");
+    store.finish(session, end).await.expect("ended");
 }
 
 /// Every record, newest first.
@@ -76,7 +84,7 @@ async fn records(store: &Embedded) -> Vec<Record> {
     let mut all = Vec::new();
     let mut at = None;
     loop {
-        let page = store.list(Filter::default(), at, 200).await.expect("a page");
+        let page = store.list(Filter::of(Reach::All), at, 200).await.expect("a page");
         all.extend(page.sends);
         at = page.next;
         if at.is_none() {
@@ -127,9 +135,9 @@ async fn a_list_finds_what_every_record_says_of_itself() {
         for _ in 0..300 {
             second += 1;
             let draft = some_draft(&mut random, second);
-            waiting.push((accept_one(subject.store(), &draft).await, draft));
+            waiting.push((accept_one(subject.store(), subject.session(), &draft).await, draft));
             if random.below(5) > 0 {
-                finish_some(subject.store(), &mut random, &mut waiting, second).await;
+                finish_some(subject.store(), subject.session(), &mut random, &mut waiting, second).await;
             }
         }
         assert!(check(subject.store(), &mut random, second, "as it grew").await > 50);
@@ -139,14 +147,14 @@ async fn a_list_finds_what_every_record_says_of_itself() {
         check(subject.store(), &mut random, second, "settled").await;
         for _ in 0..40 {
             second += 1;
-            finish_some(subject.store(), &mut random, &mut waiting, second).await;
+            finish_some(subject.store(), subject.session(), &mut random, &mut waiting, second).await;
         }
         check(subject.store(), &mut random, second, "ended after they were settled").await;
         subject = subject.crash().await;
         check(subject.store(), &mut random, second, "opened again").await;
         while !waiting.is_empty() {
             second += 1;
-            finish_some(subject.store(), &mut random, &mut waiting, second).await;
+            finish_some(subject.store(), subject.session(), &mut random, &mut waiting, second).await;
         }
         while !subject.store().shared.pieces().iter().rev().skip(1).all(|piece| piece.is_settled_for_good()) {
             tokio::task::yield_now().await;

@@ -140,7 +140,7 @@ impl Writer {
             batch.effects.push(Effect::Key { hash, first, count });
             batch.keys.insert(hash, (key, ids));
         }
-        Ok(Accepted::New { indexes })
+        Ok(Accepted::New { indexes, started: Vec::new() })
     }
 
     pub fn end(&self, batch: &mut Batch, job: EndJob, answer: Answer<ExecutionEnd>) {

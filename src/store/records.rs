@@ -1,0 +1,154 @@
+//! Records: what is remembered of sends, for who asks about them.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use jiff::Timestamp;
+
+use super::{Pending, StoreError, StoreResult};
+use crate::outcome::{Code, Outcome};
+use crate::record::{Execution, Record};
+use crate::send::{ExecutionId, SendId, TenantId};
+
+/// Whose sends are asked about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    All,
+    One(TenantId),
+}
+
+impl Reach {
+    pub fn takes_in(&self, tenant: &TenantId) -> bool {
+        match self {
+            Self::All => true,
+            Self::One(one) => one == tenant,
+        }
+    }
+
+    pub fn one(&self) -> Option<&TenantId> {
+        match self {
+            Self::All => None,
+            Self::One(tenant) => Some(tenant),
+        }
+    }
+}
+
+/// Filters of `GET /v1/sends` and the tail. Empty but for its reach: everything within that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    pub reach: Reach,
+    pub workflow: Option<String>,
+    pub execution: Option<String>,
+    pub step: Option<String>,
+    /// Host of the URL, as IDNA maps it.
+    pub host: Option<String>,
+    pub outcome: Option<Outcome>,
+    pub code: Option<Code>,
+    pub status: Option<u16>,
+    /// Bound or public.
+    pub source_ip: Option<IpAddr>,
+    /// Inclusive. Bound `created_at`, or `started_at` where `source_ip` is given.
+    pub since: Option<Timestamp>,
+    /// Exclusive.
+    pub until: Option<Timestamp>,
+}
+
+impl Filter {
+    /// Everything within this reach.
+    pub fn of(reach: Reach) -> Self {
+        Self {
+            reach,
+            workflow: None,
+            execution: None,
+            step: None,
+            host: None,
+            outcome: None,
+            code: None,
+            status: None,
+            source_ip: None,
+            since: None,
+            until: None,
+        }
+    }
+}
+
+/// One page, newest first. `next` is opaque and holds while sends are added.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Page {
+    pub sends: Vec<Record>,
+    pub next: Option<String>,
+}
+
+/// A place in the order of finishing, across restarts. Opaque: a later end has a greater one, and that is all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TailPlace(u64);
+
+impl TailPlace {
+    /// Before the first end.
+    pub const START: Self = Self(0);
+
+    /// For whoever carries it elsewhere: the very same place again.
+    pub fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+    pub fn to_bits(self) -> u64 {
+        self.0
+    }
+}
+
+/// A finished send as the tail shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TailItem {
+    pub place: TailPlace,
+    pub record: Record,
+}
+
+/// What the store remembers of sends, and how it fares.
+pub trait Records: std::marker::Send + Sync + 'static {
+    /// Sends that are not done, in accept order, those after `after`; at most `limit`.
+    fn pending(&self, after: Option<SendId>, limit: usize) -> StoreResult<'_, Vec<Pending>>;
+
+    /// One record within this reach; with its bodies where `bodies` is set.
+    fn record(&self, reach: Reach, id: SendId, bodies: bool) -> StoreResult<'_, Option<Record>>;
+
+    /// Newest first; bodies are left out.
+    fn list(&self, filter: Filter, cursor: Option<String>, limit: usize) -> StoreResult<'_, Page>;
+
+    /// `None`: this tenant has no such execution.
+    fn execution(
+        &self,
+        tenant: TenantId,
+        execution: ExecutionId,
+        cursor: Option<String>,
+        limit: usize,
+    ) -> StoreResult<'_, Option<Execution>>;
+
+    /// Finished sends after a place, in finish order; bodies are left out. Second value: the last place looked at, so
+    /// that a filter that matches nothing still advances.
+    fn finished_after(
+        &self,
+        place: TailPlace,
+        filter: Filter,
+        limit: usize,
+    ) -> StoreResult<'_, (Vec<TailItem>, TailPlace)>;
+
+    /// The newest place of the tail.
+    fn newest_place(&self) -> StoreResult<'_, TailPlace>;
+
+    /// Outcomes of sends that ended within the last hour, by the minute, per tenant; costs what its answer does.
+    fn outcomes_of_the_hour(&self, now: Timestamp) -> StoreResult<'_, HashMap<TenantId, HashMap<Outcome, u64>>>;
+
+    /// Drops what retention no longer keeps, whole pieces at a time.
+    fn retain(&self, now: Timestamp) -> StoreResult<'_, ()>;
+
+    /// Bytes on disk.
+    fn bytes(&self) -> u64;
+
+    /// `Err` while it cannot write, with why; asked by `/readyz`. Tries anew now and then.
+    fn health(&self) -> Result<(), StoreError>;
+
+    /// What was found unreadable since it was opened, one line each with file and extent; empty on a sound store.
+    fn damage(&self) -> Vec<String>;
+
+    /// Everything written is synced and files are closed; later calls fail.
+    fn close(&self) -> StoreResult<'_, ()>;
+}

@@ -1,0 +1,71 @@
+//! The registry: suspensions, first publications, and the list's token.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use jiff::Timestamp;
+
+use super::StoreResult;
+use crate::redact::RedactKey;
+use crate::send::{SendId, TenantId};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SuspensionScope {
+    Tenant { tenant: TenantId, workflow: Option<String> },
+    Host { host: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suspension {
+    pub id: SendId,
+    pub scope: SuspensionScope,
+    pub reason: String,
+    /// The API client's name.
+    pub by: String,
+    pub at: Timestamp,
+    /// Lifted: when and by whom. Kept for the record.
+    pub lifted: Option<(Timestamp, String)>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    pub first: HashMap<IpAddr, Timestamp>,
+    /// Zero until a digest was given.
+    pub sync_token: u64,
+    /// When this store first published anything: the addresses of that call need no further notice, at any later
+    /// start either.
+    pub first_start: Timestamp,
+}
+
+/// The little that is remembered beside sends: who is suspended, what was published when, and the store's own key.
+pub trait Registry: std::marker::Send + Sync + 'static {
+    /// Keys everything shown as redacted; fixed for the life of the store.
+    fn redact_key(&self) -> RedactKey;
+
+    fn suspend(&self, suspension: Suspension) -> StoreResult<'_, ()>;
+    /// `false`: no such suspension is in force.
+    fn lift(&self, id: SendId, at: Timestamp, by: String) -> StoreResult<'_, bool>;
+    /// Those in force and those lifted, newest first.
+    fn suspensions(&self) -> StoreResult<'_, Vec<Suspension>>;
+
+    /// When each address was first published; addresses not seen before get `now`. Also the list's `syncToken`:
+    /// `digest` is of the list as served, the answer the Unix second at which it last changed, never falling.
+    /// `None` leaves the token as it is: what is served depends on first publication, so that is asked first.
+    fn publish(&self, addresses: Vec<IpAddr>, digest: Option<[u8; 32]>, now: Timestamp) -> StoreResult<'_, Published>;
+}
+
+/// The token after a change at `now`: the Unix second, and past the one before, so that two changes within a second
+/// are told apart and the clock may step back.
+pub fn next_sync_token(before: u64, now: Timestamp) -> u64 {
+    u64::try_from(now.as_second()).unwrap_or(0).max(before + 1)
+}
+
+/// Lifts the suspension where it is in force.
+pub(in crate::store) fn lift_in(suspensions: &mut [Suspension], id: SendId, at: Timestamp, by: String) -> bool {
+    match suspensions.iter_mut().find(|suspension| suspension.id == id && suspension.lifted.is_none()) {
+        Some(suspension) => {
+            suspension.lifted = Some((at, by));
+            true
+        }
+        None => false,
+    }
+}
