@@ -18,15 +18,20 @@
 //! any is known for all of them at once ([`whereabouts`]), also where two things are common and never come
 //! [`together`].
 //!
+//! What waits is known in memory by 16 bytes each ([`waiting`]); its rows and frames are read when it is claimed or
+//! swept ([`claim`]).
+//!
 //! What records never show is only ever written sealed ([`seal`]). Retention ([`retain`]) drops pieces.
 
 mod bloom;
+mod claim;
 mod doubt;
 mod entry;
 mod facts;
 mod frame;
 mod index;
 mod list;
+mod opening;
 mod piece;
 mod read;
 mod remake;
@@ -39,12 +44,14 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod together;
+mod waiting;
 mod whereabouts;
 mod writer;
 
 use std::{
     collections::{HashMap, HashSet},
     fs,
+    hash::{BuildHasher, RandomState},
     io::{self, Read, Write},
     net::IpAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -62,26 +69,31 @@ use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::{Semaphore, oneshot};
 
+use self::claim::ToEnd;
 use self::piece::Piece;
 use self::seal::{Asked, Keys};
 use self::state::State;
 use self::table::Row;
+use self::waiting::{Counted, Waiting};
 use self::whereabouts::Pieces;
-use self::writer::{AcceptJob, AcceptedJob, BeginJob, EndJob, FinishJob, Job};
+use self::writer::{AcceptJob, AcceptedJob, BeginJob, EndJob, FinishJob, Job, SendAt, StoreEndJob};
 use super::{
-    Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, Filter, IdempotencyKey, OnceOnly, Page, Pending,
-    Published, Reach, Records, Recovered, Registry, Released, Session, Started, StoreError, StoreResult, Suspension,
-    SweepPlace, Swept, TailItem, TailPlace, WaitingCount, Want, view, wire,
+    Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, Filter, IdempotencyKey, OnceOnly,
+    Page, Pending, Published, Reach, Records, Recovered, Registry, Released, Session, Started, StoreEnd, StoreError,
+    StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace, WaitingCount, Want, view, wire,
 };
 use crate::config::StoreSettings;
-use crate::outcome::Outcome;
-use crate::policy::{Host, Suspensions};
-use crate::record::{Execution, Finished, Record};
+use crate::outcome::{Code, Outcome};
+use crate::policy::{Destination, Host, Suspensions};
+use crate::record::{Execution, Finished, FinishedBy, Record};
 use crate::redact::RedactKey;
-use crate::send::{ExecutionId, SendId, Target, TenantId};
+use crate::send::{ExecutionId, SendId, SendSpec, Target, TenantId};
 
 /// Jobs that may wait for the writer; more callers wait for their turn.
 const JOBS_MAX: usize = 32 * 1024;
+
+/// Ends that the store gives by itself, in one go of the writer's.
+const STORE_ENDS_AT_ONCE: usize = 256;
 
 /// Damaged places that are remembered and told of; what lies beyond is met when it is read.
 const DAMAGE_MAX: usize = 256;
@@ -114,8 +126,10 @@ impl PieceLimits {
 struct Shared {
     root: PathBuf,
     node: Arc<str>,
-    /// Of the session in force.
-    incarnation: AtomicU64,
+    waiting: Mutex<Waiting>,
+    /// Held by who gives released sends their places in line.
+    lining_up: Mutex<()>,
+    hasher: RandomState,
     keys: Keys,
     settings: StoreSettings,
     limits: PieceLimits,
@@ -324,7 +338,9 @@ impl Embedded {
         let shared = Arc::new(Shared {
             root,
             node: Arc::from(node),
-            incarnation: AtomicU64::new(0),
+            waiting: Mutex::default(),
+            lining_up: Mutex::default(),
+            hasher: RandomState::new(),
             keys,
             settings: settings.clone(),
             limits,
@@ -338,13 +354,13 @@ impl Embedded {
             damage: Mutex::default(),
             faults: Faults::default(),
         });
-        let live = replay::load(&shared)?;
+        let left_behind = replay::load(&shared)?;
         // Told at once, not only by the first call that it cannot take.
         if let Err(why) = writer::probe(&shared) {
             tracing::error!(why, "the store cannot write");
             shared.set_failing(Some(why));
         }
-        let (jobs, threads) = writer::start(shared.clone(), live).map_err(|error| {
+        let (jobs, threads) = writer::start(shared.clone(), left_behind).map_err(|error| {
             StoreError::CannotWrite(format!("starting the store's threads: {error}: raise the limit on processes"))
         })?;
         Ok(Self {
@@ -418,13 +434,20 @@ impl Embedded {
                 code: table::NONE,
                 flags: if call.hold.is_some() { table::HELD } else { 0 }
                     | if slot.is_some() { table::SEALED } else { 0 },
+                expiry: table::expiry_number(new.expires_in),
                 ..table::Row::default()
             };
-            sends.push(AcceptedJob { row, form: parts.form, body: parts.body, rest, slot });
+            let destination = match &new.spec.target {
+                Target::Url(url) => self.shared.destination(url.destination()),
+                Target::Refused { .. } => 0,
+            };
+            let (form, body, course) = (parts.form, parts.body, new.course);
+            sends.push(AcceptedJob { row, form, body, rest, slot, course, destination });
         }
         let hold = call.hold.as_ref().map(|hold| (keys.execution(call.tenant.as_str(), hold.as_str()), hold.clone()));
         let key = call.idempotency.clone().map(|key| (keys.call(key.tenant.as_str(), &key.path, &key.key), key));
         Ok(AcceptJob {
+            by: by.clone(),
             tenant: call.tenant.clone(),
             now: call.sends.first().map(|send| send.created_at).unwrap_or_default(),
             sends,
@@ -436,19 +459,45 @@ impl Embedded {
 }
 
 impl Embedded {
-    async fn begin_one(&self, by: &Session, begin: Begin) -> Result<Started, StoreError> {
-        let Begin { id, tenant, spec, at } = begin;
-        let spec = match spec {
-            Some(spec) => spec,
-            None => self.blocking(move |shared| read::spec(shared, id)).await?.ok_or(StoreError::NoSuchSend)?,
-        };
-        let job = BeginJob {
-            id: id.0.as_u128(),
-            tenant: self.shared.keys.short(Asked::Tenant, tenant.as_str()),
-            at: wire::nanoseconds(at),
-        };
-        self.ask(|answer| Job::Begin(job, answer)).await?;
-        Ok(Started::new(id, tenant, spec, at, by.clone()))
+    /// Has the writer end these, and tells which it did. What it could not end is in line again.
+    async fn end_by_store(&self, ends: Vec<ToEnd>) -> Result<Vec<StoreEnd>, StoreError> {
+        let mut told = Vec::with_capacity(ends.len());
+        let mut ends = ends.into_iter();
+        while !ends.as_slice().is_empty() {
+            let some: Vec<ToEnd> = ends.by_ref().take(STORE_ENDS_AT_ONCE).collect();
+            let jobs = some.iter().map(|end| StoreEndJob {
+                send: SendAt { piece: end.queued.piece, row: end.queued.row, tenant: end.tenant_hash },
+                number: end.number,
+                counted: end.counted,
+                finish: FinishJob::of(&self.shared.keys, &end.finished),
+            });
+            let jobs = jobs.collect();
+            let places = match self.ask(|answer| Job::StoreEnds(jobs, answer)).await {
+                Ok(places) => places,
+                Err(error) => {
+                    let left = some.iter().chain(ends.as_slice());
+                    let queued = left.filter(|end| end.counted == Counted::Queued);
+                    claim::put_back(&self.shared, queued.map(|end| (end.number, end.queued)));
+                    return Err(error);
+                }
+            };
+            told.extend(some.into_iter().zip(places).filter_map(|(end, place)| {
+                let code = end.finished.ended.error.map_or(Code::Internal, |error| error.code);
+                let (id, tenant) = (end.finished.id, end.tenant);
+                place.map(|place| StoreEnd { id, tenant, code, place: TailPlace::from_bits(place) })
+            }));
+        }
+        Ok(told)
+    }
+
+    /// Ends what discarded executions of this tenant have left.
+    async fn end_discarded(&self, tenant: u32, now: Timestamp) -> Result<Vec<StoreEnd>, StoreError> {
+        let mut told = Vec::new();
+        while let Some((closing, ends)) = self.blocking(move |shared| claim::discarded(shared, tenant, now)).await? {
+            told.extend(self.end_by_store(ends).await?);
+            locked(&self.shared.waiting).closed(tenant, closing.hash);
+        }
+        Ok(told)
     }
 }
 
@@ -497,38 +546,37 @@ fn take_lock(root: &Path) -> Result<Flock<fs::File>, StoreError> {
 }
 
 impl Shared {
-    fn in_force(&self, by: &Session) -> Result<(), StoreError> {
-        if by.incarnation() == self.incarnation.load(Ordering::Acquire) {
+    fn in_force(&self, waiting: &Waiting, by: &Session) -> Result<(), StoreError> {
+        if by.incarnation() == waiting.incarnation {
             return Ok(());
         }
         Err(StoreError::Fenced(by.to_string()))
+    }
+
+    /// Tells destinations apart while this process lives; never one of the lines' own numbers.
+    fn destination(&self, destination: &Destination) -> u32 {
+        (self.hasher.hash_one(destination) as u32).max(2)
     }
 }
 
 impl OnceOnly for Embedded {
     fn join(&self, node: Arc<str>) -> StoreResult<'_, Session> {
-        let incarnation = self.shared.incarnation.fetch_add(1, Ordering::AcqRel) + 1;
-        std::future::ready(Ok(Session::new(node, incarnation))).boxed()
+        self.ask(|answer| Job::Join(node, answer)).boxed()
     }
 
     fn recover<'a>(&'a self, by: &'a Session, now: Timestamp) -> StoreResult<'a, Recovered> {
-        async move {
-            self.shared.in_force(by)?;
-            self.ask(move |answer| Job::Recover(now, answer)).await
-        }
-        .boxed()
+        self.ask(move |answer| Job::Recover(by.clone(), now, answer)).boxed()
     }
 
     fn accept<'a>(&'a self, by: &'a Session, call: Accept) -> StoreResult<'a, Accepted> {
         async move {
-            self.shared.in_force(by)?;
             let job = self.accept_job(by, &call)?;
             let mut accepted = self.ask(|answer| Job::Accept(Box::new(job), answer)).await?;
-            if let Accepted::New { started, .. } = &mut accepted {
-                for new in call.sends.into_iter().filter(|new| new.course == Course::Begin && call.hold.is_none()) {
-                    let begin = Begin { id: new.id, tenant: new.tenant, spec: Some(new.spec), at: new.created_at };
-                    started.push(self.begin_one(by, begin).await?);
-                }
+            if let Accepted::New { started, .. } = &mut accepted
+                && call.hold.is_none()
+            {
+                let begun = call.sends.into_iter().filter(|new| new.course == Course::Begin);
+                started.extend(begun.map(|new| Started::new(new.id, new.tenant, new.spec, new.created_at, by.clone())));
             }
             Ok(accepted)
         }
@@ -552,35 +600,88 @@ impl OnceOnly for Embedded {
         at: Timestamp,
     ) -> StoreResult<'a, ExecutionAnswer> {
         async move {
-            self.shared.in_force(by)?;
             let hash = self.shared.keys.execution(tenant.as_str(), execution.as_str());
-            let job = EndJob { hash, tenant, execution, ending, at };
+            let name = tenant.clone();
+            let job = EndJob { by: by.clone(), hash, tenant, execution, ending, at };
             let end = self.ask(|answer| Job::End(job, answer)).await?;
-            Ok(ExecutionAnswer { end, ended: Vec::new() })
+            // Also after an earlier call's end: that call may have been cut off before it came to this.
+            let number = locked(&self.shared.waiting).known(&name);
+            let ended = match (ending, number) {
+                (_, None) => Vec::new(),
+                (Ending::Discard, Some(number)) => self.end_discarded(number, at).await?,
+                (Ending::Finish(_), Some(number)) => {
+                    self.blocking(move |shared| claim::line_up(shared, number)).await?;
+                    Vec::new()
+                }
+            };
+            Ok(ExecutionAnswer { end, ended })
         }
         .boxed()
     }
 
-    fn claim<'a>(&'a self, by: &'a Session, _wants: Vec<Want>, _limit: usize) -> StoreResult<'a, Claimed> {
-        std::future::ready(self.shared.in_force(by).and(Err(not_yet()))).boxed()
-    }
-
-    fn give_back<'a>(&'a self, by: &'a Session, _sends: Vec<SendId>) -> StoreResult<'a, ()> {
-        std::future::ready(self.shared.in_force(by).and(Err(not_yet()))).boxed()
-    }
-
-    fn begin<'a>(&'a self, by: &'a Session, sends: Vec<Begin>) -> StoreResult<'a, Vec<Result<Started, StoreError>>> {
+    fn claim<'a>(&'a self, by: &'a Session, wants: Vec<Want>, limit: usize) -> StoreResult<'a, Claimed> {
         async move {
-            self.shared.in_force(by)?;
-            Ok(futures_util::future::join_all(sends.into_iter().map(|begin| self.begin_one(by, begin))).await)
+            let session = by.clone();
+            let claim = self.blocking(move |shared| claim::claim(shared, &session, &wants, limit)).await?;
+            let ended = match self.end_by_store(claim.unreadable).await {
+                Ok(ended) => ended,
+                Err(error) => {
+                    tracing::warn!(%error, "sends that cannot be read do not get their ends yet");
+                    Vec::new()
+                }
+            };
+            Ok(Claimed { sends: claim.sends, ended, more: claim.more })
         }
         .boxed()
     }
 
-    fn finish<'a>(&'a self, _by: &'a Session, finished: Finished) -> StoreResult<'a, TailPlace> {
+    fn give_back<'a>(&'a self, by: &'a Session, sends: Vec<SendId>) -> StoreResult<'a, ()> {
+        self.ask(move |answer| Job::GiveBack(by.clone(), sends, answer)).boxed()
+    }
+
+    fn begin<'a>(
+        &'a self,
+        by: &'a Session,
+        mut sends: Vec<Begin>,
+    ) -> StoreResult<'a, Vec<Result<Started, StoreError>>> {
+        async move {
+            let mut specs: Vec<Result<Arc<SendSpec>, StoreError>> = Vec::with_capacity(sends.len());
+            if sends.iter().all(|begin| begin.spec.is_some()) {
+                specs.extend(sends.iter_mut().filter_map(|begin| begin.spec.take()).map(Ok));
+            } else {
+                let wanted: Vec<_> = sends.iter_mut().map(|begin| (begin.id, begin.spec.take())).collect();
+                specs = self
+                    .blocking(move |shared| {
+                        let read = |(id, spec): (SendId, Option<Arc<SendSpec>>)| match spec {
+                            Some(spec) => Ok(spec),
+                            None => read::spec(shared, id).and_then(|spec| spec.ok_or(StoreError::NoSuchSend)),
+                        };
+                        Ok(wanted.into_iter().map(read).collect())
+                    })
+                    .await?;
+            }
+            let job = |begin: &Begin| BeginJob {
+                id: begin.id.0.as_u128(),
+                tenant: self.shared.keys.short(Asked::Tenant, begin.tenant.as_str()),
+                at: wire::nanoseconds(begin.at),
+            };
+            let readable = sends.iter().zip(&specs).filter(|(_, spec)| spec.is_ok());
+            let jobs = readable.map(|(begin, _)| job(begin)).collect();
+            let mut begun = self.ask(|answer| Job::Begin(by.clone(), jobs, answer)).await?.into_iter();
+            let answers = sends.into_iter().zip(specs).map(|(begin, spec)| {
+                let spec = spec?;
+                begun.next().unwrap_or(Err(StoreError::NoSuchSend))?;
+                Ok(Started::new(begin.id, begin.tenant, spec, begin.at, by.clone()))
+            });
+            Ok(answers.collect())
+        }
+        .boxed()
+    }
+
+    fn finish<'a>(&'a self, by: &'a Session, finished: Finished) -> StoreResult<'a, TailPlace> {
         async move {
             let job = FinishJob::of(&self.shared.keys, &finished);
-            self.ask(|answer| Job::Finish(Box::new(job), answer)).await.map(TailPlace::from_bits)
+            self.ask(|answer| Job::Finish(by.clone(), Box::new(job), answer)).await.map(TailPlace::from_bits)
         }
         .boxed()
     }
@@ -588,44 +689,67 @@ impl OnceOnly for Embedded {
     fn release_overdue<'a>(
         &'a self,
         by: &'a Session,
-        _opened_before: Timestamp,
-        _now: Timestamp,
-        _limit: usize,
+        opened_before: Timestamp,
+        now: Timestamp,
+        limit: usize,
     ) -> StoreResult<'a, Released> {
-        std::future::ready(self.shared.in_force(by).and(Err(not_yet()))).boxed()
+        async move {
+            self.shared.in_force(&locked(&self.shared.waiting), by)?;
+            let overdue = self.blocking(move |shared| claim::overdue(shared, opened_before, now, limit)).await?;
+            self.end_by_store(overdue.unreadable).await?;
+            let ending = Ending::Finish(FinishedBy::HoldLimit);
+            let ends = overdue.executions.into_iter().map(|(tenant, execution)| async move {
+                let (name, of) = (tenant.clone(), execution.clone());
+                let answer = self.end_execution(by, tenant, execution, ending, now).await?;
+                Ok(match answer.end {
+                    ExecutionEnd::Done { count, first: true } => Some((name, of, count)),
+                    _ => None,
+                })
+            });
+            let ended: Result<Vec<_>, StoreError> = futures_util::future::join_all(ends).await.into_iter().collect();
+            Ok(Released { executions: ended?.into_iter().flatten().collect(), more: overdue.more })
+        }
+        .boxed()
     }
 
-    fn expire<'a>(&'a self, by: &'a Session, _now: Timestamp, _limit: usize) -> StoreResult<'a, Swept> {
-        std::future::ready(self.shared.in_force(by).and(Err(not_yet()))).boxed()
+    fn expire<'a>(&'a self, by: &'a Session, now: Timestamp, limit: usize) -> StoreResult<'a, Swept> {
+        async move {
+            self.shared.in_force(&locked(&self.shared.waiting), by)?;
+            let ends = self.blocking(move |shared| claim::expired(shared, now, limit)).await?;
+            let next = (ends.len() >= limit).then_some(SweepPlace(0));
+            Ok(Swept { ended: self.end_by_store(ends).await?, next })
+        }
+        .boxed()
     }
 
     fn end_suspended<'a>(
         &'a self,
         by: &'a Session,
-        _suspensions: Arc<Suspensions>,
-        _from: Option<SweepPlace>,
-        _now: Timestamp,
-        _limit: usize,
+        suspensions: Arc<Suspensions>,
+        from: Option<SweepPlace>,
+        now: Timestamp,
+        limit: usize,
     ) -> StoreResult<'a, Swept> {
-        std::future::ready(self.shared.in_force(by).and(Err(not_yet()))).boxed()
+        async move {
+            self.shared.in_force(&locked(&self.shared.waiting), by)?;
+            let swept = self.blocking(move |shared| claim::suspended(shared, &suspensions, from, now, limit));
+            let (ends, next) = swept.await?;
+            Ok(Swept { ended: self.end_by_store(ends).await?, next })
+        }
+        .boxed()
     }
 
-    fn waiting_of(&self, _tenant: &TenantId) -> WaitingCount {
-        WaitingCount::default()
+    fn waiting_of(&self, tenant: &TenantId) -> WaitingCount {
+        locked(&self.shared.waiting).count_of(tenant)
     }
 
     fn waiting_in_all(&self) -> WaitingCount {
-        WaitingCount::default()
+        locked(&self.shared.waiting).count_of_all()
     }
 
     fn waiting(&self) -> Vec<(TenantId, WaitingCount)> {
-        Vec::new()
+        locked(&self.shared.waiting).counts()
     }
-}
-
-/// Nobody asks for it so far.
-fn not_yet() -> StoreError {
-    StoreError::CannotRead("what waits is asked for by `pending`".to_owned())
 }
 
 impl Records for Embedded {

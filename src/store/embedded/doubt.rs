@@ -5,7 +5,11 @@
 //! frame mostly still names its send, and a table may know more than its log does; only where neither helps, all that
 //! was accepted before the loss is in doubt.
 
-use std::{collections::HashSet, fs::File, io};
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    io,
+};
 
 use super::frame::{self, Kind};
 
@@ -50,6 +54,8 @@ impl Doubts {
         let mut rest = bytes.as_slice();
         let mut next = next;
         let mut whole = to <= length;
+        // Sends of this very stretch: they are lost, and whatever happened to them with it.
+        let mut here: HashMap<Place, u128> = HashMap::new();
         while whole && !rest.is_empty() {
             let Some((kind, payload, after)) = frame::outline(rest) else {
                 whole = false;
@@ -59,8 +65,12 @@ impl Doubts {
             let id = payload.first_chunk().map(|id| u128::from_le_bytes(*id));
             let number = |at: usize| payload.get(at..at + 4)?.first_chunk().map(|number| u32::from_le_bytes(*number));
             match kind {
-                Kind::Send if number(16) == Some(next.1) => next.1 += 1,
+                Kind::Send if number(16) == Some(next.1) => {
+                    here.extend(id.map(|id| (next, id)));
+                    next.1 += 1;
+                }
                 Kind::Begin | Kind::Finish => match (id, number(16), number(20)) {
+                    (Some(id), Some(piece), Some(row)) if here.get(&(piece, row)) == Some(&id) => {}
                     (Some(id), Some(piece), Some(row)) if id_at((piece, row)) == Some(id) => self.about(id),
                     _ => whole = false,
                 },
@@ -120,12 +130,18 @@ mod tests {
                 [true, false],
                 [true, false],
             ),
+            (
+                "a send and its own begin",
+                [make(Kind::Send, &subject(9, 5, 0)), make(Kind::Begin, &subject(9, 1, 5))].concat(),
+                [false, false],
+                [false, false],
+            ),
             ("half a frame", make(Kind::Send, &subject(9, 5, 0))[..40].to_vec(), [true, true], [true, true]),
         ] {
             let doubts = after(&bytes);
             let has = |held| [mine, other].map(|(id, place)| doubts.has(id, place, held));
             assert_eq!((has(false), has(true)), (doubted, held), "{name}");
-            if name != "a send and the begin of another" {
+            if !matches!(name, "a send and the begin of another" | "a send and its own begin") {
                 assert!(!doubts.has(later.0, later.1, true), "{name}: what was accepted after it is not in doubt");
             }
         }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::seal::{Asked, Keys};
-use super::table::{Extent, HELD, NONE, Row, SEALED};
+use super::table::{Extent, HELD, NONE, Row, SEALED, expiry_number};
 use crate::record::{Finished, FinishedBy};
 use crate::send::SendId;
 use crate::store::Ending;
@@ -159,6 +159,7 @@ pub fn accepted_row(keys: &Keys, id: u128, form: &SendForm<'_>, at: Extent) -> R
         outcome: NONE,
         code: NONE,
         flags: held | sealed,
+        expiry: expiry_number(form.expires_in()),
         ..Row::default()
     }
 }

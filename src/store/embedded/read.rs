@@ -75,7 +75,7 @@ impl Shared {
         Ok(None)
     }
 
-    fn find(&self, id: SendId) -> Result<Option<(std::sync::Arc<Piece>, u32, Row)>, StoreError> {
+    pub fn find(&self, id: SendId) -> Result<Option<(std::sync::Arc<Piece>, u32, Row)>, StoreError> {
         let id = id.0.as_u128();
         for piece in self.pieces().with_id(id) {
             if let Some((number, row)) = piece.row_of(id)? {
@@ -93,7 +93,7 @@ fn damaged(piece: &Piece, at: Extent, why: Unreadable) -> StoreError {
     StoreError::Damaged(format!("{} is unreadable at bytes {} to {to}: {}", piece.file("log"), at.at, why.0))
 }
 
-fn payload<'a, T>(
+pub fn payload<'a, T>(
     piece: &Piece,
     at: Extent,
     bytes: &'a [u8],
@@ -247,10 +247,15 @@ pub fn unreadable(shared: &Shared, filter: &Filter, row: &Row, why: &StoreError)
 
 /// What is to be delivered, opened where it was sealed. `None`: no such send waits.
 pub fn spec(shared: &Shared, id: SendId) -> Result<Option<std::sync::Arc<SendSpec>>, StoreError> {
-    let Some((piece, _, row)) = shared.find(id)? else { return Ok(None) };
-    if row.is_done() {
-        return Ok(None);
-    }
+    let taken = super::locked(&shared.waiting).taken(id.0.as_u128()).map(|taken| taken.queued);
+    let found = match taken {
+        Some(place) => match shared.piece(place.piece) {
+            Some(piece) => shared.waiting_row(&piece, place.row)?.map(|row| (piece, row)),
+            None => None,
+        },
+        None => shared.find(id)?.map(|(piece, _, row)| (piece, row)),
+    };
+    let Some((piece, row)) = found.filter(|(_, row)| !row.is_done()) else { return Ok(None) };
     let bytes = piece.frame(row.accepted)?;
     let (head, form): (SendHead, SendForm<'_>) = payload(&piece, row.accepted, &bytes, SendHead::decode)?;
     let lost = |what: &str| StoreError::Damaged(format!("{what} of send {id} in {}", piece.file("bodies")));
@@ -300,7 +305,7 @@ pub fn pending(shared: &Shared, after: Option<SendId>, limit: usize) -> Result<V
         if piece.undone_count() == 0 {
             continue;
         }
-        let mut log = Window { piece, bytes: Vec::new(), at: 0 };
+        let mut log = Window::of(piece.clone(), WINDOW_BYTES);
         let rows = piece.row_count();
         let mut bytes = Vec::new();
         while from < rows {
@@ -386,25 +391,31 @@ fn opened_at(shared: &Shared, execution: u64) -> Result<Option<Timestamp>, Store
 }
 
 /// Reads frames that follow one another with few reads.
-struct Window<'p> {
-    piece: &'p Piece,
+pub struct Window {
+    pub piece: std::sync::Arc<Piece>,
     bytes: Vec<u8>,
     at: u64,
+    /// Read at once.
+    most: usize,
 }
 
-impl Window<'_> {
-    fn frame(&mut self, extent: Extent) -> Result<&[u8], StoreError> {
+impl Window {
+    pub fn of(piece: std::sync::Arc<Piece>, most: usize) -> Self {
+        Self { piece, bytes: Vec::new(), at: 0, most }
+    }
+
+    pub fn frame(&mut self, extent: Extent) -> Result<&[u8], StoreError> {
         let (at, length) = (u64::from(extent.at), extent.length as usize);
         if at < self.at || at + length as u64 > self.at + self.bytes.len() as u64 {
             let end = self.piece.log_bytes.load(std::sync::atomic::Ordering::Acquire);
             let most = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX);
-            let read = frame::read_at(&self.piece.log, at, WINDOW_BYTES.max(length).min(most));
+            let read = frame::read_at(&self.piece.log, at, self.most.max(length).min(most));
             self.bytes =
                 read.map_err(|error| StoreError::CannotRead(format!("{}: {error}", self.piece.file("log"))))?;
             self.at = at;
         }
         let from = (at - self.at) as usize;
-        let short = || damaged(self.piece, extent, Unreadable("the file ends before it"));
+        let short = || damaged(&self.piece, extent, Unreadable("the file ends before it"));
         self.bytes.get(from..from + length).ok_or_else(short)
     }
 }

@@ -5,64 +5,19 @@
 //! made anew, and what it changed in earlier ones is changed again, which is the same. A torn tail of the newest log is
 //! cut off: nothing of it was answered for. Whatever else is not whole is damage, told with its file and extent.
 
-use std::{
-    collections::{HashMap, HashSet},
-    fs, io,
-    sync::Arc,
-    sync::atomic::Ordering,
-};
+use std::{fs, io, sync::Arc, sync::atomic::Ordering};
 
 use super::doubt::{Doubts, Place};
 use super::entry::{self, BeginHead, FinishFacts, FinishHead, SendHead};
 use super::frame::{Found, Kind, Scanner};
+use super::opening::Opening;
 use super::piece::{End, FORMAT, Head, Piece};
-use super::table::{Extent, LOST, ROW_BYTES, Row};
+use super::table::{Extent, LOST, Row};
 use super::{Shared, cannot_write, locked, remake};
 use crate::clock;
 use crate::store::StoreError;
 use crate::store::view::EndedExecution;
 use crate::store::wire::{self, EndingForm};
-
-/// The sends that are not done.
-#[derive(Default)]
-pub struct Live {
-    pub sends: HashMap<u128, LiveSend>,
-    /// How many each execution's hold has.
-    pub held: HashMap<u64, u64>,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct LiveSend {
-    pub piece: u32,
-    pub row: u32,
-    pub tenant: u32,
-    /// The execution that holds or held it; 0: none ever did.
-    pub held_by: u64,
-    pub begun: bool,
-}
-
-impl Live {
-    pub fn add(&mut self, piece: u32, number: u32, row: &Row) {
-        let held_by = if row.is_held() { row.execution } else { 0 };
-        if held_by != 0 {
-            *self.held.entry(held_by).or_default() += 1;
-        }
-        let send = LiveSend { piece, row: number, tenant: row.tenant, held_by, begun: row.is_begun() };
-        self.sends.insert(row.id, send);
-    }
-
-    /// `false`: it was done already.
-    pub fn remove(&mut self, id: u128) -> bool {
-        let Some(send) = self.sends.remove(&id) else { return false };
-        if let Some(count) = self.held.get_mut(&send.held_by) {
-            *count -= 1;
-            if *count == 0 {
-                self.held.remove(&send.held_by);
-            }
-        }
-        true
-    }
-}
 
 /// One log that is replayed, with the rows of its piece in memory.
 struct Replayed {
@@ -74,8 +29,9 @@ struct Replayed {
     begun_before: Vec<(u32, u128)>,
 }
 
-/// Opens every piece, makes one where there is none, and answers what is not done.
-pub fn load(shared: &Shared) -> Result<Live, StoreError> {
+/// Opens every piece, makes one where there is none, and takes up what waits. Answers where the sends stand that wait
+/// for nothing but an end.
+pub fn load(shared: &Shared) -> Result<Vec<(u32, u32)>, StoreError> {
     let directory = shared.pieces_directory();
     let failed = |error: io::Error| StoreError::CannotRead(format!("{}: {error}", directory.display()));
     let (heads, lost) = heads(shared).map_err(failed)?;
@@ -130,13 +86,8 @@ pub fn load(shared: &Shared) -> Result<Live, StoreError> {
     }
     shared.last_seq.store(newest_seq, Ordering::Release);
 
-    let mut live = Live::default();
-    for piece in &settled {
-        if piece.undone_count() > 0 {
-            look_through(piece, &mut live)?;
-        }
-    }
     let mut pieces: Vec<_> = settled.into_iter().map(Arc::new).collect();
+    let mut read_again: Vec<(Arc<Piece>, Vec<Row>)> = Vec::new();
     for Replayed { piece, rows, rows_before, begun_before } in replayed {
         for (number, id) in begun_before {
             let waits = |row: &&Row| row.id == id && !row.is_begun() && !row.is_done();
@@ -153,7 +104,6 @@ pub fn load(shared: &Shared) -> Result<Live, StoreError> {
                 piece.add_end(number, row);
             } else {
                 undone += 1;
-                live.add(piece.number, number, row);
             }
         }
         piece.undone.store(undone, Ordering::Release);
@@ -168,8 +118,10 @@ pub fn load(shared: &Shared) -> Result<Live, StoreError> {
                 rows_before - rows.len() as u32
             ));
         }
-        pieces.push(Arc::new(piece));
+        read_again.push((Arc::new(piece), rows));
     }
+    let settled = pieces.len();
+    pieces.extend(read_again.iter().map(|(piece, _)| piece.clone()));
     if pieces.is_empty() {
         let head = Head {
             format: FORMAT,
@@ -182,22 +134,26 @@ pub fn load(shared: &Shared) -> Result<Live, StoreError> {
             Piece::create(&directory, &head, &shared.faults).map_err(|error| cannot_write(&directory, &error))?;
         pieces.push(Arc::new(piece));
     }
-    shared.replace_pieces(pieces);
+    shared.replace_pieces(pieces.clone());
     shared.pieces().learn();
-    let waiting = live.sends.iter().filter(|(_, send)| !send.begun);
-    let doubted: HashSet<u128> = waiting
-        .filter(|(id, send)| doubts.has(**id, (send.piece, send.row), send.held_by != 0))
-        .map(|(id, _)| *id)
-        .collect();
-    if !doubted.is_empty() {
+    let mut opening = Opening::of(shared, &doubts);
+    for piece in pieces[..settled].iter().filter(|piece| piece.undone_count() > 0) {
+        opening.look_through(piece)?;
+    }
+    for (piece, rows) in &read_again {
+        for (row, number) in rows.iter().zip(0..).filter(|(row, _)| !row.is_done()) {
+            opening.add(piece, number, row)?;
+        }
+    }
+    let left = opening.done()?;
+    let doubted = locked(&shared.doubted).len();
+    if doubted > 0 {
         shared.tell_damage(format!(
-            "{}: {} sends that wait may have been made by what is lost: they end interrupted, and are not made",
+            "{}: {doubted} sends that wait may have been made by what is lost: they end interrupted, and are not made",
             directory.display(),
-            doubted.len()
         ));
     }
-    *locked(&shared.doubted) = doubted;
-    Ok(live)
+    Ok(left)
 }
 
 type Heads = Vec<(std::path::PathBuf, Head)>;
@@ -434,35 +390,4 @@ fn wipe_if_done(piece: &Piece, row: &Row) {
     {
         tracing::error!(%error, "a sealed send's key could not be overwritten; the next start does it");
     }
-}
-
-/// Of a piece that was settled while sends of it waited: which still do, and what ended since.
-fn look_through(piece: &Piece, live: &mut Live) -> Result<(), StoreError> {
-    let waited = piece.ended().undone.clone();
-    let rows = piece.row_count();
-    let mut bytes = Vec::new();
-    let mut undone = 0;
-    let mut from = 0;
-    while from < rows {
-        let to = rows.min(from + super::piece::SCAN_ROWS);
-        if waited.range_cardinality(from..to) > 0 {
-            piece.rows(from, to, &mut bytes)?;
-        }
-        for number in waited.range(from..to) {
-            let at = (number - from) as usize * ROW_BYTES;
-            let row = match bytes.get(at..).and_then(|row| row.first_chunk()).and_then(Row::decode) {
-                Some(row) => row,
-                None => piece.row(number)?,
-            };
-            if row.is_done() {
-                piece.add_end(number, &row);
-            } else {
-                undone += 1;
-                live.add(piece.number, number, &row);
-            }
-        }
-        from = to;
-    }
-    piece.undone.store(undone, Ordering::Release);
-    Ok(())
 }

@@ -3,6 +3,8 @@
 //! A row says where in which log the send's frames stand, and carries numbers and hashes of all that a filter may
 //! ask for. It is derived from the logs and may be made again from them; each row has its own checksum.
 
+use std::time::Duration;
+
 use super::seal::Asked;
 use crate::send::SendId;
 
@@ -32,6 +34,26 @@ pub struct Row {
     pub outcome: u8,
     pub code: u8,
     pub flags: u8,
+    /// How long it may wait, as [`expiry_number`] has it; 0: its frame alone knows.
+    pub expiry: u32,
+}
+
+/// Expiries above so many seconds are kept in steps of [`EXPIRY_STEP`].
+const EXPIRY_FINE: u32 = 1 << 23;
+const EXPIRY_STEP: u32 = 64;
+
+/// A duration in whole seconds, rounded up.
+pub fn whole_seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX).saturating_add(u32::from(duration.subsec_nanos() > 0))
+}
+
+/// A duration as the three bytes of a row say it: never shorter than it is, and exact to the second for months.
+pub fn expiry_number(duration: Duration) -> u32 {
+    let seconds = whole_seconds(duration).max(1);
+    match seconds.checked_sub(EXPIRY_FINE) {
+        None => seconds,
+        Some(beyond) => EXPIRY_FINE + beyond.div_ceil(EXPIRY_STEP).min(EXPIRY_FINE - 1),
+    }
 }
 
 /// Part of a log, in bytes.
@@ -68,6 +90,14 @@ impl Row {
     }
     pub fn is_sealed(&self) -> bool {
         self.flags & SEALED != 0
+    }
+
+    /// In seconds, rounded up; `None`: the row is from before rows had it.
+    pub fn expires_in(&self) -> Option<u32> {
+        match self.expiry.checked_sub(EXPIRY_FINE) {
+            None => (self.expiry > 0).then_some(self.expiry),
+            Some(steps) => Some(EXPIRY_FINE + steps * EXPIRY_STEP),
+        }
     }
 
     /// What a filter may ask for of an accepted send; 0 where there is nothing.
@@ -122,6 +152,7 @@ impl Row {
         }
         put(&self.status.to_le_bytes());
         put(&[self.outcome, self.code, self.flags]);
+        put(&self.expiry.to_le_bytes()[..3]);
         let sum = crc32fast::hash(&bytes[..ROW_BYTES - 4]);
         bytes[ROW_BYTES - 4..].copy_from_slice(&sum.to_le_bytes());
         bytes
@@ -160,6 +191,7 @@ impl Row {
             outcome: bytes[86],
             code: bytes[87],
             flags: bytes[88],
+            expiry: u32::from_le_bytes([bytes[89], bytes[90], bytes[91], 0]),
         }
     }
 }
@@ -186,6 +218,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_expiry_is_never_shortened_and_exact_for_months() {
+        for (given, read) in [
+            (Duration::from_millis(1), 1),
+            (Duration::from_secs(60), 60),
+            (Duration::from_millis(60_001), 61),
+            (Duration::from_secs(90 * 86_400), 90 * 86_400),
+            (Duration::from_secs(u64::from(EXPIRY_FINE) + 1), EXPIRY_FINE + EXPIRY_STEP),
+            (crate::limits::EXPIRES_IN_MAX, 366 * 86_400),
+        ] {
+            let row = Row { expiry: expiry_number(given), ..Row::default() };
+            let decoded = Row::decode(&row.encode()).and_then(|row| row.expires_in());
+            assert!(
+                decoded.is_some_and(|decoded| (read..read + EXPIRY_STEP).contains(&decoded)),
+                "{given:?}: {decoded:?}"
+            );
+            if read < EXPIRY_FINE {
+                assert_eq!(decoded, Some(read), "{given:?}");
+            }
+        }
+        assert_eq!(Row::default().expires_in(), None);
+    }
+
+    #[test]
     fn a_row_reads_back_and_a_flipped_bit_shows() {
         let row = Row {
             id: 1 << 100 | 7,
@@ -205,6 +260,7 @@ mod tests {
             outcome: 3,
             code: NONE,
             flags: HELD | SEALED,
+            expiry: 12,
         };
         let bytes = row.encode();
         assert_eq!(Row::decode(&bytes), Some(row));

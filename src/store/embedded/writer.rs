@@ -26,14 +26,15 @@ use jiff::Timestamp;
 use metrics::{Gauge, Histogram};
 use tokio::time::Instant;
 
-use self::batch::{Batch, Effect, Reply};
-pub use self::job::{AcceptJob, AcceptedJob, Answer, BeginJob, EndJob, FinishJob, Job};
+pub use self::batch::SendAt;
+use self::batch::{Batch, Effect, Reply, Was};
+pub use self::job::{AcceptJob, AcceptedJob, Answer, BeginJob, EndJob, FinishJob, Job, StoreEndJob};
 use super::piece::{self, End, FORMAT, Head, Piece};
-use super::replay::{Live, LiveSend};
-use super::{Fault, Shared, cannot_write, closed, retain, settle};
+use super::waiting::{Hand, Queued, Taken, second, second_after};
+use super::{Fault, Shared, cannot_write, closed, locked, retain, settle};
 use crate::clock;
-use crate::record::Finished;
-use crate::store::{StoreError, wire};
+use crate::send::SendId;
+use crate::store::{Course, Session, StoreError, wire};
 
 /// Under load commits are at least this far apart, so that more callers share each; a caller on its own never waits.
 const COMMIT_EVERY: Duration = Duration::from_millis(1);
@@ -50,13 +51,12 @@ struct Writer {
     shared: Arc<Shared>,
     jobs: Receiver<Job>,
     newest: Arc<Piece>,
-    live: Live,
     /// Durable, and not yet in the tables: the disk did not take it.
     owed: Vec<Effect>,
     /// The newest log's end is not known: it is never written to again.
     abandon_newest: bool,
-    /// Ends that `recover` owes, latest first, once it has found out which.
-    left_behind: Option<Vec<Finished>>,
+    /// Where the sends stand that the last process left to `recover`.
+    left_behind: Vec<(u32, u32)>,
     tried_at: Instant,
     committed_at: Instant,
     /// The last batch had company: waiting a little gathers more.
@@ -68,7 +68,7 @@ struct Writer {
 }
 
 /// Starts the writer and the settler. Both end when the last sender of jobs is gone, or after `Close`.
-pub fn start(shared: Arc<Shared>, live: Live) -> io::Result<(Sender<Job>, Vec<JoinHandle<()>>)> {
+pub fn start(shared: Arc<Shared>, left_behind: Vec<(u32, u32)>) -> io::Result<(Sender<Job>, Vec<JoinHandle<()>>)> {
     metrics::describe_histogram!(
         "egressd_store_commit_seconds",
         metrics::Unit::Seconds,
@@ -86,10 +86,9 @@ pub fn start(shared: Arc<Shared>, live: Live) -> io::Result<(Sender<Job>, Vec<Jo
     let mut writer = Writer {
         jobs: arriving,
         newest,
-        live,
         owed: Vec::new(),
         abandon_newest: false,
-        left_behind: None,
+        left_behind,
         tried_at: now,
         committed_at: now,
         busy: false,
@@ -156,12 +155,14 @@ impl Writer {
             match (job, &in_debt) {
                 (Job::Accept(_, answer), Some(why)) => drop(answer.send(Err(why.clone()))),
                 (Job::End(_, answer), Some(why)) => drop(answer.send(Err(why.clone()))),
-                (Job::Begin(_, answer), Some(why)) => drop(answer.send(Err(why.clone()))),
-                (Job::Finish(_, answer), Some(why)) => drop(answer.send(Err(why.clone()))),
+                (Job::Begin(_, _, answer), Some(why)) => drop(answer.send(Err(why.clone()))),
+                (Job::Finish(_, _, answer), Some(why)) => drop(answer.send(Err(why.clone()))),
+                (Job::StoreEnds(_, answer), Some(why)) => drop(answer.send(Err(why.clone()))),
                 (Job::Accept(job, answer), None) => self.accept(&mut batch, *job, answer),
                 (Job::End(job, answer), None) => self.end(&mut batch, job, answer),
-                (Job::Begin(job, answer), None) => self.begin(&mut batch, &job, answer),
-                (Job::Finish(job, answer), None) => self.finish(&mut batch, *job, Some(answer)),
+                (Job::Begin(by, jobs, answer), None) => self.begin(&mut batch, &by, &jobs, answer),
+                (Job::Finish(by, job, answer), None) => self.finish(&mut batch, &by, *job, answer),
+                (Job::StoreEnds(jobs, answer), None) => self.store_ends(&mut batch, jobs, answer),
                 (other, _) => {
                     apart = Some(other);
                     break;
@@ -175,12 +176,24 @@ impl Writer {
         self.busy = (2..BATCH_ENOUGH).contains(&arrived);
         self.commit(batch);
         match apart {
-            Some(Job::Recover(now, answer)) => drop(answer.send(self.recover(now))),
+            Some(Job::Join(node, answer)) => {
+                let incarnation = locked(&self.shared.waiting).join();
+                let _ = answer.send(Ok(Session::new(node, incarnation)));
+            }
+            Some(Job::GiveBack(by, sends, answer)) => drop(answer.send(self.give_back(&by, &sends))),
+            Some(Job::Recover(by, now, answer)) => drop(answer.send(self.recover(&by, now))),
             Some(Job::Retain(now, answer)) => drop(answer.send(self.retain(now))),
             Some(Job::Close(answer)) => return Some(answer),
             _ => {}
         }
         None
+    }
+
+    fn give_back(&self, by: &Session, sends: &[SendId]) -> Result<(), StoreError> {
+        let mut waiting = locked(&self.shared.waiting);
+        self.shared.in_force(&waiting, by)?;
+        sends.iter().for_each(|id| waiting.give_back(id.0.as_u128(), by.incarnation()));
+        Ok(())
     }
 
     fn empty_batch(&self) -> Batch {
@@ -199,25 +212,33 @@ impl Writer {
                     match reply {
                         Reply::Accept(answer, accepted) => drop(answer.send(Ok(accepted))),
                         Reply::End(answer, end) => drop(answer.send(Ok(end))),
-                        Reply::Begin(answer) => drop(answer.send(Ok(()))),
+                        Reply::Begin(answer, begun) => drop(answer.send(Ok(begun))),
                         Reply::Finish(answer, seq) => drop(answer.send(Ok(seq))),
+                        Reply::StoreEnds(answer, ends) => drop(answer.send(Ok(ends))),
                     }
                 }
                 self.make_room();
                 self.tell_bytes();
             }
             Err(error) => {
+                self.not_ended(&batch.ending);
                 for reply in batch.replies {
                     let error = error.clone();
                     match reply {
                         Reply::Accept(answer, _) => drop(answer.send(Err(error))),
                         Reply::End(answer, _) => drop(answer.send(Err(error))),
-                        Reply::Begin(answer) => drop(answer.send(Err(error))),
+                        Reply::Begin(answer, _) => drop(answer.send(Err(error))),
                         Reply::Finish(answer, _) => drop(answer.send(Err(error))),
+                        Reply::StoreEnds(answer, _) => drop(answer.send(Err(error))),
                     }
                 }
             }
         }
+    }
+
+    fn not_ended(&self, ids: &[u128]) {
+        let mut waiting = locked(&self.shared.waiting);
+        waiting.ending.retain(|id| !ids.contains(id));
     }
 
     fn is_failing(&self) -> bool {
@@ -354,12 +375,32 @@ impl Writer {
         };
         self.shared.faults.pass(Fault::Table).map_err(failed(&newest))?;
         match effect {
-            Effect::Sends { first, rows, sends } => {
+            Effect::Sends { first, rows, sends, tenant, by, courses } => {
                 newest.write_rows(*first, rows).map_err(failed(&newest))?;
                 newest.add_rows(*first, sends);
-                for (row, number) in sends.iter().zip(*first..) {
-                    self.live.add(newest.number, number, row);
+                let mut waiting = locked(&self.shared.waiting);
+                let tenant = waiting.number(tenant);
+                for ((row, number), (course, destination)) in sends.iter().zip(*first..).zip(courses) {
+                    if row.is_held() {
+                        waiting.hold(tenant, row.execution, row.created_at, (newest.number, number), 1);
+                        continue;
+                    }
+                    let released = wire::timestamp(row.created_at);
+                    let expires = second_after(released).saturating_add(row.expires_in().unwrap_or(0));
+                    let queued = Queued { piece: newest.number, row: number, expires, released: second(released) };
+                    let hand = match course {
+                        Course::Wait => {
+                            waiting.queue(tenant, queued);
+                            continue;
+                        }
+                        Course::Claim => Hand::Claimed(*by),
+                        Course::Begin => Hand::Begun(*by),
+                    };
+                    let order = waiting.next_order(tenant);
+                    let destination = *destination;
+                    waiting.take(row.id, Taken { queued, tenant, tenant_hash: row.tenant, destination, order, hand });
                 }
+                drop(waiting);
                 newest.undone.fetch_add(sends.len() as u32, Ordering::AcqRel);
                 newest.rows.store(first + sends.len() as u32, Ordering::Release);
             }
@@ -368,18 +409,26 @@ impl Writer {
             }
             Effect::Ending { hash, at, ended } => {
                 newest.change_growing(|growing| growing.add_ending(*hash, *at, *ended));
+                locked(&self.shared.waiting).close(*hash, *ended);
             }
-            Effect::Begin { send, id, at } => {
+            Effect::Begin { send, id, at, by, was } => {
                 let piece = self.piece_of(send)?;
                 if let Some(mut row) = self.shared.sound_row(&piece, send.row)? {
                     row.started_at = *at;
                     piece.write_rows(send.row, &row.encode()).map_err(failed(&piece))?;
                 }
-                if let Some(send) = self.live.sends.get_mut(id) {
-                    send.begun = true;
+                let mut waiting = locked(&self.shared.waiting);
+                match was {
+                    Was::Taken => waiting.begin(*id, *by),
+                    Was::Untaken(tenant, counted) => {
+                        let queued = Queued { piece: send.piece, row: send.row, expires: u32::MAX, released: 0 };
+                        let (tenant, tenant_hash, hand) = (*tenant, send.tenant, Hand::Begun(*by));
+                        waiting.take(*id, Taken { queued, tenant, tenant_hash, destination: 0, order: 0, hand });
+                        waiting.uncount(tenant, *counted);
+                    }
                 }
             }
-            Effect::Finish { send, id, seq, at, facts } => {
+            Effect::Finish { send, id, seq, at, facts, was } => {
                 let piece = self.piece_of(send)?;
                 let row = self.shared.sound_row(&piece, send.row)?.map(|mut row| {
                     facts.apply(&mut row, newest.number, *at);
@@ -406,16 +455,21 @@ impl Writer {
                     None => piece.add_lost_end(send.row),
                 }
                 newest.change_facts(|known| known.newest_finished_at = known.newest_finished_at.max(facts.finished_at));
-                if self.live.remove(*id) {
-                    piece.undone.fetch_sub(1, Ordering::AcqRel);
+                let mut waiting = locked(&self.shared.waiting);
+                match was {
+                    Was::Taken => drop(waiting.finish(*id)),
+                    Was::Untaken(tenant, counted) => waiting.uncount(*tenant, *counted),
                 }
+                waiting.ending.remove(id);
+                drop(waiting);
+                piece.undone.fetch_sub(1, Ordering::AcqRel);
                 self.shared.last_seq.fetch_max(*seq, Ordering::AcqRel);
             }
         }
         Ok(())
     }
 
-    fn piece_of(&self, send: &LiveSend) -> Result<Arc<Piece>, StoreError> {
+    fn piece_of(&self, send: &SendAt) -> Result<Arc<Piece>, StoreError> {
         if send.piece == self.newest.number {
             return Ok(self.newest.clone());
         }

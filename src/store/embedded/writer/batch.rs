@@ -4,15 +4,17 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
 use super::Writer;
-use super::job::{AcceptJob, Answer, BeginJob, EndJob, FinishJob};
+use super::job::{AcceptJob, Answer, BeginJob, EndJob, FinishJob, StoreEndJob};
 use crate::send::{ExecutionId, SendId, TenantId};
-use crate::store::embedded::entry::{BeginHead, BodyPlace, FinishFacts, FinishHead, SendHead};
+use crate::store::embedded::entry::{BeginHead, BodyPlace, FinishFacts, FinishHead, SendHead, id_of};
 use crate::store::embedded::frame::{self, Kind};
-use crate::store::embedded::replay::LiveSend;
+use crate::store::embedded::locked;
+use crate::store::embedded::read::payload;
 use crate::store::embedded::table::{Extent, ROW_BYTES, Row};
+use crate::store::embedded::waiting::{Counted, Hand};
 use crate::store::view::EndedExecution;
 use crate::store::wire::{self, EndingForm};
-use crate::store::{Accepted, Ending, ExecutionEnd, IdempotencyKey, StoreError};
+use crate::store::{Accepted, Course, Ending, ExecutionEnd, IdempotencyKey, Session, StoreError};
 
 /// Most jobs and bytes of one batch.
 const BATCH_JOBS: usize = 4096;
@@ -20,18 +22,35 @@ const BATCH_BYTES: usize = 8 << 20;
 
 /// What changes in tables and memory once the batch is durable. Each may be tried again after an I/O error.
 pub enum Effect {
-    Sends { first: u32, rows: Vec<u8>, sends: Vec<Row> },
+    Sends { first: u32, rows: Vec<u8>, sends: Vec<Row>, tenant: TenantId, by: u64, courses: Vec<(Course, u32)> },
     Key { hash: u64, first: u32, count: u32 },
     Ending { hash: u64, at: Extent, ended: EndedExecution },
-    Begin { send: LiveSend, id: u128, at: i64 },
-    Finish { send: LiveSend, id: u128, seq: u64, at: Extent, facts: FinishFacts },
+    Begin { send: SendAt, id: u128, at: i64, by: u64, was: Was },
+    Finish { send: SendAt, id: u128, seq: u64, at: Extent, facts: FinishFacts, was: Was },
+}
+
+/// Where a send's row is, and the hash of its tenant there.
+#[derive(Clone, Copy, Debug)]
+pub struct SendAt {
+    pub piece: u32,
+    pub row: u32,
+    pub tenant: u32,
+}
+
+/// Who had a send before it begins or ends.
+#[derive(Clone, Copy, Debug)]
+pub enum Was {
+    Taken,
+    /// Nobody: it is of this tenant's number, and counted as this.
+    Untaken(u32, Counted),
 }
 
 pub enum Reply {
     Accept(Answer<Accepted>, Accepted),
     End(Answer<ExecutionEnd>, ExecutionEnd),
-    Begin(Answer<()>),
+    Begin(Answer<Vec<Result<(), StoreError>>>, Vec<Result<(), StoreError>>),
     Finish(Answer<u64>, u64),
+    StoreEnds(Answer<Vec<Option<u64>>>, Vec<Option<u64>>),
 }
 
 /// A batch in the making.
@@ -54,6 +73,8 @@ pub struct Batch {
     held: HashMap<u64, i64>,
     begun: HashSet<u128>,
     done: HashSet<u128>,
+    /// Sends that nobody may claim while their ends are written.
+    pub ending: Vec<u128>,
 }
 
 impl Batch {
@@ -75,6 +96,7 @@ impl Writer {
     }
 
     fn decide_accept(&self, batch: &mut Batch, job: AcceptJob) -> Result<Accepted, StoreError> {
+        self.shared.in_force(&locked(&self.shared.waiting), &job.by)?;
         if let Some((hash, key)) = &job.key {
             if let Some((known, ids)) = batch.keys.get(hash).filter(|(known, _)| known.is_of(key)) {
                 let same = known.fingerprint == key.fingerprint;
@@ -115,6 +137,8 @@ impl Writer {
         let log_at = self.newest.log_bytes.load(Ordering::Relaxed);
         let mut rows = Vec::with_capacity(job.sends.len() * ROW_BYTES);
         let mut sends = Vec::with_capacity(job.sends.len());
+        let mut begun = Vec::new();
+        let mut courses = Vec::with_capacity(job.sends.len());
         for (turn, mut send) in job.sends.into_iter().enumerate() {
             let head = SendHead {
                 id: send.row.id,
@@ -127,15 +151,25 @@ impl Writer {
             let at = log_at + batch.log.len() as u64;
             let length = frame::append(&mut batch.log, Kind::Send, &[&head.encode(), &send.form], send.slot.as_ref());
             send.row.accepted = Extent { at: at as u32, length: length as u32 };
+            courses.push((send.course, send.destination));
+            if send.course == Course::Begin && job.hold.is_none() {
+                begun.push(BeginHead { id: head.id, piece: batch.piece, row: head.row, at: send.row.created_at });
+                send.row.started_at = send.row.created_at;
+            }
             rows.extend_from_slice(&send.row.encode());
             sends.push(send.row);
+        }
+        // Behind the whole call, so that no start is read of a send that was never accepted.
+        for head in begun {
+            frame::append(&mut batch.log, Kind::Begin, &[&head.encode()], None);
         }
         batch.rows += count;
         if let Some((hash, _)) = &job.hold {
             *batch.held.entry(*hash).or_default() += i64::from(count);
         }
         let ids = sends.iter().map(Row::id).collect();
-        batch.effects.push(Effect::Sends { first, rows, sends });
+        let (tenant, by) = (job.tenant, job.by.incarnation());
+        batch.effects.push(Effect::Sends { first, rows, sends, tenant, by, courses });
         if let Some((hash, key)) = job.key {
             batch.effects.push(Effect::Key { hash, first, count });
             batch.keys.insert(hash, (key, ids));
@@ -151,6 +185,7 @@ impl Writer {
     }
 
     fn decide_end(&self, batch: &mut Batch, job: &EndJob) -> Result<ExecutionEnd, StoreError> {
+        self.shared.in_force(&locked(&self.shared.waiting), &job.by)?;
         if let Some(before) = self.ending(batch, job.hash, &job.tenant, &job.execution)? {
             return Ok(if before.ending.state() == job.ending.state() {
                 ExecutionEnd::Done { count: before.count, first: false }
@@ -158,7 +193,7 @@ impl Writer {
                 ExecutionEnd::Conflict(before.ending.state())
             });
         }
-        let known = self.live.held.get(&job.hash).copied().unwrap_or(0);
+        let known = locked(&self.shared.waiting).held_by(job.hash);
         let count = known.saturating_add_signed(batch.held.get(&job.hash).copied().unwrap_or(0));
         let ended = EndedExecution { ending: job.ending, at: job.at, count };
         let form = EndingForm::of(job.tenant.as_str(), job.execution.as_str(), &ended);
@@ -170,47 +205,124 @@ impl Writer {
         Ok(ExecutionEnd::Done { count, first: true })
     }
 
-    pub fn begin(&self, batch: &mut Batch, job: &BeginJob, answer: Answer<()>) {
-        match self.decide_begin(batch, job) {
-            Ok(()) => batch.replies.push(Reply::Begin(answer)),
-            Err(error) => drop(answer.send(Err(error))),
+    pub fn begin(
+        &self,
+        batch: &mut Batch,
+        by: &Session,
+        jobs: &[BeginJob],
+        answer: Answer<Vec<Result<(), StoreError>>>,
+    ) {
+        if let Err(error) = self.shared.in_force(&locked(&self.shared.waiting), by) {
+            return drop(answer.send(Err(error)));
         }
+        let begun = jobs.iter().map(|job| self.decide_begin(batch, by, job)).collect();
+        batch.replies.push(Reply::Begin(answer, begun));
     }
 
-    fn decide_begin(&self, batch: &mut Batch, job: &BeginJob) -> Result<(), StoreError> {
-        let send = *self.live.sends.get(&job.id).ok_or(StoreError::NoSuchSend)?;
-        let taken = send.begun || batch.begun.contains(&job.id) || batch.done.contains(&job.id);
-        if taken || send.tenant != job.tenant {
+    fn decide_begin(&self, batch: &mut Batch, by: &Session, job: &BeginJob) -> Result<(), StoreError> {
+        if batch.begun.contains(&job.id) || batch.done.contains(&job.id) {
             return Err(StoreError::NoSuchSend);
         }
-        if send.held_by != 0 {
-            let ended = match batch.endings.get(&send.held_by) {
-                Some(ended) => Some(*ended),
-                None => self.shared.ending(send.held_by, None)?,
-            };
-            if !matches!(ended, Some(EndedExecution { ending: Ending::Finish(_), .. })) {
-                return Err(StoreError::NoSuchSend);
+        let taken = locked(&self.shared.waiting).taken(job.id).copied();
+        let (send, was) = match taken {
+            Some(taken) if taken.hand == Hand::Claimed(by.incarnation()) => {
+                let (piece, row) = (taken.queued.piece, taken.queued.row);
+                (SendAt { piece, row, tenant: taken.tenant_hash }, Was::Taken)
             }
+            Some(_) => return Err(StoreError::NoSuchSend),
+            None => match self.untaken(job.id)? {
+                Some((send, number, Counted::Queued)) => (send, Was::Untaken(number, Counted::Queued)),
+                _ => return Err(StoreError::NoSuchSend),
+            },
+        };
+        if send.tenant != job.tenant {
+            return Err(StoreError::NoSuchSend);
         }
         let head = BeginHead { id: job.id, piece: send.piece, row: send.row, at: job.at };
         frame::append(&mut batch.log, Kind::Begin, &[&head.encode()], None);
         batch.begun.insert(job.id);
-        batch.effects.push(Effect::Begin { send, id: job.id, at: job.at });
+        batch.effects.push(Effect::Begin { send, id: job.id, at: job.at, by: by.incarnation(), was });
         Ok(())
     }
 
-    pub fn finish(&self, batch: &mut Batch, job: FinishJob, answer: Option<Answer<u64>>) {
-        match self.decide_finish(batch, job) {
-            Ok(seq) => batch.replies.extend(answer.map(|answer| Reply::Finish(answer, seq))),
-            Err(error) => drop(answer.map(|answer| answer.send(Err(error)))),
+    /// A send that waits and that nobody has taken.
+    fn untaken(&self, id: u128) -> Result<Option<(SendAt, u32, Counted)>, StoreError> {
+        let Some((piece, number, row)) = self.shared.find(id_of(id))? else { return Ok(None) };
+        if row.is_done() || row.is_begun() || !piece.ended().undone.contains(number) {
+            return Ok(None);
+        }
+        let counted = match if row.is_held() { self.shared.ending(row.execution, None)? } else { None } {
+            Some(EndedExecution { ending: Ending::Discard, .. }) => Counted::Not,
+            None if row.is_held() => Counted::HeldBy(row.execution),
+            _ => Counted::Queued,
+        };
+        let bytes = piece.frame(row.accepted)?;
+        let (_, form) = payload(&piece, row.accepted, &bytes, SendHead::decode)?;
+        let tenant = locked(&self.shared.waiting).number(&form.tenant_id());
+        Ok(Some((SendAt { piece: piece.number, row: number, tenant: row.tenant }, tenant, counted)))
+    }
+
+    pub fn finish(&self, batch: &mut Batch, by: &Session, job: FinishJob, answer: Answer<u64>) {
+        let decided = self.may_finish(batch, by, job.id);
+        match decided.map(|(send, was)| self.decide_finish(batch, send, was, job)) {
+            Ok(seq) => batch.replies.push(Reply::Finish(answer, seq)),
+            Err(error) => drop(answer.send(Err(error))),
         }
     }
 
-    pub fn decide_finish(&self, batch: &mut Batch, job: FinishJob) -> Result<u64, StoreError> {
-        let send = *self.live.sends.get(&job.id).ok_or(StoreError::NoSuchSend)?;
-        if !batch.done.insert(job.id) {
+    fn may_finish(&self, batch: &Batch, by: &Session, id: u128) -> Result<(SendAt, Was), StoreError> {
+        if batch.done.contains(&id) {
             return Err(StoreError::NoSuchSend);
         }
+        let (taken, is_over) = {
+            let waiting = locked(&self.shared.waiting);
+            (waiting.taken(id).copied(), self.shared.in_force(&waiting, by))
+        };
+        match taken {
+            Some(taken) if matches!(taken.hand, Hand::Claimed(of) | Hand::Begun(of) if of == by.incarnation()) => {
+                let (piece, row) = (taken.queued.piece, taken.queued.row);
+                Ok((SendAt { piece, row, tenant: taken.tenant_hash }, Was::Taken))
+            }
+            Some(_) => Err(StoreError::NoSuchSend),
+            None => {
+                let (send, number, counted) = self.untaken(id)?.ok_or(StoreError::NoSuchSend)?;
+                is_over?;
+                Ok((send, Was::Untaken(number, counted)))
+            }
+        }
+    }
+
+    /// Ends that the store gives: of what nobody has taken, or of what sessions before this one had begun.
+    pub fn store_ends(&self, batch: &mut Batch, jobs: Vec<StoreEndJob>, answer: Answer<Vec<Option<u64>>>) {
+        let ends = jobs.into_iter().map(|job| self.decide_store_end(batch, job)).collect();
+        batch.replies.push(Reply::StoreEnds(answer, ends));
+    }
+
+    pub fn decide_store_end(&self, batch: &mut Batch, job: StoreEndJob) -> Option<u64> {
+        let StoreEndJob { send, number, counted, finish } = job;
+        let piece = self.shared.piece(send.piece)?;
+        if batch.done.contains(&finish.id)
+            || batch.begun.contains(&finish.id)
+            || !piece.ended().undone.contains(send.row)
+        {
+            return None;
+        }
+        let mut waiting = locked(&self.shared.waiting);
+        let was = match waiting.taken(finish.id) {
+            None => Was::Untaken(number, counted),
+            Some(taken) => match taken.hand {
+                Hand::Begun(by) if by != waiting.incarnation => Was::Taken,
+                _ => return None,
+            },
+        };
+        waiting.ending.insert(finish.id);
+        batch.ending.push(finish.id);
+        drop(waiting);
+        Some(self.decide_finish(batch, send, was, finish))
+    }
+
+    fn decide_finish(&self, batch: &mut Batch, send: SendAt, was: Was, job: FinishJob) -> u64 {
+        batch.done.insert(job.id);
         let seq = batch.next_seq;
         batch.next_seq += 1;
         let head = FinishHead {
@@ -223,11 +335,11 @@ impl Writer {
         let at = self.newest.log_bytes.load(Ordering::Relaxed) + batch.log.len() as u64;
         let length = frame::append(&mut batch.log, Kind::Finish, &[&head.encode(), &job.form], None);
         let at = Extent { at: at as u32, length: length as u32 };
-        if send.held_by != 0 {
-            *batch.held.entry(send.held_by).or_default() -= 1;
+        if let Was::Untaken(_, Counted::HeldBy(execution)) = was {
+            *batch.held.entry(execution).or_default() -= 1;
         }
-        batch.effects.push(Effect::Finish { send, id: job.id, seq, at, facts: job.facts });
-        Ok(seq)
+        batch.effects.push(Effect::Finish { send, id: job.id, seq, at, facts: job.facts, was });
+        seq
     }
 
     fn append_body(&self, batch: &mut Batch, body: Option<&[u8]>) -> BodyPlace {

@@ -1,32 +1,42 @@
 //! What the writer is asked to do, and who waits for it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::oneshot;
 
+use super::batch::SendAt;
 use crate::record::Finished;
-use crate::send::{ExecutionId, TenantId};
+use crate::send::{ExecutionId, SendId, TenantId};
 use crate::store::embedded::entry::FinishFacts;
 use crate::store::embedded::seal::{Keys, Slot};
 use crate::store::embedded::table::Row;
-use crate::store::{Accepted, Ending, ExecutionEnd, IdempotencyKey, Recovered, StoreError, wire};
+use crate::store::embedded::waiting::Counted;
+use crate::store::{Accepted, Course, Ending, ExecutionEnd, IdempotencyKey, Recovered, Session, StoreError, wire};
 
 pub type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
 pub enum Job {
     Accept(Box<AcceptJob>, Answer<Accepted>),
+    /// The end of an execution.
     End(EndJob, Answer<ExecutionEnd>),
-    Begin(BeginJob, Answer<()>),
-    Finish(Box<FinishJob>, Answer<u64>),
-    Recover(Timestamp, Answer<Recovered>),
+    /// One answer for each.
+    Begin(Session, Vec<BeginJob>, Answer<Vec<Result<(), StoreError>>>),
+    Finish(Session, Box<FinishJob>, Answer<u64>),
+    /// Ends that the store gives by itself. `None`: it is not the store's to end any more.
+    StoreEnds(Vec<StoreEndJob>, Answer<Vec<Option<u64>>>),
+    Join(Arc<str>, Answer<Session>),
+    GiveBack(Session, Vec<SendId>, Answer<()>),
+    Recover(Session, Timestamp, Answer<Recovered>),
     /// Answers the directories that may be removed.
     Retain(Timestamp, Answer<Vec<PathBuf>>),
     Close(Answer<()>),
 }
 
 pub struct AcceptJob {
+    pub by: Session,
     pub tenant: TenantId,
     pub now: Timestamp,
     pub sends: Vec<AcceptedJob>,
@@ -43,9 +53,13 @@ pub struct AcceptedJob {
     /// Sealed already.
     pub rest: Option<Vec<u8>>,
     pub slot: Option<Slot>,
+    pub course: Course,
+    /// [`Shared::destination`](crate::store::embedded::Shared::destination) of it.
+    pub destination: u32,
 }
 
 pub struct EndJob {
+    pub by: Session,
     pub hash: u64,
     pub tenant: TenantId,
     pub execution: ExecutionId,
@@ -57,6 +71,13 @@ pub struct BeginJob {
     pub id: u128,
     pub tenant: u32,
     pub at: i64,
+}
+
+pub struct StoreEndJob {
+    pub send: SendAt,
+    pub number: u32,
+    pub counted: Counted,
+    pub finish: FinishJob,
 }
 
 pub struct FinishJob {

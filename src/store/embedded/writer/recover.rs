@@ -1,85 +1,104 @@
-//! What the last process left half done is brought to its end.
+//! What sessions before this one left half done is brought to its end.
 
 use jiff::Timestamp;
 
-use super::job::FinishJob;
+use super::batch::SendAt;
+use super::job::{FinishJob, StoreEndJob};
 use super::{Writer, why};
 use crate::outcome::Outcome;
 use crate::record::Finished;
-use crate::store::embedded::entry::id_of;
 use crate::store::embedded::locked;
+use crate::store::embedded::waiting::Counted;
 use crate::store::view::{self, EndedExecution, Standing};
-use crate::store::{Ending, Recovered, StoreError, wire};
+use crate::store::{Ending, Recovered, Session, StoreError, wire};
+
+/// Ends that are written together.
+const ENDS_AT_ONCE: usize = 1024;
 
 impl Writer {
-    pub fn recover(&mut self, now: Timestamp) -> Result<Recovered, StoreError> {
-        let mut ends = match self.left_behind.take() {
-            Some(ends) => ends,
-            None => self.find_left_behind(now)?,
+    pub fn recover(&mut self, by: &Session, now: Timestamp) -> Result<Recovered, StoreError> {
+        let begun = {
+            let waiting = locked(&self.shared.waiting);
+            self.shared.in_force(&waiting, by)?;
+            waiting.begun_before()
         };
-        let count = |outcome| ends.iter().filter(|end| end.ended.outcome == outcome).count() as u64;
-        let (interrupted, discarded) = (count(Outcome::Interrupted), count(Outcome::Discarded));
-        while !ends.is_empty() {
-            let some = ends.split_off(ends.len().saturating_sub(1024));
-            if let Err(error) = self.end_all(&some) {
-                ends.extend(some);
-                self.left_behind = Some(ends);
-                return Err(error);
+        let mut places = std::mem::take(&mut self.left_behind);
+        places.extend(begun.iter().map(|(_, taken)| (taken.queued.piece, taken.queued.row)));
+        places.sort_unstable();
+        places.dedup();
+        let mut recovered = Recovered::default();
+        for (at, some) in places.chunks(ENDS_AT_ONCE).enumerate() {
+            match self.end_left_behind(some, now) {
+                Ok((interrupted, discarded)) => {
+                    recovered.interrupted += interrupted;
+                    recovered.discarded += discarded;
+                }
+                Err(error) => {
+                    self.left_behind = places[at * ENDS_AT_ONCE..].to_vec();
+                    return Err(error);
+                }
             }
         }
-        Ok(Recovered { interrupted, discarded, damage: locked(&self.shared.damage).clone() })
+        recovered.damage = locked(&self.shared.damage).clone();
+        Ok(recovered)
     }
 
-    /// Writes ends, the last of them first: all or none.
-    fn end_all(&mut self, ends: &[Finished]) -> Result<(), StoreError> {
+    /// Writes the ends of these, all or none. Answers how many were interrupted and discarded.
+    fn end_left_behind(&mut self, places: &[(u32, u32)], now: Timestamp) -> Result<(u64, u64), StoreError> {
         self.pay_debts()?;
+        let (mut interrupted, mut discarded) = (0, 0);
         let mut batch = self.empty_batch();
-        for finished in ends.iter().rev() {
-            self.decide_finish(&mut batch, FinishJob::of(&self.shared.keys, finished))?;
+        for &place in places {
+            let Some((send, finished)) = self.left_behind(place, now)? else { continue };
+            let outcome = finished.ended.outcome;
+            let finish = FinishJob::of(&self.shared.keys, &finished);
+            let job = StoreEndJob { send, number: u32::MAX, counted: Counted::Not, finish };
+            if self.decide_store_end(&mut batch, job).is_some() {
+                interrupted += u64::from(outcome == Outcome::Interrupted);
+                discarded += u64::from(outcome == Outcome::Discarded);
+            }
         }
-        self.write(&batch)?;
+        let written = self.write(&batch);
+        if let Err(error) = written {
+            self.not_ended(&batch.ending);
+            return Err(error);
+        }
         self.owed.extend(batch.effects);
         self.apply_owed();
         self.make_room();
-        Ok(())
+        Ok((interrupted, discarded))
     }
 
-    /// Ends of what the last process left half done, latest first.
-    fn find_left_behind(&self, now: Timestamp) -> Result<Vec<Finished>, StoreError> {
-        let mut ends = Vec::new();
-        let doubts = locked(&self.shared.doubted);
-        for (&id, send) in &self.live.sends {
-            let ended = if send.held_by == 0 { None } else { self.shared.ending(send.held_by, None)? };
-            let discarded = matches!(ended, Some(EndedExecution { ending: Ending::Discard, .. }));
-            let settled = self.shared.piece(send.piece).is_some_and(|piece| piece.is_settled());
-            let doubted = doubts.contains(&id);
-            if !send.begun && !discarded && !settled && !doubted {
-                continue;
-            }
-            let piece = self.piece_of(send)?;
-            let row = piece.row(send.row)?;
-            let standing = Standing {
-                created_at: wire::timestamp(row.created_at),
-                held: row.is_held(),
-                ended,
-                started_at: row.is_begun().then(|| wire::timestamp(row.started_at)),
-            };
-            let error = if send.begun {
-                view::interrupted()
-            } else if discarded {
-                view::discarded()
-            } else if doubted {
-                view::doubted()
-            } else if let Err(error) = piece.frame(row.accepted) {
-                // A replay has read the logs that are not settled; of the others only now it shows.
-                self.shared.tell_damage(why(&error));
-                view::unreadable()
-            } else {
-                continue;
-            };
-            ends.push((send.piece, send.row, standing.end(id_of(id), error, now)));
+    fn left_behind(
+        &self,
+        (piece, number): (u32, u32),
+        now: Timestamp,
+    ) -> Result<Option<(SendAt, Finished)>, StoreError> {
+        let Some(piece) = self.shared.piece(piece) else { return Ok(None) };
+        let Some(row) = self.shared.waiting_row(&piece, number)? else { return Ok(None) };
+        if row.is_done() || !piece.ended().undone.contains(number) {
+            return Ok(None);
         }
-        ends.sort_unstable_by_key(|(piece, row, _)| std::cmp::Reverse((*piece, *row)));
-        Ok(ends.into_iter().map(|(_, _, finished)| finished).collect())
+        let ended = if row.is_held() { self.shared.ending(row.execution, None)? } else { None };
+        let standing = Standing {
+            created_at: wire::timestamp(row.created_at),
+            held: row.is_held(),
+            ended,
+            started_at: row.is_begun().then(|| wire::timestamp(row.started_at)),
+        };
+        let error = if row.is_begun() {
+            view::interrupted()
+        } else if matches!(ended, Some(EndedExecution { ending: Ending::Discard, .. })) {
+            view::discarded()
+        } else if locked(&self.shared.doubted).contains(&row.id) {
+            view::doubted()
+        } else if let Err(error) = piece.frame(row.accepted) {
+            self.shared.tell_damage(why(&error));
+            view::unreadable()
+        } else {
+            return Ok(None);
+        };
+        let send = SendAt { piece: piece.number, row: number, tenant: row.tenant };
+        Ok(Some((send, standing.end(row.id(), error, now))))
     }
 }

@@ -1,0 +1,151 @@
+//! What waits, as it is found when a store is opened: from the tables alone, so that it costs little for each.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::claim::held_rows;
+use super::doubt::Doubts;
+use super::entry::SendHead;
+use super::piece::{Piece, SCAN_ROWS};
+use super::read::payload;
+use super::table::{ROW_BYTES, Row};
+use super::waiting::{Queued, Waiting};
+use super::{Shared, locked};
+use crate::store::view::{EndedExecution, Standing};
+use crate::store::{Ending, StoreError, wire};
+
+pub struct Opening<'a> {
+    shared: &'a Shared,
+    doubts: &'a Doubts,
+    waiting: Waiting,
+    /// By the row's hash of a tenant. Two tenants of one hash are told apart when their sends are claimed.
+    numbers: HashMap<u32, u32>,
+    held: HashMap<u64, Held>,
+    doubted: HashSet<u128>,
+    left: Vec<(u32, u32)>,
+}
+
+/// The sends that an execution held, whether or not it has ended.
+struct Held {
+    number: u32,
+    since: i64,
+    first: (u32, u32),
+    sends: u64,
+}
+
+impl<'a> Opening<'a> {
+    pub fn of(shared: &'a Shared, doubts: &'a Doubts) -> Self {
+        Self {
+            shared,
+            doubts,
+            waiting: Waiting::default(),
+            numbers: HashMap::new(),
+            held: HashMap::new(),
+            doubted: HashSet::new(),
+            left: Vec::new(),
+        }
+    }
+
+    /// Of a piece that was settled while sends of it waited: which still do, and what ended since.
+    pub fn look_through(&mut self, piece: &Arc<Piece>) -> Result<(), StoreError> {
+        let waited = piece.ended().undone.clone();
+        let rows = piece.row_count();
+        let mut bytes = Vec::new();
+        let mut undone = 0;
+        for from in (0..rows).step_by(SCAN_ROWS as usize) {
+            let to = rows.min(from + SCAN_ROWS);
+            if waited.range_cardinality(from..to) > 0 {
+                piece.rows(from, to, &mut bytes)?;
+            }
+            for number in waited.range(from..to) {
+                let at = (number - from) as usize * ROW_BYTES;
+                let row = match bytes.get(at..).and_then(|row| row.first_chunk()).and_then(Row::decode) {
+                    Some(row) => row,
+                    None => piece.row(number)?,
+                };
+                if row.is_done() {
+                    piece.add_end(number, &row);
+                } else {
+                    undone += 1;
+                    self.add(piece, number, &row)?;
+                }
+            }
+        }
+        piece.undone.store(undone, std::sync::atomic::Ordering::Release);
+        Ok(())
+    }
+
+    /// A send that is not done, in the order of acceptance.
+    pub fn add(&mut self, piece: &Arc<Piece>, number: u32, row: &Row) -> Result<(), StoreError> {
+        let place = (piece.number, number);
+        if row.is_begun() {
+            self.left.push(place);
+            return Ok(());
+        }
+        if self.doubts.has(row.id, place, row.is_held()) {
+            self.doubted.insert(row.id);
+            self.left.push(place);
+            return Ok(());
+        }
+        let tenant = match self.numbers.get(&row.tenant) {
+            Some(tenant) => *tenant,
+            None => {
+                let read = piece.frame(row.accepted).and_then(|bytes| {
+                    payload(piece, row.accepted, &bytes, SendHead::decode).map(|(_, form)| form.tenant_id())
+                });
+                match read {
+                    Ok(name) => *self.numbers.entry(row.tenant).or_insert(self.waiting.number(&name)),
+                    Err(StoreError::Damaged(why)) => {
+                        // It can never be made, and its end says so.
+                        self.shared.tell_damage(why);
+                        self.left.push(place);
+                        return Ok(());
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        if row.is_held() {
+            let (since, first) = (row.created_at, place);
+            let held = self.held.entry(row.execution).or_insert(Held { number: tenant, since, first, sends: 0 });
+            held.sends += 1;
+        } else {
+            let queued = self.shared.queued(piece, number, row, wire::timestamp(row.created_at))?;
+            self.waiting.queue(tenant, queued);
+        }
+        Ok(())
+    }
+
+    /// Where the sends stand that wait for nothing but an end.
+    pub fn done(mut self) -> Result<Vec<(u32, u32)>, StoreError> {
+        let mut released: HashMap<u32, Vec<Queued>> = HashMap::new();
+        for (hash, held) in std::mem::take(&mut self.held) {
+            match self.shared.ending(hash, None)? {
+                None => self.waiting.hold(held.number, hash, held.since, held.first, held.sends),
+                Some(EndedExecution { ending: Ending::Discard, .. }) => {
+                    let rows = held_rows(self.shared, hash)?;
+                    let left: HashSet<(u32, u32)> = self.left.iter().copied().collect();
+                    self.left.extend(rows.into_iter().filter(|place| !left.contains(place)));
+                }
+                Some(ended) => {
+                    let entries = released.entry(held.number).or_default();
+                    for (piece, number) in held_rows(self.shared, hash)? {
+                        let Some(piece) = self.shared.piece(piece) else { continue };
+                        let Some(row) = self.shared.waiting_row(&piece, number)? else { continue };
+                        if row.is_begun() || self.doubted.contains(&row.id) {
+                            continue;
+                        }
+                        let created_at = wire::timestamp(row.created_at);
+                        let standing = Standing { created_at, held: true, ended: Some(ended), started_at: None };
+                        let at = standing.released_at().unwrap_or(ended.at);
+                        entries.push(self.shared.queued(&piece, number, &row, at)?);
+                    }
+                }
+            }
+        }
+        released.into_iter().for_each(|(number, entries)| self.waiting.merge(number, entries));
+        *locked(&self.shared.doubted) = self.doubted;
+        *locked(&self.shared.waiting) = self.waiting;
+        Ok(self.left)
+    }
+}
