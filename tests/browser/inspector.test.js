@@ -51,6 +51,60 @@ inspect("the list shows the newest sends first, with counts by outcome", "#/send
   assert.match(await text(page, ".list-status"), /live/);
 });
 
+inspect("whose a send is stands in its row while all tenants are shown", "#/sends", async (page) => {
+  await loaded(page);
+  await page.getByRole("columnheader", { name: "Tenant" }).waitFor();
+  const tenants = new Map(api.sends.map((one) => [one.id, one.context.tenant]));
+  const shown = () => page.locator(".row").evaluateAll((rows) => rows.map((row) => [row.id.slice(4), row.querySelector(".c-tenant").innerText]));
+  for (const [id, tenant] of await shown()) assert.equal(tenant, tenants.get(id));
+  await page.goto(`${api.url}/#/sends?tenant=globex`);
+  await until(page, () => document.querySelector(".list-status").textContent.includes("no older ones"));
+  assert.equal(await page.getByRole("columnheader", { name: "Tenant" }).count(), 0);
+});
+
+inspect("an error's code comes before a status, and a complete answer is its status", "#/sends", async (page) => {
+  await loaded(page);
+  const late = record(950, Date.now() + 9000, { end: ["failed", "timeout"] });
+  late.response = { ...record(951, 0, { end: ["delivered", 200] }).response };
+  api.finish(late);
+  const answers = [[late, "timeout 200"], [find("rejected", 422), "422"], [find("failed", "connection_refused"), "connection_refused"], [find("rejected", 302), "302"]];
+  for (const [one, said] of answers) {
+    if (one !== late) await page.evaluate(() => (document.querySelector(".rows").scrollTop = 0));
+    await page.goto(`${api.url}/#/sends?outcome=${one.outcome}`);
+    await page.locator(`#row-${one.id}`).waitFor();
+    assert.equal(await page.locator(`#row-${one.id} .c-answer`).innerText(), said);
+  }
+});
+
+for (const width of [1440, 1024]) {
+  inspect(`at ${width}, dates fit, and workflow and step are whole while the address has a path to give`, "#/sends", async (page) => {
+    await page.setViewportSize({ width, height: 800 });
+    for (let n = 0; n < 3; n += 1) api.finish({ ...record(960 + n, Date.now() - 90_000_000 + n), id: record(960 + n, Date.now() + 9000 + n).id });
+    await page.reload();
+    await loaded(page);
+    const cut = await page.evaluate(() => {
+      const over = (one) => one.scrollWidth > one.clientWidth;
+      const rows = [...document.querySelectorAll(".row")];
+      return {
+        dates: rows.filter((row) => row.querySelector(".c-time").innerText.includes("-")).length,
+        times: rows.filter((row) => over(row.querySelector(".c-time"))).length,
+        codes: rows.filter((row) => over(row.querySelector(".c-answer"))).length,
+        // An address cut within its path leaves the host whole.
+        steps: rows.filter((row) => over(row.querySelector(".c-where")) && row.querySelector(".c-url").clientWidth > row.querySelector(".host").offsetWidth + 24).map((row) => row.innerText),
+      };
+    });
+    assert.deepEqual(cut, { dates: 3, times: 0, codes: 0, steps: [] });
+  });
+}
+
+for (const key of ["g", "Home", "k", "ArrowUp", "PageUp", "j", "ArrowDown"]) {
+  inspect(`${key} from nothing selects the first row`, "#/sends", async (page) => {
+    await loaded(page);
+    await page.keyboard.press(key);
+    assert.equal(await page.locator(".row.selected").getAttribute("id"), `row-${api.sends[0].id}`);
+  });
+}
+
 inspect("a finished send appears by itself, in its place by acceptance", "#/sends", async (page) => {
   await loaded(page);
   await until(page, () => document.querySelector(".follow.live") !== null);
@@ -118,7 +172,7 @@ inspect("older sends are loaded as they are scrolled to, each once", "#/sends", 
 
 inspect("an outcome is a filter, in the address and in the call", "#/sends", async (page) => {
   await loaded(page);
-  await page.getByRole("link", { name: /^failed, / }).click();
+  await page.getByRole("link", { name: / failed: show/ }).click();
   // The address changes before the rows do.
   await until(page, () => location.hash === "#/sends?outcome=failed" && document.querySelectorAll(".row .badge.tone-failed").length > 5 && document.querySelector(".row .badge:not(.tone-failed)") === null);
   assert.ok(asked("/v1/sends?outcome=failed").length > 0);
@@ -235,21 +289,26 @@ inspect("a timeout shows the budget used up, the phase it failed in, and why", o
   assert.match(await time.locator(".phase.failed").innerText(), /Wait[^]*failed here/);
   assert.equal(await time.locator(".phase.failed").count(), 1);
   assert.equal(await time.locator(".budget-line").count(), 1);
-  assert.match(await text(page, ".said"), /time ran out after 5\.00 s, while waiting.*Have it answer at once/);
+  assert.match(await text(page, ".said"), /failed while waiting for the answer to begin, after 5\.00 s\.\s+no answer from [^]*Have the receiver answer sooner\s+timeout\s+wait\s+the receiver may have processed it/);
 });
 
+// Why and what next is the record's own message, as it stands; the page adds nothing for a code.
 for (const [outcome, what, says] of [
-  ["rejected", 302, /a redirect, which is never followed.*points to https:\/\/api\.shop\.example/],
-  ["failed", "connection_refused", /Nothing listens on that port.*public-ips\.txt/],
-  ["failed", "tls_certificate", /certificate is not to be trusted/],
-  ["failed", "dns_not_found", /host name does not exist/],
-  ["blocked", "policy_address", /address that is not public/],
+  ["rejected", 302, /answered 302 in .*points to https:\/\/api\.shop\.example/s],
+  ["rejected", 422, /answered 422 in .*its answer usually says which/s],
+  ["failed", "connection_refused", /failed while connecting.*nothing of it was processed/s],
+  ["failed", "tls_certificate", /failed while the TLS handshake/],
+  ["failed", "dns_not_found", /failed while looking the name up/],
+  ["blocked", "policy_address", /acceptable-use policy stopped it/],
   ["expired", "expired", /not started before it expired/],
-  ["interrupted", "interrupted", /may or may not have the request/],
+  ["discarded", "discarded", /never sent/],
+  ["interrupted", "interrupted", /went down.*the receiver may have processed it/s],
 ]) {
   inspect(`why and what next: ${what}`, of(outcome, what), async (page) => {
     await page.locator(".said").waitFor();
     assert.match(await text(page, ".said"), says);
+    const { error } = find(outcome, what);
+    if (error !== null) assert.ok((await text(page, ".said")).includes(error.message));
   });
 }
 
@@ -276,14 +335,66 @@ inspect("bytes that are no text are shown as hex alone", of("delivered", 200), a
   assert.match(await received.locator("pre").innerText(), /ff d8 ff e0/);
 });
 
-inspect("copy as curl binds the source address", of("delivered", 200), async (page) => {
+inspect("copied as curl it runs anywhere; bound to the source address only where an operator asks", of("delivered", 200), async (page) => {
   await chrome.context.grantPermissions(["clipboard-read", "clipboard-write"], { origin: api.url });
-  await page.getByRole("button", { name: "Copy curl" }).click();
-  await page.getByRole("button", { name: "Copied" }).waitFor();
-  const command = await page.evaluate(() => navigator.clipboard.readText());
   const one = find("delivered", 200);
-  assert.ok(command.includes(`--interface ${one.connection.source_ip}`), command);
-  assert.ok(command.includes(`--url ${one.request.url}`) || command.includes(`--url '${one.request.url}'`), command);
+  const copied = async (name) => {
+    const button = page.getByTitle(name === "Copy curl" ? /from wherever/ : /--interface/);
+    assert.equal(await button.innerText(), name);
+    await button.click();
+    await until(page, () => [...document.querySelectorAll(".head-line button")].some((one) => one.textContent === "Copied"));
+    return page.evaluate(() => navigator.clipboard.readText());
+  };
+  const plain = await copied("Copy curl");
+  assert.ok(!plain.includes("--interface"), plain);
+  assert.ok(plain.includes(`--url ${one.request.url}`) || plain.includes(`--url '${one.request.url}'`), plain);
+  assert.ok((await copied("… from its source")).includes(`--interface ${one.connection.source_ip}`));
+  api.operator = false;
+  await page.reload();
+  await page.locator(".card[aria-label=Network] .tick").first().waitFor();
+  assert.equal(await page.getByRole("button", { name: "… from its source" }).count(), 0);
+}, { expected: /403/ });
+
+inspect("under the title stands where it came from, each a way to its like", of("rejected", 422), async (page) => {
+  const { tenant, workflow, execution, step } = find("rejected", 422).context;
+  const trail = page.getByRole("navigation", { name: "Where it came from" });
+  await trail.waitFor();
+  assert.deepEqual(await trail.getByRole("link").evaluateAll((links) => links.map((link) => [link.textContent, link.getAttribute("href")])), [
+    [tenant, `#/sends?tenant=${tenant}`], [workflow, `#/sends?workflow=${workflow}&tenant=${tenant}`],
+    [execution, `#/executions/${execution}?tenant=${tenant}`], [step, `#/sends?workflow=${workflow}&step=${step}&tenant=${tenant}`],
+  ]);
+  await trail.getByRole("link", { name: step }).click();
+  await until(page, ({ step, workflow }) => [...document.querySelectorAll(".row .c-where")].length > 2 && [...document.querySelectorAll(".row .c-where")].every((one) => one.textContent === `${workflow} › ${step}`), { step, workflow });
+});
+
+inspect("an operator suspends from a send: its workflow, its tenant or its host", of("rejected", 422), async (page) => {
+  const { context, request } = find("rejected", 422);
+  const host = new URL(request.url).hostname;
+  for (const [label, call] of [
+    [`workflow ${context.workflow} of tenant ${context.tenant}`, { tenant: context.tenant, workflow: context.workflow }],
+    [`tenant ${context.tenant}`, { tenant: context.tenant }],
+    [`every tenant's sends to ${host}`, { host }],
+  ]) {
+    await page.getByRole("button", { name: "Suspend …" }).click();
+    const dialog = page.getByRole("dialog", { name: "Suspend" });
+    await dialog.getByLabel(label, { exact: true }).check();
+    await dialog.getByLabel("Reason").fill("report 4711");
+    await dialog.getByRole("button", { name: "Suspend" }).click();
+    await until(page, () => document.querySelector("dialog") === null);
+    assert.deepEqual(JSON.parse(asked("/v1/suspensions").at(-1).body), { ...call, reason: "report 4711" });
+  }
+  api.operator = false;
+  await page.reload();
+  await page.locator(".card[aria-label=Network] .tick").first().waitFor();
+  assert.equal(await page.getByRole("button", { name: "Suspend …" }).count(), 0);
+}, { expected: /403/ });
+
+inspect("an operator suspends from a tenant's row", "#/tenants", async (page) => {
+  await page.getByRole("button", { name: "Suspend globex …" }).click();
+  const dialog = page.getByRole("dialog", { name: "Suspend" });
+  await dialog.getByLabel("Reason").fill("a flood");
+  await dialog.getByRole("button", { name: "Suspend" }).click();
+  await page.getByRole("row", { name: /tenant globex a flood/ }).waitFor();
 });
 
 inspect("a HAR is downloaded", of("delivered", 200), async (page) => {
@@ -297,7 +408,7 @@ inspect("resend: an interrupted one warns, asks for its secrets, and leads to th
   api.resendMissing = ["/auth"];
   await page.getByRole("button", { name: "Resend …" }).click();
   const dialog = page.getByRole("dialog", { name: "Send again" });
-  assert.match(await dialog.innerText(), /may already have this request[^]*done twice/);
+  assert.match(await dialog.innerText(), /may have this request[^]*done twice/);
   await dialog.getByRole("button", { name: "Send again" }).click();
   await dialog.getByText("was redacted: supply it").waitFor();
   await dialog.getByLabel("Username").fill("luke");
@@ -310,6 +421,35 @@ inspect("resend: an interrupted one warns, asks for its secrets, and leads to th
   await page.getByRole("link", { name: old.id }).waitFor();
   assert.equal(await page.evaluate(() => document.querySelectorAll("dialog").length), 0);
 }, { expected: /409/ });
+
+// Freely where nothing was processed, with a warning where something may have been, with a strong one where it was.
+for (const [outcome, what, level] of [
+  ["failed", "connection_refused", "no"], ["blocked", "policy_address", "no"], ["expired", "expired", "no"],
+  ["failed", "timeout", "maybe"], ["interrupted", "interrupted", "maybe"], ["rejected", 500, "maybe"],
+  ["delivered", 200, "yes"], ["rejected", 302, "yes"],
+]) {
+  inspect(`resend of ${what}: ${level}`, of(outcome, what), async (page) => {
+    const one = find(outcome, what);
+    one.request.headers = { host: ["h.example"] };
+    await page.reload();
+    const open = page.getByRole("button", { name: "Resend …" });
+    await open.click();
+    const dialog = page.getByRole("dialog", { name: "Send again" });
+    const warned = { no: 0, maybe: 1, yes: 1 }[level];
+    assert.equal(await dialog.getByRole("alert").filter({ visible: true }).count(), warned);
+    assert.equal(await dialog.locator(".warning.strong").count(), level === "yes" ? 1 : 0);
+    // The main button of the page only where it does no harm.
+    assert.equal(await page.locator(".head-line .primary").count(), level === "no" ? 1 : 0);
+    await dialog.getByRole("button", { name: "Send again" }).click();
+    if (level === "yes") {
+      assert.equal(asked(`/v1/sends/${one.id}/resend`).length, 0);
+      await dialog.getByLabel("Send it all the same").check();
+      await dialog.getByRole("button", { name: "Send again" }).click();
+    }
+    await until(page, (id) => !location.hash.endsWith(id), one.id);
+    assert.equal(asked(`/v1/sends/${one.id}/resend`).length, 1);
+  });
+}
 
 inspect("resend: a body that is no longer kept is asked for, and goes as its own text", of("rejected", 500), async (page) => {
   Object.assign(find("rejected", 500).request, { body: null, body_sha256: null, body_bytes: 27 });
@@ -469,4 +609,25 @@ inspect("everything that can be operated has a name", "#/sends", async (page) =>
     assert.ok(operated.length > 5, hash);
     assert.deepEqual(operated.filter((node) => !node.name?.value?.trim()).map((node) => node.role.value), [], hash);
   }
+});
+
+inspect("axe finds nothing, in either theme, wide and narrow", "#/sends", async (page) => {
+  const axe = await readFile(new URL("./node_modules/axe-core/axe.min.js", import.meta.url), "utf8");
+  const found = new Map();
+  const dialogs = [[of("delivered", 200)(), "Resend …"], [of("delivered", 200)(), "Suspend …"], ["#/sends", "Keyboard help"], ["#/sends", "Filters"], ["#/suspensions", "Lift …"]];
+  for (const [width, colorScheme] of [[1280, "light"], [1280, "dark"], [390, "light"], [390, "dark"]]) {
+    await page.setViewportSize({ width, height: 800 });
+    await page.emulateMedia({ colorScheme });
+    for (const [hash, ready, press] of [...VIEWS(), ...dialogs.map(([hash, press]) => [hash, hash === "#/sends" ? ".rows .row" : hash === "#/suspensions" ? "table" : ".trail .link", press])]) {
+      if (press === "Keyboard help" && width < 760) continue;
+      await page.goto("about:blank");
+      await page.goto(`${api.url}/${hash}`);
+      await page.locator(ready).first().waitFor();
+      if (press) await page.getByRole("button", { name: press }).first().click();
+      await page.evaluate(axe);
+      const { violations } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
+      for (const { id, nodes } of violations) for (const node of nodes) found.set(`${id}: ${node.target.join(" ")}: ${node.html.slice(0, 200)} ${node.failureSummary}`, `${hash} ${press ?? ""} ${width} ${colorScheme}`);
+    }
+  }
+  assert.deepEqual([...found].map(([what, where]) => `${where}: ${what}`), []);
 });

@@ -2,15 +2,19 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
+import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 
-import { hex, prettyJson } from "../../src/inspector/assets/body.js";
+import { shareOfTime } from "../../src/inspector/assets/format.js";
+import { hex } from "../../src/inspector/assets/body.js";
+import { prettyJson, unescapedJson } from "../../src/inspector/assets/json.js";
 import { curl } from "../../src/inspector/assets/curl.js";
 import { events } from "../../src/inspector/assets/api.js";
 import { fromQuery, fromText, toApi, toQuery, toText } from "../../src/inspector/assets/filters.js";
 import { CODES, OUTCOMES } from "../../src/inspector/assets/filters.js";
 import { explain } from "../../src/inspector/assets/words.js";
 import { record } from "./records.js";
+import { vendored } from "./vendor.js";
 
 const pretty = (text) => prettyJson(text)?.map(([, piece]) => piece).join("") ?? null;
 
@@ -49,7 +53,8 @@ test("copied as curl, a shell hands over exactly the send, whatever it holds", (
   for (const nasty of ["plain", "it's", '"; touch /tmp/x; echo "', "$(touch /tmp/x)", "`id`", "a\\nb", "line\nbreak\r\ttab", "\u202Eturned", "-x", "é ☃", "a$'b'\\", "\u0007bell", "!!"]) {
     const one = record(5, 0, { end: ["delivered", 200] });
     one.request = { ...one.request, method: "POST", url: `https://h.example/?q=${nasty}`, headers: { "x-a": [nasty], "content-type": ["text/plain"], host: ["h.example"], "content-length": ["3"] }, body: nasty, body_bytes: nasty.length };
-    const { args } = run(curl(one, 5000));
+    const { args } = run(curl(one, 5000, { bound: true }));
+    assert.ok(!run(curl(one, 5000)).args.includes("--interface"));
     assert.equal(args[args.indexOf("--url") + 1], one.request.url, nasty);
     assert.equal(args[args.indexOf("--data-binary") + 1], nasty, nasty);
     assert.ok(args.includes(`x-a: ${nasty}`), nasty);
@@ -69,7 +74,7 @@ test("copied as curl, bytes and file signs go through standard input", () => {
 test("copied as curl, what is missing is said", () => {
   const one = record(5, 0, { end: ["blocked", "policy_address"] });
   one.request = { ...one.request, method: "POST", body: null, body_bytes: 9 };
-  const command = curl(one, 5000);
+  const command = curl(one, 5000, { bound: true });
   assert.match(command, /# no source address was chosen/);
   assert.match(command, /# the body of 9 bytes is not kept/);
   assert.match(command, /# put the secrets where \[redacted/);
@@ -87,16 +92,31 @@ test("filters keep their meaning between the box, the address and the call", () 
   assert.deepEqual(fromText("https://x.example/a 2001:db8::1"), { q: "https://x.example/a 2001:db8::1" });
 });
 
-test("every outcome and code has its sentence, and a way on where there is one", () => {
-  for (const code of CODES) {
-    const { why, next } = explain({ state: "done", outcome: "failed", error: { code, phase: "wait" }, timings_ms: { total: 12 } });
-    assert.ok(why.endsWith(".") && next?.endsWith("."), code);
-    assert.notEqual(why, "It ended without a complete answer.", code);
-  }
+test("every outcome has its sentence, and a code adds none: its message is the record's", () => {
   for (const outcome of OUTCOMES) {
     const one = { state: "done", outcome, error: null, response: { status: outcome === "rejected" ? 418 : 200 }, timings_ms: { total: 5 } };
     assert.ok(explain(one).why.length > 10, outcome);
   }
+  const said = new Set(CODES.map((code) => JSON.stringify(explain({ state: "done", outcome: "failed", error: { code, phase: "wait" }, timings_ms: { total: 12 } }))));
+  assert.equal(said.size, 1);
+});
+
+test("a bar is as long as the logarithm of its time: what differs, differs for the eye", () => {
+  const widths = [1, 10, 50, 100, 200, 1000, 5000].map((ms) => Math.round(shareOfTime(ms) * 48));
+  for (let at = 1; at < widths.length; at += 1) assert.ok(widths[at] >= widths[at - 1] + 4, `${widths}`);
+  assert.deepEqual([shareOfTime(5000), shareOfTime(60_000), shareOfTime(0)], [1, 1, 0.03]);
+});
+
+test("unescaped JSON is what its texts say, and is offered only where it differs", () => {
+  const of = (text) => unescapedJson(prettyJson(text))?.map(([, piece]) => piece).join("") ?? null;
+  assert.equal(of('{"caf\\u00e9":"a\\nb\\t\\"c\\" \\/ \\\\ \\ud83d\\ude00","n":1.0}'), '{\n  "café": "a\nb\t"c" / \\ 😀",\n  "n": 1.0\n}');
+  assert.equal(of('{"body":"{\\"a\\":1}"}'), '{\n  "body": "{"a":1}"\n}');
+  assert.equal(of('{"a":"é","b":[1,true]}'), null);
+  assert.equal(of('["cut \\u00e9", "off \\u00'), '[\n  "cut é",\n  "off \\u00');
+});
+
+test("the decoders are what the pinned packages make", async () => {
+  for (const [name, text] of await vendored()) assert.equal(await readFile(new URL(`../../src/inspector/assets/${name}`, import.meta.url), "utf8"), text, name);
 });
 
 test("events are read as they come, however they are cut", async () => {

@@ -70,7 +70,7 @@ test("the page is served under a policy that admits nothing but itself", async (
 
 test("the demo's sends are in the list, and one that finishes now appears", () => view("#/sends", async (page) => {
   await until(page, () => document.querySelectorAll(".rows .row").length >= 11);
-  for (const outcome of ["delivered", "rejected", "failed", "blocked"]) await page.getByRole("link", { name: new RegExp(`^${outcome}, `) }).waitFor();
+  for (const outcome of ["delivered", "rejected", "failed", "blocked"]) await page.getByRole("link", { name: new RegExp(` ${outcome}: show`) }).waitFor();
   await until(page, () => document.querySelector(".follow.live") !== null);
   const made = await submit({ method: "POST", url: `${receiver}/live`, data: { now: true }, context: { workflow: "browser" } });
   await page.locator(`#row-${made.id} .tone-delivered`).waitFor();

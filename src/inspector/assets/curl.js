@@ -1,4 +1,4 @@
-// A send as a curl command that makes the same request from the same address.
+// A send as a curl command that makes the same request; from the same address where that is asked for.
 
 import { bodyOf } from "./body.js";
 
@@ -16,13 +16,14 @@ export function quote(text) {
 /** Headers that curl makes itself. */
 const OWN = new Set(["host", "content-length", "connection", "transfer-encoding", ":authority", ":method", ":path", ":scheme"]);
 
-export function curl(record, deadline) {
+/** @param {{bound?: boolean}} options  `bound`: from the source address, for the appliance's own host */
+export function curl(record, deadline, { bound = false } = {}) {
   const { request, connection } = record;
   const notes = [];
   const words = ["curl", "--globoff", "--path-as-is", "--max-time", String(deadline / 1000)];
   const lines = [];
-  if (connection?.source_ip) lines.push(`--interface ${quote(connection.source_ip)}`);
-  else notes.push("no source address was chosen, so this leaves from whatever address the host picks");
+  if (bound && connection?.source_ip) lines.push(`--interface ${quote(connection.source_ip)}`);
+  else if (bound) notes.push("no source address was chosen, so this leaves from whatever address the host picks");
   if (request.method === "HEAD") lines.push("--head");
   else lines.push(`--request ${quote(request.method)}`);
   const names = new Set();

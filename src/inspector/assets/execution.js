@@ -4,7 +4,7 @@ import { ask, session } from "./api.js";
 import { foreign, h, plainForeign, replace } from "./dom.js";
 import { count, part } from "./format.js";
 import { link } from "./filters.js";
-import { columnHeads, rowHeight, sendRow } from "./sends.js";
+import { columnHeads, moved, rowHeight, sendRow } from "./sends.js";
 import { VirtualList } from "./virtual.js";
 import { outcomeOf } from "./words.js";
 
@@ -29,6 +29,7 @@ export class ExecutionView {
     });
     this.list.element.tabIndex = 0;
     this.list.element.setAttribute("role", "grid");
+    this.list.element.setAttribute("aria-owns", "rows-head");
     this.list.element.setAttribute("aria-label", "Sends of this execution, in call order");
     this.empty = h("div", { class: "empty", hidden: true });
     this.element = h("section", { class: "view execution", "aria-label": "One execution" }, this.head,
@@ -175,14 +176,13 @@ export class ExecutionView {
 
   move(by) {
     if (this.sends.length === 0) return;
-    const from = this.sends.findIndex((one) => one.id === this.selected);
-    const at = from === -1 ? (by > 0 ? 0 : this.sends.length - 1) : Math.min(this.sends.length - 1, Math.max(0, from + by));
+    const at = moved(this.sends.findIndex((one) => one.id === this.selected), by, this.sends.length);
     this.list.scrollTo(at);
     this.select(this.sends[at].id);
   }
 
   key(event) {
-    const by = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1, PageDown: this.list.page, PageUp: -this.list.page }[event.key];
+    const by = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1, PageDown: this.list.page, PageUp: -this.list.page, Home: -Infinity, g: -Infinity, End: Infinity, G: Infinity }[event.key];
     if (by !== undefined) {
       this.move(by);
       return true;

@@ -1,10 +1,11 @@
 // The operator's pages: sources, tenants, suspensions.
 
 import { ask, Problem, session } from "./api.js";
-import { foreign, h, note, replace } from "./dom.js";
+import { foreign, h, note, plainForeign, replace } from "./dom.js";
 import { addressOf, facts } from "./facts.js";
 import { ago, count, instant, part, span } from "./format.js";
 import { link, OUTCOMES } from "./filters.js";
+import { openSuspend, refusalOf, suspend } from "./suspend.js";
 
 const LOOK_AGAIN = 3000;
 
@@ -59,7 +60,7 @@ function table(heads, body, label) {
   // On a narrow screen each row stands alone, so that its cells need their names.
   for (const row of body) [...row.cells].forEach((cell, at) => (cell.dataset.label = heads[at][0]));
   return h("div", { class: "table-box" }, h("table", { class: "table", "aria-label": label },
-    h("thead", {}, h("tr", {}, heads.map(([name, kind]) => h("th", { scope: "col", class: kind ?? null }, name)))),
+    h("thead", {}, h("tr", {}, heads.map(([name, kind]) => h("th", { scope: "col", class: kind ?? null }, name === "" ? h("span", { class: "offscreen" }, "Actions") : name)))),
     h("tbody", {}, body)));
 }
 
@@ -135,14 +136,15 @@ export class TenantsPage extends Page {
       (two.queued + two.in_flight + two.held) - (one.queued + one.in_flight + one.held) || finishedOf(two) - finishedOf(one));
     const most = Math.max(1, ...tenants.map(finishedOf));
     const waiting = Math.max(1, ...tenants.map((one) => one.queued));
-    replace(this.box, table([["Tenant"], ["Held", "number"], ["Queued", "number"], ["In flight", "number"], ["Oldest queued", "number"], ["Finished in the last hour"]],
+    replace(this.box, table([["Tenant"], ["Held", "number"], ["Queued", "number"], ["In flight", "number"], ["Oldest queued", "number"], ["Finished in the last hour"], [""]],
       tenants.map((one) => h("tr", {},
         h("th", { scope: "row" }, h("a", { href: link({ tenant: one.tenant }) }, foreign(one.tenant, { limit: 128 }))),
         h("td", { class: "number" }, count(one.held)),
         h("td", { class: "number" }, h("span", { class: "with-bar" }, h("i", { "aria-hidden": true, style: { width: `${(one.queued / waiting) * 100}%` } }), h("span", {}, count(one.queued)))),
         h("td", { class: "number" }, count(one.in_flight)),
         h("td", { class: "number" }, oldest(one)),
-        h("td", { class: "wide" }, outcomes(one, most)))), "Tenants"),
+        h("td", { class: "wide" }, outcomes(one, most)),
+        h("td", { class: "number" }, h("button", { type: "button", class: "button small", "aria-label": `Suspend ${plainForeign(one.tenant)} …`, onclick: () => openSuspend([{ tenant: one.tenant }], () => (location.hash = "#/suspensions")) }, "Suspend …")))), "Tenants"),
     tenants.length === 0 ? h("p", { class: "dim" }, "No tenant has sent anything in the last hour.") : null);
   }
 }
@@ -226,14 +228,13 @@ export class SuspensionsPage extends Page {
       if (!await confirmed("Suspend", `Suspend ${what}? What is queued or held ends blocked at once and is never sent.`)) return;
       problem.hidden = true;
       try {
-        await ask("/v1/suspensions", { method: "POST", body: JSON.stringify(call), tenant: null });
+        await suspend(call);
         form.reset();
         choose();
-        note("Suspended.", "good");
         this.#now();
       } catch (error) {
         problem.hidden = false;
-        replace(problem, foreign([error.message, ...(error.errors ?? []).map((one) => `${one.pointer}: ${one.detail}`)].join(" · ")));
+        replace(problem, refusalOf(error));
       }
     } }, wrap("What", kind), Object.values(wraps), wrap("Reason", reason), h("div", { class: "filters-end" }, h("button", { type: "submit", class: "button primary" }, "Suspend …")), problem);
     choose();

@@ -1,9 +1,10 @@
 // Sending again: a new send with the same request. Never by itself, and never without saying what that may mean.
 
 import { ask, Problem } from "./api.js";
-import { bodyOf, headerValue } from "./body.js";
+import { bodyOf } from "./body.js";
 import { foreign, h, note, replace } from "./dom.js";
 import { bytes, part } from "./format.js";
+import { headerValue } from "./headers.js";
 
 const REDACTED = /^\[redacted /;
 
@@ -92,21 +93,28 @@ export function openResend(record) {
   }
 }
 
+/**
+ * What is known of whether the receiver has the request: `"no"`, `"maybe"` or `"yes"`. The record says it where the
+ * send ended in an error; a complete answer says it too, and one that refuses may have done a part.
+ */
+export function processed(record) {
+  if (record.error?.processed) return record.error.processed;
+  return record.outcome === "delivered" ? "yes" : record.outcome === "rejected" ? "maybe" : "no";
+}
+
 function warning(record) {
-  if (record.outcome === "interrupted") {
-    return h("p", { class: "warning", role: "alert" }, h("b", {}, "The receiver may already have this request. "),
-      "The appliance went down after the delivery had begun, so nobody here knows. Ask the receiver first; sent again, it may be done twice.");
+  const { status } = record.response ?? {};
+  switch (processed(record)) {
+    case "yes":
+      return h("div", { class: "warning strong", role: "alert" },
+        h("p", {}, h("b", {}, `The receiver has this request already${status ? ` and answered ${status}` : ""}. `), "Sent again, it may be done twice."),
+        h("label", { class: "agree" }, h("input", { type: "checkbox", name: "agree", required: true }), "Send it all the same"));
+    case "maybe":
+      return h("p", { class: "warning", role: "alert" },
+        h("b", {}, status ? `The receiver answered ${status}, and may have done a part of it. ` : "The receiver may have this request. "),
+        "Ask there first: sent again, it may be done twice.");
+    default: return null;
   }
-  if (record.outcome === "failed" && record.error?.processed === "yes") {
-    return h("p", { class: "warning", role: "alert" }, h("b", {}, "The receiver has this request already. "), "It had begun to answer when it failed. Sent again, it may be done twice.");
-  }
-  if (record.outcome === "failed" && record.error?.processed === "maybe") {
-    return h("p", { class: "warning" }, h("b", {}, "The receiver may have this request. "), "It failed after it had begun to leave. Sent again, it may be done twice.");
-  }
-  if (record.outcome === "delivered") {
-    return h("p", { class: "warning" }, h("b", {}, "The receiver has this request already "), `and answered ${record.response?.status}. Sent again, it may be done twice.`);
-  }
-  return null;
 }
 
 /** The call's body as JSON text: a JSON body keeps its own bytes. */

@@ -1,16 +1,18 @@
 // One send: what was asked, what came back, over which connection, and in what time.
 
 import { ask, Problem } from "./api.js";
-import { bodyView, headersView, headerValue } from "./body.js";
+import { bodyView } from "./body.js";
 import { curl } from "./curl.js";
 import { copyButton, download, foreign, h, note, plainForeign, replace } from "./dom.js";
 import { ago, bytes, daysUntil, instant, ms, part } from "./format.js";
 import { link } from "./filters.js";
 import { facts, isPublished } from "./facts.js";
-import { openResend } from "./resend.js";
+import { headersView, headerValue } from "./headers.js";
+import { openResend, processed } from "./resend.js";
 import { badge } from "./sends.js";
+import { openSuspend } from "./suspend.js";
 import { waterfall } from "./waterfall.js";
-import { explain, REASONS } from "./words.js";
+import { explain, PROCESSED, REASONS } from "./words.js";
 
 export class SendView {
   title = "Send";
@@ -60,12 +62,17 @@ export class SendView {
     const { record } = this;
     const deadline = found?.deadline ?? 5000;
     this.deadline = deadline;
+    // Only an operator may ask for the sources.
+    this.operator = Array.isArray(found?.sources);
     const said = explain(record);
     replace(this.element,
       this.#head(record),
       h("div", { class: `said tone-${said.tone}` },
         h("p", { class: "said-why" }, h("b", {}, said.why), said.next ? [" ", said.next] : null),
-        record.error ? h("p", { class: "said-message" }, record.error.code ? h("code", {}, foreign(record.error.code)) : null, record.error.phase ? h("code", {}, foreign(record.error.phase)) : null, foreign(record.error.message ?? "")) : null,
+        record.error ? [
+          h("p", { class: "said-message" }, foreign(record.error.message ?? "")),
+          h("p", { class: "said-facts" }, [record.error.code, record.error.phase].filter(Boolean).map((one) => h("code", {}, foreign(one))),
+            record.error.processed ? h("span", {}, PROCESSED[record.error.processed] ?? foreign(record.error.processed)) : null)] : null,
         record.would_block ? h("p", { class: "said-message" }, h("code", {}, foreign(record.would_block)), "The policy is in report mode: enforced, it would have blocked this.") : null),
       h("div", { class: "cards two-one" },
         card("Time", waterfall(record, deadline)),
@@ -86,14 +93,34 @@ export class SendView {
     return h("div", { class: "head" },
       h("div", { class: "head-line" }, back, step(-1, "↑"), step(1, "↓"),
         h("span", { class: "grow" }),
-        copyButton("Copy curl", () => curl(record, this.deadline ?? 5000), { title: "Copy as curl: the same request from the same address, for the appliance's host" }),
+        copyButton("Copy curl", () => curl(record, this.deadline ?? 5000), { title: "Copy as curl: the same request, from wherever it is run" }),
+        this.operator && record.connection?.source_ip ? copyButton("… from its source", () => curl(record, this.deadline ?? 5000, { bound: true }), { class: "button small bound", title: "Copy as curl with --interface: the same request from the same address, for the appliance's host" }) : null,
         h("button", { type: "button", class: "button small", onclick: () => this.har() }, "HAR"),
-        h("button", { type: "button", class: "button small primary", onclick: () => openResend(record), disabled: record.state !== "done" }, "Resend …")),
+        h("button", { type: "button", class: `button small${processed(record) === "no" ? " primary" : ""}`, onclick: () => openResend(record), disabled: record.state !== "done" }, "Resend …")),
       h("h1", {}, badge(record.outcome ?? record.state), h("span", { class: "method" }, foreign(record.request.method ?? "")), h("span", { class: "address" }, foreign(record.request.url))),
+      this.#trail(record),
       h("p", { class: "head-sub" },
         h("span", { title: instant(record.created_at) }, `${instant(record.created_at)} · ${ago(record.created_at)}`),
         h("span", { class: "id" }, record.id, copyButton("Copy", record.id, { class: "link", "aria-label": "Copy the id" })),
         record.resend_of ? h("span", {}, "resend of ", h("a", { href: `#/sends/${part(record.resend_of)}`, class: "mono" }, foreign(record.resend_of))) : null));
+  }
+
+  /** Where it came from: tenant › workflow › execution › step, each a way to its like. */
+  #trail({ context = {}, request }) {
+    const { tenant, workflow, execution, step, index } = context;
+    const { host } = target(request.url);
+    const parts = [
+      ["Tenant", tenant, link({ tenant })],
+      ["Workflow", workflow, link({ tenant, workflow })],
+      ["Execution", execution, execution ? executionLink(context) : null],
+      ["Step", step, link({ tenant, workflow, step })],
+    ].filter(([, value]) => value);
+    if (parts.length === 0) return null;
+    const choices = [...(tenant && workflow ? [{ tenant, workflow }] : []), ...(tenant ? [{ tenant }] : []), ...(host ? [{ host: host.hostname }] : [])];
+    return h("nav", { class: "trail", "aria-label": "Where it came from" },
+      h("ol", {}, parts.map(([name, value, href]) => h("li", {}, h("a", { href, title: `${name}: ${plainForeign(value, 280)}` }, foreign(value, { limit: 120 })),
+        name === "Execution" && Number.isInteger(index) ? h("span", { class: "dim" }, ` #${index}`) : null))),
+      this.operator && choices.length > 0 ? h("button", { type: "button", class: "link", onclick: () => openSuspend(choices) }, "Suspend …") : null);
   }
 
   async har() {
@@ -140,8 +167,8 @@ export function rows(pairs) {
 
 function target(url) {
   try {
-    const { pathname, search, host } = new URL(url);
-    return { path: pathname + search, host };
+    const { pathname, search, hostname } = new URL(url);
+    return { path: pathname + search, host: { hostname: hostname.replace(/^\[(.*)\]$/, "$1") } };
   } catch {
     return { path: url, host: null };
   }
@@ -170,7 +197,7 @@ function received(record) {
     h("p", { class: "start-line" }, h("span", { class: "dim" }, foreign(response.version ?? "")), " ",
       h("b", { class: `status-${Math.floor(response.status / 100)}` }, String(response.status)), " ", REASONS[response.status] ?? ""),
     headersView(response.headers),
-    bodyView(response, "received"),
+    bodyView(response, "received", { bodiless: record.request.method === "HEAD" || response.status === 204 || response.status === 304 }),
   ];
 }
 
@@ -215,18 +242,11 @@ function certificate(one) {
 }
 
 function life(record) {
-  const { context = {}, timings_ms: timings = {} } = record;
+  const { timings_ms: timings = {} } = record;
   const at = (text, from) => (text ? [h("span", { class: "mono" }, instant(text)), from !== null && from !== undefined ? h("span", { class: "dim" }, ` ${from}`) : null] : null);
-  const filter = (key, value) => (value ? h("a", { href: link({ [key]: value }) }, foreign(value)) : null);
   const type = headerValue(record.request.headers, "content-type");
   return h("div", { class: "life" },
     rows([
-      ["Tenant", filter("tenant", context.tenant)],
-      ["Workflow", filter("workflow", context.workflow)],
-      ["Execution", context.execution ? [
-        h("a", { href: executionLink(context) }, foreign(context.execution)),
-        Number.isInteger(context.index) ? h("span", { class: "dim" }, ` send #${context.index}`) : null] : null],
-      ["Step", filter("step", context.step)],
       ["Node", record.node ? foreign(record.node) : null],
       ["Body", record.request.body_bytes > 0 ? [bytes(record.request.body_bytes), type ? [" of ", foreign(type)] : null] : null],
       ["SHA-256", record.request.body_sha256 ? h("span", { class: "mono small wrap" }, foreign(record.request.body_sha256)) : null],

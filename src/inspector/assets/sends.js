@@ -1,8 +1,9 @@
 // The list of sends: live, filtered, paged as it is scrolled.
 
+import { session } from "./api.js";
 import { foreign, h, plainForeign, replace } from "./dom.js";
 import { Feed } from "./feed.js";
-import { addressParts, clock, count, instant, ms, part } from "./format.js";
+import { addressParts, clock, count, instant, ms, part, shareOfTime } from "./format.js";
 import { CODES, fromText, KEYS, link, OUTCOMES, toQuery, toText } from "./filters.js";
 import { VirtualList } from "./virtual.js";
 import { answer, outcomeOf } from "./words.js";
@@ -14,7 +15,7 @@ const narrow = matchMedia("(max-width: 760px)");
 const ID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 
 /** One row of a list of sends; the list of an execution shows the same. */
-export function sendRow(record, { selected, index = null, onselect }) {
+export function sendRow(record, { selected, index = null, tenant = false, onselect }) {
   const outcome = outcomeOf(record);
   const { host, rest } = addressParts(record.request.url);
   const said = answer(record);
@@ -22,19 +23,22 @@ export function sendRow(record, { selected, index = null, onselect }) {
   const where = [record.context.workflow, record.context.step].filter(Boolean).join(" › ");
   const cells = [
     h("span", { class: "c-time", role: "gridcell", title: instant(record.created_at) },
-      index === null ? clock(record.created_at) : `#${index}`),
+      index === null ? when(record.created_at) : `#${index}`),
     h("span", { class: "c-outcome", role: "gridcell" }, badge(outcome, record.would_block)),
+    tenant ? h("span", { class: "c-tenant", role: "gridcell", title: plainForeign(record.context.tenant ?? "") }, foreign(record.context.tenant ?? "", { limit: 60 })) : null,
     h("span", { class: "c-method", role: "gridcell" }, foreign(record.request.method ?? "", { limit: 12 })),
-    h("span", { class: "c-url", role: "gridcell", title: plainForeign(record.request.url) },
-      h("a", { href: `#/sends/${part(record.id)}`, tabindex: -1 },
-        h("span", { class: "host" }, foreign(host.slice(0, 200))), h("span", { class: "path" }, foreign(rest.slice(0, 300), { limit: 300 })))),
-    h("span", { class: "c-answer", role: "gridcell" }, foreign(said, { limit: 40 })),
+    // The address and where it came from share their room: a long path gives way first.
+    h("span", { class: "c-main", role: "none" },
+      h("span", { class: "c-url", role: "gridcell", title: plainForeign(record.request.url), style: { "min-width": `min(50%, ${Math.min(200, host.length)}ch)` } },
+        h("a", { href: `#/sends/${part(record.id)}`, tabindex: -1 },
+          h("span", { class: "host" }, foreign(host.slice(0, 200))), h("span", { class: "path" }, foreign(rest.slice(0, 300), { limit: 300 })))),
+      h("span", { class: "c-where", role: "gridcell", title: plainForeign(where) }, where === "" ? "" : foreign(where.slice(0, 120)))),
+    h("span", { class: "c-answer", role: "gridcell", title: plainForeign(said.join(" ")) }, said.map((one, at) => [at > 0 ? " " : null, h("span", {}, foreign(one, { limit: 40 }))])),
     h("span", { class: "c-total", role: "gridcell" }, total === null ? "" : [
-      h("span", { class: "spark", "aria-hidden": true }, h("i", { style: { width: `${Math.min(100, Math.max(2, total / 50))}%` } })),
+      h("span", { class: "spark", "aria-hidden": true }, h("i", { style: { width: `${shareOfTime(total) * 100}%` } })),
       h("span", {}, ms(total)),
     ]),
     h("span", { class: "c-source", role: "gridcell" }, foreign(record.connection?.public_ip ?? "", { limit: 45 })),
-    h("span", { class: "c-where", role: "gridcell", title: plainForeign(where) }, where === "" ? "" : foreign(where.slice(0, 120))),
   ];
   return h("div", {
     class: `send-row tone-${outcome}${selected ? " selected" : ""}`,
@@ -54,12 +58,24 @@ export function badge(outcome, wouldBlock = null) {
     wouldBlock ? h("abbr", { class: "would", title: `Report mode: the policy would have blocked this (${wouldBlock})` }, "!") : null);
 }
 
-const COLUMNS = [["c-time", "Time"], ["c-outcome", "Outcome"], ["c-method", "Method"], ["c-url", "URL"],
-  ["c-answer", "Answer"], ["c-total", "Total"], ["c-source", "From"], ["c-where", "Workflow › step"]];
+/** The clock time; where the date stands before it, a narrow list leaves the seconds out. */
+function when(text) {
+  const shown = clock(text);
+  return shown.length <= 8 ? shown : [shown.slice(0, -3), h("span", { class: "seconds" }, shown.slice(-3))];
+}
 
 export function columnHeads(first = "Time") {
-  return h("div", { class: "rows-head", role: "row", "aria-rowindex": "1" }, COLUMNS.map(([name, label], at) =>
-    h("span", { class: name, role: "columnheader" }, at === 0 ? first : label)));
+  const head = (name, label) => h("span", { class: name, role: "columnheader" }, label);
+  return h("div", { class: "rows-head", role: "row", id: "rows-head", "aria-rowindex": "1" },
+    head("c-time", first), head("c-outcome", "Outcome"), first === "Time" ? head("c-tenant", "Tenant") : null, head("c-method", "Method"),
+    h("span", { class: "c-main", role: "none" }, head("c-url", "URL"), head("c-where", "Workflow › step")),
+    head("c-answer", "Answer"), head("c-total", "Total"), head("c-source", "From"));
+}
+
+/** Where a key leads from a row, or from none (-1): every key but the one for the last row begins at the first. */
+export function moved(from, by, count) {
+  if (from === -1) return by === Infinity ? count - 1 : 0;
+  return Math.min(count - 1, Math.max(0, from + by));
 }
 
 export const rowHeight = () => (narrow.matches ? 58 : 30);
@@ -89,19 +105,21 @@ export class SendsView {
     this.list = new VirtualList({
       height: rowHeight,
       key: (record) => record.id,
-      render: (record) => sendRow(record, { selected: record.id === this.selected, onselect: (one) => this.select(one.id) }),
+      render: (record) => sendRow(record, { selected: record.id === this.selected, tenant: this.allTenants, onselect: (one) => this.select(one.id) }),
       onNearEnd: () => this.#nearEnd(),
     });
     this.list.element.tabIndex = 0;
     this.list.element.setAttribute("role", "grid");
+    this.list.element.setAttribute("aria-owns", "rows-head");
     this.list.element.setAttribute("aria-label", "Sends, newest first");
     this.empty = h("div", { class: "empty", hidden: true });
     this.element = h("section", { class: "view sends", "aria-label": "Sends" },
+      h("h1", { class: "offscreen" }, "Sends"),
       h("div", { class: "toolbar" },
         h("div", { class: "search" }, icon("M9 3.5a5.5 5.5 0 1 0 0 11 5.5 5.5 0 0 0 0-11ZM13 13l4 4"), this.search),
         this.filterButton, this.pauseButton),
       this.panel, this.countsBox,
-      h("div", { class: "list-box" }, columnHeads(), this.list.element, this.empty, this.arrivals),
+      this.box = h("div", { class: "list-box" }, columnHeads(), this.list.element, this.empty, this.arrivals),
       this.status);
     this.open(filters);
   }
@@ -119,11 +137,17 @@ export class SendsView {
     }
     this.feed?.stop();
     this.newAbove = 0;
+    this.box.classList.toggle("all-tenants", this.allTenants);
     this.list.set([]);
     this.list.element.scrollTop = 0;
     this.feed = new Feed(filters, (change) => this.#changed(change));
     this.feed.start();
     if (!this.panel.hidden) this.#fillPanel();
+  }
+
+  /** Rows may be of different tenants, so that each says whose it is. */
+  get allTenants() {
+    return session.tenant === "*" && !this.filters.tenant;
   }
 
   stop() {
@@ -175,7 +199,7 @@ export class SendsView {
         return h("a", {
           class: `count tone-${name}${on ? " on" : ""}`,
           href: link({ ...this.filters, outcome: on ? undefined : name, code: undefined }),
-          "aria-label": on ? `${name}, ${counts.get(name) ?? 0}: show all outcomes` : `${name}, ${counts.get(name)}: show only these`,
+          "aria-label": `${count(counts.get(name) ?? 0)} ${name}: ${on ? "show all outcomes" : "show only these"}`,
         }, label);
       }));
   }
@@ -308,8 +332,7 @@ export class SendsView {
   move(by) {
     const { view } = this.feed;
     if (view.length === 0) return;
-    const from = view.findIndex((row) => row.id === this.selected);
-    const at = from === -1 ? (by > 0 ? 0 : view.length - 1) : Math.min(view.length - 1, Math.max(0, from + by));
+    const at = moved(view.findIndex((row) => row.id === this.selected), by, view.length);
     this.list.scrollTo(at);
     this.select(view[at].id);
   }

@@ -1,4 +1,5 @@
-// What a send's end means, in a sentence for the workflow's author: why it went so, and what to do next.
+// What a send's end means, in a sentence for its author. Why it failed and what to do next is the record's to say: its
+// message is shown as it is, and nothing is added for a code.
 
 import { ms } from "./format.js";
 
@@ -11,67 +12,10 @@ const PHASES = {
   read: "reading the answer",
 };
 
-const ALLOW_LIST = "If the receiver admits by address, give its owner the list at /public-ips.txt.";
-
-/** `{why, next}` for each code; functions of the record. */
-const CODES = {
-  timeout: (record) => timeout(record),
-  dns_not_found: () => ["The host name does not exist.", "Check the spelling of the host; a name registered just now may take a while to be seen."],
-  dns_failed: () => ["The host's name servers gave no usable answer.", "The fault is with the domain's name servers. Resend once they answer."],
-  dns_no_address: () => ["The host name exists and has no address we can reach.", "Ask the receiver for a name with an A record (or AAAA, where this tier has IPv6)."],
-  connection_refused: () => ["Nothing listens on that port, or a firewall refuses us.", `Check the port and that the receiver is up. ${ALLOW_LIST}`],
-  connection_reset: () => ["The receiver broke the connection off.", "It may have taken the request in. Look at its logs before you resend."],
-  connection_closed: () => ["The receiver closed the connection without a complete answer.", "It may have taken the request in. Look at its logs before you resend."],
-  host_unreachable: () => ["No route leads to the receiver's address.", `The receiver's network is down, or turns us away. ${ALLOW_LIST}`],
-  network_unreachable: () => ["The receiver's network cannot be reached from here.", "The operator of this tier can say whether the network side is up."],
-  tls_certificate: (record) => ["The receiver's certificate is not to be trusted.", certificateNext(record)],
-  tls_handshake: () => ["No TLS connection could be agreed on.", "The port may not speak TLS (try http://), or only versions older than TLS 1.2."],
-  protocol_error: () => ["What came back is not HTTP as the standard has it.", "Check that the port speaks HTTP. The receiver may have taken the request in."],
-  response_headers_too_large: () => ["The receiver's headers are larger than we read.", "Have the receiver send fewer or shorter headers. It has taken the request in."],
-  source_unavailable: () => ["No source address of the right kind may carry this send.", "The operator of this tier has to add or restore one."],
-  source_ports_exhausted: () => ["Every source address has used up its ports towards this receiver.", "Spread the sends out, or have the operator add source addresses."],
-  policy_url: () => ["The address is not a plain http or https URL.", "Write the whole address; put a username and password into auth, not into the URL."],
-  policy_port: () => ["The port is not one that may be sent to.", "Use 80, 443 or another allowed port."],
-  policy_name: () => ["The host is a name for private or special use.", "Use a public name. The operator can open a private one as an exception."],
-  policy_address: () => ["The host leads to an address that is not public.", "Use a public receiver. The operator can open a private network as an exception."],
-  policy_metadata: () => ["The host leads to a cloud's metadata service.", "It is never reachable from here; there is no exception."],
-  policy_scan: () => ["This account tried too many different hosts and ports within a minute.", "Spread the sends out, or ask the operator for a higher bound."],
-  policy_self: () => ["The host leads back to this appliance.", "Send to the receiver itself."],
-  policy_mixed: () => ["The host name answers with private addresses beside public ones.", "Have the receiver's DNS give public addresses only."],
-  policy_denied: () => ["The host is on a deny list.", "Ask the operator, who keeps the list."],
-  policy_not_allowed: () => ["This account may only send to certain hosts, and this is none of them.", "Ask the operator to add the host to the account's allow list."],
-  suspended: () => ["Sends of this kind are suspended.", "The operator suspended the account, the workflow or the host, and can lift it."],
-  interrupted: () => ["The appliance went down while this was being delivered.", "The receiver may or may not have the request. Ask there before you resend."],
-  expired: () => ["It was not started before it expired.", "Resend it if it still matters. A longer expires_in gives it more time in the queue."],
-  discarded: () => ["Its execution was discarded, so it was never sent.", "Nothing to do, unless the workflow should have sent it: then see why the run failed."],
-  internal: () => ["Something went wrong inside egressd.", "Give the operator this send's id."],
-};
-
-function timeout(record) {
-  const phase = record.error?.phase;
-  const total = ms(record.timings_ms?.total);
-  const why = `The time ran out after ${total}, while ${PHASES[phase] ?? "delivering"}.`;
-  const next = {
-    dns: "The domain's name servers are too slow. Resend once they answer.",
-    connect: `The receiver's address does not answer. ${ALLOW_LIST}`,
-    tls: "The receiver is slow to begin TLS, or the port does not speak it.",
-    write: "The receiver stopped taking the request in. A smaller body may pass.",
-    wait: "The receiver has the request and works too long on it. Have it answer at once and do the work afterwards.",
-    read: "The receiver answers too slowly. Have it send a short answer, and all of it at once.",
-  };
-  return [why, next[phase] ?? "Have the receiver answer sooner."];
-}
-
-function certificateNext(record) {
-  const after = record.connection?.tls?.certificate?.not_after;
-  if (after && Date.parse(after) < Date.parse(record.finished_at ?? "")) return "It has expired: the receiver has to renew it.";
-  return "The receiver has to present a certificate for this host name, not expired, from a public authority, with its whole chain.";
-}
-
 const STATUS = {
   400: "The receiver could not read the request: compare what was sent with its documentation.",
   401: "The receiver wants credentials: check auth or the Authorization header.",
-  403: `The receiver knows the request and forbids it: check the credentials' rights. ${ALLOW_LIST}`,
+  403: "The receiver knows the request and forbids it: check the credentials' rights. If it admits by address, give its owner the list at /public-ips.txt.",
   404: "The receiver has nothing at this path: check the URL.",
   405: "The receiver takes another method at this path.",
   409: "The receiver says it conflicts with what it has: it may have this already.",
@@ -96,17 +40,28 @@ export function explain(record) {
   if (state === "queued") return plain("It waits for its turn.", "It leaves as soon as there is room.", "waiting");
   if (state === "sending") return plain("It is on its way.", null, "waiting");
   if (outcome === "delivered") return plain(`The receiver answered ${status} in ${total}.`, null, "delivered");
-  if (outcome === "rejected" && status < 400) {
-    return plain(`The receiver answered ${status} in ${total}: a redirect, which is never followed. What was sent was not taken.`,
-      "Send to the address in its location header instead.", "rejected");
-  }
   if (outcome === "rejected") {
-    const advice = STATUS[status] ?? (status >= 500 ? STATUS[500] : STATUS[400]);
+    // A redirect has a message of its own.
+    const advice = record.error ? null : STATUS[status] ?? (status >= 500 ? STATUS[500] : STATUS[400]);
     return plain(`The receiver answered ${status} in ${total}.`, advice, "rejected");
   }
-  const [why, next] = CODES[record.error?.code]?.(record) ?? ["It ended without a complete answer.", null];
-  return plain(why, next, outcome ?? "failed");
+  if (outcome === "failed") return plain(`It failed${PHASES[record.error?.phase] ? ` while ${PHASES[record.error.phase]}` : ""}${record.timings_ms?.total ? `, after ${total}` : ""}.`, null, "failed");
+  return plain(ENDS[outcome] ?? "It ended without a complete answer.", null, outcome ?? "failed");
 }
+
+const ENDS = {
+  blocked: "It was not sent: the acceptable-use policy stopped it.",
+  expired: "It was not started before it expired.",
+  discarded: "Its execution was discarded, so it was never sent.",
+  interrupted: "The appliance went down while this was being delivered.",
+};
+
+/** What is known of the request at the receiver, for an error. */
+export const PROCESSED = {
+  no: "nothing of it was processed",
+  maybe: "the receiver may have processed it",
+  yes: "the receiver has it",
+};
 
 function plain(why, next, tone) {
   return { why, next, tone };
@@ -126,12 +81,13 @@ export const REASONS = {
   501: "Not Implemented", 502: "Bad Gateway", 503: "Service Unavailable", 504: "Gateway Timeout",
 };
 
-/** What a list shows as a send's answer: a status, a code, or where it is on its way. */
+/** What a list shows as a send's answer: why there is none, and the status where one came. */
 export function answer(record) {
-  if (record.response) return String(record.response.status);
-  const code = record.error?.code ?? "";
-  // Some codes only say the outcome again.
-  return code === record.outcome ? "" : code;
+  const code = record.error?.code ?? null;
+  const status = record.response ? String(record.response.status) : null;
+  // Of a complete answer the status says it all; some codes only say the outcome again.
+  const answered = record.outcome === "delivered" || record.outcome === "rejected";
+  return [answered || code === record.outcome ? null : code, status].filter((one) => one !== null);
 }
 
 export function outcomeOf(record) {
