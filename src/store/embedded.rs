@@ -28,6 +28,7 @@ mod claim;
 mod doubt;
 mod entry;
 mod facts;
+mod files;
 mod frame;
 mod index;
 mod list;
@@ -54,7 +55,6 @@ use std::{
     hash::{BuildHasher, RandomState},
     io::{self, Read, Write},
     net::IpAddr,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
@@ -70,6 +70,7 @@ use nix::fcntl::{Flock, FlockArg};
 use tokio::sync::{Semaphore, oneshot};
 
 use self::claim::ToEnd;
+use self::files::Link;
 use self::piece::Piece;
 use self::seal::{Asked, Keys};
 use self::state::State;
@@ -148,6 +149,8 @@ struct Shared {
     /// What was found unreadable since the store was opened.
     damage: Mutex<Vec<String>>,
     faults: Faults,
+    /// Of the directory and the lock: what is written elsewhere does not last.
+    links: Vec<Link>,
 }
 
 /// The places where a disk may refuse, for tests to refuse in its stead.
@@ -298,7 +301,7 @@ pub struct Embedded {
     jobs: std::sync::mpsc::Sender<Job>,
     room: Arc<Semaphore>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    lock: Mutex<Option<Flock<fs::File>>>,
+    lock: Mutex<Option<Lock>>,
 }
 
 impl Embedded {
@@ -310,12 +313,20 @@ impl Embedded {
 
     fn open_with(settings: &StoreSettings, node: &str, limits: PieceLimits) -> Result<Self, StoreError> {
         let root = settings.path.clone();
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&root);
-        made.map_err(|error| cannot_write(&root, &error))?;
-        let lock = take_lock(&root)?;
+        files::make_directory(&root).map_err(|error| cannot_write(&root, &error))?;
+        let lock = Lock::take(&root)?;
+        let (narrowed, failed) = files::narrow(&root);
+        if let Some(first) = narrowed.first() {
+            let (first, paths) = (first.display(), narrowed.len());
+            tracing::warn!(%first, paths, "others than the owner could use the store's files: their modes are narrowed");
+        }
+        if let Some((path, error)) = failed.first() {
+            let (path, paths) = (path.display(), failed.len());
+            tracing::warn!(%path, paths, %error, "others than the owner can use the store's files: chmod them to 0600 and 0700");
+        }
         state::check_format(&root)?;
         let pieces = root.join("pieces");
-        fs::create_dir_all(&pieces).map_err(|error| cannot_write(&pieces, &error))?;
+        files::make_directory(&pieces).map_err(|error| cannot_write(&pieces, &error))?;
         let state_path = root.join("state");
         let state = State::load(&state_path)?;
         let keys = Keys::load(&settings.key_file, state.is_none())?;
@@ -353,6 +364,7 @@ impl Embedded {
             doubted: Mutex::default(),
             damage: Mutex::default(),
             faults: Faults::default(),
+            links: lock.links.clone(),
         });
         let left_behind = replay::load(&shared)?;
         // Told at once, not only by the first call that it cannot take.
@@ -399,7 +411,11 @@ impl Embedded {
 
     fn accept_job(&self, by: &Session, call: &Accept) -> Result<AcceptJob, StoreError> {
         let keys = &self.shared.keys;
-        let key = call.idempotency.as_ref();
+        let kept = call.idempotency.as_ref().map(|key| {
+            let fingerprint = keys.fingerprint(&key.fingerprint);
+            IdempotencyKey { fingerprint, ..key.clone() }
+        });
+        let key = kept.as_ref();
         let count = u32::try_from(call.sends.len()).unwrap_or(u32::MAX);
         let mut sends = Vec::with_capacity(call.sends.len());
         for (at, new) in call.sends.iter().enumerate() {
@@ -514,34 +530,40 @@ impl Drop for Embedded {
     }
 }
 
-/// Holds the store's path for this process alone, until the file is closed.
-fn take_lock(root: &Path) -> Result<Flock<fs::File>, StoreError> {
-    let path = root.join("lock");
-    let mut file = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(|error| cannot_write(&path, &error))?;
-    let mut before = String::new();
-    let _ = file.read_to_string(&mut before);
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(mut lock) => {
-            // Written over what is there, which a full disk takes too.
-            let pid = format!("{}\n", std::process::id());
-            let written = io::Seek::rewind(&mut *lock)
-                .and_then(|()| lock.write_all(pid.as_bytes()))
-                .and_then(|()| lock.set_len(pid.len() as u64));
-            written.map_err(|error| cannot_write(&path, &error))?;
-            Ok(lock)
-        }
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-            let pid = before.trim().parse().unwrap_or(0);
-            Err(StoreError::InUse { path: root.display().to_string(), pid })
-        }
-        Err((_, error)) => Err(cannot_write(&path, &error.into())),
+/// The store's path is this process's alone while this lives. The directory itself is locked, which no `rm` swaps under
+/// us; the file `lock` tells who has it, and keeps out versions that know of it alone.
+struct Lock {
+    _directory: Flock<fs::File>,
+    _file: Flock<fs::File>,
+    links: Vec<Link>,
+}
+
+impl Lock {
+    fn take(root: &Path) -> Result<Self, StoreError> {
+        let path = root.join("lock");
+        let mut file = files::open(&path, true).map_err(|error| cannot_write(&path, &error))?;
+        let mut before = String::new();
+        let _ = file.read_to_string(&mut before);
+        let exclusive = |file: fs::File, path: &Path| match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(lock),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                let pid = before.trim().parse().unwrap_or(0);
+                Err(StoreError::InUse { path: root.display().to_string(), pid })
+            }
+            Err((_, error)) => Err(cannot_write(path, &error.into())),
+        };
+        let directory = fs::File::open(root).map_err(|error| cannot_write(root, &error))?;
+        let directory = exclusive(directory, root)?;
+        let mut file = exclusive(file, &path)?;
+        // Written over what is there, which a full disk takes too.
+        let pid = format!("{}\n", std::process::id());
+        let written = io::Seek::rewind(&mut *file)
+            .and_then(|()| file.write_all(pid.as_bytes()))
+            .and_then(|()| file.set_len(pid.len() as u64));
+        written.map_err(|error| cannot_write(&path, &error))?;
+        let link = |path: &Path, file: &fs::File| Link::of(path, file).map_err(|error| cannot_write(path, &error));
+        let links = vec![link(root, &directory)?, link(&path, &file)?];
+        Ok(Self { _directory: directory, _file: file, links })
     }
 }
 

@@ -41,19 +41,20 @@ impl Doubts {
     }
 
     /// What bytes `from..to` of a log may have said. `next`: the place of the next send to be accepted there. `id_at`
-    /// says whose row is at a place.
+    /// says whose row is at a place. Answers the newest number of the tail among the ends that it could name.
     pub fn examine(
         &mut self,
         log: &File,
         (from, to): (u64, u64),
         next: Place,
         id_at: impl Fn(Place) -> Option<u128>,
-    ) -> io::Result<()> {
+    ) -> io::Result<u64> {
         let length = log.metadata()?.len();
         let bytes = frame::read_at(log, from, to.min(length).saturating_sub(from) as usize)?;
         let mut rest = bytes.as_slice();
         let mut next = next;
         let mut whole = to <= length;
+        let mut newest = 0;
         // Sends of this very stretch: they are lost, and whatever happened to them with it.
         let mut here: HashMap<Place, u128> = HashMap::new();
         while whole && !rest.is_empty() {
@@ -64,6 +65,11 @@ impl Doubts {
             // Begins and ends say first whose they are, as a send's own frame does.
             let id = payload.first_chunk().map(|id| u128::from_le_bytes(*id));
             let number = |at: usize| payload.get(at..at + 4)?.first_chunk().map(|number| u32::from_le_bytes(*number));
+            if kind == Kind::Finish
+                && let Some(seq) = payload.get(24..32).and_then(|seq| seq.first_chunk())
+            {
+                newest = newest.max(u64::from_le_bytes(*seq));
+            }
             match kind {
                 Kind::Send if number(16) == Some(next.1) => {
                     here.extend(id.map(|id| (next, id)));
@@ -82,7 +88,7 @@ impl Doubts {
         if !whole {
             self.about_all_before(next);
         }
-        Ok(())
+        Ok(newest)
     }
 }
 

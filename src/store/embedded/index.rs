@@ -7,7 +7,7 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io,
     os::unix::fs::FileExt,
     path::Path,
@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bloom::Bloom;
 use super::facts::Facts;
+use super::files;
 use super::frame::{self, Frame, Kind};
 use super::piece::sync_directory;
 use super::seal::Asked;
@@ -321,7 +322,7 @@ impl Find {
             bytes.extend_from_slice(&at.to_le_bytes());
         }
         let making = directory.join("index.new");
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&making)?;
+        let file = files::make(&making)?;
         file.write_all_at(&bytes, 0)?;
         file.sync_all()?;
         fs::rename(&making, directory.join("index"))?;

@@ -9,7 +9,7 @@
 //!   ([`Facts`]). Until then both are in memory alone.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
@@ -25,6 +25,7 @@ use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
 use super::facts::Facts;
+use super::files::{self, Link};
 use super::frame::{self, Frame, Kind};
 use super::index::{Ended, Find, FoundEnding, Growing, Settled};
 use super::seal::SLOT_BYTES;
@@ -35,6 +36,8 @@ use crate::store::{StoreError, wire};
 
 /// Of everything under the store's path. A store of a later format is refused.
 pub const FORMAT: u32 = 1;
+/// A read that fails is tried so many times in all before anybody is told.
+const READ_TRIES: u32 = 4;
 /// Rows read at once by a scan.
 pub const SCAN_ROWS: u32 = 1024;
 /// Room for the table and `ends` is set aside in steps of this.
@@ -44,6 +47,8 @@ pub struct Piece {
     pub number: u32,
     pub directory: PathBuf,
     pub log: File,
+    /// Where the log is found.
+    pub link: Link,
     table: File,
     ends: File,
     /// `None`: dropped, their time was over.
@@ -69,6 +74,9 @@ pub struct Piece {
     /// A row was lost while running: the next start makes the piece's tables anew, and until then no index says
     /// otherwise.
     distrusted: AtomicBool,
+    /// So many reads of it fail, for tests.
+    #[cfg(test)]
+    pub failing_reads: AtomicU32,
     /// Table, ends or slots were written since they were last synced. Set after the write, so that a sync in
     /// between does not pass it by.
     pub dirty: AtomicBool,
@@ -144,7 +152,7 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
 }
 
 fn open_file(path: PathBuf, make: bool) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(make).truncate(false).open(path)
+    files::open(&path, make)
 }
 
 impl Piece {
@@ -162,7 +170,7 @@ impl Piece {
             fs::rename(&directory, &making)?;
             fs::remove_dir_all(&making)?;
         }
-        fs::create_dir_all(&making)?;
+        files::make_directory(&making)?;
         let mut bytes = Vec::new();
         frame::append(&mut bytes, Kind::Head, &[&wire::encode(head, Vec::new())], None);
         for (name, content) in [("log", bytes.as_slice()), ("bodies", &[]), ("table", &[]), ("ends", &[])] {
@@ -176,6 +184,7 @@ impl Piece {
         fs::rename(&making, &directory)?;
         faults.pass(Fault::Name)?;
         above.sync_all()?;
+        piece.link = Link::of(&directory.join("log"), &piece.log)?;
         piece.directory = directory;
         Ok(piece)
     }
@@ -204,6 +213,7 @@ impl Piece {
             table: open_file(directory.join("table"), true)?,
             ends: open_file(directory.join("ends"), true)?,
             log_bytes: AtomicU64::new(log.metadata()?.len()),
+            link: Link::of(&directory.join("log"), &log)?,
             log,
             bodies: RwLock::new(bodies),
             bodies_bytes: AtomicU64::new(bodies_bytes),
@@ -218,6 +228,8 @@ impl Piece {
             find: RwLock::new(Find::Growing(Growing::default())),
             ended: RwLock::default(),
             distrusted: AtomicBool::new(false),
+            #[cfg(test)]
+            failing_reads: AtomicU32::new(0),
             dirty: AtomicBool::new(false),
             directory,
         })
@@ -302,6 +314,48 @@ impl Piece {
         self.directory.join(name).display().to_string()
     }
 
+    /// Reads, and again where the disk fails: what is not there or not whole is damage, and a disk that does not answer
+    /// is none.
+    fn read(
+        &self,
+        name: &str,
+        (at, length): (u64, usize),
+        mut read: impl FnMut() -> io::Result<()>,
+    ) -> Result<(), StoreError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.answers().and_then(|()| read()) {
+                Ok(()) => return Ok(()),
+                Err(error) if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData) => {
+                    return Err(self.unreadable(name, at, length, &error));
+                }
+                Err(error) if tries == READ_TRIES => {
+                    return Err(StoreError::CannotRead(format!(
+                        "{} at bytes {at} to {}: {error}, {tries} times: look at the disk and the kernel's log",
+                        self.file(name),
+                        at + length as u64
+                    )));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    #[cfg(test)]
+    fn answers(&self) -> io::Result<()> {
+        let failing = |left: u32| left.checked_sub(1);
+        match self.failing_reads.fetch_update(Ordering::AcqRel, Ordering::Acquire, failing) {
+            Ok(_) => Err(io::Error::from_raw_os_error(Errno::EIO as i32)),
+            Err(_) => Ok(()),
+        }
+    }
+
+    #[cfg(not(test))]
+    fn answers(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn unreadable(&self, name: &str, at: u64, length: usize, why: &dyn std::fmt::Display) -> StoreError {
         StoreError::Damaged(format!(
             "{} is unreadable at bytes {at} to {}: {why}; what stood there is lost, restore the file from a copy if \
@@ -324,11 +378,10 @@ impl Piece {
     pub fn row(&self, number: u32) -> Result<Row, StoreError> {
         let at = u64::from(number) * ROW_BYTES as u64;
         let mut bytes = [0; ROW_BYTES];
-        let read = {
+        self.read("table", (at, ROW_BYTES), || {
             let _lock = self.table_lock.read().unwrap_or_else(PoisonError::into_inner);
             self.table.read_exact_at(&mut bytes, at)
-        };
-        read.map_err(|error| self.unreadable("table", at, ROW_BYTES, &error))?;
+        })?;
         Row::decode(&bytes).ok_or_else(|| {
             StoreError::Damaged(format!(
                 "{} is unreadable at bytes {at} to {}: the row fails its checksum; it is made anew from the log at the \
@@ -381,8 +434,10 @@ impl Piece {
     pub fn rows(&self, from: u32, to: u32, into: &mut Vec<u8>) -> Result<(), StoreError> {
         let at = u64::from(from) * ROW_BYTES as u64;
         into.resize((to - from) as usize * ROW_BYTES, 0);
-        let _lock = self.table_lock.read().unwrap_or_else(PoisonError::into_inner);
-        self.table.read_exact_at(into, at).map_err(|error| self.unreadable("table", at, into.len(), &error))
+        self.read("table", (at, into.len()), || {
+            let _lock = self.table_lock.read().unwrap_or_else(PoisonError::into_inner);
+            self.table.read_exact_at(into, at)
+        })
     }
 
     /// How many sound rows the table has on disk, and of those that were begun or ended, number and id.
@@ -491,11 +546,30 @@ impl Piece {
     pub fn ends(&self, from: u32, to: u32) -> Result<Vec<u8>, StoreError> {
         let at = u64::from(from) * END_BYTES as u64;
         let mut bytes = vec![0; (to - from) as usize * END_BYTES];
-        let _lock = self.table_lock.read().unwrap_or_else(PoisonError::into_inner);
-        match self.ends.read_exact_at(&mut bytes, at) {
-            Ok(()) => Ok(bytes),
-            Err(error) => Err(self.unreadable("ends", at, bytes.len(), &error)),
+        let length = bytes.len();
+        self.read("ends", (at, length), || {
+            let _lock = self.table_lock.read().unwrap_or_else(PoisonError::into_inner);
+            self.ends.read_exact_at(&mut bytes, at)
+        })?;
+        Ok(bytes)
+    }
+
+    /// The tail's greatest number that `ends` has on disk; 0: none.
+    pub fn newest_end(&self) -> io::Result<u64> {
+        let length = self.ends.metadata()?.len();
+        let mut bytes = vec![0; END_BYTES * SCAN_ROWS as usize];
+        let (mut at, mut newest) = (0, 0);
+        while at + END_BYTES as u64 <= length {
+            let most = ((length - at) as usize / END_BYTES * END_BYTES).min(bytes.len());
+            self.ends.read_exact_at(&mut bytes[..most], at)?;
+            for (end, place) in bytes[..most].chunks_exact(END_BYTES).zip(at / END_BYTES as u64..) {
+                if End::decode(end).is_some() {
+                    newest = self.first_seq + place;
+                }
+            }
+            at += most as u64;
         }
+        Ok(newest)
     }
 
     /// Nothing is known to have ended here. The file keeps its room, as the table does.
@@ -514,8 +588,11 @@ impl Piece {
     /// Reads the frame at an extent of the log, with its slot.
     pub fn frame(&self, extent: Extent) -> Result<Vec<u8>, StoreError> {
         let at = u64::from(extent.at);
-        let bytes = frame::read_at(&self.log, at, extent.length as usize)
-            .map_err(|error| self.unreadable("log", at, extent.length as usize, &error))?;
+        let mut bytes = Vec::new();
+        self.read("log", (at, extent.length as usize), || {
+            bytes = frame::read_at(&self.log, at, extent.length as usize)?;
+            Ok(())
+        })?;
         match frame::parse(&bytes) {
             Some(frame) if frame.length == bytes.len() => Ok(bytes),
             _ => Err(self.unreadable("log", at, extent.length as usize, &"it fails its checksum")),
@@ -526,8 +603,11 @@ impl Piece {
     pub fn body(&self, at: u64, length: u32) -> Result<Option<Vec<u8>>, StoreError> {
         let bodies = self.bodies.read().unwrap_or_else(PoisonError::into_inner);
         let Some(file) = &*bodies else { return Ok(None) };
-        let bytes = frame::read_at(file, at, length as usize)
-            .map_err(|error| self.unreadable("bodies", at, length as usize, &error))?;
+        let mut bytes = Vec::new();
+        self.read("bodies", (at, length as usize), || {
+            bytes = frame::read_at(file, at, length as usize)?;
+            Ok(())
+        })?;
         match frame::parse(&bytes) {
             Some(Frame { kind: Kind::Body, payload, length }) if length == bytes.len() => Ok(Some(payload.to_vec())),
             _ => Err(self.unreadable("bodies", at, length as usize, &"it fails its checksum")),
@@ -588,6 +668,14 @@ impl Piece {
 
     /// Says of a failed read of the index what may be done about it.
     fn index_unreadable(&self, error: &io::Error) -> StoreError {
+        let is_damage =
+            matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::Other);
+        if !is_damage {
+            return StoreError::CannotRead(format!(
+                "{}: {error}: look at the disk and the kernel's log",
+                self.file("index")
+            ));
+        }
         StoreError::Damaged(format!(
             "{} is unreadable: {error}; stop egressd, remove the file, and it is made anew from the log at the next start",
             self.file("index")

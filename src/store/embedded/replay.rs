@@ -27,6 +27,8 @@ struct Replayed {
     rows_before: u32,
     /// Those of them that were begun or ended: number and id.
     begun_before: Vec<(u32, u128)>,
+    /// The newest end that was known here before.
+    newest_end: u64,
 }
 
 /// Opens every piece, makes one where there is none, and takes up what waits. Answers where the sends stand that wait
@@ -67,9 +69,10 @@ pub fn load(shared: &Shared) -> Result<Vec<(u32, u32)>, StoreError> {
         }
         // Until its tables are whole again, no index may say so.
         piece.forget_index().map_err(|error| cannot_write(path, &error))?;
-        let before = piece.sound_rows().and_then(|sound| piece.empty_ends().map(|()| sound));
-        let (rows_before, begun_before) = before.map_err(|error| cannot_write(path, &error))?;
-        replayed.push(Replayed { piece, rows: Vec::new(), rows_before, begun_before });
+        let before = piece.sound_rows().and_then(|sound| Ok((sound, piece.newest_end()?)));
+        let before = before.and_then(|before| piece.empty_ends().map(|()| before));
+        let ((rows_before, begun_before), newest_end) = before.map_err(|error| cannot_write(path, &error))?;
+        replayed.push(Replayed { piece, rows: Vec::new(), rows_before, begun_before, newest_end });
     }
     let mut doubts = Doubts::default();
     for number in lost {
@@ -83,12 +86,22 @@ pub fn load(shared: &Shared) -> Result<Vec<(u32, u32)>, StoreError> {
         let counts = next.map(|next| next.previous_log_bytes);
         let seq = replay(shared, &settled, &mut replayed, at, counts, &mut doubts).map_err(failed)?;
         newest_seq = newest_seq.max(seq);
+        let this = &replayed[at];
+        if this.newest_end > seq.max(this.piece.first_seq.saturating_sub(1)) {
+            // Whatever else stood behind it is lost too: starts of sends of earlier pieces, whose own tables may be lost.
+            doubts.about_all_before((this.piece.number, this.rows.len() as u32));
+            shared.tell_damage(format!(
+                "{} lacks the end of send number {} of the tail, which was known before: what stood there is lost",
+                this.piece.file("log"),
+                this.newest_end
+            ));
+        }
     }
     shared.last_seq.store(newest_seq, Ordering::Release);
 
     let mut pieces: Vec<_> = settled.into_iter().map(Arc::new).collect();
     let mut read_again: Vec<(Arc<Piece>, Vec<Row>)> = Vec::new();
-    for Replayed { piece, rows, rows_before, begun_before } in replayed {
+    for Replayed { piece, rows, rows_before, begun_before, .. } in replayed {
         for (number, id) in begun_before {
             let waits = |row: &&Row| row.id == id && !row.is_begun() && !row.is_done();
             if rows.get(number as usize).filter(waits).is_some() {
@@ -246,7 +259,7 @@ fn replay(
             Found::Frame { at, frame } => (at, frame),
             Found::Damage { from, to } => {
                 lost(from, to, "it fails its checksum");
-                examine(doubts, (from, to), before, this)?;
+                newest_seq = newest_seq.max(examine(doubts, (from, to), before, this)?);
                 // What is left of a call was accepted with it.
                 open_call = None;
                 add_key(&this.piece, open_key.take());

@@ -44,6 +44,7 @@ pub enum Asked {
 pub struct Keys {
     root: hmac::Key,
     wrap: hmac::Key,
+    fingerprint: hmac::Key,
     hash: (u64, u64),
     check: [u8; 16],
 }
@@ -111,6 +112,7 @@ impl Keys {
         }
         Self {
             wrap: hmac::Key::new(hmac::HMAC_SHA256, labelled("egressd wrap 1").as_ref()),
+            fingerprint: hmac::Key::new(hmac::HMAC_SHA256, labelled("egressd fingerprint 1").as_ref()),
             hash: (u64::from_le_bytes(*low), u64::from_le_bytes(*high)),
             check,
             root,
@@ -124,6 +126,13 @@ impl Keys {
 
     pub fn redact_key(&self) -> RedactKey {
         RedactKey::new(hmac::sign(&self.root, b"egressd redact 1").as_ref())
+    }
+
+    /// What is kept of a call's fingerprint: without the key it says nothing about the call's body, however few bodies
+    /// there are to guess from.
+    pub fn fingerprint(&self, fingerprint: &[u8; 32]) -> [u8; 32] {
+        let keyed = hmac::sign(&self.fingerprint, fingerprint);
+        keyed.as_ref().first_chunk().copied().unwrap_or_default()
     }
 
     /// Encrypts in place; the slot is what opens it again.

@@ -2,7 +2,7 @@
 //! and its key from others. One file, written anew and renamed at each change, which are few.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{self, Write},
     net::IpAddr,
     path::{Path, PathBuf},
@@ -10,6 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::files;
 use super::frame::{self, Frame, Kind};
 use super::piece::{FORMAT, sync_directory};
 use crate::send::{SendId, TenantId};
@@ -149,7 +150,7 @@ impl State {
 /// Writes a file so that after a crash it is the old one or the new one, whole.
 pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let making: PathBuf = path.with_extension("new");
-    let mut file = File::create(&making)?;
+    let mut file = files::make(&making)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     drop(file);

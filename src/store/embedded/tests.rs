@@ -1,5 +1,7 @@
 //! What only a store on disk can break.
 
+mod losses;
+
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 

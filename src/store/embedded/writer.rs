@@ -29,6 +29,7 @@ use tokio::time::Instant;
 pub use self::batch::SendAt;
 use self::batch::{Batch, Effect, Reply, Was};
 pub use self::job::{AcceptJob, AcceptedJob, Answer, BeginJob, EndJob, FinishJob, Job, StoreEndJob};
+use super::files::Link;
 use super::piece::{self, End, FORMAT, Head, Piece};
 use super::waiting::{Hand, Queued, Taken, second, second_after};
 use super::{Fault, Shared, cannot_write, closed, locked, retain, settle};
@@ -42,6 +43,8 @@ const COMMIT_EVERY: Duration = Duration::from_millis(1);
 const BATCH_ENOUGH: usize = 64;
 /// While nothing can be written, a try this often.
 const TRY_AGAIN_EVERY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 500 });
+/// With nothing to do, it is looked this often whether the store is still where it was opened.
+const LOOK_EVERY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 500 });
 /// What a try writes.
 const PROBE_BYTES: usize = 64 * 1024;
 /// A log never grows past what an [`Extent`](super::table::Extent) can name.
@@ -109,10 +112,13 @@ pub fn start(shared: Arc<Shared>, left_behind: Vec<(u32, u32)>) -> io::Result<(S
 impl Writer {
     fn run(mut self) {
         loop {
-            let wait = if self.is_failing() { TRY_AGAIN_EVERY } else { Duration::from_secs(3600) };
+            let wait = if self.is_failing() { TRY_AGAIN_EVERY } else { LOOK_EVERY };
             let job = match self.jobs.recv_timeout(wait) {
                 Ok(job) => job,
                 Err(RecvTimeoutError::Timeout) => {
+                    if let Err(why) = self.links_hold() {
+                        self.fail(&StoreError::CannotWrite(why));
+                    }
                     self.try_again();
                     continue;
                 }
@@ -264,6 +270,11 @@ impl Writer {
                 return Err(StoreError::CannotWrite("the store has just recovered: try again".to_owned()));
             }
         }
+        if let Err(why) = self.links_hold() {
+            let error = StoreError::CannotWrite(why);
+            self.fail(&error);
+            return Err(error);
+        }
         let from = clock::monotonic();
         self.committed_at = from;
         let newest = self.newest.clone();
@@ -314,10 +325,18 @@ impl Writer {
         }
     }
 
+    /// Whether the directory, the lock and the log are still what others find at their paths: what is written to them
+    /// else is lost, and another process may write there.
+    fn links_hold(&self) -> Result<(), String> {
+        self.shared.links.iter().chain([&self.newest.link]).try_for_each(Link::check)
+    }
+
     fn fail(&mut self, error: &StoreError) {
         self.tried_at = clock::monotonic();
         let why = why(error);
-        tracing::error!(why, "the store cannot write");
+        if locked(&self.shared.failing).as_ref() != Some(&why) {
+            tracing::error!(why, "the store cannot write");
+        }
         self.shared.set_failing(Some(why));
     }
 
@@ -331,7 +350,7 @@ impl Writer {
         if !self.owed.is_empty() {
             return;
         }
-        let mut probed = probe(&self.shared);
+        let mut probed = self.links_hold().and_then(|()| probe(&self.shared));
         if probed.is_ok() && self.abandon_newest {
             probed = self.open_piece().map_err(|error| why(&cannot_write(&self.shared.root, &error)));
         }
@@ -576,7 +595,7 @@ pub fn probe(shared: &Shared) -> Result<(), String> {
     let done = (|| {
         shared.faults.pass(Fault::Write)?;
         shared.faults.pass(Fault::Sync)?;
-        let file = std::fs::File::create(&path)?;
+        let file = super::files::make(&path)?;
         file.write_all_at(&[0; PROBE_BYTES], 0)?;
         file.sync_data()
     })();

@@ -1,0 +1,267 @@
+//! What is lost under a store, moved from under it, or not to be had for a moment.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use super::*;
+
+#[tokio::test]
+async fn a_store_that_is_moved_from_under_its_process_accepts_nothing_more() {
+    type Harm = fn(&Path, &Path);
+    let harms: [(&str, Harm, Harm); 6] = [
+        (
+            "the directory, renamed",
+            |root, away| fs::rename(root, away).unwrap(),
+            |root, away| {
+                fs::rename(away, root).unwrap();
+            },
+        ),
+        (
+            "the directory, and another made",
+            |root, away| {
+                fs::rename(root, away).unwrap();
+                fs::create_dir(root).unwrap();
+            },
+            |root, away| {
+                fs::remove_dir(root).unwrap();
+                fs::rename(away, root).unwrap();
+            },
+        ),
+        (
+            "the lock, renamed",
+            |root, away| fs::rename(root.join("lock"), away).unwrap(),
+            |root, away| {
+                fs::rename(away, root.join("lock")).unwrap();
+            },
+        ),
+        (
+            "the lock, and another made",
+            |root, away| {
+                fs::rename(root.join("lock"), away).unwrap();
+                fs::write(root.join("lock"), "1\n").unwrap();
+            },
+            |root, away| fs::rename(away, root.join("lock")).unwrap(),
+        ),
+        (
+            "the newest log",
+            |root, away| fs::rename(root.join("pieces/00000001/log"), away).unwrap(),
+            |root, away| {
+                fs::rename(away, root.join("pieces/00000001/log")).unwrap();
+            },
+        ),
+        (
+            "the pieces",
+            |root, away| fs::rename(root.join("pieces"), away).unwrap(),
+            |root, away| {
+                fs::rename(away, root.join("pieces")).unwrap();
+            },
+        ),
+    ];
+    for (name, harm, mend) in harms {
+        let subject = OnDisk::fresh().await;
+        let (store, session) = (subject.store(), subject.session());
+        let before = accept_one(store, session, &draft()).await;
+        let (root, away) = (subject.path(), subject.directory.path().join("away"));
+        harm(&root, &away);
+        let refused = store.accept(session, call(vec![draft().send()], None)).await;
+        assert!(
+            matches!(&refused, Err(StoreError::CannotWrite(why)) if why.contains("while the store was in use")),
+            "{name}: {refused:?}"
+        );
+        assert!(store.health().is_err(), "{name}");
+        let begun = begin_one(store, session, begin_of(before, &draft(), at(1))).await;
+        assert!(begun.is_err(), "{name}: nothing begins without its mark");
+        mend(&root, &away);
+        subject.until_healthy().await;
+        let after = accept_one(store, session, &draft()).await;
+        assert_eq!(subject.all().await, [before, after], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn it_is_told_without_anybody_calling() {
+    let subject = OnDisk::fresh().await;
+    fs::remove_dir_all(subject.path()).unwrap();
+    while subject.store().health().is_ok() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_lock_file_that_is_removed_lets_no_second_process_in() {
+    let subject = OnDisk::fresh().await;
+    for remake in [false, true] {
+        let _ = fs::remove_file(subject.path().join("lock"));
+        if remake {
+            fs::write(subject.path().join("lock"), "").unwrap();
+        }
+        let again = Embedded::open(&settings(subject.directory.path()), "another");
+        assert!(matches!(again.err(), Some(StoreError::InUse { .. })), "made again: {remake}");
+    }
+}
+
+#[tokio::test]
+async fn every_file_is_its_owners_alone_also_in_a_directory_that_was_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("store");
+    fs::create_dir(&root).unwrap();
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
+    let limits = PieceLimits { sends: 3, ..OnDisk::limits() };
+    let mut subject = OnDisk { store: None, session: None, directory, limits };
+    subject.open();
+    for _ in 0..10 {
+        let id = accept_one(subject.store(), subject.session(), &draft()).await;
+        subject.store().finish(subject.session(), finished(id, 200, at(1))).await.expect("ended");
+    }
+    subject.until_settled().await;
+    subject.store().publish(Vec::new(), Some([1; 32]), at(2)).await.expect("published");
+    let (mut directories, mut files) = (vec![root], 0);
+    while let Some(directory) = directories.pop() {
+        assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o777, 0o700, "{}", directory.display());
+        for entry in fs::read_dir(&directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+                continue;
+            }
+            files += 1;
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600, "{}", path.display());
+        }
+    }
+    assert!(files > 15, "{files}");
+}
+
+#[tokio::test]
+async fn what_a_calls_body_was_cannot_be_guessed_from_its_key() {
+    let subject = OnDisk::fresh().await;
+    let key = |fingerprint| IdempotencyKey {
+        tenant: tenant("acme"),
+        path: "/v1/sends".to_owned(),
+        key: "k".to_owned(),
+        fingerprint,
+    };
+    let keyed = Accept { idempotency: Some(key([0x5a; 32])), ..call(vec![draft().send()], None) };
+    let old =
+        Accept { idempotency: Some(IdempotencyKey { key: "old".to_owned(), ..key([0x3c; 32]) }), ..keyed.clone() };
+    let id = keyed.sends[0].id;
+    accept_new(subject.store(), subject.session(), keyed).await;
+    // As a store wrote it before fingerprints were keyed.
+    let old = Accept { sends: vec![draft().send()], ..old };
+    let old_id = old.sends[0].id;
+    let mut job = subject.store().accept_job(subject.session(), &old).unwrap();
+    job.sends[0].form =
+        wire::accepted(&old.sends[0], conformance::NODE, false, old.idempotency.as_ref().map(|key| (key, 1))).form;
+    subject.store().ask(|answer| Job::Accept(Box::new(job), answer)).await.expect("accepted");
+
+    let log = fs::read(subject.file("log")).unwrap();
+    let has = |byte: u8| log.windows(16).any(|window| window == [byte; 16]);
+    assert_eq!((has(0x5a), has(0x3c)), (false, true));
+    let subject = subject.crash().await;
+    let replay = async |key| subject.store().replay(key, at(1)).await;
+    assert_eq!(replay(key([0x5a; 32])).await, Ok(Some(Accepted::Replayed(vec![id]))));
+    assert_eq!(replay(key([0x5b; 32])).await, Ok(Some(Accepted::Mismatch)));
+    let old = |fingerprint| IdempotencyKey { key: "old".to_owned(), ..key(fingerprint) };
+    assert_eq!(replay(old([0x3c; 32])).await, Ok(Some(Accepted::Replayed(vec![old_id]))), "of an older store");
+    assert_eq!(replay(old([0x3d; 32])).await, Ok(Some(Accepted::Mismatch)));
+}
+
+#[tokio::test]
+async fn a_disk_that_does_not_answer_for_a_moment_is_no_damage_and_costs_no_send_its_outcome() {
+    let subject = OnDisk::fresh().await;
+    let (store, session) = (subject.store(), subject.session());
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        ids.push(accept_one(store, session, &draft()).await);
+    }
+    for &id in &ids {
+        begin_one(store, session, begin_of(id, &draft(), at(1))).await.expect("begun");
+    }
+    let piece = subject.shared().pieces()[0].clone();
+    let fail = |reads| piece.failing_reads.store(reads, Ordering::Release);
+    // So few that nobody notices.
+    for reads in 1..4 {
+        fail(reads);
+        let record = store.record(Reach::All, ids[0], false).await;
+        assert!(record.is_ok(), "{reads}: {record:?}");
+    }
+    // So many that a reader is told what it is.
+    fail(1000);
+    let record = store.record(Reach::All, ids[0], false).await;
+    assert!(
+        matches!(&record, Err(StoreError::CannotRead(why)) if why.contains("times: look at the disk")),
+        "{record:?}"
+    );
+    let list = store.list(Filter::of(Reach::All), None, 10).await;
+    assert!(matches!(list, Err(StoreError::CannotRead(_))), "{list:?}");
+    // An end is durable, and is shown once its row can be read again.
+    store.finish(session, finished(ids[0], 200, at(1))).await.expect("durable");
+    assert!(store.health().is_err(), "and it is told meanwhile");
+    fail(0);
+    subject.until_healthy().await;
+    for &id in &ids[1..] {
+        store.finish(session, finished(id, 200, at(1))).await.expect("ended");
+    }
+    for &id in &ids {
+        let record = store.record(Reach::All, id, false).await.unwrap().unwrap();
+        assert_eq!(record.ended.map(|ended| ended.outcome), Some(Outcome::Delivered));
+    }
+    assert_eq!(store.damage(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn two_losses_at_once_make_no_send_go_out_twice() {
+    type Harm = fn(&OnDisk);
+    fn file(subject: &OnDisk, piece: u32, name: &str) -> PathBuf {
+        subject.path().join(format!("pieces/{piece:08}/{name}"))
+    }
+    fn cut(subject: &OnDisk, frames_left: usize) {
+        let log = file(subject, 2, "log");
+        let starts = frames(&log);
+        change(&log, |bytes| bytes.truncate(starts[frames_left]));
+    }
+    let harms: [(&str, Harm); 8] = [
+        ("the oldest table gone", |subject| fs::remove_file(file(subject, 1, "table")).unwrap()),
+        ("the oldest table cut", |subject| change(&file(subject, 1, "table"), |table| table.truncate(150))),
+        ("the oldest table emptied", |subject| change(&file(subject, 1, "table"), Vec::clear)),
+        ("a bit of the oldest table", |subject| change(&file(subject, 1, "table"), |table| table[200] ^= 4)),
+        ("both tables gone", |subject| {
+            fs::remove_file(file(subject, 1, "table")).unwrap();
+            fs::remove_file(file(subject, 2, "table")).unwrap();
+        }),
+        ("the newest table gone", |subject| fs::remove_file(file(subject, 2, "table")).unwrap()),
+        ("the oldest index gone, or not yet there", |subject| drop(fs::remove_file(file(subject, 1, "index")))),
+        ("the oldest index and table gone", |subject| {
+            drop(fs::remove_file(file(subject, 1, "index")));
+            fs::remove_file(file(subject, 1, "table")).unwrap();
+        }),
+    ];
+    for (name, harm) in harms {
+        for (settled, frames_left) in [(false, 2), (true, 2), (false, 4), (true, 3)] {
+            let subject = OnDisk::with(PieceLimits { sends: 4, ..OnDisk::limits() });
+            let (store, session) = (subject.store(), subject.session());
+            let mut ids = Vec::new();
+            for _ in 0..5 {
+                ids.push(accept_one(store, session, &draft()).await);
+            }
+            while settled && !subject.shared().pieces()[0].is_settled() {
+                tokio::task::yield_now().await;
+            }
+            // In the log of the second piece: starts and ends of sends of the first.
+            for &id in &ids[..3] {
+                begin_one(store, session, begin_of(id, &draft(), at(1))).await.expect("begun");
+                store.finish(session, finished(id, 200, at(1))).await.expect("ended");
+            }
+            let (subject, recovered) = subject
+                .harmed(|subject| {
+                    cut(subject, frames_left);
+                    harm(subject);
+                })
+                .await;
+            let want = Want { tenant: tenant("acme"), room: 99, full: Vec::new() };
+            let claimed = subject.store().claim(subject.session(), vec![want], 99).await.expect("claimed").sends;
+            let twice: Vec<_> = claimed.iter().filter(|send| ids[..3].contains(&send.id)).collect();
+            let which = format!("{name}, settled: {settled}, {frames_left} frames left");
+            assert!(twice.is_empty(), "{which}: {} would be made twice", twice.len());
+            assert!(!recovered.damage.is_empty(), "{which}: and nothing was told");
+        }
+    }
+}
