@@ -208,6 +208,8 @@ pub struct StoreSettings {
     pub body_retention: Duration,
     pub max_bytes: u64,
     pub body_max_bytes: u64,
+    /// Of one tenant, records and bodies; past it that tenant's calls are refused.
+    pub tenant_max_bytes: u64,
 }
 
 /// The pool of a tenant without settings of its own, and of a source that names none.

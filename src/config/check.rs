@@ -411,7 +411,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         let path = table.text("path", PathBuf::from("/var/lib/egressd"), |text| self.store_path(text));
         let key_file =
             table.text("key_file", PathBuf::new(), |text| self.store_path(text)).or_default(path.value.join("key"));
-        // An idempotency key goes with the records of its call.
+        // A key is promised for as long; where records go earlier for want of room, it is carried on.
         let retention = table.duration("retention", limits::RETENTION, limits::IDEMPOTENCY_KEPT..=3650 * DAY);
         let body_retention = table
             .duration("body_retention", limits::BODY_RETENTION, Duration::ZERO..=3650 * DAY)
@@ -420,6 +420,9 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         let body_max_bytes = table
             .size("body_max_bytes", limits::STORE_BODY_BYTES, MIB..=1024 * TIB)
             .or_default(limits::STORE_BODY_BYTES.min(max_bytes.value));
+        let tenant_max_bytes =
+            table.size("tenant_max_bytes", limits::STORE_BYTES / 4, MIB..=1024 * TIB).or_default(max_bytes.value / 4);
+        self.at_most(&tenant_max_bytes, "max_bytes", &max_bytes, show_size);
         self.at_most(&body_retention, "retention", &retention, show_duration);
         self.at_most(&body_max_bytes, "max_bytes", &max_bytes, show_size);
         self.relate(&key_file, &path, key_file.value != path.value, || {
@@ -433,6 +436,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             body_retention: body_retention.value,
             max_bytes: max_bytes.value,
             body_max_bytes: body_max_bytes.value,
+            tenant_max_bytes: tenant_max_bytes.value,
         }
     }
 

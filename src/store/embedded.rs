@@ -15,8 +15,7 @@
 //!
 //! Readers ([`read`]) work beside the writer on files that only grow, and on rows under a lock held for one read.
 //! Lists ([`list`]) know from an [`index`] which rows have what is asked for, and read those alone; which pieces have
-//! any is known for all of them at once ([`whereabouts`]), also where two things are common and never come
-//! [`together`].
+//! an execution or a key is known for all of them at once ([`whereabouts`]).
 //!
 //! What waits is known in memory by 16 bytes each ([`waiting`]); its rows and frames are read when it is claimed or
 //! swept ([`claim`]).
@@ -44,7 +43,6 @@ mod state;
 mod table;
 #[cfg(test)]
 mod tests;
-mod together;
 mod waiting;
 mod whereabouts;
 mod writer;
@@ -128,6 +126,10 @@ struct Shared {
     root: PathBuf,
     node: Arc<str>,
     waiting: Mutex<Waiting>,
+    /// Bytes that each tenant has stored, by the row's hash of it.
+    stored: Mutex<HashMap<u32, u64>>,
+    /// Directories of dropped pieces, to be removed beside the writer.
+    gone: Mutex<Vec<PathBuf>>,
     /// Held by who gives released sends their places in line.
     lining_up: Mutex<()>,
     hasher: RandomState,
@@ -350,6 +352,8 @@ impl Embedded {
             root,
             node: Arc::from(node),
             waiting: Mutex::default(),
+            stored: Mutex::default(),
+            gone: Mutex::default(),
             lining_up: Mutex::default(),
             hasher: RandomState::new(),
             keys,
@@ -573,6 +577,31 @@ impl Shared {
             return Ok(());
         }
         Err(StoreError::Fenced(by.to_string()))
+    }
+
+    /// Counts what a tenant has stored.
+    fn store(&self, piece: &Piece, tenant: u32, records: u64, bodies: u64) {
+        piece.add_share(tenant, records, bodies);
+        *locked(&self.stored).entry(tenant).or_default() += records + bodies;
+    }
+
+    fn stored_by(&self, tenant: u32) -> u64 {
+        locked(&self.stored).get(&tenant).copied().unwrap_or(0)
+    }
+
+    /// A piece goes, or (`records`: not set) its bodies do.
+    fn forget_shares(&self, piece: &Piece, records: bool) {
+        let has_bodies = piece.has_bodies();
+        let mut stored = locked(&self.stored);
+        for (tenant, of_records, of_bodies) in piece.shares() {
+            let less = if records { of_records } else { 0 } + if has_bodies { of_bodies } else { 0 };
+            if let Some(bytes) = stored.get_mut(&tenant) {
+                *bytes = bytes.saturating_sub(less);
+                if *bytes == 0 {
+                    stored.remove(&tenant);
+                }
+            }
+        }
     }
 
     /// Tells destinations apart while this process lives; never one of the lines' own numbers.

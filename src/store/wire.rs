@@ -143,6 +143,16 @@ pub struct KeyForm<'a> {
     pub count: u32,
 }
 
+/// A call whose records are gone, for as long as its key is promised.
+#[derive(Serialize, Deserialize)]
+pub struct CallForm<'a> {
+    pub tenant: &'a str,
+    #[serde(borrow)]
+    pub key: KeyForm<'a>,
+    pub created_at: i64,
+    pub sends: Vec<[u8; 16]>,
+}
+
 #[derive(Serialize, Deserialize)]
 struct DestinationForm<'a> {
     https: bool,

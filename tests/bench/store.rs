@@ -108,6 +108,7 @@ fn settings(directory: &Path) -> StoreSettings {
         body_retention: Duration::from_secs(3 * 24 * 3600),
         max_bytes: 500 << 30,
         body_max_bytes: 400 << 30,
+        tenant_max_bytes: 400 << 30,
     }
 }
 

@@ -26,6 +26,7 @@ pub fn unchangeable(file: &Path, old: &Config, new: &Config) -> Vec<Problem> {
         ("store.body_retention", time(a.body_retention), time(b.body_retention)),
         ("store.max_bytes", size(a.max_bytes), size(b.max_bytes)),
         ("store.body_max_bytes", size(a.body_max_bytes), size(b.body_max_bytes)),
+        ("store.tenant_max_bytes", size(a.tenant_max_bytes), size(b.tenant_max_bytes)),
     ];
     let changed = keys.into_iter().filter(|(_, old, new)| old != new);
     changed

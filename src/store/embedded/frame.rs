@@ -34,14 +34,18 @@ pub enum Kind {
     State = 8,
     /// What is known of a settled piece; in index files alone. (7 was an earlier form of it.)
     Index = 9,
-    /// Which terms come together in a settled piece; at the end of index files alone.
+    /// In index files of earlier versions alone: which terms come together.
     Pairs = 10,
+    /// An idempotent call whose records are gone before its day is over.
+    Call = 11,
+    /// What each tenant has stored in a settled piece; at the end of index files alone.
+    Shares = 12,
 }
 
 impl Kind {
     fn of(number: u8) -> Option<Self> {
         use Kind::*;
-        let all = [Head, Send, Ending, Begin, Finish, Body, State, Index, Pairs];
+        let all = [Head, Send, Ending, Begin, Finish, Body, State, Index, Pairs, Call, Shares];
         all.into_iter().find(|kind| *kind as u8 == number)
     }
 }

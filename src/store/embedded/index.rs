@@ -2,8 +2,7 @@
 //!
 //! While a piece grows all of it is in memory. Once it is full it is settled: [`Bloom`] stays in memory, the rest is
 //! in the piece's `index` file: a frame with an [`IndexForm`], entries sorted by hash, the rows of each term, which
-//! entries point at, and, once every send is done, a frame with the pairs of terms that come together and, last of
-//! all, where that begins. All of it is derived from the logs: without a sound index they are replayed.
+//! entries point at, and a frame with what each tenant has stored ([`Shares`]) and, last of all, where that begins. All of it is derived from the logs: without a sound index they are replayed.
 
 use std::{
     collections::HashMap,
@@ -23,8 +22,6 @@ use super::frame::{self, Frame, Kind};
 use super::piece::sync_directory;
 use super::seal::Asked;
 use super::table::{Extent, Row, term};
-use super::together::Pairs;
-use super::whereabouts::Known;
 use crate::store::view::EndedExecution;
 use crate::store::wire;
 
@@ -60,8 +57,8 @@ pub struct Settled {
     /// The first entry of each stretch.
     firsts: Vec<(u64, u64)>,
     bytes: u64,
-    /// Where the frame with the pairs stands, and its length.
-    pairs_at: Option<(u64, usize)>,
+    /// Every send was done when it was written, and it holds all that can be known of them.
+    complete: bool,
 }
 
 /// How the sends of a piece ended, as far as its index file does not say so. Apart from [`Find`], which is busy while
@@ -211,18 +208,28 @@ impl Find {
         }
     }
 
-    /// What a settled piece knows.
-    pub fn known(&self) -> io::Result<Option<Known>> {
+    /// The executions and keys that a settled piece knows.
+    pub fn known_calls(&self) -> io::Result<Option<Vec<u64>>> {
         let Self::Settled(settled) = self else { return Ok(None) };
-        let entries = settled.all_entries()?.into_iter();
-        let entries = entries.filter(|(_, value)| value >> 62 != MEMBER || value & ANY == 0);
-        let (terms, calls): (Vec<_>, Vec<_>) = entries.partition(|(_, value)| value >> 62 == ROWS);
-        let hashes = |entries: Vec<(u64, u64)>| {
-            let mut hashes: Vec<u64> = entries.into_iter().map(|(hash, _)| hash).collect();
-            hashes.dedup();
-            hashes
-        };
-        Ok(Some(Known { calls: hashes(calls), terms: hashes(terms), pairs: settled.pairs()? }))
+        let is_call = |value: u64| value >> 62 != ROWS && (value >> 62 != MEMBER || value & ANY == 0);
+        let entries = settled.all_entries()?.into_iter().filter(|(_, value)| is_call(*value));
+        let mut hashes: Vec<u64> = entries.map(|(hash, _)| hash).collect();
+        hashes.dedup();
+        Ok(Some(hashes))
+    }
+
+    /// Every idempotent call, under its hash, as [`Self::calls`] has it.
+    pub fn all_calls(&self) -> io::Result<Vec<(u64, u32, u32)>> {
+        match self {
+            Self::Growing(growing) => {
+                Ok(growing.keys.iter().map(|(&hash, &(first, count))| (hash, first, count)).collect())
+            }
+            Self::Settled(settled) => {
+                let entries = settled.all_entries()?.into_iter().filter(|(_, value)| value >> 62 == KEY);
+                let call = |(hash, value): (u64, u64)| (hash, value as u32, ((value & VALUE) >> 32) as u32);
+                Ok(entries.map(call).collect())
+            }
+        }
     }
 
     /// Bytes of the index file.
@@ -235,7 +242,7 @@ impl Find {
 
     /// Whether every send was done when the index was written, and it holds all that can be known of them.
     pub fn is_complete(&self) -> bool {
-        matches!(self, Self::Settled(settled) if settled.pairs_at.is_some())
+        matches!(self, Self::Settled(settled) if settled.complete)
     }
 
     /// The sorted entries, the filter for them, and the rows that the entries point at.
@@ -293,14 +300,14 @@ impl Find {
         Ok((bloom, bytes.collect(), rows))
     }
 
-    /// Writes all of it to a piece's directory, durably. `pairs`: once every send is done.
+    /// Writes all of it to a piece's directory, durably.
     pub fn settle(
         &self,
         directory: &Path,
         (rows, ends): (u32, u32),
         facts: Facts,
         ended: &Ended,
-        pairs: Option<Pairs>,
+        shares: &Shares,
     ) -> io::Result<Settled> {
         let (bloom, entries, postings) = self.parts(ended)?;
         let form = IndexForm {
@@ -316,11 +323,9 @@ impl Find {
         let entries_at = frame::append(&mut bytes, Kind::Index, &[&wire::encode(&form, Vec::new())], None) as u64;
         bytes.extend_from_slice(&entries);
         bytes.extend_from_slice(&postings);
-        if let Some(pairs) = pairs {
-            let at = bytes.len() as u64;
-            frame::append(&mut bytes, Kind::Pairs, &[&wire::encode(&pairs, Vec::new())], None);
-            bytes.extend_from_slice(&at.to_le_bytes());
-        }
+        let at = bytes.len() as u64;
+        frame::append(&mut bytes, Kind::Shares, &[&wire::encode(shares, Vec::new())], None);
+        bytes.extend_from_slice(&at.to_le_bytes());
         let making = directory.join("index.new");
         let file = files::make(&making)?;
         file.write_all_at(&bytes, 0)?;
@@ -345,9 +350,9 @@ fn pair_of(bytes: &[u8]) -> (u64, u64) {
 
 impl Settled {
     fn of(form: &IndexForm, file: File, entries_at: u64, entries: &[u8], bytes: u64) -> io::Result<Self> {
-        let pairs_at = pairs_at(&file, bytes)?;
+        let complete = form.undone.is_empty() && shares(&file, bytes)?.is_some();
         let firsts = entries.chunks(ENTRY_BYTES * STRETCH as usize).map(pair_of).collect();
-        Ok(Self { bloom: form.bloom.clone(), file, entries_at, entries: form.entries, firsts, bytes, pairs_at })
+        Ok(Self { bloom: form.bloom.clone(), file, entries_at, entries: form.entries, firsts, bytes, complete })
     }
 
     /// Takes the index in this directory up again; `None`: there is none, or it is not sound.
@@ -417,13 +422,9 @@ impl Settled {
         Ok(values)
     }
 
-    fn pairs(&self) -> io::Result<Pairs> {
-        let Some((at, length)) = self.pairs_at else { return Ok(None) };
-        let bytes = frame::read_at(&self.file, at, length)?;
-        match frame::parse(&bytes) {
-            Some(Frame { kind: Kind::Pairs, payload, .. }) => Ok(wire::decode(payload).unwrap_or_default()),
-            _ => Ok(None),
-        }
+    /// `None`: it is from before there were any, or they are damaged.
+    pub fn shares(&self) -> io::Result<Option<Shares>> {
+        shares(&self.file, self.bytes)
     }
 
     /// The rows that an entry of the kind [`ROWS`] points at.
@@ -440,8 +441,11 @@ impl Settled {
     }
 }
 
-/// Where the frame that the end of an index names stands, and its length.
-fn pairs_at(file: &File, bytes: u64) -> io::Result<Option<(u64, usize)>> {
+/// What each tenant has stored in a piece, by the row's hash of it: bytes of records, and of bodies.
+pub type Shares = Vec<(u32, u64, u64)>;
+
+/// In the frame that the end of an index names.
+fn shares(file: &File, bytes: u64) -> io::Result<Option<Shares>> {
     let Some(end) = bytes.checked_sub(8) else { return Ok(None) };
     let mut at = [0; 8];
     file.read_exact_at(&mut at, end)?;
@@ -449,8 +453,12 @@ fn pairs_at(file: &File, bytes: u64) -> io::Result<Option<(u64, usize)>> {
     if at >= end {
         return Ok(None);
     }
-    let length = frame::length_at(file, at)?;
-    Ok(length.filter(|&length| at + length as u64 == end).map(|length| (at, length)))
+    let Some(length) = frame::length_at(file, at)?.filter(|&length| at + length as u64 == end) else { return Ok(None) };
+    let bytes = frame::read_at(file, at, length)?;
+    Ok(match frame::parse(&bytes) {
+        Some(Frame { kind: Kind::Shares, payload, .. }) => wire::decode(payload).ok(),
+        _ => None,
+    })
 }
 
 impl Growing {
@@ -509,11 +517,11 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let growing = Find::Growing(growing);
         let settled =
-            growing.settle(directory.path(), (12_000, 0), Facts::default(), &Ended::default(), Some(Some(vec![3, 5])));
+            growing.settle(directory.path(), (12_000, 0), Facts::default(), &Ended::default(), &vec![(3, 5, 7)]);
         let settled = Find::Settled(settled.expect("written"));
         let (loaded, form) = Settled::load(directory.path()).expect("readable").expect("sound");
         assert_eq!((form.rows, form.undone.len()), (12_000, 0));
-        assert_eq!(loaded.pairs().expect("read"), Some(vec![3, 5]));
+        assert_eq!(loaded.shares().expect("read"), Some(vec![(3, 5, 7)]));
         for find in [&growing, &settled, &Find::Settled(loaded)] {
             for (&hash, rows) in &members {
                 assert_eq!(&find.members(hash).expect("read"), rows);

@@ -2,7 +2,7 @@
 //!
 //! From the newest piece back, the index says which rows have all that is asked for, or may; each is read and
 //! compared, and then the record it stands for is asked the whole filter again, so that equal hashes deceive nobody.
-//! Pieces that cannot have it are passed by all at once ([`Pieces::with_all`](super::whereabouts::Pieces::with_all)).
+//! Pieces whose filter says that they cannot have it are passed by.
 //! A cursor names a place in a table: it holds while sends are added and pieces dropped.
 
 use roaring::RoaringBitmap;
@@ -13,8 +13,6 @@ use super::piece::Piece;
 use super::read::{assemble, unreadable};
 use super::seal::Asked;
 use super::table::{Row, code_term, outcome_term, status_term, term};
-use super::together::pairs_of;
-use super::whereabouts::Wanted;
 use crate::send::TenantId;
 use crate::store::{Filter, Page, StoreError, wire};
 
@@ -26,8 +24,8 @@ const FEW: u64 = 16;
 
 /// A filter as numbers and hashes.
 pub struct Sieve {
-    /// What the indexes are asked for.
-    wanted: Wanted,
+    /// What sends must have, as the indexes know it.
+    terms: Vec<u64>,
     tenant: u32,
     workflow: u32,
     step: u32,
@@ -69,10 +67,8 @@ impl Sieve {
             code.map_or(0, code_term),
             filter.status.map_or(0, status_term),
         ];
-        let terms: Vec<u64> = terms.into_iter().filter(|&term| term != 0).collect();
-        let calls = [execution_of_tenant].into_iter().filter(|&hash| hash != 0).collect();
         Self {
-            wanted: Wanted { calls, pairs: pairs_of(&terms).collect(), terms },
+            terms: terms.into_iter().filter(|&term| term != 0).collect(),
             tenant,
             workflow,
             step,
@@ -93,7 +89,7 @@ impl Sieve {
 
     /// Rows of a piece that may pass: all that do are among them.
     fn candidates(&self, piece: &Piece) -> Result<RoaringBitmap, StoreError> {
-        if !piece.facts().meets(&self.window) || !self.wanted.terms.iter().all(|&term| piece.may_have(term)) {
+        if !piece.facts().meets(&self.window) || !self.terms.iter().all(|&term| piece.may_have(term)) {
             return Ok(RoaringBitmap::new());
         }
         let mut rows = match (self.execution_of_tenant, self.execution) {
@@ -104,7 +100,7 @@ impl Sieve {
         if let Some(within) = piece.facts().rows_in(&self.window) {
             rows &= within;
         }
-        for &term in &self.wanted.terms {
+        for &term in &self.terms {
             if rows.len() <= FEW {
                 break;
             }
@@ -156,7 +152,12 @@ pub fn list(shared: &Shared, filter: &Filter, at: Option<&str>, limit: usize) ->
     let before = at.map(|at| parse_cursor('l', at)).transpose()?;
     let sieve = Sieve::of(shared, filter);
     let mut listing = Listing { shared, filter, limit, page: Page::default(), last: (0, 0) };
-    for piece in shared.pieces().with_all(&sieve.wanted) {
+    let pieces = shared.pieces();
+    let pieces: Vec<_> = match sieve.execution_of_tenant {
+        0 => pieces.iter().rev().collect(),
+        execution => pieces.with(execution).collect(),
+    };
+    for piece in pieces {
         let to = match before {
             Some((number, _)) if piece.number > number => continue,
             Some((number, row)) if piece.number == number => row.min(piece.row_count()),

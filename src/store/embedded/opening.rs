@@ -144,6 +144,14 @@ impl<'a> Opening<'a> {
             }
         }
         released.into_iter().for_each(|(number, entries)| self.waiting.merge(number, entries));
+        let mut stored: HashMap<u32, u64> = HashMap::new();
+        for piece in self.shared.pieces().iter() {
+            let has_bodies = piece.has_bodies();
+            for (tenant, records, bodies) in piece.shares() {
+                *stored.entry(tenant).or_default() += records + if has_bodies { bodies } else { 0 };
+            }
+        }
+        *locked(&self.shared.stored) = stored;
         *locked(&self.shared.doubted) = self.doubted;
         *locked(&self.shared.waiting) = self.waiting;
         Ok(self.left)

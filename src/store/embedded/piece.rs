@@ -9,12 +9,13 @@
 //!   ([`Facts`]). Until then both are in memory alone.
 
 use std::{
+    collections::HashMap,
     fs::{self, File},
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
-        PoisonError, RwLock, RwLockReadGuard,
+        Mutex, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
 };
@@ -27,15 +28,17 @@ use serde::{Deserialize, Serialize};
 use super::facts::Facts;
 use super::files::{self, Link};
 use super::frame::{self, Frame, Kind};
-use super::index::{Ended, Find, FoundEnding, Growing, Settled};
+use super::index::{Ended, Find, FoundEnding, Growing, Settled, Shares};
 use super::seal::SLOT_BYTES;
 use super::table::{Extent, ROW_BYTES, Row};
-use super::together::{Pairs, Together};
-use super::{Fault, Faults};
+use super::{Fault, Faults, locked};
 use crate::store::{StoreError, wire};
 
-/// Of everything under the store's path. A store of a later format is refused.
-pub const FORMAT: u32 = 1;
+/// Of everything under the store's path. A store of a later format is refused; those before are read as they are.
+pub const FORMAT: u32 = 2;
+/// What a send takes beside its frames and bodies: its row, its end's place in the tail, and what its index entries
+/// come to.
+pub const SEND_BYTES: u64 = ROW_BYTES as u64 + END_BYTES as u64 + 64;
 /// A read that fails is tried so many times in all before anybody is told.
 const READ_TRIES: u32 = 4;
 /// Rows read at once by a scan.
@@ -71,6 +74,8 @@ pub struct Piece {
     pub facts: RwLock<Facts>,
     find: RwLock<Find>,
     ended: RwLock<Ended>,
+    /// Bytes of records and of bodies, by the row's hash of a tenant.
+    shares: Mutex<HashMap<u32, (u64, u64)>>,
     /// A row was lost while running: the next start makes the piece's tables anew, and until then no index says
     /// otherwise.
     distrusted: AtomicBool,
@@ -227,6 +232,7 @@ impl Piece {
             facts: RwLock::default(),
             find: RwLock::new(Find::Growing(Growing::default())),
             ended: RwLock::default(),
+            shares: Mutex::default(),
             distrusted: AtomicBool::new(false),
             #[cfg(test)]
             failing_reads: AtomicU32::new(0),
@@ -599,6 +605,19 @@ impl Piece {
         }
     }
 
+    /// Reads the frame that begins here, and says itself how long it is.
+    pub fn frame_at(&self, at: u32) -> Result<Vec<u8>, StoreError> {
+        let mut length = None;
+        self.read("log", (u64::from(at), frame::HEADER_BYTES), || {
+            length = frame::length_at(&self.log, u64::from(at))?;
+            Ok(())
+        })?;
+        match length {
+            Some(length) => self.frame(Extent { at, length: length as u32 }),
+            None => Err(self.unreadable("log", u64::from(at), frame::HEADER_BYTES, &"no frame begins there")),
+        }
+    }
+
     /// Reads a body's frame; `None`: the bodies of this piece were dropped.
     pub fn body(&self, at: u64, length: u32) -> Result<Option<Vec<u8>>, StoreError> {
         let bodies = self.bodies.read().unwrap_or_else(PoisonError::into_inner);
@@ -700,6 +719,10 @@ impl Piece {
         self.find().calls(hash).map_err(|error| self.index_unreadable(&error))
     }
 
+    pub fn all_calls(&self) -> Result<Vec<(u64, u32, u32)>, StoreError> {
+        self.find().all_calls().map_err(|error| self.index_unreadable(&error))
+    }
+
     /// Whether a row with this term can be here.
     pub fn may_have(&self, term: u64) -> bool {
         self.find().may_have(term) || self.ended().may_have(term)
@@ -721,8 +744,8 @@ impl Piece {
         let counts = (self.row_count(), self.ends_count.load(Ordering::Acquire));
         let then = self.ended().clone();
         let facts = self.facts().clone();
-        let pairs = then.undone.is_empty().then(|| self.pairs()).transpose().map_err(io::Error::other)?;
-        let settled = self.find().settle(&self.directory, counts, facts, &then, pairs)?;
+        let shares = self.shares();
+        let settled = self.find().settle(&self.directory, counts, facts, &then, &shares)?;
         let mut find = self.find.write().unwrap_or_else(PoisonError::into_inner);
         let mut ended = self.ended.write().unwrap_or_else(PoisonError::into_inner);
         let mut since = Ended::of(ended.undone.clone());
@@ -735,20 +758,37 @@ impl Piece {
         Ok(())
     }
 
-    /// Of all sends, which are done.
-    fn pairs(&self) -> Result<Pairs, StoreError> {
-        let mut together = Together::default();
+    // What each tenant has stored here.
+
+    /// Of a tenant, by the row's hash of it.
+    pub fn add_share(&self, tenant: u32, records: u64, bodies: u64) {
+        let mut shares = locked(&self.shares);
+        let share = shares.entry(tenant).or_default();
+        *share = (share.0 + records, share.1 + bodies);
+    }
+
+    pub fn shares(&self) -> Shares {
+        let mut shares: Shares =
+            locked(&self.shares).iter().map(|(&tenant, &(log, bodies))| (tenant, log, bodies)).collect();
+        shares.sort_unstable();
+        shares
+    }
+
+    /// As far as the rows know: for an index from before it had shares. Bodies are shared out by the sends.
+    fn shares_of_rows(&self) -> Result<HashMap<u32, (u64, u64)>, StoreError> {
+        let mut shares: HashMap<u32, (u64, u64)> = HashMap::new();
         let rows = self.row_count();
+        let of_bodies = self.bodies_bytes.load(Ordering::Relaxed) / u64::from(rows.max(1));
         let mut bytes = Vec::new();
         for from in (0..rows).step_by(SCAN_ROWS as usize) {
             self.rows(from, rows.min(from + SCAN_ROWS), &mut bytes)?;
-            for row in bytes.chunks_exact(ROW_BYTES) {
-                if !row.first_chunk().and_then(Row::decode).is_some_and(|row| together.add(&row)) {
-                    return Ok(None);
-                }
+            for row in bytes.chunks_exact(ROW_BYTES).filter_map(|row| row.first_chunk()).map(Row::peek) {
+                let share = shares.entry(row.tenant).or_default();
+                share.0 += u64::from(row.accepted.length) + u64::from(row.finish.length) + SEND_BYTES;
+                share.1 += of_bodies;
             }
         }
-        Ok(Some(together.pairs()))
+        Ok(shares)
     }
 
     /// Takes the index up again; `false`: there is none, or it is not sound, and the log has to be replayed.
@@ -770,6 +810,11 @@ impl Piece {
             facts.complete();
         });
         self.change_ended(|ended| ended.undone = form.undone);
+        let shares = match settled.shares()? {
+            Some(shares) => shares.into_iter().map(|(tenant, records, bodies)| (tenant, (records, bodies))).collect(),
+            None => self.shares_of_rows().map_err(io::Error::other)?,
+        };
+        *locked(&self.shares) = shares;
         *self.find.write().unwrap_or_else(PoisonError::into_inner) = Find::Settled(settled);
         Ok(true)
     }

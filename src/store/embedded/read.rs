@@ -18,7 +18,7 @@ use crate::outcome::{Ended, Failure, Outcome, Timings};
 use crate::record::{Execution, ExecutionState, Record, ShownRequest, State, waited};
 use crate::send::{Context, ExecutionId, Method, SendId, SendSpec, TenantId};
 use crate::store::view::{EndedExecution, Standing};
-use crate::store::wire::{self, EndingForm, FinishForm, Rest, SendForm, Unreadable};
+use crate::store::wire::{self, CallForm, EndingForm, FinishForm, Rest, SendForm, Unreadable};
 use crate::store::{Accepted, Ending, Filter, IdempotencyKey, Pending, Reach, StoreError, TailItem, TailPlace};
 
 /// Places of the tail looked at in one call, so that a filter that matches nothing still comes back.
@@ -49,6 +49,12 @@ impl Shared {
     pub fn known_call(&self, hash: u64, key: &IdempotencyKey, now: Timestamp) -> Result<Option<Accepted>, StoreError> {
         for piece in self.pieces().with(hash) {
             for (first, count) in piece.calls(hash)?.into_iter().rev() {
+                if count == 0 {
+                    match self.carried_call(piece, first, key, now)? {
+                        Some(known) => return Ok(Some(known)),
+                        None => continue,
+                    }
+                }
                 let row = piece.row(first)?;
                 if row.is_lost() || waited(wire::timestamp(row.created_at), now) >= IDEMPOTENCY_KEPT {
                     continue;
@@ -75,6 +81,65 @@ impl Shared {
             }
         }
         Ok(None)
+    }
+
+    /// What a call came to whose records are gone.
+    fn carried_call(
+        &self,
+        piece: &Piece,
+        at: u32,
+        key: &IdempotencyKey,
+        now: Timestamp,
+    ) -> Result<Option<Accepted>, StoreError> {
+        let bytes = piece.frame_at(at)?;
+        let extent = Extent { at, length: bytes.len() as u32 };
+        let form: CallForm<'_> = payload(piece, extent, &bytes, wire::decode)?;
+        let is_it = form.tenant == key.tenant.as_str() && form.key.path == key.path && form.key.key == key.key;
+        if !is_it || waited(wire::timestamp(form.created_at), now) >= IDEMPOTENCY_KEPT {
+            return Ok(None);
+        }
+        // It was keyed when it was carried, if not before.
+        if form.key.fingerprint != self.keys.fingerprint(&key.fingerprint) && form.key.fingerprint != key.fingerprint {
+            return Ok(Some(Accepted::Mismatch));
+        }
+        let sends = form.sends.iter().map(|id| SendId(uuid::Uuid::from_bytes(*id))).collect();
+        Ok(Some(Accepted::Replayed(sends)))
+    }
+
+    /// The calls of a piece whose keys are still promised, as frames to be carried on, each with its hash.
+    pub fn calls_to_carry(&self, piece: &Piece, now: Timestamp) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+        let mut carried = Vec::new();
+        let alive = |created_at: i64| waited(wire::timestamp(created_at), now) < IDEMPOTENCY_KEPT;
+        for (hash, first, count) in piece.all_calls()? {
+            if count == 0 {
+                let bytes = piece.frame_at(first)?;
+                let extent = Extent { at: first, length: bytes.len() as u32 };
+                let form: CallForm<'_> = payload(piece, extent, &bytes, wire::decode)?;
+                if alive(form.created_at) {
+                    carried.push((hash, wire::encode(&form, Vec::new())));
+                }
+                continue;
+            }
+            let Some(row) = self.sound_row(piece, first)?.filter(|row| !row.is_lost() && alive(row.created_at)) else {
+                continue;
+            };
+            let bytes = match piece.frame(row.accepted) {
+                Err(StoreError::Damaged(why)) => {
+                    self.tell_damage(why);
+                    continue;
+                }
+                read => read?,
+            };
+            let (_, form) = payload(piece, row.accepted, &bytes, SendHead::decode)?;
+            let Some(key) = form.key else { continue };
+            let mut rows = Vec::new();
+            piece.rows(first, piece.row_count().min(first + count), &mut rows)?;
+            let rows = rows.chunks_exact(ROW_BYTES).filter_map(|row| row.first_chunk()).map(Row::peek);
+            let sends = rows.filter(|row| !row.is_lost()).map(|row| *row.id().0.as_bytes()).collect();
+            let form = CallForm { tenant: form.tenant, key, created_at: row.created_at, sends };
+            carried.push((hash, wire::encode(&form, Vec::new())));
+        }
+        Ok(carried)
     }
 
     pub fn find(&self, id: SendId) -> Result<Option<(std::sync::Arc<Piece>, u32, Row)>, StoreError> {

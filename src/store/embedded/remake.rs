@@ -11,9 +11,10 @@ use super::Shared;
 use super::entry::{FinishHead, SendHead};
 use super::frame::{Found, Kind, Scanner};
 use super::index::Settled;
-use super::piece::{End, Head, Piece};
+use super::piece::{End, Head, Piece, SEND_BYTES};
+use super::seal::Asked;
 use super::table::{Extent, Row};
-use crate::store::wire::{self, EndingForm};
+use crate::store::wire::{self, CallForm, EndingForm};
 
 type Heads = [(std::path::PathBuf, Head)];
 
@@ -37,6 +38,7 @@ struct Told {
     /// Hash, first row and count.
     keys: Vec<(u64, u32, u32)>,
     endings: Vec<(u64, Extent, crate::store::view::EndedExecution)>,
+    shares: Vec<(u32, u64, u64)>,
 }
 
 /// Fills in all that an index would have; it is written like that of any other full piece. `false`: the piece is not
@@ -51,6 +53,7 @@ pub fn remake(shared: &Shared, piece: &Piece, log_bytes: u64) -> io::Result<bool
     let ends: Option<Vec<End>> = ends.chunks_exact(super::piece::END_BYTES).map(End::decode).collect();
     let Some(ends) = ends else { return Ok(false) };
     piece.add_rows(0, &rows);
+    told.shares.iter().for_each(|&(tenant, records, bodies)| piece.add_share(tenant, records, bodies));
     let mut undone = 0;
     for (row, number) in rows.iter().zip(0..) {
         if row.is_done() {
@@ -74,6 +77,16 @@ pub fn remake(shared: &Shared, piece: &Piece, log_bytes: u64) -> io::Result<bool
     Ok(true)
 }
 
+impl Shared {
+    /// A row of this piece, which is being made anew, or of one before it.
+    fn row_of_any(&self, piece: &Piece, rows: &[Row], (number, row): (u32, u32)) -> Option<Row> {
+        if number == piece.number {
+            return rows.get(row as usize).copied();
+        }
+        self.piece(number)?.row(row).ok()
+    }
+}
+
 /// `None`: something is unreadable, or is not what the table says.
 fn read(shared: &Shared, piece: &Piece, log_bytes: u64, rows: &[Row]) -> io::Result<Option<Told>> {
     let mut told = Told::default();
@@ -93,6 +106,9 @@ fn read(shared: &Shared, piece: &Piece, log_bytes: u64, rows: &[Row]) -> io::Res
                 if let Some(key) = &form.key {
                     told.keys.push((shared.keys.call(form.tenant, key.path, key.key), head.row, key.count));
                 }
+                let tenant = shared.keys.short(Asked::Tenant, form.tenant);
+                let bodies = u64::from(head.body.length) + u64::from(head.rest.length);
+                told.shares.push((tenant, frame.length as u64 + SEND_BYTES, bodies));
                 told.rows = told.rows.max(head.row + 1);
             }
             Kind::Ending => {
@@ -105,9 +121,17 @@ fn read(shared: &Shared, piece: &Piece, log_bytes: u64, rows: &[Row]) -> io::Res
                 let Ok((head, _)) = FinishHead::decode(frame.payload) else { return Ok(None) };
                 let place = head.seq.checked_sub(piece.first_seq).and_then(|place| u32::try_from(place).ok());
                 let Some(place) = place else { return Ok(None) };
+                if let Some(row) = shared.row_of_any(piece, rows, (head.piece, head.row)) {
+                    told.shares.push((row.tenant, frame.length as u64, u64::from(head.body.length)));
+                }
                 told.ends = told.ends.max(place + 1);
             }
-            Kind::Begin | Kind::Head | Kind::Body | Kind::Index | Kind::Pairs | Kind::State => {}
+            Kind::Begin | Kind::Head | Kind::Body | Kind::Index | Kind::Pairs | Kind::State | Kind::Shares => {}
+            Kind::Call => {
+                let Ok(form) = wire::decode::<CallForm<'_>>(frame.payload) else { return Ok(None) };
+                let hash = shared.keys.call(form.tenant, form.key.path, form.key.key);
+                told.keys.push((hash, at as u32, 0));
+            }
         }
     }
 }

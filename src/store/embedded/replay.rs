@@ -11,13 +11,13 @@ use super::doubt::{Doubts, Place};
 use super::entry::{self, BeginHead, FinishFacts, FinishHead, SendHead};
 use super::frame::{Found, Kind, Scanner};
 use super::opening::Opening;
-use super::piece::{End, FORMAT, Head, Piece};
+use super::piece::{End, FORMAT, Head, Piece, SEND_BYTES};
 use super::table::{Extent, LOST, Row};
 use super::{Shared, cannot_write, locked, remake};
 use crate::clock;
 use crate::store::StoreError;
 use crate::store::view::EndedExecution;
-use crate::store::wire::{self, EndingForm};
+use crate::store::wire::{self, CallForm, EndingForm};
 
 /// One log that is replayed, with the rows of its piece in memory.
 struct Replayed {
@@ -276,6 +276,8 @@ fn replay(
                 }
                 this.rows.truncate(number);
                 let row = entry::accepted_row(&shared.keys, head.id, &form, extent);
+                let bodies = u64::from(head.body.length) + u64::from(head.rest.length);
+                this.piece.add_share(row.tenant, frame.length as u64 + SEND_BYTES, bodies);
                 if let Some(key) = &form.key {
                     open_key = Some((shared.keys.call(form.tenant, key.path, key.key), head.row, key.count));
                 }
@@ -312,6 +314,9 @@ fn replay(
                 });
                 newest_seq = newest_seq.max(head.seq);
                 bodies_end = bodies_end.max(head.body.at + u64::from(head.body.length));
+                if let Some(row) = &done {
+                    this.piece.add_share(row.tenant, frame.length as u64, u64::from(head.body.length));
+                }
                 let end = End {
                     finished_at: facts.finished_at,
                     piece: head.piece,
@@ -326,7 +331,11 @@ fn replay(
                     shared.tell_damage(format!("{}: {error}: the tail lacks an entry", this.piece.file("ends")));
                 }
             }),
-            Kind::Head | Kind::Body | Kind::Index | Kind::Pairs | Kind::State => Ok(()),
+            Kind::Call => wire::decode::<CallForm<'_>>(frame.payload).map(|form| {
+                let hash = shared.keys.call(form.tenant, form.key.path, form.key.key);
+                this.piece.change_growing(|growing| growing.add_key(hash, extent.at, 0));
+            }),
+            Kind::Head | Kind::Body | Kind::Index | Kind::Pairs | Kind::State | Kind::Shares => Ok(()),
         };
         if let Err(why) = read {
             lost(at, at + frame.length as u64, why.0);

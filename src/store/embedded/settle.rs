@@ -15,6 +15,9 @@ pub fn when_asked(shared: &Shared, asked: &Receiver<()>) {
         if matches!(asked.recv_timeout(SETTLE_EVERY), Err(RecvTimeoutError::Disconnected)) {
             return;
         }
+        for directory in std::mem::take(&mut *super::locked(&shared.gone)) {
+            super::retain::remove(&directory);
+        }
         if let Err(error) = settle(shared) {
             tracing::warn!(%error, "the store cannot settle a piece yet");
         }

@@ -161,11 +161,14 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Refuses a store of a later format; a new one gets its mark.
 pub fn check_format(root: &Path) -> Result<(), StoreError> {
     let path = root.join("format");
+    let mark = || {
+        write_whole(&path, format!("egressd store, format {FORMAT}\n").as_bytes())
+            .map_err(|error| StoreError::CannotWrite(format!("making {}: {error}", path.display())))
+    };
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return write_whole(&path, format!("egressd store, format {FORMAT}\n").as_bytes())
-                .map_err(|error| StoreError::CannotWrite(format!("making {}: {error}", path.display())));
+            return mark();
         }
         Err(error) => return Err(StoreError::CannotRead(format!("{}: {error}", path.display()))),
     };
@@ -173,6 +176,8 @@ pub fn check_format(root: &Path) -> Result<(), StoreError> {
         Some(found) if found > FORMAT => {
             Err(StoreError::TooNew { path: root.display().to_string(), found, known: FORMAT })
         }
+        // What is written from here on is not for the versions before. A full disk is no reason not to open.
+        Some(found) if found < FORMAT => mark().or(Ok(())),
         Some(_) => Ok(()),
         None => Err(StoreError::Damaged(format!(
             "{} does not say the store's format but {text:?}: restore it; this egressd writes format {FORMAT}",

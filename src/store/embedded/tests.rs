@@ -1,6 +1,7 @@
 //! What only a store on disk can break.
 
 mod losses;
+mod shares;
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -21,6 +22,7 @@ fn settings(directory: &Path) -> StoreSettings {
         body_retention: Duration::from_secs(3 * 24 * 3600),
         max_bytes: 50 << 30,
         body_max_bytes: 40 << 30,
+        tenant_max_bytes: 50 << 30,
     }
 }
 
@@ -192,10 +194,10 @@ async fn a_second_process_is_refused_with_the_pid_of_the_first() {
 async fn a_store_of_a_later_format_is_refused() {
     let mut subject = OnDisk::fresh().await;
     subject.store = None;
-    fs::write(subject.path().join("format"), "egressd store, format 2\n").unwrap();
+    fs::write(subject.path().join("format"), format!("egressd store, format {}\n", piece::FORMAT + 1)).unwrap();
     let error = Embedded::open(&settings(subject.directory.path()), "node").err();
     let path = subject.path().display().to_string();
-    assert_eq!(error, Some(StoreError::TooNew { path, found: 2, known: 1 }));
+    assert_eq!(error, Some(StoreError::TooNew { path, found: piece::FORMAT + 1, known: piece::FORMAT }));
 }
 
 #[tokio::test]
@@ -692,36 +694,51 @@ async fn past_so_many_pieces_only_records_make_another() {
     assert_eq!(accept().await, 6, "four sends fill one in any case");
 }
 
-/// Where the pairs of terms stand in an index, and what follows them.
-fn pairs_of_index(index: &[u8]) -> usize {
+/// Where the shares stand in an index, and what follows them.
+fn shares_of_index(index: &[u8]) -> usize {
     let (_, at) = index.split_last_chunk().expect("a number");
     u64::from_le_bytes(*at) as usize
 }
 
 #[tokio::test]
-async fn an_index_from_before_it_had_pairs_is_taken_as_it_is_and_gets_them() {
-    let (subject, ids) = settled().await;
-    let (subject, _) = subject
-        .harmed(|subject| {
-            change(&subject.file("index"), |index| index.truncate(pairs_of_index(index)));
-            // Whoever replays the log meets this.
-            let starts = frames(&subject.file("log"));
-            change(&subject.file("log"), |log| log[starts[1] + 100] ^= 1);
-        })
-        .await;
-    assert_eq!(subject.store().damage(), [""; 0]);
-    while !subject.shared().pieces()[0].is_settled_for_good() {
-        tokio::task::yield_now().await;
-    }
-    let index = fs::read(subject.file("index")).expect("readable");
-    assert!(
-        frame::length_at(&fs::File::open(subject.file("index")).unwrap(), pairs_of_index(&index) as u64)
-            .is_ok_and(|length| length.is_some())
-    );
-    for (status, wanted) in [(200, &ids[..5]), (503, &[])] {
-        let filter = Filter { workflow: Some("w".to_owned()), status: Some(status), ..Filter::of(Reach::All) };
-        let page = subject.store().list(filter, None, 10).await.expect("a page");
-        assert_eq!(page.sends.iter().rev().map(|record| record.id).collect::<Vec<_>>(), wanted);
+async fn an_index_from_before_it_had_shares_is_taken_as_it_is_and_gets_them() {
+    for with_pairs in [false, true] {
+        let (subject, ids) = settled().await;
+        let (subject, _) = subject
+            .harmed(|subject| {
+                change(&subject.file("index"), |index| {
+                    let at = shares_of_index(index);
+                    index.truncate(at);
+                    if with_pairs {
+                        // As it was when it had the pairs of terms there.
+                        frame::append(
+                            index,
+                            frame::Kind::Pairs,
+                            &[&wire::encode(&Some(vec![7_u64; 9]), Vec::new())],
+                            None,
+                        );
+                        index.extend_from_slice(&(at as u64).to_le_bytes());
+                    }
+                });
+                // Whoever replays the log meets this.
+                let starts = frames(&subject.file("log"));
+                change(&subject.file("log"), |log| log[starts[1] + 100] ^= 1);
+            })
+            .await;
+        assert_eq!(subject.store().damage(), [""; 0]);
+        while !subject.shared().pieces()[0].is_settled_for_good() {
+            tokio::task::yield_now().await;
+        }
+        let index = fs::read(subject.file("index")).expect("readable");
+        assert!(
+            frame::length_at(&fs::File::open(subject.file("index")).unwrap(), shares_of_index(&index) as u64)
+                .is_ok_and(|length| length.is_some())
+        );
+        for (status, wanted) in [(200, &ids[..5]), (503, &[])] {
+            let filter = Filter { workflow: Some("w".to_owned()), status: Some(status), ..Filter::of(Reach::All) };
+            let page = subject.store().list(filter, None, 10).await.expect("a page");
+            assert_eq!(page.sends.iter().rev().map(|record| record.id).collect::<Vec<_>>(), wanted);
+        }
     }
 }
 
@@ -802,11 +819,11 @@ async fn a_lost_index_is_made_anew_from_its_own_piece_alone() {
 #[tokio::test]
 async fn a_list_does_without_a_damaged_index() {
     let (subject, ids) = settled().await;
-    // The rows of the terms stand before the pairs of them, and neither is looked at when the store opens.
+    // The rows of the terms stand before the shares, and are not looked at when the store opens.
     let harm = |subject: &OnDisk| {
         change(&subject.file("index"), |index| {
-            let pairs = pairs_of_index(index);
-            index[pairs - 40..pairs + 40].fill(0xff);
+            let shares = shares_of_index(index);
+            index[shares - 40..shares].fill(0xff);
         });
     };
     let (subject, _) = subject.harmed(harm).await;

@@ -1,5 +1,4 @@
-//! Which pieces may know something, in a few looks however many pieces there are: every accept asks it, and every
-//! list.
+//! Which pieces may know an execution or a key, in a few looks however many pieces there are: every accept asks it.
 //!
 //! 64 pieces share a table of words, a bit of each word for each piece. A hash names a few words; the pieces whose bit
 //! is set in all of them may know it, and their own filters say more. Bits of dropped pieces stay until all of the 64
@@ -11,7 +10,6 @@ use std::sync::{
 };
 
 use super::piece::Piece;
-use super::together::PAIRS_MAX;
 
 const TOGETHER: u32 = 64;
 const WORDS_PER_HASH: u32 = 4;
@@ -22,10 +20,8 @@ const PAGE_WORDS: usize = 512;
 
 /// Executions and idempotency keys of a piece: two for each send at most. 8 MiB for some eight million sends.
 const CALLS: usize = 256 * 1024;
-/// Terms of a piece, each on its own, and 1 MiB.
-const TERMS: usize = 32 * 1024;
 
-/// What some pieces know of one kind of thing.
+/// The executions and keys that some pieces know.
 struct Table {
     /// Pieces whose hashes are in; the others may know anything.
     known: AtomicU64,
@@ -79,42 +75,6 @@ impl Table {
         let Some(words) = self.words.get() else { return !0 };
         self.places(hash).fold(!0, |all, place| all & words[place].load(Ordering::Relaxed)) | !known
     }
-
-    fn may_know_all(&self, hashes: &[u64]) -> u64 {
-        hashes.iter().fold(!0, |all, &hash| all & self.may_know(hash))
-    }
-}
-
-/// Pieces that stand together.
-struct Group {
-    calls: Table,
-    terms: Table,
-    pairs: Table,
-}
-
-impl Group {
-    fn new() -> Self {
-        Self { calls: Table::new(CALLS), terms: Table::new(TERMS), pairs: Table::new(PAIRS_MAX) }
-    }
-}
-
-/// What a piece must know to be looked at; of it all.
-#[derive(Default)]
-pub struct Wanted {
-    /// Executions and keys.
-    pub calls: Vec<u64>,
-    /// What sends must have.
-    pub terms: Vec<u64>,
-    /// Of those, each two.
-    pub pairs: Vec<u64>,
-}
-
-/// What a settled piece knows.
-pub struct Known {
-    pub calls: Vec<u64>,
-    pub terms: Vec<u64>,
-    /// `None`: any.
-    pub pairs: Option<Vec<u64>>,
 }
 
 /// The pieces, oldest first; never empty once open.
@@ -129,7 +89,7 @@ pub struct Pieces {
 /// A group's pieces that are there.
 struct Member {
     number: u32,
-    group: Arc<Group>,
+    calls: Arc<Table>,
     there: u64,
     /// Where the first of them stands among all.
     at: usize,
@@ -147,8 +107,8 @@ impl Pieces {
             let number = piece.number / TOGETHER;
             if groups.last().is_none_or(|last| last.number != number) {
                 let known = before.groups.iter().find(|group| group.number == number);
-                let group = known.map_or_else(|| Arc::new(Group::new()), |known| known.group.clone());
-                groups.push(Member { number, group, there: 0, at });
+                let calls = known.map_or_else(|| Arc::new(Table::new(CALLS)), |known| known.calls.clone());
+                groups.push(Member { number, calls, there: 0, at });
             }
             if let Some(last) = groups.last_mut() {
                 last.there |= bit_of(piece);
@@ -159,41 +119,24 @@ impl Pieces {
         Self { all, groups, ids }
     }
 
-    /// Takes in what settled pieces know. A piece whose index cannot be read is asked every time, and says so. One
-    /// with sends that wait may yet come to know more terms.
+    /// Takes in what settled pieces know. A piece whose index cannot be read is asked every time, and says so.
     pub fn learn(&self) {
         for member in &self.groups {
-            let Group { calls, terms, pairs } = &*member.group;
             for piece in self.all[member.at..].iter().take(member.there.count_ones() as usize) {
                 let (bit, find) = (bit_of(piece), piece.find());
-                let is_new = !calls.has_added(bit) || find.is_complete() && !terms.has_added(bit);
-                let Some(known) = is_new.then(|| find.known()).and_then(|read| read.ok().flatten()) else { continue };
-                calls.add(bit, &known.calls);
-                if find.is_complete() {
-                    terms.add(bit, &known.terms);
-                    if let Some(known) = known.pairs {
-                        pairs.add(bit, &known);
-                    }
-                }
+                let is_new = !member.calls.has_added(bit);
+                let Some(known) = is_new.then(|| find.known_calls()).and_then(|read| read.ok().flatten()) else {
+                    continue;
+                };
+                member.calls.add(bit, &known);
             }
         }
     }
 
     /// Newest first, those that may know this execution or key.
     pub fn with(&self, hash: u64) -> impl DoubleEndedIterator<Item = &Arc<Piece>> {
-        self.named(move |group| group.calls.may_know(hash))
-    }
-
-    /// Newest first, those that may know all of this.
-    pub fn with_all(&self, wanted: &Wanted) -> impl DoubleEndedIterator<Item = &Arc<Piece>> {
-        self.named(|Group { calls, terms, pairs }| {
-            calls.may_know_all(&wanted.calls) & terms.may_know_all(&wanted.terms) & pairs.may_know_all(&wanted.pairs)
-        })
-    }
-
-    fn named(&self, may_know: impl Fn(&Group) -> u64) -> impl DoubleEndedIterator<Item = &Arc<Piece>> {
         self.groups.iter().rev().flat_map(move |member| {
-            let left = Bits(may_know(&member.group) & member.there);
+            let left = Bits(member.calls.may_know(hash) & member.there);
             left.map(|bit| {
                 let before = member.there & ((1 << bit) - 1);
                 &self.all[member.at + before.count_ones() as usize]

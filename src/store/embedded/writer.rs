@@ -30,7 +30,7 @@ pub use self::batch::SendAt;
 use self::batch::{Batch, Effect, Reply, Was};
 pub use self::job::{AcceptJob, AcceptedJob, Answer, BeginJob, EndJob, FinishJob, Job, StoreEndJob};
 use super::files::Link;
-use super::piece::{self, End, FORMAT, Head, Piece};
+use super::piece::{self, End, FORMAT, Head, Piece, SEND_BYTES};
 use super::waiting::{Hand, Queued, Taken, second, second_after};
 use super::{Fault, Shared, cannot_write, closed, locked, retain, settle};
 use crate::clock;
@@ -394,9 +394,12 @@ impl Writer {
         };
         self.shared.faults.pass(Fault::Table).map_err(failed(&newest))?;
         match effect {
-            Effect::Sends { first, rows, sends, tenant, by, courses } => {
+            Effect::Sends { first, rows, sends, bodies, tenant, by, courses } => {
                 newest.write_rows(*first, rows).map_err(failed(&newest))?;
                 newest.add_rows(*first, sends);
+                for (row, bodies) in sends.iter().zip(bodies) {
+                    self.shared.store(&newest, row.tenant, u64::from(row.accepted.length) + SEND_BYTES, *bodies);
+                }
                 let mut waiting = locked(&self.shared.waiting);
                 let tenant = waiting.number(tenant);
                 for ((row, number), (course, destination)) in sends.iter().zip(*first..).zip(courses) {
@@ -423,6 +426,7 @@ impl Writer {
                 newest.undone.fetch_add(sends.len() as u32, Ordering::AcqRel);
                 newest.rows.store(first + sends.len() as u32, Ordering::Release);
             }
+            Effect::Carried { hash, at } => newest.change_growing(|growing| growing.add_key(*hash, *at, 0)),
             Effect::Key { hash, first, count } => {
                 newest.change_growing(|growing| growing.add_key(*hash, *first, *count));
             }
@@ -447,7 +451,7 @@ impl Writer {
                     }
                 }
             }
-            Effect::Finish { send, id, seq, at, facts, was } => {
+            Effect::Finish { send, id, seq, at, facts, was, body } => {
                 let piece = self.piece_of(send)?;
                 let row = self.shared.sound_row(&piece, send.row)?.map(|mut row| {
                     facts.apply(&mut row, newest.number, *at);
@@ -473,6 +477,7 @@ impl Writer {
                     }
                     None => piece.add_lost_end(send.row),
                 }
+                self.shared.store(&newest, send.tenant, u64::from(at.length), *body);
                 newest.change_facts(|known| known.newest_finished_at = known.newest_finished_at.max(facts.finished_at));
                 let mut waiting = locked(&self.shared.waiting);
                 match was {
@@ -508,7 +513,19 @@ impl Writer {
         if !full || !self.owed.is_empty() {
             return;
         }
-        if let Err(error) = self.open_piece() {
+        let newest_at = self.newest.facts().newest_at();
+        let opened = self.open_piece();
+        if opened.is_ok() {
+            let past = retain::past_their_time(&self.shared, None);
+            // A clock that was set forward forgets no key.
+            let now = wire::timestamp(newest_at).min(clock::wall());
+            match self.drop_pieces(&past, now) {
+                Ok(gone) => super::locked(&self.shared.gone).extend(gone),
+                Err(error) => tracing::warn!(%error, "retention was not applied; it is tried again"),
+            }
+            let _ = self.settle.send(());
+        }
+        if let Err(error) = opened {
             let error = cannot_write(&self.shared.pieces_directory(), &error);
             if log_bytes >= LOG_BYTES_MAX {
                 self.abandon_newest = true;
@@ -566,9 +583,40 @@ impl Writer {
                 tracing::warn!(%error, "the store cannot open another piece yet");
             }
         }
-        let gone = retain::drop_old(&self.shared, now)?;
+        let past = retain::past_their_time(&self.shared, Some(now));
+        let gone = self.drop_pieces(&past, now)?;
+        retain::drop_bodies(&self.shared, now)?;
         self.tell_bytes();
         Ok(gone)
+    }
+
+    /// Drops the store's oldest pieces, once their keys that are still promised stand in the newest log.
+    fn drop_pieces(&mut self, past: &[Arc<Piece>], now: Timestamp) -> Result<Vec<PathBuf>, StoreError> {
+        for piece in past {
+            let calls = self.shared.calls_to_carry(piece, now)?;
+            if calls.is_empty() {
+                continue;
+            }
+            self.pay_debts()?;
+            let mut batch = self.empty_batch();
+            for (hash, form) in calls {
+                self.carry(&mut batch, hash, &form);
+                if batch.is_full() {
+                    let full = std::mem::replace(&mut batch, self.empty_batch());
+                    self.write_alone(full)?;
+                }
+            }
+            self.write_alone(batch)?;
+        }
+        retain::drop_pieces(&self.shared, past)
+    }
+
+    /// A batch that nobody waits for.
+    fn write_alone(&mut self, batch: Batch) -> Result<(), StoreError> {
+        self.write(&batch)?;
+        self.owed.extend(batch.effects);
+        self.apply_owed();
+        self.pay_debts()
     }
 
     fn tell_bytes(&mut self) {

@@ -4,11 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
 use super::Writer;
-use super::job::{AcceptJob, Answer, BeginJob, EndJob, FinishJob, StoreEndJob};
+use super::job::{AcceptJob, AcceptedJob, Answer, BeginJob, EndJob, FinishJob, StoreEndJob};
 use crate::send::{ExecutionId, SendId, TenantId};
 use crate::store::embedded::entry::{BeginHead, BodyPlace, FinishFacts, FinishHead, SendHead, id_of};
 use crate::store::embedded::frame::{self, Kind};
 use crate::store::embedded::locked;
+use crate::store::embedded::piece::SEND_BYTES;
 use crate::store::embedded::read::payload;
 use crate::store::embedded::table::{Extent, ROW_BYTES, Row};
 use crate::store::embedded::waiting::{Counted, Hand};
@@ -22,11 +23,47 @@ const BATCH_BYTES: usize = 8 << 20;
 
 /// What changes in tables and memory once the batch is durable. Each may be tried again after an I/O error.
 pub enum Effect {
-    Sends { first: u32, rows: Vec<u8>, sends: Vec<Row>, tenant: TenantId, by: u64, courses: Vec<(Course, u32)> },
-    Key { hash: u64, first: u32, count: u32 },
-    Ending { hash: u64, at: Extent, ended: EndedExecution },
-    Begin { send: SendAt, id: u128, at: i64, by: u64, was: Was },
-    Finish { send: SendAt, id: u128, seq: u64, at: Extent, facts: FinishFacts, was: Was },
+    Sends {
+        first: u32,
+        rows: Vec<u8>,
+        sends: Vec<Row>,
+        /// Bytes of the bodies of each.
+        bodies: Vec<u64>,
+        tenant: TenantId,
+        by: u64,
+        courses: Vec<(Course, u32)>,
+    },
+    /// An idempotent call whose records go.
+    Carried {
+        hash: u64,
+        at: u32,
+    },
+    Key {
+        hash: u64,
+        first: u32,
+        count: u32,
+    },
+    Ending {
+        hash: u64,
+        at: Extent,
+        ended: EndedExecution,
+    },
+    Begin {
+        send: SendAt,
+        id: u128,
+        at: i64,
+        by: u64,
+        was: Was,
+    },
+    Finish {
+        send: SendAt,
+        id: u128,
+        seq: u64,
+        at: Extent,
+        facts: FinishFacts,
+        was: Was,
+        body: u64,
+    },
 }
 
 /// Where a send's row is, and the hash of its tenant there.
@@ -73,6 +110,8 @@ pub struct Batch {
     held: HashMap<u64, i64>,
     begun: HashSet<u128>,
     done: HashSet<u128>,
+    /// Bytes of each tenant's, by the row's hash of it.
+    stored: HashMap<u32, u64>,
     /// Sends that nobody may claim while their ends are written.
     pub ending: Vec<u128>,
 }
@@ -115,6 +154,20 @@ impl Writer {
                 return Ok(Accepted::ExecutionFull);
             }
         }
+        if let Some(send) = job.sends.first() {
+            let bytes = |send: &AcceptedJob| {
+                let bodies = send.body.as_ref().map_or(0, |body| body.len()) + send.rest.as_ref().map_or(0, Vec::len);
+                (send.form.len() + bodies) as u64 + SEND_BYTES
+            };
+            let before = batch.stored.get(&send.row.tenant).copied().unwrap_or(0);
+            let stored = self.shared.stored_by(send.row.tenant) + before;
+            let more: u64 = job.sends.iter().map(bytes).sum();
+            let share = self.shared.settings.tenant_max_bytes;
+            if stored + more > share {
+                return Ok(Accepted::ShareFull { stored, share });
+            }
+            batch.stored.insert(send.row.tenant, before + more);
+        }
         // All that can fail comes before the first byte: a call is in the batch whole or not at all.
         let mut next = HashMap::new();
         let mut indexes = Vec::with_capacity(job.sends.len());
@@ -138,6 +191,7 @@ impl Writer {
         let mut rows = Vec::with_capacity(job.sends.len() * ROW_BYTES);
         let mut sends = Vec::with_capacity(job.sends.len());
         let mut begun = Vec::new();
+        let mut bodies = Vec::with_capacity(job.sends.len());
         let mut courses = Vec::with_capacity(job.sends.len());
         for (turn, mut send) in job.sends.into_iter().enumerate() {
             let head = SendHead {
@@ -152,6 +206,7 @@ impl Writer {
             let length = frame::append(&mut batch.log, Kind::Send, &[&head.encode(), &send.form], send.slot.as_ref());
             send.row.accepted = Extent { at: at as u32, length: length as u32 };
             courses.push((send.course, send.destination));
+            bodies.push(u64::from(head.body.length) + u64::from(head.rest.length));
             if send.course == Course::Begin && job.hold.is_none() {
                 begun.push(BeginHead { id: head.id, piece: batch.piece, row: head.row, at: send.row.created_at });
                 send.row.started_at = send.row.created_at;
@@ -169,7 +224,7 @@ impl Writer {
         }
         let ids = sends.iter().map(Row::id).collect();
         let (tenant, by) = (job.tenant, job.by.incarnation());
-        batch.effects.push(Effect::Sends { first, rows, sends, tenant, by, courses });
+        batch.effects.push(Effect::Sends { first, rows, sends, bodies, tenant, by, courses });
         if let Some((hash, key)) = job.key {
             batch.effects.push(Effect::Key { hash, first, count });
             batch.keys.insert(hash, (key, ids));
@@ -325,21 +380,31 @@ impl Writer {
         batch.done.insert(job.id);
         let seq = batch.next_seq;
         batch.next_seq += 1;
-        let head = FinishHead {
-            id: job.id,
-            piece: send.piece,
-            row: send.row,
-            seq,
-            body: self.append_body(batch, job.body.as_deref()),
-        };
+        let body = self.append_body(batch, job.body.as_deref());
+        let head = FinishHead { id: job.id, piece: send.piece, row: send.row, seq, body };
         let at = self.newest.log_bytes.load(Ordering::Relaxed) + batch.log.len() as u64;
         let length = frame::append(&mut batch.log, Kind::Finish, &[&head.encode(), &job.form], None);
         let at = Extent { at: at as u32, length: length as u32 };
         if let Was::Untaken(_, Counted::HeldBy(execution)) = was {
             *batch.held.entry(execution).or_default() -= 1;
         }
-        batch.effects.push(Effect::Finish { send, id: job.id, seq, at, facts: job.facts, was });
+        batch.effects.push(Effect::Finish {
+            send,
+            id: job.id,
+            seq,
+            at,
+            facts: job.facts,
+            was,
+            body: u64::from(body.length),
+        });
         seq
+    }
+
+    /// A call's key outlives its records.
+    pub fn carry(&self, batch: &mut Batch, hash: u64, form: &[u8]) {
+        let at = self.newest.log_bytes.load(Ordering::Relaxed) + batch.log.len() as u64;
+        frame::append(&mut batch.log, Kind::Call, &[form], None);
+        batch.effects.push(Effect::Carried { hash, at: at as u32 });
     }
 
     fn append_body(&self, batch: &mut Batch, body: Option<&[u8]>) -> BodyPlace {
