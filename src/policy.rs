@@ -18,6 +18,7 @@ pub use self::rules::{
     Suspensions, Verdict,
 };
 pub use self::url::{CheckedUrl, Destination, Host, Scheme};
+pub use self::wording::without_internal_addresses;
 
 #[cfg(test)]
 pub(crate) mod fixtures;

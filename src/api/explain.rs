@@ -1,5 +1,6 @@
 //! `POST /v1/explain`: what the policy would say of a send. `egressd explain --json` prints the same.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use super::view::{ResolvedView, Sight};
 use super::{Shared, json, openapi, query};
 use crate::explain::Explanation;
 use crate::outcome::{Ended, Outcome};
-use crate::policy::Asker;
+use crate::policy::{Asker, without_internal_addresses};
 use crate::send::{TenantId, parse};
 
 /// What would become of a send.
@@ -33,7 +34,7 @@ pub struct ExplanationView<'a> {
     #[schema(schema_with = openapi::code_or_null, required)]
     code: Option<&'static str>,
     #[schema(required)]
-    message: Option<&'a str>,
+    message: Option<Cow<'a, str>>,
     /// In report mode: the code with which a host list would have blocked it.
     #[schema(schema_with = openapi::code_or_null, required)]
     would_block: Option<&'static str>,
@@ -61,7 +62,11 @@ impl<'a> ExplanationView<'a> {
             url: &explanation.url,
             verdict,
             code: refusal.map(|refusal| refusal.code.label()),
-            message: refusal.map(|refusal| refusal.message.as_str()),
+            message: refusal.map(|refusal| match sight.operate {
+                true => Cow::Borrowed(&*refusal.message),
+                // What the author wrote is no news.
+                false => without_internal_addresses(&refusal.message, |ip| explanation.url.contains(&ip.to_string())),
+            }),
             would_block: explanation.would_block.map(|code| code.label()),
             resolved: resolved.map(|&(ip, verdict)| ResolvedView::new(ip, verdict, sight)).collect(),
             source_ip: source.map(|source| if sight.operate { source.bind() } else { source.public() }),

@@ -13,7 +13,7 @@ use super::access::{Caller, Need};
 use super::answers::Hangup;
 use super::problem::{Problem, ProblemView};
 use super::sends::{SHOWN_JSON_BYTES, send_id};
-use super::view::{Sight, milliseconds, shown_body};
+use super::view::{Sight, milliseconds, shown_body, shown_message};
 use super::{Shared, openapi, query};
 use crate::record::{Record, ShownHeaders};
 
@@ -77,7 +77,7 @@ fn entry(record: &Record) -> Value {
         entry["connection"] = source.port().to_string().into();
     }
     if let Some(error) = record.ended.as_ref().and_then(|ended| ended.error.as_ref()) {
-        entry["comment"] = format!("{}: {}", error.code, error.message).into();
+        entry["comment"] = format!("{}: {}", error.code, shown_message(&error.message, record, WITH_BODIES)).into();
         entry["_processed"] = error.processed.label().into();
     }
     entry

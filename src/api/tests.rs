@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::deliver::Deliverer;
 use crate::dial::Dialer;
 use crate::ledger::Ledger;
-use crate::outcome::{Code, Ended, Timings};
+use crate::outcome::{Code, Ended, Failure, Phase, Timings};
 use crate::policy::{SelfAddrs, Suspensions, Verdict};
 use crate::publish::Notice;
 use crate::record::{Connection, Finished, ShownBody, ShownResponse};
@@ -150,11 +150,14 @@ impl Desk {
 
     /// Ends a send as a complete response with this status would.
     async fn answer(&self, tenant: &str, id: SendId, status: u16) {
-        let now = clock::wall();
-        let begin = Begin { id, tenant: TenantId::new(tenant), spec: None, at: now };
+        self.end(tenant, finished(id, status)).await;
+    }
+
+    async fn end(&self, tenant: &str, finished: Finished) {
+        let begin = Begin { id: finished.id, tenant: TenantId::new(tenant), spec: None, at: clock::wall() };
         let begun = self.ledger.store.begin(&self.ledger.session, vec![begin]).await.expect("in force");
         assert!(begun.iter().all(Result::is_ok), "it waits");
-        self.ledger.close(finished(id, status)).await;
+        self.ledger.close(finished).await;
     }
 
     fn reload(&self, more: &str) {

@@ -15,9 +15,9 @@ use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use super::openapi;
-use crate::outcome::{Ended, Outcome, Processed, Timings, redirected};
-use crate::policy::Verdict;
-use crate::record::{Certificate, Connection, Execution, Record, ShownBody, ShownHeaders, ShownResponse, TlsFacts};
+use crate::outcome::{Outcome, Processed, Timings, redirected};
+use crate::policy::{Verdict, without_internal_addresses};
+use crate::record::{Certificate, Connection, Execution, Record, ShownBody, ShownHeaders, TlsFacts};
 use crate::send::SendId;
 
 /// How much of a record is shown.
@@ -91,17 +91,36 @@ struct ErrorView<'a> {
     message: Cow<'a, str>,
 }
 
+/// The record's error message as this caller may read it: a tenant is told no address of ours, or near us, that it is
+/// not told elsewhere in the record.
+pub(super) fn shown_message<'a>(message: &'a str, record: &Record, sight: Sight) -> Cow<'a, str> {
+    if sight.operate {
+        return Cow::Borrowed(message);
+    }
+    without_internal_addresses(message, |ip| {
+        let in_connection = record.connection.as_ref().is_some_and(|connection| {
+            let allowed = |(one, verdict): &(IpAddr, Verdict)| *one == ip && !matches!(verdict, Verdict::Denied(_));
+            connection.public == Some(ip)
+                || connection.remote.is_some_and(|remote| remote.ip() == ip)
+                || connection.resolved.iter().any(allowed)
+        });
+        in_connection || record.request.url.contains(&ip.to_string())
+    })
+}
+
 impl<'a> ErrorView<'a> {
-    fn new(ended: &'a Ended, response: Option<&ShownResponse>) -> Option<Self> {
+    fn new(record: &'a Record, sight: Sight) -> Option<Self> {
+        let ended = record.ended.as_ref()?;
         if let Some(error) = &ended.error {
             return Some(Self {
                 code: Some(error.code.label()),
                 phase: error.phase.map(|phase| phase.label()),
                 processed: error.processed.label(),
-                message: Cow::Borrowed(&error.message),
+                message: shown_message(&error.message, record, sight),
             });
         }
-        let response = response.filter(|response| ended.outcome == Outcome::Rejected && response.status < 400)?;
+        let response =
+            record.response.as_ref().filter(|response| ended.outcome == Outcome::Rejected && response.status < 400)?;
         Some(Self {
             code: None,
             phase: None,
@@ -294,7 +313,7 @@ impl<'a> RecordView<'a> {
             id: Shown(record.id),
             state: record.state.label(),
             outcome: record.ended.as_ref().map(|ended| ended.outcome.label()),
-            error: record.ended.as_ref().and_then(|ended| ErrorView::new(ended, record.response.as_ref())),
+            error: ErrorView::new(record, sight),
             resend_of: record.resend_of.map(Shown),
             context: ContextView {
                 tenant: record.tenant.as_str(),

@@ -2,7 +2,8 @@
 //!
 //! Behind a name, nothing is named: a refusal must not map what is near us. Deciding is [`super::rules`]' work.
 
-use std::net::IpAddr;
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
 
 use super::address;
 use super::name::NameRule;
@@ -80,4 +81,70 @@ fn behind_name_message(name: &str, code: Code, by_alias: bool) -> String {
         }
     };
     format!("`{name}` {what}")
+}
+
+/// A message as who may not see what is near us reads it: without addresses that are not of the public internet, those
+/// of name servers and sources among them. `told`: what the reader knows anyway. Networks (`10.0.0.0/8`) are no
+/// addresses.
+pub fn without_internal_addresses(message: &str, told: impl Fn(IpAddr) -> bool) -> Cow<'_, str> {
+    let outside = |c: char| !(c.is_ascii_alphanumeric() || "-_.:[]".contains(c));
+    let hidden = |word: &str| {
+        let word = word.trim_end_matches(['.', ':']);
+        let bare = word.strip_prefix('[').and_then(|word| word.strip_suffix(']')).unwrap_or(word);
+        let address = bare.parse().or_else(|_| word.parse().map(|address: SocketAddr| address.ip())).ok()?;
+        let canonical = address.to_canonical();
+        let internal = address::special(canonical).is_some() || address::is_metadata(canonical);
+        (internal && !told(address)).then_some(word.len())
+    };
+    let mut shown = String::new();
+    let (mut copied, mut at) = (0, 0);
+    while at < message.len() {
+        let rest = &message[at..];
+        let length = rest.find(outside).unwrap_or(rest.len());
+        let after = &rest[length..];
+        let is_network = after.starts_with('/') && after[1..].starts_with(|c: char| c.is_ascii_digit());
+        if let Some(bytes) = hidden(&rest[..length]).filter(|_| !is_network) {
+            shown.push_str(&message[copied..at]);
+            shown.push_str("[an internal address]");
+            copied = at + bytes;
+        }
+        at += length + after.chars().next().map_or(0, char::len_utf8);
+    }
+    if copied == 0 {
+        return Cow::Borrowed(message);
+    }
+    shown.push_str(&message[copied..]);
+    Cow::Owned(shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_without_internal_addresses_is_the_same_for_the_rest() {
+        let told: IpAddr = [10, 9, 9, 9].into();
+        for (message, shown) in [
+            ("nothing of the kind", None),
+            ("10.0.0.2:53 did not answer", Some("X did not answer")),
+            (
+                "up: 127.0.0.53:53 answered SERVFAIL, 8.8.8.8:53 did not answer",
+                Some("up: X answered SERVFAIL, 8.8.8.8:53 did not answer"),
+            ),
+            ("at 192.168.1.1, [fd00::1]:53; [fe80::1] and fd00::2", Some("at X, X; X and X")),
+            ("by 169.254.169.253.", Some("by X.")),
+            ("from ::ffff:10.0.0.1: refused", Some("from X: refused")),
+            ("(10.0.0.1)", Some("(X)")),
+            ("é10.0.0.1é", Some("éXé")),
+            ("10.9.9.9:80 is what you wrote", None),
+            ("public 93.184.216.34:443 and 2606:4700::1111", None),
+            ("private, 10.0.0.0/8", None),
+            ("ip-10.0.0.1.example.com and 10.0.0.1.example.com", None),
+            ("10.0.0.1/path", Some("X/path")),
+            ("at 12:30:01 ::: 1.2.3 ...", None),
+        ] {
+            let expected = shown.unwrap_or(message).replace('X', "[an internal address]");
+            assert_eq!(without_internal_addresses(message, |address| address == told), expected, "{message}");
+        }
+    }
 }

@@ -359,3 +359,22 @@ async fn what_a_tenant_may_not_know_is_left_out() {
         assert!(!text.contains("127.0.0.2") && !text.contains("127.0.0.11"), "{text}");
     }
 }
+
+#[tokio::test]
+async fn a_message_names_addresses_near_us_to_operators_alone() {
+    let desk = Desk::with(&clients(CLIENTS));
+    let id = Desk::accepted(&desk.as_client("acme", "", "POST", "/v1/sends", SEND).await);
+    let said = "127.0.0.53:53 did not answer, 8.8.8.8:53 answered SERVFAIL";
+    let failure = Failure::new(Code::DnsFailed, Phase::Dns, said);
+    desk.end("acme", Finished { ended: Ended::because(failure), ..finished(id, 200) }).await;
+    let path = format!("/v1/sends/{id}");
+    let operator = desk.as_client("acme-operator", "", "GET", &path, "").await.ok(200);
+    assert_eq!(operator["error"]["message"], said);
+    let tenant = desk.as_client("acme", "", "GET", &path, "").await.ok(200);
+    assert_eq!(tenant["error"]["message"], "[an internal address] did not answer, 8.8.8.8:53 answered SERVFAIL");
+    for path in ["/v1/sends", &format!("{path}/har")] {
+        let answer = desk.as_client("acme", "", "GET", path, "").await;
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(text.contains("[an internal address] did not answer") && !text.contains("127.0.0.53"), "{text}");
+    }
+}
