@@ -24,6 +24,7 @@ use crate::clock;
 use crate::deadline::{Deadline, Stopwatch};
 use crate::dial::metrics::InFlight;
 use crate::dial::pool::{Generation, Pool};
+use crate::dial::resolve::inquiry::Inquiry;
 use crate::dial::tls::Trust;
 use crate::dial::wire::{Io, Meter};
 use crate::dial::{Dialer, Look, connect::Candidate};
@@ -154,7 +155,8 @@ impl Deliverer {
         }
 
         journey.watch.enter(Phase::Dns);
-        let Look { resolved, would_block, way } = self.dialer.look(asker, url, &settings, Purpose::Delivery).await;
+        let looking = self.dialer.look(asker, url, &settings, Purpose::Delivery, &journey.inquiry);
+        let Look { resolved, would_block, way } = looking.await;
         if matches!(url.destination().host, crate::policy::Host::Name(_)) {
             journey.watch.leave();
         } else {
@@ -336,7 +338,7 @@ impl Deliverer {
         }
         journey.watch.enter(Phase::Dns);
         // The given source, whether or not a send may leave from it: that is what is being found out.
-        let found = self.dialer.find(asker, url, &settings, Purpose::Reflector).await;
+        let found = self.dialer.find(asker, url, &settings, Purpose::Reflector, &journey.inquiry).await;
         let family = Family::of(source.bind());
         let candidates: Vec<_> = found
             .addresses?
@@ -393,6 +395,7 @@ struct Way<'a> {
 #[derive(Default)]
 struct Journey {
     watch: Stopwatch,
+    inquiry: Inquiry,
     would_block: Option<Code>,
     connection: Option<Connection>,
     exchange: Option<Exchange>,
@@ -490,7 +493,10 @@ impl Journey {
                 }
                 Ended::because(failure)
             }
-            None => Ended::because(deadline.ran_out(phase.unwrap_or(Phase::Dns))),
+            None => Ended::because(match phase.unwrap_or(Phase::Dns) {
+                Phase::Dns => self.inquiry.ran_out(deadline.total()),
+                phase => deadline.ran_out(phase),
+            }),
         };
         if let Some(error) = &mut ended.error
             && error.processed == Processed::Maybe

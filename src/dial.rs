@@ -21,7 +21,8 @@ use arc_swap::ArcSwap;
 
 use self::connect::{Candidate, Connected, Connector, Exhausted, PortRange};
 use self::metrics::{DialMetrics, SourceLoad};
-use self::resolve::{NotFound, Resolver};
+use self::resolve::inquiry::Inquiry;
+use self::resolve::{NotFound, Resolver, Wanted};
 use self::tls::{Trust, TrustError};
 use crate::clock;
 use crate::config::Config;
@@ -131,9 +132,16 @@ impl Dialer {
     }
 
     /// Resolves a destination, judges the answer and finds its sources; sends nothing to it. The URL stage is the
-    /// caller's.
-    pub async fn look(&self, asker: Asker<'_>, url: &CheckedUrl, settings: &Settings, purpose: Purpose) -> Look {
-        let Found { resolved, would_block, addresses } = self.find(asker, url, settings, purpose).await;
+    /// caller's. `inquiry` has what the name servers said so far, for whoever drops this.
+    pub async fn look(
+        &self,
+        asker: Asker<'_>,
+        url: &CheckedUrl,
+        settings: &Settings,
+        purpose: Purpose,
+        inquiry: &Inquiry,
+    ) -> Look {
+        let Found { resolved, would_block, addresses } = self.find(asker, url, settings, purpose, inquiry).await;
         // By what is in force now: a name may have taken its time, and a reload may have come between.
         let now = self.world.settings();
         let way = addresses.and_then(|addresses| self.candidates(asker, url, &now, &addresses));
@@ -141,15 +149,28 @@ impl Dialer {
     }
 
     /// As [`Self::look`], without the sources.
-    pub async fn find(&self, asker: Asker<'_>, url: &CheckedUrl, settings: &Settings, purpose: Purpose) -> Found {
+    pub async fn find(
+        &self,
+        asker: Asker<'_>,
+        url: &CheckedUrl,
+        settings: &Settings,
+        purpose: Purpose,
+        inquiry: &Inquiry,
+    ) -> Found {
         let host = &url.destination().host;
         let (aliases, addresses, failure) = match host {
             Host::Address(address) => (Vec::new(), vec![*address], None),
             Host::Name(name) => {
                 // Of any pool: that this tenant's has none is then said of the source, not of the name.
                 let with_v6 = settings.sources.all().iter().any(|source| Family::of(source.bind()) == Family::V6);
-                let servers = &settings.config.dns_servers;
-                match self.resolver.lookup(asker.tenant, name, with_v6, servers).await {
+                let wanted = Wanted {
+                    tenant: asker.tenant,
+                    name,
+                    with_v6,
+                    servers: &settings.config.dns_servers,
+                    deadline: settings.config.delivery.deadline,
+                };
+                match self.resolver.lookup(&wanted, inquiry).await {
                     Ok(found) => (found.cname_targets.clone(), found.addresses.clone(), None),
                     Err(NotFound { failure, cname_targets }) => (cname_targets, Vec::new(), Some(failure)),
                 }

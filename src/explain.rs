@@ -8,7 +8,8 @@ use std::sync::Arc;
 use crate::clock;
 use crate::deadline::Deadline;
 use crate::deliver::Deliverer;
-use crate::outcome::{Code, Failure, Phase};
+use crate::dial::resolve::inquiry::Inquiry;
+use crate::outcome::{Code, Failure};
 use crate::policy::url::without_userinfo;
 use crate::policy::{Asker, CheckedUrl, Purpose, Verdict};
 use crate::redact::RedactKey;
@@ -80,9 +81,10 @@ impl Explainer {
         }
         let settings = self.world.settings();
         let deadline = Deadline::start(settings.config.delivery.deadline);
-        let look = self.deliverer.dialer().look(asker, &url, &settings, Purpose::Delivery);
+        let inquiry = Inquiry::default();
+        let look = self.deliverer.dialer().look(asker, &url, &settings, Purpose::Delivery, &inquiry);
         match deadline.bound(look).await {
-            None => explanation.refusal = Some(deadline.ran_out(Phase::Dns)),
+            None => explanation.refusal = Some(inquiry.ran_out(deadline.total())),
             Some(look) => {
                 explanation.source = look.source().cloned();
                 explanation.would_block = explanation.would_block.or(look.would_block);

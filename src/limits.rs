@@ -94,12 +94,37 @@ pub const DNS_LOOKUPS_PER_TENANT: usize = 64;
 /// Most lookups at once for one registrable domain of one tenant.
 pub const DNS_LOOKUPS_PER_DOMAIN: usize = 16;
 
-/// Most names whose addresses are kept at once.
-pub const DNS_CACHED_NAMES_MAX: usize = 16_384;
+/// What is read of one DNS message; the rest of a longer one is not. Addresses and aliases that are looked at fit in
+/// many times over.
+pub const DNS_MESSAGE_BYTES_MAX: usize = 16 * KIB as usize;
+/// Most records of one DNS answer that are passed through, and most labels of their names: reading the worst of answers
+/// takes microseconds. Whoever holds the asked name writes what stands in them.
+pub const DNS_RECORDS_MAX: usize = 128;
+pub const DNS_LABELS_MAX: usize = 4096;
+/// Memory for found addresses: for one tenant, and in all. A name with its addresses takes about half a KiB.
+pub const DNS_CACHE_BYTES_PER_TENANT: usize = MIB as usize;
+pub const DNS_CACHE_BYTES: usize = 16 * MIB as usize;
+/// How often what is out of date in it is looked for, unless room is needed.
+pub const DNS_CACHE_SWEPT_EVERY: Duration = Duration::from_secs(5);
 /// How long the second family is waited for once the first has answered with addresses.
 pub const DNS_FAMILY_GRACE: Duration = Duration::from_millis(500);
-/// Most name servers that are asked.
+/// Most name servers that one lookup asks: those not known to be dead come first.
 pub const DNS_SERVERS_MAX: usize = 3;
+/// How long one server is waited for before the next is asked as well; the first question is then still open.
+pub const DNS_PATIENCE: Duration = Duration::from_secs(1);
+/// How long an answer may take before the question is sent once more, without EDNS: it, or the answer, may be lost, or
+/// something on the way may drop what it does not know.
+pub const DNS_RESENT_AFTER: Duration = Duration::from_millis(750);
+/// How long after every server has failed a lookup is made once more: resolvers remember a failure for at least a
+/// second (RFC 9520 section 3.2). Less where the whole delivery has little time.
+pub const DNS_ASKED_AGAIN_AFTER: Duration = Duration::from_millis(1100);
+pub const DNS_ASKED_AGAIN_SHARE: u32 = 4;
+/// How long a name server has to answer a question of our own before it counts as dead, and how long until it is asked
+/// again whether it still is.
+pub const DNS_PROBE_TIME: Duration = Duration::from_secs(1);
+pub const DNS_PROBED_EVERY: Duration = Duration::from_secs(15);
+/// How long a name server that answered only without EDNS is asked without.
+pub const DNS_PLAIN_FOR: Duration = Duration::from_secs(300);
 /// Most datagrams that are not the answer before it is asked for over TCP.
 pub const DNS_STRAY_DATAGRAMS_MAX: usize = 32;
 
@@ -197,7 +222,7 @@ pub const VERIFY_AT_ONCE: usize = 16;
 pub const CONFIG_FILE_BYTES_MAX: u64 = 4 * MIB;
 /// Longest name of a node, an API client or a pool, in characters.
 pub const NAME_CHARS_MAX: usize = 128;
-/// Most name servers that are asked.
+/// Most name servers that may be named.
 pub const NAME_SERVERS_MAX: usize = 8;
 /// Most reflectors that are asked.
 pub const REFLECTORS_MAX: usize = 8;
@@ -282,3 +307,6 @@ const _: () = assert!(DOORS_PLACE_TIME.as_millis() < DOORS_HEAD_TIME.as_millis()
 const _: () = assert!(DOORS_HEAD_TIME.as_millis() < DOORS_CONNECTION_LIFE.as_millis());
 const _: () = assert!(VERIFY_FIRST_ROUND.as_millis() < DISPATCH_STALLED_AFTER.as_millis());
 const _: () = assert!(DNS_LOOKUPS_PER_DOMAIN <= DNS_LOOKUPS_PER_TENANT);
+const _: () = assert!(DNS_CNAMES_MAX + DNS_ADDRESSES_MAX <= DNS_RECORDS_MAX);
+const _: () = assert!(DNS_CACHE_BYTES_PER_TENANT * 16 <= DNS_CACHE_BYTES, "no tenant alone pushes others out");
+const _: () = assert!(DNS_SERVERS_MAX <= NAME_SERVERS_MAX);

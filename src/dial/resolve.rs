@@ -1,13 +1,18 @@
 //! Looking destinations up: the absolute name, asked of the configured name servers by ourselves.
 //!
 //! No search domains, no hosts file, no C library. An answer is used for at most [`DNS_TTL_MAX`] and never past its
-//! TTL. Lookups are dropped with the delivery that asked, and each tenant waits for its own only: at most
-//! [`DNS_LOOKUPS_PER_TENANT`] of them run at once, [`DNS_LOOKUPS_PER_DOMAIN`] for one registrable domain. What is
-//! found here has not been judged: that is [`crate::policy`]'s, and takes the aliases ([`Found::cname_targets`]) too.
+//! TTL, by the tenant that asked alone. A lookup that every server failed is made once more. Lookups are dropped with
+//! the delivery that asked, and each tenant waits for its own only: at most [`DNS_LOOKUPS_PER_TENANT`] of them run at
+//! once, [`DNS_LOOKUPS_PER_DOMAIN`] for one registrable domain. What is found here has not been judged: that is
+//! [`crate::policy`]'s, and takes the aliases ([`Found::cname_targets`]) too.
 //!
 //! Deliberately not here: SVCB and HTTPS records, DNSSEC, negative answers kept for later.
 
-pub mod query;
+mod cache;
+pub mod inquiry;
+pub mod message;
+mod query;
+mod servers;
 
 use std::{
     collections::HashMap,
@@ -18,14 +23,18 @@ use std::{
 };
 
 use futures_util::future::{Either, select};
-use hickory_proto::rr::{Name, RecordType};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
 
-use self::query::{Unanswered, ask, read};
-use crate::clock;
+use self::cache::Cache;
+use self::inquiry::Inquiry;
+use self::message::{Kind, Name};
+use self::query::{AllFailed, Asking, ask};
+use self::servers::Servers;
+#[cfg(doc)]
+use crate::limits::DNS_TTL_MAX;
 use crate::limits::{
-    DNS_CACHED_NAMES_MAX, DNS_CNAMES_MAX, DNS_FAMILY_GRACE, DNS_LOOKUPS_PER_DOMAIN, DNS_LOOKUPS_PER_TENANT, DNS_TTL_MAX,
+    DNS_ASKED_AGAIN_AFTER, DNS_ASKED_AGAIN_SHARE, DNS_CNAMES_MAX, DNS_FAMILY_GRACE, DNS_LOOKUPS_PER_DOMAIN,
+    DNS_LOOKUPS_PER_TENANT,
 };
 use crate::outcome::{Code, Failure, Phase};
 use crate::send::TenantId;
@@ -45,23 +54,25 @@ pub struct NotFound {
     pub cname_targets: Vec<String>,
 }
 
-/// One for the process: what was found lately, and who is looking.
+/// What is looked up, and how.
+#[derive(Clone, Debug)]
+pub struct Wanted<'a> {
+    pub tenant: &'a TenantId,
+    /// Absolute, lower-case, without the final dot.
+    pub name: &'a Arc<str>,
+    /// Whether IPv6 addresses could be reached.
+    pub with_v6: bool,
+    pub servers: &'a [SocketAddr],
+    /// What the whole delivery may take.
+    pub deadline: Duration,
+}
+
+/// One for the process: what was found lately, who is looking, and what is known of the name servers.
 #[derive(Debug, Default)]
 pub struct Resolver {
-    found: Mutex<HashMap<Asked, Kept>>,
+    found: Cache,
     gates: Mutex<HashMap<Gate, Weak<Semaphore>>>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Asked {
-    name: Arc<str>,
-    with_v6: bool,
-}
-
-#[derive(Debug)]
-struct Kept {
-    found: Arc<Found>,
-    until: Instant,
+    servers: Arc<Servers>,
 }
 
 /// Lookups of one tenant, or of one tenant for one registrable domain.
@@ -73,63 +84,56 @@ struct Gate {
 
 impl Resolver {
     /// Looks an absolute name up for a tenant. Waits for as long as the name servers are silent: the caller's
-    /// deadline drops it.
-    pub async fn lookup(
-        &self,
-        tenant: &TenantId,
-        name: &Arc<str>,
-        with_v6: bool,
-        servers: &[SocketAddr],
-    ) -> Result<Arc<Found>, NotFound> {
-        let asked = Asked { name: name.clone(), with_v6 };
-        if let Some(found) = self.kept(&asked) {
+    /// deadline drops it, and `inquiry` has what there is to say then.
+    pub async fn lookup(&self, wanted: &Wanted<'_>, inquiry: &Inquiry) -> Result<Arc<Found>, NotFound> {
+        inquiry.begin(wanted.name);
+        let asked = (wanted.name.clone(), wanted.with_v6);
+        if let Some(found) = self.found.kept(wanted.tenant, &asked) {
             return Ok(found);
         }
         // Boxed: most deliveries find the answer kept, and none should carry this about.
         Box::pin(async {
-            let _permits = self.admit(tenant, name).await;
-            // Whoever was admitted before may have asked the same.
-            if let Some(found) = self.kept(&asked) {
-                return Ok(found);
+            let Some(name) = Name::from_text(wanted.name) else { return Err(not_a_name(wanted.name)) };
+            let mut last = false;
+            loop {
+                let permits = self.admit(wanted.tenant, wanted.name).await;
+                // Whoever was admitted before may have asked the same.
+                if let Some(found) = self.found.kept(wanted.tenant, &asked) {
+                    return Ok(found);
+                }
+                let order = self.servers.order(wanted.servers);
+                let asking = Asking { servers: &self.servers, order, inquiry, last };
+                let answers = both_families(&asking, &name, wanted.with_v6).await;
+                drop(permits);
+                match Heard::new(answers, wanted.with_v6) {
+                    Heard::Found(found, ttl) => {
+                        let found = Arc::new(found);
+                        self.found.keep(wanted.tenant, asked, found.clone(), ttl);
+                        return Ok(found);
+                    }
+                    // Nobody waits for this one's turn meanwhile.
+                    Heard::Failed(_) if !last => {
+                        last = true;
+                        let pause = DNS_ASKED_AGAIN_AFTER.min(wanted.deadline / DNS_ASKED_AGAIN_SHARE);
+                        tokio::time::sleep(pause).await;
+                    }
+                    heard => return Err(heard.not_found(wanted, inquiry)),
+                }
             }
-            let (found, ttl) = lookup(name, with_v6, servers).await?;
-            let found = Arc::new(found);
-            self.keep(asked, found.clone(), ttl);
-            Ok(found)
         })
         .await
     }
 
     /// Forgets what is out of date. Called now and then.
     pub fn tend(&self) {
-        let now = clock::monotonic();
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, kept| kept.until > now);
+        self.found.tend();
         self.gates.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, gate| gate.strong_count() > 0);
     }
 
     /// Forgets everything: the name servers may be others now.
     pub fn clear(&self) {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
-    fn kept(&self, asked: &Asked) -> Option<Arc<Found>> {
-        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        found.get(asked).filter(|kept| kept.until > clock::monotonic()).map(|kept| kept.found.clone())
-    }
-
-    fn keep(&self, asked: Asked, answer: Arc<Found>, ttl: Duration) {
-        if ttl.is_zero() {
-            return;
-        }
-        let now = clock::monotonic();
-        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        if found.len() >= DNS_CACHED_NAMES_MAX {
-            found.retain(|_, kept| kept.until > now);
-            if found.len() >= DNS_CACHED_NAMES_MAX {
-                found.clear();
-            }
-        }
-        found.insert(asked, Kept { found: answer, until: now + ttl.min(DNS_TTL_MAX) });
+        self.found.clear();
+        self.servers.clear();
     }
 
     /// The domain's gate first, so that who waits for a slow domain does not stand in the tenant's.
@@ -152,18 +156,10 @@ impl Resolver {
     }
 }
 
-/// About the part of a name that one registrant holds: its last two labels, or three where the last two read like a
-/// registry's (`co.uk`). A miss only moves a lookup to another of the same tenant's gates.
+/// The part of a name that one registrant holds, by the Public Suffix List (its private part too: who has a name under
+/// `github.io` holds that one). A name that is a suffix itself, or under none, stands for itself.
 fn registrable_domain(name: &str) -> &str {
-    let mut dots = name.rmatch_indices('.').map(|(at, _)| at);
-    let (Some(last), Some(second)) = (dots.next(), dots.next()) else { return name };
-    let third = dots.next();
-    let registry = name.len() - last == 3 && last - second <= 4;
-    match (registry, third) {
-        (true, Some(third)) => &name[third + 1..],
-        (true, None) => name,
-        (false, _) => &name[second + 1..],
-    }
+    psl::domain_str(name).unwrap_or(name)
 }
 
 /// One family's answer.
@@ -171,100 +167,41 @@ fn registrable_domain(name: &str) -> &str {
 enum Family {
     /// No addresses: the name exists without any of this family.
     Addresses { addresses: Vec<IpAddr>, ttl: u32 },
-    /// No such name, for any family.
+    /// No such name, the server says: for this family, where it holds the other to be there.
     Gone,
     /// The name servers gave nothing usable.
-    Failed(Unanswered),
+    Failed,
     /// More aliases than are followed.
     TooManyAliases,
 }
 
-impl Family {
-    fn has_addresses(&self) -> bool {
-        matches!(self, Self::Addresses { addresses, .. } if !addresses.is_empty())
-    }
-}
-
-async fn lookup(name: &str, with_v6: bool, servers: &[SocketAddr]) -> Result<(Found, Duration), NotFound> {
-    let not_found = |code, message: String, cname_targets| NotFound {
-        failure: Failure::new(code, Phase::Dns, message),
-        cname_targets,
-    };
-    let Ok(mut absolute) = Name::from_ascii(name) else {
-        let message = format!("{name} cannot be asked of a name server: it is not a name DNS can hold; check the URL");
-        return Err(not_found(Code::DnsNotFound, message, Vec::new()));
-    };
-    absolute.set_fqdn(true);
-
-    let (v4, v6) = if with_v6 {
-        both(family(&absolute, RecordType::A, servers), family(&absolute, RecordType::AAAA, servers)).await
-    } else {
-        (Some(family(&absolute, RecordType::A, servers).await), None)
-    };
-    let mut cname_targets: Vec<String> = Vec::new();
-    let mut families = Vec::new();
-    for (family, aliases) in [v6, v4].into_iter().flatten() {
-        for alias in aliases {
-            if !cname_targets.contains(&alias) {
-                cname_targets.push(alias);
-            }
-        }
-        families.push(family);
-    }
-
-    if families.iter().any(Family::has_addresses) {
-        // An answer of one family alone is used, and not kept for the next.
-        let whole = families.len() == 1 + usize::from(with_v6);
-        let mut ttl = if whole { u32::MAX } else { 0 };
-        let mut lists = Vec::new();
-        for family in families {
-            match family {
-                Family::Addresses { addresses, ttl: its } => {
-                    ttl = ttl.min(its);
-                    lists.push(addresses);
-                }
-                _ => ttl = 0,
-            }
-        }
-        let found = Found { cname_targets, addresses: alternate(lists) };
-        return Ok((found, Duration::from_secs(u64::from(ttl))));
-    }
-    Err(if families.iter().any(|family| matches!(family, Family::Gone)) {
-        let message = format!(
-            "there is no such name as {name} (the name servers answered NXDOMAIN); check its spelling, and that it is published in the public DNS"
-        );
-        not_found(Code::DnsNotFound, message, cname_targets)
-    } else if families.iter().any(|family| matches!(family, Family::TooManyAliases)) {
-        let message =
-            format!("{name} is an alias of more than {DNS_CNAMES_MAX} names in a row; shorten its CNAME chain");
-        not_found(Code::DnsFailed, message, cname_targets)
-    } else if let Some(unanswered) = families.iter().find_map(|family| match family {
-        Family::Failed(unanswered) => Some(unanswered),
-        _ => None,
-    }) {
-        let message =
-            format!("looking up {name} failed: {unanswered}; check the name's own name servers, or resend later");
-        not_found(Code::DnsFailed, message, cname_targets)
-    } else {
-        let records = if with_v6 { "A or AAAA" } else { "A" };
-        let message = format!("{name} exists and has no {records} record that could be used; publish one for it");
-        not_found(Code::DnsNoAddress, message, cname_targets)
-    })
-}
-
+/// With every alias on the way.
 type FamilyAnswer = (Family, Vec<String>);
 
-/// Both families at once. Once one has answered with addresses the other has [`DNS_FAMILY_GRACE`] left; `Gone` of
-/// one is `Gone` of both.
-async fn both(
-    v4: impl Future<Output = FamilyAnswer>,
-    v6: impl Future<Output = FamilyAnswer>,
-) -> (Option<FamilyAnswer>, Option<FamilyAnswer>) {
-    async fn rest(first: &FamilyAnswer, other: impl Future<Output = FamilyAnswer>) -> Option<FamilyAnswer> {
-        if matches!(first.0, Family::Gone) {
-            return None;
-        }
-        if !first.0.has_addresses() {
+fn has_addresses((family, _): &FamilyAnswer) -> bool {
+    matches!(family, Family::Addresses { addresses, .. } if !addresses.is_empty())
+}
+
+/// IPv6 first; a family that was not asked for, or not waited for, is missing.
+async fn both_families(asking: &Asking<'_>, name: &Name, with_v6: bool) -> Vec<FamilyAnswer> {
+    let v4 = family(asking, name, Kind::A);
+    if !with_v6 {
+        return vec![v4.await];
+    }
+    let (v6, v4) = both(family(asking, name, Kind::AAAA), v4).await;
+    [v6, v4].into_iter().flatten().collect()
+}
+
+/// Both families at once. Once one has answered with addresses the other has [`DNS_FAMILY_GRACE`] left. That one does
+/// not exist says nothing of the other: there are name servers that deny a name for the family it lacks (RFC 4074
+/// section 4.2).
+async fn both<A, B>(first: A, second: B) -> (Option<FamilyAnswer>, Option<FamilyAnswer>)
+where
+    A: Future<Output = FamilyAnswer>,
+    B: Future<Output = FamilyAnswer>,
+{
+    async fn rest(has_addresses: bool, other: impl Future<Output = FamilyAnswer>) -> Option<FamilyAnswer> {
+        if !has_addresses {
             return Some(other.await);
         }
         tokio::select! {
@@ -272,33 +209,28 @@ async fn both(
             () = tokio::time::sleep(DNS_FAMILY_GRACE) => None,
         }
     }
-    match select(std::pin::pin!(v4), std::pin::pin!(v6)).await {
-        Either::Left((first, other)) => {
-            let second = rest(&first, other).await;
-            (Some(first), second)
+    match select(std::pin::pin!(first), std::pin::pin!(second)).await {
+        Either::Left((answer, other)) => {
+            let other = rest(has_addresses(&answer), other).await;
+            (Some(answer), other)
         }
-        Either::Right((first, other)) => {
-            let second = rest(&first, other).await;
-            (second, Some(first))
+        Either::Right((answer, other)) => {
+            let other = rest(has_addresses(&answer), other).await;
+            (other, Some(answer))
         }
     }
 }
 
 /// Asks for one family, along the aliases, until addresses or the end of the chain.
-async fn family(name: &Name, kind: RecordType, servers: &[SocketAddr]) -> FamilyAnswer {
+async fn family(asking: &Asking<'_>, name: &Name, kind: Kind) -> FamilyAnswer {
     let mut aliases: Vec<String> = Vec::new();
     let mut at = name.clone();
     let mut ttl = u32::MAX;
     loop {
-        let message = match ask(servers, &at, kind).await {
-            Ok(message) => message,
-            Err(unanswered) => return (Family::Failed(unanswered), aliases),
+        let Ok(reading) = ask(asking, &at, kind).await.map_err(|AllFailed| ()) else {
+            return (Family::Failed, aliases);
         };
-        let reading = read(&message, &at, kind);
-        let followed = !reading.aliases.is_empty();
-        for alias in &reading.aliases {
-            aliases.push(plain(alias));
-        }
+        aliases.extend(reading.aliases.iter().map(Name::to_string));
         if aliases.len() > DNS_CNAMES_MAX {
             return (Family::TooManyAliases, aliases);
         }
@@ -308,16 +240,109 @@ async fn family(name: &Name, kind: RecordType, servers: &[SocketAddr]) -> Family
         }
         match reading.aliases.into_iter().next_back() {
             // The server stopped at an alias: asked for that name itself.
-            Some(last) if reading.addresses.is_empty() && followed => at = last,
+            Some(last) if reading.addresses.is_empty() => at = last,
             _ => return (Family::Addresses { addresses: reading.addresses, ttl }, aliases),
         }
     }
 }
 
-/// A name as policy compares it.
-fn plain(name: &Name) -> String {
-    let text = name.to_lowercase().to_ascii();
-    text.strip_suffix('.').map_or(text.clone(), str::to_owned)
+/// What both families come to, with every alias of either.
+#[derive(Debug)]
+enum Heard {
+    Found(Found, Duration),
+    Failed(Vec<String>),
+    TooManyAliases(Vec<String>),
+    Gone(Vec<String>),
+    /// It exists, without an address of a family that was asked for.
+    Empty(Vec<String>),
+}
+
+impl Heard {
+    fn new(answers: Vec<FamilyAnswer>, with_v6: bool) -> Self {
+        let mut cname_targets: Vec<String> = Vec::new();
+        for (_, aliases) in &answers {
+            for alias in aliases {
+                if !cname_targets.contains(alias) {
+                    cname_targets.push(alias.clone());
+                }
+            }
+        }
+        let any = |is: fn(&Family) -> bool| answers.iter().any(|(family, _)| is(family));
+        if answers.iter().any(has_addresses) {
+            // An answer of one family alone is used, and not kept for the next.
+            let mut ttl = if answers.len() == 1 + usize::from(with_v6) { u32::MAX } else { 0 };
+            let mut lists = Vec::new();
+            for (family, _) in answers {
+                match family {
+                    Family::Addresses { addresses, ttl: its } => {
+                        ttl = ttl.min(its);
+                        lists.push(addresses);
+                    }
+                    _ => ttl = 0,
+                }
+            }
+            let found = Found { cname_targets, addresses: alternate(lists) };
+            return Self::Found(found, Duration::from_secs(u64::from(ttl)));
+        }
+        // What failed for one family may be there.
+        if any(|family| matches!(family, Family::Failed)) {
+            Self::Failed(cname_targets)
+        } else if any(|family| matches!(family, Family::TooManyAliases)) {
+            Self::TooManyAliases(cname_targets)
+        } else if any(|family| matches!(family, Family::Addresses { .. })) {
+            Self::Empty(cname_targets)
+        } else {
+            Self::Gone(cname_targets)
+        }
+    }
+
+    /// Says so, where nothing was found.
+    fn not_found(self, wanted: &Wanted<'_>, inquiry: &Inquiry) -> NotFound {
+        let name = wanted.name;
+        let (code, message, cname_targets) = match self {
+            Self::Failed(aliases) => {
+                let faults = inquiry.faults();
+                let message = format!(
+                    "looking up {name} failed, asked twice: {faults}; check the name's own name servers, or resend later (where other names fail too, tell the operator)"
+                );
+                (Code::DnsFailed, message, aliases)
+            }
+            Self::TooManyAliases(aliases) => {
+                let message =
+                    format!("{name} is an alias of more than {DNS_CNAMES_MAX} names in a row; shorten its CNAME chain");
+                (Code::DnsFailed, message, aliases)
+            }
+            Self::Gone(aliases) => {
+                let message = match aliases.last() {
+                    None => format!(
+                        "there is no such name as {name} (the name servers answered NXDOMAIN); check its spelling, and that it is published in the public DNS"
+                    ),
+                    Some(target) => format!(
+                        "{name} is an alias of {target}, and there is no such name as {target} (the name servers answered NXDOMAIN); publish {target}, or point the CNAME of {name} at a name that exists"
+                    ),
+                };
+                (Code::DnsNotFound, message, aliases)
+            }
+            Self::Empty(aliases) | Self::Found(Found { cname_targets: aliases, .. }, _) => {
+                let records = if wanted.with_v6 { "A or AAAA" } else { "A" };
+                let message = match aliases.last() {
+                    None => format!("{name} exists and has no {records} record that could be used; publish one for it"),
+                    Some(target) => format!(
+                        "{name} is an alias of {target}, which exists and has no {records} record that could be used; publish one for {target}, or point the CNAME of {name} elsewhere"
+                    ),
+                };
+                (Code::DnsNoAddress, message, aliases)
+            }
+        };
+        NotFound { failure: Failure::new(code, Phase::Dns, message), cname_targets }
+    }
+}
+
+fn not_a_name(name: &str) -> NotFound {
+    let message = format!(
+        "{name} cannot be asked of a name server: DNS holds names of at most 253 characters, in labels of 1 to 63; check the URL"
+    );
+    NotFound { failure: Failure::new(Code::DnsNotFound, Phase::Dns, message), cname_targets: Vec::new() }
 }
 
 /// Takes one from each list in turn.
@@ -347,6 +372,15 @@ mod tests {
             ("www.example.co.uk", "example.co.uk"),
             ("www.example.de", "example.de"),
             ("co.uk", "co.uk"),
+            // A short name under a country is one registrant's, and not a registry.
+            ("a.bit.ly", "bit.ly"),
+            // Registries with longer names.
+            ("a.b.govt.nz", "b.govt.nz"),
+            ("a.b.kawasaki.jp", "a.b.kawasaki.jp"),
+            // Each of these has its own holder.
+            ("a.one.github.io", "one.github.io"),
+            ("_sip.-a.example.com", "example.com"),
+            ("a.b.c.nosuchtld", "c.nosuchtld"),
         ] {
             assert_eq!(registrable_domain(name), domain, "{name}");
         }

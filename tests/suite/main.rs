@@ -3,6 +3,7 @@
 mod deliveries;
 mod explains;
 mod handshakes;
+mod hiccups;
 mod house;
 mod http2;
 mod leaving;

@@ -1,6 +1,6 @@
 //! Names: what a scripted name server says, what comes of it, and that nobody behind a forbidden answer is reached.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use egressd::outcome::Code;
 use egressd::policy::{Suspensions, Verdict};
@@ -63,7 +63,9 @@ async fn check(rows: Vec<(&str, Reply, &str)>) {
         let delivered = usize::from(end == "delivered");
         assert_eq!((pair.good.requests(), pair.bad.peers().len()), (delivered, 0), "{name}");
         if let Some(error) = attempt.ended.error {
-            assert!(!error.message.contains("127.0.0."), "{name}: {}", error.message);
+            // The name server that is to blame, and never what stands behind a name.
+            let rest = error.message.replace(&names.address().to_string(), "");
+            assert!(!rest.contains("127.0.0."), "{name}: {}", error.message);
         }
         if !name.starts_with("blocked") {
             assert!(attempt.timings.dns.is_some(), "{name}");
@@ -436,7 +438,7 @@ async fn flood(
         let ground = ground.clone();
         tokio::spawn(async move {
             let spec = get(&format!("http://n{number}.{domain}:8080/"));
-            end_of(&ground.deliver_for(tenant, spec, Duration::from_millis(900)).await)
+            end_of(&ground.deliver_for(tenant, spec, Duration::from_secs(3)).await)
         })
     });
     deliveries.collect()
@@ -452,7 +454,7 @@ async fn slow_names_cost_their_own_tenant_and_domain_alone() {
     floods.extend(flood(&ground, "acme", "slow1.co.uk", 40).await);
     // Another domain of the same tenant, and another tenant, are answered while those wait.
     for tenant in ["acme", "other"] {
-        let attempt = ground.deliver_for(tenant, get(&pair.url()), SHORT).await;
+        let attempt = ground.deliver_for(tenant, get(&pair.url()), LONG).await;
         assert_eq!(end_of(&attempt), "delivered", "{tenant}: {:?}", attempt.ended);
     }
     // Before the first of them runs out, which lets others in.
@@ -461,8 +463,9 @@ async fn slow_names_cost_their_own_tenant_and_domain_alone() {
         assert_eq!(delivery.await.unwrap(), "failed timeout dns");
     }
     for domain in ["slow1.com", "slow1.co.uk"] {
-        let distinct = asked.iter().filter(|asked| asked.name.ends_with(domain)).count();
-        assert_eq!(distinct, 16, "{domain}");
+        let distinct: HashSet<&str> =
+            asked.iter().map(|asked| asked.name.as_str()).filter(|name| name.ends_with(domain)).collect();
+        assert_eq!(distinct.len(), 16, "{domain}");
     }
 }
 
@@ -483,7 +486,9 @@ async fn a_tenant_looks_up_at_most_sixty_four_names_at_once() {
     while !names.asked().iter().any(|asked| asked.name == "n0.z.com") {
         tokio::task::yield_now().await;
     }
-    assert_eq!(names.asked().len(), 64 + 1);
+    // Some may have been asked about twice by now.
+    let distinct: HashSet<String> = names.asked().into_iter().map(|asked| asked.name).collect();
+    assert_eq!(distinct.len(), 64 + 1);
     for delivery in floods {
         assert_eq!(delivery.await.unwrap(), "failed timeout dns");
     }

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use egressd::config::Config;
 use egressd::dial::Dialer;
+use egressd::dial::resolve::inquiry::Inquiry;
 use egressd::outcome::Code;
 use egressd::policy::{Asker, CheckedUrl, Purpose};
 use egressd::publish::Notice;
@@ -158,7 +159,8 @@ async fn a_source_that_a_reload_takes_out_is_left_from_no_more_whoever_chose_it_
     let tenant = TenantId::new("acme");
     let asker = Asker { tenant: &tenant, workflow: None };
     let settings = ground.world.settings();
-    let candidates = dialer.look(asker, &url, &settings, Purpose::Delivery).await.way.expect("a way");
+    let look = dialer.look(asker, &url, &settings, Purpose::Delivery, &Inquiry::default()).await;
+    let candidates = look.way.expect("a way");
     assert_eq!(candidates[0].sources.len(), 2);
 
     // The one that would be first goes.

@@ -1,229 +1,217 @@
-//! One question to the name servers, and what their answer says.
+//! One question to the name servers: sockets, patience and second chances.
 //!
-//! Messages are `hickory-proto`'s; the sockets are ours, one per question, so that a guesser needs the port, the id
-//! and the letters' case (draft-vixie-dnsext-dns0x20) at once. A truncated answer is asked for again over TCP.
-//! Datagrams that are not the answer to the question are passed over. Not here: caching, caps and policy.
+//! Each question has a socket of its own, so that a guesser needs the port, the id and the letters' case at once. A
+//! truncated answer is asked for again over TCP. Datagrams that are not the answer to the question are passed over. A
+//! server that fails is followed by the next at once, one that is silent by the next a little later. Not here: caching,
+//! caps and policy.
 
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    time::Duration,
+    sync::Arc,
 };
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use hickory_proto::{
-    op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
-    rr::{DNSClass, Name, RData, RecordType},
-};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
-use crate::limits::{DNS_CNAMES_MAX, DNS_SERVERS_MAX, DNS_STRAY_DATAGRAMS_MAX};
+use super::inquiry::{Inquiry, Unanswered};
+use super::message::{Answer, Kind, Name, Question, Rcode, Reading, Weighed};
+use super::servers::Servers;
+use crate::limits::{DNS_MESSAGE_BYTES_MAX, DNS_PATIENCE, DNS_PROBE_TIME, DNS_RESENT_AFTER, DNS_STRAY_DATAGRAMS_MAX};
 
-/// Largest datagram asked for: what passes every path unfragmented (DNS flag day 2020).
-const UDP_PAYLOAD: u16 = 1232;
 /// What is read of a datagram: more than was asked for is a server that does not listen.
 const DATAGRAM_BYTES_MAX: usize = 4096;
-/// How long one server is waited for before the next is asked as well; the first question is then still open.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// How long an answer may take before the same datagram is sent once more: it, or the answer, may be lost.
-const RESEND_AFTER: Duration = Duration::from_millis(1500);
 
-/// Why no server gave a usable answer. The words name no server: they are for the send's author.
-#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-pub enum Unanswered {
-    #[error("the name servers answered {0}")]
-    Refusal(String),
-    #[error("the name servers' answer cannot be read")]
-    Garbage,
-    #[error("the name servers cannot be reached")]
-    Unreachable,
+/// Whom a lookup asks, and where it notes what it hears.
+pub struct Asking<'a> {
+    pub servers: &'a Arc<Servers>,
+    pub order: Vec<SocketAddr>,
+    pub inquiry: &'a Inquiry,
+    /// The lookup is not made once more: what is silent is waited for.
+    pub last: bool,
 }
 
-/// Puts the question to the servers in turn, each a little after the one before, until one answers with addresses,
-/// aliases, or that there are none. Fails when every server has failed; waits forever while they are silent. Each
+/// All servers were asked and none gave a usable answer; the [`Inquiry`] has their reasons.
+#[derive(Debug, PartialEq, Eq)]
+pub struct AllFailed;
+
+/// Puts the question to the servers in turn until one answers with addresses, aliases, or that there are none. Waits
+/// forever while all are silent; where some have failed and the lookup will be made once more, only a little. Each
 /// server costs one socket, however long it is silent.
-pub async fn ask(servers: &[SocketAddr], name: &Name, kind: RecordType) -> Result<Message, Unanswered> {
-    let mut waiting = servers.iter().take(DNS_SERVERS_MAX);
+pub async fn ask(asking: &Asking<'_>, name: &Name, kind: Kind) -> Result<Reading, AllFailed> {
+    let mut waiting = asking.order.iter();
     let mut open = FuturesUnordered::new();
-    let mut told = Unanswered::Unreachable;
+    let mut failed = false;
     loop {
-        open.extend(waiting.next().map(|server| exchange(*server, name, kind)));
+        open.extend(waiting.next().map(|server| exchange(asking, *server, name, kind)));
         let more = waiting.len() > 0;
         tokio::select! {
             biased;
             answer = open.next() => match answer {
-                Some(Ok(message)) => return Ok(message),
-                Some(Err(unanswered)) => told = unanswered,
-                None => return Err(told),
+                Some(Ok(reading)) => return Ok(reading),
+                Some(Err(_)) => failed = true,
+                None => return Err(AllFailed),
             },
-            () = tokio::time::sleep(PATIENCE), if more => {}
+            () = tokio::time::sleep(DNS_PATIENCE), if more || (failed && !asking.last) => {
+                if !more {
+                    return Err(AllFailed);
+                }
+            }
         }
     }
 }
 
-/// One question to one server, with EDNS and, where the server does not know that, without.
-async fn exchange(server: SocketAddr, name: &Name, kind: RecordType) -> Result<Message, Unanswered> {
-    let answer = exchange_once(server, name, kind, true).await?;
-    let answer = match answer.metadata.response_code {
-        ResponseCode::FormErr | ResponseCode::NotImp | ResponseCode::BADVERS => {
-            exchange_once(server, name, kind, false).await?
+/// One question to one server, and what it came to.
+async fn exchange(asking: &Asking<'_>, server: SocketAddr, name: &Name, kind: Kind) -> Result<Reading, Unanswered> {
+    asking.inquiry.asked(server, kind);
+    let result = exchange_unnoted(asking, server, name, kind).await;
+    asking.inquiry.heard(server, kind, result.as_ref().map(drop).map_err(|unanswered| *unanswered));
+    result
+}
+
+/// With EDNS and, where the server does not know that, without.
+async fn exchange_unnoted(
+    asking: &Asking<'_>,
+    server: SocketAddr,
+    name: &Name,
+    kind: Kind,
+) -> Result<Reading, Unanswered> {
+    let judge = |answer: Answer<'_>| judge(answer, name, kind);
+    let plain = Question::new(name, kind, false);
+    if asking.servers.takes_edns(server) {
+        let full = Question::new(name, kind, true);
+        match over_udp(asking, server, [&full, &plain], judge).await? {
+            Judged::Usable(reading) => return Ok(reading),
+            Judged::Failed(unanswered) => return Err(unanswered),
+            Judged::NoEdns => asking.servers.refused_edns(server),
         }
-        _ => answer,
-    };
-    match answer.metadata.response_code {
-        ResponseCode::NoError | ResponseCode::NXDomain => Ok(answer),
-        other => Err(Unanswered::Refusal(other.to_str().to_owned())),
+    }
+    match over_udp(asking, server, [&plain, &plain], judge).await? {
+        Judged::Usable(reading) => Ok(reading),
+        Judged::Failed(unanswered) => Err(unanswered),
+        Judged::NoEdns => Err(Unanswered::Refusal(Rcode::FORM_ERR)),
     }
 }
 
-async fn exchange_once(server: SocketAddr, name: &Name, kind: RecordType, edns: bool) -> Result<Message, Unanswered> {
-    let mut cased = name.clone();
-    cased.randomize_label_case();
-    let mut question = Message::query();
-    question.metadata.recursion_desired = true;
-    question.add_query(Query::query(cased, kind));
-    if edns {
-        let mut options = Edns::new();
-        options.set_max_payload(UDP_PAYLOAD).set_version(0);
-        question.set_edns(options);
-    }
-    let bytes = question.to_vec().map_err(|_| Unanswered::Garbage)?;
-    match over_udp(server, &question, &bytes).await? {
-        Datagram::Whole(answer) => Ok(answer),
-        Datagram::AskOverTcp => over_tcp(server, &question, &bytes).await,
+/// What an answer is worth.
+enum Judged {
+    Usable(Reading),
+    Failed(Unanswered),
+    /// The server could not read the question, which may be for its EDNS.
+    NoEdns,
+}
+
+fn judge(answer: Answer<'_>, name: &Name, kind: Kind) -> Judged {
+    match answer.rcode() {
+        Rcode::NO_ERROR if answer.is_lame() => Judged::Failed(Unanswered::Lame),
+        Rcode::NO_ERROR | Rcode::NX_DOMAIN => match answer.read(name, kind) {
+            Some(reading) => Judged::Usable(reading),
+            None => Judged::Failed(Unanswered::Garbage),
+        },
+        Rcode::FORM_ERR | Rcode::NOT_IMP | Rcode::BAD_VERS => Judged::NoEdns,
+        other => Judged::Failed(Unanswered::Refusal(other)),
     }
 }
 
-enum Datagram {
-    Whole(Message),
-    AskOverTcp,
-}
-
-async fn over_udp(server: SocketAddr, question: &Message, bytes: &[u8]) -> Result<Datagram, Unanswered> {
-    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0)).await.map_err(unreachable)?;
-    socket.connect(server).await.map_err(unreachable)?;
-    socket.send(bytes).await.map_err(unreachable)?;
+/// Sends the first question, and the second where nothing has come for a while; the answer to either will do. They
+/// are one where there is no EDNS to leave out.
+async fn over_udp<T>(
+    asking: &Asking<'_>,
+    server: SocketAddr,
+    questions: [&Question; 2],
+    judge: impl Fn(Answer<'_>) -> T,
+) -> Result<T, Unanswered> {
+    let socket = connected(server).await.map_err(unreachable)?;
+    socket.send(questions[0].bytes()).await.map_err(unreachable)?;
     let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
-    let mut resend = std::pin::pin!(tokio::time::sleep(RESEND_AFTER));
+    let mut resend = std::pin::pin!(tokio::time::sleep(DNS_RESENT_AFTER));
     let mut strays = 0;
     while strays < DNS_STRAY_DATAGRAMS_MAX {
         let length = tokio::select! {
             length = socket.recv(&mut buffer) => length.map_err(unreachable)?,
             () = &mut resend => {
-                socket.send(bytes).await.map_err(unreachable)?;
-                resend.set(tokio::time::sleep(2 * RESEND_AFTER));
+                asking.servers.suspect(server);
+                socket.send(questions[1].bytes()).await.map_err(unreachable)?;
+                resend.set(tokio::time::sleep(2 * DNS_RESENT_AFTER));
                 continue;
             }
         };
-        match weigh(&buffer[..length], question) {
-            Weighed::Answer(answer) if answer.metadata.truncation => return Ok(Datagram::AskOverTcp),
-            Weighed::Answer(answer) => return Ok(Datagram::Whole(answer)),
-            Weighed::OtherCase => return Ok(Datagram::AskOverTcp),
-            Weighed::Garbage => return Err(Unanswered::Garbage),
-            Weighed::Stray => strays += 1,
+        for (at, question) in questions.into_iter().enumerate() {
+            match question.weigh(&buffer[..length]) {
+                Weighed::Answer(answer) if !answer.is_truncated() => {
+                    asking.servers.answered(server, at > 0);
+                    return Ok(judge(answer));
+                }
+                Weighed::Answer(_) => {
+                    asking.servers.answered(server, at > 0);
+                    return over_tcp(server, question, judge).await.map_err(|_| Unanswered::Truncated);
+                }
+                // An old server, a broken one or a guess: a connection cannot be guessed.
+                Weighed::OtherCase(_) | Weighed::Unreadable => return over_tcp(server, question, judge).await,
+                Weighed::Stray => {}
+            }
         }
+        strays += 1;
     }
-    // Someone guesses: a connection cannot be guessed.
-    Ok(Datagram::AskOverTcp)
+    over_tcp(server, questions[0], judge).await
 }
 
 #[allow(clippy::disallowed_methods, reason = "towards a configured name server, never a destination")]
-async fn over_tcp(server: SocketAddr, question: &Message, bytes: &[u8]) -> Result<Message, Unanswered> {
+async fn over_tcp<T>(
+    server: SocketAddr,
+    question: &Question,
+    judge: impl Fn(Answer<'_>) -> T,
+) -> Result<T, Unanswered> {
     let mut stream = TcpStream::connect(server).await.map_err(unreachable)?;
-    let length = u16::try_from(bytes.len()).map_err(|_| Unanswered::Garbage)?;
+    let length = u16::try_from(question.bytes().len()).map_err(|_| Unanswered::Garbage)?;
     let mut framed = length.to_be_bytes().to_vec();
-    framed.extend_from_slice(bytes);
+    framed.extend_from_slice(question.bytes());
     stream.write_all(&framed).await.map_err(unreachable)?;
     let length = stream.read_u16().await.map_err(unreachable)?;
-    let mut buffer = vec![0; usize::from(length)];
+    let mut buffer = vec![0; usize::from(length).min(DNS_MESSAGE_BYTES_MAX)];
     stream.read_exact(&mut buffer).await.map_err(unreachable)?;
-    match weigh(&buffer, question) {
-        Weighed::Answer(answer) => Ok(answer),
+    match question.weigh(&buffer) {
         // Over a connection the case is not needed to know whom the answer is from.
-        Weighed::OtherCase => Message::from_vec(&buffer).map_err(|_| Unanswered::Garbage),
-        Weighed::Garbage | Weighed::Stray => Err(Unanswered::Garbage),
+        Weighed::Answer(answer) | Weighed::OtherCase(answer) => Ok(judge(answer)),
+        Weighed::Unreadable | Weighed::Stray => Err(Unanswered::Garbage),
     }
+}
+
+/// Whether this server says anything to a question that no tenant chose.
+pub async fn lives(server: SocketAddr) -> bool {
+    let question = Question::new(&Name::root(), Kind::NS, false);
+    let said = async {
+        let socket = connected(server).await?;
+        let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
+        loop {
+            socket.send(question.bytes()).await?;
+            let half = tokio::time::sleep(DNS_PROBE_TIME / 2);
+            let mut half = std::pin::pin!(half);
+            loop {
+                let length = tokio::select! {
+                    length = socket.recv(&mut buffer) => length?,
+                    () = &mut half => break,
+                };
+                if !matches!(question.weigh(&buffer[..length]), Weighed::Stray) {
+                    return io::Result::Ok(());
+                }
+            }
+        }
+    };
+    tokio::select! {
+        said = said => said.is_ok(),
+        () = tokio::time::sleep(DNS_PROBE_TIME) => false,
+    }
+}
+
+async fn connected(server: SocketAddr) -> io::Result<UdpSocket> {
+    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(server).await?;
+    Ok(socket)
 }
 
 fn unreachable(_: io::Error) -> Unanswered {
     Unanswered::Unreachable
-}
-
-enum Weighed {
-    Answer(Message),
-    /// The answer, with the question's letters in another case: an old server, or a guess.
-    OtherCase,
-    /// With our id, and unreadable.
-    Garbage,
-    /// Not an answer to this question.
-    Stray,
-}
-
-fn weigh(bytes: &[u8], question: &Message) -> Weighed {
-    if bytes.get(..2) != Some(&question.metadata.id.to_be_bytes()) {
-        return Weighed::Stray;
-    }
-    let Ok(answer) = Message::from_vec(bytes) else { return Weighed::Garbage };
-    if answer.metadata.message_type != MessageType::Response || answer.metadata.op_code != OpCode::Query {
-        return Weighed::Stray;
-    }
-    match (answer.queries.as_slice(), question.queries.as_slice()) {
-        // A server that cannot read the question does not repeat it.
-        ([], _) if answer.metadata.response_code == ResponseCode::FormErr => Weighed::Answer(answer),
-        ([theirs], [ours]) if theirs.query_type == ours.query_type && theirs.query_class == ours.query_class => {
-            if theirs.name.eq_case(&ours.name) {
-                Weighed::Answer(answer)
-            } else if theirs.name == ours.name {
-                Weighed::OtherCase
-            } else {
-                Weighed::Stray
-            }
-        }
-        _ => Weighed::Stray,
-    }
-}
-
-/// What an answer says of a name.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Reading {
-    /// The chain from the asked name, in order; at most one more than may be followed.
-    pub aliases: Vec<Name>,
-    /// Addresses of the name at the chain's end, and of no other.
-    pub addresses: Vec<IpAddr>,
-    /// The least of all records used.
-    pub ttl: u32,
-    /// The name at the chain's end does not exist.
-    pub gone: bool,
-}
-
-/// Only records that the question leads to count: whatever else an answer carries is passed over.
-pub fn read(message: &Message, name: &Name, kind: RecordType) -> Reading {
-    let mut reading = Reading { ttl: u32::MAX, ..Reading::default() };
-    let mut at = name;
-    let records = || message.answers.iter().filter(|record| record.dns_class == DNSClass::IN);
-    while reading.aliases.len() <= DNS_CNAMES_MAX {
-        let alias = records().find_map(|record| match &record.data {
-            RData::CNAME(target) if record.name == *at => Some((&target.0, record.ttl)),
-            _ => None,
-        });
-        let Some((target, ttl)) = alias else { break };
-        reading.aliases.push(target.clone());
-        reading.ttl = reading.ttl.min(ttl);
-        at = target;
-    }
-    for record in records().filter(|record| record.name == *at) {
-        let address = match (&record.data, kind) {
-            (RData::A(address), RecordType::A) => IpAddr::V4(address.0),
-            (RData::AAAA(address), RecordType::AAAA) => IpAddr::V6(address.0),
-            _ => continue,
-        };
-        reading.ttl = reading.ttl.min(record.ttl);
-        if !reading.addresses.contains(&address) {
-            reading.addresses.push(address);
-        }
-    }
-    reading.gone = message.metadata.response_code == ResponseCode::NXDomain && reading.addresses.is_empty();
-    reading
 }

@@ -3,7 +3,11 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use hickory_proto::{
@@ -41,6 +45,14 @@ pub enum Reply {
     Silence,
     /// The TC bit, and no records.
     Truncated,
+    /// Over TCP: the connection is closed. Over UDP: silence.
+    Close,
+    /// Nothing in it, from a server that neither owns the name nor looks names up.
+    Lame,
+    /// After this long.
+    Late(Duration, Box<Reply>),
+    /// These records, and after them this record until the message is as long as can be.
+    Stuffed(Vec<Record>, Box<Record>),
     /// Good records under an id that was not asked with, before silence.
     WrongId(Vec<Record>),
     /// Good records for a question that was not asked, before silence.
@@ -53,8 +65,9 @@ pub enum Reply {
     Both(Box<Reply>, Box<Reply>),
 }
 
+/// Of any characters but dots.
 pub fn name(text: &str) -> Name {
-    let mut name = Name::from_ascii(text).expect("a name");
+    let mut name = Name::from_labels(text.split('.').map(str::as_bytes)).expect("a name");
     name.set_fqdn(true);
     name
 }
@@ -77,6 +90,7 @@ type Script = Arc<dyn Fn(&Asked) -> Reply + Send + Sync>;
 pub struct NameServer {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<Asked>>>,
+    dead: Arc<AtomicBool>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
@@ -87,10 +101,19 @@ impl Drop for NameServer {
 }
 
 impl NameServer {
-    /// `script` is asked for every question.
+    /// `script` is asked for every question, but those about the root: with these the appliance asks whether a name
+    /// server lives.
     pub async fn start(script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
-        let script: Script = Arc::new(script);
         let asked = Arc::new(Mutex::new(Vec::new()));
+        let dead = Arc::new(AtomicBool::new(false));
+        let script: Script = {
+            let dead = dead.clone();
+            Arc::new(move |asked| match asked {
+                _ if dead.load(Relaxed) => Reply::Silence,
+                Asked { kind: RecordType::NS, .. } => Reply::Records(Vec::new()),
+                _ => script(asked),
+            })
+        };
         // The same port for both: UDP takes the one that TCP was given.
         let (tcp, udp) = loop {
             let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
@@ -102,11 +125,19 @@ impl NameServer {
         let over_udp = {
             let (script, asked) = (script.clone(), asked.clone());
             tokio::spawn(async move {
+                let udp = Arc::new(udp);
                 let mut buffer = [0; 4096];
                 while let Ok((length, peer)) = udp.recv_from(&mut buffer).await {
-                    for answer in answers(&buffer[..length], false, &script, &asked) {
-                        let _ = udp.send_to(&answer, peer).await;
-                    }
+                    let Some((question, mut reply)) = heard(&buffer[..length], false, &script, &asked) else {
+                        continue;
+                    };
+                    let udp = udp.clone();
+                    tokio::spawn(async move {
+                        reply = in_time(reply).await;
+                        for answer in encode(&question, reply) {
+                            let _ = udp.send_to(&answer, peer).await;
+                        }
+                    });
                 }
             })
         };
@@ -121,7 +152,12 @@ impl NameServer {
                             if stream.read_exact(&mut question).await.is_err() {
                                 return;
                             }
-                            for answer in answers(&question, true, &script, &asked) {
+                            let Some((question, reply)) = heard(&question, true, &script, &asked) else { return };
+                            let reply = in_time(reply).await;
+                            if matches!(reply, Reply::Close) {
+                                return;
+                            }
+                            for answer in encode(&question, reply) {
                                 let mut framed = (answer.len() as u16).to_be_bytes().to_vec();
                                 framed.extend(answer);
                                 let _ = stream.write_all(&framed).await;
@@ -131,7 +167,7 @@ impl NameServer {
                 }
             })
         };
-        Self { address, asked, tasks: vec![over_udp, over_tcp] }
+        Self { address, asked, dead, tasks: vec![over_udp, over_tcp] }
     }
 
     /// Answers every name and family with these addresses, for this many seconds.
@@ -148,17 +184,25 @@ impl NameServer {
         self.address
     }
 
-    /// Every question so far.
+    /// Every question so far, but those about the root.
     pub fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
+        self.asked.lock().unwrap().iter().filter(|asked| asked.kind != RecordType::NS).cloned().collect()
+    }
+
+    /// Says nothing to anything from now on, or does again.
+    pub fn set_dead(&self, dead: bool) {
+        self.dead.store(dead, Relaxed);
     }
 }
 
-fn answers(question: &[u8], over_tcp: bool, script: &Script, log: &Mutex<Vec<Asked>>) -> Vec<Vec<u8>> {
-    let Ok(question) = Message::from_vec(question) else { return Vec::new() };
-    let Some(query) = question.queries.first() else { return Vec::new() };
-    let text = query.name().to_lowercase().to_ascii();
-    let name = text.strip_suffix('.').unwrap_or(&text).to_owned();
+/// What the script says to a question.
+fn heard(question: &[u8], over_tcp: bool, script: &Script, log: &Mutex<Vec<Asked>>) -> Option<(Message, Reply)> {
+    let question = Message::from_vec(question).ok()?;
+    let query = question.queries.first()?;
+    // As it stands on the wire: a name may hold what no host name does.
+    let labels = query.name().to_lowercase();
+    let labels: Vec<_> = labels.iter().map(|label| String::from_utf8_lossy(label).into_owned()).collect();
+    let name = labels.join(".");
     let asked = {
         let mut log = log.lock().unwrap();
         let before = log.iter().filter(|asked| asked.name == name && asked.kind == query.query_type).count();
@@ -166,10 +210,22 @@ fn answers(question: &[u8], over_tcp: bool, script: &Script, log: &Mutex<Vec<Ask
         log.push(asked.clone());
         asked
     };
-    encode(&question, query, script(&asked))
+    let reply = script(&asked);
+    Some((question, reply))
 }
 
-fn encode(question: &Message, query: &Query, reply: Reply) -> Vec<Vec<u8>> {
+async fn in_time(reply: Reply) -> Reply {
+    match reply {
+        Reply::Late(after, reply) => {
+            tokio::time::sleep(after).await;
+            *reply
+        }
+        reply => reply,
+    }
+}
+
+fn encode(question: &Message, reply: Reply) -> Vec<Vec<u8>> {
+    let Some(query) = question.queries.first() else { return Vec::new() };
     let answer = |id: u16, query: Query, code: ResponseCode, records: Vec<Record>| {
         let mut message = Message::new(id, MessageType::Response, OpCode::Query);
         message.metadata.recursion_desired = true;
@@ -184,7 +240,24 @@ fn encode(question: &Message, query: &Query, reply: Reply) -> Vec<Vec<u8>> {
     let message = match reply {
         Reply::Records(records) => answer(id, ours(), ResponseCode::NoError, records),
         Reply::Code(code, records) => answer(id, ours(), code, records),
-        Reply::Silence => return Vec::new(),
+        Reply::Silence | Reply::Close | Reply::Late(..) => return Vec::new(),
+        Reply::Lame => {
+            let mut message = answer(id, ours(), ResponseCode::NoError, Vec::new());
+            message.metadata.recursion_available = false;
+            message
+        }
+        Reply::Stuffed(records, more) => {
+            let count = u16::try_from(records.len()).expect("few");
+            let mut bytes = answer(id, ours(), ResponseCode::NoError, records).to_vec().expect("a message");
+            let alone = answer(id, ours(), ResponseCode::NoError, vec![*more]).to_vec().expect("a message");
+            let head = answer(id, ours(), ResponseCode::NoError, Vec::new()).to_vec().expect("a message").len();
+            // Its name leads to the question, which stands in the same place, or is written out.
+            let more = &alone[head..];
+            let times = (usize::from(u16::MAX) - bytes.len()) / more.len();
+            bytes.extend(more.repeat(times));
+            bytes[6..8].copy_from_slice(&(count + u16::try_from(times).expect("few")).to_be_bytes());
+            return vec![bytes];
+        }
         Reply::Truncated => {
             let mut message = answer(id, ours(), ResponseCode::NoError, Vec::new());
             message.metadata.truncation = true;
@@ -204,8 +277,8 @@ fn encode(question: &Message, query: &Query, reply: Reply) -> Vec<Vec<u8>> {
             return vec![bytes];
         }
         Reply::Both(first, second) => {
-            let mut both = encode(question, query, *first);
-            both.extend(encode(question, query, *second));
+            let mut both = encode(question, *first);
+            both.extend(encode(question, *second));
             return both;
         }
     };
