@@ -189,7 +189,18 @@ async fn both_families(asking: &Asking<'_>, name: &Name, with_v6: bool) -> Vec<F
         return vec![v4.await];
     }
     let (v6, v4) = both(family(asking, name, Kind::AAAA), v4).await;
-    [v6, v4].into_iter().flatten().collect()
+    let mut answers = [(Kind::AAAA, v6), (Kind::A, v4)];
+    let found = answers.iter().any(|(_, answer)| answer.as_ref().is_some_and(has_addresses));
+    for (kind, answer) in &mut answers {
+        // The lookup is not made once more, as there is something to go on with: a hiccup must not cost this family.
+        if found && matches!(answer, Some((Family::Failed, _))) {
+            tokio::select! {
+                again = family(asking, name, *kind) => *answer = Some(again),
+                () = tokio::time::sleep(DNS_FAMILY_GRACE) => {}
+            }
+        }
+    }
+    answers.into_iter().filter_map(|(_, answer)| answer).collect()
 }
 
 /// Both families at once. Once one has answered with addresses the other has [`DNS_FAMILY_GRACE`] left. That one does

@@ -6,9 +6,13 @@
 
 mod dates;
 mod lab;
+#[allow(dead_code, reason = "the suite uses more of it")]
+#[path = "../suite/support/name_server.rs"]
+mod name_server;
 mod pairs;
 mod pools;
 mod ports;
 mod publication;
 mod relay;
+mod resolvers;
 mod road;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use egressd::deadline::Deadline;
 use egressd::dial::resolve::inquiry::Inquiry;
+use egressd::outcome::Processed;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 
@@ -329,7 +330,9 @@ async fn each_end_of_a_lookup_says_what_was_wrong_with_what() {
             .deliver(get(&format!("http://{NAME}:8080/")), if end.contains("timeout") { 4 * SHORT } else { LONG })
             .await;
         assert_eq!(end_of(&attempt), end, "{what}: {:?}", attempt.ended);
-        let message = attempt.ended.error.unwrap().message;
+        let error = attempt.ended.error.unwrap();
+        assert_eq!(error.processed, Processed::No, "{what}");
+        let message = error.message;
         for says in says {
             assert!(message.contains(&says.replace("SERVER", &names.address().to_string())), "{what}: {message}");
         }

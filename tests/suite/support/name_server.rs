@@ -104,6 +104,28 @@ impl NameServer {
     /// `script` is asked for every question, but those about the root: with these the appliance asks whether a name
     /// server lives.
     pub async fn start(script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+        // The same port for both: UDP takes the one that TCP was given.
+        let (tcp, udp) = loop {
+            let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
+            if let Ok(udp) = UdpSocket::bind(tcp.local_addr().expect("an address")).await {
+                break (tcp, udp);
+            }
+        };
+        Self::serve(tcp, udp, script)
+    }
+
+    /// On sockets that are there, both of one port.
+    pub fn on(
+        tcp: std::net::TcpListener,
+        udp: std::net::UdpSocket,
+        script: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        tcp.set_nonblocking(true).and(udp.set_nonblocking(true)).expect("sockets that need not be waited for");
+        let udp = UdpSocket::from_std(udp).expect("within a runtime");
+        Self::serve(TcpListener::from_std(tcp).expect("within a runtime"), udp, script)
+    }
+
+    fn serve(tcp: TcpListener, udp: UdpSocket, script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let dead = Arc::new(AtomicBool::new(false));
         let script: Script = {
@@ -113,13 +135,6 @@ impl NameServer {
                 Asked { kind: RecordType::NS, .. } => Reply::Records(Vec::new()),
                 _ => script(asked),
             })
-        };
-        // The same port for both: UDP takes the one that TCP was given.
-        let (tcp, udp) = loop {
-            let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
-            if let Ok(udp) = UdpSocket::bind(tcp.local_addr().expect("an address")).await {
-                break (tcp, udp);
-            }
         };
         let address = tcp.local_addr().expect("an address");
         let over_udp = {
