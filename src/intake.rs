@@ -258,6 +258,9 @@ impl Intake {
         let ended = ended.await?;
         let count = match ended.end {
             ExecutionEnd::Done { count, .. } => count,
+            ExecutionEnd::ShareFull { stored, share } => {
+                return Err(Refusal::ShareFull { stored, share, retry_after: 60 });
+            }
             ExecutionEnd::Conflict(state) => return Err(Refusal::ExecutionEnded { execution, state }),
         };
         // Taken also when an earlier call did it: that call may have been cut off before it came to this.

@@ -29,6 +29,7 @@ mod entry;
 mod facts;
 mod files;
 mod frame;
+mod hour;
 mod index;
 mod list;
 mod opening;
@@ -69,6 +70,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use self::claim::ToEnd;
 use self::files::Link;
+use self::hour::Hour;
 use self::piece::Piece;
 use self::seal::{Asked, Keys};
 use self::state::State;
@@ -79,7 +81,7 @@ use self::writer::{AcceptJob, AcceptedJob, BeginJob, EndJob, FinishJob, Job, Sen
 use super::{
     Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, Filter, IdempotencyKey, OnceOnly,
     Page, Pending, Published, Reach, Records, Recovered, Registry, Released, Session, Started, StoreEnd, StoreError,
-    StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace, WaitingCount, Want, view, wire,
+    StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace, WaitingCount, Want, wire,
 };
 use crate::config::StoreSettings;
 use crate::outcome::{Code, Outcome};
@@ -128,6 +130,7 @@ struct Shared {
     waiting: Mutex<Waiting>,
     /// Bytes that each tenant has stored, by the row's hash of it.
     stored: Mutex<HashMap<u32, u64>>,
+    hour: Hour,
     /// Directories of dropped pieces, to be removed beside the writer.
     gone: Mutex<Vec<PathBuf>>,
     /// Held by who gives released sends their places in line.
@@ -353,6 +356,7 @@ impl Embedded {
             node: Arc::from(node),
             waiting: Mutex::default(),
             stored: Mutex::default(),
+            hour: Hour::default(),
             gone: Mutex::default(),
             lining_up: Mutex::default(),
             hasher: RandomState::new(),
@@ -845,7 +849,7 @@ impl Records for Embedded {
     }
 
     fn outcomes_of_the_hour(&self, now: Timestamp) -> StoreResult<'_, HashMap<TenantId, HashMap<Outcome, u64>>> {
-        self.blocking(move |shared| read::outcomes_since(shared, view::start_of_the_hour(now))).boxed()
+        self.blocking(move |shared| Ok(shared.hour.outcomes(now))).boxed()
     }
 
     fn retain(&self, now: Timestamp) -> StoreResult<'_, ()> {

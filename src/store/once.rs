@@ -187,6 +187,8 @@ pub enum ExecutionEnd {
     Done { count: u64, first: bool },
     /// It ended the other way before.
     Conflict(ExecutionState),
+    /// Nobody knows it, and what this tenant has stored has reached its share of the store, in bytes.
+    ShareFull { stored: u64, share: u64 },
 }
 
 /// An execution's end, and the ends of its sends that came with it.

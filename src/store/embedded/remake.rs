@@ -115,6 +115,7 @@ fn read(shared: &Shared, piece: &Piece, log_bytes: u64, rows: &[Row]) -> io::Res
                 let Ok(form) = wire::decode::<EndingForm<'_>>(frame.payload) else { return Ok(None) };
                 let Ok(ended) = form.ended() else { return Ok(None) };
                 let at = Extent { at: at as u32, length: frame.length as u32 };
+                told.shares.push((shared.keys.short(Asked::Tenant, form.tenant), frame.length as u64, 0));
                 told.endings.push((shared.keys.execution(form.tenant, form.execution), at, ended));
             }
             Kind::Finish => {

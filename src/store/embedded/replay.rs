@@ -12,6 +12,7 @@ use super::entry::{self, BeginHead, FinishFacts, FinishHead, SendHead};
 use super::frame::{Found, Kind, Scanner};
 use super::opening::Opening;
 use super::piece::{End, FORMAT, Head, Piece, SEND_BYTES};
+use super::seal::Asked;
 use super::table::{Extent, LOST, Row};
 use super::{Shared, cannot_write, locked, remake};
 use crate::clock;
@@ -297,6 +298,7 @@ fn replay(
             Kind::Ending => wire::decode::<EndingForm<'_>>(frame.payload).and_then(|form| {
                 let ended: EndedExecution = form.ended()?;
                 let hash = shared.keys.execution(form.tenant, form.execution);
+                this.piece.add_share(shared.keys.short(Asked::Tenant, form.tenant), frame.length as u64, 0);
                 this.piece.change_growing(|growing| growing.add_ending(hash, extent, ended));
                 Ok(())
             }),

@@ -10,7 +10,11 @@ use super::Shared;
 const SETTLE_EVERY: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 2000 });
 
 /// Settles pieces, oldest first, beside the writer.
-pub fn when_asked(shared: &Shared, asked: &Receiver<()>) {
+pub fn when_asked(shared: &Shared, asked: &Receiver<()>, newest_end: u64) {
+    if let Err(error) = super::hour::count(shared, newest_end) {
+        tracing::warn!(%error, "what ended before the start is not counted among the outcomes of the last hour");
+    }
+    shared.hour.done();
     loop {
         if matches!(asked.recv_timeout(SETTLE_EVERY), Err(RecvTimeoutError::Disconnected)) {
             return;

@@ -150,6 +150,13 @@ impl OnDisk {
         }
     }
 
+    /// Every piece but the newest.
+    async fn until_all_settled(&self) {
+        while !self.shared().pieces().iter().rev().skip(1).all(|piece| piece.is_settled()) {
+            tokio::task::yield_now().await;
+        }
+    }
+
     async fn until_healthy(&self) {
         while self.store().health().is_err() {
             tokio::task::yield_now().await;

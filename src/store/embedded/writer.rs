@@ -102,9 +102,10 @@ pub fn start(shared: Arc<Shared>, left_behind: Vec<(u32, u32)>) -> io::Result<(S
         shared: shared.clone(),
     };
     writer.tell_bytes();
+    let newest_end = shared.last_seq.load(Ordering::Acquire);
     let settler = std::thread::Builder::new()
         .name("store-settle".to_owned())
-        .spawn(move || settle::when_asked(&shared, &asked))?;
+        .spawn(move || settle::when_asked(&shared, &asked, newest_end))?;
     let writer = std::thread::Builder::new().name("store-write".to_owned()).spawn(move || writer.run())?;
     Ok((jobs, vec![writer, settler]))
 }
@@ -430,7 +431,8 @@ impl Writer {
             Effect::Key { hash, first, count } => {
                 newest.change_growing(|growing| growing.add_key(*hash, *first, *count));
             }
-            Effect::Ending { hash, at, ended } => {
+            Effect::Ending { hash, at, ended, tenant } => {
+                self.shared.store(&newest, *tenant, u64::from(at.length), 0);
                 newest.change_growing(|growing| growing.add_ending(*hash, *at, *ended));
                 locked(&self.shared.waiting).close(*hash, *ended);
             }
@@ -480,6 +482,15 @@ impl Writer {
                 self.shared.store(&newest, send.tenant, u64::from(at.length), *body);
                 newest.change_facts(|known| known.newest_finished_at = known.newest_finished_at.max(facts.finished_at));
                 let mut waiting = locked(&self.shared.waiting);
+                let number = match was {
+                    Was::Taken => waiting.taken(*id).map(|taken| taken.tenant),
+                    Was::Untaken(number, _) => Some(*number),
+                };
+                if let Some(tenant) = number.and_then(|number| waiting.name(number))
+                    && let Ok(outcome) = wire::outcome_of(facts.outcome)
+                {
+                    self.shared.hour.add(tenant, outcome, wire::timestamp(facts.finished_at));
+                }
                 match was {
                     Was::Taken => drop(waiting.finish(*id)),
                     Was::Untaken(tenant, counted) => waiting.uncount(*tenant, *counted),

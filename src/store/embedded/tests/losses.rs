@@ -265,3 +265,37 @@ async fn two_losses_at_once_make_no_send_go_out_twice() {
         }
     }
 }
+
+#[tokio::test]
+async fn outcomes_of_the_hour_are_counted_again_after_a_start_whatever_records_are_damaged() {
+    for pieces in [3, OnDisk::limits().sends] {
+        let mut subject = OnDisk::with(PieceLimits { sends: pieces, ..OnDisk::limits() });
+        for (name, status, second) in [("a", 200, 1), ("a", 200, 50), ("a", 500, 60), ("b", 204, 70), ("b", 200, 70)] {
+            let id = accept_one(subject.store(), subject.session(), &draft().of(name)).await;
+            subject.store().finish(subject.session(), finished(id, status, at(second))).await.expect("ended");
+        }
+        let held = draft().of("c").in_execution("e").send();
+        accept_new(subject.store(), subject.session(), call(vec![held], Some("e"))).await;
+        let end =
+            subject.store().end_execution(subject.session(), tenant("c"), execution("e"), Ending::Discard, at(80));
+        end.await.expect("discarded");
+        let of =
+            async |subject: &OnDisk| subject.store().outcomes_of_the_hour(at(40 + 59 * 60)).await.expect("counted");
+        let before = of(&subject).await;
+        assert_eq!(before[&tenant("a")], HashMap::from([(Outcome::Delivered, 1), (Outcome::Rejected, 1)]));
+        assert_eq!(before[&tenant("b")], HashMap::from([(Outcome::Delivered, 2)]));
+        assert_eq!(before[&tenant("c")], HashMap::from([(Outcome::Discarded, 1)]));
+        subject = subject.crash().await;
+        assert_eq!(of(&subject).await, before, "{pieces} to a piece");
+        if pieces == 3 {
+            subject.until_all_settled().await;
+            let (harmed, _) = subject
+                .harmed(|subject| {
+                    let starts = frames(&subject.file("log"));
+                    change(&subject.file("log"), |log| log[starts[1] + 100] ^= 1);
+                })
+                .await;
+            assert_eq!(of(&harmed).await, before, "with a damaged record");
+        }
+    }
+}

@@ -121,6 +121,13 @@ async fn a_tenant_fills_its_share_and_nobody_elses() {
     fs::remove_file(small.directory.path().join("store/pieces/00000001/index")).unwrap();
     small.reopen();
     assert_eq!(["a", "b", "c"].map(|name| stored(&small, name)), before, "and without an index");
+    // An execution that nobody knows is refused as a send is, and one that holds something ends.
+    let (store, session) = small.store.as_ref().expect("open");
+    let finish = Ending::Finish(FinishedBy::Call);
+    let unknown = end_execution(store, session, tenant("a"), execution("e"), finish, at(12)).await;
+    assert!(matches!(unknown, Ok(ExecutionEnd::ShareFull { .. })), "{unknown:?}");
+    let of_another = end_execution(store, session, tenant("c"), execution("e"), finish, at(12)).await;
+    assert_eq!(of_another, Ok(ExecutionEnd::Done { count: 0, first: true }));
     // A send that waits may end, whatever its tenant has stored; and what is past its retention is free again.
     small.store().retain(at(40 * 86_400)).await.expect("dropped");
     assert!(stored(&small, "a") < before[0]);

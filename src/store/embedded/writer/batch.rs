@@ -11,6 +11,7 @@ use crate::store::embedded::frame::{self, Kind};
 use crate::store::embedded::locked;
 use crate::store::embedded::piece::SEND_BYTES;
 use crate::store::embedded::read::payload;
+use crate::store::embedded::seal::Asked;
 use crate::store::embedded::table::{Extent, ROW_BYTES, Row};
 use crate::store::embedded::waiting::{Counted, Hand};
 use crate::store::view::EndedExecution;
@@ -43,10 +44,12 @@ pub enum Effect {
         first: u32,
         count: u32,
     },
+    /// `tenant`: the row's hash of it.
     Ending {
         hash: u64,
         at: Extent,
         ended: EndedExecution,
+        tenant: u32,
     },
     Begin {
         send: SendAt,
@@ -250,12 +253,20 @@ impl Writer {
         }
         let known = locked(&self.shared.waiting).held_by(job.hash);
         let count = known.saturating_add_signed(batch.held.get(&job.hash).copied().unwrap_or(0));
+        let tenant = self.shared.keys.short(Asked::Tenant, job.tenant.as_str());
+        if count == 0 && self.member_count(batch, job.hash)? == 0 {
+            // Nobody waits for it, so it is refused as a send would be.
+            let (stored, share) = (self.shared.stored_by(tenant), self.shared.settings.tenant_max_bytes);
+            if stored + SEND_BYTES > share {
+                return Ok(ExecutionEnd::ShareFull { stored, share });
+            }
+        }
         let ended = EndedExecution { ending: job.ending, at: job.at, count };
         let form = EndingForm::of(job.tenant.as_str(), job.execution.as_str(), &ended);
         let at = self.newest.log_bytes.load(Ordering::Relaxed) + batch.log.len() as u64;
         let length = frame::append(&mut batch.log, Kind::Ending, &[&wire::encode(&form, Vec::new())], None);
         let at = Extent { at: at as u32, length: length as u32 };
-        batch.effects.push(Effect::Ending { hash: job.hash, at, ended });
+        batch.effects.push(Effect::Ending { hash: job.hash, at, ended, tenant });
         batch.endings.insert(job.hash, ended);
         Ok(ExecutionEnd::Done { count, first: true })
     }

@@ -7,7 +7,9 @@ use super::job::{FinishJob, StoreEndJob};
 use super::{Writer, why};
 use crate::outcome::Outcome;
 use crate::record::Finished;
+use crate::store::embedded::entry::SendHead;
 use crate::store::embedded::locked;
+use crate::store::embedded::read::payload;
 use crate::store::embedded::waiting::Counted;
 use crate::store::view::{self, EndedExecution, Standing};
 use crate::store::{Ending, Recovered, Session, StoreError, wire};
@@ -49,10 +51,10 @@ impl Writer {
         let (mut interrupted, mut discarded) = (0, 0);
         let mut batch = self.empty_batch();
         for &place in places {
-            let Some((send, finished)) = self.left_behind(place, now)? else { continue };
+            let Some((send, number, finished)) = self.left_behind(place, now)? else { continue };
             let outcome = finished.ended.outcome;
             let finish = FinishJob::of(&self.shared.keys, &finished);
-            let job = StoreEndJob { send, number: u32::MAX, counted: Counted::Not, finish };
+            let job = StoreEndJob { send, number, counted: Counted::Not, finish };
             if self.decide_store_end(&mut batch, job).is_some() {
                 interrupted += u64::from(outcome == Outcome::Interrupted);
                 discarded += u64::from(outcome == Outcome::Discarded);
@@ -73,7 +75,7 @@ impl Writer {
         &self,
         (piece, number): (u32, u32),
         now: Timestamp,
-    ) -> Result<Option<(SendAt, Finished)>, StoreError> {
+    ) -> Result<Option<(SendAt, u32, Finished)>, StoreError> {
         let Some(piece) = self.shared.piece(piece) else { return Ok(None) };
         let Some(row) = self.shared.waiting_row(&piece, number)? else { return Ok(None) };
         if row.is_done() || !piece.ended().undone.contains(number) {
@@ -99,6 +101,11 @@ impl Writer {
             return Ok(None);
         };
         let send = SendAt { piece: piece.number, row: number, tenant: row.tenant };
-        Ok(Some((send, standing.end(row.id(), error, now))))
+        // Where its frame is damaged, nobody knows whose it is.
+        let name = piece.frame(row.accepted).and_then(|bytes| {
+            payload(&piece, row.accepted, &bytes, SendHead::decode).map(|(_, form)| form.tenant_id())
+        });
+        let number = name.map_or(u32::MAX, |name| locked(&self.shared.waiting).number(&name));
+        Ok(Some((send, number, standing.end(row.id(), error, now))))
     }
 }

@@ -1,0 +1,150 @@
+//! How sends of the last hour ended, by tenant and minute: counted as they end, so that asking costs what is answered.
+//!
+//! What ended before the store was opened is counted once, beside everything else, from the tail's entries.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use jiff::Timestamp;
+
+use super::entry::SendHead;
+use super::piece::{END_BYTES, End};
+use super::read::payload;
+use super::{Shared, locked};
+use crate::outcome::Outcome;
+use crate::send::TenantId;
+use crate::store::view::{is_of_the_hour, minute, start_of_the_hour};
+use crate::store::{StoreError, wire};
+
+/// Ends that are read at once.
+const ENDS_AT_ONCE: u32 = 16 * 1024;
+
+#[derive(Default)]
+pub struct Hour {
+    counts: Mutex<Counts>,
+    /// Set once what ended before the store was opened is counted.
+    counted: Mutex<bool>,
+    is_counted: Condvar,
+}
+
+/// Minutes in which any ended, the oldest first.
+type Minutes = VecDeque<(i64, HashMap<Outcome, u64>)>;
+
+#[derive(Default)]
+struct Counts {
+    tenants: HashMap<TenantId, Minutes>,
+    /// The minute in which tenants without any were last let go.
+    swept: i64,
+}
+
+impl Counts {
+    fn add(&mut self, tenant: &TenantId, outcome: Outcome, at: i64, count: u64, now: i64) {
+        if now > self.swept {
+            self.swept = now;
+            self.tenants.retain(|_, minutes| {
+                while minutes.front().is_some_and(|(minute, _)| *minute <= now - 60) {
+                    minutes.pop_front();
+                }
+                !minutes.is_empty()
+            });
+        }
+        if !self.tenants.contains_key(tenant) {
+            self.tenants.insert(tenant.clone(), VecDeque::new());
+        }
+        let Some(minutes) = self.tenants.get_mut(tenant) else { return };
+        let place = minutes.partition_point(|(minute, _)| *minute < at);
+        if minutes.get(place).is_none_or(|(minute, _)| *minute != at) {
+            minutes.insert(place, (at, HashMap::new()));
+        }
+        *minutes[place].1.entry(outcome).or_default() += count;
+    }
+}
+
+impl Hour {
+    /// A send ended.
+    pub fn add(&self, tenant: &TenantId, outcome: Outcome, at: Timestamp) {
+        locked(&self.counts).add(tenant, outcome, minute(at), 1, minute(at));
+    }
+
+    /// Of the hour that ends now. Waits for what ended before the store was opened, where that is still being counted.
+    pub fn outcomes(&self, now: Timestamp) -> HashMap<TenantId, HashMap<Outcome, u64>> {
+        let mut counted = locked(&self.counted);
+        while !*counted {
+            counted = self.is_counted.wait(counted).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(counted);
+        let counts = locked(&self.counts);
+        let mut outcomes: HashMap<TenantId, HashMap<Outcome, u64>> = HashMap::new();
+        for (tenant, minutes) in &counts.tenants {
+            for (at, of_minute) in minutes {
+                let at = Timestamp::from_second(at * 60).unwrap_or_default();
+                if !is_of_the_hour(at, now) {
+                    continue;
+                }
+                let of_tenant = outcomes.entry(tenant.clone()).or_default();
+                of_minute.iter().for_each(|(outcome, count)| *of_tenant.entry(*outcome).or_default() += count);
+            }
+        }
+        outcomes
+    }
+
+    /// Nothing more is to be waited for.
+    pub fn done(&self) {
+        *locked(&self.counted) = true;
+        self.is_counted.notify_all();
+    }
+}
+
+/// Counts what ended up to this number of the tail, within the hour before the newest of it.
+pub fn count(shared: &Shared, newest: u64) -> Result<(), StoreError> {
+    let pieces = shared.pieces();
+    let Some(last) = pieces.iter().map(|piece| piece.facts().newest_finished_at).max().filter(|at| *at > i64::MIN)
+    else {
+        return Ok(());
+    };
+    let since = wire::nanoseconds(start_of_the_hour(wire::timestamp(last)));
+    // By the tenant's hash and the minute, with one of its sends for each tenant to learn its name from.
+    let mut counts: HashMap<(u32, i64, u8), u64> = HashMap::new();
+    let mut sends: HashMap<u32, Vec<(u32, u32)>> = HashMap::new();
+    for piece in pieces.iter().filter(|piece| piece.facts().newest_finished_at >= since) {
+        let known = u32::try_from((newest + 1).saturating_sub(piece.first_seq)).unwrap_or(u32::MAX);
+        let known = known.min(piece.ends_count.load(std::sync::atomic::Ordering::Acquire));
+        for from in (0..known).step_by(ENDS_AT_ONCE as usize) {
+            let bytes = piece.ends(from, known.min(from + ENDS_AT_ONCE))?;
+            for end in bytes.chunks_exact(END_BYTES).filter_map(End::decode) {
+                if end.finished_at < since || end.tenant == 0 {
+                    continue;
+                }
+                *counts.entry((end.tenant, minute(wire::timestamp(end.finished_at)), end.outcome)).or_default() += 1;
+                let some = sends.entry(end.tenant).or_default();
+                if some.len() < SENDS_ASKED {
+                    some.push((end.piece, end.row));
+                }
+            }
+        }
+    }
+    let names: HashMap<u32, TenantId> =
+        sends.into_iter().filter_map(|(hash, sends)| Some((hash, name(shared, &sends)?))).collect();
+    let mut known = locked(&shared.hour.counts);
+    for ((hash, at, outcome), count) in counts {
+        if let (Some(tenant), Ok(outcome)) = (names.get(&hash), wire::outcome_of(outcome)) {
+            known.add(tenant, outcome, at, count, minute(wire::timestamp(last)));
+        }
+    }
+    Ok(())
+}
+
+/// As many sends of a tenant are asked for its name: some may be damaged.
+const SENDS_ASKED: usize = 8;
+
+fn name(shared: &Shared, sends: &[(u32, u32)]) -> Option<TenantId> {
+    sends.iter().find_map(|&(piece, row)| {
+        let piece = shared.piece(piece)?;
+        let row = shared.sound_row(&piece, row).ok()??;
+        let read = piece.frame(row.accepted).and_then(|bytes| {
+            payload(&piece, row.accepted, &bytes, SendHead::decode).map(|(_, form)| form.tenant_id())
+        });
+        // Damage is told where somebody asks for the record.
+        read.ok()
+    })
+}
