@@ -4,9 +4,9 @@
 //! `cargo bench --bench store` fills stores with 10 thousand, 1 million and 10 million records, through the store,
 //! then measures them in turns, so that whatever else the machine does falls on all of them, and prints one line for
 //! each and how the last compares with the first; it takes some minutes and 15 GB in `TMPDIR`.
-//! `cargo bench --bench store -- 10000 1000000` measures these sizes. Steps and questions are CPU of the whole process,
-//! so they hold the callers' part too; the best of many counts. Every question but `nothing` and `apart` finds a page's
-//! worth at every size.
+//! `cargo bench --bench store -- 10000 1000000` measures these sizes, `-- queued` how a store opens in which 983,000
+//! sends wait. Steps and questions are CPU of the whole process, so they hold the callers' part too; the best of many
+//! counts. Every question but `nothing` and `apart` finds a page's worth at every size.
 
 #![allow(clippy::disallowed_methods, reason = "a stopwatch, not the appliance")]
 
@@ -73,6 +73,9 @@ fn main() {
         && option == "--open"
     {
         return open(Path::new(directory));
+    }
+    if arguments.iter().any(|argument| argument == "queued") {
+        return queued(983_000);
     }
     let mut sizes = vec![10_000, 1_000_000, 10_000_000];
     let asked: Vec<u64> = arguments.iter().filter_map(|argument| argument.parse().ok()).collect();
@@ -303,6 +306,28 @@ impl std::ops::Deref for Joined {
     fn deref(&self) -> &Embedded {
         &self.store
     }
+}
+
+/// How a store opens in which so many sends wait, and claims the first of them.
+fn queued(sends: u64) {
+    let empty = tempfile::tempdir().expect("a directory");
+    let (_, idle) = opened_by_another(empty.path());
+    let directory = tempfile::tempdir().expect("a directory");
+    let runtime = runtime();
+    runtime.block_on(async {
+        let store = Joined::open(directory.path()).await;
+        for first in (0..sends).step_by(1000) {
+            let tenant = TenantId::new(format!("tenant-{}", first / 1000 % 8));
+            let waits = |number| NewSend { course: Course::Wait, tenant: tenant.clone(), ..new_send(number) };
+            accept_call(&store, (first..sends.min(first + 1000)).map(waits).collect(), None).await;
+        }
+        assert_eq!(store.waiting_in_all().unclaimed, sends);
+    });
+    let (open, memory) = opened_by_another(directory.path());
+    println!(
+        "with {sends} queued: open {open:.0} ms, memory {memory:.1} MiB, {:.1} above an empty store",
+        memory - idle
+    );
 }
 
 fn open(directory: &Path) {
