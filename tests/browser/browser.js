@@ -7,6 +7,9 @@ import { join } from "node:path";
 
 import { chromium } from "playwright-core";
 
+/** How long anything may take before a test gives up on it, in milliseconds: a busy machine is no failure. */
+export const PATIENCE = 60_000;
+
 // The last three keep it from asking for hosts of its maker's.
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 
@@ -20,6 +23,7 @@ export async function browser() {
     acceptDownloads: true,
     timezoneId: "UTC",
   });
+  context.setDefaultTimeout(PATIENCE);
   return {
     context,
     async close() {
@@ -55,7 +59,7 @@ export async function open(context, url, hash = "#/sends", { expected = /^$/ } =
 }
 
 /** Waits until a condition holds in the page. */
-export const until = (page, condition, argument) => page.waitForFunction(condition, argument, { timeout: 10_000 });
+export const until = (page, condition, argument) => page.waitForFunction(condition, argument, { timeout: PATIENCE });
 
 /** The ids of the rows in sight, top to bottom. */
 export const rowsInSight = (page) => page.evaluate(() => {

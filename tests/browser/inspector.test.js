@@ -148,8 +148,12 @@ inspect("what is in sight stays where it is while new sends arrive above", "#/se
   await page.evaluate(() => (document.querySelector(".rows").scrollTop = 1500));
   await until(page, () => document.querySelector(".rows").scrollTop === 1500);
   // The rows follow the scroll in the next frame.
-  let before = [];
-  while (before.length < 10) before = await rowsInSight(page);
+  await until(page, () => {
+    const { top, bottom } = document.querySelector(".rows").getBoundingClientRect();
+    const tops = [...document.querySelectorAll(".rows .row")].map((row) => row.getBoundingClientRect().top);
+    return tops.filter((one) => one >= top - 1 && one < bottom).length >= 10;
+  });
+  const before = await rowsInSight(page);
   for (let n = 0; n < 30; n += 1) api.finish(record(900 + n, Date.now() + 5000 + n));
   await page.getByRole("button", { name: "↑ 30 new" }).waitFor();
   assert.deepEqual(await rowsInSight(page), before);
@@ -159,11 +163,12 @@ inspect("what is in sight stays where it is while new sends arrive above", "#/se
 
 inspect("older sends are loaded as they are scrolled to, each once", "#/sends", async (page) => {
   await loaded(page);
-  for (let turn = 0; turn < 4; turn += 1) {
-    await page.evaluate(() => (document.querySelector(".rows").scrollTop = 1e6));
-    await page.waitForTimeout(150);
-  }
-  await until(page, () => document.querySelector(".list-status").textContent.includes("450 sends"));
+  await until(page, () => {
+    document.querySelector(".rows").scrollTop = 1e6;
+    return document.querySelector(".list-status").textContent.includes("450 sends");
+  });
+  // The rows follow the scroll in the next frame.
+  await page.locator(`#row-${api.sends.at(-1).id}`).waitFor();
   assert.equal((await rowsInSight(page)).at(-1), api.sends.at(-1).id);
   assert.match(await text(page, ".list-status"), /no older ones/);
   const cursors = asked("/v1/sends?").filter((call) => call.path.includes("cursor="));

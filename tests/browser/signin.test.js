@@ -9,7 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 
-import { browser, open } from "./browser.js";
+import { PATIENCE, browser, open } from "./browser.js";
 
 const TOKEN = "s3cret-token-of-acme";
 let chrome;
@@ -47,9 +47,10 @@ path = "${directory}/store"
 key_file = "${directory}/key"
 `);
   node = spawn(process.env.EGRESSD_BIN, ["serve", "--config", join(directory, "egressd.toml")], { stdio: "ignore" });
-  for (;;) {
+  for (const ends = Date.now() + PATIENCE; ;) {
     if (await fetch(`${url}/openapi.json`).then((answer) => answer.ok, () => false)) break;
     assert.equal(node.exitCode, null, "egressd ended before it answered");
+    assert.ok(Date.now() < ends, "egressd does not answer");
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
   chrome = await browser();
