@@ -85,7 +85,7 @@ need() { # need COMMAND PACKAGE: a Debian package, installed where the command i
         apt-get update -qq >/dev/null
         apt_updated=yes
     fi
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" >/dev/null
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=600 "$package" >/dev/null
     command -v "$command" >/dev/null || { echo "$command is missing and $package does not bring it" >&2; exit 1; }
 }
 

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::node::{Node, SOURCES, counting_receiver, egressd, run};
+use crate::node::{Node, PATIENCE, SOURCES, counting_receiver, egressd, run};
 
 #[test]
 fn the_demo_shows_every_kind_of_end_and_exits_well() {
@@ -117,7 +117,9 @@ async fn tail_follows_what_finishes() {
     let mut lines = BufReader::new(tail.stdout.take().unwrap()).lines();
     // Until the tail stands, sends may come before it: send until one is followed.
     let body = serde_json::json!({ "method": "GET", "url": format!("http://{receiver}/x") }).to_string();
+    let started = std::time::Instant::now();
     let line = loop {
+        assert!(started.elapsed() < PATIENCE, "the tail never stands");
         node.call("POST", "/v1/sends", &body).await.unwrap();
         if let Ok(line) = tokio::time::timeout(Duration::from_millis(300), lines.next_line()).await {
             break line.unwrap().unwrap();
@@ -137,7 +139,9 @@ async fn the_bin_shows_what_it_got_and_from_whom() {
         .spawn()
         .unwrap();
     let call = |method: &'static str, path: &'static str| async move {
+        let started = std::time::Instant::now();
         loop {
+            assert!(started.elapsed() < PATIENCE, "the bin does not answer");
             if let Some(answer) = crate::node::call_text(address, method, path, "", &[]).await {
                 return answer;
             }

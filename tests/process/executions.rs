@@ -143,7 +143,7 @@ async fn thousands_of_open_executions_cost_what_their_sends_cost() {
         let each = 2 * EXECUTIONS / executions;
         let mut node = Node::started("");
         node.call("POST", "/v1/executions/warm/sends", &sends(receiver, 0..2, "warm")).await.unwrap();
-        let before = memory_kib(&node);
+        let before = node.memory_kib();
         let mut callers = tokio::task::JoinSet::new();
         for caller in 0..16 {
             let api = node.api;
@@ -159,7 +159,7 @@ async fn thousands_of_open_executions_cost_what_their_sends_cost() {
             });
         }
         callers.join_all().await;
-        grown.push(memory_kib(&node).saturating_sub(before));
+        grown.push(node.memory_kib().saturating_sub(before));
         killed(&mut node);
         let started = std::time::Instant::now();
         while node.metric("egressd_held_sends").await != Some(2.0 * EXECUTIONS as f64 + 2.0) {
@@ -174,10 +174,4 @@ async fn thousands_of_open_executions_cost_what_their_sends_cost() {
     let bound = grown[0] + EXECUTIONS as u64 + 24 * 1024;
     assert!(grown[1] <= bound, "{} KiB, and {} KiB for the same sends in two", grown[1], grown[0]);
     assert!(seen.all().keys().all(|path| path.starts_with("/1-")), "the others are held still");
-}
-
-fn memory_kib(node: &Node) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).expect("its status");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its memory");
-    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
 }

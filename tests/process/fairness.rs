@@ -16,9 +16,8 @@ const QUEUED: usize = 3_000;
 /// Sends are made until the tenant is told that it is full, which it alone is.
 const UNTIL_FULL: usize = usize::MAX;
 
-/// Far more than a neighbour's sends take, on a busy machine too, and far less than the noise does: some 75 s of
-/// turns, 200 at a time for 5 s each.
-const NOT_SLOWED_MS: f64 = 2_500.0;
+/// How many of the noise's sends go at once, to its one destination.
+const AT_ONCE: u64 = 200;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_neighbour_is_not_slowed_whatever_a_tenants_receivers_do_and_however_much_it_sends() {
@@ -29,7 +28,9 @@ async fn a_neighbour_is_not_slowed_whatever_a_tenants_receivers_do_and_however_m
     })
     .await;
     let mut node = Node::new(&format!(
-        "[delivery]\nqueued_per_tenant = {QUEUED}\n[tls]\nextra_ca = [\"ca.pem\"]\n[limits]\nresponse_body_read = \"16MiB\"\n"
+        // The noise stays: each of its turns takes a minute, so that who waits for one of them is seen to.
+        "[delivery]\ndeadline = \"60s\"\ndrain = \"60s\"\nqueued_per_tenant = {QUEUED}\n[tls]\nextra_ca = [\"ca.pem\"]\n\
+         [limits]\nresponse_body_read = \"16MiB\"\n"
     ));
     let text = std::fs::read_to_string(node.config()).expect("the configuration");
     let text = text.replace("127.0.0.1:53", &names.address().to_string());
@@ -76,21 +77,20 @@ async fn a_neighbour_is_not_slowed_whatever_a_tenants_receivers_do_and_however_m
                     json!({ "method": "POST", "url": format!("http://{host}/{path}-{number}-{nth}"), "data": {} });
                 let (status, answer) = submit(&node, who, &one).await;
                 assert_eq!(status, 202, "{what}, {who}: {answer}");
-                let to = format!("/v1/sends/{}?wait=30", answer["id"].as_str().expect("an id"));
-                let (_, record) = call(node.api, "GET", &to, "", &[("egressd-tenant", who)]).await.expect("an answer");
+                let record = node.done_as(who, answer["id"].as_str().expect("an id")).await;
                 assert_eq!(record["outcome"], "delivered", "{what}, {who}: {record}");
-                let timings = &record["timings_ms"];
-                let took =
-                    timings["queued"].as_f64().unwrap_or(f64::MAX) + timings["total"].as_f64().unwrap_or(f64::MAX);
-                assert!(took < NOT_SLOWED_MS, "{what}, {who}: {timings}");
             }
         }
         let busy = node.get("/v1/tenants").await;
         let busy =
             busy["tenants"].as_array().expect("a list").iter().find(|tenant| tenant["tenant"] == "noisy-0").cloned();
         let busy = busy.expect("the first of them is at it still");
-        assert!(busy["queued"].as_u64() > Some(0) && busy["in_flight"].as_u64() > Some(100), "{busy}");
-        assert!(busy["in_flight"].as_u64() <= Some(200), "more than a destination of a tenant may have: {busy}");
+        // Up to sixteen sends of each kind of noise were done before all but a few turns of what was there before them:
+        // whatever a machine needs for a turn, it is the same for both.
+        let [queued, in_flight] = ["queued", "in_flight"].map(|of| busy[of].as_u64().expect("a count"));
+        assert!(queued + in_flight >= QUEUED as u64 - 3 * AT_ONCE, "{what}: its neighbours waited for turns: {busy}");
+        assert!(in_flight > AT_ONCE / 2, "{what}: it is not at it: {busy}");
+        assert!(in_flight <= AT_ONCE, "more than a destination of a tenant may have: {busy}");
     }
     assert!(seen.all().values().all(|peers| peers.len() == 1));
 }

@@ -150,6 +150,37 @@ impl Node {
         answer
     }
 
+    /// The record of a tenant's send once it is done.
+    pub async fn done_as(&self, tenant: &str, id: &str) -> Value {
+        let started = Instant::now();
+        loop {
+            let path = format!("/v1/sends/{id}?wait=30");
+            let answer = call(self.api, "GET", &path, "", &[("egressd-tenant", tenant)]).await;
+            let (status, record) = answer.expect("an answer");
+            assert_eq!(status, 200, "{record}");
+            if record["state"] == "done" {
+                return record;
+            }
+            assert!(started.elapsed() < PATIENCE, "it never ended: {record}");
+        }
+    }
+
+    /// The most memory that the process ever had, in KiB: the kernel keeps count, whoever looks or not.
+    pub fn memory_peak_kib(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// The memory that the process has now, in KiB.
+    pub fn memory_kib(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, of: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("its status");
+        let line = status.lines().find(|line| line.starts_with(of)).expect("its memory");
+        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+    }
+
     /// What `/healthz` or `/readyz` says.
     pub async fn health(&self, path: &str) -> (u16, String) {
         call_text(self.metrics, "GET", path, "", &[]).await.expect("an answer")

@@ -57,10 +57,10 @@ async fn a_drain_under_full_load_loses_nothing_and_doubles_nothing() {
         let queued = node.metric("egressd_queued_sends").await;
         assert!(queued.is_some_and(|queued| queued > 500.0), "only {queued:?} were queued: this was no load");
         assert!(node.metric("egressd_held_sends").await.is_some_and(|held| held > 0.0), "nothing was held");
-        let asked = Instant::now();
         node.signal(Signal::SIGTERM);
         assert_eq!(node.ended(), Some(0), "{}", node.log());
-        assert!(asked.elapsed() < Duration::from_secs(6), "it drained for {:?}", asked.elapsed());
+        let (made, accepted) = (seen.all().len(), ledger.lock().unwrap().accepted.len());
+        assert!(made < accepted, "all {accepted} were made: what waited was not kept for later");
         for worker in load {
             worker.await.expect("a caller ends when nothing is accepted any more");
         }

@@ -24,7 +24,9 @@ async fn a_suspended_tenant_is_stopped_at_once_and_across_a_death_of_the_process
     let send =
         |path: &str| json!({ "method": "POST", "url": format!("http://{receiver}/{path}"), "data": 1 }).to_string();
     let (_, flying) = as_tenant(&node, "bad", "POST", "/v1/sends", &send("flying")).await;
+    let started = std::time::Instant::now();
     while seen.of("/flying").is_empty() {
+        assert!(started.elapsed() < crate::node::PATIENCE, "it does not fly");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let (_, queued) = as_tenant(&node, "bad", "POST", "/v1/sends", &send("queued")).await;

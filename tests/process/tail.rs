@@ -98,7 +98,9 @@ async fn egressd_tail_misses_nothing_while_the_node_restarts() {
     let id_of = |line: &str| serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().to_owned();
     // Until the tail stands, sends may come before it.
     let mut last = delivered(&node, &url).await;
+    let started = std::time::Instant::now();
     loop {
+        assert!(started.elapsed() < PATIENCE, "the tail never stands");
         match tokio::time::timeout(Duration::from_millis(300), lines.next_line()).await {
             Ok(line) => {
                 if id_of(&line.unwrap().unwrap()) == last {
