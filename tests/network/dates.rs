@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::Value;
+use tokio::sync::watch;
 
-use crate::lab::{API, Caller, Lab, METRICS, PATIENCE, WORLD_V4, WORLD_V6, end_of, sh};
+use crate::lab::{API, Lab, METRICS, PATIENCE, WORLD_V4, WORLD_V6, end_of, sh};
 
 fn at(text: &str) -> Timestamp {
     text.parse().expect("a time")
@@ -89,18 +90,49 @@ fn of(sources: &[u8]) -> BTreeSet<IpAddr> {
 }
 
 /// One send after the other to both families, of twelve tenants, until told to stop; their records.
-async fn flow(mut caller: Caller, enough: Arc<AtomicBool>) -> Vec<(String, Value)> {
-    let mut records = Vec::new();
-    for number in 0.. {
-        if enough.load(Ordering::Relaxed) {
-            break;
-        }
-        let path = format!("/flow/{number}");
-        for url in urls(&path) {
-            records.push((path.clone(), caller.get(&format!("t{}", number % 12), &url).await));
+struct Flow {
+    rounds: watch::Receiver<usize>,
+    enough: Arc<AtomicBool>,
+    records: tokio::task::JoinHandle<Vec<(String, Value)>>,
+}
+
+impl Flow {
+    async fn start(lab: &Lab) -> Self {
+        let (told, rounds) = watch::channel(0);
+        let (enough, mut caller) = (Arc::new(AtomicBool::new(false)), lab.caller(API).await);
+        let stop = enough.clone();
+        let records = tokio::spawn(async move {
+            let mut records = Vec::new();
+            for round in 0.. {
+                for tenant in 0..12 {
+                    let path = format!("/flow/{round}/{tenant}");
+                    for url in urls(&path) {
+                        records.push((path.clone(), caller.get(&format!("t{tenant}"), &url).await));
+                    }
+                }
+                told.send_replace(round + 1);
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+            records
+        });
+        Self { rounds, enough, records }
+    }
+
+    /// Waits until each tenant has had a send of each family that began after this was called.
+    async fn goes_round(&mut self) {
+        let now = *self.rounds.borrow();
+        tokio::select! {
+            round = self.rounds.wait_for(|rounds| *rounds >= now + 2) => drop(round.expect("the flow")),
+            () = tokio::time::sleep(PATIENCE) => panic!("the flow stands still"),
         }
     }
-    records
+
+    async fn records(self) -> Vec<(String, Value)> {
+        self.enough.store(true, Ordering::Relaxed);
+        self.records.await.expect("the flow")
+    }
 }
 
 /// Each was made once, as the receiver saw it, and no other source's than those that carried traffic at the time:
@@ -162,15 +194,14 @@ async fn at_midnight_one_address_takes_over_from_another() {
     }
     v4.holds(12).await;
     v6.holds(12).await;
-    let enough = Arc::new(AtomicBool::new(false));
-    let flowing = tokio::spawn(flow(lab.caller(API).await, enough.clone()));
+    let mut flow = Flow::start(&lab).await;
+    flow.goes_round().await;
     let midnight = at("2031-05-02T00:00:00Z");
     lab.set_clock(at("2031-05-01T23:59:57Z"));
     usable(&lab, &[(11, 1.0), (12, 0.0), (13, 1.0), (14, 0.0)]).await;
     // The flow is to see the new day, too.
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    enough.store(true, Ordering::Relaxed);
-    let records = flowing.await.expect("the flow");
+    flow.goes_round().await;
+    let records = flow.records().await;
     check_flow(&records, seen, midnight, [&of(&[11, 12]), &of(&[11, 13])]);
 
     let after = listed(&lab).await;
@@ -267,13 +298,12 @@ async fn no_line_shortens_the_notice_of_an_address_that_came_later() {
     lab.stop();
     lab.set_clock(ends - jiff::SignedDuration::from_secs(3600));
     lab.start();
-    let enough = Arc::new(AtomicBool::new(false));
-    let flowing = tokio::spawn(flow(lab.caller(API).await, enough.clone()));
+    let mut flow = Flow::start(&lab).await;
+    flow.goes_round().await;
     lab.set_clock(ends - jiff::SignedDuration::from_secs(3));
     usable(&lab, &[(11, 1.0), (12, 1.0)]).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    enough.store(true, Ordering::Relaxed);
-    let records = flowing.await.expect("the flow");
+    flow.goes_round().await;
+    let records = flow.records().await;
     check_flow(&records, seen, ends, [&of(&[11]), &of(&[11, 12])]);
     assert_eq!(listed(&lab).await.status, expected(&[(11, "active"), (12, "active")]));
     assert_eq!(lab.strangers(), 0);

@@ -14,7 +14,7 @@ use crate::lab::{Lab, inside, sh};
 
 /// A packet to this port is kept back for no time, to the next one for a millisecond, and so on.
 pub const SLOW: u16 = 20_000;
-const LONGEST: u16 = 10_000;
+const LONGEST: u16 = 30_000;
 
 impl Lab {
     /// From now on everything from the app to the world takes the slow road; what comes back does not.

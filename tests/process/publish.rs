@@ -56,7 +56,7 @@ async fn slow_callers_keep_the_list_from_nobody() {
         move || {
             let mut waited = Instant::now();
             while !slow.is_empty() {
-                slow.retain_mut(|stream| drips(stream));
+                slow.retain_mut(drips);
                 // Who had to go is back at once, until the list was had.
                 while !enough.load(Ordering::Relaxed) && slow.len() < SLOW {
                     slow.push(slow_caller(slow.len(), publish));
