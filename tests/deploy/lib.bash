@@ -67,6 +67,17 @@ refuses() {
     fi
 }
 
+# How long anything may take before a check gives up on it, in seconds: a busy machine is no failure.
+patience=180
+
+in_time() { # in_time COMMAND…: until it succeeds
+    local limit=$((SECONDS + patience))
+    until "$@" >/dev/null 2>&1; do
+        if [ "$SECONDS" -ge "$limit" ]; then "$@"; return 1; fi
+        read -r -t 0.2 <> <(:) || true
+    done
+}
+
 # started COMMAND…: in the background, until the end of the run; back with its first line in $line.
 started() {
     local pipe=$scratch/started-${#at_exit[@]}
@@ -74,7 +85,7 @@ started() {
     "$@" >"$pipe" 2>"$pipe.log" &
     at_exit+=("kill $!")
     line=
-    read -r -t 20 line <"$pipe" || { cat "$pipe.log"; return 1; }
+    read -r -t "$patience" line <"$pipe" || { cat "$pipe.log"; return 1; }
 }
 
 need() { # need COMMAND PACKAGE: a Debian package, installed where the command is missing
@@ -89,37 +100,7 @@ need() { # need COMMAND PACKAGE: a Debian package, installed where the command i
     command -v "$command" >/dev/null || { echo "$command is missing and $package does not bring it" >&2; exit 1; }
 }
 
-need_python() { # need_python COMMAND PACKAGE…: PyPI packages in a virtual environment that the tests share
-    venv=$tools/venv needed "$@"
-}
-need_alone() { # need_alone COMMAND PACKAGE…: in one of its own, for what does not get on with the others
-    venv=$tools/venv-$1 needed "$@"
-}
-needed() {
-    local command=$1 package
-    shift
-    [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
-    for package in "$@"; do
-        [ -e "$venv/$package.installed" ] && continue
-        "$venv/bin/pip" install -q --disable-pip-version-check "$package"
-        touch "$venv/$package.installed"
-    done
-    [ -x "$venv/bin/$command" ] || { echo "$* does not bring $command" >&2; exit 1; }
-}
-
-python() { # need_python COMMAND PACKAGE…: PyPI packages in a virtual environment of the tests' own
-    local command=$1 package
-    shift
-    [ -x "$tools/venv/bin/python" ] || python3 -m venv "$tools/venv"
-    for package in "$@"; do
-        [ -e "$tools/venv/${package%%==*}.installed" ] && continue
-        "$tools/venv/bin/pip" install -q --disable-pip-version-check "$package"
-        touch "$tools/venv/${package%%==*}.installed"
-    done
-    [ -x "$tools/venv/bin/$command" ] || { echo "$* does not bring $command" >&2; exit 1; }
-}
-
-python() { "$tools/venv/bin/python" "$@"; }
+need_python() { "$tools/venv/bin/python" "$@"; }
 
 # The appliance itself, in $egressd: the one that EGRESSD_BIN names, or a debug build.
 need_egressd() {

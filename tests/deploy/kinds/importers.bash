@@ -57,11 +57,7 @@ TOML
 "$egressd" serve --config "$scratch/published/egressd.toml" 2>"$scratch/serve.log" &
 at_exit+=("kill $!")
 ready() { published_at=$(jq -r 'select(.fields.message == "ready") | .fields.publish' "$scratch/serve.log" | grep -oE '127[0-9.:]+'); }
-limit=$((SECONDS + 20))
-until ready; do
-    [ "$SECONDS" -lt "$limit" ] || { cat "$scratch/serve.log"; exit 1; }
-    read -r -t 0.1 <> <(:) || true
-done
+in_time ready || { cat "$scratch/serve.log"; exit 1; }
 check "and from the [publish] listener of one that serves" imported "http://$published_at/public-ips.json"
 same() { curl -sf "http://$published_at/public-ips.json" | jq -c .prefixes | diff - <(jq -c .prefixes "$list"); }
 check "which has the same prefixes" same
