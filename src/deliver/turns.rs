@@ -345,8 +345,10 @@ mod tests {
             for _ in 0..200 {
                 tasks.spawn(long_work(turns.clone(), "many", 3, each, notes.clone()));
             }
-            let mut most = 0;
+            let (mut most, mut looks) = (0, 0);
             while notes.lock().unwrap().len() < 600 {
+                looks += 1;
+                assert!(looks < 100_000, "turns never come");
                 let before = notes.lock().unwrap().len();
                 tokio::task::yield_now().await;
                 most = most.max(notes.lock().unwrap().len() - before);
@@ -364,7 +366,11 @@ mod tests {
         for _ in 0..1_000 {
             tasks.spawn(long_work(turns.clone(), "many", 3, ROUND_TIME * 10, notes.clone()));
         }
-        while notes.lock().unwrap().len() < 10 {
+        for looks in 0.. {
+            if notes.lock().unwrap().len() >= 10 {
+                break;
+            }
+            assert!(looks < 100_000, "turns never come");
             tokio::task::yield_now().await;
         }
         tasks.spawn(work(turns.clone(), "one", 20, notes.clone()));

@@ -12,7 +12,7 @@ use egressd::{
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::support::ground::{Ground, LONG, Plan, SHORT, SOURCE, end_of, get};
+use crate::support::ground::{Ground, LONG, Plan, SHORT, SOURCE, StoppedClock, end_of, get};
 use crate::support::name_server::NameServer;
 use crate::support::network::{in_own_network, set_port_range};
 use crate::support::receiver::{Receiver, Step, ok};
@@ -186,7 +186,7 @@ async fn an_address_that_does_not_answer_is_overtaken_by_the_next() {
     assert_eq!(connection.remote, Some(receiver.address()));
     assert_eq!(connection.resolved.len(), 2);
     let connect = attempt.timings.connect.unwrap();
-    assert!(connect >= Duration::from_millis(245) && connect < Duration::from_millis(600), "{connect:?}");
+    assert!(connect >= Duration::from_millis(245), "{connect:?}");
     // The one that lost carried nothing.
     assert_eq!(deaf.address, there);
     assert!(deaf.drain().await.iter().all(|bytes| *bytes == 0));
@@ -196,9 +196,11 @@ async fn an_address_that_does_not_answer_is_overtaken_by_the_next() {
 #[tokio::test]
 async fn an_address_that_refuses_is_followed_at_once() {
     let (ground, _names, receiver, _) = two_addresses("127.0.0.3").await;
+    // So that no timer starts the second.
+    let _clock = StoppedClock::stop();
     let attempt = ground.get(&format!("http://two.example.com:{}/", receiver.port())).await;
     assert_eq!(end_of(&attempt), "delivered", "{:?}", attempt.ended);
-    assert!(attempt.timings.connect.unwrap() < Duration::from_millis(200));
+    assert_eq!(attempt.timings.connect, Some(Duration::ZERO));
     assert_eq!(receiver.requests(), 1);
 }
 

@@ -1,5 +1,6 @@
 //! The parts put together, against receivers and name servers that lie. No internet: loopback alone.
 
+mod deaf;
 mod deliveries;
 mod explains;
 mod handshakes;

@@ -150,11 +150,16 @@ async fn bytes_that_come_while_idle_end_a_connections_use() {
     // Closed as soon as it is looked at, which the receiver notices.
     let closed = receiver.ended(1);
     tokio::pin!(closed);
-    loop {
-        tokio::select! {
-            () = &mut closed => break,
-            () = tokio::time::sleep(Duration::from_millis(300)) => ground.deliverer.tend(),
+    let looks = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            ground.deliverer.tend();
         }
+    };
+    // No longer than the receiver's own patience.
+    tokio::select! {
+        () = &mut closed => {}
+        () = looks => {}
     }
     assert_eq!(receiver.requests(), 1);
 }

@@ -146,5 +146,5 @@ async fn a_silent_caller_is_let_go() {
     let answer = talk(address, "GET /whoami HTTP/1.1\r\n").await;
     let lasted = begun.elapsed();
     assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{answer}");
-    assert!(lasted >= limits::DOORS_HEAD_TIME && lasted < limits::DOORS_HEAD_TIME * 2, "{lasted:?}");
+    assert!(lasted >= limits::DOORS_HEAD_TIME, "{lasted:?}");
 }

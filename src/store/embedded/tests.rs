@@ -29,11 +29,39 @@ fn settings(directory: &Path) -> StoreSettings {
 /// Its writer answers, however this is polled.
 fn joined_at_once(store: &Embedded) -> Session {
     let mut joining = Box::pin(joined(store));
+    let patience = Patience::begun();
     loop {
+        patience.lasts();
         match (&mut joining).now_or_never() {
             Some(session) => return session,
             None => std::thread::yield_now(),
         }
+    }
+}
+
+/// How long anything may take before a test gives up on it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Since when a test waits.
+struct Patience(tokio::time::Instant);
+
+impl Patience {
+    fn begun() -> Self {
+        Self(crate::clock::monotonic())
+    }
+
+    #[track_caller]
+    fn lasts(&self) {
+        assert!(self.0.elapsed() < PATIENCE, "it never comes");
+    }
+}
+
+/// Waits until something holds that other threads bring about.
+pub async fn until(mut holds: impl FnMut() -> bool) {
+    let patience = Patience::begun();
+    while !holds() {
+        patience.lasts();
+        tokio::task::yield_now().await;
     }
 }
 
@@ -145,9 +173,7 @@ impl OnDisk {
 
     /// The first three pieces.
     async fn until_settled(&self) {
-        while !self.shared().pieces()[..3].iter().all(|piece| piece.is_settled_for_good()) {
-            tokio::task::yield_now().await;
-        }
+        until(|| self.shared().pieces()[..3].iter().all(|piece| piece.is_settled_for_good())).await;
     }
 
     /// Every piece but the newest.
@@ -158,9 +184,7 @@ impl OnDisk {
     }
 
     async fn until_healthy(&self) {
-        while self.store().health().is_err() {
-            tokio::task::yield_now().await;
-        }
+        until(|| self.store().health().is_ok()).await;
     }
 
     async fn all(&self) -> Vec<SendId> {
@@ -634,9 +658,7 @@ async fn an_index_that_cannot_be_read_when_it_is_to_be_written_again_is_told_and
         subject.store().finish(subject.session(), finished(latest, 200, at(201))).await.expect("ended");
     }
     let pieces = subject.shared().pieces();
-    while !pieces[..pieces.len() - 1].iter().all(|piece| piece.is_settled_for_good()) {
-        tokio::task::yield_now().await;
-    }
+    until(|| pieces[..pieces.len() - 1].iter().all(|piece| piece.is_settled_for_good())).await;
     let told = subject.store().damage();
     assert!(told.len() == 1 && told[0].contains("00000003/index is unreadable"), "{told:?}");
     let (subject, _) = subject.harmed(|_| {}).await;
@@ -658,9 +680,7 @@ async fn an_index_that_cannot_be_written_yet_is_no_damage() {
     assert!(!third.is_settled_for_good());
     assert_eq!(subject.store().damage(), [""; 0]);
     fs::remove_dir(&in_the_way).expect("removed");
-    while !third.is_settled_for_good() {
-        tokio::task::yield_now().await;
-    }
+    until(|| third.is_settled_for_good()).await;
     assert_eq!(subject.store().damage(), [""; 0]);
     assert!(subject.path().join("pieces/00000003/index").exists());
 }
@@ -733,9 +753,7 @@ async fn an_index_from_before_it_had_shares_is_taken_as_it_is_and_gets_them() {
             })
             .await;
         assert_eq!(subject.store().damage(), [""; 0]);
-        while !subject.shared().pieces()[0].is_settled_for_good() {
-            tokio::task::yield_now().await;
-        }
+        until(|| subject.shared().pieces()[0].is_settled_for_good()).await;
         let index = fs::read(subject.file("index")).expect("readable");
         assert!(
             frame::length_at(&fs::File::open(subject.file("index")).unwrap(), shares_of_index(&index) as u64)
@@ -963,7 +981,9 @@ async fn what_is_durable_is_shown_once_the_tables_can_be_written() {
     assert!(matches!(ended, Err(StoreError::CannotWrite(_))), "{ended:?}");
     subject.refuse(&[]);
     // Calls that come all the while, so that one of them finds the disk well again.
+    let patience = Patience::begun();
     let next = loop {
+        patience.lasts();
         let send = draft().send();
         let id = send.id;
         if subject.store().accept(subject.session(), call(vec![send], None)).await.is_ok() {
@@ -1281,9 +1301,7 @@ fn the_child_on_a_small_disk() {
         assert!(matches!(&refused, StoreError::CannotWrite(why) if why.contains("free some space")), "{refused}");
         assert!(store.health().is_err());
         fs::remove_file(directory.join("ballast")).unwrap();
-        while store.health().is_err() {
-            tokio::task::yield_now().await;
-        }
+        until(|| store.health().is_ok()).await;
         accepted.push(accept_one(&store, session, &large).await);
 
         drop(store);
@@ -1328,9 +1346,7 @@ fn the_child_whose_records_grow_old() {
         // By then another piece would be due, for which there is no room before this.
         store.retain(later(31)).await.expect("the old piece goes");
         assert_eq!(store.record(Reach::All, old[0], false).await, Ok(None));
-        while store.health().is_err() {
-            tokio::task::yield_now().await;
-        }
+        until(|| store.health().is_ok()).await;
         waiting.push(accept_one(&store, session, &large(later(31))).await);
         let pending = store.pending(None, 100_000).await.unwrap();
         assert_eq!(pending.iter().map(|send| send.id).collect::<Vec<_>>(), waiting);

@@ -19,10 +19,10 @@ use egressd::{
 use http::{HeaderName, HeaderValue};
 use uuid::Uuid;
 
-/// What most tests allow a delivery: the deadline is not their subject.
-pub const SHORT: Duration = Duration::from_millis(300);
-/// For tests in which nothing waits for the deadline.
-pub const LONG: Duration = Duration::from_secs(5);
+/// For what ends by the deadline alone: enough for every phase before, on a busy machine too.
+pub const SHORT: Duration = Duration::from_secs(3);
+/// For what never waits for the deadline: only a test that fails comes to it.
+pub const LONG: Duration = Duration::from_secs(60);
 
 /// The first of the loopback sources.
 pub const SOURCE: &str = "127.0.0.11";
@@ -183,6 +183,31 @@ impl Ground {
     /// A GET with plenty of time.
     pub async fn get(&self, url: &str) -> Attempt {
         self.deliver(get(url), LONG).await
+    }
+}
+
+/// The clock stands still while this lives, and goes on only where it is told to: whatever comes to pass needed no
+/// timer, however long it took. Where a test waits for what does not come, the clock runs on after [`LONG`].
+pub struct StoppedClock(#[allow(dead_code, reason = "its end is what is waited for")] std::sync::mpsc::Sender<()>);
+
+impl StoppedClock {
+    /// In a runtime of one thread.
+    pub fn stop() -> Self {
+        let (alive, ended) = std::sync::mpsc::channel();
+        tokio::time::pause();
+        // A paused clock jumps on when nothing is left to do, but not while a blocking task is at work.
+        tokio::task::spawn_blocking(move || ended.recv_timeout(LONG));
+        Self(alive)
+    }
+
+    pub async fn passes(&self, time: Duration) {
+        tokio::time::advance(time).await;
+    }
+}
+
+impl Drop for StoppedClock {
+    fn drop(&mut self) {
+        tokio::time::resume();
     }
 }
 

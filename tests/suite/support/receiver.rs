@@ -150,7 +150,11 @@ impl Receiver {
 
     /// Waits until this many connections have been through their script.
     pub async fn ended(&self, connections: usize) {
-        self.ended.clone().wait_for(|ended| *ended >= connections).await.expect("the receiver runs");
+        let mut seen = self.ended.clone();
+        tokio::select! {
+            ended = seen.wait_for(|ended| *ended >= connections) => drop(ended.expect("the receiver runs")),
+            () = tokio::time::sleep(super::ground::LONG) => panic!("{} of {connections} connections ended", *self.ended.borrow()),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Lists against the plain reading of a filter: every record asked, one by one.
 
-use super::super::tests::OnDisk;
+use super::super::tests::{OnDisk, until};
 use super::super::{Embedded, PieceLimits};
 use crate::outcome::{Code, Outcome};
 use crate::record::Record;
@@ -141,9 +141,7 @@ async fn a_list_finds_what_every_record_says_of_itself() {
             }
         }
         assert!(check(subject.store(), &mut random, second, "as it grew").await > 50);
-        while !subject.store().shared.pieces().iter().rev().skip(1).all(|piece| piece.is_settled()) {
-            tokio::task::yield_now().await;
-        }
+        until(|| subject.store().shared.pieces().iter().rev().skip(1).all(|piece| piece.is_settled())).await;
         check(subject.store(), &mut random, second, "settled").await;
         for _ in 0..40 {
             second += 1;
@@ -156,9 +154,7 @@ async fn a_list_finds_what_every_record_says_of_itself() {
             second += 1;
             finish_some(subject.store(), subject.session(), &mut random, &mut waiting, second).await;
         }
-        while !subject.store().shared.pieces().iter().rev().skip(1).all(|piece| piece.is_settled_for_good()) {
-            tokio::task::yield_now().await;
-        }
+        until(|| subject.store().shared.pieces().iter().rev().skip(1).all(|piece| piece.is_settled_for_good())).await;
         check(subject.store(), &mut random, second, "all done").await;
         subject = subject.crash().await;
         check(subject.store(), &mut random, second, "all done and opened again").await;
