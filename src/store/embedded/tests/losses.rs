@@ -81,9 +81,7 @@ async fn a_store_that_is_moved_from_under_its_process_accepts_nothing_more() {
 async fn it_is_told_without_anybody_calling() {
     let subject = OnDisk::fresh().await;
     fs::remove_dir_all(subject.path()).unwrap();
-    while subject.store().health().is_ok() {
-        tokio::task::yield_now().await;
-    }
+    until(|| subject.store().health().is_err()).await;
 }
 
 #[tokio::test]
@@ -242,9 +240,7 @@ async fn two_losses_at_once_make_no_send_go_out_twice() {
             for _ in 0..5 {
                 ids.push(accept_one(store, session, &draft()).await);
             }
-            while settled && !subject.shared().pieces()[0].is_settled() {
-                tokio::task::yield_now().await;
-            }
+            until(|| !settled || subject.shared().pieces()[0].is_settled()).await;
             // In the log of the second piece: starts and ends of sends of the first.
             for &id in &ids[..3] {
                 begin_one(store, session, begin_of(id, &draft(), at(1))).await.expect("begun");
