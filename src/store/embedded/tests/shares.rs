@@ -112,9 +112,7 @@ async fn a_tenant_fills_its_share_and_nobody_elses() {
         shared.stored_by(shared.keys.short(Asked::Tenant, name))
     };
     let before = ["a", "b", "c"].map(|name| stored(&small, name));
-    while !small.store().shared.pieces()[0].is_settled_for_good() {
-        tokio::task::yield_now().await;
-    }
+    until(|| small.store().shared.pieces()[0].is_settled_for_good()).await;
     small.reopen();
     assert_eq!(["a", "b", "c"].map(|name| stored(&small, name)), before, "counted the same after a restart");
     assert_eq!(small.flood("a", 10, 11).await, 0);
