@@ -148,8 +148,8 @@ impl App {
         let ledger = Ledger::new(store.clone(), session.clone(), Redactor::new(store.redact_key(), &config.redact));
         let backlog = Backlog::new(caps(&config));
         let deliverer = Deliverer::new(world.clone(), Dialer::prepare(&config)?);
-        let intake = Intake::new(world.clone(), ledger.clone(), backlog.clone());
-        let dispatcher = Dispatcher::new(world.clone(), backlog, ledger.clone(), deliverer.clone());
+        let dispatcher = Dispatcher::new(world.clone(), backlog.clone(), ledger.clone(), deliverer.clone());
+        let intake = Intake::new(world.clone(), ledger.clone(), backlog, dispatcher.clone());
 
         let (stop_dispatch, dispatch_stopped) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);

@@ -1,10 +1,6 @@
-//! Everything accepted that has not begun: the hold, the schedule, and the room that calls have reserved while
-//! their sends are on their way to the disk.
-//!
-//! One lock around three deciding parts, so that counts agree; nothing is awaited under it. `intake` fills it,
-//! `dispatch` empties it.
+//! Everything accepted that has not begun, as this process sees it: the [`flow`](crate::flow) behind a lock that is
+//! held for one decision at a time, and the bytes of what waits in memory. `intake` fills it, `dispatch` empties it.
 
-use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,12 +8,12 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use crate::config::Config;
-use crate::hold::Hold;
+use crate::flow::Flow;
 use crate::limits;
-use crate::schedule::{Caps, HotSpec, Schedule};
-use crate::send::{SendSpec, TenantId};
+use crate::schedule::{Caps, HotSpec};
+use crate::send::SendSpec;
 
-/// How one tenant stands, held sends included.
+/// How one tenant stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TenantBacklog {
     pub held: u64,
@@ -27,32 +23,11 @@ pub struct TenantBacklog {
 }
 
 pub struct Backlog {
-    parts: Mutex<Parts>,
-    /// Something may have become runnable.
-    pub wake: Notify,
+    flow: Mutex<Flow>,
+    /// A turn of the loop is worth taking.
+    pub wake: Arc<Notify>,
     hot_bytes: Arc<AtomicU64>,
-}
-
-pub struct Parts {
-    pub schedule: Schedule,
-    pub hold: Hold,
-    reserved: HashMap<TenantId, u64>,
-    reserved_total: u64,
-}
-
-/// Which bound a call ran into.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full {
-    Tenant { waiting: u64, limit: u64 },
-    Node { waiting: u64, limit: u64 },
-}
-
-/// Room for sends that are being written; given back when dropped, which is when they stand in the backlog
-/// themselves or were not accepted after all.
-pub struct Reservation {
-    backlog: Arc<Backlog>,
-    tenant: TenantId,
-    sends: u64,
+    hot_bytes_max: u64,
 }
 
 pub fn caps(config: &Config) -> Caps {
@@ -65,80 +40,66 @@ pub fn caps(config: &Config) -> Caps {
 
 impl Backlog {
     pub fn new(caps: Caps) -> Arc<Self> {
-        Arc::new(Self {
-            parts: Mutex::new(Parts {
-                schedule: Schedule::new(caps),
-                hold: Hold::default(),
-                reserved: HashMap::new(),
-                reserved_total: 0,
-            }),
-            wake: Notify::new(),
-            hot_bytes: Arc::default(),
-        })
+        Self::with_room(caps, limits::HOT_BYTES_MAX)
     }
 
-    pub fn lock(&self) -> MutexGuard<'_, Parts> {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    fn with_room(caps: Caps, hot_bytes_max: u64) -> Arc<Self> {
+        let wake = Arc::new(Notify::new());
+        let waker = wake.clone();
+        let flow = Flow::new(caps, Arc::new(move || waker.notify_one()));
+        Arc::new(Self { flow: Mutex::new(flow), wake, hot_bytes: Arc::default(), hot_bytes_max })
     }
 
-    /// Reserves room for so many sends, or says which bound is reached. Held sends count as queued.
-    pub fn reserve(self: &Arc<Self>, tenant: &TenantId, sends: u64, config: &Config) -> Result<Reservation, Full> {
-        let mut parts = self.lock();
-        let limit = config.tenant(tenant).map_or(config.delivery.queued_per_tenant, |tenant| tenant.queued);
-        let waiting = parts.waiting_of(tenant);
-        if waiting + sends > limit {
-            return Err(Full::Tenant { waiting, limit });
+    /// One decision. The loop is woken where it leaves something to be done.
+    pub fn decide<T>(&self, event: impl FnOnce(&mut Flow) -> T) -> T {
+        let mut flow = self.lock();
+        let answer = event(&mut flow);
+        let due = flow.is_due();
+        drop(flow);
+        if due {
+            self.wake.notify_one();
         }
-        let waiting = parts.waiting();
-        if waiting + sends > config.delivery.queued {
-            return Err(Full::Node { waiting, limit: config.delivery.queued });
-        }
-        *parts.reserved.entry(tenant.clone()).or_default() += sends;
-        parts.reserved_total += sends;
-        drop(parts);
-        Ok(Reservation { backlog: self.clone(), tenant: tenant.clone(), sends })
+        answer
+    }
+
+    /// For the loop itself, and for looking.
+    pub fn lock(&self) -> MutexGuard<'_, Flow> {
+        self.flow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps the spec in memory for its delivery, if there is room.
     pub fn keep_hot(&self, spec: &Arc<SendSpec>) -> Option<Arc<HotSpec>> {
-        HotSpec::keep(spec, &self.hot_bytes, limits::HOT_BYTES_MAX)
-    }
-
-    pub fn tenants(&self) -> HashMap<TenantId, TenantBacklog> {
-        let parts = self.lock();
-        let mut tenants: HashMap<TenantId, TenantBacklog> = HashMap::new();
-        for (tenant, load) in parts.schedule.loads() {
-            let one = tenants.entry(tenant.clone()).or_default();
-            (one.queued, one.in_flight, one.oldest_queued) = (load.queued, load.in_flight, load.oldest);
-        }
-        for (tenant, held) in parts.hold.per_tenant() {
-            tenants.entry(tenant.clone()).or_default().held = *held;
-        }
-        tenants
+        HotSpec::keep(spec, &self.hot_bytes, self.hot_bytes_max)
     }
 }
 
-impl Parts {
-    fn waiting(&self) -> u64 {
-        self.schedule.queued() + self.hold.sends() + self.reserved_total
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::CheckedUrl;
+    use crate::send::{Context, Method, Target};
 
-    fn waiting_of(&self, tenant: &TenantId) -> u64 {
-        self.schedule.queued_of(tenant)
-            + self.hold.per_tenant().get(tenant).copied().unwrap_or_default()
-            + self.reserved.get(tenant).copied().unwrap_or_default()
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        let mut parts = self.backlog.lock();
-        parts.reserved_total -= self.sends;
-        if let Some(reserved) = parts.reserved.get_mut(&self.tenant) {
-            *reserved -= self.sends;
-            if *reserved == 0 {
-                parts.reserved.remove(&self.tenant);
-            }
-        }
+    #[test]
+    fn specs_kept_in_memory_stay_within_their_bytes() {
+        let spec = Arc::new(SendSpec {
+            method: Method::Post,
+            target: Target::Url(CheckedUrl::parse("http://example.com/").expect("a URL")),
+            headers: Vec::new(),
+            dropped_headers: Vec::new(),
+            body: Some(vec![0; 10_000].into()),
+            context: Context::default(),
+            expires_in: None,
+        });
+        let each = spec.footprint();
+        let caps = Caps { in_flight: 1, per_tenant: 1, per_destination: 1 };
+        let backlog = Backlog::with_room(caps, 3 * each + 1);
+        let mut kept: Vec<_> = (0..10).map_while(|_| backlog.keep_hot(&spec)).collect();
+        assert_eq!(kept.len(), 3);
+        kept.pop();
+        assert!(backlog.keep_hot(&spec).is_some(), "one was let go");
+        assert_eq!(kept.len(), 2);
+        let backlog = Backlog::new(caps);
+        let kept: Vec<_> = (0..limits::HOT_BYTES_MAX / each + 10).map_while(|_| backlog.keep_hot(&spec)).collect();
+        assert_eq!(kept.len() as u64, limits::HOT_BYTES_MAX / each);
     }
 }

@@ -325,7 +325,7 @@ impl Deliverer {
         source: &Arc<Source>,
         journey: &mut Journey,
     ) -> Result<u16, Failure> {
-        let tenant = TenantId::new("egressd");
+        let tenant = TenantId::ours();
         let generation = self.pool.generation();
         let asker = Asker { tenant: &tenant, workflow: None };
         let settings = self.world.settings();

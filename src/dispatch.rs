@@ -1,39 +1,48 @@
-//! The loop: pick what the schedule says → begin (durable) → deliver → record.
+//! The loop: does what the [`flow`](crate::flow) decides. Picked sends are begun together (durable), each is delivered
+//! in a task of its own, and its end is written.
 //!
-//! Each delivery runs as a task of its own, holding its slot until its end is durable. Nothing is retried: a send
-//! that could not begin was not started, and goes back to the front of its line.
+//! A delivery holds its slot until the receiver is done and its end has room on its way to the disk; the end is durable
+//! a little later. Nothing is retried: a send that could not begin was not started, and goes back to the front of its
+//! line. A task that panics gives back what it holds, and the send it had begun ends `internal`.
 
-use std::collections::HashMap;
+mod flight;
+#[cfg(test)]
+mod tests;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::{Unit, describe_gauge, gauge};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+pub use self::flight::Since;
+use self::flight::{Flights, Unended};
 use crate::backlog::{Backlog, caps};
 use crate::clock;
 use crate::deadline::Deadline;
 use crate::deliver::{Attempt, Deliverer};
+use crate::flow::{Claim, Claimed, Go, Left, NotBegun, Slot, Terms, Unsent, Why};
 use crate::ledger::{Ledger, unsent};
 use crate::limits;
-use crate::outcome::{Code, Ended, Failure, Processed, Timings};
+use crate::outcome::{Code, Ended, Failure, Timings};
 use crate::record::{Finished, waited};
-use crate::schedule::Picked;
-use crate::send::{SendId, TenantId};
-use crate::store::{Begin, Started, StoreError};
+use crate::schedule::Waiting;
+use crate::send::TenantId;
+use crate::store::{self, Begin, Pending, Started, StoreError};
 use crate::world::World;
 
 /// How often expiry, dates of sources and gauges are looked at without another cause.
 const TICK: Duration = Duration::from_millis(100);
-
-/// After the store could not mark a start, nothing is picked for this long.
-const PAUSE_AFTER_STORE_FAILURE: Duration = Duration::from_millis(500);
-
-/// Sends picked while the backlog is locked.
-const PICKS_PER_LOCK: usize = 64;
+/// Ticks between two looks at how long the oldest has waited, which looks at every line of the window.
+const OLDEST_TICKS: u64 = 10;
+/// Sends that one sweep of the store ends at once.
+const SWEEP: usize = 1_000;
+/// Ends written at the same time when many sends end without being made.
+const ENDS_AT_ONCE: usize = 256;
 
 pub struct Dispatcher {
     world: Arc<World>,
@@ -41,16 +50,21 @@ pub struct Dispatcher {
     ledger: Arc<Ledger>,
     deliverer: Arc<Deliverer>,
     tasks: TaskTracker,
+    /// Of the runtime that delivers, whoever hands a delivery over.
+    runtime: Handle,
     born: Instant,
     /// Milliseconds since `born` at which the loop last turned.
     turned: AtomicU64,
-    /// Milliseconds since `born` before which nothing is picked.
-    paused_until: AtomicU64,
+    ticks: AtomicU64,
     stopped: AtomicBool,
-    flights: Mutex<HashMap<SendId, Instant>>,
+    sweeping: AtomicBool,
+    /// Another process has this node's name, or the store took this one for dead.
+    fenced: AtomicBool,
+    flights: Arc<Mutex<Flights>>,
 }
 
 impl Dispatcher {
+    /// To be called within the runtime that is to deliver.
     pub fn new(world: Arc<World>, backlog: Arc<Backlog>, ledger: Arc<Ledger>, deliverer: Arc<Deliverer>) -> Arc<Self> {
         describe_metrics();
         Arc::new(Self {
@@ -59,16 +73,20 @@ impl Dispatcher {
             ledger,
             deliverer,
             tasks: TaskTracker::new(),
+            runtime: Handle::current(),
             born: clock::monotonic(),
             turned: AtomicU64::new(0),
-            paused_until: AtomicU64::new(0),
+            ticks: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
-            flights: Mutex::default(),
+            sweeping: AtomicBool::new(false),
+            fenced: AtomicBool::new(false),
+            flights: Arc::default(),
         })
     }
 
     /// Runs until `stop` turns true; deliveries in flight go on and are awaited by [`Self::drained`].
     pub async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        self.backlog.decide(|flow| flow.start());
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -81,9 +99,11 @@ impl Dispatcher {
             if ticked {
                 self.tend();
             }
-            self.start_what_may();
+            self.turn();
         }
         self.stopped.store(true, Ordering::Release);
+        self.backlog.decide(|flow| flow.stop());
+        self.turn();
     }
 
     /// Waits for what is in flight; what waits stays on disk.
@@ -103,89 +123,195 @@ impl Dispatcher {
         (since > limits::DISPATCH_STALLED_AFTER && !self.stopped.load(Ordering::Acquire)).then_some(since)
     }
 
+    /// The store takes nothing from this process any more: another one has its place.
+    pub fn fenced(&self) -> bool {
+        self.fenced.load(Ordering::Acquire)
+    }
+
     /// After a reload.
     pub fn reload(&self) {
-        let config = self.world.config();
-        let caps = caps(&config);
-        self.backlog.lock().schedule.set_caps(caps, |tenant| config.tenant(tenant).map(|tenant| tenant.in_flight));
-        self.backlog.wake.notify_one();
+        let terms = self.world.terms();
+        self.backlog.decide(|flow| flow.set_caps(caps(&self.world.config()), &terms));
     }
 
     fn elapsed(&self) -> u64 {
         u64::try_from(clock::monotonic().duration_since(self.born).as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn start_what_may(self: &Arc<Self>) {
-        if self.elapsed() < self.paused_until.load(Ordering::Relaxed) {
-            return;
-        }
-        let settings = self.world.settings();
-        let now = clock::wall();
-        // One pool's answer holds for this turn.
-        let mut usable: HashMap<Arc<str>, bool> = HashMap::new();
-        let mut admits = |tenant: &TenantId| {
-            *usable
-                .entry(settings.config.pool_of(tenant))
-                .or_insert_with_key(|pool| settings.sources.pool_usable(pool, now))
-        };
+    fn turn(self: &Arc<Self>) {
+        let terms = self.world.terms();
         loop {
-            let mut picks = Vec::with_capacity(PICKS_PER_LOCK);
-            {
-                let mut parts = self.backlog.lock();
-                while picks.len() < PICKS_PER_LOCK
-                    && let Some(picked) = parts.schedule.next(&mut admits)
-                {
-                    picks.push(picked);
-                }
+            let turn = self.backlog.lock().turn(&terms);
+            if !turn.begin.is_empty() {
+                self.tasks.spawn_on(self.clone().begin(turn.begin), &self.runtime);
             }
-            let all = picks.len() < PICKS_PER_LOCK;
-            for picked in picks {
-                self.tasks.spawn(self.clone().send(picked));
+            if let Some(claim) = turn.claim {
+                self.tasks.spawn_on(self.clone().claim(claim), &self.runtime);
             }
-            if all {
+            if !turn.give_back.is_empty() {
+                let this = self.clone();
+                let given = async move {
+                    if let Err(error) = this.ledger.store.give_back(&this.ledger.session, turn.give_back).await {
+                        tracing::warn!(%error, "claimed sends were not given back; they wait for the next start");
+                    }
+                };
+                self.tasks.spawn_on(given, &self.runtime);
+            }
+            self.end_unsent(turn.unsent);
+            if !turn.again {
                 return;
             }
         }
     }
 
-    /// One send, from its turn to its durable end.
-    async fn send(self: Arc<Self>, picked: Picked) {
-        let now = clock::wall();
-        if picked.send.expires_at <= now {
-            self.expire(&picked).await;
-            self.slot_free(&picked, 0);
-            return;
-        }
-        let begin = Begin {
-            id: picked.send.id,
-            tenant: picked.tenant.clone(),
-            spec: picked.send.spec.as_ref().map(|hot| hot.spec.clone()),
-            at: now,
-        };
-        let begun = self.ledger.store.begin(&self.ledger.session, vec![begin]).await;
-        let started = match begun.and_then(|mut begun| begun.pop().unwrap_or(Err(StoreError::NoSuchSend))) {
-            Ok(started) => started,
-            Err(error) => return self.could_not_begin(picked, error).await,
-        };
-        let id = picked.send.id;
-        let started_at = started.at();
-        let deadline = Deadline::start(self.world.config().delivery.deadline);
-        let overdue = deadline.at() + limits::OVERDUE_GRACE;
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner).insert(id, overdue);
-        let attempt = self.attempt(started, deadline, Flight { dispatcher: &self, id }).await;
-
-        let moved = attempt.response.as_ref().map_or(0, |response| response.body_total);
-        let writing = Box::pin(async {
-            let finished = self.redact(&picked, started_at, attempt);
-            log(&picked, &finished);
-            self.ledger.close(finished).await;
+    /// Lets the store mark the starts of these, together, and delivers each.
+    async fn begin(self: Arc<Self>, goes: Vec<Go>) {
+        let at = clock::wall();
+        let begins = goes.iter().filter_map(|go| {
+            let (tenant, send) = (go.tenant()?.clone(), go.send()?);
+            let spec = send.spec.as_ref().map(|hot| hot.spec.clone());
+            Some(Begin { id: send.id, tenant, spec, at })
         });
-        self.deliverer.turns().take(&picked.tenant, writing).await;
-        self.slot_free(&picked, moved);
+        match self.ledger.store.begin(&self.ledger.session, begins.collect()).await {
+            Ok(answers) => {
+                for (go, answer) in goes.into_iter().zip(answers) {
+                    match answer {
+                        Ok(started) => {
+                            if let Some((slot, send)) = go.take() {
+                                self.deliver(started, slot, Since::of(&send));
+                            }
+                        }
+                        Err(error) => self.could_not_begin(go, error),
+                    }
+                }
+            }
+            Err(error) => {
+                for go in goes {
+                    self.could_not_begin(go, error.clone());
+                }
+            }
+        }
+    }
+
+    fn could_not_begin(self: &Arc<Self>, go: Go, error: StoreError) {
+        let id = go.send().map(|send| send.id);
+        match error {
+            StoreError::CannotWrite(why) => {
+                tracing::warn!(send = ?id, %why, "a delivery could not begin; it waits");
+                self.backlog.decide(|flow| flow.not_begun(go, NotBegun::StoreAway));
+            }
+            StoreError::Fenced(_) => {
+                self.fence(&error);
+                drop(go);
+            }
+            StoreError::NoSuchSend => {
+                // Already begun or ended: whoever did that writes its end.
+                tracing::error!(send = ?id, "a send in the window is not waiting in the store");
+                self.backlog.decide(|flow| flow.not_begun(go, NotBegun::Gone));
+            }
+            other => {
+                // Its content cannot be read: it can never be made, and says so.
+                tracing::error!(send = ?id, error = %other, "a send could not be read");
+                let Some((slot, send)) = go.take() else { return };
+                let why = format!("the node could not read this send back from its store ({other}); submit it again");
+                let failure = Failure::new(Code::Internal, None, why);
+                let (this, end) = (self.clone(), unsent(send.id, send.created_at, Some(send.released_at), failure));
+                self.tasks.spawn_on(
+                    async move {
+                        let room = this.ledger.room(&end).await;
+                        drop(slot);
+                        this.ledger.write(end, room).await;
+                    },
+                    &self.runtime,
+                );
+            }
+        }
+    }
+
+    /// Nothing of this process counts any more: it begins nothing, and says so.
+    fn fence(&self, error: &StoreError) {
+        if !self.fenced.swap(true, Ordering::AcqRel) {
+            tracing::error!(%error, "this node begins nothing more");
+        }
+        self.backlog.decide(|flow| flow.stop());
+    }
+
+    /// Asks the store for more of what waits.
+    async fn claim(self: Arc<Self>, claim: Claim) {
+        let wants: Vec<store::Want> = claim
+            .wants
+            .iter()
+            .map(|want| store::Want { tenant: want.tenant.clone(), room: want.room, full: want.full.clone() })
+            .collect();
+        let limit = wants.iter().map(|want| want.room).sum();
+        let store = &self.ledger.store;
+        let claimed = match store.claim(&self.ledger.session, wants, limit).await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                match &error {
+                    StoreError::Fenced(_) => self.fence(&error),
+                    _ => tracing::warn!(%error, "what waits could not be asked for; it is tried again"),
+                }
+                return self.backlog.decide(|flow| {
+                    flow.store_away();
+                    drop(claim);
+                });
+            }
+        };
+        self.ledger.closed_by_store(&claimed.ended);
+        let mut brought = 0;
+        let mut sends = claimed.sends.into_iter().peekable();
+        let mut in_order = Vec::new();
+        let mut left = Vec::with_capacity(claim.wants.len());
+        for want in &claim.wants {
+            let before = brought;
+            while let Some(pending) = sends.next_if(|pending| pending.tenant == want.tenant) {
+                brought += 1;
+                in_order.push(in_window(pending));
+            }
+            left.push(match store.waiting_of(&want.tenant).unclaimed {
+                0 => Left::Nothing,
+                _ if claimed.more || brought - before >= want.room => Left::More,
+                _ => Left::Skipped,
+            });
+        }
+        let unsent = {
+            let terms = self.world.terms();
+            self.backlog.decide(|flow| flow.claimed(claim, &left, in_order, &terms))
+        };
+        self.end_unsent(unsent);
+    }
+
+    /// Makes the delivery in a task of its own.
+    pub fn deliver(self: &Arc<Self>, started: Started, slot: Slot, since: Since) {
+        self.tasks.spawn_on(self.clone().fly(started, slot, since), &self.runtime);
+    }
+
+    /// One send, from its durable start to its durable end.
+    async fn fly(self: Arc<Self>, started: Started, mut slot: Slot, since: Since) {
+        let tenant = started.tenant().clone();
+        let started_at = started.at();
+        let unended = Unended::new(self.clone(), started.id(), since, started_at);
+        let deadline = Deadline::start(self.world.config().delivery.deadline);
+        let flight = Flights::enter(&self.flights, deadline.at() + limits::OVERDUE_GRACE);
+        let id = started.id();
+        let attempt = self.attempt(started, deadline, flight).await;
+
+        slot.moved(attempt.response.as_ref().map_or(0, |response| response.body_total));
+        let telling = Box::pin(async {
+            let finished = self.redact(id, &tenant, since, started_at, attempt);
+            log(&tenant, &finished);
+            finished
+        });
+        let finished = self.deliverer.turns().take(&tenant, telling).await;
+        let room = self.ledger.room(&finished).await;
+        drop(slot);
+        unended.ends();
+        self.ledger.write(finished, room).await;
     }
 
     /// A delivery that panics is a defect of ours, and still an outcome.
-    async fn attempt(&self, started: Started, deadline: Deadline, flight: Flight<'_>) -> Attempt {
+    async fn attempt(&self, started: Started, deadline: Deadline, flight: impl Send) -> Attempt {
         let id = started.id();
         let deliverer = self.deliverer.clone();
         let work = std::panic::AssertUnwindSafe(async move { deliverer.deliver(started, deadline, flight).await });
@@ -193,9 +319,8 @@ impl Dispatcher {
             Ok(attempt) => attempt,
             Err(_) => {
                 tracing::error!(send = %id, "a delivery panicked; its send ends `internal`");
-                let why = "a defect in egressd ended this delivery; the receiver may or may not have it. Please report it with this send's id";
                 Attempt {
-                    ended: Ended::because(Failure::new(Code::Internal, None, why)),
+                    ended: Ended::because(flight::defect()),
                     sent_headers: None,
                     response: None,
                     connection: None,
@@ -206,115 +331,130 @@ impl Dispatcher {
         }
     }
 
-    fn redact(&self, picked: &Picked, started_at: jiff::Timestamp, attempt: Attempt) -> Finished {
+    fn redact(
+        &self,
+        id: crate::send::SendId,
+        tenant: &TenantId,
+        since: Since,
+        started_at: jiff::Timestamp,
+        attempt: Attempt,
+    ) -> Finished {
         let redactor = self.ledger.redactor.load();
-        let keep_bodies = self.world.config().keeps_bodies(&picked.tenant);
+        let keep_bodies = self.world.config().keeps_bodies(tenant);
         let mut timings = attempt.timings;
-        timings.held = Some(waited(picked.send.created_at, picked.send.released_at));
-        timings.queued = Some(waited(picked.send.released_at, started_at));
+        timings.held = Some(waited(since.created_at, since.released_at));
+        timings.queued = Some(waited(since.released_at, started_at));
         Finished {
-            id: picked.send.id,
+            id,
             ended: attempt.ended,
             sent_headers: attempt.sent_headers.map(|headers| redactor.sent_headers(&headers)),
             response: attempt.response.map(|response| redactor.response(response, keep_bodies)),
             connection: attempt.connection,
             would_block: attempt.would_block,
             timings,
-            released_at: Some(picked.send.released_at),
+            released_at: Some(since.released_at),
             started_at: Some(started_at),
             finished_at: clock::wall(),
         }
     }
 
-    async fn could_not_begin(&self, picked: Picked, error: StoreError) {
-        match error {
-            StoreError::CannotWrite(why) => {
-                tracing::warn!(send = %picked.send.id, %why, "a delivery could not begin; it waits");
-                let until = self.elapsed() + u64::try_from(PAUSE_AFTER_STORE_FAILURE.as_millis()).unwrap_or_default();
-                self.paused_until.store(until, Ordering::Relaxed);
-                self.backlog.lock().schedule.put_back(picked);
-            }
-            StoreError::NoSuchSend => {
-                // Already begun or ended: whoever did that writes its end.
-                tracing::error!(send = %picked.send.id, "a send in the queue is not waiting in the store");
-                self.slot_free(&picked, 0);
-            }
-            other => {
-                // Its content cannot be read: it can never be made, and says so.
-                tracing::error!(send = %picked.send.id, error = %other, "a send could not be read");
-                let why = format!("the node could not read this send back from its store ({other}); submit it again");
-                let end = unsent(
-                    picked.send.id,
-                    picked.send.created_at,
-                    Some(picked.send.released_at),
-                    Failure::new(Code::Internal, None, why).but(Processed::No),
-                );
-                self.ledger.close(end).await;
-                self.slot_free(&picked, 0);
-            }
+    /// Writes the ends of sends that are never made, beside everything else.
+    pub fn end_unsent(self: &Arc<Self>, unsent: Vec<Unsent>) {
+        if !unsent.is_empty() {
+            let this = self.clone();
+            self.tasks.spawn_on(async move { this.close_unsent(unsent).await }, &self.runtime);
         }
     }
 
-    async fn expire(&self, picked: &Picked) {
-        let why = "it was not started within its `expires_in`; the node was too busy, or no source address was usable";
-        let end = unsent(
-            picked.send.id,
-            picked.send.created_at,
-            Some(picked.send.released_at),
-            Failure::new(Code::Expired, None, why),
-        );
-        self.ledger.close(end).await;
-    }
-
-    fn slot_free(&self, picked: &Picked, moved: u64) {
-        let mut parts = self.backlog.lock();
-        parts.schedule.done(&picked.tenant, &picked.destination, moved);
-        let more = parts.schedule.runnable();
-        drop(parts);
-        if more {
-            self.backlog.wake.notify_one();
-        }
+    /// The same, until they are durable.
+    pub async fn close_unsent(&self, unsent: Vec<Unsent>) {
+        use futures_util::StreamExt;
+        let ends = unsent.into_iter().map(unsent_end);
+        futures_util::stream::iter(ends).for_each_concurrent(ENDS_AT_ONCE, |end| self.ledger.close(end)).await;
     }
 
     /// What time alone changes.
     fn tend(self: &Arc<Self>) {
-        let now = clock::wall();
-        let (expired, held, queued, oldest) = {
-            let mut parts = self.backlog.lock();
-            parts.schedule.unpark();
-            let expired = parts.schedule.expire(now);
-            (expired, parts.hold.sends(), parts.schedule.queued(), parts.schedule.oldest())
-        };
-        if !expired.is_empty() {
-            let this = self.clone();
-            self.tasks.spawn(async move {
-                use futures_util::StreamExt;
-                futures_util::stream::iter(&expired).for_each_concurrent(256, |picked| this.expire(picked)).await;
-            });
+        let ticks = self.ticks.fetch_add(1, Ordering::Relaxed);
+        let terms = self.world.terms();
+        let tick = self.backlog.lock().tick(&terms);
+        self.end_unsent(tick.unsent);
+        if tick.expire && !self.sweeping.swap(true, Ordering::AcqRel) {
+            self.tasks.spawn_on(self.clone().sweep(), &self.runtime);
         }
+        if tick.look {
+            self.look();
+        }
+        let waiting = self.ledger.store.waiting_in_all();
         #[allow(clippy::cast_precision_loss, reason = "gauges are floats")]
         {
-            gauge!("egressd_held_sends").set(held as f64);
-            gauge!("egressd_queued_sends").set(queued as f64);
-            gauge!("egressd_oldest_queued_seconds").set(oldest.map_or(0.0, |oldest| waited(oldest, now).as_secs_f64()));
-            let now = clock::monotonic();
+            gauge!("egressd_held_sends").set(waiting.held as f64);
+            gauge!("egressd_queued_sends").set(waiting.queued as f64);
+            if ticks.is_multiple_of(OLDEST_TICKS) {
+                let oldest = self.backlog.lock().oldest().into_iter().chain(waiting.oldest).min();
+                let seconds = oldest.map_or(0.0, |oldest| waited(oldest, terms.now()).as_secs_f64());
+                gauge!("egressd_oldest_queued_seconds").set(seconds);
+            }
             let flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-            let overdue = flights.values().filter(|overdue| **overdue < now).count();
-            gauge!("egressd_overdue_deliveries").set(overdue as f64);
+            gauge!("egressd_overdue_deliveries").set(flights.overdue(clock::monotonic()) as f64);
         }
     }
-}
 
-/// A delivery in flight, until it is dropped.
-struct Flight<'a> {
-    dispatcher: &'a Dispatcher,
-    id: SendId,
-}
-
-impl Drop for Flight<'_> {
-    fn drop(&mut self) {
-        self.dispatcher.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    /// Tells the flow of every tenant of which something waits, by the store's own account.
+    pub fn look(&self) {
+        let waiting = self.ledger.store.waiting();
+        let unclaimed = waiting.into_iter().filter(|(_, count)| count.unclaimed > 0);
+        let unclaimed: Vec<TenantId> = unclaimed.map(|(tenant, _)| tenant).collect();
+        self.backlog.decide(|flow| flow.waiting(unclaimed));
     }
+
+    /// Ends what has expired in the store.
+    async fn sweep(self: Arc<Self>) {
+        loop {
+            match self.ledger.store.expire(&self.ledger.session, clock::wall(), SWEEP).await {
+                Ok(swept) => {
+                    self.ledger.closed_by_store(&swept.ended);
+                    if swept.next.is_none() {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "expired sends did not get their end; it is tried again");
+                    break;
+                }
+            }
+        }
+        self.sweeping.store(false, Ordering::Release);
+    }
+}
+
+/// A claimed send as it stands in the window.
+fn in_window(pending: Pending) -> Claimed {
+    let released_at = pending.released_at.unwrap_or(pending.created_at);
+    Claimed {
+        tenant: pending.tenant,
+        destination: pending.destination,
+        send: Waiting {
+            id: pending.id,
+            workflow: pending.workflow,
+            created_at: pending.created_at,
+            released_at,
+            expires_at: Waiting::expiry(released_at, pending.expires_in),
+            spec: None,
+        },
+    }
+}
+
+fn unsent_end(one: Unsent) -> Finished {
+    let failure = match one.why {
+        Why::Expired => Failure::new(
+            Code::Expired,
+            None,
+            "it was not started within its `expires_in`; the node was too busy, or no source address was usable",
+        ),
+        Why::Suspended(reason) => Failure::new(Code::Suspended, None, format!("stopped by the operator: {reason}")),
+    };
+    unsent(one.send.id, one.send.created_at, Some(one.send.released_at), failure)
 }
 
 fn describe_metrics() {
@@ -333,16 +473,14 @@ fn describe_metrics() {
 }
 
 /// The one log line of a delivery that did not end `delivered`.
-fn log(picked: &Picked, finished: &Finished) {
+fn log(tenant: &TenantId, finished: &Finished) {
     let Some(error) = &finished.ended.error else { return };
     tracing::info!(
         send = %finished.id,
-        tenant = %picked.tenant,
+        %tenant,
         outcome = %finished.ended.outcome,
         code = %error.code,
         phase = error.phase.map_or("none", crate::outcome::Phase::label),
-        processed = %error.processed,
-        why = %error.message,
         "send ended"
     );
 }

@@ -1,30 +1,32 @@
-//! The way in: what the API (and the demo) hands over is checked against room and suspensions, made durable, and
-//! given to the hold or the schedule. Everything here answers only after the store has.
+//! The way in: what the API (and the demo) hands over is checked against room and suspensions, and made durable. What
+//! may start at once is accepted and begun in one record; the rest waits in the window of the
+//! [`flow`](crate::flow) or in the store, and held sends wait there for their execution, which the store releases or
+//! discards as a whole. Everything here answers only after the store has.
 
 mod ids;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use metrics::{Unit, counter, describe_counter};
-use tokio::sync::RwLock;
 
 use self::ids::Ids;
-use crate::backlog::{Backlog, Full, TenantBacklog};
+use crate::backlog::{Backlog, TenantBacklog};
 use crate::clock;
-use crate::hold::Held;
-use crate::ledger::{Ledger, unsent};
-use crate::outcome::{Code, Failure, Timings};
+use crate::config::Config;
+use crate::dispatch::{Dispatcher, Since};
+use crate::flow::{Admission, Bounds, Claimed, Counted, Entry, Full};
+use crate::ledger::Ledger;
+use crate::outcome::Timings;
 use crate::policy::{Asker, Destination, Suspensions};
-use crate::record::{ExecutionState, FinishedBy, Record, State};
+use crate::record::{ExecutionState, Record, State};
 use crate::schedule::Waiting;
 use crate::send::{ExecutionId, SendId, SendSpec, Target, TenantId};
 use crate::store::{
-    Accept, Accepted, Course, Ending, ExecutionEnd, IdempotencyKey, NewSend, Pending, StoreError, Suspension,
+    Accept, Accepted, Course, Ending, ExecutionEnd, IdempotencyKey, NewSend, Reach, Started, StoreError, Suspension,
     SuspensionScope,
 };
 use crate::world::World;
@@ -64,55 +66,48 @@ pub enum Refusal {
     #[error("{queued} sends of this tenant wait already, {limit} may: try again later")]
     TenantFull { queued: u64, limit: u64, retry_after: u64 },
     #[error(
-        "what this tenant has stored ({stored} bytes) has reached its share of the store ({share} bytes): try again once older records are past their retention"
+        "what this tenant has stored ({stored} bytes) has reached its share of the store ({share} bytes): try again \
+         once older records are past their retention"
     )]
     ShareFull { stored: u64, share: u64, retry_after: u64 },
-    #[error("this node has {queued} sends waiting, {limit} may: try again later, or another node")]
+    /// How much waits on a node is for its operator to know.
+    #[error("as much waits on this node as may: try again later, or another node")]
     NodeFull { queued: u64, limit: u64, retry_after: u64 },
     #[error("this node is shutting down: try again, or another node")]
     Draining,
-    #[error("{0}")]
-    Store(String),
+    #[error("nothing was accepted: {0}")]
+    Store(#[from] StoreError),
 }
 
-/// Locks over executions, so that what the store decided about one and what the hold knows of it cannot cross.
-const EXECUTION_LOCKS: usize = 256;
-
-/// Ends written at the same time when many sends end without being made.
-const ENDS_AT_ONCE: usize = 256;
-
-/// Pending sends read at once at the start.
-const RECOVER_PAGE: usize = 10_000;
+/// Sends that one sweep of the store ends or releases at once.
+const SWEEP: usize = 1_000;
+/// A sweep that the store did not take is tried again so much later.
+const SWEEP_AGAIN: Duration = Duration::from_millis(500);
+/// Seconds after which a tenant over its share may ask again.
+const SHARE_RETRY: u64 = 60;
 
 pub struct Intake {
     world: Arc<World>,
     ledger: Arc<Ledger>,
     backlog: Arc<Backlog>,
-    node: Arc<str>,
+    dispatcher: Arc<Dispatcher>,
     draining: AtomicBool,
-    executions: Vec<RwLock<()>>,
-    hasher: RandomState,
     ids: Ids,
 }
 
 impl Intake {
-    pub fn new(world: Arc<World>, ledger: Arc<Ledger>, backlog: Arc<Backlog>) -> Arc<Self> {
+    pub fn new(
+        world: Arc<World>,
+        ledger: Arc<Ledger>,
+        backlog: Arc<Backlog>,
+        dispatcher: Arc<Dispatcher>,
+    ) -> Arc<Self> {
         describe_counter!(
             "egressd_sends_accepted_total",
             Unit::Count,
             "Sends accepted: each will have exactly one outcome."
         );
-        let node = world.config().node.as_str().into();
-        Arc::new(Self {
-            world,
-            ledger,
-            backlog,
-            node,
-            draining: AtomicBool::new(false),
-            executions: (0..EXECUTION_LOCKS).map(|_| RwLock::new(())).collect(),
-            hasher: RandomState::new(),
-            ids: Ids::default(),
-        })
+        Arc::new(Self { world, ledger, backlog, dispatcher, draining: AtomicBool::new(false), ids: Ids::default() })
     }
 
     /// No more calls are accepted from now on.
@@ -138,64 +133,39 @@ impl Intake {
         }
         self.refuse_suspended(&call)?;
         let config = self.world.config();
-        let reservation = self
-            .backlog
-            .reserve(&call.tenant, call.sends.len() as u64, &config)
-            .map_err(|full| self.full(full, &call.tenant))?;
+        let mut admission = self.admit(&call.tenant, call.sends.len() as u64, &config)?;
 
-        let keep_bodies = config.keeps_bodies(&call.tenant);
         let created_at = clock::wall();
-        let redactor = self.ledger.redactor.load_full();
-        let default_expiry = config.delivery.expires_in;
-        let mut sends = Vec::with_capacity(call.sends.len());
-        let mut entries = Vec::with_capacity(call.sends.len());
-        let mut records = Vec::with_capacity(call.sends.len());
         let held = call.hold.is_some();
         let mut ids = self.ids.call(created_at);
-        for spec in call.sends {
-            let spec = Arc::new(spec);
-            let id = ids.id();
+        let named: Vec<SendId> = call.sends.iter().map(|_| ids.id()).collect();
+        if !held {
+            let sends = named.iter().zip(&call.sends).map(|(id, spec)| (*id, destination_of(&spec.target)));
+            let terms = self.world.terms();
+            self.backlog.decide(|flow| flow.place(&mut admission, sends, &terms));
+        }
+        let mut courses = admission.entries.iter().map(course_of);
+        let keep_bodies = config.keeps_bodies(&call.tenant);
+        let redactor = self.ledger.redactor.load_full();
+        let mut sends = Vec::with_capacity(call.sends.len());
+        let mut records = Vec::with_capacity(call.sends.len());
+        for (spec, id) in call.sends.into_iter().zip(named) {
             let (shown, sealed) = redactor.request(&spec, keep_bodies);
-            let expires_in = spec.expires_in.unwrap_or(default_expiry);
-            entries.push(Held {
-                id,
-                destination: destination_of(&spec.target),
-                workflow: spec.context.workflow.clone(),
-                created_at,
-                expires_in: SignedDuration::try_from(expires_in).unwrap_or(SignedDuration::MAX),
-                spec: self.backlog.keep_hot(&spec),
-            });
-            records.push(Record {
-                id,
-                state: if held { State::Held } else { State::Queued },
-                ended: None,
-                resend_of: call.resend_of,
-                tenant: call.tenant.clone(),
-                context: spec.context.clone(),
-                index: None,
-                request: shown.clone(),
-                response: None,
-                would_block: None,
-                connection: None,
-                timings: Timings { held: (!held).then_some(Duration::ZERO), ..Timings::default() },
-                node: self.node.to_string(),
-                created_at,
-                released_at: (!held).then_some(created_at),
-                started_at: None,
-                finished_at: None,
-            });
-            sends.push(NewSend {
+            let new = NewSend {
                 id,
                 tenant: call.tenant.clone(),
-                spec,
                 shown,
                 sealed,
                 resend_of: call.resend_of,
                 created_at,
-                expires_in,
-                course: Course::Claim,
-            });
+                expires_in: spec.expires_in.unwrap_or(config.delivery.expires_in),
+                course: courses.next().unwrap_or(Course::Wait),
+                spec: Arc::new(spec),
+            };
+            records.push(self.record_of(&new, held));
+            sends.push(new);
         }
+        let kept = self.kept(&sends);
         let accept = Accept {
             tenant: call.tenant.clone(),
             sends,
@@ -203,45 +173,121 @@ impl Intake {
             idempotency: call.idempotency,
             sends_per_execution: config.limits.sends_per_execution,
         };
-        // Held until the hold knows what the store has accepted, so that an ending either sees both or neither.
-        let _guard = match &call.hold {
-            Some(execution) => Some(self.lock_of(&call.tenant, execution).read().await),
-            None => None,
-        };
+        let execution = call.hold.unwrap_or_else(|| ExecutionId::new(""));
         match self.ledger.store.accept(&self.ledger.session, accept).await? {
-            Accepted::New { indexes, .. } => {
+            Accepted::New { indexes, started } => {
                 for (record, index) in records.iter_mut().zip(indexes) {
                     record.index = index;
                 }
+                self.accepted(admission, kept, started);
             }
             Accepted::Replayed(ids) => return Ok(Submitted::Replayed(ids)),
             Accepted::Mismatch => return Err(Refusal::IdempotencyMismatch),
-            Accepted::Ended(state) => {
-                let execution = call.hold.unwrap_or_else(|| ExecutionId::new(""));
-                return Err(Refusal::ExecutionEnded { execution, state });
-            }
+            Accepted::Ended(state) => return Err(Refusal::ExecutionEnded { execution, state }),
             Accepted::ExecutionFull => {
-                let execution = call.hold.unwrap_or_else(|| ExecutionId::new(""));
                 return Err(Refusal::ExecutionFull { execution, limit: config.limits.sends_per_execution });
             }
-            Accepted::ShareFull { stored, share } => return Err(Refusal::ShareFull { stored, share, retry_after: 60 }),
-        }
-        counter!("egressd_sends_accepted_total").increment(records.len() as u64);
-        let mut parts = self.backlog.lock();
-        match &call.hold {
-            Some(execution) => parts.hold.add(&call.tenant, execution, created_at, entries),
-            None => {
-                let cap = config.tenant(&call.tenant).map(|tenant| tenant.in_flight);
-                for entry in entries {
-                    let (destination, waiting) = released(entry, created_at);
-                    parts.schedule.push(&call.tenant, destination, cap, waiting);
-                }
+            Accepted::ShareFull { stored, share } => {
+                return Err(Refusal::ShareFull { stored, share, retry_after: SHARE_RETRY });
             }
         }
-        drop(parts);
-        drop(reservation);
-        self.backlog.wake.notify_one();
+        counter!("egressd_sends_accepted_total").increment(records.len() as u64);
         Ok(Submitted::Accepted(records))
+    }
+
+    fn admit(&self, tenant: &TenantId, sends: u64, config: &Config) -> Result<Admission, Refusal> {
+        let store = &self.ledger.store;
+        let (of_tenant, in_all) = (store.waiting_of(tenant), store.waiting_in_all());
+        let counted = Counted { tenant: of_tenant.held + of_tenant.queued, node: in_all.held + in_all.queued };
+        let bounds = Bounds {
+            tenant: config.tenant(tenant).map_or(config.delivery.queued_per_tenant, |tenant| tenant.queued),
+            node: config.delivery.queued,
+        };
+        let admitted = {
+            let terms = self.world.terms();
+            self.backlog.decide(|flow| flow.admit(tenant, sends, counted, bounds, &terms))
+        };
+        admitted.map_err(|full| {
+            // How soon room is likely: about a tenth of what the oldest waiting send has waited, in seconds.
+            let oldest = match full {
+                Full::Tenant { .. } => of_tenant.oldest.into_iter().chain(self.backlog.lock().oldest_of(tenant)).min(),
+                Full::Node { .. } => in_all.oldest,
+            };
+            let waited = oldest.map_or(0, |oldest| clock::wall().duration_since(oldest).as_secs());
+            let retry_after = u64::try_from(waited / 10).unwrap_or_default().clamp(1, 60);
+            match full {
+                Full::Tenant { waiting, limit } => Refusal::TenantFull { queued: waiting, limit, retry_after },
+                Full::Node { waiting, limit } => Refusal::NodeFull { queued: waiting, limit, retry_after },
+            }
+        })
+    }
+
+    /// What is to wait in the window once the call is accepted.
+    fn kept(&self, sends: &[NewSend]) -> Vec<Claimed> {
+        let kept = sends.iter().filter(|send| send.course == Course::Claim);
+        kept.map(|send| Claimed {
+            tenant: send.tenant.clone(),
+            destination: destination_of(&send.spec.target),
+            send: Waiting {
+                id: send.id,
+                workflow: send.spec.context.workflow.clone(),
+                created_at: send.created_at,
+                released_at: send.created_at,
+                expires_at: Waiting::expiry(send.created_at, send.expires_in),
+                spec: self.backlog.keep_hot(&send.spec),
+            },
+        })
+        .collect()
+    }
+
+    /// The call is on disk, and what of it was begun goes out.
+    fn accepted(&self, mut admission: Admission, kept: Vec<Claimed>, started: Vec<Started>) {
+        let entries = std::mem::take(&mut admission.entries);
+        let slots = entries.into_iter().filter_map(|entry| match entry {
+            Entry::Begin(slot) => Some(slot),
+            _ => None,
+        });
+        for (started, slot) in started.into_iter().zip(slots) {
+            let since = Since { created_at: started.at(), released_at: started.at() };
+            self.dispatcher.deliver(started, slot, since);
+        }
+        let unsent = {
+            let terms = self.world.terms();
+            self.backlog.decide(|flow| flow.accepted(admission, kept, &terms))
+        };
+        self.dispatcher.end_unsent(unsent);
+    }
+
+    /// As it is at acceptance.
+    fn record_of(&self, new: &NewSend, held: bool) -> Record {
+        let begun = !held && new.course == Course::Begin;
+        Record {
+            id: new.id,
+            state: match (held, begun) {
+                (true, _) => State::Held,
+                (false, true) => State::Sending,
+                (false, false) => State::Queued,
+            },
+            ended: None,
+            resend_of: new.resend_of,
+            tenant: new.tenant.clone(),
+            context: new.spec.context.clone(),
+            index: None,
+            request: new.shown.clone(),
+            response: None,
+            would_block: None,
+            connection: None,
+            timings: Timings {
+                held: (!held).then_some(Duration::ZERO),
+                queued: begun.then_some(Duration::ZERO),
+                ..Timings::default()
+            },
+            node: self.ledger.session.node().to_string(),
+            created_at: new.created_at,
+            released_at: (!held).then_some(new.created_at),
+            started_at: begun.then_some(new.created_at),
+            finished_at: None,
+        }
     }
 
     /// How many sends the (first) call released or discarded. Ends of discarded sends are written before it answers.
@@ -251,66 +297,49 @@ impl Intake {
         execution: ExecutionId,
         ending: Ending,
     ) -> Result<u64, Refusal> {
-        let lock = self.lock_of(&tenant, &execution).write().await;
         let at = clock::wall();
-        let ended =
-            self.ledger.store.end_execution(&self.ledger.session, tenant.clone(), execution.clone(), ending, at);
-        let ended = ended.await?;
+        let (store, session) = (&self.ledger.store, &self.ledger.session);
+        let ended = store.end_execution(session, tenant.clone(), execution.clone(), ending, at).await?;
         let count = match ended.end {
             ExecutionEnd::Done { count, .. } => count,
             ExecutionEnd::ShareFull { stored, share } => {
-                return Err(Refusal::ShareFull { stored, share, retry_after: 60 });
+                return Err(Refusal::ShareFull { stored, share, retry_after: SHARE_RETRY });
             }
             ExecutionEnd::Conflict(state) => return Err(Refusal::ExecutionEnded { execution, state }),
         };
-        // Taken also when an earlier call did it: that call may have been cut off before it came to this.
-        let config = self.world.config();
-        let cap = config.tenant(&tenant).map(|tenant| tenant.in_flight);
-        let sends = {
-            let mut parts = self.backlog.lock();
-            let sends = parts.hold.take(&tenant, &execution);
-            match ending {
-                Ending::Finish(_) => {
-                    for send in sends {
-                        let (destination, waiting) = released(send, at);
-                        parts.schedule.push(&tenant, destination, cap, waiting);
-                    }
-                    Vec::new()
-                }
-                Ending::Discard => sends,
-            }
-        };
-        drop(lock);
-        self.backlog.wake.notify_one();
-        for end in &ended.ended {
-            self.ledger.closed_by_store(end);
+        self.ledger.closed_by_store(&ended.ended);
+        // Also when an earlier call did it: that one may have been cut off before it came to this.
+        if ending != Ending::Discard && count > 0 {
+            self.backlog.decide(|flow| flow.added(&tenant));
         }
-        let over: std::collections::HashSet<SendId> = ended.ended.iter().map(|end| end.id).collect();
-        let sends = sends.into_iter().filter(|send| !over.contains(&send.id));
-        self.end_unsent(sends.map(|send| {
-            let why = format!("execution {execution} was discarded: this send was never made");
-            unsent(send.id, send.created_at, None, Failure::new(Code::Discarded, None, why))
-        }))
-        .await;
         Ok(count)
     }
 
     /// Releases the held sends of executions that nobody finished within `hold_limit`.
     pub async fn release_overdue(&self) {
         let limit = SignedDuration::try_from(self.world.config().delivery.hold_limit).unwrap_or(SignedDuration::MAX);
-        let due = self.backlog.lock().hold.due(clock::wall(), limit);
-        for (tenant, execution) in due {
-            let ending = Ending::Finish(FinishedBy::HoldLimit);
-            match self.end_execution(tenant.clone(), execution.clone(), ending).await {
-                Ok(count) => {
-                    tracing::info!(%tenant, %execution, count, "held sends were released: nobody finished their execution")
+        loop {
+            let now = clock::wall();
+            let opened_before = now.checked_sub(limit).unwrap_or(Timestamp::MIN);
+            let (store, session) = (&self.ledger.store, &self.ledger.session);
+            let released = match store.release_overdue(session, opened_before, now, SWEEP).await {
+                Ok(released) => released,
+                Err(error) => {
+                    tracing::warn!(%error, "held sends could not be released yet");
+                    return;
                 }
-                Err(error) => tracing::warn!(%tenant, %execution, %error, "held sends could not be released yet"),
+            };
+            for (tenant, execution, count) in &released.executions {
+                tracing::info!(%tenant, %execution, count, "held sends were released: nobody finished their execution");
+                self.backlog.decide(|flow| flow.added(tenant));
+            }
+            if !released.more {
+                return;
             }
         }
     }
 
-    /// Effective at once on what is submitted, queued and held: with it, how many waiting sends it ended.
+    /// Effective at once on what is submitted, queued and held. With how many sends that ended.
     pub async fn suspend(
         &self,
         scope: SuspensionScope,
@@ -336,51 +365,48 @@ impl Intake {
         Ok(lifted)
     }
 
-    pub fn tenants(&self) -> HashMap<TenantId, TenantBacklog> {
-        self.backlog.tenants()
-    }
-
-    /// Puts what the store remembers as waiting back into hold and schedule. Called once, before the dispatcher runs.
-    pub async fn restore(&self) -> Result<u64, StoreError> {
-        self.load_suspensions().await.map_err(|refusal| StoreError::CannotRead(refusal.to_string()))?;
-        let mut after = None;
-        let mut restored = 0;
-        loop {
-            let page = self.ledger.store.pending(after, RECOVER_PAGE).await?;
-            let Some(last) = page.last() else { break };
-            after = Some(last.id);
-            restored += page.len() as u64;
-            self.take_back(page);
-            self.backlog.wake.notify_one();
+    /// Those within reach of whom something waits or is under way; costs what its answer does.
+    pub fn tenants(&self, reach: &Reach) -> HashMap<TenantId, TenantBacklog> {
+        let store = &self.ledger.store;
+        let mut tenants: HashMap<TenantId, TenantBacklog> = HashMap::new();
+        let waiting = match reach {
+            Reach::All => store.waiting(),
+            Reach::One(tenant) => vec![(tenant.clone(), store.waiting_of(tenant))],
+        };
+        for (tenant, count) in waiting {
+            let one =
+                TenantBacklog { held: count.held, queued: count.queued, in_flight: 0, oldest_queued: count.oldest };
+            tenants.insert(tenant, one);
         }
-        self.end_suspended().await;
-        Ok(restored)
-    }
-
-    fn take_back(&self, page: Vec<Pending>) {
-        let config = self.world.config();
-        let mut parts = self.backlog.lock();
-        for pending in page {
-            let held = Held {
-                id: pending.id,
-                destination: pending.destination,
-                workflow: pending.workflow,
-                created_at: pending.created_at,
-                expires_in: SignedDuration::try_from(pending.expires_in).unwrap_or(SignedDuration::MAX),
-                spec: None,
-            };
-            match pending.held_by {
-                Some((execution, since)) => parts.hold.add(&pending.tenant, &execution, since, [held]),
-                None => {
-                    let cap = config.tenant(&pending.tenant).map(|tenant| tenant.in_flight);
-                    let (destination, waiting) = released(held, pending.released_at.unwrap_or(pending.created_at));
-                    parts.schedule.push(&pending.tenant, destination, cap, waiting);
-                }
-            }
+        let flow = self.backlog.lock();
+        let mut add = |tenant: &TenantId, in_flight: u64, oldest: Option<Timestamp>| {
+            let one = tenants.entry(tenant.clone()).or_default();
+            one.in_flight = in_flight;
+            one.oldest_queued = one.oldest_queued.into_iter().chain(oldest).min();
+        };
+        match reach {
+            Reach::All => flow.loads().for_each(|(tenant, in_flight, oldest)| add(tenant, in_flight, oldest)),
+            Reach::One(tenant) => add(tenant, u64::from(flow.in_flight_of(tenant)), flow.oldest_of(tenant)),
         }
+        drop(flow);
+        tenants.retain(|_, one| *one != TenantBacklog::default());
+        tenants
     }
 
-    async fn load_suspensions(&self) -> Result<(), Refusal> {
+    /// Takes up what the store remembers as waiting; how many sends. Called once, before the dispatcher runs.
+    pub async fn restore(self: &Arc<Self>) -> Result<u64, StoreError> {
+        self.load_suspensions().await?;
+        self.dispatcher.look();
+        if !self.world.suspensions().is_empty() {
+            // Whoever stopped before the last of them had its end. Nothing suspended starts meanwhile.
+            let this = self.clone();
+            tokio::spawn(async move { this.end_suspended().await });
+        }
+        let waiting = self.ledger.store.waiting_in_all();
+        Ok(waiting.held + waiting.queued)
+    }
+
+    async fn load_suspensions(&self) -> Result<(), StoreError> {
         let mut image = Suspensions::default();
         for suspension in self.ledger.store.suspensions().await? {
             if suspension.lifted.is_some() {
@@ -403,46 +429,36 @@ impl Intake {
         Ok(())
     }
 
-    /// Ends what waits and is suspended by now; how many sends that were.
+    /// Ends what waits and is suspended by now: how many sends.
     async fn end_suspended(&self) -> u64 {
-        let suspensions = self.world.suspensions();
-        let stopped = |tenant: &TenantId, workflow: Option<&str>, destination: Option<&Destination>| {
-            let asker = Asker { tenant, workflow };
-            suspensions
-                .of(asker)
-                .or_else(|| destination.and_then(|destination| suspensions.of_host(&destination.host)))
-                .map(str::to_owned)
+        let unsent = {
+            let terms = self.world.terms();
+            self.backlog.decide(|flow| flow.suspended(&terms))
         };
-        let (queued, held) = {
-            let mut parts = self.backlog.lock();
-            let queued = parts.schedule.remove_where(|tenant, destination, send| {
-                stopped(tenant, send.workflow.as_deref(), destination.as_ref()).is_some()
-            });
-            let held = parts.hold.remove_where(|tenant, send| {
-                stopped(tenant, send.workflow.as_deref(), send.destination.as_ref()).is_some()
-            });
-            (queued, held)
-        };
-        let reason = |tenant: &TenantId, workflow: Option<&str>, destination: Option<&Destination>| {
-            let why = stopped(tenant, workflow, destination).unwrap_or_default();
-            Failure::new(Code::Suspended, None, format!("stopped by the operator: {why}"))
-        };
-        let hit = (queued.len() + held.len()) as u64;
-        let queued = queued.into_iter().map(|picked| {
-            let why = reason(&picked.tenant, picked.send.workflow.as_deref(), picked.destination.as_ref());
-            unsent(picked.send.id, picked.send.created_at, Some(picked.send.released_at), why)
-        });
-        let held = held.into_iter().map(|(tenant, send)| {
-            let why = reason(&tenant, send.workflow.as_deref(), send.destination.as_ref());
-            unsent(send.id, send.created_at, None, why)
-        });
-        self.end_unsent(queued.chain(held)).await;
-        hit
-    }
-
-    async fn end_unsent(&self, ends: impl Iterator<Item = crate::record::Finished>) {
-        use futures_util::StreamExt;
-        futures_util::stream::iter(ends).for_each_concurrent(ENDS_AT_ONCE, |end| self.ledger.close(end)).await;
+        let mut hit = unsent.len() as u64;
+        self.dispatcher.close_unsent(unsent).await;
+        let mut from = None;
+        loop {
+            let (store, session) = (&self.ledger.store, &self.ledger.session);
+            match store.end_suspended(session, self.world.suspensions(), from, clock::wall(), SWEEP).await {
+                Ok(swept) => {
+                    hit += swept.ended.len() as u64;
+                    self.ledger.closed_by_store(&swept.ended);
+                    match swept.next {
+                        Some(next) => from = Some(next),
+                        None => return hit,
+                    }
+                }
+                Err(StoreError::CannotWrite(why)) => {
+                    tracing::warn!(%why, "suspended sends did not get their end yet; it is tried again");
+                    tokio::time::sleep(SWEEP_AGAIN).await;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "suspended sends did not get their end; none of them starts");
+                    return hit;
+                }
+            }
+        }
     }
 
     fn refuse_suspended(&self, call: &Submit) -> Result<(), Refusal> {
@@ -459,30 +475,13 @@ impl Intake {
         }
         Ok(())
     }
-
-    /// How soon room is likely: about a tenth of what the oldest waiting send has waited, in seconds.
-    fn full(&self, full: Full, tenant: &TenantId) -> Refusal {
-        let oldest = match full {
-            Full::Tenant { .. } => self.tenants().get(tenant).and_then(|tenant| tenant.oldest_queued),
-            Full::Node { .. } => self.backlog.lock().schedule.oldest(),
-        };
-        let waited = oldest.map_or(0, |oldest| clock::wall().duration_since(oldest).as_secs());
-        let retry_after = u64::try_from(waited / 10).unwrap_or_default().clamp(1, 60);
-        match full {
-            Full::Tenant { waiting, limit } => Refusal::TenantFull { queued: waiting, limit, retry_after },
-            Full::Node { waiting, limit } => Refusal::NodeFull { queued: waiting, limit, retry_after },
-        }
-    }
-
-    fn lock_of(&self, tenant: &TenantId, execution: &ExecutionId) -> &RwLock<()> {
-        let hash = self.hasher.hash_one((tenant, execution)) as usize;
-        &self.executions[hash % self.executions.len()]
-    }
 }
 
-impl From<StoreError> for Refusal {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error.to_string())
+fn course_of(entry: &Entry) -> Course {
+    match entry {
+        Entry::Begin(_) => Course::Begin,
+        Entry::Keep => Course::Claim,
+        Entry::Wait => Course::Wait,
     }
 }
 
@@ -491,18 +490,4 @@ fn destination_of(target: &Target) -> Option<Destination> {
         Target::Url(url) => Some(url.destination().clone()),
         Target::Refused { .. } => None,
     }
-}
-
-/// A held send as it joins the schedule.
-fn released(send: Held, at: Timestamp) -> (Option<Destination>, Waiting) {
-    let expires_at = at.checked_add(send.expires_in).unwrap_or(Timestamp::MAX);
-    let waiting = Waiting {
-        id: send.id,
-        workflow: send.workflow,
-        created_at: send.created_at,
-        released_at: at,
-        expires_at,
-        spec: send.spec,
-    };
-    (send.destination, waiting)
 }

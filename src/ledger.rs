@@ -1,7 +1,8 @@
 //! How a send's end is written: redacted, durable, counted, and told to whoever waits for it.
 //!
 //! An end is never given up while the process lives: when the store cannot write, it is tried again until it can.
-//! (What is lost with the process after that reads `interrupted` at the next start.)
+//! (What is lost with the process after that reads `interrupted` at the next start.) So that they cannot pile up while
+//! it cannot, an end gets room first, by its bytes ([`Ledger::room`]): whoever waits for that keeps its place in flight.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::clock;
 use crate::events::Events;
@@ -36,6 +37,12 @@ pub struct Ledger {
 
 const PERMIT_BYTES: usize = 1024;
 
+/// Room for an end that is on its way to the disk.
+#[must_use]
+pub struct Room<'a> {
+    _permit: Option<SemaphorePermit<'a>>,
+}
+
 impl Ledger {
     pub fn new(store: Arc<dyn Store>, session: Session, redactor: Redactor) -> Arc<Self> {
         describe_metrics();
@@ -43,11 +50,21 @@ impl Ledger {
         Arc::new(Self { store, session, events: Arc::default(), redactor: ArcSwap::from_pointee(redactor), room })
     }
 
+    /// Waits until the ends on their way leave room for this one.
+    pub async fn room(&self, finished: &Finished) -> Room<'_> {
+        let permits = bytes_of(finished).min(limits::ENDS_BYTES).div_ceil(PERMIT_BYTES);
+        // Never closed; without it, it is written all the same.
+        Room { _permit: self.room.acquire_many(u32::try_from(permits).unwrap_or(u32::MAX)).await.ok() }
+    }
+
     /// Writes a send's end. Returns once it is durable, however long the store is away.
     pub async fn close(&self, finished: Finished) {
-        let permits = (bytes_of(&finished).min(limits::ENDS_BYTES) / PERMIT_BYTES).max(1);
-        // Never closed; without it, it is written all the same.
-        let _room = self.room.acquire_many(u32::try_from(permits).unwrap_or(u32::MAX)).await;
+        let room = self.room(&finished).await;
+        self.write(finished, room).await;
+    }
+
+    /// The same, with the room it takes.
+    pub async fn write(&self, finished: Finished, _room: Room<'_>) {
         let mut pause = FIRST_PAUSE;
         let place = loop {
             match self.store.finish(&self.session, finished.clone()).await {
@@ -67,20 +84,26 @@ impl Ledger {
         self.events.finished(finished.id, place);
     }
 
-    /// Counts and tells of an end that the store gave by itself.
-    pub fn closed_by_store(&self, end: &StoreEnd) {
-        let outcome = Ended::because(Failure::new(end.code, None, "")).outcome.label();
-        counter!("egressd_sends_total", "outcome" => outcome, "code" => end.code.label()).increment(1);
-        self.events.finished(end.id, end.place);
+    /// Counts and tells of ends that the store gave by itself.
+    pub fn closed_by_store(&self, ends: &[StoreEnd]) {
+        for end in ends {
+            let outcome = Ended::because(Failure::new(end.code, None, "")).outcome.label();
+            counter!("egressd_sends_total", "outcome" => outcome, "code" => end.code.label()).increment(1);
+            self.events.finished(end.id, end.place);
+        }
     }
 }
 
+/// What an end takes in memory beside what came of the receiver.
+const END_BYTES: usize = 1024;
+
 /// About as much as its record will take.
 fn bytes_of(finished: &Finished) -> usize {
-    finished.response.as_ref().map_or(0, |response| {
+    let response = finished.response.as_ref().map_or(0, |response| {
         let headers = response.headers.iter().flat_map(|(name, values)| std::iter::once(name).chain(values));
         response.body.bytes.as_ref().map_or(0, bytes::Bytes::len) + headers.map(String::len).sum::<usize>()
-    })
+    });
+    END_BYTES + response
 }
 
 /// The end of a send that was never begun.
@@ -146,5 +169,48 @@ fn count(finished: &Finished) {
         if let Some(queued) = timings.queued {
             histogram!("egressd_queue_wait_seconds").record(queued);
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a paused clock says that there is no room")]
+mod tests {
+    use super::*;
+    use crate::outcome::Code;
+    use crate::record::{ShownBody, ShownResponse};
+    use crate::store::memory::Memory;
+    use crate::store::{OnceOnly, Records, Registry};
+
+    /// The end of a send that answered with so many bytes.
+    fn end(bytes: usize) -> Finished {
+        let mut finished =
+            unsent(SendId(uuid::Uuid::now_v7()), clock::wall(), None, Failure::new(Code::Internal, None, "a test"));
+        let body = ShownBody { bytes: Some(vec![0; bytes].into()), total: 0, truncated: false, sha256: None };
+        let version = "HTTP/1.1".to_owned();
+        finished.response = Some(ShownResponse { status: 200, version, headers: Vec::new(), body, declared: None });
+        finished
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ends_on_their_way_to_the_disk_are_bounded_by_their_bytes() {
+        let store = Arc::new(Memory::new());
+        let session = store.join(Arc::from("test")).await.expect("joined");
+        let redactor = Redactor::new(store.redact_key(), &Default::default());
+        let ledger = Ledger::new(store.clone(), session, redactor);
+        store.close().await.expect("closed");
+        // The store takes nothing: what has room waits there, what has none waits before it.
+        let each = limits::ENDS_BYTES / 8;
+        for _ in 0..7 {
+            let (ledger, finished) = (ledger.clone(), end(each));
+            let room = tokio::time::timeout(Duration::from_secs(1), ledger.room(&finished)).await;
+            assert!(room.is_ok(), "there is room");
+            drop(room);
+            tokio::spawn(async move { ledger.close(finished).await });
+            tokio::task::yield_now().await;
+        }
+        let more = end(each);
+        let waits = tokio::time::timeout(Duration::from_secs(3600), ledger.room(&more));
+        assert!(waits.await.is_err(), "an eighth one has no room while the store is away");
+        assert!(tokio::time::timeout(Duration::from_secs(1), ledger.room(&end(0))).await.is_ok());
     }
 }

@@ -8,28 +8,29 @@
 //! |---|---|
 //! | composition | [`app`] builds every part and owns lifetimes, drain and reload; [`cli`] is one file a command; [`telemetry`] |
 //! | fronts | [`api`] and [`intake`] (the way in), [`explain`], [`ops`] (`/metrics`, `/readyz`) and [`publish::front`] behind their [`doors`], [`request_bin`] |
-//! | reaching out | [`dispatch`] picks and begins, [`deliver`] makes one request on what [`dial`] opens, all under one [`deadline`]; [`ledger`] writes ends; [`backlog`] is what waits; [`world`] is what a reload swaps; [`verify`] asks reflectors |
+//! | reaching out | [`dispatch`] does what the flow decides, [`backlog`] is the flow behind its lock, [`deliver`] makes one request on what [`dial`] opens, all under one [`deadline`]; [`ledger`] writes ends; [`world`] is what a reload swaps; [`verify`] asks reflectors |
 //! | remembering | [`store`]: queued → started → finished, durable; [`publication`]: the list in force; [`events`]: who waits for an end |
-//! | deciding | [`hold`], [`schedule`], [`source`]: `now` is an argument |
+//! | deciding | [`flow`] (when each send starts; [`schedule`] is its fair choice), [`source`]: `now` is an argument |
 //! | words | values only: [`limits`], [`outcome`], [`send`], [`policy`], [`record`], [`redact`], [`publish`], [`config`]; [`clock`] is the one place that reads one |
 //!
 //! ## A send's life
 //!
 //! ```text
-//! Held ─finish→ Queued ─begin (durable)→ Started ─deliver→ Finished (durable)
-//!   └ discard → Finished          └ the process dies → Finished (interrupted) at the next start
+//! Held ─finish→ Queued ─claim→ in the window ─begin (durable)→ Started ─deliver→ Finished (durable)
+//!   └ discard → Finished                          └ the process dies → Finished (interrupted) at the next start
 //! ```
 //!
 //! 1. [`api`] reads a call with all of its problems at once ([`send::parse`]); [`intake`] checks suspensions and room
-//!    ([`backlog`]) and lets the store accept it, with execution and idempotency key, in one durable write. Only then
-//!    is it held or queued, and answered.
-//! 2. [`dispatch`] takes what [`schedule`] says is next, and lets the store mark its start: the only way to a
-//!    [`store::Started`], which [`deliver`] takes by value.
+//!    and lets the store accept it, with execution and idempotency key, in one durable write. Where a slot is free that
+//!    record marks the start as well. Only then is it held, queued or begun, and answered.
+//! 2. What waits is the store's: released or discarded with its execution, expired and suspended there. [`flow`] holds
+//!    a window over it, claims more as that empties, and says what is next; [`dispatch`] lets the store mark its start:
+//!    the only way to a [`store::Started`], which [`deliver`] takes by value.
 //! 3. [`deliver`] judges the URL, lets [`dial`] resolve, judge the answer, choose a source, connect and shake hands,
 //!    then writes one request and reads one response, each phase timed and spending from one [`deadline`]. Deliveries
 //!    are worked on in turns ([`deliver::turns`]), and what a peer can make long on threads of its own
 //!    ([`deliver::apart`]): what floods one of them delays no other's deadline.
-//! 4. [`dispatch`] redacts what came of it, and [`ledger`] writes the end until it is durable.
+//! 4. [`dispatch`] redacts what came of it, gives the slot back, and [`ledger`] writes the end until it is durable.
 //!
 //! ## What must not be
 //!
@@ -37,6 +38,9 @@
 //!   types have no serde form of their own (files, wire and store each have theirs).
 //! - No socket towards a destination is made but in [`dial::connect`], which wants a [`source::Source`] and a
 //!   [`policy::CheckedAddr`]; no destination is looked up but in [`dial::resolve`].
+//! - Nothing that waits is decided from an image in memory of more than the window; nothing under the flow's lock or on
+//!   a tick is linear in what waits.
+//! - What is taken of the flow (a slot, room, a claim) is a value that comes back when it is dropped.
 //! - Nothing retries a started send. The one second try there is: another address or source, or a new connection
 //!   for an idle one that was handed the request and took no byte of it.
 //! - No module but [`app`] knows which store is in use.
@@ -57,7 +61,7 @@ pub mod dispatch;
 pub mod doors;
 pub mod events;
 pub mod explain;
-pub mod hold;
+pub mod flow;
 pub mod intake;
 pub mod ledger;
 pub mod limits;

@@ -192,6 +192,9 @@ pub const OVERDUE_GRACE: Duration = Duration::from_millis(250);
 /// The dispatcher's loop must turn at least this often, or `/readyz` says it has stalled.
 pub const DISPATCH_STALLED_AFTER: Duration = Duration::from_secs(5);
 
+/// Most sends that wait in memory, whatever may be in flight: the rest waits in the store.
+pub const WINDOW_MAX: u64 = 32 * KIB;
+
 /// Bytes of finished sends' records that are on their way to the disk at once, so that what is accepted and begun
 /// meanwhile does not wait for all of them.
 pub const ENDS_BYTES: usize = 8 * MIB as usize;

@@ -47,6 +47,9 @@ impl Readiness {
         if let Err(error) = self.store.health() {
             reasons.push(error.to_string());
         }
+        if self.dispatcher.fenced() {
+            reasons.push("another process has this node's place in its store: this one begins nothing more".to_owned());
+        }
         if let Some(since) = self.dispatcher.stalled() {
             reasons
                 .push(format!("the dispatcher has stalled: its loop has not turned for {:.1} s", since.as_secs_f64()));

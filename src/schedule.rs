@@ -5,12 +5,17 @@
 //! whatever the others have queued; a destination at its cap does not hold back its tenant's others; what a tenant
 //! moved beyond the common measure (large bodies) is charged to its later rounds, at most [`DEBT_MAX`].
 //!
-//! Decides only: no clock, no I/O. [`Schedule::next`] takes a slot and [`Schedule::done`] gives it back.
+//! Nothing here looks at all that waits: expiry is an index, and what a tenant could start at once is counted as it
+//! changes.
+//!
+//! Decides only: no clock, no I/O. [`Schedule::next`] and [`Schedule::enter`] take a place in flight and
+//! [`Schedule::done`] gives it back; [`crate::flow`] wraps it into a value that cannot be lost.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::policy::Destination;
 use crate::send::{SendId, SendSpec, TenantId};
@@ -43,6 +48,14 @@ pub struct Waiting {
     pub expires_at: Timestamp,
     /// While memory has room for it; otherwise the store reads it again.
     pub spec: Option<Arc<HotSpec>>,
+}
+
+impl Waiting {
+    /// When a send released then expires.
+    pub fn expiry(released_at: Timestamp, expires_in: Duration) -> Timestamp {
+        let expires_in = SignedDuration::try_from(expires_in).unwrap_or(SignedDuration::MAX);
+        released_at.checked_add(expires_in).unwrap_or(Timestamp::MAX)
+    }
 }
 
 /// A spec kept in memory, which gives its room back when dropped.
@@ -91,12 +104,12 @@ pub struct Schedule {
     tenants: HashMap<TenantId, Tenant>,
     /// Tenants with something runnable, each once.
     ring: VecDeque<TenantId>,
-    /// Tenants with something runnable whose pool has no usable source.
-    parked: Vec<TenantId>,
+    /// Tenants with something runnable whose pool has no usable source, by that pool.
+    parked: HashMap<Arc<str>, Vec<TenantId>>,
     in_flight: u32,
     queued: u64,
-    /// No waiting send expires before this.
-    next_expiry: Option<Timestamp>,
+    /// Where each waiting send stands, the first to expire first.
+    expiries: BTreeMap<(Timestamp, SendId), (TenantId, Option<Destination>)>,
 }
 
 #[derive(Debug, Default)]
@@ -108,6 +121,8 @@ struct Tenant {
     cap: Option<u32>,
     in_flight: u32,
     queued: u64,
+    /// Of those queued, the ones whose destination has room: what could start if the tenant and the node have.
+    startable: u64,
     deficit: i64,
     place: Place,
 }
@@ -133,56 +148,89 @@ impl Schedule {
             caps,
             tenants: HashMap::new(),
             ring: VecDeque::new(),
-            parked: Vec::new(),
+            parked: HashMap::new(),
             in_flight: 0,
             queued: 0,
-            next_expiry: None,
+            expiries: BTreeMap::new(),
         }
     }
 
     /// Adds a send at the end of its tenant's line for this destination. `cap`: the tenant's own, if it differs.
     pub fn push(&mut self, tenant: &TenantId, destination: Option<Destination>, cap: Option<u32>, send: Waiting) {
-        self.note_expiry(send.expires_at);
+        self.add(tenant, destination, cap, send, VecDeque::push_back);
+    }
+
+    /// Puts back what [`Self::next`] took, at the front: its delivery could not begin. Its place in flight is given
+    /// back apart from it.
+    pub fn put_back(&mut self, tenant: &TenantId, destination: Option<Destination>, cap: Option<u32>, send: Waiting) {
+        self.add(tenant, destination, cap, send, VecDeque::push_front);
+    }
+
+    fn add(
+        &mut self,
+        tenant: &TenantId,
+        destination: Option<Destination>,
+        cap: Option<u32>,
+        send: Waiting,
+        put: fn(&mut VecDeque<Waiting>, Waiting),
+    ) {
+        self.expiries.insert((send.expires_at, send.id), (tenant.clone(), destination.clone()));
         self.queued += 1;
-        if !self.tenants.contains_key(tenant) {
-            self.tenants.insert(tenant.clone(), Tenant::default());
-        }
-        if let Some(state) = self.tenants.get_mut(tenant) {
-            state.cap = cap;
-            state.queued += 1;
-            let queue = state.destinations.entry(destination.clone()).or_default();
-            queue.waiting.push_back(send);
-            if !queue.ready && queue.in_flight < self.caps.per_destination {
-                queue.ready = true;
-                state.ready.push_back(destination);
-            }
+        let state = self.tenants.entry(tenant.clone()).or_default();
+        state.cap = cap;
+        state.queued += 1;
+        let queue = state.destinations.entry(destination.clone()).or_default();
+        put(&mut queue.waiting, send);
+        if queue.ready {
+            state.startable += 1;
+        } else if queue.in_flight < self.caps.per_destination {
+            queue.ready = true;
+            state.startable += queue.waiting.len() as u64;
+            state.ready.push_back(destination);
         }
         self.enter_ring(tenant);
     }
 
-    /// Puts back what [`Self::next`] took, at the front: its delivery could not begin.
-    pub fn put_back(&mut self, picked: Picked) {
-        let Picked { tenant, destination, send } = picked;
-        self.note_expiry(send.expires_at);
-        self.queued += 1;
-        if let Some(state) = self.tenants.get_mut(&tenant) {
-            state.queued += 1;
-            state.destinations.entry(destination.clone()).or_default().waiting.push_front(send);
+    /// Takes a place in flight for a send that never waited. `false`, and nothing is taken: somebody else is next, or
+    /// a cap is reached, or others wait for this destination.
+    pub fn enter(&mut self, tenant: &TenantId, destination: &Option<Destination>, cap: Option<u32>) -> bool {
+        if self.in_flight >= self.caps.in_flight || !self.ring.is_empty() || self.caps.per_destination == 0 {
+            return false;
         }
-        self.done(&tenant, &destination, 0);
+        if !self.tenants.contains_key(tenant) {
+            self.tenants.insert(tenant.clone(), Tenant::default());
+        }
+        let Some(state) = self.tenants.get_mut(tenant) else { return false };
+        state.cap = cap;
+        let known = state.destinations.get(destination);
+        let taken = state.in_flight < cap.unwrap_or(self.caps.per_tenant)
+            && known.is_none_or(|queue| queue.waiting.is_empty() && queue.in_flight < self.caps.per_destination);
+        if taken {
+            if let Some(queue) = state.destinations.get_mut(destination) {
+                queue.in_flight += 1;
+            } else {
+                let queue = Queue { in_flight: 1, ..Queue::default() };
+                state.destinations.insert(destination.clone(), queue);
+            }
+            state.in_flight += 1;
+            self.in_flight += 1;
+        } else if state.is_idle() {
+            self.tenants.remove(tenant);
+        }
+        taken
     }
 
-    /// The next send to start, with its slot taken. `admits` says whether a tenant's pool has a usable source;
-    /// tenants that it turns away are parked until [`Self::unpark`].
-    pub fn next(&mut self, mut admits: impl FnMut(&TenantId) -> bool) -> Option<Picked> {
+    /// The next send to start, with its place in flight taken. `admits` says whether a tenant's pool has a usable
+    /// source, or which pool has none; tenants that it turns away are parked until [`Self::unpark`].
+    pub fn next(&mut self, mut admits: impl FnMut(&TenantId) -> Result<(), Arc<str>>) -> Option<Picked> {
         while self.in_flight < self.caps.in_flight {
             let tenant = self.ring.front()?.clone();
-            if !admits(&tenant) {
+            if let Err(pool) = admits(&tenant) {
                 self.ring.pop_front();
                 if let Some(state) = self.tenants.get_mut(&tenant) {
                     state.place = Place::Parked;
+                    self.parked.entry(pool).or_default().push(tenant);
                 }
-                self.parked.push(tenant);
                 continue;
             }
             let Some(state) = self.tenants.get_mut(&tenant) else {
@@ -198,18 +246,18 @@ impl Schedule {
                 }
             }
             let picked = state.take(self.caps);
-            if picked.is_some() {
+            if let Some((_, send)) = &picked {
                 state.deficit -= 1;
                 self.in_flight += 1;
                 self.queued -= 1;
+                self.expiries.remove(&(send.expires_at, send.id));
             }
             if !state.runnable(self.caps) {
                 state.place = Place::Idle;
                 // Unused measure is not saved up; debt stays.
                 state.deficit = state.deficit.min(0);
-                let idle = state.queued == 0 && state.in_flight == 0;
                 self.ring.pop_front();
-                if idle {
+                if state.is_idle() {
                     self.tenants.remove(&tenant);
                 }
             } else if state.deficit <= 0 {
@@ -230,64 +278,75 @@ impl Schedule {
         let charge = i64::try_from(bytes / BYTES_PER_SEND).unwrap_or(DEBT_MAX);
         state.deficit = (state.deficit - charge).max(-DEBT_MAX);
         state.leave(destination, self.caps);
-        if state.queued == 0 && state.in_flight == 0 {
+        if state.is_idle() {
             // Nothing is known of an idle tenant, so that past tenants cost nothing. Debt is forgiven with it.
-            if state.place == Place::Idle {
-                self.tenants.remove(tenant);
-            }
+            self.forget_idle(tenant);
             return;
         }
         self.enter_ring(tenant);
     }
 
-    /// Takes out every waiting send that has expired. Looks at the queues only when one may have.
+    /// Takes out every waiting send that has expired.
     pub fn expire(&mut self, now: Timestamp) -> Vec<Picked> {
-        if self.next_expiry.is_none_or(|next| now < next) {
-            return Vec::new();
+        let mut out = Vec::new();
+        while let Some(first) = self.expiries.first_entry().filter(|first| first.key().0 <= now) {
+            let ((_, id), (tenant, destination)) = first.remove_entry();
+            let Some(state) = self.tenants.get_mut(&tenant) else { continue };
+            let Some(send) = state.remove(&destination, id) else { continue };
+            self.queued -= 1;
+            self.forget_idle(&tenant);
+            out.push(Picked { tenant, destination, send });
         }
-        self.remove_where(|_, _, send| send.expires_at <= now)
+        out
     }
 
-    /// Takes out every waiting send that `which` names; no slots are involved.
+    /// Takes out every waiting send that `which` names, and looks at each for it; no places in flight are involved.
     pub fn remove_where(
         &mut self,
         mut which: impl FnMut(&TenantId, &Option<Destination>, &Waiting) -> bool,
     ) -> Vec<Picked> {
         let mut out = Vec::new();
-        self.next_expiry = None;
-        let mut next_expiry: Option<Timestamp> = None;
         for (tenant, state) in &mut self.tenants {
             for (destination, queue) in &mut state.destinations {
                 let before = queue.waiting.len();
                 queue.waiting.retain(|send| {
                     let remove = which(tenant, destination, send);
                     if remove {
+                        self.expiries.remove(&(send.expires_at, send.id));
                         out.push(Picked {
                             tenant: tenant.clone(),
                             destination: destination.clone(),
                             send: send.clone(),
                         });
-                    } else {
-                        next_expiry = Some(next_expiry.map_or(send.expires_at, |next| next.min(send.expires_at)));
                     }
                     !remove
                 });
-                state.queued -= (before - queue.waiting.len()) as u64;
+                let gone = (before - queue.waiting.len()) as u64;
+                state.queued -= gone;
+                state.startable -= if queue.ready { gone } else { 0 };
             }
             // Empty destinations leave the ready list when their turn comes.
         }
-        self.next_expiry = next_expiry;
         self.queued -= out.len() as u64;
+        for picked in &out {
+            self.forget_idle(&picked.tenant);
+        }
         out
     }
 
-    /// Parked tenants are asked again.
-    pub fn unpark(&mut self) {
-        for tenant in std::mem::take(&mut self.parked) {
-            if let Some(state) = self.tenants.get_mut(&tenant) {
-                state.place = Place::Idle;
+    /// Parked tenants of the pools that are usable are asked again.
+    pub fn unpark(&mut self, mut usable: impl FnMut(&str) -> bool) {
+        if self.parked.is_empty() {
+            return;
+        }
+        for (_, tenants) in self.parked.extract_if(|pool, _| usable(pool)).collect::<Vec<_>>() {
+            for tenant in tenants {
+                if let Some(state) = self.tenants.get_mut(&tenant).filter(|state| state.place == Place::Parked) {
+                    state.place = Place::Idle;
+                    self.enter_ring(&tenant);
+                    self.forget_idle(&tenant);
+                }
             }
-            self.enter_ring(&tenant);
         }
     }
 
@@ -301,6 +360,7 @@ impl Schedule {
                 for (destination, queue) in &mut state.destinations {
                     if !queue.ready && !queue.waiting.is_empty() && queue.in_flight < caps.per_destination {
                         queue.ready = true;
+                        state.startable += queue.waiting.len() as u64;
                         state.ready.push_back(destination.clone());
                     }
                 }
@@ -317,8 +377,34 @@ impl Schedule {
         self.tenants.get(tenant).map_or(0, |state| state.queued)
     }
 
+    /// Of those queued, the ones whose destination has room.
+    pub fn startable_of(&self, tenant: &TenantId) -> u64 {
+        self.tenants.get(tenant).map_or(0, |state| state.startable)
+    }
+
+    /// Waiting sends of the tenant to this destination.
+    pub fn queued_to(&self, tenant: &TenantId, destination: &Option<Destination>) -> usize {
+        self.tenants.get(tenant).and_then(|state| state.destinations.get(destination)).map_or(0, |to| to.waiting.len())
+    }
+
+    /// Destinations of the tenant for which so many or more wait. Looks at each of its destinations.
+    pub fn crowded(&self, tenant: &TenantId, least: usize) -> Vec<Destination> {
+        let destinations = self.tenants.get(tenant).into_iter().flat_map(|state| &state.destinations);
+        destinations.filter(|(_, queue)| queue.waiting.len() >= least).filter_map(|(to, _)| to.clone()).collect()
+    }
+
+    /// Whether the tenant's destination has as much in flight as it may.
+    pub fn is_full(&self, tenant: &TenantId, destination: &Option<Destination>) -> bool {
+        let queue = self.tenants.get(tenant).and_then(|state| state.destinations.get(destination));
+        queue.is_some_and(|queue| queue.in_flight >= self.caps.per_destination)
+    }
+
     pub fn in_flight(&self) -> u32 {
         self.in_flight
+    }
+
+    pub fn in_flight_of(&self, tenant: &TenantId) -> u32 {
+        self.tenants.get(tenant).map_or(0, |state| state.in_flight)
     }
 
     /// Whether something could be picked if a source were usable and the node had room.
@@ -326,7 +412,7 @@ impl Schedule {
         !self.ring.is_empty() && self.in_flight < self.caps.in_flight
     }
 
-    /// When the oldest waiting send was released.
+    /// When the oldest waiting send was released. Looks at the front of every line.
     pub fn oldest(&self) -> Option<Timestamp> {
         self.tenants.values().filter_map(Tenant::oldest).min()
     }
@@ -339,8 +425,15 @@ impl Schedule {
         })
     }
 
-    fn note_expiry(&mut self, at: Timestamp) {
-        self.next_expiry = Some(self.next_expiry.map_or(at, |next| next.min(at)));
+    /// When the oldest waiting send of this tenant was released. Looks at the front of its lines.
+    pub fn oldest_of(&self, tenant: &TenantId) -> Option<Timestamp> {
+        self.tenants.get(tenant).and_then(Tenant::oldest)
+    }
+
+    fn forget_idle(&mut self, tenant: &TenantId) {
+        if self.tenants.get(tenant).is_some_and(|state| state.is_idle() && state.place == Place::Idle) {
+            self.tenants.remove(tenant);
+        }
     }
 
     fn enter_ring(&mut self, tenant: &TenantId) {
@@ -357,6 +450,10 @@ impl Tenant {
         self.in_flight < self.cap.unwrap_or(caps.per_tenant) && !self.ready.is_empty()
     }
 
+    fn is_idle(&self) -> bool {
+        self.queued == 0 && self.in_flight == 0
+    }
+
     /// The next send of this tenant: its destinations take turns.
     fn take(&mut self, caps: Caps) -> Option<(Option<Destination>, Waiting)> {
         if self.in_flight >= self.cap.unwrap_or(caps.per_tenant) {
@@ -367,6 +464,7 @@ impl Tenant {
             if queue.in_flight >= caps.per_destination {
                 // Its cap was lowered meanwhile; it is ready again when enough of it has ended.
                 queue.ready = false;
+                self.startable -= queue.waiting.len() as u64;
                 continue;
             }
             let Some(send) = queue.waiting.pop_front() else {
@@ -379,8 +477,10 @@ impl Tenant {
             queue.in_flight += 1;
             self.in_flight += 1;
             self.queued -= 1;
+            self.startable -= 1;
             if queue.waiting.is_empty() || queue.in_flight >= caps.per_destination {
                 queue.ready = false;
+                self.startable -= queue.waiting.len() as u64;
             } else {
                 self.ready.push_back(destination.clone());
             }
@@ -398,8 +498,19 @@ impl Tenant {
             }
         } else if !queue.ready && queue.in_flight < caps.per_destination {
             queue.ready = true;
+            self.startable += queue.waiting.len() as u64;
             self.ready.push_back(destination.clone());
         }
+    }
+
+    /// Takes a send out of the middle of its line; a line is as long as the window lets it be.
+    fn remove(&mut self, destination: &Option<Destination>, id: SendId) -> Option<Waiting> {
+        let queue = self.destinations.get_mut(destination)?;
+        let at = queue.waiting.iter().position(|send| send.id == id)?;
+        self.queued -= 1;
+        self.startable -= u64::from(queue.ready);
+        // An empty destination leaves the ready list when its turn comes.
+        queue.waiting.remove(at)
     }
 
     fn oldest(&self) -> Option<Timestamp> {

@@ -62,6 +62,14 @@ shared_text! {
     ExecutionId
 }
 
+impl TenantId {
+    /// Whose our own requests are, those to reflectors: the empty id, which a caller cannot have, for every way in
+    /// wants at least a character.
+    pub fn ours() -> Self {
+        Self(Arc::from(""))
+    }
+}
+
 labelled! {
     /// The methods a send may use. `CONNECT` and `TRACE` are refused: the first makes a tunnel, the second
     /// reflects the request with its secrets.

@@ -4,14 +4,19 @@
 //! A [`Settings`] is swapped as a whole, so that no delivery sees the policy of one file with the sources of
 //! another. Not here: reading files, or deciding when to reload (`app`).
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
+use crate::clock;
 use crate::config::Config;
-use crate::policy::{Asker, CheckedUrl, Judged, Policy, ScanMemory, SelfAddrs, Suspensions};
+use crate::flow::Terms;
+use crate::policy::{Asker, CheckedUrl, Destination, Judged, Policy, ScanMemory, SelfAddrs, Suspensions};
 use crate::publish::Notice;
+use crate::send::TenantId;
 use crate::source::Sources;
 
 /// One configuration and what is made from it. Immutable but for the sources' health.
@@ -67,6 +72,16 @@ impl World {
         self.suspensions.load_full()
     }
 
+    /// What decisions about waiting sends depend on, as it stands now: for one decision.
+    pub fn terms(&self) -> Now {
+        Now {
+            at: clock::wall(),
+            settings: self.settings(),
+            suspensions: self.suspensions(),
+            usable: RefCell::default(),
+        }
+    }
+
     /// The URL stage under the settings in force; notes the try.
     pub fn judge_url(&self, asker: Asker<'_>, url: &CheckedUrl, now: Timestamp) -> Judged {
         let policy = self.policy();
@@ -87,6 +102,49 @@ impl World {
 
     pub fn set_suspensions(&self, suspensions: Suspensions) {
         self.suspensions.store(Arc::new(suspensions));
+    }
+}
+
+/// One moment's [`Terms`].
+pub struct Now {
+    at: Timestamp,
+    settings: Arc<Settings>,
+    suspensions: Arc<Suspensions>,
+    /// One pool's answer holds for the moment.
+    usable: RefCell<HashMap<Arc<str>, bool>>,
+}
+
+impl Terms for Now {
+    fn now(&self) -> Timestamp {
+        self.at
+    }
+
+    fn cap_of(&self, tenant: &TenantId) -> Option<u32> {
+        self.settings.config.tenant(tenant).map(|tenant| tenant.in_flight)
+    }
+
+    fn admits(&self, tenant: &TenantId) -> Result<(), Arc<str>> {
+        let pool = self.settings.config.pool_of(tenant);
+        if self.pool_usable(&pool) { Ok(()) } else { Err(pool) }
+    }
+
+    fn pool_usable(&self, pool: &str) -> bool {
+        if let Some(usable) = self.usable.borrow().get(pool) {
+            return *usable;
+        }
+        let usable = self.settings.sources.pool_usable(pool, self.at);
+        self.usable.borrow_mut().insert(pool.into(), usable);
+        usable
+    }
+
+    fn stopped(
+        &self,
+        tenant: &TenantId,
+        workflow: Option<&str>,
+        destination: Option<&Destination>,
+    ) -> Option<Arc<str>> {
+        let of_host = || destination.and_then(|destination| self.suspensions.of_host(&destination.host));
+        self.suspensions.of(Asker { tenant, workflow }).or_else(of_host).map(Arc::from)
     }
 }
 

@@ -311,7 +311,7 @@ pub(super) async fn tenants(State(api): State<Arc<Shared>>, request: Request) ->
     query::none(request.uri().query())?;
     let turn = api.answers.turn(&caller, Hangup::of(&request), SHOWN_JSON_BYTES).await?;
     let finished = api.store.outcomes_of_the_hour(clock::wall()).await?;
-    let waiting = api.intake.tenants();
+    let waiting = api.intake.tenants(&reach.clone().reach());
     let mut views = BTreeMap::new();
     for tenant in finished.keys() {
         views.insert(tenant.clone(), None);

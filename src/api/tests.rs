@@ -23,6 +23,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::deliver::Deliverer;
 use crate::dial::Dialer;
+use crate::dispatch::Dispatcher;
 use crate::ledger::Ledger;
 use crate::outcome::{Code, Ended, Failure, Phase, Timings};
 use crate::policy::{SelfAddrs, Suspensions, Verdict};
@@ -30,8 +31,8 @@ use crate::publish::Notice;
 use crate::record::{Connection, Finished, ShownBody, ShownResponse};
 use crate::redact::Redactor;
 use crate::send::{SendId, TenantId};
-use crate::store::Begin;
 use crate::store::memory::Memory;
+use crate::store::{Begin, Want};
 
 /// What a test calls.
 struct Desk {
@@ -107,8 +108,11 @@ impl Desk {
         let session =
             futures_util::FutureExt::now_or_never(store.join(Arc::from("test"))).expect("at once").expect("joined");
         let ledger = Ledger::new(store.clone(), session, Redactor::new(store.redact_key(), &config.redact));
-        let intake = Intake::new(world.clone(), ledger.clone(), Backlog::new(caps(&config)));
         let deliverer = Deliverer::new(world.clone(), Dialer::prepare(&config).expect("trust"));
+        let backlog = Backlog::new(caps(&config));
+        // Its loop does not run: nothing starts.
+        let dispatcher = Dispatcher::new(world.clone(), backlog.clone(), ledger.clone(), deliverer.clone());
+        let intake = Intake::new(world.clone(), ledger.clone(), backlog, dispatcher);
         let explainer = Explainer::new(world.clone(), deliverer.clone(), store.redact_key());
         let (closing, closed) = watch::channel(false);
         let state = ApiState {
@@ -154,6 +158,9 @@ impl Desk {
     }
 
     async fn end(&self, tenant: &str, finished: Finished) {
+        // Where its execution has released it, nobody has claimed it yet.
+        let want = Want { tenant: TenantId::new(tenant), room: usize::MAX, full: Vec::new() };
+        self.ledger.store.claim(&self.ledger.session, vec![want], usize::MAX).await.expect("in force");
         let begin = Begin { id: finished.id, tenant: TenantId::new(tenant), spec: None, at: clock::wall() };
         let begun = self.ledger.store.begin(&self.ledger.session, vec![begin]).await.expect("in force");
         assert!(begun.iter().all(Result::is_ok), "it waits");

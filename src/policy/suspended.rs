@@ -117,6 +117,12 @@ impl Suspensions {
         }
     }
 
+    /// Nobody and nothing is stopped.
+    pub fn is_empty(&self) -> bool {
+        let nobody = self.tenants.is_empty() && self.workflows.is_empty();
+        nobody && self.names.is_empty() && self.under.is_empty() && self.networks.is_empty()
+    }
+
     /// The reason why this tenant or this workflow of it may not submit.
     pub fn of(&self, asker: Asker<'_>) -> Option<&str> {
         let workflow = || {

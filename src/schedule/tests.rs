@@ -42,7 +42,7 @@ fn one_destination_is_served_in_call_order() {
     let mut schedule = Schedule::new(CAPS);
     fill(&mut schedule, "a", "x", 0..5);
     let order: Vec<u128> =
-        std::iter::from_fn(|| schedule.next(|_| true)).map(|picked| picked.send.id.0.as_u128()).collect();
+        std::iter::from_fn(|| schedule.next(|_| Ok(()))).map(|picked| picked.send.id.0.as_u128()).collect();
     assert_eq!(order, [0, 1, 2, 3, 4]);
     assert_eq!((schedule.queued(), schedule.in_flight()), (0, 5));
 }
@@ -52,10 +52,10 @@ fn a_late_tenant_is_served_within_one_round_of_a_flood() {
     let mut schedule = Schedule::new(CAPS);
     fill(&mut schedule, "flood", "x", 0..1_000);
     for _ in 0..50 {
-        schedule.next(|_| true).unwrap();
+        schedule.next(|_| Ok(())).unwrap();
     }
     fill(&mut schedule, "late", "y", 5_000..5_001);
-    let position = std::iter::from_fn(|| schedule.next(|_| true)).position(|picked| picked.tenant == tenant("late"));
+    let position = std::iter::from_fn(|| schedule.next(|_| Ok(()))).position(|picked| picked.tenant == tenant("late"));
     assert!(position.unwrap() <= usize::try_from(QUANTUM).unwrap(), "after {position:?}");
 }
 
@@ -72,7 +72,7 @@ fn caps_hold_for_node_tenant_and_destination() {
                 fill(&mut schedule, who, host, 0..20);
             }
         }
-        assert_eq!(std::iter::from_fn(|| schedule.next(|_| true)).count(), picks, "{caps:?}");
+        assert_eq!(std::iter::from_fn(|| schedule.next(|_| Ok(()))).count(), picks, "{caps:?}");
     }
 }
 
@@ -82,20 +82,20 @@ fn a_tenants_own_cap_wins_over_the_common_one() {
     for id in 0..10 {
         schedule.push(&tenant("a"), to("x"), Some(4), waiting(id, 1_000_000));
     }
-    assert_eq!(std::iter::from_fn(|| schedule.next(|_| true)).count(), 4);
+    assert_eq!(std::iter::from_fn(|| schedule.next(|_| Ok(()))).count(), 4);
 }
 
 #[test]
 fn a_destination_at_its_cap_does_not_hold_back_the_others() {
     let mut schedule = Schedule::new(Caps { per_destination: 1, ..CAPS });
     fill(&mut schedule, "a", "slow", 0..10);
-    assert_eq!(schedule.next(|_| true).unwrap().destination, to("slow"));
+    assert_eq!(schedule.next(|_| Ok(())).unwrap().destination, to("slow"));
     fill(&mut schedule, "a", "quick", 10..12);
-    let next = schedule.next(|_| true).unwrap();
+    let next = schedule.next(|_| Ok(())).unwrap();
     assert_eq!(next.destination, to("quick"));
-    assert!(schedule.next(|_| true).is_none(), "both are at their cap");
+    assert!(schedule.next(|_| Ok(())).is_none(), "both are at their cap");
     schedule.done(&next.tenant, &next.destination, 0);
-    assert_eq!(schedule.next(|_| true).unwrap().destination, to("quick"));
+    assert_eq!(schedule.next(|_| Ok(())).unwrap().destination, to("quick"));
 }
 
 #[test]
@@ -103,22 +103,25 @@ fn a_tenant_without_a_usable_source_waits_and_holds_nobody_back() {
     let mut schedule = Schedule::new(CAPS);
     fill(&mut schedule, "gated", "x", 0..3);
     fill(&mut schedule, "open", "x", 3..6);
-    let picked: Vec<_> = std::iter::from_fn(|| schedule.next(|who| who.as_str() == "open")).collect();
+    let picked: Vec<_> =
+        std::iter::from_fn(|| schedule.next(|who| if who.as_str() == "open" { Ok(()) } else { Err("empty".into()) }))
+            .collect();
     assert_eq!(picked.len(), 3);
     assert!(picked.iter().all(|picked| picked.tenant == tenant("open")));
-    assert!(schedule.next(|_| true).is_none(), "parked until it is asked again");
-    schedule.unpark();
-    assert_eq!(std::iter::from_fn(|| schedule.next(|_| true)).count(), 3);
+    assert!(schedule.next(|_| Ok(())).is_none(), "parked until it is asked again");
+    schedule.unpark(|_| true);
+    assert_eq!(std::iter::from_fn(|| schedule.next(|_| Ok(()))).count(), 3);
 }
 
 #[test]
 fn what_is_put_back_goes_first_again() {
     let mut schedule = Schedule::new(CAPS);
     fill(&mut schedule, "a", "x", 0..3);
-    let first = schedule.next(|_| true).unwrap();
-    schedule.put_back(first.clone());
+    let first = schedule.next(|_| Ok(())).unwrap();
+    schedule.put_back(&first.tenant, first.destination.clone(), None, first.send.clone());
+    schedule.done(&first.tenant, &first.destination, 0);
     assert_eq!((schedule.queued(), schedule.in_flight()), (3, 0));
-    assert_eq!(schedule.next(|_| true).unwrap().send.id, first.send.id);
+    assert_eq!(schedule.next(|_| Ok(())).unwrap().send.id, first.send.id);
 }
 
 #[test]
@@ -132,8 +135,8 @@ fn expired_sends_come_out_at_their_time_and_the_rest_stays() {
     gone.sort_unstable();
     assert_eq!(gone, [1, 3]);
     assert_eq!(schedule.queued(), 1);
-    assert_eq!(schedule.next(|_| true).unwrap().send.id.0.as_u128(), 2);
-    assert!(schedule.next(|_| true).is_none());
+    assert_eq!(schedule.next(|_| Ok(())).unwrap().send.id.0.as_u128(), 2);
+    assert!(schedule.next(|_| Ok(())).is_none());
 }
 
 #[test]
@@ -142,13 +145,13 @@ fn an_idle_schedule_remembers_no_tenant() {
     for n in 0..100 {
         schedule.push(&tenant(&n.to_string()), to("x"), None, waiting(n, 10));
     }
-    for picked in std::iter::from_fn(|| schedule.next(|_| true)).collect::<Vec<_>>() {
+    for picked in std::iter::from_fn(|| schedule.next(|_| Ok(()))).collect::<Vec<_>>() {
         schedule.done(&picked.tenant, &picked.destination, 0);
     }
     assert_eq!(schedule.tenants.len(), 0);
     schedule.push(&tenant("z"), to("x"), None, waiting(1, 10));
     assert_eq!(schedule.expire(at(10)).len(), 1);
-    assert!(schedule.next(|_| true).is_none());
+    assert!(schedule.next(|_| Ok(())).is_none());
     assert_eq!((schedule.tenants.len(), schedule.ring.len()), (0, 0));
 }
 
@@ -159,7 +162,7 @@ fn large_transfers_are_charged_but_never_lock_out() {
     fill(&mut schedule, "small", "y", 0..2_000);
     let mut served: HashMap<TenantId, u32> = HashMap::new();
     for _ in 0..1_000 {
-        let picked = schedule.next(|_| true).unwrap();
+        let picked = schedule.next(|_| Ok(())).unwrap();
         *served.entry(picked.tenant.clone()).or_default() += 1;
         let bytes = if picked.tenant == tenant("large") { 1024 * 1024 } else { 100 };
         schedule.done(&picked.tenant, &picked.destination, bytes);
@@ -206,7 +209,7 @@ fn no_tenant_waits_longer_than_a_round_whatever_the_others_do() {
                     schedule.push(&tenant(&who.to_string()), to(&host), None, waiting(next_id, expires));
                 }
             }
-            while let Some(picked) = schedule.next(|_| true) {
+            while let Some(picked) = schedule.next(|_| Ok(())) {
                 for (who, state) in &schedule.tenants {
                     if *who != picked.tenant && state.place == Place::Ring {
                         *passed_over.entry(who.clone()).or_default() += 1;
@@ -255,9 +258,9 @@ fn no_tenant_waits_longer_than_a_round_whatever_the_others_do() {
 fn new_caps_take_effect_on_what_waits() {
     let mut schedule = Schedule::new(Caps { per_destination: 1, ..CAPS });
     fill(&mut schedule, "a", "x", 0..5);
-    assert_eq!(std::iter::from_fn(|| schedule.next(|_| true)).count(), 1);
+    assert_eq!(std::iter::from_fn(|| schedule.next(|_| Ok(()))).count(), 1);
     schedule.set_caps(CAPS, |_| None);
-    assert_eq!(std::iter::from_fn(|| schedule.next(|_| true)).count(), 4);
+    assert_eq!(std::iter::from_fn(|| schedule.next(|_| Ok(()))).count(), 4);
 }
 
 #[test]
@@ -266,13 +269,13 @@ fn lower_caps_hold_at_once_for_who_is_in_the_middle_of_a_round() {
         let mut schedule = Schedule::new(CAPS);
         fill(&mut schedule, "a", "x", 0..20);
         for _ in 0..6 {
-            schedule.next(|_| true).unwrap();
+            schedule.next(|_| Ok(())).unwrap();
         }
         schedule.set_caps(Caps { per_tenant: common, ..CAPS }, |_| own);
-        assert!(schedule.next(|_| true).is_none(), "six are in flight, three may be");
+        assert!(schedule.next(|_| Ok(())).is_none(), "six are in flight, three may be");
         for picks in [0, 0, 0, 1, 1] {
             schedule.done(&tenant("a"), &to("x"), 0);
-            assert_eq!(std::iter::from_fn(|| schedule.next(|_| true)).count(), picks);
+            assert_eq!(std::iter::from_fn(|| schedule.next(|_| Ok(()))).count(), picks);
         }
     }
 }
@@ -330,17 +333,19 @@ fn the_promises_hold_whatever_else_happens() {
                 _ => {}
             }
             if step % 10 == 0 {
-                schedule.unpark();
+                schedule.unpark(|_| true);
             }
             let admits = |who: &TenantId| Some(who) != without_source.as_ref();
-            while let Some(picked) = schedule.next(admits) {
+            let asked = |who: &TenantId| if admits(who) { Ok(()) } else { Err(Arc::from(who.as_str())) };
+            while let Some(picked) = schedule.next(asked) {
                 picks += 1;
                 assert!(admits(&picked.tenant), "seed {seed}, step {step}: a pick without a source");
                 *waiting_of.get_mut(&picked.tenant).unwrap() -= 1;
                 if picks.is_multiple_of(97) {
                     // Its start could not be written.
                     *waiting_of.get_mut(&picked.tenant).unwrap() += 1;
-                    schedule.put_back(picked);
+                    schedule.done(&picked.tenant, &picked.destination, 0);
+                    schedule.put_back(&picked.tenant, picked.destination, own(&picked.tenant), picked.send);
                     break;
                 }
                 for (who, state) in &schedule.tenants {
@@ -390,8 +395,8 @@ fn the_promises_hold_whatever_else_happens() {
             }
             assert!(step < steps + 50_000, "seed {seed}: {} wait and never go", schedule.queued());
         }
-        schedule.unpark();
-        assert!(schedule.next(|_| true).is_none());
+        schedule.unpark(|_| true);
+        assert!(schedule.next(|_| Ok(())).is_none());
         assert_eq!((schedule.tenants.len(), schedule.ring.len(), schedule.parked.len()), (0, 0, 0), "seed {seed}");
         assert!(picks > 50_000 && longest > 0, "seed {seed}: the simulation hardly moved ({picks} picks)");
     }
@@ -403,7 +408,7 @@ fn a_tenants_destinations_take_turns() {
     fill(&mut schedule, "a", "x", 0..3);
     fill(&mut schedule, "a", "y", 10..13);
     let order: Vec<u128> =
-        std::iter::from_fn(|| schedule.next(|_| true)).map(|picked| picked.send.id.0.as_u128()).collect();
+        std::iter::from_fn(|| schedule.next(|_| Ok(()))).map(|picked| picked.send.id.0.as_u128()).collect();
     assert_eq!(order, [0, 10, 1, 11, 2, 12]);
 }
 
@@ -411,10 +416,10 @@ fn a_tenants_destinations_take_turns() {
 fn a_tenant_that_comes_back_has_a_whole_turn() {
     let mut schedule = Schedule::new(CAPS);
     fill(&mut schedule, "a", "x", 0..1);
-    schedule.next(|_| true).unwrap();
+    schedule.next(|_| Ok(())).unwrap();
     fill(&mut schedule, "a", "x", 1..20);
     fill(&mut schedule, "b", "x", 20..40);
-    let first = std::iter::from_fn(|| schedule.next(|_| true)).take_while(|picked| picked.tenant == tenant("a"));
+    let first = std::iter::from_fn(|| schedule.next(|_| Ok(()))).take_while(|picked| picked.tenant == tenant("a"));
     assert_eq!(first.count(), usize::try_from(QUANTUM).unwrap());
 }
 
@@ -439,7 +444,7 @@ fn a_full_node_has_nothing_runnable_and_says_what_waits_longest() {
     assert_eq!(schedule.oldest(), Some(at(3)));
     let loads: HashMap<_, _> = schedule.loads().map(|(who, load)| (who.clone(), load.oldest)).collect();
     assert_eq!((loads[&tenant("a")], loads[&tenant("b")]), (Some(at(3)), Some(at(4))));
-    let picked = schedule.next(|_| true).unwrap();
+    let picked = schedule.next(|_| Ok(())).unwrap();
     assert!(!schedule.runnable());
     schedule.done(&picked.tenant, &picked.destination, 0);
     assert!(schedule.runnable());

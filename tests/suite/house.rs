@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// From the ground up: a module may use those of its own floor and of the floors below.
 const FLOORS: &[(&str, &[&str])] = &[
     ("words", &["clock", "limits", "outcome", "send", "policy", "record", "redact", "publish", "config"]),
-    ("deciding", &["hold", "schedule", "source"]),
+    ("deciding", &["schedule", "flow", "source"]),
     ("remembering", &["store", "publication", "events"]),
     ("reaching out", &["world", "deadline", "dial", "deliver", "verify", "ledger", "backlog", "dispatch"]),
     ("fronts", &["intake", "explain", "doors", "publish::front", "ops", "api", "request_bin"]),

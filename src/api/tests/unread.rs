@@ -98,7 +98,7 @@ async fn a_call_whose_answer_has_no_room_sends_nothing() {
         assert_eq!(response.status(), 202);
         unread.push(response);
     }
-    let waiting = || desk.intake.tenants().values().map(|load| load.queued).sum::<u64>();
+    let waiting = || desk.intake.tenants(&crate::store::Reach::All).values().map(|load| load.queued).sum::<u64>();
     let before = waiting();
     let refused = desk.request(as_client("acme", "", "POST", "/v1/sends", &call)).await;
     refused.problem(503, "node_full");

@@ -1,0 +1,167 @@
+//! What is taken and must be given back, as values: a place in flight ([`Slot`]), a send on its way to its start
+//! ([`Go`]), room for sends that are being written ([`Admission`]), a question to the store ([`Claim`]).
+//!
+//! None of them can be copied, none can be lost: dropping one, by a panic too, tells the flow at its next turn. Only
+//! [`super::Flow`] makes them.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use crate::policy::Destination;
+use crate::schedule::Waiting;
+use crate::send::{SendId, TenantId};
+
+/// Called when something was given back; must not block and not call the flow.
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
+
+/// The way back to the flow.
+#[derive(Clone)]
+pub(super) struct Back {
+    pub sender: Sender<Returned>,
+    pub wake: Wake,
+}
+
+impl Back {
+    fn give(&self, what: Returned) {
+        // Nobody is there to take it once the flow itself is gone.
+        let _ = self.sender.send(what);
+        (self.wake)();
+    }
+}
+
+/// What comes back.
+pub(super) enum Returned {
+    Place { tenant: TenantId, destination: Option<Destination>, moved: u64 },
+    Unbegun { tenant: TenantId, destination: Option<Destination>, send: Waiting },
+    Room { tenant: TenantId, sends: u64, lost: Vec<SendId> },
+    Claim { tenants: Vec<TenantId> },
+}
+
+/// A place in flight, of the node, the tenant and the destination.
+#[must_use]
+pub struct Slot {
+    tenant: TenantId,
+    destination: Option<Destination>,
+    moved: u64,
+    back: Back,
+}
+
+impl Slot {
+    pub(super) fn new(tenant: TenantId, destination: Option<Destination>, back: Back) -> Self {
+        Self { tenant, destination, moved: 0, back }
+    }
+
+    pub fn tenant(&self) -> &TenantId {
+        &self.tenant
+    }
+
+    pub fn destination(&self) -> &Option<Destination> {
+        &self.destination
+    }
+
+    /// What the delivery moved, for the tenant's account.
+    pub fn moved(&mut self, bytes: u64) {
+        self.moved = bytes;
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let (tenant, destination) = (self.tenant.clone(), self.destination.take());
+        self.back.give(Returned::Place { tenant, destination, moved: self.moved });
+    }
+}
+
+/// A send whose turn it is, with its place in flight. Dropped as it is, it waits again, at the front of its line.
+#[must_use]
+pub struct Go {
+    /// `None` once it was taken out.
+    inside: Option<(Slot, Waiting)>,
+}
+
+impl Go {
+    pub(super) fn new(slot: Slot, send: Waiting) -> Self {
+        Self { inside: Some((slot, send)) }
+    }
+
+    pub fn send(&self) -> Option<&Waiting> {
+        self.inside.as_ref().map(|(_, send)| send)
+    }
+
+    pub fn tenant(&self) -> Option<&TenantId> {
+        self.inside.as_ref().map(|(slot, _)| &slot.tenant)
+    }
+
+    /// Its start is durable, or it can never be made: from now on it is the caller's to end.
+    pub fn take(mut self) -> Option<(Slot, Waiting)> {
+        self.inside.take()
+    }
+}
+
+impl Drop for Go {
+    fn drop(&mut self) {
+        if let Some((slot, send)) = self.inside.take() {
+            let (tenant, destination) = (slot.tenant.clone(), slot.destination.clone());
+            let back = slot.back.clone();
+            drop(slot);
+            back.give(Returned::Unbegun { tenant, destination, send });
+        }
+    }
+}
+
+/// What becomes of one send of a call once it is accepted.
+pub enum Entry {
+    /// It starts at once, in this place: accepting it marks its start.
+    Begin(Slot),
+    /// It waits in the window.
+    Keep,
+    /// It waits in the store.
+    Wait,
+}
+
+/// Room for a call's sends while they are being written. To be handed to [`super::Flow::accepted`] when they are;
+/// dropped, the room is free again.
+#[must_use]
+pub struct Admission {
+    pub(super) tenant: TenantId,
+    pub(super) sends: u64,
+    /// Of those, the ones that are to be kept in the window.
+    pub(super) kept: Vec<SendId>,
+    /// Empty for a call whose sends are held; else one for each send, in call order.
+    pub entries: Vec<Entry>,
+    pub(super) waits: bool,
+    pub(super) back: Back,
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let (tenant, lost) = (self.tenant.clone(), std::mem::take(&mut self.kept));
+        self.back.give(Returned::Room { tenant, sends: self.sends, lost });
+    }
+}
+
+/// What the store is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Want {
+    pub tenant: TenantId,
+    pub room: usize,
+    /// Destinations of which enough wait in the window.
+    pub full: Vec<Destination>,
+}
+
+/// A question to the store, to be handed back with its answer; dropped, it is asked again.
+#[must_use]
+pub struct Claim {
+    pub wants: Vec<Want>,
+    pub(super) answered: bool,
+    pub(super) back: Back,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if !self.answered {
+            let tenants = self.wants.iter().map(|want| want.tenant.clone()).collect();
+            self.back.give(Returned::Claim { tenants });
+        }
+    }
+}
