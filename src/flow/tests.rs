@@ -330,3 +330,55 @@ fn a_flow_that_stops_gives_back_what_it_had_claimed() {
     assert!(last.begin.is_empty() && last.claim.is_none());
     assert_eq!(letters(&call(&mut flow, "a", "x", 9..10)), "W");
 }
+
+#[test]
+fn who_runs_out_while_the_window_is_full_claims_before_those_who_fill_it() {
+    let mut flow = running(Caps { in_flight: 128, per_tenant: 1, per_destination: 1 });
+    let idle = Plain { without_source: true, ..Plain::at(0) };
+    flow.added(&tenant("late"));
+    let claim = flow.turn(&idle).claim.unwrap();
+    answer(&mut flow, claim, |_| (vec![claimed("late", "y", 1 << 40, 99)], Left::Skipped));
+    let mut number = 0;
+    for flood in 0..40 {
+        flow.added(&tenant(&format!("flood {flood}")));
+    }
+    while let Some(claim) = flow.turn(&idle).claim {
+        answer(&mut flow, claim, |want| {
+            let sends = (0..want.room).map(|_| {
+                number += 1;
+                claimed(want.tenant.as_str(), "x", number, 99)
+            });
+            (sends.collect(), Left::More)
+        });
+    }
+    // It has one here, and stands behind those who came before it.
+    flow.added(&tenant("late"));
+    assert!(flow.turn(&idle).claim.is_none(), "the window is full");
+    let terms = Plain::at(0);
+    flow.tick(&terms);
+    let mut turn = flow.turn(&terms);
+    while !turn.begin.iter().any(|go| go.tenant() == Some(&tenant("late"))) {
+        assert!(turn.again, "it never went");
+        turn = flow.turn(&terms);
+    }
+    let claim = turn.claim.or_else(|| flow.turn(&terms).claim).unwrap();
+    assert_eq!(claim.wants[0].tenant, tenant("late"));
+}
+
+#[test]
+fn what_a_full_destination_has_too_many_of_goes_back() {
+    let mut flow = running(CAPS);
+    let terms = Plain::at(0);
+    flow.added(&tenant("a"));
+    let claim = flow.turn(&terms).claim.unwrap();
+    answer(&mut flow, claim, |_| ((0..5).map(|n| claimed("a", "dead", n, 99)).collect(), Left::More));
+    let turn = flow.turn(&terms);
+    assert_eq!(turn.begin.len(), 5, "as many as may be in flight there");
+    answer(&mut flow, turn.claim.unwrap(), |want| {
+        ((5..5 + want.room as u128).map(|n| claimed("a", "dead", n, 99)).collect(), Left::More)
+    });
+    let turn = flow.turn(&terms);
+    assert_eq!((flow.window(), turn.give_back.len()), (FULL_KEPT as u64, WINDOW_PER_TENANT as usize - FULL_KEPT));
+    let full = turn.claim.unwrap().wants.remove(0).full;
+    assert_eq!(full, [to("dead").unwrap()], "no more of it is asked for");
+}
