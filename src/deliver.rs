@@ -29,7 +29,7 @@ use crate::dial::tls::Trust;
 use crate::dial::wire::{Io, Meter};
 use crate::dial::{Dialer, Look, connect::Candidate};
 use crate::outcome::{Code, Ended, Failure, Phase, Processed, Timings};
-use crate::policy::{Asker, CheckedUrl, Purpose, ScanMemory, Scheme, SelfAddrs, Suspensions};
+use crate::policy::{Asker, CheckedUrl, Errand, Purpose, ScanMemory, Scheme, SelfAddrs, Suspensions};
 use crate::record::Connection;
 use crate::redact::RawResponse;
 use crate::send::{Context, HeaderLines, Method, SendSpec, Target, TenantId};
@@ -145,7 +145,8 @@ impl Deliverer {
         let mut in_flight = self.dialer.metrics().in_flight();
 
         if let Some(channel) = self.idle(tenant, url, &settings) {
-            let way = Way { tenant, spec, url, settings: &settings, generation, reused: true };
+            let purpose = Purpose::Delivery;
+            let way = Way { tenant, spec, url, settings: &settings, purpose, generation, reused: true };
             in_flight.leaves_from(&self.dialer.metrics().of(&channel.line().source));
             match self.exchange(&way, channel, journey).await {
                 Err(Unanswered::Unwritten) => journey.forget_exchange(),
@@ -166,8 +167,8 @@ impl Deliverer {
         journey.connection.get_or_insert_default().resolved = resolved;
         let candidates = way?;
 
-        let way = Way { tenant, spec, url, settings: &settings, generation, reused: false };
-        let channel = self.open(&way, &candidates, Purpose::Delivery, journey, &mut in_flight).await?;
+        let way = Way { tenant, spec, url, settings: &settings, purpose: Purpose::Delivery, generation, reused: false };
+        let channel = self.open(&way, &candidates, journey, &mut in_flight).await?;
         match self.exchange(&way, channel, journey).await {
             Ok(status) => Ok(status),
             Err(Unanswered::Failed(failure)) => Err(failure),
@@ -200,9 +201,8 @@ impl Deliverer {
 
     async fn open(
         &self,
-        &Way { tenant, url, settings, .. }: &Way<'_>,
+        &Way { tenant, url, settings, purpose, .. }: &Way<'_>,
         candidates: &[Candidate],
-        purpose: Purpose,
         journey: &mut Journey,
         in_flight: &mut InFlight,
     ) -> Result<Channel, Failure> {
@@ -217,7 +217,8 @@ impl Deliverer {
             in_flight.leaves_from(&self.dialer.metrics().of(source));
         }
         journey.watch.enter(Phase::Connect);
-        let connected = self.dialer.connect(url, candidates, purpose).await.inspect_err(|failure| {
+        let errand = Errand { tenant: tenant.clone(), destination: destination.clone(), purpose };
+        let connected = self.dialer.connect(&errand, candidates).await.inspect_err(|failure| {
             if matches!(failure.code, Code::SourceUnavailable | Code::SourcePortsExhausted) {
                 journey.leaves_from_nowhere();
             }
@@ -299,7 +300,8 @@ impl Deliverer {
         journey.watch.leave();
         journey.complete = true;
         drop(body);
-        if !cut && !config.delivery.keep_alive.is_zero() && channel.is_reusable(version) {
+        let keeps = way.purpose == Purpose::Delivery && !config.delivery.keep_alive.is_zero();
+        if !cut && keeps && channel.is_reusable(version) {
             self.pool.park(way.tenant, way.url.destination(), way.generation, channel);
         }
         Ok(status)
@@ -325,7 +327,7 @@ impl Deliverer {
         source: &Arc<Source>,
         journey: &mut Journey,
     ) -> Result<u16, Failure> {
-        let tenant = TenantId::ours();
+        let tenant = TenantId::OURSELVES;
         let generation = self.pool.generation();
         let asker = Asker { tenant: &tenant, workflow: None };
         let settings = self.world.settings();
@@ -360,8 +362,9 @@ impl Deliverer {
             expires_in: None,
         };
         let mut in_flight = self.dialer.metrics().in_flight();
-        let way = Way { tenant: &tenant, spec: &spec, url, settings: &settings, generation, reused: false };
-        let channel = self.open(&way, &candidates, Purpose::Reflector, journey, &mut in_flight).await?;
+        let purpose = Purpose::Reflector;
+        let way = Way { tenant: &tenant, spec: &spec, url, settings: &settings, purpose, generation, reused: false };
+        let channel = self.open(&way, &candidates, journey, &mut in_flight).await?;
         match self.exchange(&way, channel, journey).await {
             Ok(status) => Ok(status),
             Err(Unanswered::Failed(failure)) => Err(failure),
@@ -385,6 +388,8 @@ struct Way<'a> {
     spec: &'a SendSpec,
     url: &'a CheckedUrl,
     settings: &'a Settings,
+    /// A connection to a reflector is never kept: the rules it was judged by are no send's.
+    purpose: Purpose,
     /// From before anything was judged: what is judged by rules that have changed by the end is not used again.
     generation: Generation,
     reused: bool,

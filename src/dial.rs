@@ -21,13 +21,15 @@ use arc_swap::ArcSwap;
 
 use self::connect::{Candidate, Connected, Connector, Exhausted, PortRange};
 use self::metrics::{DialMetrics, SourceLoad};
+use self::plumbed::Routes;
 use self::resolve::inquiry::Inquiry;
 use self::resolve::{NotFound, Resolver, Wanted};
 use self::tls::{Trust, TrustError};
 use crate::clock;
 use crate::config::Config;
 use crate::outcome::{Code, Failure, Phase};
-use crate::policy::{Answer, Asker, CheckedAddr, CheckedUrl, Circumstances, Host, Purpose, Verdict};
+use crate::limits::DNS_ADDRESSES_MAX;
+use crate::policy::{Answer, Asker, CheckedAddr, CheckedUrl, Circumstances, Errand, Host, Purpose, Verdict, forms};
 use crate::source::{Family, Source};
 use crate::world::{Settings, World};
 
@@ -38,6 +40,7 @@ pub struct Dialer {
     trust: ArcSwap<Trust>,
     ports: PortRange,
     exhausted: Exhausted,
+    routes: Routes,
     metrics: DialMetrics,
 }
 
@@ -77,6 +80,7 @@ impl Dialer {
             trust: ArcSwap::from_pointee(trust),
             ports: PortRange::default(),
             exhausted: Exhausted::default(),
+            routes: Routes::default(),
             metrics: DialMetrics::default(),
         }
     }
@@ -177,7 +181,8 @@ impl Dialer {
             }
         };
         let (ours, suspensions) = (self.world.ours(), self.world.suspensions());
-        let by = Circumstances { ours: &ours, suspensions: &suspensions, purpose };
+        let local = self.local(&addresses);
+        let by = Circumstances { ours: &ours, local: &local, suspensions: &suspensions, purpose };
         let Answer { resolved, addresses, denial, would_block } =
             settings.policy.judge_answer(asker, url, &aliases, &addresses, by);
         // An alias is denied whether or not it has an address: a failure must not tell more than a refusal.
@@ -187,6 +192,16 @@ impl Dialer {
             (None, None) => Ok(addresses),
         };
         Found { resolved, would_block, addresses }
+    }
+
+    /// Which of these, in any form, the kernel takes for this host's own.
+    fn local(&self, addresses: &[IpAddr]) -> Vec<IpAddr> {
+        let forms = addresses.iter().take(DNS_ADDRESSES_MAX).flat_map(|address| forms(address.to_canonical()));
+        let is_local = |address: &IpAddr| {
+            // Loopback is known. Where there is no answer, each connection asks once more, and is not made without.
+            !address.is_loopback() && self.routes.is_local(*address, None).unwrap_or_default()
+        };
+        forms.filter(is_local).collect()
     }
 
     fn candidates(
@@ -207,7 +222,7 @@ impl Dialer {
                 let family = Family::of(address.socket_addr().ip());
                 let kept = if family == Family::V4 { &mut v4 } else { &mut v6 };
                 let sources = kept.get_or_insert_with(|| choose(family)).clone();
-                (!sources.is_empty()).then_some(Candidate { address: *address, sources })
+                (!sources.is_empty()).then_some(Candidate { address: address.clone(), sources })
             })
             .collect();
         if !candidates.is_empty() {
@@ -231,14 +246,18 @@ impl Dialer {
         })
     }
 
-    /// Connects to the first candidate that answers, from a source that may be left from at that moment.
-    pub async fn connect(
-        &self,
-        url: &CheckedUrl,
-        candidates: &[Candidate],
-        purpose: Purpose,
-    ) -> Result<Connected, Failure> {
-        let in_force = |source: &Source| self.world.sources().may_leave(source, purpose, clock::wall());
+    /// Connects to the first candidate that answers, from a source that may be left from at that moment. `errand`: what
+    /// every one of them was judged for.
+    pub async fn connect(&self, errand: &Errand, candidates: &[Candidate]) -> Result<Connected, Failure> {
+        let destination = &errand.destination;
+        if candidates.iter().any(|candidate| candidate.address.errand() != errand) {
+            let message = format!(
+                "an address that was judged for something else was to be dialled for {}, and was not; tell the operator",
+                destination.host
+            );
+            return Err(Failure::new(Code::Internal, Phase::Connect, message));
+        }
+        let in_force = |source: &Source| self.world.sources().may_leave(source, errand.purpose, clock::wall());
         let bound = |source: &Source, on_host: bool| {
             if on_host {
                 self.world.sources().on_host(source);
@@ -250,13 +269,14 @@ impl Dialer {
         let connector = Connector {
             ports: &self.ports,
             exhausted: &self.exhausted,
+            routes: &self.routes,
             metrics: &self.metrics,
             in_force: &in_force,
             bound: &bound,
         };
         connector.connect(candidates).await.map_err(|error| {
             tracing::debug!(%error, "no connection");
-            error.failure(&url.destination().host.text(), url.destination().port, candidates.len())
+            error.failure(&destination.host.text(), destination.port, candidates.len())
         })
     }
 }

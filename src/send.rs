@@ -53,21 +53,45 @@ macro_rules! shared_text {
     };
 }
 
-shared_text! {
-    /// The account a send belongs to; at most [`crate::limits::TENANT_CHARS_MAX`] characters.
-    TenantId
-}
-shared_text! {
-    /// One run of a workflow; unique within its tenant. At most [`crate::limits::CONTEXT_CHARS_MAX`] characters.
-    ExecutionId
+/// The account a send belongs to; at most [`crate::limits::TENANT_CHARS_MAX`] characters.
+///
+/// Or ourselves, for what this node asks for its own sake: no text that a caller or a configuration could give equals
+/// that, so nothing that is kept by tenant is ever shared with one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TenantId(Whose);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Whose {
+    Named(Arc<str>),
+    Ourselves,
 }
 
 impl TenantId {
-    /// Whose our own requests are, those to reflectors: the empty id, which a caller cannot have, for every way in
-    /// wants at least a character.
-    pub fn ours() -> Self {
-        Self(Arc::from(""))
+    /// What this node asks for its own sake: it has no sends, and no records.
+    pub const OURSELVES: Self = Self(Whose::Ourselves);
+
+    /// The caller has checked the text's length and characters.
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
+        Self(Whose::Named(text.into()))
     }
+
+    pub fn as_str(&self) -> &str {
+        match &self.0 {
+            Whose::Named(text) => text,
+            Whose::Ourselves => "(this node itself)",
+        }
+    }
+}
+
+impl fmt::Display for TenantId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+shared_text! {
+    /// One run of a workflow; unique within its tenant. At most [`crate::limits::CONTEXT_CHARS_MAX`] characters.
+    ExecutionId
 }
 
 labelled! {
@@ -137,5 +161,18 @@ impl SendSpec {
     pub fn footprint(&self) -> u64 {
         let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum();
         (512 + headers + self.target.shown().len() + self.body.as_ref().map_or(0, Bytes::len)) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_spells_ourselves() {
+        let ours = TenantId::OURSELVES;
+        for text in ["egressd", "", "Ourselves", ours.as_str()] {
+            assert_ne!(TenantId::new(text), ours, "{text}");
+        }
     }
 }

@@ -22,11 +22,12 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 
 use super::metrics::DialMetrics;
+use super::plumbed::Routes;
 use super::wire::Wire;
 use crate::clock;
 use crate::limits::{CONNECT_STAGGER, EXHAUSTED_ASKED_AGAIN, EXHAUSTED_KEPT_MAX};
 use crate::outcome::{Code, Failure, Phase};
-use crate::policy::CheckedAddr;
+use crate::policy::{CheckedAddr, Purpose};
 use crate::source::Source;
 
 /// Why no connection was made. `NotOnHost`, `NotInForce` and `OutOfPorts` are ours to answer for, the rest lies with the
@@ -39,6 +40,10 @@ pub enum ConnectError {
     NotInForce { bind: IpAddr },
     #[error("source {bind} has no free port left towards {peer}")]
     OutOfPorts { bind: IpAddr, peer: SocketAddr },
+    /// A route to it that leads back to this host has come since it was judged, or stands in a table that only this
+    /// source is looked up in.
+    #[error("{peer} is this host itself")]
+    Ourselves { peer: SocketAddr },
     #[error("{peer} refused the connection")]
     Refused { peer: SocketAddr },
     #[error("{peer} reset the connection")]
@@ -73,6 +78,10 @@ impl ConnectError {
                     "every source address of this node has all its ports in use towards {host}:{port}; send to it less at once, or resend later"
                 ),
             ),
+            Self::Ourselves { .. } => (
+                Code::PolicySelf,
+                format!("{host} leads to this node itself, which no send may reach; use the receiver's own address"),
+            ),
             Self::Refused { .. } => (
                 Code::ConnectionRefused,
                 format!(
@@ -106,7 +115,8 @@ impl ConnectError {
                 format!("this node could not open a connection to {host}:{port}; resend later, and tell the operator"),
             ),
         };
-        Failure::new(code, Phase::Connect, message)
+        // A refusal by the policy is no phase's.
+        Failure::new(code, (code != Code::PolicySelf).then_some(Phase::Connect), message)
     }
 
     /// Nothing left this host, so the next source may be tried for the same address.
@@ -256,6 +266,7 @@ pub struct Candidate {
 pub struct Connector<'a> {
     pub ports: &'a PortRange,
     pub exhausted: &'a Exhausted,
+    pub routes: &'a Routes,
     pub metrics: &'a DialMetrics,
     /// Whether a source may be left from now. Asked at each connection, because the candidates were found a while ago.
     pub in_force: &'a (dyn Fn(&Source) -> bool + Sync),
@@ -291,10 +302,9 @@ impl Connector<'_> {
 
     /// One address: the next source is tried only while no packet has left.
     async fn attempt(&self, candidate: &Candidate) -> Result<Connected, ConnectError> {
-        let peer = candidate.address.socket_addr();
         let mut told = None;
         for source in &candidate.sources {
-            match self.connect_from(source, peer).await {
+            match self.connect_from(source, &candidate.address).await {
                 Err(error) if error.is_sources() => {
                     match error {
                         ConnectError::NotOnHost { .. } => (self.bound)(source, false),
@@ -313,8 +323,8 @@ impl Connector<'_> {
     }
 
     #[allow(clippy::disallowed_methods, reason = "the one place that connects to destinations")]
-    async fn connect_from(&self, source: &Arc<Source>, peer: SocketAddr) -> Result<Connected, ConnectError> {
-        let bind = source.bind();
+    async fn connect_from(&self, source: &Arc<Source>, address: &CheckedAddr) -> Result<Connected, ConnectError> {
+        let (bind, peer) = (source.bind(), address.socket_addr());
         if !(self.in_force)(source) {
             return Err(ConnectError::NotInForce { bind });
         }
@@ -322,6 +332,10 @@ impl Connector<'_> {
             return Err(ConnectError::OutOfPorts { bind, peer });
         }
         let host = |source| ConnectError::Host { peer, source };
+        let is_reflector = address.errand().purpose == Purpose::Reflector;
+        if !address.may_be_local() && !is_reflector && self.routes.is_local(peer.ip(), Some(bind)).map_err(host)? {
+            return Err(ConnectError::Ourselves { peer });
+        }
         let socket = Socket::new(Domain::for_address(peer), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))
             .map_err(host)?;
         socket.set_tcp_nodelay(true).map_err(host)?;

@@ -46,6 +46,8 @@ pub enum TrustError {
 /// Whom we trust, as `[tls]` says, and each tenant's sessions.
 pub struct Trust {
     base: ClientConfig,
+    /// For what this node asks for its own sake, of which nothing is kept.
+    unresumed: Arc<ClientConfig>,
     tenants: Mutex<HashMap<TenantId, Arc<ClientConfig>>>,
 }
 
@@ -96,10 +98,14 @@ impl Trust {
             .with_no_client_auth();
         base.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         base.enable_early_data = false;
-        Ok(Self { base, tenants: Mutex::default() })
+        base.resumption = Resumption::disabled();
+        Ok(Self { unresumed: Arc::new(base.clone()), base, tenants: Mutex::default() })
     }
 
     fn of(&self, tenant: &TenantId) -> Arc<ClientConfig> {
+        if *tenant == TenantId::OURSELVES {
+            return self.unresumed.clone();
+        }
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(config) = tenants.get(tenant) {
             return config.clone();

@@ -54,6 +54,8 @@ pub struct Question {
     pub workflow: Option<&'static str>,
     pub suspensions: Suspensions,
     pub ours: SelfAddrs,
+    /// What the kernel takes for its own.
+    pub local: Vec<IpAddr>,
     pub purpose: Purpose,
     /// What DNS says, for a URL that names its host.
     pub cname_targets: Vec<String>,
@@ -68,6 +70,7 @@ impl Default for Question {
             workflow: None,
             suspensions: Suspensions::default(),
             ours: SelfAddrs::default(),
+            local: Vec::new(),
             purpose: Purpose::Delivery,
             cname_targets: Vec::new(),
             addresses: vec![ip(PUBLIC)],
@@ -97,7 +100,7 @@ impl Fate {
 
 impl Question {
     fn circumstances(&self) -> Circumstances<'_> {
-        Circumstances { ours: &self.ours, suspensions: &self.suspensions, purpose: self.purpose }
+        Circumstances { ours: &self.ours, local: &self.local, suspensions: &self.suspensions, purpose: self.purpose }
     }
 
     /// A policy with default settings, asked about one address behind a name.

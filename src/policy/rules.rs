@@ -18,7 +18,7 @@ use super::name::{self, NameRule, PatternSet};
 use super::port;
 pub use super::scan::ScanMemory;
 pub use super::suspended::{StoppedHost, Suspensions};
-use super::url::{CheckedUrl, Host};
+use super::url::{CheckedUrl, Destination, Host};
 use super::wording::{answer_message, name_message};
 use crate::config::{Exception, PolicyMode, PolicySettings};
 use crate::limits::DNS_ADDRESSES_MAX;
@@ -93,13 +93,35 @@ impl Verdict {
     }
 }
 
-/// An address that passed; made here alone, and the only thing that can be dialled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct CheckedAddr(SocketAddr);
+/// An address that passed, and what for: made here alone, and the only thing that can be dialled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckedAddr {
+    address: SocketAddr,
+    errand: Arc<Errand>,
+    /// The kernel takes it for this host's own, and it passed all the same.
+    local: bool,
+}
+
+/// What an address was judged for. One that passed for one tenant, destination or purpose says nothing of another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Errand {
+    pub tenant: TenantId,
+    pub destination: Destination,
+    pub purpose: Purpose,
+}
 
 impl CheckedAddr {
-    pub fn socket_addr(self) -> SocketAddr {
-        self.0
+    pub fn socket_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn errand(&self) -> &Errand {
+        &self.errand
+    }
+
+    /// Whether it may be dialled although the kernel would lead us to this host itself.
+    pub fn may_be_local(&self) -> bool {
+        self.local || self.address.ip().is_loopback()
     }
 }
 
@@ -279,10 +301,14 @@ impl Policy {
             }
         }
 
+        let errand =
+            Errand { tenant: asker.tenant.clone(), destination: destination.clone(), purpose: by.purpose };
+        let errand = Arc::new(errand);
         let ask = AddressQuestion {
             tenant: asker.tenant,
             port: destination.port,
             ours: by.ours,
+            local: by.local,
             purpose: by.purpose,
             allow: self.allow_of(asker).filter(|allow| !allow.matches(&destination.host.text())),
         };
@@ -300,7 +326,12 @@ impl Policy {
             answer.resolved.push((address, verdict));
             match verdict {
                 Verdict::Allowed => {
-                    let checked = CheckedAddr(SocketAddr::new(address.to_canonical(), destination.port));
+                    let canonical = address.to_canonical();
+                    let checked = CheckedAddr {
+                        address: SocketAddr::new(canonical, destination.port),
+                        errand: errand.clone(),
+                        local: by.local.contains(&canonical),
+                    };
                     if !answer.addresses.contains(&checked) {
                         answer.addresses.push(checked);
                     }
@@ -415,12 +446,19 @@ impl Policy {
             return Verdict::Denied(Code::PolicyAddress);
         }
         // The kernel reads an unspecified address as "this host".
-        let is_ours = || address.is_unspecified() || forms().any(|form| ask.ours.has(form, ask.port));
+        let is_ours = || address.is_unspecified() || forms().any(|form| self.is_ours(ask, form));
         if ask.purpose == Purpose::Delivery && is_ours() {
             return Verdict::Denied(Code::PolicySelf);
         }
         let is_nat64 = carried().any(|(carrier, _)| carrier == Carrier::Nat64);
         if is_nat64 && !self.opens(ask.tenant, address) { Verdict::Skipped } else { Verdict::Allowed }
+    }
+
+    /// By what is listed, and by what the kernel says: a `local` route makes whole networks this host's own that stand
+    /// on no interface. An exception that names such an address opens it, but for the ports on which we listen.
+    fn is_ours(&self, ask: &AddressQuestion<'_>, form: IpAddr) -> bool {
+        let local = ask.local.contains(&form);
+        ask.ours.has(form, ask.port, local) || (local && !form.is_loopback() && !self.opens(ask.tenant, form))
     }
 
     fn is_in_denied_network(&self, address: IpAddr) -> bool {
@@ -460,7 +498,7 @@ fn carried(address: IpAddr) -> impl Iterator<Item = (Carrier, Ipv4Addr)> {
 }
 
 /// An address (canonical) and those that it carries.
-pub(super) fn forms(address: IpAddr) -> impl Iterator<Item = IpAddr> {
+pub fn forms(address: IpAddr) -> impl Iterator<Item = IpAddr> {
     std::iter::once(address).chain(carried(address).map(|(_, inside)| IpAddr::V4(inside)))
 }
 
@@ -469,20 +507,21 @@ struct AddressQuestion<'a> {
     tenant: &'a TenantId,
     port: u16,
     ours: &'a SelfAddrs,
+    local: &'a [IpAddr],
     purpose: Purpose,
     /// The tenant's allow list, where the host was not on it by name: then each address has to be.
     allow: Option<&'a PatternSet>,
 }
 
 impl SelfAddrs {
-    /// Whether `address` (canonical) is ours on `port`. Loopback gets here only when an exception opened it: then
-    /// it is ours where something of ours listens.
-    fn has(&self, address: IpAddr, port: u16) -> bool {
+    /// Whether `address` (canonical; `local`: the kernel takes it for this host's own) is ours on `port`. Loopback gets
+    /// here only when an exception opened it: then it is ours where something of ours listens.
+    fn has(&self, address: IpAddr, port: u16, local: bool) -> bool {
         let same = |other: &IpAddr| other.to_canonical() == address;
         let is_of_this_host = self.interfaces.iter().chain(&self.sources).any(same);
         let is_listener = |listener: &SocketAddr| {
             let everywhere =
-                listener.ip().to_canonical().is_unspecified() && (is_of_this_host || address.is_loopback());
+                listener.ip().to_canonical().is_unspecified() && (is_of_this_host || local || address.is_loopback());
             listener.port() == port && (same(&listener.ip()) || everywhere)
         };
         self.name_servers.iter().any(|server| server.port() == port && same(&server.ip()))
@@ -514,6 +553,8 @@ impl Denials {
 #[derive(Clone, Copy, Debug)]
 pub struct Circumstances<'a> {
     pub ours: &'a SelfAddrs,
+    /// Those of the answer's addresses, in any form ([`forms`]), that the kernel takes for this host's own.
+    pub local: &'a [IpAddr],
     pub suspensions: &'a Suspensions,
     pub purpose: Purpose,
 }

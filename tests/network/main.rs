@@ -9,6 +9,7 @@ mod lab;
 #[allow(dead_code, reason = "the suite uses more of it")]
 #[path = "../suite/support/name_server.rs"]
 mod name_server;
+mod own;
 mod pairs;
 mod pools;
 mod ports;

@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use egressd::deadline::Deadline;
 use egressd::dial::Dialer;
-use egressd::policy::SelfAddrs;
+use egressd::policy::{CheckedUrl, SelfAddrs};
+use egressd::send::TenantId;
 
 use crate::support::ground::{Ground, LONG, Plan, end_of, get, post};
 use crate::support::receiver::{Receiver, Step, ok, write};
@@ -70,6 +72,26 @@ async fn a_tenants_connection_is_not_anothers() {
     let attempt = ground.deliver_for("other", get(&receiver.url("/")), LONG).await;
     assert!(!attempt.connection.unwrap().reused);
     assert_eq!(receiver.peers().len(), 2);
+}
+
+#[tokio::test]
+async fn what_this_node_asks_for_its_own_sake_leaves_nothing_for_a_tenant_of_any_name() {
+    let ground = Ground::new();
+    let receiver = Receiver::start(willing()).await;
+    let source = ground.world.sources().all().remove(0);
+    let url = CheckedUrl::parse(&receiver.url("/whoami")).unwrap();
+    for fetched in 1..=2 {
+        ground.deliverer.fetch(&url, &source, Deadline::start(LONG)).await.unwrap();
+        // Closed, whoever might have come next.
+        receiver.ended(fetched).await;
+        pass(Duration::from_millis(300)).await;
+        ground.deliverer.tend();
+    }
+    for (before, tenant) in [(2, "egressd"), (3, TenantId::OURSELVES.as_str())] {
+        let attempt = ground.deliver_for(tenant, get(&receiver.url("/")), LONG).await;
+        assert!(!attempt.connection.unwrap().reused, "{tenant}");
+        assert_eq!(receiver.peers().len(), before + 1);
+    }
 }
 
 #[tokio::test]

@@ -747,3 +747,64 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_the_kernel_takes_for_its_own_is_ours_in_every_form() {
+    let ours = SelfAddrs {
+        interfaces: vec![ip("93.184.216.10")],
+        listeners: vec!["0.0.0.0:8700".parse().unwrap(), "93.184.216.10:8701".parse().unwrap()],
+        ..SelfAddrs::default()
+    };
+    let local = vec![ip("93.184.217.77"), ip("2606:2800:21f::77"), ip("10.9.9.9")];
+    let mut question = Question { ours, local, ..Question::default() };
+    for (host, word) in [
+        ("93.184.217.77", "policy_self"),
+        ("93.184.217.77:8700", "policy_self"),
+        ("[::ffff:93.184.217.77]", "policy_self"),
+        ("[64:ff9b::93.184.217.77]", "policy_self"),
+        ("[2606:2800:21f::77]", "policy_self"),
+        ("93.184.217.78", "allowed"),
+        ("[2606:2800:21f::78]", "allowed"),
+        ("10.9.9.9", "policy_address"),
+    ] {
+        assert_eq!(question.ask(&format!("http://{host}/")).word(), word, "{host}");
+    }
+    question.addresses = vec![ip("93.184.217.77")];
+    assert_eq!(question.ask("http://receiver.example.com/").word(), "policy_self");
+    question.purpose = Purpose::Reflector;
+    assert_eq!(question.ask("http://receiver.example.com/").word(), "allowed");
+    question.purpose = Purpose::Delivery;
+    // An exception opens what it names, and never what we listen on.
+    question.settings.exceptions = vec![exception(&["93.184.217.0/24", "10.9.9.0/24"], &[])];
+    for (host, word) in [
+        ("93.184.217.77", "allowed"),
+        ("93.184.217.77:8700", "policy_self"),
+        ("[::ffff:93.184.217.77]:8700", "policy_self"),
+        // Listened on at another address alone.
+        ("93.184.217.77:8701", "allowed"),
+        ("10.9.9.9", "allowed"),
+        ("10.9.9.9:8700", "policy_self"),
+        ("[2606:2800:21f::77]", "policy_self"),
+        ("93.184.216.10", "policy_self"),
+    ] {
+        assert_eq!(question.ask(&format!("http://{host}/")).word(), word, "{host}");
+    }
+}
+
+#[test]
+fn an_address_says_what_it_was_judged_for() {
+    let question = Question::default();
+    let url = CheckedUrl::parse("https://receiver.example.com:8443/x").unwrap();
+    let asker = Asker { tenant: &question.tenant, workflow: None };
+    let (ours, suspensions) = (SelfAddrs::default(), Suspensions::default());
+    let address = ip("93.184.216.34");
+    for (local, purpose) in [(&[][..], Purpose::Delivery), (&[address], Purpose::Reflector)] {
+        let by = Circumstances { ours: &ours, local, suspensions: &suspensions, purpose };
+        let answer = Policy::new(&question.settings).judge_answer(asker, &url, &[], &[address], by);
+        let [checked] = &answer.addresses[..] else { panic!("{answer:?}") };
+        let errand =
+            Errand { tenant: question.tenant.clone(), destination: url.destination().clone(), purpose };
+        assert_eq!((checked.errand(), checked.socket_addr()), (&errand, SocketAddr::new(address, 8443)));
+        assert_eq!(checked.may_be_local(), !local.is_empty());
+    }
+}

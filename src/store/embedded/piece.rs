@@ -497,13 +497,13 @@ impl Piece {
     pub fn reserve(&self, rows: u32, ends: u64) -> io::Result<()> {
         for (file, bytes, reserved) in [
             (&self.table, u64::from(rows) * ROW_BYTES as u64, &self.reserved.0),
-            (&self.ends, ends * END_BYTES as u64, &self.reserved.1),
+            (&self.ends, ends.saturating_mul(END_BYTES as u64), &self.reserved.1),
         ] {
             let before = reserved.load(Ordering::Relaxed);
             if bytes <= before {
                 continue;
             }
-            let after = bytes.next_multiple_of(RESERVED_BYTES);
+            let Some(after) = bytes.checked_next_multiple_of(RESERVED_BYTES) else { continue };
             match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, before as i64, (after - before) as i64) {
                 Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => reserved.store(after, Ordering::Relaxed),
                 Err(error) => return Err(error.into()),

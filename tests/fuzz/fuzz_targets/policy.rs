@@ -32,7 +32,7 @@ pub fn verdict(policy: &Policy, url: &CheckedUrl, address: IpAddr) -> (Verdict, 
     let tenant = TenantId::new("fuzz");
     let asker = Asker { tenant: &tenant, workflow: None };
     let (ours, suspensions) = (SelfAddrs::default(), Suspensions::default());
-    let by = Circumstances { ours: &ours, suspensions: &suspensions, purpose: Purpose::Delivery };
+    let by = Circumstances { ours: &ours, local: &[], suspensions: &suspensions, purpose: Purpose::Delivery };
     let answer = policy.judge_answer(asker, url, &[], &[address], by);
     let dialled = answer.addresses.iter().any(|checked| checked.socket_addr().ip() == address.to_canonical());
     assert_eq!(answer.denial.is_some(), matches!(answer.resolved[0].1, Verdict::Denied(_)));
