@@ -59,6 +59,7 @@ enum Command {
 pub fn main() -> ExitCode {
     // rustls wants one provider for the process; every configuration of ours names it as well.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    no_core_dumps();
     match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
         Command::Demo(args) => demo::run(args),
@@ -68,6 +69,16 @@ pub fn main() -> ExitCode {
         Command::Send(args) => send::run(args),
         Command::Tail(args) => tail::run(args),
         Command::Bin(args) => bin::run(args),
+    }
+}
+
+/// What this process holds in memory (bodies, credentials, keys) is not written out when it crashes, wherever the host
+/// sends core dumps: the limit alone does not stop a handler that the kernel pipes them to (core(5), prctl(2)).
+fn no_core_dumps() {
+    let undumpable = nix::sys::prctl::set_dumpable(false);
+    let unlimited = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
+    if let Err(error) = undumpable.and(unlimited) {
+        eprintln!("egressd: core dumps could not be turned off: {error}");
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod apart;
 pub mod body;
 pub mod http;
+pub mod http1_only;
 pub mod turns;
 
 use std::net::SocketAddr;
@@ -19,13 +20,14 @@ use bytes::Bytes;
 use self::apart::Apart;
 use self::body::{BodyCaps, More, Receiving};
 use self::http::{Channel, Line, Prepared, Tasks, Unanswered, prepare};
+use self::http1_only::Http1Only;
 use self::turns::Turns;
 use crate::clock;
 use crate::deadline::{Deadline, Stopwatch};
 use crate::dial::metrics::InFlight;
 use crate::dial::pool::{Generation, Pool};
 use crate::dial::resolve::inquiry::Inquiry;
-use crate::dial::tls::Trust;
+use crate::dial::tls::{NoTls, Offer, Trust};
 use crate::dial::wire::{Io, Meter};
 use crate::dial::{Dialer, Look, connect::Candidate};
 use crate::outcome::{Code, Ended, Failure, Phase, Processed, Timings};
@@ -58,6 +60,7 @@ pub struct Deliverer {
     turns: Arc<Turns>,
     /// Where handshakes are made.
     apart: Apart,
+    http1_only: Http1Only,
     /// What was ours when it was last looked at: a change closes what was judged by it.
     ours: ArcSwap<SelfAddrs>,
     /// The suspensions that idle connections were opened under. The same.
@@ -76,6 +79,7 @@ impl Deliverer {
             pool: Pool::default(),
             turns: Arc::default(),
             apart: Apart::default(),
+            http1_only: Http1Only::default(),
             ours,
             suspensions,
         })
@@ -244,8 +248,15 @@ impl Deliverer {
             Scheme::Https => {
                 journey.watch.enter(Phase::Tls);
                 let (trust, whose, host) = (self.dialer.trust(), tenant.clone(), destination.host.clone());
-                let handshake = async move { trust.handshake(&whose, &host, connected.wire).await };
-                let (stream, facts) = self.apart.run(tenant, handshake).await?;
+                let offer = if self.http1_only.holds(tenant, destination) { Offer::Http1 } else { Offer::Both };
+                let handshake = async move { trust.handshake(&whose, &host, offer, connected.wire).await };
+                let (stream, facts) = self.apart.run(tenant, handshake).await.map_err(|NoTls { failure, facts }| {
+                    // A certificate that was refused is shown.
+                    if let Some(facts) = facts {
+                        connection_tls(journey, &facts);
+                    }
+                    failure
+                })?;
                 journey.watch.leave();
                 connection_tls(journey, &facts);
                 line.tls = Some(Arc::new(facts));
@@ -278,6 +289,9 @@ impl Deliverer {
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
+                if channel.wants_http1() {
+                    self.http1_only.note(way.tenant, way.url.destination());
+                }
                 if way.reused && journey.nothing_came_back() {
                     self.pool.stale(way.tenant, way.url.destination());
                 }

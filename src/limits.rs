@@ -160,6 +160,14 @@ pub const TLS_CHAIN_BYTES_MAX: usize = 32 * KIB as usize;
 /// Most of them, beside its own, that may be of one authority: one that was signed by another as well has two, and
 /// every order of them is a path that is tried.
 pub const TLS_CERTIFICATES_OF_ONE_SUBJECT: usize = 2;
+/// Most names of one that a record and a message repeat, and most characters of each, of its subject and its issuer.
+pub const CERTIFICATE_NAMES_MAX: usize = 10;
+pub const CERTIFICATE_TEXT_CHARS_MAX: usize = 256;
+/// How long a destination that asked for HTTP/1.1 is offered nothing else.
+pub const HTTP1_ONLY_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// Most such destinations that are remembered of one tenant, and of how many tenants: the rest is found out anew.
+pub const HTTP1_ONLY_PER_TENANT: usize = 64;
+pub const HTTP1_ONLY_TENANTS_MAX: usize = 1_024;
 /// TLS sessions kept for one tenant.
 pub const TLS_SESSIONS_PER_TENANT: usize = 64;
 

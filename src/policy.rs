@@ -14,8 +14,9 @@ pub mod url;
 mod wording;
 
 pub use self::rules::{
-    Answer, Asker, CheckedAddr, Circumstances, Denial, Errand, Judged, Policy, Purpose, ScanMemory, SelfAddrs, StoppedHost,
-    Suspensions, Verdict, forms};
+    Answer, Asker, CheckedAddr, Circumstances, Denial, Errand, Judged, Policy, Purpose, ScanMemory, SelfAddrs,
+    StoppedHost, Suspensions, Verdict, forms,
+};
 pub use self::url::{CheckedUrl, Destination, Host, Scheme};
 pub use self::wording::without_internal_addresses;
 

@@ -86,6 +86,7 @@ pub struct Connection {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFacts {
+    /// Empty where the handshake did not come to its end, as is `cipher`.
     pub version: String,
     pub cipher: String,
     pub alpn: Option<String>,
@@ -96,7 +97,13 @@ pub struct TlsFacts {
 pub struct Certificate {
     pub subject: String,
     pub issuer: String,
+    /// The hosts and addresses it is for, at most [`crate::limits::CERTIFICATE_NAMES_MAX`] of them.
+    pub names: Vec<String>,
+    /// `None`: remembered before this was.
+    pub not_before: Option<Timestamp>,
     pub not_after: Timestamp,
+    /// Kind and size of its key: `RSA 2048`. Empty: remembered before this was.
+    pub key: String,
     /// Of the DER form.
     pub sha256: [u8; 32],
 }

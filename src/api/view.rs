@@ -228,9 +228,11 @@ pub(super) struct ResolvedView {
 #[derive(Serialize, ToSchema)]
 #[schema(as = RecordTls)]
 struct TlsView<'a> {
-    #[schema(example = "TLSv1.3")]
-    version: &'a str,
-    cipher: &'a str,
+    /// `null`, as is `cipher`, where the handshake did not come to its end: the certificate is then one that was refused.
+    #[schema(example = "TLSv1.3", required)]
+    version: Option<&'a str>,
+    #[schema(required)]
+    cipher: Option<&'a str>,
     #[schema(required)]
     alpn: Option<&'a str>,
     #[schema(required)]
@@ -242,8 +244,15 @@ struct TlsView<'a> {
 struct CertificateView<'a> {
     subject: &'a str,
     issuer: &'a str,
+    /// The hosts and addresses it is for, the first ten of them.
+    names: &'a [String],
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    not_before: Option<Shown<Timestamp>>,
     #[schema(value_type = String, format = DateTime)]
     not_after: Shown<Timestamp>,
+    /// Kind and size of its key.
+    #[schema(example = "RSA 2048", required)]
+    key: Option<&'a str>,
     sha256: Hex<'a>,
 }
 
@@ -385,8 +394,8 @@ impl ResolvedView {
 impl<'a> TlsView<'a> {
     fn new(facts: &'a TlsFacts) -> Self {
         Self {
-            version: &facts.version,
-            cipher: &facts.cipher,
+            version: Some(&*facts.version).filter(|version| !version.is_empty()),
+            cipher: Some(&*facts.cipher).filter(|cipher| !cipher.is_empty()),
             alpn: facts.alpn.as_deref(),
             certificate: facts.certificate.as_ref().map(CertificateView::new),
         }
@@ -398,7 +407,10 @@ impl<'a> CertificateView<'a> {
         Self {
             subject: &certificate.subject,
             issuer: &certificate.issuer,
+            names: &certificate.names,
+            not_before: certificate.not_before.map(Shown),
             not_after: Shown(certificate.not_after),
+            key: Some(&*certificate.key).filter(|key| !key.is_empty()),
             sha256: Hex(&certificate.sha256),
         }
     }

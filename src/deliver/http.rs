@@ -32,6 +32,7 @@ use tokio::time::Instant;
 
 use super::turns::Turns;
 use crate::dial::pool::Idle;
+use crate::dial::tls::words;
 use crate::dial::wire::{Io, Meter, PeerEnd, Probe};
 use crate::limits::{BYTES_BEFORE_ANSWER_MAX, INFORMATIONAL_RESPONSES_MAX, RESPONSE_HEADERS_MAX};
 use crate::outcome::{Code, Failure, Phase, Processed};
@@ -65,6 +66,8 @@ pub struct Channel {
     line: Line,
     protocol: Protocol,
     ended: bool,
+    /// The receiver will not take over HTTP/2 what it was sent (RFC 9113 section 7, HTTP_1_1_REQUIRED).
+    wants_http1: bool,
 }
 
 enum Protocol {
@@ -151,11 +154,15 @@ impl Channel {
                 .map_err(broken)?;
             Protocol::Http1 { sender, connection: Box::pin(connection) }
         };
-        Ok(Self { line, protocol, ended: false })
+        Ok(Self { line, protocol, ended: false, wants_http1: false })
     }
 
     pub fn line(&self) -> &Line {
         &self.line
+    }
+
+    pub fn wants_http1(&self) -> bool {
+        self.wants_http1
     }
 
     pub fn version(&self) -> Version {
@@ -245,6 +252,8 @@ impl Channel {
             }
             Some(Err(error)) if error.message().is_some() => Err(Unanswered::Unwritten),
             Some(Err(error)) => {
+                let reason = error.error().source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+                self.wants_http1 = reason.and_then(h2::Error::reason) == Some(h2::Reason::HTTP_1_1_REQUIRED);
                 let failure = explain(error.error(), &self.line.meter, Phase::Wait, host, response_headers);
                 Err(Unanswered::Failed(failure))
             }
@@ -420,6 +429,8 @@ fn explain(error: &hyper::Error, meter: &Meter, phase: Phase, host: &str, respon
                 "{host} sent more than {BYTES_BEFORE_ANSWER_MAX} bytes that led to no answer; have it send the answer itself"
             ),
         )
+    } else if let Some(cause) = words::at_the_root_of(error) {
+        return words::after_handshake(cause, phase, host);
     } else if error.is_parse_too_large() {
         return headers_too_large(host, response_headers);
     } else if error.is_parse() {

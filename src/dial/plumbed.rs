@@ -161,13 +161,9 @@ mod tests {
     #[test]
     fn the_kernel_says_what_leads_back_to_this_host() {
         let routes = Routes::default();
-        for (to, local) in [
-            ("127.0.0.1", true),
-            ("127.200.3.4", true),
-            ("::1", true),
-            ("192.0.2.1", false),
-            ("2001:db8::1", false),
-        ] {
+        for (to, local) in
+            [("127.0.0.1", true), ("127.200.3.4", true), ("::1", true), ("192.0.2.1", false), ("2001:db8::1", false)]
+        {
             for _ in 0..3 {
                 assert_eq!(routes.is_local(to.parse().unwrap(), None).unwrap(), local, "{to}");
             }

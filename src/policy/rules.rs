@@ -8,6 +8,7 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
 };
 
 use ipnet::{IpNet, Ipv4Net};
@@ -301,8 +302,7 @@ impl Policy {
             }
         }
 
-        let errand =
-            Errand { tenant: asker.tenant.clone(), destination: destination.clone(), purpose: by.purpose };
+        let errand = Errand { tenant: asker.tenant.clone(), destination: destination.clone(), purpose: by.purpose };
         let errand = Arc::new(errand);
         let ask = AddressQuestion {
             tenant: asker.tenant,

@@ -271,7 +271,10 @@ pub fn left_from(bound: &str, public: &str) -> Connection {
             certificate: Some(Certificate {
                 subject: "CN=api.example.com".to_owned(),
                 issuer: "CN=an authority".to_owned(),
+                names: vec!["api.example.com".to_owned(), "93.184.216.34".to_owned()],
+                not_before: Some(at(10)),
                 not_after: at(1_000_000),
+                key: "ECDSA P-256".to_owned(),
                 sha256: [3; 32],
             }),
         }),

@@ -442,6 +442,16 @@ pub struct FinishForm<'a> {
 
 /// Of [`FinishForm::more`]: one byte, the error's `processed`.
 const PROCESSED: u8 = 0;
+/// Of [`FinishForm::more`]: a [`CertificateMore`].
+const CERTIFICATE: u8 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct CertificateMore<'a> {
+    #[serde(borrow)]
+    names: Vec<&'a str>,
+    not_before: Option<i64>,
+    key: &'a str,
+}
 
 fn facts_or_none<'de: 'a, 'a, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<(u8, &'a [u8])>, D::Error> {
     Ok(Vec::deserialize(from).unwrap_or_default())
@@ -500,6 +510,15 @@ pub fn ended(finished: &Finished) -> (Vec<u8>, Option<Bytes>) {
         timings.read,
         timings.total,
     ];
+    let certificate = finished.connection.as_ref().and_then(|connection| connection.tls.as_ref()?.certificate.as_ref());
+    let certificate = certificate.and_then(|certificate| {
+        let more = CertificateMore {
+            names: certificate.names.iter().map(String::as_str).collect(),
+            not_before: certificate.not_before.map(nanoseconds),
+            key: &certificate.key,
+        };
+        postcard::to_allocvec(&more).ok()
+    });
     let processed = finished.ended.error.as_ref().map(|error| [processed_number(error.processed)]);
     let form = FinishForm {
         outcome: outcome_number(finished.ended.outcome),
@@ -543,7 +562,11 @@ pub fn ended(finished: &Finished) -> (Vec<u8>, Option<Bytes>) {
         released_at: finished.released_at.map(nanoseconds),
         started_at: finished.started_at.map(nanoseconds),
         finished_at: nanoseconds(finished.finished_at),
-        more: processed.iter().map(|processed| (PROCESSED, &processed[..])).collect(),
+        more: processed
+            .iter()
+            .map(|processed| (PROCESSED, &processed[..]))
+            .chain(certificate.iter().map(|certificate| (CERTIFICATE, &certificate[..])))
+            .collect(),
     };
     let body = finished.response.as_ref().and_then(|response| response.body.bytes.clone());
     (encode(&form, Vec::with_capacity(512)), body)
@@ -591,10 +614,19 @@ impl FinishForm<'_> {
     pub fn finished(&self, id: SendId, body: Option<Bytes>) -> Read<Finished> {
         let [held, queued, dns, connect, tls, write, wait, read, total] =
             self.timings.map(|timing| timing.map(Duration::from_nanos));
-        let connection = match &self.connection {
+        let mut connection = match &self.connection {
             Some(connection) => Some(connection.connection()?),
             None => None,
         };
+        if let Some(certificate) =
+            connection.as_mut().and_then(|connection| connection.tls.as_mut()?.certificate.as_mut())
+            && let Some(more) = self.fact(CERTIFICATE)
+        {
+            let more: CertificateMore<'_> = postcard::from_bytes(more).map_err(|_| Unreadable("not of its form"))?;
+            certificate.names = more.names.iter().map(|name| (*name).to_owned()).collect();
+            certificate.not_before = more.not_before.map(timestamp);
+            more.key.clone_into(&mut certificate.key);
+        }
         Ok(Finished {
             id,
             ended: Ended { outcome: outcome_of(self.outcome)?, error: self.error()? },
@@ -637,6 +669,10 @@ impl ConnectionForm<'_> {
                 certificate: tls.certificate.as_ref().map(|certificate| Certificate {
                     subject: certificate.subject.to_owned(),
                     issuer: certificate.issuer.to_owned(),
+                    // Beside it, as what was added since.
+                    names: Vec::new(),
+                    not_before: None,
+                    key: String::new(),
                     not_after: timestamp(certificate.not_after),
                     sha256: certificate.sha256,
                 }),

@@ -84,6 +84,8 @@ async fn bench(wanted: &[String]) {
     }
     if runs("holds") {
         holds(&receiver, 40_000).await;
+    if runs("chains") {
+        chains(&receiver, 1_000).await;
     }
     if runs("hostile") {
         hostile(&receiver, &Kind::ALL, 5, 125).await;
@@ -529,6 +531,77 @@ async fn hostile(receiver: &Receiver, kinds: &[Kind], tenants: usize, count: usi
     // Longer than `keep_alive` and the time until that is looked at.
     tokio::time::sleep(Duration::from_secs(5)).await;
     println!("    sockets: {sockets} before, {} after; memory after: {:.1} MiB", node.sockets(), node.memory_mib());
+}
+
+/// A tenant's sends to receivers whose certificates have look-alike authorities, so many at once and again and again,
+/// while every processor has something else to do; beside them one that sends 20 a second.
+async fn chains(receiver: &Receiver, count: usize) {
+    let harm = Harm::start();
+    let url = format!("https://{}/", harm.addresses[&format!("{:?}", Kind::LookAlikes)]);
+    let node = Node::start_with(
+        &format!("in_flight_per_tenant = {0}\nin_flight_per_tenant_destination = {0}\n", count + 100),
+        &format!("[tls]\nextra_ca = [{:?}]\n", harm.pem()),
+    );
+    let _busy = Busy::start();
+    let sampler = tokio::spawn(sample(node.metrics, node.pid()));
+    receiver.latencies().await;
+    healthy(node.api, receiver.fast).await;
+    node.settled(HEALTHY).await;
+    let mut quiet = receiver.latencies().await;
+
+    let beside = tokio::spawn(healthy(node.api, receiver.fast));
+    let cpu = cpu_seconds(node.pid());
+    let mut client = connect(node.api).await;
+    let mut made = 0;
+    while !beside.is_finished() {
+        let batch = vec![json!({ "method": "POST", "url": url, "data": "x", "context": { "step": "evil" } }); count];
+        let body = Bytes::from(serde_json::to_vec(&batch).expect("JSON"));
+        let (status, answer) = call_as(&mut client, "POST", "/v1/sends", body, Some("evil")).await;
+        assert_eq!(status, 202, "{}", String::from_utf8_lossy(&answer));
+        made += count as u64;
+        node.settled(HEALTHY + made).await;
+    }
+    beside.await.expect("the tenant beside them");
+    node.settled(2 * HEALTHY + made).await;
+    let cpu = (cpu_seconds(node.pid()) - cpu) * 1e6 / made as f64;
+    let mut during = receiver.latencies().await;
+    sampler.abort();
+    let samples = SAMPLES.lock().expect("samples").drain(..).collect::<Vec<_>>();
+    let overdue = samples.iter().map(|sample| sample.overdue).fold(0.0, f64::max);
+    let totals = node.records().await.into_iter().filter_map(|record| record["timings_ms"]["total"].as_f64());
+    let longest = totals.fold(0.0, f64::max);
+    println!("{:<44} {:>12} {cpu:>14.1} {:>12}", format!("{made} look-alike chains, {count} at once"), "-", "-");
+    let p99 = |latencies: &mut Vec<f64>| {
+        latencies.sort_by(f64::total_cmp);
+        let at = latencies.len() * 99 / 100;
+        (latencies.get(at).copied().unwrap_or(f64::NAN), latencies.last().copied().unwrap_or(f64::NAN))
+    };
+    let ((quiet, quiet_most), (loud, loud_most)) = (p99(&mut quiet), p99(&mut during));
+    println!(
+        "    longest delivery {longest:.0} ms; overdue at most {overdue} of {} samples; beside them, accept-to-receiver ms: \
+         p99 {loud:.1}, max {loud_most:.1} (without them {quiet:.1}, {quiet_most:.1})",
+        samples.len()
+    );
+}
+
+/// Keeps every processor busy until it is dropped.
+struct Busy(Arc<std::sync::atomic::AtomicBool>);
+
+impl Busy {
+    fn start() -> Self {
+        let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            let over = over.clone();
+            std::thread::spawn(move || while !over.load(Ordering::Relaxed) {});
+        }
+        Self(over)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn end_of(record: &Value) -> String {

@@ -8,7 +8,8 @@ const SOURCES: [u8; 2] = [11, 12];
 async fn what_the_kernel_takes_for_its_own_by_a_route_is_not_reached() {
     let mut lab = Lab::new(&SOURCES);
     lab.write_list(&list(&SOURCES));
-    let opened = "[[policy.exception]]\nnetworks = [\"93.184.218.0/24\", \"2606:2800:220::/48\"]\nreason = \"a test\"\n";
+    let opened =
+        "[[policy.exception]]\nnetworks = [\"93.184.218.0/24\", \"2606:2800:220::/48\"]\nreason = \"a test\"\n";
     let more = format!("[publish]\nlisten = \"0.0.0.0:8702\"\n{opened}");
     lab.configure(&SOURCES, &["v4", "v6"], &more);
     let app = format!("ip -n {}", lab.app);

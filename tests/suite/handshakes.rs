@@ -36,7 +36,9 @@ async fn a_trusted_receiver_is_remembered_with_its_certificate() {
     assert!(cipher.starts_with("TLS13_"), "{cipher}");
     let certificate = certificate.unwrap();
     assert_eq!((certificate.subject.as_str(), certificate.issuer.as_str()), ("CN=Test Leaf", "CN=Test Authority"));
+    assert_eq!(certificate.not_before.unwrap().to_string(), "2020-01-01T00:00:00Z");
     assert_eq!(certificate.not_after.to_string(), "2099-01-01T00:00:00Z");
+    assert_eq!((certificate.names, certificate.key.as_str()), (vec![NAME.to_owned()], "ECDSA P-256"));
     assert!(attempt.timings.dns.is_some() && attempt.timings.tls.is_some());
     let sent = String::from_utf8(receiver.received()[0].clone()).unwrap();
     assert!(sent.starts_with(&format!("POST / HTTP/1.1\r\nhost: {NAME}:{}\r\n", receiver.port())), "{sent}");
@@ -70,6 +72,31 @@ async fn a_certificate_that_does_not_hold_is_named_with_the_reason() {
         let message = attempt.ended.error.unwrap().message;
         assert!(message.contains(reason) && message.contains(NAME), "{name}: {message}");
         assert_eq!((receiver.requests(), attempt.sent_headers), (0, None), "{name}");
+        // Who showed what stands in the record.
+        let facts = attempt.connection.unwrap().tls.unwrap();
+        let certificate = facts.certificate.unwrap();
+        assert_eq!((facts.version.as_str(), facts.alpn), ("", None), "{name}");
+        assert_eq!((certificate.subject.as_str(), certificate.key.as_str()), ("CN=Test Leaf", "ECDSA P-256"), "{name}");
+        assert_eq!(certificate.names.len(), 1, "{name}");
+        for shown in [&certificate.names[0], &certificate.issuer, &certificate.key] {
+            assert!(message.contains(shown), "{name}: {message}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_wants_a_certificate_of_ours_is_told_apart_in_both_versions() {
+    let authority = Authority::new();
+    let (ground, _names) = ground(&authority).await;
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let acceptor = authority.server_wanting_ours(NAME, version);
+        let receiver = Receiver::start_tls(acceptor, [Step::Read, ok()]).await;
+        let attempt = ground.deliver(post(&url(&receiver), "x"), LONG).await;
+        assert_eq!(end_of(&attempt), "failed tls_handshake tls", "{version:?}: {:?}", attempt.ended);
+        let error = attempt.ended.error.unwrap();
+        assert!(error.message.contains("client certificate"), "{version:?}: {}", error.message);
+        assert_eq!(error.processed.label(), "no");
+        assert_eq!(receiver.requests(), 0);
     }
 }
 
@@ -122,6 +149,7 @@ async fn what_is_not_tls_gets_no_request() {
         ("reset", vec![Step::Pause(Duration::from_millis(30)), Step::Reset], "failed connection_reset tls", LONG),
         ("silent", vec![Step::Hold], "failed timeout tls", SHORT),
         ("an alert", vec![write([0x15, 3, 3, 0, 2, 2, 40].to_vec()), Step::Hold], "failed tls_handshake tls", LONG),
+        ("another", vec![write([0x15, 3, 3, 0, 2, 2, 70].to_vec()), Step::Hold], "failed tls_handshake tls", LONG),
     ] {
         let receiver = Receiver::start(script).await;
         let attempt = ground.deliver(get(&url(&receiver)), total).await;

@@ -9,6 +9,7 @@ use std::sync::{
 use bytes::Bytes;
 use h2::{Reason, server::SendResponse};
 use http::{Request, Response, Version};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -67,6 +68,10 @@ impl Receiver {
                 let (acceptor, seen) = (acceptor.clone(), seen.clone());
                 tasks.spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
+                    if stream.get_ref().1.alpn_protocol() == Some(b"http/1.1") {
+                        seen.fetch_add(1, Relaxed);
+                        return http1(stream).await;
+                    }
                     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
                     while let Some(Ok((request, answer))) = connection.accept().await {
                         seen.fetch_add(1, Relaxed);
@@ -81,6 +86,13 @@ impl Receiver {
         });
         Self { port, requests, connections, task }
     }
+}
+
+/// Takes a request that comes in one piece, and answers it.
+async fn http1(mut stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream>) {
+    let _ = stream.read(&mut [0; 4096]).await;
+    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+    let _ = stream.read(&mut [0; 4096]).await;
 }
 
 async fn serve(request: Request<h2::RecvStream>, mut answer: SendResponse<Bytes>, script: Script) {
@@ -235,4 +247,30 @@ async fn an_http2_connection_is_reused_one_request_at_a_time() {
         tokio::time::sleep(std::time::Duration::from_millis(260)).await;
         assert!(receiver.connections.load(Relaxed) < 10);
     }
+}
+
+#[tokio::test]
+async fn a_receiver_that_wants_http_1_1_is_offered_nothing_else_by_the_tenant_that_met_it() {
+    let authority = Authority::new();
+    let names = NameServer::with_addresses(60, &["127.0.0.1"]).await;
+    let ground = Plan::new().name_server(names.address()).trust(&authority).build();
+    let acceptor = authority.server(&[NAME], Leaf::Good, &["h2", "http/1.1"]);
+    let receiver = Receiver::start(acceptor, Script::Reset(Reason::HTTP_1_1_REQUIRED)).await;
+    let url = format!("https://{NAME}:{}/", receiver.port);
+    let mut ends = Vec::new();
+    for tenant in ["acme", "acme", "acme", "other", "other"] {
+        let attempt = ground.deliver_for(tenant, post(&url, "x"), LONG).await;
+        let alpn = attempt.connection.unwrap().tls.unwrap().alpn.unwrap();
+        ends.push(format!("{tenant} {} {alpn}", attempt.ended.outcome.label()));
+    }
+    let expected = [
+        "acme failed h2",
+        "acme delivered http/1.1",
+        "acme delivered http/1.1",
+        "other failed h2",
+        "other delivered http/1.1",
+    ];
+    assert_eq!(ends, expected);
+    // None was made twice for it.
+    assert_eq!(receiver.requests.load(Relaxed), 5);
 }

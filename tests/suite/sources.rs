@@ -4,10 +4,10 @@ use std::process::{Command, Output};
 use std::sync::{Arc, OnceLock};
 
 use egressd::config::Config;
-use egressd::dial::Dialer;
 use egressd::dial::resolve::inquiry::Inquiry;
+use egressd::dial::{Dialer, connect::Candidate};
 use egressd::outcome::Code;
-use egressd::policy::{Asker, CheckedUrl, Purpose};
+use egressd::policy::{Asker, CheckedUrl, Errand, Purpose};
 use egressd::publish::Notice;
 use egressd::request_bin::RequestBin;
 use egressd::send::TenantId;
@@ -159,6 +159,7 @@ async fn a_source_that_a_reload_takes_out_is_left_from_no_more_whoever_chose_it_
     let tenant = TenantId::new("acme");
     let asker = Asker { tenant: &tenant, workflow: None };
     let settings = ground.world.settings();
+    let errand = |purpose| Errand { tenant: tenant.clone(), destination: url.destination().clone(), purpose };
     let look = dialer.look(asker, &url, &settings, Purpose::Delivery, &Inquiry::default()).await;
     let candidates = look.way.expect("a way");
     assert_eq!(candidates[0].sources.len(), 2);
@@ -166,17 +167,51 @@ async fn a_source_that_a_reload_takes_out_is_left_from_no_more_whoever_chose_it_
     // The one that would be first goes.
     let (first, second) = (candidates[0].sources[0].bind(), candidates[0].sources[1].bind());
     ground.world.reload(plan(&[&second.to_string()]).config(), &Notice::default());
-    let connected = dialer.connect(&url, &candidates, Purpose::Delivery).await.expect("connected");
+    let connected = dialer.connect(&errand(Purpose::Delivery), &candidates).await.expect("connected");
     assert_eq!((connected.source.bind(), connected.local.ip()), (second, second), "and not {first}");
     drop(connected);
     // Then both do. A reflector is asked through neither.
     ground.world.reload(plan(&["127.0.0.13"]).config(), &Notice::default());
     for purpose in [Purpose::Delivery, Purpose::Reflector] {
-        let failure = dialer.connect(&url, &candidates, purpose).await.expect_err("no source is left");
+        let candidates: Vec<_> =
+            dialer.find(asker, &url, &settings, purpose, &Inquiry::default()).await.addresses.expect("addresses");
+        let candidates: Vec<_> =
+            candidates.into_iter().map(|address| Candidate { address, sources: settings.sources.all() }).collect();
+        let failure = dialer.connect(&errand(purpose), &candidates).await.expect_err("no source is left");
         assert_eq!(failure.code, Code::SourceUnavailable, "{purpose:?}");
     }
     receiver.ended(1).await;
     assert_eq!(receiver.peers().iter().map(|peer| peer.ip()).collect::<Vec<_>>(), [second]);
+}
+
+#[tokio::test]
+async fn an_address_is_dialled_for_what_it_was_judged_for_and_nothing_else() {
+    let receiver = Receiver::start(vec![ok()]).await;
+    let trust = Dialer::prepare(&Plan::new().config()).expect("trust");
+    let ground = Ground::new();
+    let dialer = Dialer::new(ground.world.clone(), trust);
+    let url = CheckedUrl::parse(&receiver.url("/")).expect("a plain URL");
+    let tenant = TenantId::new("acme");
+    let asker = Asker { tenant: &tenant, workflow: None };
+    let settings = ground.world.settings();
+    let look = dialer.look(asker, &url, &settings, Purpose::Delivery, &Inquiry::default()).await;
+    let candidates = look.way.expect("a way");
+    let judged = Errand { tenant: tenant.clone(), destination: url.destination().clone(), purpose: Purpose::Delivery };
+    let elsewhere = CheckedUrl::parse("http://other.example.com/").expect("a plain URL").destination().clone();
+    for (errand, dialled) in [
+        (Errand { tenant: TenantId::new("other"), ..judged.clone() }, false),
+        (Errand { tenant: TenantId::OURSELVES, ..judged.clone() }, false),
+        (Errand { destination: elsewhere, ..judged.clone() }, false),
+        (Errand { purpose: Purpose::Reflector, ..judged.clone() }, false),
+        (judged, true),
+    ] {
+        match dialer.connect(&errand, &candidates).await {
+            Ok(_) => assert!(dialled, "{errand:?}"),
+            Err(failure) => assert!(!dialled && failure.code == Code::Internal, "{errand:?}: {failure:?}"),
+        }
+    }
+    receiver.ended(1).await;
+    assert_eq!(receiver.peers().len(), 1);
 }
 
 /// Runs egressd beside this test's runtime, which answers as the reflectors.

@@ -802,8 +802,7 @@ fn an_address_says_what_it_was_judged_for() {
         let by = Circumstances { ours: &ours, local, suspensions: &suspensions, purpose };
         let answer = Policy::new(&question.settings).judge_answer(asker, &url, &[], &[address], by);
         let [checked] = &answer.addresses[..] else { panic!("{answer:?}") };
-        let errand =
-            Errand { tenant: question.tenant.clone(), destination: url.destination().clone(), purpose };
+        let errand = Errand { tenant: question.tenant.clone(), destination: url.destination().clone(), purpose };
         assert_eq!((checked.errand(), checked.socket_addr()), (&errand, SocketAddr::new(address, 8443)));
         assert_eq!(checked.may_be_local(), !local.is_empty());
     }

@@ -39,6 +39,24 @@ impl Authority {
         std::fs::write(path, self.issuer.pem()).expect("a writable directory");
     }
 
+    /// A server of one version of TLS that wants a certificate of its client's.
+    pub fn server_wanting_ours(&self, name: &str, version: &'static rustls::SupportedProtocolVersion) -> TlsAcceptor {
+        let params = CertificateParams::new(vec![name.to_owned()]).expect("names");
+        let key = KeyPair::generate().expect("a key");
+        let leaf = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).expect("an authority");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .expect("a version")
+            .with_client_cert_verifier(verifier.build().expect("an authority"))
+            .with_single_cert(vec![leaf.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+            .expect("a certificate with its key");
+        TlsAcceptor::from(Arc::new(config))
+    }
+
     /// A server for these names that offers these protocols.
     pub fn server(&self, names: &[&str], leaf: Leaf, alpn: &[&str]) -> TlsAcceptor {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
