@@ -34,7 +34,7 @@ use crate::outcome::{Code, Ended, Failure, Phase, Processed, Timings};
 use crate::policy::{Asker, CheckedUrl, Errand, Purpose, ScanMemory, Scheme, SelfAddrs, Suspensions};
 use crate::record::Connection;
 use crate::redact::RawResponse;
-use crate::send::{Context, HeaderLines, Method, SendSpec, Target, TenantId};
+use crate::send::{Context, HeaderLines, Method, SendSpec, Spelling, Target, TenantId};
 use crate::source::{Family, Source};
 use crate::store::Started;
 use crate::world::{Settings, World};
@@ -370,6 +370,7 @@ impl Deliverer {
             method: Method::Get,
             target: Target::Url(url.clone()),
             headers: Vec::new(),
+            spelling: Spelling::default(),
             dropped_headers: Vec::new(),
             body: None,
             context: Context::default(),

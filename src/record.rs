@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use crate::outcome::labelled;
 use crate::outcome::{Code, Ended, Timings};
 use crate::policy::Verdict;
-use crate::send::{Context, ExecutionId, Method, SendId, TenantId};
+use crate::send::{Context, ExecutionId, Method, SendId, Spelling, TenantId};
 
 labelled! {
     /// Where a send is on its way.
@@ -47,6 +47,8 @@ pub struct ShownRequest {
     pub method: Method,
     pub url: String,
     pub headers: ShownHeaders,
+    /// Not shown; a resend writes the names alike.
+    pub spelling: Spelling,
     pub dropped_headers: Vec<String>,
     /// `None`: the request has no body.
     pub body: Option<ShownBody>,

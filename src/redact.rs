@@ -117,6 +117,7 @@ impl Redactor {
             method: spec.method,
             url: spec.target.shown().to_owned(),
             headers: self.sent_headers(&spec.headers),
+            spelling: spec.spelling.clone(),
             dropped_headers: spec.dropped_headers.clone(),
             body,
         };

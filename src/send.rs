@@ -9,7 +9,7 @@ pub mod headers;
 pub mod params;
 pub mod parse;
 
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, str::FromStr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
@@ -119,6 +119,51 @@ pub struct Context {
 /// Header lines in order; names are lower-case by [`HeaderName`]'s own rule.
 pub type HeaderLines = Vec<(HeaderName, HeaderValue)>;
 
+/// How header names leave over HTTP/1.1: as their author wrote them, else in `Title-Case`, as most clients write
+/// their own and as receivers with case-sensitive code expect. Over HTTP/2 they are lower-case (RFC 9113 section 8.2.1).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Spelling(Vec<Box<str>>);
+
+impl Spelling {
+    /// The last one noted of a name holds.
+    pub fn note(&mut self, written: &str) {
+        self.0.retain(|known| !known.eq_ignore_ascii_case(written));
+        if title_case(&written.to_ascii_lowercase()) != written {
+            self.0.push(written.into());
+        }
+    }
+
+    pub fn of(&self, name: &HeaderName) -> Cow<'_, str> {
+        match self.0.iter().find(|known| known.eq_ignore_ascii_case(name.as_str())) {
+            Some(written) => Cow::Borrowed(written),
+            None => Cow::Owned(title_case(name.as_str())),
+        }
+    }
+
+    /// The names that are not in `Title-Case`, as they are written.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|written| &**written)
+    }
+}
+
+impl<'a> FromIterator<&'a str> for Spelling {
+    fn from_iter<T: IntoIterator<Item = &'a str>>(names: T) -> Self {
+        let mut spelling = Self::default();
+        names.into_iter().for_each(|name| spelling.note(name));
+        spelling
+    }
+}
+
+fn title_case(lower: &str) -> String {
+    let mut start = true;
+    let upper = |c: char| {
+        let out = if start { c.to_ascii_uppercase() } else { c };
+        start = c == '-';
+        out
+    };
+    lower.chars().map(upper).collect()
+}
+
 /// Where a send points.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -147,7 +192,8 @@ pub struct SendSpec {
     /// What the author asked for (`auth` already turned into `authorization`, `content-type` filled in), without
     /// those of [`Self::dropped_headers`]. Framing, `host` and our own are added when it is delivered.
     pub headers: HeaderLines,
-    /// Names of the headers that were given and are never sent, lower-case, in order.
+    pub spelling: Spelling,
+    /// Names of the headers that were given and are never sent (or of which a later spelling is), lower-case, in order.
     pub dropped_headers: Vec<String>,
     /// `None`: the request has no body (and no `Content-Length` where the method defines none).
     pub body: Option<Bytes>,
@@ -160,7 +206,8 @@ impl SendSpec {
     /// About how much memory this takes, in bytes.
     pub fn footprint(&self) -> u64 {
         let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum();
-        (512 + headers + self.target.shown().len() + self.body.as_ref().map_or(0, Bytes::len)) as u64
+        let spelling: usize = self.spelling.iter().map(|name| name.len() + 16).sum();
+        (512 + headers + spelling + self.target.shown().len() + self.body.as_ref().map_or(0, Bytes::len)) as u64
     }
 }
 

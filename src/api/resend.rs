@@ -170,10 +170,13 @@ fn again(original: &Record, supplied: Supplied, our_user_agent: &str) -> Result<
         Ok(url) => Target::Url(url),
         Err(denial) => Target::Refused { shown: request.url.clone(), denial: denial.into() },
     };
+    let mut spelling = request.spelling.clone();
+    supplied.spelling.iter().for_each(|name| spelling.note(name));
     Ok(SendSpec {
         method: request.method,
         target,
         headers: lines,
+        spelling,
         dropped_headers,
         body,
         context: original.context.clone(),

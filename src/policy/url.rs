@@ -209,7 +209,8 @@ impl Written {
             return Err("it has no host".into());
         }
         let port = match port {
-            None => scheme.default_port(),
+            // RFC 3986 section 3.2.3: a port may be empty, and is then the scheme's own.
+            None | Some("") => scheme.default_port(),
             Some(digits) => (1..=5)
                 .contains(&digits.len())
                 .then_some(digits)

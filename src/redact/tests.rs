@@ -25,6 +25,7 @@ fn spec(headers: HeaderLines, body: Option<&'static [u8]>) -> SendSpec {
         method: Method::Post,
         target: Target::Url(CheckedUrl::parse("https://example.com/").expect("a plain URL")),
         headers,
+        spelling: crate::send::Spelling::default(),
         dropped_headers: vec!["host".to_owned()],
         body: body.map(Bytes::from_static),
         context: Context::default(),

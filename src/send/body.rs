@@ -52,6 +52,11 @@ pub fn is_form(content_type: &str) -> bool {
     content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(FORM)
 }
 
+/// RFC 2046 section 5.1.
+fn is_multipart(content_type: &str) -> bool {
+    content_type.trim_start().get(..10).is_some_and(|start| start.eq_ignore_ascii_case("multipart/"))
+}
+
 /// `None`: there is no body, or there are problems.
 pub(crate) fn read(
     call: &Bytes,
@@ -100,8 +105,17 @@ fn from_data(
     problems: &mut Problems,
 ) -> Option<Body> {
     let form = content_type.is_some_and(is_form);
+    let multipart = content_type.is_some_and(is_multipart);
     match Kind::of(data) {
         Kind::Null => None,
+        kind @ (Kind::Object | Kind::Array) if multipart => {
+            problems.add(
+                at,
+                format!("is {}, and a multipart type has parts with a boundary, which JSON is not", kind.name()),
+                "leave the Content-Type out to send JSON, write application/x-www-form-urlencoded to send a form, or encode the parts yourself (data or data_base64, with the boundary in the Content-Type)",
+            );
+            None
+        }
         Kind::String => {
             let text = text(data, at, problems)?;
             let bytes = match text {

@@ -4,19 +4,21 @@
 //! named, not refused: callers forward whole header objects. Names count as such also with `_` for `-`, because
 //! many receivers read the two alike.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use http::{HeaderName, HeaderValue, header};
 use serde_json::value::RawValue;
 
-use super::HeaderLines;
 use super::parse::{At, Kind, Members, Problems, text};
+use super::{HeaderLines, Spelling};
 use crate::limits;
 
-/// What an author's headers came to.
+/// What an author's headers came to. Names compare without case (RFC 9110 section 5.1): of two spellings of one name the
+/// last one given is the header, and the name stands among those dropped.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Headers {
     pub(crate) lines: HeaderLines,
+    pub(crate) spelling: Spelling,
     /// Lower-case, in order, each once.
     pub(crate) dropped: Vec<String>,
 }
@@ -66,9 +68,17 @@ fn is_dropped_as_written(name: &str) -> bool {
 pub(crate) fn read(value: &RawValue, at: At<'_>, problems: &mut Problems) -> Option<Headers> {
     let members =
         Members::expect(value, at, "it must be an object of names and values, e.g. {\"Accept\": \"*/*\"}", problems)?;
-    let mut reading = Reading { lines: Vec::with_capacity(members.0.len() + 2), bytes: 0, count: 0, sound: true };
+    let mut reading = Reading {
+        lines: Vec::with_capacity(members.0.len() + 2),
+        last: HashMap::with_capacity(members.0.len()),
+        spelling: Spelling::default(),
+        member: 0,
+        bytes: 0,
+        count: 0,
+        sound: true,
+    };
     let mut seen = HashSet::with_capacity(members.0.len());
-    for (key, value) in &members.0 {
+    for (member, (key, value)) in members.0.iter().enumerate() {
         let at = At::Key(&at, key);
         if !seen.insert(key.as_ref()) {
             problems.add(at, "stands here a second time", "give an array of strings to send several lines");
@@ -84,6 +94,9 @@ pub(crate) fn read(value: &RawValue, at: At<'_>, problems: &mut Problems) -> Opt
             reading.sound = false;
             continue;
         };
+        reading.spelling.note(key);
+        reading.last.insert(name.clone(), member);
+        reading.member = member;
         reading.values(&name, value, at, problems);
     }
     if reading.count > limits::REQUEST_HEADERS_MAX {
@@ -98,11 +111,17 @@ pub(crate) fn read(value: &RawValue, at: At<'_>, problems: &mut Problems) -> Opt
         );
         return None;
     }
-    reading.sound.then(|| kept(reading.lines))
+    reading.sound.then(|| reading.kept())
 }
 
 struct Reading {
-    lines: HeaderLines,
+    /// Each with the member that it stands in.
+    lines: Vec<(usize, HeaderName, HeaderValue)>,
+    /// The last member of each name.
+    last: HashMap<HeaderName, usize>,
+    spelling: Spelling,
+    /// The one that is being read.
+    member: usize,
     bytes: usize,
     count: usize,
     sound: bool,
@@ -169,7 +188,9 @@ impl Reading {
         // RFC 9110 section 5.5: white space around a value is not part of it, and HTTP/2 forbids it.
         match HeaderValue::from_str(text.trim_matches(' ')) {
             // Past the bound the call is refused anyway, so nothing more is kept.
-            Ok(value) if self.count <= limits::REQUEST_HEADERS_MAX => self.lines.push((name.clone(), value)),
+            Ok(value) if self.count <= limits::REQUEST_HEADERS_MAX => {
+                self.lines.push((self.member, name.clone(), value));
+            }
             Ok(_) => {}
             Err(_) => {
                 problems.add(at, "is not a header value", None);
@@ -177,27 +198,31 @@ impl Reading {
             }
         }
     }
-}
 
-/// Takes out what never leaves, and what `connection` names.
-fn kept(lines: HeaderLines) -> Headers {
-    let named: Vec<String> = lines
-        .iter()
-        .filter(|(name, _)| name.as_str().replace('_', "-") == "connection")
-        .filter_map(|(_, value)| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(|token| token.trim().to_ascii_lowercase().replace('_', "-"))
-        .filter(|token| !token.is_empty())
-        .collect();
-    let mut headers = Headers { lines: Vec::with_capacity(lines.len() + 2), dropped: Vec::new() };
-    for (name, value) in lines {
-        let text = name.as_str();
-        let dropped = is_dropped(text) || (!named.is_empty() && named.contains(&text.replace('_', "-")));
-        if !dropped {
-            headers.lines.push((name, value));
-        } else if !headers.dropped.iter().any(|known| known == text) {
-            headers.dropped.push(text.to_owned());
+    /// Takes out what never leaves, what `connection` names, and what a later spelling of the same name replaces.
+    fn kept(self) -> Headers {
+        let named: Vec<String> = self
+            .lines
+            .iter()
+            .filter(|(_, name, _)| name.as_str().replace('_', "-") == "connection")
+            .filter_map(|(_, _, value)| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .map(|token| token.trim().to_ascii_lowercase().replace('_', "-"))
+            .filter(|token| !token.is_empty())
+            .collect();
+        let mut headers =
+            Headers { lines: Vec::with_capacity(self.lines.len() + 2), spelling: self.spelling, dropped: Vec::new() };
+        for (member, name, value) in self.lines {
+            let text = name.as_str();
+            let dropped = is_dropped(text)
+                || (!named.is_empty() && named.contains(&text.replace('_', "-")))
+                || self.last.get(&name) != Some(&member);
+            if !dropped {
+                headers.lines.push((name, value));
+            } else if !headers.dropped.iter().any(|known| known == text) {
+                headers.dropped.push(text.to_owned());
+            }
         }
+        headers
     }
-    headers
 }

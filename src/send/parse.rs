@@ -17,7 +17,7 @@ use serde_json::value::RawValue;
 
 use super::body::{self, Body};
 use super::headers::{self, Headers};
-use super::{Context, ExecutionId, HeaderLines, Method, SendSpec, Target, params};
+use super::{Context, ExecutionId, HeaderLines, Method, SendSpec, Spelling, Target, params};
 use crate::limits;
 use crate::policy::CheckedUrl;
 use crate::policy::url::without_userinfo;
@@ -279,6 +279,7 @@ pub struct Supplied {
     /// From `auth`: the whole value of `authorization`.
     pub authorization: Option<HeaderValue>,
     pub headers: HeaderLines,
+    pub spelling: Spelling,
     pub dropped_headers: Vec<String>,
     pub body: Option<Body>,
 }
@@ -308,7 +309,8 @@ pub fn supplied(raw: &Bytes, bounds: &Bounds, content_type: Option<&str>) -> Res
     let content_type = given.content_type().or(content_type).map(str::to_owned);
     let body = body::read(raw, At::Root, data, data_base64, content_type.as_deref(), bounds, &mut problems);
     if problems.is_empty() {
-        Ok(Supplied { authorization, headers: given.lines, dropped_headers: given.dropped, body })
+        let Headers { lines, spelling, dropped } = given;
+        Ok(Supplied { authorization, headers: lines, spelling, dropped_headers: dropped, body })
     } else {
         Err(problems.into_list())
     }
@@ -469,7 +471,7 @@ impl Reading<'_> {
             return None;
         }
         let has_content_type = content_type.is_some();
-        let Headers { mut lines, dropped } = given;
+        let Headers { mut lines, spelling, dropped } = given;
         if let Some(value) = authorization {
             lines.retain(|(name, _)| name != header::AUTHORIZATION);
             lines.push((header::AUTHORIZATION, value));
@@ -484,6 +486,7 @@ impl Reading<'_> {
             method: method?,
             target: self.target(&url?, &replaced?),
             headers: lines,
+            spelling,
             dropped_headers: dropped,
             body,
             context: context?,
@@ -659,6 +662,16 @@ fn basic(value: &RawValue, at: At<'_>, problems: &mut Problems) -> Option<Header
     };
     let username = read(values[0], "username");
     let password = read(values[1], "password");
+    for (name, given) in [("username", &username), ("password", &password)] {
+        // RFC 7617 section 2 forbids them, and receivers end a name or a password at some of them.
+        if given.as_ref().is_some_and(|given| given.contains(char::is_control)) {
+            problems.add(
+                At::Key(&at, name),
+                "holds a control character, which HTTP Basic cannot carry",
+                "take it out; a line end often comes from the file that a secret was read from",
+            );
+        }
+    }
     if username.as_ref().is_some_and(|username| username.contains(':')) {
         problems.add(
             At::Key(&at, "username"),

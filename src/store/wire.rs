@@ -22,7 +22,7 @@ use crate::policy::{CheckedUrl, Destination, Host, Scheme, Verdict};
 use crate::record::{
     Certificate, Connection, Finished, ShownBody, ShownHeaders, ShownRequest, ShownResponse, TlsFacts,
 };
-use crate::send::{Context, ExecutionId, HeaderLines, Method, SendId, SendSpec, Target, TenantId};
+use crate::send::{Context, ExecutionId, HeaderLines, Method, SendId, SendSpec, Spelling, Target, TenantId};
 
 /// Of every form here. A form that changes gets the next, and reads the ones before.
 const VERSION: u8 = 1;
@@ -121,7 +121,13 @@ pub struct SendForm<'a> {
     dropped_headers: Vec<&'a str>,
     body: Option<BodyForm>,
     rest: Rest,
+    /// As [`FinishForm::more`].
+    #[serde(borrow, deserialize_with = "facts_or_none")]
+    more: Vec<(u8, &'a [u8])>,
 }
+
+/// Of [`SendForm::more`]: the header names of its [`Spelling`], with a line's end between them.
+const SPELLING: u8 = 0;
 
 type HeadersForm<'a> = Vec<(&'a str, Vec<&'a str>)>;
 
@@ -280,6 +286,7 @@ pub fn accepted(new: &NewSend, node: &str, held: bool, key: Option<(&Idempotency
         Target::Url(url) => (Some(url.destination()), None),
         Target::Refused { denial, .. } => (None, Some(denial.into())),
     };
+    let spelling = spec.spelling.iter().collect::<Vec<_>>().join("\n");
     let form = SendForm {
         tenant: new.tenant.as_str(),
         workflow: spec.context.workflow.as_deref(),
@@ -307,6 +314,7 @@ pub fn accepted(new: &NewSend, node: &str, held: bool, key: Option<(&Idempotency
         dropped_headers: spec.dropped_headers.iter().map(String::as_str).collect(),
         body: shown.body.as_ref().map(BodyForm::from),
         rest: if rest.is_some() { Rest::Sealed } else { Rest::Nothing },
+        more: (!spelling.is_empty()).then_some((SPELLING, spelling.as_bytes())).into_iter().collect(),
     };
     AcceptedSend { form: encode(&form, Vec::with_capacity(512)), body: shown_bytes.cloned(), rest }
 }
@@ -377,11 +385,18 @@ impl SendForm<'_> {
         self.destination().map(|destination| host_text(&destination.host))
     }
 
+    fn spelling(&self) -> Spelling {
+        let names = self.more.iter().find(|(number, _)| *number == SPELLING).map(|(_, names)| *names);
+        let names = names.and_then(|names| std::str::from_utf8(names).ok()).unwrap_or_default();
+        names.lines().collect()
+    }
+
     pub fn shown(&self, body: Option<Bytes>) -> Read<ShownRequest> {
         Ok(ShownRequest {
             method: method_of(self.method)?,
             url: self.url.to_owned(),
             headers: shown_headers(&self.headers),
+            spelling: self.spelling(),
             dropped_headers: self.dropped_headers.iter().map(|&name| name.to_owned()).collect(),
             body: self.body.as_ref().map(|form| form.shown(body)),
         })
@@ -406,6 +421,7 @@ impl SendForm<'_> {
             method: method_of(self.method)?,
             target,
             headers,
+            spelling: self.spelling(),
             dropped_headers: self.dropped_headers.iter().map(|&name| name.to_owned()).collect(),
             body: match rest.body {
                 Some(body) => body.map(Bytes::copy_from_slice),

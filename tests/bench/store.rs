@@ -465,6 +465,7 @@ fn new_send(number: u64) -> NewSend {
         method: Method::Post,
         url: target.shown().to_owned(),
         headers: vec![("content-type".to_owned(), vec!["application/json".to_owned()])],
+        spelling: egressd::send::Spelling::default(),
         dropped_headers: Vec::new(),
         body: Some(ShownBody { bytes: Some(body.clone()), total: 256, truncated: false, sha256: Some([1; 32]) }),
     };
@@ -477,6 +478,7 @@ fn new_send(number: u64) -> NewSend {
             method: Method::Post,
             target,
             headers: vec![header],
+            spelling: egressd::send::Spelling::default(),
             dropped_headers: Vec::new(),
             body: Some(body),
             context: Context {

@@ -399,9 +399,6 @@ fn headers_are_strings_numbers_or_arrays_of_strings() {
     assert_eq!(header(&send, "x-none"), [""; 0]);
     assert_eq!(header(&send, "x-empty"), [""]);
     assert_eq!(header(&send, "x-pad"), ["a b"]);
-    // Names that differ in case only are lines of one header.
-    let send = send_with(r#"{"X-A":"1","x-a":"2"}"#).expect("valid");
-    assert_eq!(header(&send, "x-a"), ["1", "2"]);
 
     for (headers, places) in [
         ("[]", &["/headers"][..]),
@@ -421,6 +418,62 @@ fn headers_are_strings_numbers_or_arrays_of_strings() {
     ] {
         refused(send_with(headers), places);
     }
+}
+
+#[test]
+fn of_two_spellings_of_one_name_the_last_is_the_header_and_the_record_says_so() {
+    for (headers, name, values, written, dropped) in [
+        (
+            r#"{"Content-Type":"application/json","content-type":"text/plain"}"#,
+            "content-type",
+            &["text/plain"][..],
+            "content-type",
+            &["content-type"][..],
+        ),
+        (
+            r#"{"content-type":"text/plain","Content-Type":"application/json"}"#,
+            "content-type",
+            &["application/json"],
+            "Content-Type",
+            &["content-type"],
+        ),
+        (r#"{"X-A":["1","2"],"b":"","x-A":["3","4"],"X-a":"5"}"#, "x-a", &["5"], "X-a", &["x-a"]),
+        (r#"{"X-A":"1","x-a":[]}"#, "x-a", &[], "x-a", &["x-a"]),
+        (r#"{"AUTHORIZATION":"a","authorization":"b"}"#, "authorization", &["b"], "authorization", &["authorization"]),
+        (r#"{"Host":"a","host":"b"}"#, "host", &[], "host", &["host"]),
+        // What any of them names goes with it.
+        (r#"{"Connection":"x-a","connection":"close","X-A":"1"}"#, "x-a", &[], "X-A", &["connection", "x-a"]),
+        (r#"{"SOAPAction":"x"}"#, "soapaction", &["x"], "SOAPAction", &[]),
+        (r#"{"X-Plain":"x"}"#, "x-plain", &["x"], "X-Plain", &[]),
+    ] {
+        let send = send(&format!(r#""headers":{headers}"#)).expect(headers);
+        assert_eq!(header(&send, name), values, "{headers}");
+        assert_eq!(send.spelling.of(&name.parse().expect("a name")), written, "{headers}");
+        assert_eq!(send.dropped_headers, dropped, "{headers}");
+    }
+    // Ours, where the author gave none.
+    let send = send(r#""data":{},"auth":{"username":"u","password":"p"}"#).expect("valid");
+    let ours = send.headers.iter().map(|(name, _)| send.spelling.of(name).into_owned());
+    assert_eq!(ours.collect::<Vec<_>>(), ["Authorization", "Content-Type"]);
+}
+
+#[test]
+fn json_is_no_part_of_a_multipart_body() {
+    let with = |content_type: &str, data: &str| {
+        send(&format!(r#""data":{data},"headers":{{"Content-Type":"{content_type}"}}"#))
+    };
+    for content_type in ["multipart/form-data", "Multipart/Form-Data; boundary=x", " multipart/mixed"] {
+        for data in ["{}", r#"{"a":1}"#, "[1]"] {
+            let problems = with(content_type, data).expect_err(content_type);
+            assert!(
+                problems[0].hint.as_deref().is_some_and(|hint| hint.contains("x-www-form-urlencoded")),
+                "{problems:?}"
+            );
+            refused(with(content_type, data), &["/data"]);
+        }
+        assert!(with(content_type, r#""--x\r\n""#).is_ok());
+    }
+    assert!(with("application/json", "{}").is_ok());
 }
 
 #[test]
@@ -613,6 +666,9 @@ fn auth_becomes_http_basic_and_wins() {
         (r#"{"username":"u","password":null}"#, &["/auth/password"]),
         (r#"{"username":1,"password":true}"#, &["/auth/username", "/auth/password"]),
         (r#"{"username":"a:b","password":"c"}"#, &["/auth/username"]),
+        (r#"{"username":"u","password":"p\n"}"#, &["/auth/password"]),
+        (r#"{"username":"u\u0000","password":"\u007f"}"#, &["/auth/username", "/auth/password"]),
+        (r#"{"username":"\t","password":"\u0085"}"#, &["/auth/username", "/auth/password"]),
         (r#"{"user":"u","pass":"p"}"#, &["/auth/user", "/auth/pass", "/auth/username", "/auth/password"]),
         (r#"{"username":"u","password":"p","type":"digest"}"#, &["/auth/type"]),
     ] {

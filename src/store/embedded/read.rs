@@ -16,7 +16,7 @@ use super::table::{Extent, NONE, ROW_BYTES, Row};
 use crate::limits::IDEMPOTENCY_KEPT;
 use crate::outcome::{Ended, Failure, Outcome, Timings};
 use crate::record::{Execution, ExecutionState, Record, ShownRequest, State, waited};
-use crate::send::{Context, ExecutionId, Method, SendId, SendSpec, TenantId};
+use crate::send::{Context, ExecutionId, Method, SendId, SendSpec, Spelling, TenantId};
 use crate::store::view::{EndedExecution, Standing};
 use crate::store::wire::{self, CallForm, EndingForm, FinishForm, Rest, SendForm, Unreadable};
 use crate::store::{Accepted, Ending, Filter, IdempotencyKey, Pending, Reach, StoreError, TailItem, TailPlace};
@@ -297,6 +297,7 @@ pub fn unreadable(shared: &Shared, filter: &Filter, row: &Row, why: &StoreError)
             method: Method::Get,
             url: format!("unreadable: {why}"),
             headers: Vec::new(),
+            spelling: Spelling::default(),
             dropped_headers: Vec::new(),
             body: None,
         },

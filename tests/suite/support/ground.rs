@@ -148,6 +148,7 @@ impl Ground {
             method: spec.method,
             url: spec.target.shown().to_owned(),
             headers: Vec::new(),
+            spelling: egressd::send::Spelling::default(),
             dropped_headers: Vec::new(),
             body: None,
         };
@@ -216,6 +217,7 @@ pub fn request(method: Method, url: &str, headers: &[(&str, &str)], body: Option
         Ok(url) => Target::Url(url),
         Err(denial) => Target::Refused { shown: url.to_owned(), denial: denial.into() },
     };
+    let spelling = headers.iter().map(|(name, _)| *name).collect();
     let headers = headers.iter().map(|(name, value)| {
         (name.parse::<HeaderName>().expect("a name"), HeaderValue::from_str(value).expect("a value"))
     });
@@ -223,6 +225,7 @@ pub fn request(method: Method, url: &str, headers: &[(&str, &str)], body: Option
         method,
         target,
         headers: headers.collect(),
+        spelling,
         dropped_headers: Vec::new(),
         body: body.map(|body| Bytes::copy_from_slice(body.as_bytes())),
         context: Context::default(),
