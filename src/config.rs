@@ -198,6 +198,7 @@ pub struct Limits {
     pub response_body_stored: u64,
     pub response_body_read: u64,
     pub response_headers: u64,
+    pub response_header_lines: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::{future::Future, time::Duration};
 use tokio::time::Instant;
 
 use crate::clock;
-use crate::outcome::{Code, Failure, Phase, Timings};
+use crate::outcome::{Phase, Timings};
 
 /// Made once, when a delivery starts.
 #[derive(Clone, Copy, Debug)]
@@ -37,26 +37,6 @@ impl Deadline {
     pub async fn bound<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         #[allow(clippy::disallowed_methods, reason = "the one timeout there is")]
         tokio::time::timeout_at(self.at(), work).await.ok()
-    }
-
-    /// What a delivery that ran out in this phase says.
-    pub fn ran_out(&self, phase: Phase) -> Failure {
-        let doing = match phase {
-            Phase::Dns => "looking the host up",
-            Phase::Connect => "connecting",
-            Phase::Tls => "agreeing on TLS",
-            Phase::Write => "writing the request",
-            Phase::Wait => "waiting for the response to begin",
-            Phase::Read => "reading the response",
-        };
-        let total = self.total.as_secs_f64();
-        Failure::new(
-            Code::Timeout,
-            phase,
-            format!(
-                "the {total} s that a delivery may take in all ran out while {doing}; make the receiver answer sooner, and do slow work after it has answered"
-            ),
-        )
     }
 }
 

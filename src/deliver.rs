@@ -7,11 +7,13 @@
 pub mod apart;
 pub mod body;
 pub mod http;
+pub mod http1;
 pub mod http1_only;
+pub mod http2;
 pub mod turns;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -19,8 +21,10 @@ use bytes::Bytes;
 
 use self::apart::Apart;
 use self::body::{BodyCaps, More, Receiving};
-use self::http::{Channel, Line, Prepared, Tasks, Unanswered, prepare};
+use self::http::{Channel, Line, Prepared, Unanswered, prepare};
+use self::http1::head::HeadCaps;
 use self::http1_only::Http1Only;
+use self::http2::Tasks;
 use self::turns::Turns;
 use crate::clock;
 use crate::deadline::{Deadline, Stopwatch};
@@ -30,6 +34,7 @@ use crate::dial::resolve::inquiry::Inquiry;
 use crate::dial::tls::{NoTls, Offer, Trust};
 use crate::dial::wire::{Io, Meter};
 use crate::dial::{Dialer, Look, connect::Candidate};
+use crate::outcome::words::{Cause, SoFar, Tried};
 use crate::outcome::{Code, Ended, Failure, Phase, Processed, Timings};
 use crate::policy::{Asker, CheckedUrl, Errand, Purpose, ScanMemory, Scheme, SelfAddrs, Suspensions};
 use crate::record::Connection;
@@ -138,6 +143,7 @@ impl Deliverer {
             Target::Url(url) => url,
             Target::Refused { denial, .. } => return Err(denial.clone()),
         };
+        journey.goes_to(url);
         let asker = Asker { tenant, workflow: spec.context.workflow.as_deref() };
         let generation = self.pool.generation();
         let judged = self.world.judge_url(asker, url, clock::wall());
@@ -177,7 +183,7 @@ impl Deliverer {
             Ok(status) => Ok(status),
             Err(Unanswered::Failed(failure)) => Err(failure),
             // A new connection that was closed before it took a byte: the receiver does not want it.
-            Err(Unanswered::Unwritten) => Err(journey.closed_unwritten(&url.destination().host.text())),
+            Err(Unanswered::Unwritten) => Err(journey.closed_unwritten()),
         }
     }
 
@@ -222,7 +228,7 @@ impl Deliverer {
         }
         journey.watch.enter(Phase::Connect);
         let errand = Errand { tenant: tenant.clone(), destination: destination.clone(), purpose };
-        let connected = self.dialer.connect(&errand, candidates).await.inspect_err(|failure| {
+        let connected = self.dialer.connect(&errand, candidates, &journey.tried).await.inspect_err(|failure| {
             if matches!(failure.code, Code::SourceUnavailable | Code::SourcePortsExhausted) {
                 journey.leaves_from_nowhere();
             }
@@ -263,23 +269,21 @@ impl Deliverer {
                 stream
             }
         };
-        let response_headers = bytes(settings.config.limits.response_headers);
         let tasks = Tasks::new(&self.turns, tenant);
-        Channel::open(io, line, tasks, &destination.host.text(), response_headers).await
+        let limits = &settings.config.limits;
+        let caps = HeadCaps { bytes: bytes(limits.response_headers), lines: limits.response_header_lines as usize };
+        Channel::open(io, line, tasks, &destination.host.text(), caps).await
     }
 
     /// One request and its answer over one connection, which is closed or parked at the end.
     async fn exchange(&self, way: &Way<'_>, mut channel: Channel, journey: &mut Journey) -> Result<u16, Unanswered> {
         let config = &way.settings.config;
-        let host = way.url.destination().host.text();
-        let response_headers = bytes(config.limits.response_headers);
         let failed = Unanswered::Failed;
 
-        let Prepared { request, lines, body_bytes } =
-            prepare(way.spec, way.url, &config.delivery.user_agent, channel.version()).map_err(failed)?;
+        let prepared = prepare(way.spec, way.url, &config.delivery.user_agent, channel.version()).map_err(failed)?;
         let counters = self.dialer.metrics().of(&channel.line().source);
-        journey.begin_exchange(channel.line(), lines, body_bytes, way.reused);
-        let answer = channel.send(request, &host, response_headers).await;
+        journey.begin_exchange(channel.line(), &prepared, way.reused);
+        let answer = channel.send(prepared).await;
         let meter = channel.line().meter.clone();
         match &answer {
             Err(Unanswered::Unwritten) => return Err(Unanswered::Unwritten),
@@ -299,23 +303,22 @@ impl Deliverer {
             }
         };
         journey.answered(&meter);
-        let (head, mut body) = answer.into_parts();
         let caps = BodyCaps { stored: config.limits.response_body_stored, read: config.limits.response_body_read };
-        let receiving = journey.response.insert(Receiving::new(head.status.as_u16(), head.version, head.headers, caps));
+        let receiving = journey.response.insert(Receiving::new(answer.status, answer.version, answer.headers, caps));
         let mut cut = false;
-        while let Some(data) = channel.read(&mut body, &host, response_headers).await.map_err(failed)? {
+        while let Some(data) = channel.read(receiving.so_far()).await.map_err(failed)? {
             if receiving.take(&data) == More::Cut {
                 cut = true;
                 break;
             }
             receiving.pace().await;
         }
-        let (status, version) = (receiving.status(), receiving.version());
+        let status = receiving.status();
         journey.watch.leave();
         journey.complete = true;
-        drop(body);
+        channel.forget_answer();
         let keeps = way.purpose == Purpose::Delivery && !config.delivery.keep_alive.is_zero();
-        if !cut && keeps && channel.is_reusable(version) {
+        if !cut && keeps && channel.is_reusable() {
             self.pool.park(way.tenant, way.url.destination(), way.generation, channel);
         }
         Ok(status)
@@ -344,6 +347,7 @@ impl Deliverer {
         let tenant = TenantId::OURSELVES;
         let generation = self.pool.generation();
         let asker = Asker { tenant: &tenant, workflow: None };
+        journey.goes_to(url);
         let settings = self.world.settings();
         let suspensions = self.world.suspensions();
         // Its own memory: no tenant's tries are counted.
@@ -383,7 +387,7 @@ impl Deliverer {
         match self.exchange(&way, channel, journey).await {
             Ok(status) => Ok(status),
             Err(Unanswered::Failed(failure)) => Err(failure),
-            Err(Unanswered::Unwritten) => Err(journey.closed_unwritten(&url.destination().host.text())),
+            Err(Unanswered::Unwritten) => Err(journey.closed_unwritten()),
         }
     }
 }
@@ -414,8 +418,12 @@ struct Way<'a> {
 /// that ended.
 #[derive(Default)]
 struct Journey {
+    /// The host and port that the send names.
+    to: (String, u16),
     watch: Stopwatch,
     inquiry: Inquiry,
+    /// How its addresses met the connect that is under way.
+    tried: Mutex<Tried>,
     would_block: Option<Code>,
     connection: Option<Connection>,
     exchange: Option<Exchange>,
@@ -430,6 +438,8 @@ struct Exchange {
     lines: HeaderLines,
     written_before: u64,
     read_before: u64,
+    /// Of the request in all.
+    bytes: u64,
 }
 
 impl Exchange {
@@ -440,6 +450,11 @@ impl Exchange {
 }
 
 impl Journey {
+    fn goes_to(&mut self, url: &CheckedUrl) {
+        let destination = url.destination();
+        self.to = (destination.host.text().into_owned(), destination.port);
+    }
+
     fn leaves_from(&mut self, source: &Source, remote: Option<SocketAddr>) {
         let connection = self.connection.get_or_insert_default();
         connection.public = Some(source.public());
@@ -452,7 +467,7 @@ impl Journey {
         (connection.source, connection.public) = (None, None);
     }
 
-    fn begin_exchange(&mut self, line: &Line, lines: HeaderLines, body_bytes: u64, reused: bool) {
+    fn begin_exchange(&mut self, line: &Line, prepared: &Prepared, reused: bool) {
         let connection = self.connection.get_or_insert_default();
         connection.source = Some(line.local);
         connection.public = Some(line.source.public());
@@ -463,8 +478,9 @@ impl Journey {
         }
         let meter = line.meter.clone();
         let (written_before, read_before) = (meter.bytes_written(), meter.bytes_read());
-        meter.begin_request(body_bytes);
-        self.exchange = Some(Exchange { meter, lines, written_before, read_before });
+        meter.begin_request(prepared.body_bytes);
+        let (lines, bytes) = (prepared.lines.clone(), prepared.bytes());
+        self.exchange = Some(Exchange { meter, lines, written_before, read_before, bytes });
         self.watch.enter(Phase::Write);
     }
 
@@ -487,12 +503,38 @@ impl Journey {
         self.exchange.as_ref().is_some_and(|exchange| exchange.meter.bytes_read() == exchange.read_before)
     }
 
-    fn closed_unwritten(&mut self, host: &str) -> Failure {
+    fn closed_unwritten(&mut self) -> Failure {
         self.exchange = None;
-        let message = format!(
-            "{host} accepted the connection and closed it before a byte of the request had left; check the receiver and what stands before it"
-        );
-        Failure::new(Code::ConnectionClosed, Phase::Write, message).but(Processed::No)
+        Cause::ClosedUnwritten.failure(&self.to.0)
+    }
+
+    /// What a delivery that ran out in this phase says.
+    fn ran_out(&self, phase: Phase, deadline: &Deadline) -> Failure {
+        let (host, port) = (&*self.to.0, self.to.1);
+        let total = deadline.total();
+        let cause = match phase {
+            Phase::Dns => return self.inquiry.ran_out(total),
+            Phase::Connect => {
+                let from = self.connection.as_ref().and_then(|connection| connection.public);
+                let tried = *self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+                Cause::NoConnection { total, port, from, tried }
+            }
+            Phase::Tls => Cause::NoHandshake { total },
+            Phase::Write => {
+                let (bytes, of) = self
+                    .exchange
+                    .as_ref()
+                    .map_or((0, 0), |exchange| (exchange.written().min(exchange.bytes), exchange.bytes));
+                Cause::NotTaken { total, bytes, of }
+            }
+            Phase::Wait => Cause::NoAnswer { total },
+            Phase::Read => {
+                let nothing = SoFar { status: 0, bytes: 0, declared: None };
+                let so_far = self.response.as_ref().map_or(nothing, Receiving::so_far);
+                Cause::HalfAnswer { total, so_far }
+            }
+        };
+        cause.failure(host)
     }
 
     fn end(mut self, result: Option<Result<u16, Failure>>, deadline: &Deadline, total: Duration) -> Attempt {
@@ -503,7 +545,6 @@ impl Journey {
             self.watch.enter_at(Phase::Wait, at);
         }
         let phase = self.watch.phase();
-        let sent = self.exchange.filter(|exchange| exchange.written() > 0);
         let mut ended = match result {
             Some(Ok(status)) => Ended::answered(status),
             Some(Err(mut failure)) => {
@@ -513,11 +554,9 @@ impl Journey {
                 }
                 Ended::because(failure)
             }
-            None => Ended::because(match phase.unwrap_or(Phase::Dns) {
-                Phase::Dns => self.inquiry.ran_out(deadline.total()),
-                phase => deadline.ran_out(phase),
-            }),
+            None => Ended::because(self.ran_out(phase.unwrap_or(Phase::Dns), deadline)),
         };
+        let sent = self.exchange.filter(|exchange| exchange.written() > 0);
         if let Some(error) = &mut ended.error
             && error.processed == Processed::Maybe
             && sent.is_none()

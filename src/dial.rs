@@ -15,7 +15,10 @@ pub mod resolve;
 pub mod tls;
 pub mod wire;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use arc_swap::ArcSwap;
 
@@ -28,6 +31,7 @@ use self::tls::{Trust, TrustError};
 use crate::clock;
 use crate::config::Config;
 use crate::limits::DNS_ADDRESSES_MAX;
+use crate::outcome::words::Tried;
 use crate::outcome::{Code, Failure, Phase};
 use crate::policy::{Answer, Asker, CheckedAddr, CheckedUrl, Circumstances, Errand, Host, Purpose, Verdict, forms};
 use crate::source::{Family, Source};
@@ -247,8 +251,13 @@ impl Dialer {
     }
 
     /// Connects to the first candidate that answers, from a source that may be left from at that moment. `errand`: what
-    /// every one of them was judged for.
-    pub async fn connect(&self, errand: &Errand, candidates: &[Candidate]) -> Result<Connected, Failure> {
+    /// every one of them was judged for. `tried` has how they met it so far, for whoever drops this.
+    pub async fn connect(
+        &self,
+        errand: &Errand,
+        candidates: &[Candidate],
+        tried: &Mutex<Tried>,
+    ) -> Result<Connected, Failure> {
         let destination = &errand.destination;
         if candidates.iter().any(|candidate| candidate.address.errand() != errand) {
             let message = format!(
@@ -273,10 +282,13 @@ impl Dialer {
             metrics: &self.metrics,
             in_force: &in_force,
             bound: &bound,
+            tried,
         };
         connector.connect(candidates).await.map_err(|error| {
             tracing::debug!(%error, "no connection");
-            error.failure(&destination.host.text(), destination.port, candidates.len())
+            let from = candidates.first().and_then(|first| first.sources.first()).map(|source| source.public());
+            let tried = *tried.lock().unwrap_or_else(PoisonError::into_inner);
+            error.failure(&destination.host.text(), destination.port, from, tried)
         })
     }
 }

@@ -171,8 +171,8 @@ pub const HTTP1_ONLY_TENANTS_MAX: usize = 1_024;
 /// TLS sessions kept for one tenant.
 pub const TLS_SESSIONS_PER_TENANT: usize = 64;
 
-/// Most header lines a response may have.
-pub const RESPONSE_HEADERS_MAX: usize = 256;
+/// Most bytes of a line that frames chunks, its extensions and CRLF among them; trailers may have four times as much.
+pub const CHUNK_LINE_BYTES_MAX: usize = 8 * KIB as usize;
 /// Most 1xx answers before the final one.
 pub const INFORMATIONAL_RESPONSES_MAX: usize = 32;
 
@@ -269,6 +269,8 @@ pub const DOORS_HEADERS_MAX: usize = 64;
 pub const DEADLINE: Duration = Duration::from_secs(5);
 pub const DRAIN: Duration = Duration::from_secs(10);
 pub const KEEP_ALIVE: Duration = Duration::from_millis(1500);
+/// How much sooner than it says a receiver's idle connection is given up: its end may be on the way.
+pub const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 pub const IN_FLIGHT: u32 = 10_000;
 pub const IN_FLIGHT_PER_TENANT: u32 = 2_000;
 pub const IN_FLIGHT_PER_TENANT_DESTINATION: u32 = 200;
@@ -289,6 +291,9 @@ pub const SENDS_PER_EXECUTION: u32 = 10_000;
 pub const RESPONSE_BODY_STORED: u64 = 64 * KIB;
 pub const RESPONSE_BODY_READ: u64 = MIB;
 pub const RESPONSE_HEADERS: u64 = 64 * KIB;
+pub const RESPONSE_HEADER_LINES: u32 = 256;
+/// Each line that is kept costs some memory beside its bytes.
+pub const RESPONSE_HEADER_LINES_MAX: u32 = 4096;
 pub const DISTINCT_DESTINATIONS_PER_MINUTE: u32 = 1_000;
 
 const _: () = assert!(DRAIN.as_millis() >= DEADLINE.as_millis(), "a drain lets every delivery reach its deadline");

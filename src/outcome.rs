@@ -2,6 +2,8 @@
 //!
 //! `label()` is the only name that log, metric, store and API use for a value.
 
+pub mod words;
+
 use std::time::Duration;
 
 macro_rules! labelled {

@@ -384,6 +384,8 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             .size("response_body_stored", limits::RESPONSE_BODY_STORED, 0..=256 * MIB)
             .or_default(limits::RESPONSE_BODY_STORED.min(response_body_read.value));
         let response_headers = table.size("response_headers", limits::RESPONSE_HEADERS, KIB..=MIB);
+        let response_header_lines =
+            table.count("response_header_lines", limits::RESPONSE_HEADER_LINES, 16..=limits::RESPONSE_HEADER_LINES_MAX);
         self.at_most(&response_body_stored, "response_body_read", &response_body_read, show_size);
         let encoded = request_body.value.div_ceil(3) * 4;
         self.relate(&request_body, &api_request, encoded <= api_request.value, || {
@@ -404,6 +406,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             response_body_stored: response_body_stored.value,
             response_body_read: response_body_read.value,
             response_headers: response_headers.value,
+            response_header_lines: response_header_lines.value,
         }
     }
 

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Version, header::CONTENT_LENGTH};
 
 use crate::limits::{READ_TURN_PIECES, RESPONSE_PIECE_BYTES_MIN, RESPONSE_PIECES_MAX};
+use crate::outcome::words::SoFar;
 use crate::redact::RawResponse;
 use crate::send::HeaderLines;
 
@@ -57,6 +58,10 @@ impl Receiving {
             digest,
             cut: false,
         }
+    }
+
+    pub fn so_far(&self) -> SoFar {
+        SoFar { status: self.status, bytes: self.total, declared: self.declared }
     }
 
     pub fn status(&self) -> u16 {

@@ -1,53 +1,36 @@
-//! HTTP over one connection, driven by hand: a request goes out once, an answer comes in, and the connection is fit
-//! for another or it is closed.
+//! HTTP over one connection: a request goes out once, an answer comes in, and the connection is fit for another or it
+//! is closed.
 //!
-//! `hyper::client::conn` on top of a connection of the dialer's. Nothing here opens connections, follows redirects,
-//! keeps cookies or sends anything again; an HTTP/2 connection carries one request at a time like any other. Over
-//! HTTP/1 no task is spawned: who waits for the answer turns the connection, and dropping it closes the socket.
+//! [`Channel`] speaks what TLS settled on ([`super::http1`], [`super::http2`]) and turns how an exchange stopped into
+//! the [`Cause`] that its record tells. Nothing here opens connections, follows redirects, keeps cookies or sends
+//! anything again; an HTTP/2 connection carries one request at a time like any other.
 
-use std::{
-    error::Error as _,
-    future::Future,
-    pin::{Pin, pin},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    task::{Context, Poll, Waker},
-};
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{
-    HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version,
+    HeaderMap, HeaderValue, Request, Uri, Version,
     header::{ACCEPT, CONTENT_LENGTH, HOST, USER_AGENT},
     uri::PathAndQuery,
 };
-use http_body::Body as _;
 use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::TokioIo;
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use super::turns::Turns;
+use super::http1::head::{Bad, HeadCaps, keep_alive_hint};
+use super::http1::{self, Http1};
+use super::http2::{self, Http2, Tasks, is_too_large};
 use crate::dial::pool::Idle;
 use crate::dial::tls::words;
-use crate::dial::wire::{Io, Meter, PeerEnd, Probe};
-use crate::limits::{BYTES_BEFORE_ANSWER_MAX, INFORMATIONAL_RESPONSES_MAX, RESPONSE_HEADERS_MAX};
+use crate::dial::wire::{Io, Meter, Probe};
+use crate::limits::{BYTES_BEFORE_ANSWER_MAX, INFORMATIONAL_RESPONSES_MAX, KEEP_ALIVE_MARGIN};
+use crate::outcome::words::{Cause, PeerEnd, SoFar};
 use crate::outcome::{Code, Failure, Phase, Processed};
 use crate::policy::{CheckedUrl, Scheme};
 use crate::record::TlsFacts;
-use crate::send::{HeaderLines, Method, SendSpec, TenantId};
+use crate::send::{HeaderLines, Method, SendSpec};
 use crate::source::Source;
-
-type Body = Full<Bytes>;
-type Transport = TokioIo<Box<dyn Io>>;
-
-/// Least that hyper takes for its buffers.
-const BUFFER_BYTES_MIN: usize = 8 * 1024;
-/// Bytes of a body that an HTTP/2 receiver may send before we have taken them.
-const WINDOW_BYTES: u32 = 128 * 1024;
 
 /// The network side of a connection.
 #[derive(Clone, Debug)]
@@ -61,58 +44,30 @@ pub struct Line {
     pub opened_at: Instant,
 }
 
-/// An HTTP connection, held by one delivery at a time.
+/// An HTTP connection to one host, held by one delivery at a time.
 pub struct Channel {
     line: Line,
     protocol: Protocol,
-    ended: bool,
-    /// The receiver will not take over HTTP/2 what it was sent (RFC 9113 section 7, HTTP_1_1_REQUIRED).
-    wants_http1: bool,
+    host: Arc<str>,
+    caps: HeadCaps,
+    /// Bytes that the socket had taken before the request that is under way, and the request's own.
+    written_before: u64,
+    request_bytes: u64,
+    /// How long the receiver keeps it open while nothing comes, as it says.
+    keeps: Option<Duration>,
+    used: bool,
 }
 
 enum Protocol {
-    Http1 {
-        sender: http1::SendRequest<Body>,
-        connection: Pin<Box<http1::Connection<Transport, Body>>>,
-    },
-    Http2 {
-        sender: http2::SendRequest<Body>,
-        connection: Pin<Box<http2::Connection<Transport, Body, Tasks>>>,
-        /// Ends the connection's tasks with it.
-        _tasks: Tasks,
-    },
+    Http1(Http1),
+    Http2(Box<Http2>),
 }
 
-/// The tasks of one HTTP/2 connection, which take their tenant's turns; they end when the last handle is dropped by
-/// [`Channel`].
-#[derive(Clone)]
-pub struct Tasks {
-    turns: Arc<Turns>,
-    tenant: TenantId,
-    handles: Arc<Mutex<Vec<AbortHandle>>>,
-}
-
-impl Tasks {
-    pub fn new(turns: &Arc<Turns>, tenant: &TenantId) -> Self {
-        Self { turns: turns.clone(), tenant: tenant.clone(), handles: Arc::default() }
-    }
-}
-
-impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
-    fn execute(&self, task: F) {
-        let handle = tokio::spawn(self.turns.take(&self.tenant, Box::pin(task))).abort_handle();
-        self.handles.lock().unwrap_or_else(PoisonError::into_inner).push(handle);
-    }
-}
-
-impl Drop for Channel {
-    fn drop(&mut self) {
-        if let Protocol::Http2 { _tasks: tasks, .. } = &self.protocol {
-            for task in tasks.handles.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-                task.abort();
-            }
-        }
-    }
+/// The head of an answer.
+pub struct Answer {
+    pub status: u16,
+    pub version: Version,
+    pub headers: HeaderMap,
 }
 
 /// Why no answer's head came.
@@ -125,192 +80,196 @@ pub enum Unanswered {
 
 impl Channel {
     /// Speaks HTTP/2 where TLS settled on it, else HTTP/1.1. Writes nothing of a request.
-    pub async fn open(
-        io: Box<dyn Io>,
-        line: Line,
-        tasks: Tasks,
-        host: &str,
-        response_headers: usize,
-    ) -> Result<Self, Failure> {
-        let io = TokioIo::new(io);
-        let broken = |error: hyper::Error| explain(&error, &line.meter, Phase::Write, host, response_headers);
+    pub async fn open(io: Box<dyn Io>, line: Line, tasks: Tasks, host: &str, caps: HeadCaps) -> Result<Self, Failure> {
         let protocol = if line.tls.as_ref().is_some_and(|tls| tls.alpn.as_deref() == Some("h2")) {
-            let (sender, connection) = http2::Builder::new(tasks.clone())
-                .initial_stream_window_size(WINDOW_BYTES)
-                .initial_connection_window_size(WINDOW_BYTES)
-                .max_header_list_size(u32::try_from(2 * response_headers).unwrap_or(u32::MAX))
-                .handshake(io)
-                .await
-                .map_err(broken)?;
-            Protocol::Http2 { sender, connection: Box::pin(connection), _tasks: tasks }
+            match Http2::open(io, tasks, caps.bytes).await {
+                Ok(http2) => Protocol::Http2(Box::new(http2)),
+                Err(_) => {
+                    let cause =
+                        line.meter.peer_end().map_or(Cause::Broken { so_far: None }, |_| Cause::ClosedUnwritten);
+                    return Err(cause.failure(host).but(Processed::No));
+                }
+            }
         } else {
-            let (sender, connection) = http1::Builder::new()
-                .max_headers(RESPONSE_HEADERS_MAX)
-                .max_header_size(response_headers)
-                .max_buf_size(response_headers.max(BUFFER_BYTES_MIN))
-                .http09_responses(false)
-                .handshake(io)
-                .await
-                .map_err(broken)?;
-            Protocol::Http1 { sender, connection: Box::pin(connection) }
+            Protocol::Http1(Http1::new(io))
         };
-        Ok(Self { line, protocol, ended: false, wants_http1: false })
+        let host = Arc::from(host);
+        Ok(Self { line, protocol, host, caps, written_before: 0, request_bytes: 0, keeps: None, used: false })
     }
 
     pub fn line(&self) -> &Line {
         &self.line
     }
 
-    pub fn wants_http1(&self) -> bool {
-        self.wants_http1
-    }
-
     pub fn version(&self) -> Version {
         match self.protocol {
-            Protocol::Http1 { .. } => Version::HTTP_11,
-            Protocol::Http2 { .. } => Version::HTTP_2,
+            Protocol::Http1(_) => Version::HTTP_11,
+            Protocol::Http2(_) => Version::HTTP_2,
         }
-    }
-
-    /// Lets the connection do what it can.
-    fn turn(&mut self, cx: &mut Context<'_>) {
-        if !self.ended {
-            self.ended = match &mut self.protocol {
-                Protocol::Http1 { connection, .. } => connection.as_mut().poll(cx).is_ready(),
-                Protocol::Http2 { connection, .. } => connection.as_mut().poll(cx).is_ready(),
-            };
-        }
-    }
-
-    fn is_ready(&self) -> bool {
-        !self.ended
-            && match &self.protocol {
-                Protocol::Http1 { sender, .. } => sender.is_ready(),
-                Protocol::Http2 { sender, .. } => sender.is_ready(),
-            }
     }
 
     /// Sends a request and waits for the head of its answer.
-    pub async fn send(
-        &mut self,
-        mut request: Request<Body>,
-        host: &str,
-        response_headers: usize,
-    ) -> Result<Response<Incoming>, Unanswered> {
+    pub async fn send(&mut self, prepared: Prepared) -> Result<Answer, Unanswered> {
         // Whatever it is made of: TLS and frames add to what the headers themselves may be.
-        self.line.meter.allow(2 * response_headers as u64 + BYTES_BEFORE_ANSWER_MAX);
-        let informational = Arc::new(AtomicUsize::new(0));
-        let seen = informational.clone();
-        match &mut self.protocol {
-            Protocol::Http1 { sender, .. } => {
-                hyper::ext::on_informational(&mut request, move |_| {
-                    seen.fetch_add(1, Relaxed);
-                });
-                let answer = sender.try_send_request(request);
-                self.answer(answer, &informational, host, response_headers).await
-            }
-            Protocol::Http2 { sender, .. } => {
-                let answer = sender.try_send_request(request);
-                let answer = self.answer(answer, &informational, host, response_headers).await?;
-                if is_too_large(answer.headers(), response_headers) {
-                    return Err(Unanswered::Failed(headers_too_large(host, response_headers)));
+        self.line.meter.allow(2 * self.caps.bytes as u64 + BYTES_BEFORE_ANSWER_MAX);
+        self.written_before = self.line.meter.bytes_written();
+        self.request_bytes = prepared.bytes();
+        let again = std::mem::replace(&mut self.used, true);
+        let answer = match (&mut self.protocol, prepared.form) {
+            (Protocol::Http1(http1), Form::Http1 { head, body }) => {
+                let head_only = prepared.method == Method::Head;
+                match http1.send(head, body, head_only, again, self.caps).await {
+                    Ok(head) => Ok(Answer { status: head.status, version: head.version, headers: head.headers }),
+                    Err(stop) => Err(self.stopped(stop, None)),
                 }
+            }
+            (Protocol::Http2(http2), Form::Http2(request)) => {
+                match http2.send(*request, &self.line.meter, self.caps.bytes).await {
+                    Ok(head) if is_too_large(&head.headers, self.caps.bytes, self.caps.lines) => {
+                        Err(Some(self.too_large(Some(head.status.as_u16()))))
+                    }
+                    Ok(head) => {
+                        Ok(Answer { status: head.status.as_u16(), version: head.version, headers: head.headers })
+                    }
+                    Err(stop) => Err(self.stopped2(stop, None)),
+                }
+            }
+            _ => Err(Some(Cause::Broken { so_far: None }.failure(&self.host))),
+        };
+        match answer {
+            Ok(answer) if answer.status == 101 => Err(Unanswered::Failed(Cause::Switched.failure(&self.host))),
+            Ok(answer) => {
+                self.line.meter.allow(u64::MAX);
+                self.keeps = keep_alive_hint(&answer.headers);
                 Ok(answer)
             }
+            Err(Some(failure)) => Err(Unanswered::Failed(failure)),
+            Err(None) => Err(Unanswered::Unwritten),
         }
     }
 
-    async fn answer(
-        &mut self,
-        answer: impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>>,
-        informational: &AtomicUsize,
-        host: &str,
-        response_headers: usize,
-    ) -> Result<Response<Incoming>, Unanswered> {
-        let mut answer = pin!(answer);
-        let answer = std::future::poll_fn(|cx| {
-            self.turn(cx);
-            if informational.load(Relaxed) > INFORMATIONAL_RESPONSES_MAX {
-                return Poll::Ready(None);
-            }
-            answer.as_mut().poll(cx).map(Some)
-        })
-        .await;
-        match answer {
-            Some(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                Err(Unanswered::Failed(Failure::new(
-                    Code::ProtocolError,
-                    Phase::Wait,
-                    format!(
-                        "{host} answered 101 and switched protocols, which nobody asked for; have it answer the request itself"
-                    ),
-                )))
-            }
-            Some(Ok(response)) => {
-                self.line.meter.allow(u64::MAX);
-                Ok(response)
-            }
-            Some(Err(error)) if error.message().is_some() => Err(Unanswered::Unwritten),
-            Some(Err(error)) => {
-                let reason = error.error().source().and_then(|cause| cause.downcast_ref::<h2::Error>());
-                self.wants_http1 = reason.and_then(h2::Error::reason) == Some(h2::Reason::HTTP_1_1_REQUIRED);
-                let failure = explain(error.error(), &self.line.meter, Phase::Wait, host, response_headers);
-                Err(Unanswered::Failed(failure))
-            }
-            None => Err(Unanswered::Failed(Failure::new(
-                Code::ProtocolError,
-                Phase::Wait,
-                format!(
-                    "{host} sent more than {INFORMATIONAL_RESPONSES_MAX} informational (1xx) answers before its final one; have it send the final one"
-                ),
-            ))),
+    /// The next piece of an answer's body; `None` at its end. `so_far`: what came of it before.
+    pub async fn read(&mut self, so_far: SoFar) -> Result<Option<Bytes>, Failure> {
+        let broken = || Cause::Broken { so_far: Some(so_far) }.failure(&self.host);
+        match &mut self.protocol {
+            Protocol::Http1(http1) => match http1.read().await {
+                Ok(piece) => Ok(piece),
+                Err(stop) => Err(self.stopped(stop, Some(so_far)).unwrap_or_else(broken)),
+            },
+            Protocol::Http2(http2) => match http2.read().await {
+                Ok(None) if so_far.declared.is_some_and(|declared| declared != so_far.bytes) => {
+                    Err(Cause::WrongLength { so_far }.failure(&self.host))
+                }
+                Ok(piece) => Ok(piece),
+                Err(stop) => Err(self.stopped2(stop, Some(so_far)).unwrap_or_else(broken)),
+            },
         }
     }
 
-    /// The next piece of an answer's body; `None` at its end.
-    pub async fn read(
-        &mut self,
-        body: &mut Incoming,
-        host: &str,
-        response_headers: usize,
-    ) -> Result<Option<Bytes>, Failure> {
-        loop {
-            let frame = std::future::poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
-                Poll::Pending => {
-                    self.turn(cx);
-                    Pin::new(&mut *body).poll_frame(cx)
-                }
-                ready => ready,
-            })
-            .await;
-            match frame {
-                None => return Ok(None),
-                // Trailers are passed over.
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        return Ok(Some(data));
-                    }
-                }
-                Some(Err(error)) => {
-                    return Err(explain(&error, &self.line.meter, Phase::Read, host, response_headers));
-                }
+    /// `None`: nothing of the request left.
+    fn stopped(&self, stop: http1::Stop, so_far: Option<SoFar>) -> Option<Failure> {
+        let failed = |cause: Cause<'_>| Some(cause.failure(&self.host));
+        let body = so_far.unwrap_or(SoFar { status: 0, bytes: 0, declared: None });
+        if self.line.meter.is_over_limit() {
+            return failed(Cause::TooManyBytes { most: BYTES_BEFORE_ANSWER_MAX });
+        }
+        match stop {
+            http1::Stop::NotFresh => None,
+            http1::Stop::Ended { tidy } => self.connection_ended(so_far, tidy),
+            http1::Stop::CutWithoutNotice => failed(Cause::CutWithoutNotice { so_far: body }),
+            http1::Stop::Bad(Bad::NotHttp { line }) => failed(Cause::NotHttp { line: &line }),
+            http1::Stop::Bad(Bad::Line { status, line, why }) => failed(Cause::BadLine { status, line: &line, why }),
+            http1::Stop::Bad(Bad::TooLarge { status }) => Some(self.too_large(status)),
+            http1::Stop::Chunk { line, why } => failed(Cause::BadChunk { so_far: body, line: &line, why }),
+            http1::Stop::TooManyInformational => {
+                failed(Cause::TooManyInformational { most: INFORMATIONAL_RESPONSES_MAX })
             }
+        }
+    }
+
+    fn stopped2(&self, stop: http2::Stop, so_far: Option<SoFar>) -> Option<Failure> {
+        let failed = |cause: Cause<'_>| Some(cause.failure(&self.host));
+        if self.line.meter.is_over_limit() {
+            return failed(Cause::TooManyBytes { most: BYTES_BEFORE_ANSWER_MAX });
+        }
+        match stop {
+            http2::Stop::Unwritten => None,
+            http2::Stop::Refused => failed(Cause::StreamRefused),
+            http2::Stop::LeftOut => failed(Cause::LeftOut),
+            http2::Stop::Http1Required => failed(Cause::Http1Required),
+            http2::Stop::HeadTooLarge => Some(self.too_large(None)),
+            http2::Stop::Stream { reason, by_peer } => failed(Cause::StreamEnded { reason: &reason, by_peer, so_far }),
+            http2::Stop::Connection => {
+                self.connection_ended(so_far, self.tls_error().is_none()).or_else(|| failed(Cause::Broken { so_far }))
+            }
+        }
+    }
+
+    /// What the socket saw of the end. `None`: it took nothing of the request before.
+    fn connection_ended(&self, so_far: Option<SoFar>, tidy: bool) -> Option<Failure> {
+        let meter = &self.line.meter;
+        let bytes = (meter.bytes_written() - self.written_before).min(self.request_bytes);
+        if let Some(error) = self.tls_error() {
+            let phase = if so_far.is_some() { Phase::Read } else { Phase::Wait };
+            return Some(words::after_handshake(&error, phase, &self.host));
+        }
+        // TLS has an end of its own, before the socket's.
+        let end = meter.peer_end().or(tidy.then_some(PeerEnd::Closed));
+        let cause = match (end, so_far) {
+            (Some(end), Some(so_far)) => Cause::CutOff { end, so_far },
+            (_, None) if bytes == 0 => return None,
+            (Some(end), None) => {
+                let out = meter.request_out_at().is_some();
+                Cause::Unanswered { end, written: (!out).then_some((bytes, self.request_bytes)) }
+            }
+            (None, so_far) => Cause::Broken { so_far },
+        };
+        Some(cause.failure(&self.host))
+    }
+
+    fn too_large(&self, status: Option<u16>) -> Failure {
+        let HeadCaps { bytes, lines } = self.caps;
+        Cause::HeadersTooLarge { status, bytes, lines }.failure(&self.host)
+    }
+
+    /// The receiver wants HTTP/1.1 for a request like the last one.
+    pub fn wants_http1(&self) -> bool {
+        match &self.protocol {
+            Protocol::Http1(_) => false,
+            Protocol::Http2(http2) => http2.wants_http1(),
+        }
+    }
+
+    /// What TLS said at the connection's end, where it was TLS that ended it.
+    fn tls_error(&self) -> Option<rustls::Error> {
+        match &self.protocol {
+            Protocol::Http1(http1) => http1.tls_error().cloned(),
+            Protocol::Http2(http2) => http2.tls_error(),
         }
     }
 
     /// Whether the connection is fit for another request now that an answer has been read to its end.
-    pub fn is_reusable(&mut self, answered: Version) -> bool {
-        if answered == Version::HTTP_10 || self.line.meter.is_blocked() {
-            return false;
+    pub fn is_reusable(&mut self) -> bool {
+        !self.line.meter.is_blocked() && self.is_ready()
+    }
+
+    fn is_ready(&mut self) -> bool {
+        match &mut self.protocol {
+            Protocol::Http1(http1) => http1.is_ready(),
+            Protocol::Http2(http2) => http2.is_ready(&mut Context::from_waker(Waker::noop())),
         }
-        self.turn(&mut Context::from_waker(Waker::noop()));
-        self.is_ready()
+    }
+
+    /// What is left of an answer is not wanted.
+    pub fn forget_answer(&mut self) {
+        if let Protocol::Http2(http2) = &mut self.protocol {
+            http2.forget_body();
+        }
     }
 }
 
 impl Idle for Channel {
     fn is_quiet(&mut self) -> bool {
-        self.turn(&mut Context::from_waker(Waker::noop()));
         self.is_ready() && self.line.probe.is_quiet()
     }
 
@@ -321,13 +280,31 @@ impl Idle for Channel {
     fn opened_at(&self) -> Instant {
         self.line.opened_at
     }
+
+    fn idle_max(&self) -> Option<Duration> {
+        self.keeps.map(|keeps| keeps.saturating_sub(KEEP_ALIVE_MARGIN))
+    }
 }
 
 /// A request ready for the wire, and its header lines as they leave.
 pub struct Prepared {
-    pub request: Request<Body>,
+    form: Form,
+    method: Method,
     pub lines: HeaderLines,
     pub body_bytes: u64,
+    head_bytes: u64,
+}
+
+enum Form {
+    Http1 { head: Bytes, body: Bytes },
+    Http2(Box<Request<http2::Body>>),
+}
+
+impl Prepared {
+    /// Bytes of the request in all; over HTTP/2 the head takes fewer.
+    pub fn bytes(&self) -> u64 {
+        self.head_bytes + self.body_bytes
+    }
 }
 
 /// Makes the request of a send: `Host` from the URL alone, the author's headers, then ours where they gave none.
@@ -359,22 +336,44 @@ pub fn prepare(spec: &SendSpec, url: &CheckedUrl, user_agent: &str, version: Ver
     let mut lines = Vec::with_capacity(headers.len());
     lines.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
 
-    let mut parts = http::uri::Parts::default();
-    parts.path_and_query = Some(target);
-    if version == Version::HTTP_2 {
+    let body = spec.body.clone().unwrap_or_default();
+    let form = if version == Version::HTTP_2 {
         // `:authority` says it there; `lines` keeps it under the name that records know.
         headers.remove(HOST);
+        let mut parts = http::uri::Parts::default();
+        parts.path_and_query = Some(target);
         parts.scheme = Some(match url.destination().scheme {
             Scheme::Http => http::uri::Scheme::HTTP,
             Scheme::Https => http::uri::Scheme::HTTPS,
         });
         parts.authority = Some(authority.parse().map_err(|_| cannot("host"))?);
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method(spec.method);
+        *request.uri_mut() = Uri::from_parts(parts).map_err(|_| cannot("URL"))?;
+        *request.headers_mut() = headers;
+        Form::Http2(Box::new(request))
+    } else {
+        Form::Http1 { head: head_of(spec, target.as_str(), &lines), body }
+    };
+    let head_bytes = lines.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>() as u64;
+    Ok(Prepared { form, method: spec.method, lines, body_bytes, head_bytes })
+}
+
+/// The head as it leaves over HTTP/1.1 (RFC 9112 section 2.1). Nothing in it can end a line: the target is a URL's that
+/// was parsed, names and values are checked where they are made.
+fn head_of(spec: &SendSpec, target: &str, lines: &HeaderLines) -> Bytes {
+    let mut head = BytesMut::with_capacity(512);
+    for part in [spec.method.label(), " ", target, " HTTP/1.1\r\n"] {
+        head.extend_from_slice(part.as_bytes());
     }
-    let mut request = Request::new(Full::new(spec.body.clone().unwrap_or_default()));
-    *request.method_mut() = method(spec.method);
-    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| cannot("URL"))?;
-    *request.headers_mut() = headers;
-    Ok(Prepared { request, lines, body_bytes })
+    for (name, value) in lines {
+        head.extend_from_slice(spec.spelling.of(name).as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    head.freeze()
 }
 
 fn method(method: Method) -> http::Method {
@@ -387,98 +386,4 @@ fn method(method: Method) -> http::Method {
         Method::Delete => http::Method::DELETE,
         Method::Options => http::Method::OPTIONS,
     }
-}
-
-fn headers_too_large(host: &str, response_headers: usize) -> Failure {
-    let message = format!(
-        "the headers of {host}'s answer are larger than {response_headers} bytes or more than {RESPONSE_HEADERS_MAX} lines; have it send fewer"
-    );
-    Failure::new(Code::ResponseHeadersTooLarge, Phase::Wait, message)
-}
-
-/// Whether a head that came over HTTP/2 is one that would have been too large over HTTP/1.
-fn is_too_large(headers: &HeaderMap, response_headers: usize) -> bool {
-    // A line there has ": " and an end.
-    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    bytes > response_headers || headers.len() > RESPONSE_HEADERS_MAX
-}
-
-/// Whether the HTTP/2 layer refused a head for its size. It says so in so many words only where the size is beyond
-/// all measure; below that, but above what it was told to take (twice what an answer may have, so that
-/// [`is_too_large`] decides about all that is near the limit), it calls the head malformed, and what came over the
-/// wire tells.
-fn gave_up_on_a_head(error: &h2::Error, meter: &Meter, response_headers: usize) -> bool {
-    error.is_library()
-        && match error.reason() {
-            Some(h2::Reason::ENHANCE_YOUR_CALM | h2::Reason::COMPRESSION_ERROR) => true,
-            Some(h2::Reason::PROTOCOL_ERROR) => meter.allowance_used() > response_headers as u64,
-            _ => false,
-        }
-}
-
-/// What ended an exchange: first what the receiver said that is not HTTP, then what the socket saw.
-fn explain(error: &hyper::Error, meter: &Meter, phase: Phase, host: &str, response_headers: usize) -> Failure {
-    let when = match phase {
-        Phase::Read => "in the middle of its answer",
-        _ => "before it answered",
-    };
-    let (code, message) = if meter.is_over_limit() {
-        (
-            Code::ProtocolError,
-            format!(
-                "{host} sent more than {BYTES_BEFORE_ANSWER_MAX} bytes that led to no answer; have it send the answer itself"
-            ),
-        )
-    } else if let Some(cause) = words::at_the_root_of(error) {
-        return words::after_handshake(cause, phase, host);
-    } else if error.is_parse_too_large() {
-        return headers_too_large(host, response_headers);
-    } else if error.is_parse() {
-        (
-            Code::ProtocolError,
-            format!(
-                "what {host} answered is not HTTP/1.1 ({error}); check that the port is the right one and speaks HTTP"
-            ),
-        )
-    } else if let Some(http2) = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>())
-        && !http2.is_io()
-    {
-        if phase == Phase::Wait && gave_up_on_a_head(http2, meter, response_headers) {
-            return headers_too_large(host, response_headers);
-        }
-        let code = if http2.is_remote() { Code::ConnectionReset } else { Code::ProtocolError };
-        let reason = http2.reason().map_or_else(|| http2.to_string(), |reason| reason.description().to_owned());
-        (
-            code,
-            format!(
-                "the HTTP/2 exchange with {host} was ended {when} ({reason}); whether the request was handled is not known, and it is not sent again"
-            ),
-        )
-    } else {
-        match meter.peer_end() {
-            Some(PeerEnd::Reset) => (
-                Code::ConnectionReset,
-                format!(
-                    "{host} reset the connection {when}; whether the request was handled is not known, and it is not sent again"
-                ),
-            ),
-            Some(PeerEnd::Closed) => (
-                Code::ConnectionClosed,
-                format!(
-                    "{host} closed the connection {when}; whether the request was handled is not known, and it is not sent again"
-                ),
-            ),
-            Some(PeerEnd::Lost) => (
-                Code::HostUnreachable,
-                format!(
-                    "the connection to {host} was lost {when}; whether the request was handled is not known, and it is not sent again"
-                ),
-            ),
-            None => (
-                Code::ProtocolError,
-                format!("{host} broke the protocol {when} ({error}); check what answers on this port"),
-            ),
-        }
-    };
-    Failure::new(code, phase, message)
 }

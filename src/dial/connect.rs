@@ -26,7 +26,8 @@ use super::plumbed::Routes;
 use super::wire::Wire;
 use crate::clock;
 use crate::limits::{CONNECT_STAGGER, EXHAUSTED_ASKED_AGAIN, EXHAUSTED_KEPT_MAX};
-use crate::outcome::{Code, Failure, Phase};
+use crate::outcome::words::{Cause, Tried};
+use crate::outcome::{Code, Failure};
 use crate::policy::{CheckedAddr, Purpose};
 use crate::source::Source;
 
@@ -62,61 +63,26 @@ pub enum ConnectError {
 
 impl ConnectError {
     /// What the send's author is told: the host as they wrote it, never a source's own address nor what the host
-    /// resolved to. `tried`: how many addresses the host has.
-    pub fn failure(&self, host: &str, port: u16, tried: usize) -> Failure {
-        let of = if tried > 1 { format!(" (the last of {tried} addresses tried)") } else { String::new() };
-        let (code, message) = match self {
-            Self::NotOnHost { .. } | Self::NotInForce { .. } => (
-                Code::SourceUnavailable,
-                format!(
-                    "no source address of this node could be used towards {host}:{port}; tell the operator, or resend later"
-                ),
-            ),
-            Self::OutOfPorts { .. } => (
-                Code::SourcePortsExhausted,
-                format!(
-                    "every source address of this node has all its ports in use towards {host}:{port}; send to it less at once, or resend later"
-                ),
-            ),
-            Self::Ourselves { .. } => (
-                Code::PolicySelf,
-                format!("{host} leads to this node itself, which no send may reach; use the receiver's own address"),
-            ),
-            Self::Refused { .. } => (
-                Code::ConnectionRefused,
-                format!(
-                    "{host}:{port} refused the connection{of}; check that the receiver runs and listens on this port"
-                ),
-            ),
-            Self::Reset { .. } => (
-                Code::ConnectionReset,
-                format!(
-                    "{host}:{port} reset the connection while it was made{of}; check the receiver and what stands before it"
-                ),
-            ),
-            Self::HostUnreachable { .. } => (
-                Code::HostUnreachable,
-                format!(
-                    "{host}:{port} cannot be reached{of}; check its address and that its firewall lets our published addresses in"
-                ),
-            ),
-            Self::NetworkUnreachable { .. } => (
-                Code::NetworkUnreachable,
-                format!(
-                    "there is no route to the network of {host}:{port}{of}; check the address that its name resolves to"
-                ),
-            ),
-            Self::WrongPeer { .. } => (
-                Code::Internal,
-                format!("the connection to {host}:{port} led somewhere else and was closed unused; tell the operator"),
-            ),
-            Self::Host { .. } => (
-                Code::Internal,
-                format!("this node could not open a connection to {host}:{port}; resend later, and tell the operator"),
-            ),
+    /// resolved to. `from`: the published address that was left from.
+    pub fn failure(&self, host: &str, port: u16, from: Option<IpAddr>, tried: Tried) -> Failure {
+        let cause = match self {
+            // A refusal by the policy, and no phase's.
+            Self::Ourselves { .. } => {
+                let message = format!(
+                    "{host} leads to this node itself, which no send may reach; use the receiver's own address"
+                );
+                return Failure::new(Code::PolicySelf, None, message);
+            }
+            Self::NotOnHost { .. } | Self::NotInForce { .. } => Cause::NoSource { port },
+            Self::OutOfPorts { .. } => Cause::NoPort { port },
+            Self::Refused { .. } => Cause::Refused { port, from, tried },
+            Self::Reset { .. } => Cause::ResetAtConnect { port, from, tried },
+            Self::HostUnreachable { .. } => Cause::Unreachable { port, from, tried },
+            Self::NetworkUnreachable { .. } => Cause::NetworkUnreachable { port, tried },
+            Self::WrongPeer { .. } => Cause::LedElsewhere { port },
+            Self::Host { .. } => Cause::NoSocket { port },
         };
-        // A refusal by the policy is no phase's.
-        Failure::new(code, (code != Code::PolicySelf).then_some(Phase::Connect), message)
+        cause.failure(host)
     }
 
     /// Nothing left this host, so the next source may be tried for the same address.
@@ -272,6 +238,8 @@ pub struct Connector<'a> {
     pub in_force: &'a (dyn Fn(&Source) -> bool + Sync),
     /// Told what a bind said of a source.
     pub bound: &'a (dyn Fn(&Source, bool) + Sync),
+    /// How the addresses met it so far, for whoever drops this.
+    pub tried: &'a Mutex<Tried>,
 }
 
 impl Connector<'_> {
@@ -302,6 +270,26 @@ impl Connector<'_> {
 
     /// One address: the next source is tried only while no packet has left.
     async fn attempt(&self, candidate: &Candidate) -> Result<Connected, ConnectError> {
+        self.note(|tried| tried.silent += 1);
+        let ended = self.attempt_from(candidate).await;
+        self.note(|tried| {
+            tried.silent -= 1;
+            match &ended {
+                Err(ConnectError::Refused { .. } | ConnectError::Reset { .. }) => tried.refused += 1,
+                Err(ConnectError::HostUnreachable { .. } | ConnectError::NetworkUnreachable { .. }) => {
+                    tried.unreachable += 1;
+                }
+                _ => {}
+            }
+        });
+        ended
+    }
+
+    fn note(&self, what: impl FnOnce(&mut Tried)) {
+        what(&mut self.tried.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    async fn attempt_from(&self, candidate: &Candidate) -> Result<Connected, ConnectError> {
         let mut told = None;
         for source in &candidate.sources {
             match self.connect_from(source, &candidate.address).await {

@@ -27,6 +27,8 @@ pub trait Idle: Send {
     fn is_quiet(&mut self) -> bool;
     fn source(&self) -> &Source;
     fn opened_at(&self) -> Instant;
+    /// How long it may lie idle at most, where the receiver has said so.
+    fn idle_max(&self) -> Option<Duration>;
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -44,6 +46,13 @@ struct Place<C> {
 struct Parked<C> {
     connection: C,
     since: Instant,
+}
+
+impl<C: Idle> Parked<C> {
+    /// How long it is kept.
+    fn kept(&self, keep_alive: Duration) -> Duration {
+        self.connection.idle_max().map_or(keep_alive, |idle_max| idle_max.min(keep_alive))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +110,7 @@ impl<C: Idle> Pool<C> {
         let mut found = None;
         while let Some(mut parked) = place.idle.pop() {
             let idle = now.duration_since(parked.since);
-            let fit = idle < keep_alive
+            let fit = idle < parked.kept(keep_alive)
                 && now.duration_since(parked.connection.opened_at()) < CONNECTION_AGE_MAX
                 && usable(parked.connection.source())
                 && parked.connection.is_quiet();
@@ -133,6 +142,7 @@ impl<C: Idle> Pool<C> {
         if places.generation != generation.0
             || places.idle >= IDLE_TOTAL
             || now.duration_since(connection.opened_at()) >= CONNECTION_AGE_MAX
+            || connection.idle_max().is_some_and(|idle_max| idle_max.is_zero())
         {
             return;
         }
@@ -174,7 +184,7 @@ impl<C: Idle> Pool<C> {
             for mut parked in std::mem::take(&mut place.idle) {
                 let idle = now.duration_since(parked.since);
                 let watched = place.reuse == Reuse::Unknown && idle >= REUSE_PROVEN_AFTER;
-                if idle >= keep_alive || (watched && !parked.connection.is_quiet()) {
+                if idle >= parked.kept(keep_alive) || (watched && !parked.connection.is_quiet()) {
                     closed.push(parked);
                     continue;
                 }
@@ -241,6 +251,7 @@ mod tests {
     struct Fake {
         source: Source,
         opened_at: Instant,
+        idle_max: Option<Duration>,
     }
 
     impl Idle for Fake {
@@ -252,6 +263,9 @@ mod tests {
         }
         fn opened_at(&self) -> Instant {
             self.opened_at
+        }
+        fn idle_max(&self) -> Option<Duration> {
+            self.idle_max
         }
     }
 
@@ -268,7 +282,7 @@ mod tests {
             verify: None,
         };
         let source = Sources::new(&egress, &Notice::default(), None).all().remove(0);
-        Fake { source: (*source).clone(), opened_at: clock::monotonic() }
+        Fake { source: (*source).clone(), opened_at: clock::monotonic(), idle_max: None }
     }
 
     fn destination(port: usize) -> Destination {
@@ -304,6 +318,27 @@ mod tests {
         tokio::time::advance(REUSE_OFF_AFTER_STALE).await;
         pool.tend(KEEP_ALIVE);
         assert_eq!(pool.lock().by_key.len(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_lies_idle_no_longer_than_its_receiver_says() {
+        for (says, kept) in [
+            (Duration::ZERO, false),
+            (Duration::from_millis(900), false),
+            (Duration::from_millis(1100), true),
+            (Duration::from_secs(60), true),
+        ] {
+            let pool = Pool::default();
+            let (tenant, place) = (TenantId::new("acme"), destination(0));
+            let parked = Fake { idle_max: Some(says), ..fake() };
+            pool.park(&tenant, &place, pool.generation(), parked);
+            tokio::time::advance(Duration::from_secs(1)).await;
+            assert_eq!(pool.take(&tenant, &place, KEEP_ALIVE, |_| true).is_some(), kept, "{says:?}");
+            pool.tend(KEEP_ALIVE);
+            tokio::time::advance(KEEP_ALIVE).await;
+            pool.tend(KEEP_ALIVE);
+            assert!(pool.is_empty());
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -23,17 +23,7 @@ use tokio::time::Instant;
 use super::metrics::PortGuard;
 use crate::clock;
 use crate::limits::READ_TURN_BYTES;
-
-/// How the peer, or the way to it, ended a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeerEnd {
-    /// It closed its side.
-    Closed,
-    /// It reset the connection, or a write found it closed.
-    Reset,
-    /// The network gave up on it.
-    Lost,
-}
+pub use crate::outcome::words::PeerEnd;
 
 /// What was seen on one socket. Shared between the socket and whoever explains its failure; relaxed everywhere,
 /// because both live in one task.

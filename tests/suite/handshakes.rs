@@ -41,7 +41,7 @@ async fn a_trusted_receiver_is_remembered_with_its_certificate() {
     assert_eq!((certificate.names, certificate.key.as_str()), (vec![NAME.to_owned()], "ECDSA P-256"));
     assert!(attempt.timings.dns.is_some() && attempt.timings.tls.is_some());
     let sent = String::from_utf8(receiver.received()[0].clone()).unwrap();
-    assert!(sent.starts_with(&format!("POST / HTTP/1.1\r\nhost: {NAME}:{}\r\n", receiver.port())), "{sent}");
+    assert!(sent.starts_with(&format!("POST / HTTP/1.1\r\nHost: {NAME}:{}\r\n", receiver.port())), "{sent}");
 }
 
 #[tokio::test]

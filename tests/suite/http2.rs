@@ -185,9 +185,9 @@ async fn every_end_of_a_stream_is_an_outcome_and_the_request_is_made_once() {
         (Script::Status(503), "rejected", LONG),
         (Script::Endless, "delivered", LONG),
         // Even the refusals that promise that nothing was done.
-        (Script::Reset(Reason::REFUSED_STREAM), "failed connection_reset wait", LONG),
+        (Script::Reset(Reason::REFUSED_STREAM), "failed connection_refused wait", LONG),
         (Script::Reset(Reason::INTERNAL_ERROR), "failed connection_reset wait", LONG),
-        (Script::Reset(Reason::HTTP_1_1_REQUIRED), "failed connection_reset wait", LONG),
+        (Script::Reset(Reason::HTTP_1_1_REQUIRED), "failed protocol_error wait", LONG),
         (Script::ResetWithin, "failed connection_reset read", LONG),
         (Script::GoAway, "failed connection_reset wait", LONG),
         (Script::Informational, "failed protocol_error wait", LONG),
@@ -273,4 +273,141 @@ async fn a_receiver_that_wants_http_1_1_is_offered_nothing_else_by_the_tenant_th
     assert_eq!(ends, expected);
     // None was made twice for it.
     assert_eq!(receiver.requests.load(Relaxed), 5);
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Reads a whole request, answers with these bytes, and waits for the other side to go.
+async fn answers_with(listener: TcpListener, acceptor: TlsAcceptor, answer: Vec<u8>, then_close: bool) {
+    let mut stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+    stream.write_all(&frame(4, 0, 0, &[])).await.unwrap();
+    let mut preface = [0; 24];
+    stream.read_exact(&mut preface).await.unwrap();
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        stream.read_exact(&mut payload).await.unwrap();
+        // DATA or HEADERS with END_STREAM.
+        if head[3] < 2 && head[4] & 1 == 1 {
+            break;
+        }
+    }
+    stream.write_all(&[frame(4, 1, 0, &[]), answer].concat()).await.unwrap();
+    stream.flush().await.unwrap();
+    if then_close {
+        let _ = stream.shutdown().await;
+    }
+    let _ = stream.read_to_end(&mut Vec::new()).await;
+}
+
+#[tokio::test]
+async fn an_answer_is_whole_where_its_frames_say_so_and_a_refusal_is_known_from_them() {
+    let (ground, _names, authority) = ground().await;
+    // HPACK (RFC 7541): `:status: 200` is entry 8 of the static table, `content-length` the name of entry 28.
+    let head = |flags: u8, more: &[u8]| frame(1, 4 | flags, 1, &[&[0x88], more].concat());
+    let length = |length: &str| [&[0x0f, 0x0d, u8::try_from(length.len()).unwrap()], length.as_bytes()].concat();
+    let data = |flags: u8| frame(0, flags, 1, b"abc");
+    let reset = |reason: Reason| frame(3, 0, 1, &u32::from(reason).to_be_bytes());
+    let goaway = |last: u32| frame(7, 0, 0, &[last.to_be_bytes(), [0; 4]].concat());
+    let trailers = |flags: u8| frame(1, 4 | flags, 1, &[0x00, 1, b'x', 1, b'y']);
+    let no_error = || reset(Reason::NO_ERROR);
+    for (name, frames, close, end, processed) in [
+        ("END_STREAM", vec![head(0, &[]), data(1)], false, "delivered", None),
+        ("END_STREAM with the head", vec![head(1, &[])], false, "delivered", None),
+        (
+            "END_STREAM, and no more wanted of the request",
+            vec![head(0, &[]), data(1), no_error()],
+            false,
+            "delivered",
+            None,
+        ),
+        ("the length that came", vec![head(0, &length("3")), data(1), no_error()], false, "delivered", None),
+        ("trailers", vec![head(0, &[]), data(0), trailers(1)], false, "delivered", None),
+        ("END_STREAM, and the end of the connection", vec![head(0, &[]), data(1), goaway(1)], true, "delivered", None),
+        (
+            "NO_ERROR within a length",
+            vec![head(0, &length("10")), data(0), no_error()],
+            false,
+            "failed connection_reset read",
+            Some("yes"),
+        ),
+        (
+            "NO_ERROR without a length",
+            vec![head(0, &[]), data(0), no_error()],
+            false,
+            "failed connection_reset read",
+            Some("yes"),
+        ),
+        (
+            "NO_ERROR after the length",
+            vec![head(0, &length("3")), data(0), no_error()],
+            false,
+            "failed connection_reset read",
+            Some("yes"),
+        ),
+        ("NO_ERROR after the head", vec![head(0, &[]), no_error()], false, "failed connection_reset read", Some("yes")),
+        (
+            "another reset within",
+            vec![head(0, &[]), data(0), reset(Reason::CANCEL)],
+            false,
+            "failed connection_reset read",
+            Some("yes"),
+        ),
+        (
+            "refused within",
+            vec![head(0, &[]), reset(Reason::REFUSED_STREAM)],
+            false,
+            "failed connection_reset read",
+            Some("yes"),
+        ),
+        (
+            "less than the length",
+            vec![head(0, &length("10")), data(1)],
+            false,
+            "failed protocol_error read",
+            Some("yes"),
+        ),
+        (
+            "more than the length",
+            vec![head(0, &length("1")), data(1)],
+            false,
+            "failed protocol_error read",
+            Some("yes"),
+        ),
+        ("closed within", vec![head(0, &[]), data(0)], true, "failed connection_closed read", Some("yes")),
+        ("closed before", vec![], true, "failed connection_closed wait", Some("maybe")),
+        ("a GOAWAY that takes it in", vec![goaway(1)], true, "failed connection_closed wait", Some("maybe")),
+        ("a GOAWAY that leaves it out", vec![goaway(0)], true, "failed connection_closed wait", Some("no")),
+        ("REFUSED_STREAM", vec![reset(Reason::REFUSED_STREAM)], false, "failed connection_refused wait", Some("no")),
+        ("HTTP_1_1_REQUIRED", vec![reset(Reason::HTTP_1_1_REQUIRED)], false, "failed protocol_error wait", Some("no")),
+        ("INTERNAL_ERROR", vec![reset(Reason::INTERNAL_ERROR)], false, "failed connection_reset wait", Some("maybe")),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let acceptor = authority.server(&[NAME], Leaf::Good, &["h2"]);
+        let receiver = tokio::spawn(answers_with(listener, acceptor, frames.concat(), close));
+        let attempt = ground.deliver(post(&format!("https://{NAME}:{port}/"), "some bytes"), LONG).await;
+        assert_eq!(end_of(&attempt), end, "{name}: {:?}", attempt.ended);
+        let error = attempt.ended.error;
+        assert_eq!(error.as_ref().map(|error| error.processed.label()), processed, "{name}: {error:?}");
+        if let Some(error) = error {
+            let known = error.processed.label() != "maybe";
+            assert_eq!(error.message.contains("not known"), !known, "{name}: {}", error.message);
+            assert_eq!(
+                error.message.contains("not handled"),
+                error.processed.label() == "no",
+                "{name}: {}",
+                error.message
+            );
+        }
+        if end.ends_with("read") {
+            let response = attempt.response.expect("its head came");
+            assert!(response.status == 200 && response.body_truncated, "{name}");
+        }
+        receiver.abort();
+    }
 }

@@ -151,6 +151,9 @@ async fn what_ends_a_connections_use() {
     for (name, answer) in [
         ("it says so", format!("{zero}connection: close\r\n\r\n")),
         ("HTTP/1.0", "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 0\r\n\r\n".to_owned()),
+        ("it keeps it for a second, and a second is our margin", format!("{zero}keep-alive: timeout=1\r\n\r\n")),
+        ("a folded line", format!("{zero}x: 1\r\n 2\r\n\r\n")),
+        ("a space before a colon", format!("{zero}x : 1\r\n\r\n")),
         ("bytes after the end", format!("{zero}\r\nHTTP/1.1 200 OK\r\n\r\n")),
         ("garbage after the end", format!("{zero}\r\n\0")),
     ] {
