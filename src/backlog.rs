@@ -85,6 +85,7 @@ mod tests {
             method: Method::Post,
             target: Target::Url(CheckedUrl::parse("http://example.com/").expect("a URL")),
             headers: Vec::new(),
+            spelling: Default::default(),
             dropped_headers: Vec::new(),
             body: Some(vec![0; 10_000].into()),
             context: Context::default(),

@@ -6,8 +6,9 @@
 
 use aws_lc_rs::digest::{Context, SHA256};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Version, header::CONTENT_LENGTH};
+use http::{HeaderMap, HeaderValue, Version};
 
+use super::http1::head::content_length;
 use crate::limits::{READ_TURN_PIECES, RESPONSE_PIECE_BYTES_MIN, RESPONSE_PIECES_MAX};
 use crate::outcome::words::SoFar;
 use crate::redact::RawResponse;
@@ -44,7 +45,7 @@ pub enum More {
 
 impl Receiving {
     pub fn new(status: u16, version: Version, headers: HeaderMap, caps: BodyCaps) -> Self {
-        let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let declared = content_length(&headers).ok().flatten();
         let digest = Context::new(&SHA256);
         Self {
             status,
@@ -186,6 +187,28 @@ mod tests {
             assert!(receiving.kept.capacity() <= 100_000, "{}", receiving.kept.capacity());
         }
         assert_eq!(receiving.finish(true).body.len(), 100_000);
+    }
+
+    #[test]
+    fn the_length_that_is_declared_is_one_number() {
+        for (values, declared) in [
+            (&[][..], None),
+            (&["7"], Some(7)),
+            (&["007"], Some(7)),
+            (&["7", "7"], Some(7)),
+            (&["7, 7"], Some(7)),
+            (&["7", "8"], None),
+            (&["+7"], None),
+            (&["0x7"], None),
+            (&[""], None),
+            (&["18446744073709551615"], Some(u64::MAX)),
+            (&["18446744073709551616"], None),
+        ] {
+            let mut headers = HeaderMap::new();
+            values.iter().for_each(|value| _ = headers.append("content-length", HeaderValue::from_static(value)));
+            let receiving = Receiving::new(200, Version::HTTP_2, headers, BodyCaps { stored: 1, read: 1 });
+            assert_eq!(receiving.finish(true).declared, declared, "{values:?}");
+        }
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub struct Channel {
     request_bytes: u64,
     /// How long the receiver keeps it open while nothing comes, as it says.
     keeps: Option<Duration>,
+    /// The answer has no body, whatever length it declares: to a HEAD, 204 or 304.
+    bodiless: bool,
     used: bool,
 }
 
@@ -94,7 +96,17 @@ impl Channel {
             Protocol::Http1(Http1::new(io))
         };
         let host = Arc::from(host);
-        Ok(Self { line, protocol, host, caps, written_before: 0, request_bytes: 0, keeps: None, used: false })
+        Ok(Self {
+            line,
+            protocol,
+            host,
+            caps,
+            written_before: 0,
+            request_bytes: 0,
+            keeps: None,
+            bodiless: false,
+            used: false,
+        })
     }
 
     pub fn line(&self) -> &Line {
@@ -115,9 +127,9 @@ impl Channel {
         self.written_before = self.line.meter.bytes_written();
         self.request_bytes = prepared.bytes();
         let again = std::mem::replace(&mut self.used, true);
+        let head_only = prepared.method == Method::Head;
         let answer = match (&mut self.protocol, prepared.form) {
             (Protocol::Http1(http1), Form::Http1 { head, body }) => {
-                let head_only = prepared.method == Method::Head;
                 match http1.send(head, body, head_only, again, self.caps).await {
                     Ok(head) => Ok(Answer { status: head.status, version: head.version, headers: head.headers }),
                     Err(stop) => Err(self.stopped(stop, None)),
@@ -141,6 +153,7 @@ impl Channel {
             Ok(answer) => {
                 self.line.meter.allow(u64::MAX);
                 self.keeps = keep_alive_hint(&answer.headers);
+                self.bodiless = head_only || matches!(answer.status, 204 | 304);
                 Ok(answer)
             }
             Err(Some(failure)) => Err(Unanswered::Failed(failure)),
@@ -157,7 +170,7 @@ impl Channel {
                 Err(stop) => Err(self.stopped(stop, Some(so_far)).unwrap_or_else(broken)),
             },
             Protocol::Http2(http2) => match http2.read().await {
-                Ok(None) if so_far.declared.is_some_and(|declared| declared != so_far.bytes) => {
+                Ok(None) if !self.bodiless && so_far.declared.is_some_and(|declared| declared != so_far.bytes) => {
                     Err(Cause::WrongLength { so_far }.failure(&self.host))
                 }
                 Ok(piece) => Ok(piece),

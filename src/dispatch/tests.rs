@@ -53,6 +53,7 @@ impl Middle {
             method: Method::Get,
             target: Target::Url(CheckedUrl::parse("http://169.254.169.254/").expect("a URL")),
             headers: Vec::new(),
+            spelling: Default::default(),
             dropped_headers: Vec::new(),
             body: None,
             context: Context { execution: execution.clone(), ..Context::default() },

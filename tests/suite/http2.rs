@@ -7,13 +7,14 @@ use std::sync::{
 };
 
 use bytes::Bytes;
+use egressd::send::Method;
 use h2::{Reason, server::SendResponse};
 use http::{Request, Response, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use crate::support::ground::{Ground, LONG, Plan, SHORT, end_of, get, post};
+use crate::support::ground::{Ground, LONG, Plan, SHORT, end_of, get, post, request};
 use crate::support::name_server::NameServer;
 use crate::support::tls::{Authority, Leaf};
 
@@ -318,6 +319,7 @@ async fn an_answer_is_whole_where_its_frames_say_so_and_a_refusal_is_known_from_
     for (name, frames, close, end, processed) in [
         ("END_STREAM", vec![head(0, &[]), data(1)], false, "delivered", None),
         ("END_STREAM with the head", vec![head(1, &[])], false, "delivered", None),
+        ("HEAD, and the length of what a GET would get", vec![head(1, &length("500"))], false, "delivered", None),
         (
             "END_STREAM, and no more wanted of the request",
             vec![head(0, &[]), data(1), no_error()],
@@ -390,7 +392,10 @@ async fn an_answer_is_whole_where_its_frames_say_so_and_a_refusal_is_known_from_
         let port = listener.local_addr().unwrap().port();
         let acceptor = authority.server(&[NAME], Leaf::Good, &["h2"]);
         let receiver = tokio::spawn(answers_with(listener, acceptor, frames.concat(), close));
-        let attempt = ground.deliver(post(&format!("https://{NAME}:{port}/"), "some bytes"), LONG).await;
+        let url = format!("https://{NAME}:{port}/");
+        let spec =
+            if name.starts_with("HEAD") { request(Method::Head, &url, &[], None) } else { post(&url, "some bytes") };
+        let attempt = ground.deliver(spec, LONG).await;
         assert_eq!(end_of(&attempt), end, "{name}: {:?}", attempt.ended);
         let error = attempt.ended.error;
         assert_eq!(error.as_ref().map(|error| error.processed.label()), processed, "{name}: {error:?}");

@@ -219,25 +219,11 @@ impl Head {
             let chunked = codings.last().is_some_and(|last| last.eq_ignore_ascii_case("chunked"));
             return Ok(if chunked { Framing::Chunked } else { Framing::Close });
         }
-        let mut length = None;
-        for value in self.headers.get_all(header::CONTENT_LENGTH) {
-            let bad = |why| Bad::Line {
-                status: Some(self.status),
-                line: kept(&[b"content-length: ", value.as_bytes()].concat()),
-                why,
-            };
-            for one in value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
-                let digits = !one.is_empty() && one.iter().all(u8::is_ascii_digit);
-                let Some(one) = std::str::from_utf8(one).ok().filter(|_| digits).and_then(|one| one.parse().ok())
-                else {
-                    return Err(bad("declares a length that is no number"));
-                };
-                if length.is_some_and(|length: u64| length != one) {
-                    return Err(bad("declares another length than the one before"));
-                }
-                length = Some(one);
-            }
-        }
+        let length = content_length(&self.headers).map_err(|(value, why)| Bad::Line {
+            status: Some(self.status),
+            line: kept(&[b"content-length: ", value].concat()),
+            why,
+        })?;
         Ok(length.map_or(Framing::Close, Framing::Length))
     }
 
@@ -247,6 +233,24 @@ impl Head {
             && !self.is_lenient
             && !tokens(&self.headers, &header::CONNECTION).iter().any(|token| token.eq_ignore_ascii_case("close"))
     }
+}
+
+/// The length that an answer declares, once or in several equal values (RFC 9110 section 8.6); or the value that is
+/// none, and why.
+pub fn content_length(headers: &HeaderMap) -> Result<Option<u64>, (&[u8], &'static str)> {
+    let mut length = None;
+    for value in headers.get_all(header::CONTENT_LENGTH).into_iter().map(HeaderValue::as_bytes) {
+        for one in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+            let digits = !one.is_empty() && one.iter().all(u8::is_ascii_digit);
+            let one = std::str::from_utf8(one).ok().filter(|_| digits).and_then(|one| one.parse().ok());
+            let Some(one) = one else { return Err((value, "declares a length that is no number")) };
+            if length.is_some_and(|length: u64| length != one) {
+                return Err((value, "declares another length than the one before"));
+            }
+            length = Some(one);
+        }
+    }
+    Ok(length)
 }
 
 /// How long the receiver says that it keeps an idle connection open: `Keep-Alive: timeout=5, max=100` (RFC 2068 section
