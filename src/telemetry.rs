@@ -2,8 +2,14 @@
 //!
 //! Every metric is described where it is counted; labels come from closed lists or the configured sources only.
 
+use std::fmt::Write as _;
+
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing::field::Field;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
 /// From a millisecond to just past the default deadline, in seconds.
 const DELIVERY_BUCKETS: &[f64] =
@@ -36,5 +42,90 @@ pub fn logs(default: &str) {
     let filter = EnvFilter::try_from_env("EGRESSD_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second call (tests start several appliances in one process) keeps the first.
-    let _ = if std::io::stderr().is_terminal() { builder.try_init() } else { builder.json().try_init() };
+    let _ = if std::io::stderr().is_terminal() {
+        builder.fmt_fields(plain_fields()).try_init()
+    } else {
+        builder.json().try_init()
+    };
+}
+
+/// Fields of a line for a person. What others have written (ids, reasons, errors) stands among them: it neither steers
+/// the terminal nor begins a line of its own.
+fn plain_fields() -> impl for<'w> FormatFields<'w> + Send + Sync + 'static {
+    let field = |writer: &mut Writer<'_>, field: &Field, value: &dyn std::fmt::Debug| match field.name() {
+        "message" => write!(Plain(writer), "{value:?}"),
+        name => write!(Plain(writer), "{name}={value:?}"),
+    };
+    debug_fn(field).delimited(" ")
+}
+
+/// Writes control characters, and those that turn the direction of text, by their numbers.
+struct Plain<'a, W>(&'a mut W);
+
+impl<W: std::fmt::Write> std::fmt::Write for Plain<'_, W> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        for part in text.split_inclusive(steers) {
+            let Some(last) = part.chars().next_back().filter(|last| steers(*last)) else {
+                self.0.write_str(part)?;
+                continue;
+            };
+            self.0.write_str(&part[..part.len() - last.len_utf8()])?;
+            write!(self.0, "{}", last.escape_unicode())?;
+        }
+        Ok(())
+    }
+}
+
+/// Unicode's line and paragraph separators, and its marks, embeddings and overrides of direction.
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Terminal(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Terminal {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_others_wrote_steers_no_terminal_and_begins_no_line() {
+        let terminal = Terminal::default();
+        let writer = terminal.clone();
+        let lines = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .fmt_fields(plain_fields())
+            .finish();
+        let evil = "\u{1b}]0;PWNED\u{7}\u{1b}[2J\r\n2026-11-29T00:00:00Z INFO forged\u{9b}31m \u{202e}txt\u{2028}end";
+        tracing::subscriber::with_default(lines, || {
+            tracing::warn!(execution = %evil, "shown");
+            tracing::warn!(reason = ?evil, "debugged");
+            tracing::warn!(evil, "as a value");
+            tracing::warn!("in the message: {evil}");
+            tracing::warn!(error = &std::io::Error::other(evil) as &dyn std::error::Error, "an error");
+            let span = tracing::warn_span!("span", reason = %evil);
+            span.in_scope(|| tracing::warn!("in a span"));
+        });
+        let written = String::from_utf8(terminal.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(written.lines().count(), 6, "{written}");
+        assert_eq!(written.matches("PWNED").count(), 6, "{written}");
+        assert!(!written.chars().any(|c| c != '\n' && steers(c)), "{written:?}");
+        assert!(written.lines().all(|line| line.contains(" WARN ")), "{written}");
+    }
 }
