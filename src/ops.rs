@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use axum::extract::Request;
+use axum::middleware::Next;
 use axum::{
     Router, extract::State, http::StatusCode, http::header::CONTENT_TYPE, response::IntoResponse, routing::get,
 };
@@ -14,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::api::access;
 use crate::clock;
 use crate::dispatch::Dispatcher;
 use crate::doors::{self, Bounds};
@@ -81,6 +84,14 @@ impl Readiness {
 
 /// Serves until `stopped` turns true; what is being answered then is finished.
 pub async fn serve(listener: TcpListener, router: Router, stopped: watch::Receiver<bool>) {
+    // Open to everyone who reaches it: on loopback, no page in somebody's browser may, by whatever name.
+    let loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+    let router = router.layer(axum::middleware::from_fn(move |request: Request, next: Next| async move {
+        match access::guard(&request, loopback) {
+            Ok(()) => next.run(request).await,
+            Err(problem) => problem.into_response(),
+        }
+    }));
     let service = TowerToHyperService::new(router);
     doors::serve(listener, "the metrics listener", BOUNDS, |_| service.clone(), stopped).await;
 }
@@ -138,6 +149,36 @@ mod tests {
         assert_eq!(healthz(Handle::current()).await, (StatusCode::OK, "ok\n"));
     }
 
+    #[tokio::test]
+    #[allow(clippy::disallowed_methods, reason = "a test's own client, towards its own listener")]
+    async fn a_page_in_a_browser_reads_nothing() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let (_stop, stopped) = watch::channel(false);
+        let router = Router::new().route("/metrics", get(|| async { "all of them" }));
+        tokio::spawn(serve(listener, router, stopped));
+        for (head, status) in [
+            ("host: localhost", 200),
+            ("host: 127.0.0.1:8701", 200),
+            ("host: [::1]:8701", 200),
+            ("host: evil.example.com", 421),
+            ("host: 10.0.0.1:8701", 421),
+            ("host: localhost\r\nhost: localhost", 400),
+            ("host: localhost\r\norigin: https://evil.example.com", 403),
+            ("host: localhost\r\nsec-fetch-site: cross-site", 403),
+            ("host: localhost\r\nsec-fetch-site: same-site", 403),
+            ("host: localhost\r\nsec-fetch-site: none", 200),
+        ] {
+            let mut stream = TcpStream::connect(address).await.expect("it listens");
+            let call = format!("GET /metrics HTTP/1.1\r\n{head}\r\nconnection: close\r\n\r\n");
+            stream.write_all(call.as_bytes()).await.expect("written");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.expect("an answer");
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{head}: {answer}");
+            assert_eq!(answer.contains("all of them"), status == 200, "{head}");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     #[allow(clippy::disallowed_methods, reason = "a test's own client, towards its own listener")]
     async fn whoever_stays_keeps_nobody_out() {
@@ -152,7 +193,7 @@ mod tests {
         }
         tokio::time::sleep(limits::DOORS_PLACE_TIME).await;
         let mut newcomer = TcpStream::connect(address).await.expect("it listens");
-        let call = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let call = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         newcomer.write_all(call).await.expect("written");
         let mut answer = String::new();
         newcomer.read_to_string(&mut answer).await.expect("an answer");
