@@ -1,21 +1,23 @@
 //! The HTTP front: submitting sends, looking at them, and stopping them.
 //!
 //! [`router`] is every call of the API over what [`ApiState`] brings together; [`serve`] puts it on a listener. A
-//! call goes through the same steps wherever it leads: the browser guard, the token and its scope ([`access`]), the
-//! query ([`query`]), the body ([`body`]), then the work; what is answered is bounded in sum until it was read
-//! ([`answers`]). Every error is a [`problem::Problem`]. Records leave in
+//! call goes through the same steps wherever it leads: the browser guard, its connection's place ([`places`]) and room for
+//! what it takes ([`budget`]), the token and its scope ([`access`]), the query ([`query`]), the body ([`body`]), then the
+//! work; what is answered counts until it was taken ([`answers`]). Every error is a [`problem::Problem`]. Records leave in
 //! the shape of [`view`] alone, which decides what a tenant may know; places in the store's order are sealed
 //! ([`place`]). Not here: what makes a send acceptable (`intake`), and anything about delivery.
 
 pub mod access;
 mod answers;
 pub mod body;
+mod budget;
 mod executions;
 pub mod explain;
 mod har;
 pub mod openapi;
 mod page;
 mod place;
+mod places;
 pub mod problem;
 pub mod query;
 mod resend;
@@ -36,13 +38,15 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use metrics::{Unit, counter, describe_counter};
 use serde::Serialize;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
-use self::answers::Answers;
+use self::answers::{Turns, Untaken};
+use self::budget::{Budget, Holder, Purpose};
 use self::place::Places;
+use self::places::Presence;
 use self::problem::{Problem, ProblemCode};
 use crate::deliver::Deliverer;
 use crate::events::Events;
@@ -77,17 +81,18 @@ pub(crate) struct Shared {
     pub(crate) closing: watch::Receiver<bool>,
     pub(crate) redact_key: RedactKey,
     pub(crate) places: Places,
-    /// In KiB: what bodies may take together while they are read and parsed.
-    pub(crate) bodies: Arc<Semaphore>,
-    pub(crate) tails: Arc<Semaphore>,
-    /// What is read of records.
-    pub(crate) answers: Answers,
-    /// What is answered to submitting calls: apart, so that readers do not keep anybody from sending.
-    pub(crate) receipts: Answers,
+    /// Of what all calls hold.
+    pub(crate) budget: Budget,
+    pub(crate) tails: Budget,
+    pub(crate) turns: Turns,
 }
 
 /// The whole API. `addresses` serves `/public-ips.txt` and `/public-ips.json`.
 pub fn router(state: ApiState, addresses: Router) -> Router {
+    router_sharing(budget::BYTES, state, addresses)
+}
+
+fn router_sharing(shares: budget::Shares, state: ApiState, addresses: Router) -> Router {
     describe_counter!(
         "egressd_sends_refused_total",
         Unit::Count,
@@ -96,10 +101,8 @@ pub fn router(state: ApiState, addresses: Router) -> Router {
     let ApiState { world, store, intake, events, explainer, deliverer, closing } = state;
     let redact_key = store.redact_key();
     let places = Places::new(&redact_key);
-    let bodies = Arc::new(Semaphore::new((limits::API_BODIES_BYTES / limits::KIB) as usize));
-    let tails = Arc::new(Semaphore::new(limits::TAILS));
-    let answers = Answers::new(limits::API_ANSWERS_BYTES);
-    let receipts = Answers::new(limits::API_RECEIPTS_BYTES);
+    let (budget, tails) = (Budget::new(shares), Budget::new(budget::TAILS));
+    let turns = Turns::new(budget.clone());
     let shared = Arc::new(Shared {
         world,
         store,
@@ -110,10 +113,9 @@ pub fn router(state: ApiState, addresses: Router) -> Router {
         closing,
         redact_key,
         places,
-        bodies,
+        budget,
         tails,
-        answers,
-        receipts,
+        turns,
     });
     Router::new()
         .route("/v1/sends", get(sends::list).post(sends::submit))
@@ -149,13 +151,19 @@ async fn method_not_allowed(method: Method) -> Problem {
     Problem::method_not_allowed(&method)
 }
 
-/// Around every call: the browser guard before it, and headers that keep a browser from guessing and storing after.
+/// Around every call: before it the browser guard, its connection's place and room for what it takes; after it, that
+/// its answer counts until it was taken, and headers that keep a browser from guessing and storing.
 async fn guarded(State(api): State<Arc<Shared>>, request: Request, next: Next) -> Response {
-    let open_to_all = api.world.config().api.clients.is_empty();
-    let allowed = access::guard(&request, open_to_all);
     let private = request.uri().path().starts_with("/v1/");
-    let mut response = match allowed {
-        Ok(()) => next.run(request).await,
+    let watcher = request.extensions().get::<Arc<Presence>>().filter(|_| request.version() == Version::HTTP_2).cloned();
+    let mut response = match api.enter(&request) {
+        Ok(untaken) => {
+            let response = next.run(request).await;
+            if let Some(presence) = watcher {
+                presence.watch(&untaken);
+            }
+            response.map(|body| answers::taken(body, untaken))
+        }
         Err(problem) => problem.into_response(),
     };
     let headers = response.headers_mut();
@@ -164,6 +172,34 @@ async fn guarded(State(api): State<Arc<Shared>>, request: Request, next: Next) -
         response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     }
     response
+}
+
+impl Shared {
+    /// What every call passes, wherever it leads, and what it holds until its answer was taken.
+    fn enter(&self, request: &Request) -> Result<Arc<Untaken>, Problem> {
+        let config = self.world.config();
+        access::guard(request, config.api.clients.is_empty())?;
+        let known = access::holder(request.headers(), &config);
+        let presence = request.extensions().get::<Arc<Presence>>();
+        if let (Some(presence), Some(known)) = (presence, &known)
+            && !presence.admit(known.key())
+        {
+            let detail = "this client has as many connections as there are places for, and all of them are in use";
+            return Err(Problem::new(ProblemCode::NodeFull, detail).retry_after(problem::RETRY_SOON));
+        }
+        let reads = [Method::GET, Method::HEAD].contains(request.method());
+        let purpose = if reads { Purpose::Reading } else { Purpose::Sending };
+        let amount = limits::API_CALL_BYTES + head_bytes(request);
+        let room = self.budget.room(&known.unwrap_or_else(Holder::nobody), purpose, amount);
+        Ok(Untaken::new(room.ok_or_else(answers::full)?, presence.map(Presence::begin)))
+    }
+}
+
+/// What a call's head takes in memory, about.
+fn head_bytes(request: &Request) -> usize {
+    const OF_LINE: usize = 96;
+    let lines = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + OF_LINE);
+    lines.sum::<usize>() + request.uri().path().len() + request.uri().query().map_or(0, str::len)
 }
 
 /// Counts a refused submit of this many sends.

@@ -38,44 +38,72 @@ pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
 pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Most query parameters of an API call that are looked at.
 pub const QUERY_PARAMETERS_MAX: usize = 100;
+/// Most suspensions in force: in all, and of one tenant that operators of that tenant alone made.
+pub const SUSPENSIONS: usize = 10_000;
+pub const SUSPENSIONS_OF_TENANT: usize = 256;
 /// Longest reason of a suspension, in characters.
 pub const REASON_CHARS_MAX: usize = 1024;
 /// Most connections to the API at once.
 pub const API_CONNECTIONS: usize = 4096;
+/// Of them, those of strangers: callers who have not shown a valid token yet.
+pub const API_STRANGERS: usize = 1024;
+/// Of these, those of one IPv4 address or one IPv6 network of /64.
+pub const API_STRANGERS_OF_NETWORK: usize = 512;
+/// Longest time for which a stranger may stay without a call under way, from its first byte to its first call included.
+pub const API_STRANGER_IDLE: Duration = Duration::from_secs(5);
+/// Longest time for which a caller may stay a stranger.
+pub const API_STRANGER_LIFE: Duration = Duration::from_secs(10);
+/// Longest time for which a client's connection may stay without a call.
+pub const API_IDLE: Duration = Duration::from_secs(60);
+/// How long a connection that is to end may take over it.
+pub const API_FINISH: Duration = Duration::from_secs(2);
 /// Most calls at once on one HTTP/2 connection to the API.
 pub const API_STREAMS_PER_CONNECTION: u32 = 100;
 /// Most bytes of an API call's head.
-pub const API_HEAD_BYTES: usize = 64 * 1024;
-/// Longest time for an API call's head, TLS handshake included, and for a kept-alive connection to stay idle.
+pub const API_HEAD_BYTES: usize = 32 * 1024;
+/// Longest time for an API call's head, and for a client's connection over HTTP/1.1 to stay idle.
 pub const API_HEAD_TIME: Duration = Duration::from_secs(30);
 /// Longest time for which a caller may take no byte of what is written to it (over HTTP/2: no frame of an answer),
 /// before its connection is closed.
 pub const API_WRITE_STALL: Duration = Duration::from_secs(20);
 /// Longest time for an API call's body to arrive.
 pub const API_BODY_TIME: Duration = Duration::from_secs(20);
-/// Bytes of API calls' bodies being read or parsed at once, in all.
-pub const API_BODIES_BYTES: u64 = 512 * MIB;
-/// Bytes of answers about records that are held until they are taken, in all.
-pub const API_ANSWERS_BYTES: u64 = 256 * MIB;
-/// Bytes of answers to submitting calls that are held until they are taken, in all.
-pub const API_RECEIPTS_BYTES: u64 = 256 * MIB;
-/// No tenant holds more of either than one in so many of these bytes.
-pub const API_ANSWER_HOLDERS_MIN: usize = 4;
-/// Most answers about records that are read and built at once, in all and for one tenant.
-pub const API_ANSWERS_BUILT: usize = 16;
-pub const API_ANSWERS_BUILT_FOR_ONE: usize = 8;
-/// Longest time for which a call waits for room and its turn.
+/// Bytes that a caller over HTTP/2 may send of one body, and on one connection, before they were looked at.
+pub const API_STREAM_WINDOW: u32 = 64 * KIB as u32;
+pub const API_CONNECTION_WINDOW: u32 = 128 * KIB as u32;
+/// Bytes of one answer that a connection over HTTP/2 has at hand.
+pub const API_SEND_BUFFER: usize = 64 * KIB as usize;
+/// Bytes of all that callers make us hold: heads, bodies, what is made of them, waits and answers not taken.
+pub const API_BYTES: u64 = GIB;
+/// Of them, what only callers with the scope `operate` can take.
+pub const API_BYTES_RESERVE: u64 = 128 * MIB;
+/// No tenant holds more than one in so many of these bytes; a client that may name any tenant, twice as much.
+pub const API_HOLDERS_MIN: usize = 4;
+/// What a call counts for beside its head, from its head to the last byte of its answer: its place in a connection,
+/// its wait, and this much of its body and of its answer, of each.
+pub const API_CALL_BYTES: usize = 16 * KIB as usize;
+pub const API_CALL_INCLUDED: usize = 4 * KIB as usize;
+/// Most answers about records that are read and built at once: in all, for callers with the scope `operate` beside
+/// them, and for one tenant (twice as many for a client that may name any).
+pub const API_ANSWERS_BUILT: usize = 8;
+pub const API_ANSWERS_BUILT_RESERVE: usize = 4;
+pub const API_ANSWERS_BUILT_FOR_ONE: usize = 2;
+/// Longest time for which a call waits for its turn.
 pub const API_ANSWER_WAIT: Duration = Duration::from_secs(2);
 /// Calls larger than this are parsed on a thread of their own, so that no other caller waits for it.
 pub const API_PARSE_INLINE_BYTES: usize = 256 * KIB as usize;
 /// Most items that one look into the store gives the tail.
-pub const TAIL_ITEMS: usize = 200;
+pub const TAIL_ITEMS: usize = 50;
 /// A tail looks into the store at most this often.
 pub const TAIL_PAUSE: Duration = Duration::from_millis(50);
 /// A tail with nothing to tell says so this often, so that a dead connection is noticed.
 pub const TAIL_KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Most tails at once.
 pub const TAILS: usize = 256;
+/// Of them, those that only callers with the scope `operate` can open.
+pub const TAILS_RESERVE: usize = 32;
+/// Most tails of one tenant; a client that may name any has twice as many.
+pub const TAILS_OF_ONE: usize = 64;
 /// Most items in one page of a list.
 pub const PAGE_ITEMS_MAX: usize = 200;
 /// Items of a page when the caller names no limit.
@@ -286,6 +314,8 @@ pub const STORE_BYTES: u64 = 50 * GIB;
 pub const STORE_BODY_BYTES: u64 = 40 * GIB;
 pub const REQUEST_BODY: u64 = MIB;
 pub const API_REQUEST: u64 = 16 * MIB;
+/// The most that `[limits] api_request` may be set to.
+pub const API_REQUEST_MAX: u64 = 64 * MIB;
 pub const SENDS_PER_REQUEST: u32 = 1_000;
 pub const SENDS_PER_EXECUTION: u32 = 10_000;
 pub const RESPONSE_BODY_STORED: u64 = 64 * KIB;
@@ -301,11 +331,18 @@ const _: () = assert!(IN_FLIGHT_PER_TENANT <= IN_FLIGHT);
 const _: () = assert!(IN_FLIGHT_PER_TENANT_DESTINATION <= IN_FLIGHT_PER_TENANT);
 const _: () = assert!(QUEUED_PER_TENANT <= QUEUED);
 const _: () = assert!(REQUEST_BODY < API_REQUEST, "one send with its base64 overhead fits into a call");
-const _: () = assert!(API_REQUEST <= API_BODIES_BYTES);
-const _: () = assert!(API_REQUEST <= API_RECEIPTS_BYTES / API_ANSWER_HOLDERS_MIN as u64);
-const _: () = assert!(API_ANSWERS_BUILT_FOR_ONE <= API_ANSWERS_BUILT);
+const _: () = assert!(3 * API_REQUEST_MAX <= API_BYTES / API_HOLDERS_MIN as u64, "a call and its answer fit a share");
+const _: () = assert!(API_REQUEST <= API_REQUEST_MAX);
+const _: () = assert!(API_BYTES_RESERVE < API_BYTES / API_HOLDERS_MIN as u64);
+const _: () = assert!(2 * API_CALL_INCLUDED < API_CALL_BYTES);
+const _: () = assert!(2 * API_ANSWERS_BUILT_FOR_ONE <= API_ANSWERS_BUILT);
+const _: () = assert!(API_STRANGERS_OF_NETWORK < API_STRANGERS && API_STRANGERS < API_CONNECTIONS);
+const _: () = assert!(API_STRANGER_IDLE.as_millis() < API_STRANGER_LIFE.as_millis());
+const _: () = assert!(API_HEAD_TIME.as_millis() < API_IDLE.as_millis());
+const _: () = assert!(2 * TAILS_OF_ONE <= TAILS - TAILS_RESERVE);
 const _: () = assert!(API_ANSWER_WAIT.as_millis() < API_WRITE_STALL.as_millis());
 const _: () = assert!(TAILS < API_CONNECTIONS);
+const _: () = assert!(SUSPENSIONS_OF_TENANT < SUSPENSIONS);
 const _: () = assert!(RESPONSE_BODY_STORED <= RESPONSE_BODY_READ);
 const _: () = assert!(KEEP_ALIVE.as_millis() < DEADLINE.as_millis());
 const _: () = assert!(TEND_EVERY.as_millis() <= REUSE_PROVEN_AFTER.as_millis());

@@ -8,8 +8,9 @@ use std::net::IpAddr;
 
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::uri::Authority;
-use http::{HeaderMap, Request, StatusCode, Uri, Version};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
 
+use super::budget::Holder;
 use super::problem::{Problem, ProblemCode};
 use crate::config::{ApiClient, Config, Scopes};
 use crate::limits;
@@ -23,6 +24,8 @@ pub const TENANT_HEADER: &str = "egressd-tenant";
 pub const ALL_TENANTS: &str = "*";
 /// The tenant of callers who name none, while there are no clients.
 pub const DEFAULT_TENANT: &str = "default";
+/// W3C Fetch Metadata: where the page stands that makes a browser send a request.
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
 /// Who acts while there are no clients.
 const LOCAL: &str = "local";
 
@@ -103,9 +106,9 @@ impl Caller {
         })
     }
 
-    /// Whose memory its answers take: its tenant's, or that of all who may name any.
-    pub fn holder(&self) -> Option<TenantId> {
-        self.tenant.clone()
+    /// Whom what it makes us hold is counted for.
+    pub(super) fn holder(&self) -> Holder {
+        holder_of(&self.name, self.tenant.as_ref(), self.operate)
     }
 
     /// Whether it would still be admitted: asked by answers that last long, as reloads change clients.
@@ -152,6 +155,23 @@ impl Caller {
             (None, None | Some(ALL_TENANTS)) => Ok(Tenants::All),
             _ => self.tenant(headers).map(Tenants::One),
         }
+    }
+}
+
+/// Whom a call is counted for, by its token alone; `None`: by nobody that is known.
+pub(super) fn holder(headers: &HeaderMap, config: &Config) -> Option<Holder> {
+    if config.api.clients.is_empty() {
+        return Some(Holder::client(LOCAL, true));
+    }
+    let client = client_of(&config.api.clients, &sha256(bearer(headers).ok()?))?;
+    Some(holder_of(&client.name, client.tenant.as_ref(), client.scopes.operate))
+}
+
+/// All tokens of one tenant are one holder.
+fn holder_of(name: &str, tenant: Option<&TenantId>, operate: bool) -> Holder {
+    match tenant {
+        Some(tenant) => Holder::tenant(tenant.as_str(), operate),
+        None => Holder::client(name, operate),
     }
 }
 
@@ -214,9 +234,17 @@ pub fn guard<B>(request: &Request<B>, open_to_all: bool) -> Result<(), Problem> 
         // A name that an attacker points at 127.0.0.1 arrives with that name (DNS rebinding).
         return Err(Problem::new(
             ProblemCode::Forbidden,
-            "while there is no [[api.client]], the Host must be a loopback name or address",
+            "what is open to everyone on loopback takes a loopback name or address as Host",
         )
         .status(StatusCode::MISDIRECTED_REQUEST));
+    }
+    // What a browser says of the page behind a request that has no `Origin`: of images, scripts, frames and the like.
+    let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
+    if sites.any(|site| !["same-origin", "none"].iter().any(|own| site.as_bytes().eq_ignore_ascii_case(own.as_bytes())))
+        && !is_link_to_page(request)
+    {
+        let detail = format!("{method} from a page of another site is refused");
+        return Err(Problem::new(ProblemCode::Forbidden, detail));
     }
     let mut origins = headers.get_all(ORIGIN).iter();
     if let Some(origin) = origins.next() {
@@ -227,6 +255,15 @@ pub fn guard<B>(request: &Request<B>, open_to_all: bool) -> Result<(), Problem> 
         }
     }
     Ok(())
+}
+
+/// A link that somebody followed to the page itself, which shows nothing by itself and may be in no frame.
+fn is_link_to_page<B>(request: &Request<B>) -> bool {
+    let says = |name: &str, value: &str| request.headers().get(name).is_some_and(|given| given == value);
+    request.method() == Method::GET
+        && request.uri().path() == "/"
+        && says("sec-fetch-mode", "navigate")
+        && says("sec-fetch-dest", "document")
 }
 
 /// Where the caller thinks this is: the URI's authority (HTTP/2), or the one `Host`.

@@ -1,36 +1,37 @@
 //! Reading a call's body: its type, its size while it arrives, and its time.
 
-use std::sync::Arc;
-
 use axum::body::Body;
 use axum::extract::Request;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Shared;
-use super::problem::{Problem, ProblemCode, RETRY_SOON};
+use super::access::Caller;
+use super::answers::full;
+use super::budget::{Purpose, Room};
+use super::problem::{Problem, ProblemCode};
 use crate::limits;
 
-/// Bodies up to this size are not counted against the bytes that all bodies share.
-const SMALL: u64 = 64 * limits::KIB;
+/// Room that a body begins with, and what it grows by at least.
+const GROWTH: usize = 16 * limits::KIB as usize;
 
-/// A body as it came, and its share of the memory for bodies, which ends with it.
+/// A body as it came, and the room that it takes, which ends with it.
 pub(crate) struct Received {
     pub(crate) bytes: Bytes,
-    _share: Option<OwnedSemaphorePermit>,
+    pub(crate) room: Room,
 }
 
 impl Shared {
     /// The whole body of a call that takes JSON.
-    pub(crate) async fn body(&self, request: Request) -> Result<Received, Problem> {
+    pub(crate) async fn body(&self, caller: &Caller, request: Request) -> Result<Received, Problem> {
         let limit = self.world.config().limits.api_request;
+        let room = self.budget.room(&caller.holder(), Purpose::Sending, 0).ok_or_else(full)?;
         let (parts, body) = request.into_parts();
         if body.is_end_stream() {
-            return Ok(Received { bytes: Bytes::new(), _share: None });
+            return Ok(Received { bytes: Bytes::new(), room });
         }
         must_be_json(&parts.headers)?;
         let declared = declared_length(&parts.headers);
@@ -38,7 +39,7 @@ impl Shared {
             return Err(too_large(limit));
         }
         #[allow(clippy::disallowed_methods, reason = "a caller's own slowness, no part of any delivery")]
-        let read = tokio::time::timeout(limits::API_BODY_TIME, collect(body, limit, declared, &self.bodies)).await;
+        let read = tokio::time::timeout(limits::API_BODY_TIME, collect(body, limit, declared, room)).await;
         read.unwrap_or_else(|_| {
             let seconds = limits::API_BODY_TIME.as_secs();
             let detail = format!("the body did not arrive within {seconds} s");
@@ -47,8 +48,8 @@ impl Shared {
     }
 
     /// For calls that need no body: none, or an empty object.
-    pub(crate) async fn no_body(&self, request: Request) -> Result<(), Problem> {
-        let received = self.body(request).await?;
+    pub(crate) async fn no_body(&self, caller: &Caller, request: Request) -> Result<(), Problem> {
+        let received = self.body(caller, request).await?;
         let text = received.bytes.trim_ascii();
         let empty_object = text.strip_prefix(b"{").and_then(|rest| rest.strip_suffix(b"}")).map(<[u8]>::trim_ascii);
         if matches!(text, b"" | b"null") || empty_object == Some(b"") {
@@ -82,60 +83,34 @@ fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// A body of one frame, as most are, is not copied. Memory is counted as it is taken, not as it is declared: whoever
-/// sends slowly holds what has come of theirs and no more, and nobody waits for anybody's share.
-async fn collect(
-    mut body: Body,
-    limit: u64,
-    declared: Option<u64>,
-    bodies: &Arc<Semaphore>,
-) -> Result<Received, Problem> {
-    let mut first: Option<Bytes> = None;
-    let mut rest = BytesMut::new();
-    let mut share: Option<OwnedSemaphorePermit> = None;
+/// A body of one frame, as most are, is not copied; one that comes in pieces is, so that none of them keeps alive the
+/// buffer it was read into. Room is taken for what has come, not for what is declared: whoever sends slowly holds what
+/// has come of theirs and no more, and nobody waits for anybody's.
+async fn collect(mut body: Body, limit: u64, declared: Option<u64>, mut room: Room) -> Result<Received, Problem> {
+    let mut whole: Vec<u8> = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Problem::shape("the body ended before it was complete"))?;
         let Ok(data) = frame.into_data() else { continue };
-        let so_far = first.as_ref().map_or(0, Bytes::len).max(rest.len());
-        let total = (so_far + data.len()) as u64;
-        if total > limit {
+        let length = whole.len() + data.len();
+        if length as u64 > limit {
             return Err(too_large(limit));
         }
-        take_share(&mut share, total, bodies)?;
-        match &first {
-            None => first = Some(data),
-            Some(begun) => {
-                if rest.is_empty() {
-                    // Grows past what has come only as more comes: a declared length alone reserves nothing.
-                    let enough = declared.unwrap_or(0).min(2 * SMALL) as usize;
-                    rest.reserve(enough.max(begun.len() + data.len()));
-                    rest.extend_from_slice(begun);
-                }
-                rest.extend_from_slice(&data);
-            }
+        if whole.is_empty() && (body.is_end_stream() || declared == Some(data.len() as u64)) {
+            return if room.cover_beyond(data.len()) { Ok(Received { bytes: data, room }) } else { Err(full()) };
         }
+        if length > whole.capacity() {
+            // By doubling, where there is room for that, and never past what was declared.
+            let ample =
+                (2 * whole.capacity()).max(length).max(GROWTH).min(declared.unwrap_or(limit) as usize).max(length);
+            let capacity = if room.cover_beyond(ample) { ample } else { length };
+            if !room.cover_beyond(capacity) {
+                return Err(full());
+            }
+            whole.reserve_exact(capacity - whole.len());
+        }
+        whole.extend_from_slice(&data);
     }
-    let bytes = if rest.is_empty() { first.unwrap_or_default() } else { rest.freeze() };
-    Ok(Received { bytes, _share: share })
-}
-
-/// Makes the share of a body cover this many bytes; small ones need none.
-fn take_share(share: &mut Option<OwnedSemaphorePermit>, bytes: u64, bodies: &Arc<Semaphore>) -> Result<(), Problem> {
-    let held = share.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-    let wanted = bytes.div_ceil(limits::KIB) as usize;
-    if bytes <= SMALL || wanted <= held {
-        return Ok(());
-    }
-    let more = u32::try_from(wanted - held).unwrap_or(u32::MAX);
-    let Ok(more) = bodies.clone().try_acquire_many_owned(more) else {
-        let detail = "this node reads as many large calls as it has memory for: try again soon";
-        return Err(Problem::new(ProblemCode::NodeFull, detail).retry_after(RETRY_SOON));
-    };
-    match share {
-        Some(share) => share.merge(more),
-        None => *share = Some(more),
-    }
-    Ok(())
+    Ok(Received { bytes: whole.into(), room })
 }
 
 fn too_large(limit: u64) -> Problem {

@@ -10,7 +10,6 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::access::{Caller, Need};
-use super::answers::Hangup;
 use super::problem::{Problem, ProblemView};
 use super::sends::LISTED_JSON_BYTES;
 use super::view::{ExecutionView, Sight};
@@ -135,7 +134,7 @@ impl Shared {
         let tenant = caller.tenant(request.headers())?;
         query::none(request.uri().query())?;
         let execution = execution_id(path)?;
-        self.no_body(request).await?;
+        self.no_body(&caller, request).await?;
         let intake = self.intake.clone();
         Ok(in_full(async move { intake.end_execution(tenant, execution, ending).await }).await??)
     }
@@ -164,10 +163,10 @@ pub(super) async fn one(
     let page = query::page(request.uri().query())?;
     let execution = execution_id(path)?;
     let cursor = page.cursor.map(|next| api.places.list_cursor(&next)).transpose()?;
-    let turn = api.answers.turn(&caller, Hangup::of(&request), page.limit * LISTED_JSON_BYTES).await?;
+    let turn = api.turns.turn(&caller.holder(), page.limit * LISTED_JSON_BYTES).await?;
     let found = api.store.execution(tenant, execution, cursor, page.limit).await?;
     let mut found = found.ok_or_else(|| Problem::not_found("execution"))?;
     found.next = found.next.map(|cursor| api.places.list(&cursor)).transpose()?;
-    let view = ExecutionView::new(&found, Sight { operate: caller.operate, bodies: false });
-    turn.json(StatusCode::OK, &view)
+    let sight = Sight { operate: caller.operate, bodies: false };
+    turn.page(found.sends.len(), move |turn| turn.json(StatusCode::OK, &ExecutionView::new(&found, sight))).await
 }

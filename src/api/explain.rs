@@ -93,7 +93,7 @@ pub(super) async fn explain(State(api): State<Arc<Shared>>, request: Request) ->
     let caller = Caller::admit(request.headers(), &api.world.config(), Need::Submit)?;
     let tenant = caller.tenant(request.headers())?;
     query::none(request.uri().query())?;
-    let received = api.body(request).await?;
+    let received = api.body(&caller, request).await?;
     let (method, url) = parse::method_and_url(&received.bytes)?;
     let asker = Asker { tenant: &tenant, workflow: None };
     let explanation = api.explainer.explain(asker, method, &url).await;

@@ -10,7 +10,6 @@ use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 use super::access::{Caller, Need};
-use super::answers::Hangup;
 use super::problem::{Problem, ProblemView};
 use super::sends::{SHOWN_JSON_BYTES, send_id};
 use super::view::{Sight, milliseconds, shown_body, shown_message};
@@ -39,7 +38,7 @@ pub(super) async fn har(
     let tenants = caller.tenants(request.headers())?;
     query::none(request.uri().query())?;
     let id = send_id(path)?;
-    let turn = api.answers.turn(&caller, Hangup::of(&request), SHOWN_JSON_BYTES).await?;
+    let turn = api.turns.turn(&caller.holder(), SHOWN_JSON_BYTES).await?;
     let record = api.record(&tenants, id, true).await?;
     let mut response = turn.json(StatusCode::OK, &archive(&record))?;
     if let Ok(name) = HeaderValue::try_from(format!("inline; filename=\"{}.har\"", record.id)) {

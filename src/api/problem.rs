@@ -64,8 +64,8 @@ impl ProblemCode {
             Self::Conflict => "The execution has ended, or holds no more",
             Self::IdempotencyMismatch => "The Idempotency-Key came before with another body",
             Self::ResendIncomplete => "The original no longer holds all that a resend needs",
-            Self::TenantFull => "The tenant's queue is full",
-            Self::NodeFull => "The node's queue is full",
+            Self::TenantFull => "The tenant's share is used up",
+            Self::NodeFull => "The node is full",
             Self::Draining => "The node is shutting down",
             Self::Store => "The store is not available",
         }
@@ -185,6 +185,19 @@ impl From<Vec<parse::Problem>> for Problem {
 /// Seconds after which a call is worth another try when the cause is not one that we can time.
 pub const RETRY_SOON: u64 = 1;
 const RETRY_STORE: u64 = 5;
+const RETRY_NODE: u64 = 5;
+
+impl Problem {
+    /// With the numbers that only operators may know.
+    pub(super) fn told(refusal: Refusal, operate: bool) -> Self {
+        match refusal {
+            Refusal::NodeFull { retry_after, .. } if operate => {
+                Self::new(ProblemCode::NodeFull, refusal.to_string()).retry_after(retry_after)
+            }
+            refusal => refusal.into(),
+        }
+    }
+}
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
@@ -197,7 +210,11 @@ impl From<Refusal> for Problem {
             Refusal::TenantFull { retry_after, .. } | Refusal::ShareFull { retry_after, .. } => {
                 Self::new(ProblemCode::TenantFull, detail).retry_after(retry_after)
             }
-            Refusal::NodeFull { retry_after, .. } => Self::new(ProblemCode::NodeFull, detail).retry_after(retry_after),
+            // How full it is, and for how long, is everybody's doing: no tenant learns it of the others.
+            Refusal::NodeFull { .. } => {
+                let detail = "this node has as many sends waiting as it may: try again later, or another node";
+                Self::new(ProblemCode::NodeFull, detail).retry_after(RETRY_NODE)
+            }
             Refusal::Draining => Self::new(ProblemCode::Draining, detail).retry_after(RETRY_SOON),
             Refusal::Store(_) => {
                 tracing::warn!(%detail, "a call was refused: the store does not take it");

@@ -10,9 +10,10 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, header};
 
 use super::access::{Caller, Need};
-use super::answers::Hangup;
+use super::answers::{self, Receipt};
+use super::body::Received;
 use super::problem::{BodyProblem, Problem, ProblemCode, ProblemView};
-use super::sends::{RECORD_JSON_BYTES, SHOWN_JSON_BYTES, bounds, idempotency_key, send_id};
+use super::sends::{RECORD_JSON_BYTES, bounds, idempotency_key, send_id};
 use super::{Shared, in_full, openapi, query, refused};
 use crate::intake::Submit;
 use crate::policy::CheckedUrl;
@@ -68,29 +69,32 @@ impl Shared {
         query::none(request.uri().query())?;
         let key = idempotency_key(request.headers())?;
         let id = send_id(path)?;
-        let hangup = Hangup::of(&request);
-        let received = self.body(request).await?;
+        let Received { bytes, mut room } = self.body(&caller, request).await?;
         let idempotency = key.map(|key| IdempotencyKey {
             tenant: tenant.clone(),
             path: format!("/v1/sends/{id}/resend"),
             key,
-            fingerprint: sha256(&received.bytes),
+            fingerprint: sha256(&bytes),
         });
         if let Some(submitted) = self.replayed(idempotency.clone()).await? {
-            let receipt = self.receipts.receipt(&tenant, hangup, SHOWN_JSON_BYTES).await?;
-            return self.accepted(tenant, &caller, true, submitted, receipt).await;
+            return self.accepted(tenant, &caller, true, submitted, Receipt(room)).await;
         }
         let original = self.store.record(Reach::One(tenant.clone()), id, true).await?;
         let original = original.ok_or_else(|| Problem::not_found("send"))?;
         let content_type = original_header(&original, "content-type");
-        let supplied = parse::supplied(&received.bytes, &bounds(&config), content_type)?;
-        drop(received);
+        let supplied = parse::supplied(&bytes, &bounds(&config), content_type)?;
+        let call = bytes.len();
+        drop(bytes);
         let send = again(&original, supplied, &config.delivery.user_agent)?;
         let body = send.body.as_ref().map_or(0, |body| body.len());
-        let receipt = self.receipts.receipt(&tenant, hangup, RECORD_JSON_BYTES + 2 * body).await?;
+        if !room.cover_beyond(call + RECORD_JSON_BYTES + 3 * body) {
+            return Err(answers::full());
+        }
+        let receipt = Receipt(room);
         let submit = Submit { tenant: tenant.clone(), sends: vec![send], hold: None, idempotency, resend_of: Some(id) };
         let intake = self.intake.clone();
-        let submitted = in_full(async move { intake.submit(submit).await }).await??;
+        let submitted = in_full(async move { intake.submit(submit).await }).await?;
+        let submitted = submitted.map_err(|refusal| Problem::told(refusal, caller.operate))?;
         self.accepted(tenant, &caller, true, submitted, receipt).await
     }
 }

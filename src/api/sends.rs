@@ -13,7 +13,8 @@ use http::header::LOCATION;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::access::{Caller, Need, Tenants};
-use super::answers::{Hangup, Receipt};
+use super::answers::{self, Receipt};
+use super::body::Received;
 use super::problem::{Problem, ProblemCode, ProblemView};
 use super::view::{PageView, RecordView, SendsView, Sight};
 use super::{Shared, defect, in_full, openapi, query, refused};
@@ -93,17 +94,18 @@ impl Shared {
         let tenant = caller.tenant(request.headers())?;
         query::none(request.uri().query())?;
         let key = idempotency_key(request.headers())?;
-        let hangup = Hangup::of(&request);
-        let received = self.body(request).await?;
+        let Received { bytes, mut room } = self.body(&caller, request).await?;
         let idempotency =
-            key.map(|key| IdempotencyKey { tenant: tenant.clone(), path, key, fingerprint: sha256(&received.bytes) });
-        let one = received.bytes.trim_ascii_start().first() == Some(&b'{');
-        let call = match self.parse(&received.bytes, bounds(&config), hold.as_ref()).await? {
+            key.map(|key| IdempotencyKey { tenant: tenant.clone(), path, key, fingerprint: sha256(&bytes) });
+        let one = bytes.trim_ascii_start().first() == Some(&b'{');
+        let call = match self.parse(&bytes, bounds(&config), hold.as_ref()).await? {
             Ok(call) => call,
             // Limits may have been lowered since the first call, and a replay comes before any refusal.
             Err(problems) => {
-                let likely = received.bytes.len().max(problems.len() * PROBLEM_JSON_BYTES);
-                let receipt = self.receipts.receipt(&tenant, hangup, likely).await?;
+                if !room.cover_beyond(bytes.len() + problems.len() * 2 * PROBLEM_JSON_BYTES) {
+                    return Err(answers::full());
+                }
+                let receipt = Receipt(room);
                 let Some(submitted) = self.replayed(idempotency).await? else {
                     let problem = problems.into();
                     refused(&problem, *count);
@@ -117,12 +119,16 @@ impl Shared {
             Call::Many(sends) => sends,
         };
         *count = sends.len();
-        let likely = received.bytes.len() + sends.len() * RECORD_JSON_BYTES;
-        let receipt = self.receipts.receipt(&tenant, hangup, likely).await?;
-        drop(received);
+        // The sends are about as large as the call was, and so is the answer.
+        if !room.cover_beyond(2 * bytes.len() + sends.len() * RECORD_JSON_BYTES) {
+            return Err(answers::full());
+        }
+        drop(bytes);
+        let receipt = Receipt(room);
         let submit = Submit { tenant: tenant.clone(), sends, hold, idempotency, resend_of: None };
         let intake = self.intake.clone();
-        let submitted = in_full(async move { intake.submit(submit).await }).await??;
+        let submitted = in_full(async move { intake.submit(submit).await }).await?;
+        let submitted = submitted.map_err(|refusal| Problem::told(refusal, caller.operate))?;
         self.accepted(tenant, &caller, one, submitted, receipt).await
     }
 
@@ -238,13 +244,15 @@ pub(super) async fn list(State(api): State<Arc<Shared>>, request: Request) -> Re
     let tenants = caller.tenants(request.headers())?;
     let (filter, page) = query::list(request.uri().query(), tenants)?;
     let cursor = page.cursor.map(|next| api.places.list_cursor(&next)).transpose()?;
-    let turn = api.answers.turn(&caller, Hangup::of(&request), page.limit * LISTED_JSON_BYTES).await?;
+    let turn = api.turns.turn(&caller.holder(), page.limit * LISTED_JSON_BYTES).await?;
     let page = api.store.list(filter, cursor, page.limit).await?;
     let next = page.next.map(|cursor| api.places.list(&cursor)).transpose()?;
     let sight = Sight { operate: caller.operate, bodies: false };
-    let sends = page.sends.iter().map(|record| RecordView::new(record, sight)).collect();
-    let view = PageView { sends, next: next.as_deref() };
-    turn.json(StatusCode::OK, &view)
+    turn.page(page.sends.len(), move |turn| {
+        let sends = page.sends.iter().map(|record| RecordView::new(record, sight)).collect();
+        turn.json(StatusCode::OK, &PageView { sends, next: next.as_deref() })
+    })
+    .await
 }
 
 /// One send's record, with its bodies.
@@ -273,10 +281,12 @@ pub(super) async fn one(
     let tenants = caller.tenants(request.headers())?;
     let wait = query::wait(request.uri().query())?;
     let id = send_id(path)?;
+    // Whoever waits keeps an id and a waker, not its call.
+    drop(request);
     if let Some(seconds) = wait.filter(|seconds| *seconds > 0) {
         api.done(&tenants, id, Duration::from_secs(seconds)).await?;
     }
-    let turn = api.answers.turn(&caller, Hangup::of(&request), SHOWN_JSON_BYTES).await?;
+    let turn = api.turns.turn(&caller.holder(), SHOWN_JSON_BYTES).await?;
     let record = api.record(&tenants, id, true).await?;
     turn.json(StatusCode::OK, &RecordView::new(&record, Sight { operate: caller.operate, bodies: true }))
 }

@@ -1,59 +1,62 @@
-//! A listener that serves a router: HTTP/1.1 and HTTP/2, over TLS or in the clear, bounded in connections, heads and
-//! time (for those who do not read, too), and let go gracefully when the process stops.
+//! A listener that serves a router: HTTP/1.1 and HTTP/2, over TLS or in the clear, bounded in connections ([`super::places`]
+//! says who stays), heads and time (for those who do not read, too), and let go gracefully when the process stops.
 
 mod explained;
 mod patient;
 
-use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use http::{Request, Version};
+use http::Request;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::task::TaskTracker;
 
 use self::explained::Explained;
 use self::patient::Patient;
-use super::answers::Hangup;
+use super::places::{Bounds, Place, Places, Presence, Verdict};
 use super::tls::Acceptor;
+use crate::clock;
 use crate::limits;
 
 /// After a failed accept (out of files, mostly), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that have lost their place and not ended yet: beyond so many, newcomers wait in the kernel's backlog.
+const ENDING: usize = 256;
 
 /// Serves until `closing` turns `true`, then takes no more connections and returns when the calls that are being
 /// answered have been. Whoever calls decides how long that may take.
 pub async fn serve(listener: TcpListener, router: Router, tls: Option<Arc<Acceptor>>, closing: watch::Receiver<bool>) {
-    serve_at_most(limits::API_CONNECTIONS, listener, router, tls, closing).await;
+    serve_within(Bounds::default(), listener, router, tls, closing).await;
 }
 
-async fn serve_at_most(
-    connections: usize,
+async fn serve_within(
+    bounds: Bounds,
     listener: TcpListener,
     router: Router,
     tls: Option<Arc<Acceptor>>,
     mut closing: watch::Receiver<bool>,
 ) {
-    let connections = Arc::new(Semaphore::new(connections));
-    let graceful = GracefulShutdown::new();
+    let sockets = Arc::new(Semaphore::new(bounds.all + ENDING));
+    let (places, connections) = (Places::new(bounds), TaskTracker::new());
     let builder = Arc::new(builder());
     let service = TowerToHyperService::new(router);
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&listener, &connections) => accepted,
+            accepted = accept(&listener, &sockets) => accepted,
             _ = closing.wait_for(|closing| *closing) => break,
         };
-        let (stream, permit) = match accepted {
+        let (stream, peer, permit) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "a connection to the API was not accepted");
@@ -61,40 +64,39 @@ async fn serve_at_most(
                 continue;
             }
         };
-        // Answers are small and wanted at once.
-        let _ = stream.set_nodelay(true);
-        // Beneath TLS: what counts is what the kernel takes, not what a buffer of ours does.
-        let stream = Patient::new(stream, limits::API_WRITE_STALL);
-        let (builder, service, watcher) = (builder.clone(), service.clone(), graceful.watcher());
+        let place = places.enter(peer.ip());
+        let (builder, service, closing) = (builder.clone(), service.clone(), closing.clone());
         let tls = tls.as_ref().map(|tls| tls.current());
-        tokio::spawn(async move {
+        connections.spawn(async move {
             let _permit = permit;
+            // Beneath TLS: what counts is what the kernel takes, not what a buffer of ours does.
+            let stream = Patient::new(stream, limits::API_WRITE_STALL);
             match tls {
-                None => connection(&builder, stream, service, watcher).await,
-                Some(tls) => {
-                    #[allow(clippy::disallowed_methods, reason = "a caller's own slowness, no part of any delivery")]
-                    let handshake = tokio::time::timeout(limits::API_HEAD_TIME, tls.accept(stream)).await;
-                    match handshake {
-                        Ok(Ok(stream)) => connection(&builder, stream, service, watcher).await,
-                        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake with a caller failed"),
-                        Err(_) => tracing::debug!("a TLS handshake with a caller took too long"),
-                    }
-                }
+                None => connection(&builder, stream, service, &place, closing).await,
+                Some(tls) => match shaken(tls.accept(stream), &place).await {
+                    Some(Ok(stream)) => connection(&builder, stream, service, &place, closing).await,
+                    Some(Err(error)) => tracing::debug!(%error, "a TLS handshake with a caller failed"),
+                    None => tracing::debug!("a TLS handshake with a caller took too long, or made room for another"),
+                },
             }
         });
     }
     drop(listener);
-    graceful.shutdown().await;
+    connections.close();
+    connections.wait().await;
 }
 
 async fn accept(
     listener: &TcpListener,
-    connections: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    // A permit first: connections beyond the bound wait in the kernel's backlog.
-    let permit = connections.clone().acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, permit))
+    sockets: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let permit = sockets.clone().acquire_owned().await.map_err(std::io::Error::other)?;
+    let (stream, peer) = listener.accept().await?;
+    // Answers are small and wanted at once.
+    let _ = stream.set_nodelay(true);
+    // A peer that is no longer there does not acknowledge; the kernel would try for a quarter of an hour.
+    let _ = SockRef::from(&stream).set_tcp_user_timeout(Some(limits::API_WRITE_STALL));
+    Ok((stream, peer, permit))
 }
 
 /// Not with `pipeline_flush`: what it holds back while there is more to read are the refusals of heads, for good.
@@ -110,64 +112,87 @@ fn builder() -> auto::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits::API_STREAMS_PER_CONNECTION)
         .max_header_list_size(limits::API_HEAD_BYTES as u32)
+        .initial_stream_window_size(limits::API_STREAM_WINDOW)
+        .initial_connection_window_size(limits::API_CONNECTION_WINDOW)
+        .max_send_buf_size(limits::API_SEND_BUFFER)
         .keep_alive_interval(limits::API_HEAD_TIME)
         .keep_alive_timeout(limits::API_HEAD_TIME);
     builder
 }
 
+/// A handshake, for as long as the connection has its place; `None`: it has it no longer.
+async fn shaken<T>(handshake: impl Future<Output = T>, place: &Place) -> Option<T> {
+    let mut handshake = pin!(handshake);
+    loop {
+        let Verdict::Stay(until) = place.presence().verdict(clock::monotonic()) else { return None };
+        tokio::select! {
+            biased;
+            shaken = &mut handshake => return Some(shaken),
+            () = place.taken() => return None,
+            () = tokio::time::sleep_until(until) => {}
+        }
+    }
+}
+
+/// One connection, for as long as it has its place. What has come is looked at before whether the place is still its
+/// own: the call that a newcomer makes room for may be among it.
 async fn connection<S>(
     builder: &auto::Builder<TokioExecutor>,
     stream: S,
     service: TowerToHyperService<Router>,
-    watcher: hyper_util::server::graceful::Watcher,
+    place: &Place,
+    mut closing: watch::Receiver<bool>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let called = Arc::new(AtomicBool::new(false));
-    let hangup = Hangup::default();
-    let service = Noticed { service, called: called.clone(), hangup: hangup.clone() };
+    let presence = place.presence();
+    let service = Present { service, presence: presence.clone() };
     let connection = builder.serve_connection(TokioIo::new(Explained::new(stream)), service);
-    let connection = pin!(watcher.watch(connection.into_owned()));
-    let mut connection = pin!(async {
+    let mut connection = pin!(connection.into_owned());
+    let mut ending = false;
+    loop {
+        let until = match presence.verdict(clock::monotonic()) {
+            Verdict::Stay(until) => until,
+            Verdict::Finish(until) => {
+                if !ending {
+                    ending = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                until
+            }
+            Verdict::Close => return,
+        };
         tokio::select! {
-            result = connection => result,
-            // An answer over HTTP/2 was left where it was, which the socket does not tell.
-            () = hangup.due() => Ok(()),
-        }
-    });
-    let result = tokio::select! {
-        result = &mut connection => result,
-        // Telling the versions apart waits for bytes without a time of its own.
-        () = tokio::time::sleep(limits::API_HEAD_TIME) => {
-            if !called.load(Ordering::Relaxed) {
-                tracing::debug!("a connection to the API brought no call in time");
+            biased;
+            result = connection.as_mut() => {
+                if let Err(error) = result {
+                    tracing::debug!(%error, "a connection to the API ended early");
+                }
                 return;
             }
-            connection.await
+            () = place.taken() => return,
+            _ = closing.wait_for(|closing| *closing), if !ending => {
+                ending = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = tokio::time::sleep_until(until) => {}
         }
-    };
-    if let Err(error) = result {
-        tracing::debug!(%error, "a connection to the API ended early");
     }
 }
 
-/// Remembers that there was a call, and lets calls over HTTP/2 end their connection.
-struct Noticed {
+/// Tells each call which connection it came over.
+struct Present {
     service: TowerToHyperService<Router>,
-    called: Arc<AtomicBool>,
-    hangup: Hangup,
+    presence: Arc<Presence>,
 }
 
-impl Service<Request<Incoming>> for Noticed {
+impl Service<Request<Incoming>> for Present {
     type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
     type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
     type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        self.called.store(true, Ordering::Relaxed);
-        if request.version() == Version::HTTP_2 {
-            request.extensions_mut().insert(self.hangup.clone());
-        }
+        request.extensions_mut().insert(self.presence.clone());
         self.service.call(request)
     }
 }

@@ -12,8 +12,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::access::{Caller, Need, Tenants};
-use super::answers::Hangup;
-use super::problem::{BodyProblem, Problem, ProblemView};
+use super::problem::{BodyProblem, Problem, ProblemCode, ProblemView, RETRY_SOON};
 use super::sends::SHOWN_JSON_BYTES;
 use super::view::Shown;
 use super::{Shared, in_full, json, openapi, query};
@@ -117,7 +116,7 @@ pub(super) async fn list(State(api): State<Arc<Shared>>, request: Request) -> Re
     let caller = Caller::admit(request.headers(), &api.world.config(), Need::Operate)?;
     let reach = caller.reach(request.headers())?;
     query::none(request.uri().query())?;
-    let turn = api.answers.turn(&caller, Hangup::of(&request), SHOWN_JSON_BYTES).await?;
+    let turn = api.turns.turn(&caller.holder(), SHOWN_JSON_BYTES).await?;
     let all = api.store.suspensions().await?;
     let suspensions = all.iter().filter(|one| within(one, &reach)).map(SuspensionView::new).collect();
     turn.json(StatusCode::OK, &SuspensionsView { suspensions })
@@ -151,14 +150,15 @@ fn within(suspension: &Suspension, reach: &Tenants) -> bool {
         (status = 403, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not allowed"),
         (status = 413, body = ProblemView<'static>, content_type = "application/problem+json", description = "Too large"),
         (status = 415, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not JSON"),
-        (status = 503, body = ProblemView<'static>, content_type = "application/problem+json", description = "The store cannot write"),
+        (status = 429, body = ProblemView<'static>, content_type = "application/problem+json", description = "This tenant has as many in force as it may"),
+        (status = 503, body = ProblemView<'static>, content_type = "application/problem+json", description = "As many are in force as may be, or the store cannot write"),
     ),
 )]
 pub(super) async fn suspend(State(api): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
     let caller = Caller::admit(request.headers(), &api.world.config(), Need::Operate)?;
     let reach = caller.reach(request.headers())?;
     query::none(request.uri().query())?;
-    let received = api.body(request).await?;
+    let received = api.body(&caller, request).await?;
     let (scope, reason) = read(&received.bytes)?;
     let allowed = match (&reach, &scope) {
         (Tenants::All, _) => true,
@@ -167,10 +167,29 @@ pub(super) async fn suspend(State(api): State<Arc<Shared>>, request: Request) ->
     };
     if !allowed {
         let detail = "this concerns other tenants too, which this token may not touch";
-        return Err(Problem::new(super::problem::ProblemCode::Forbidden, detail));
+        return Err(Problem::new(ProblemCode::Forbidden, detail));
     }
+    api.room_for_suspension(&reach).await?;
     let (suspension, hit) = in_full(async move { api.intake.suspend(scope, reason, caller.name).await }).await??;
     Ok(json(StatusCode::CREATED, &MadeView { suspension: SuspensionView::new(&suspension), hit }))
+}
+
+impl Shared {
+    /// Each one in force costs every send a look, and every change of any a walk over what waits.
+    async fn room_for_suspension(&self, reach: &Tenants) -> Result<(), Problem> {
+        let all = self.store.suspensions().await?;
+        let in_force = all.iter().filter(|one| one.lifted.is_none());
+        let (count, most) = match reach {
+            Tenants::All => (in_force.count(), limits::SUSPENSIONS),
+            Tenants::One(_) => (in_force.filter(|one| within(one, reach)).count(), limits::SUSPENSIONS_OF_TENANT),
+        };
+        if count < most {
+            return Ok(());
+        }
+        let detail = format!("{count} suspensions are in force, which is as many as there may be: lift some");
+        let code = if *reach == Tenants::All { ProblemCode::NodeFull } else { ProblemCode::TenantFull };
+        Err(Problem::new(code, detail).retry_after(RETRY_SOON))
+    }
 }
 
 /// `{tenant, workflow?, reason}` or `{host, reason}`.
@@ -243,7 +262,7 @@ pub(super) async fn lift(
     let caller = Caller::admit(request.headers(), &api.world.config(), Need::Operate)?;
     let reach = caller.reach(request.headers())?;
     query::none(request.uri().query())?;
-    api.no_body(request).await?;
+    api.no_body(&caller, request).await?;
     let missing = || Problem::not_found("suspension in force");
     let id: SendId = path.ok().and_then(|Path(text)| text.parse().ok()).ok_or_else(missing)?;
     if reach != Tenants::All {
@@ -309,7 +328,7 @@ pub(super) async fn tenants(State(api): State<Arc<Shared>>, request: Request) ->
     let caller = Caller::admit(request.headers(), &api.world.config(), Need::Operate)?;
     let reach = caller.reach(request.headers())?;
     query::none(request.uri().query())?;
-    let turn = api.answers.turn(&caller, Hangup::of(&request), SHOWN_JSON_BYTES).await?;
+    let turn = api.turns.turn(&caller.holder(), SHOWN_JSON_BYTES).await?;
     let finished = api.store.outcomes_of_the_hour(clock::wall()).await?;
     let waiting = api.intake.tenants(&reach.clone().reach());
     let mut views = BTreeMap::new();

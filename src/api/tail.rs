@@ -15,12 +15,14 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::access::{Caller, Need};
+use super::budget::{Purpose, Room};
 use super::place::Places;
 use super::problem::{Problem, ProblemCode, ProblemView, RETRY_SOON};
+use super::sends::LISTED_JSON_BYTES;
 use super::view::{RecordView, Sight};
 use super::{Shared, openapi, query};
 use crate::store::{Filter, TailPlace};
@@ -50,8 +52,11 @@ pub(super) async fn tail(State(api): State<Arc<Shared>>, request: Request) -> Re
     let tenants = caller.tenants(request.headers())?;
     let filter = query::tail(request.uri().query(), tenants)?;
     let resume = last_event_id(request.headers(), &api.places)?;
-    let permit = api.tails.clone().try_acquire_owned().map_err(|_| {
-        let detail = format!("{} tails are open already, which is as many as this node has", limits::TAILS);
+    let head = request.method() == Method::HEAD;
+    // Whoever follows keeps its place, not its call.
+    drop(request);
+    let permit = api.tails.room(&caller.holder(), Purpose::Reading, 1).ok_or_else(|| {
+        let detail = "as many tails are open already as this node has, in all or for you";
         Problem::new(ProblemCode::NodeFull, detail).retry_after(RETRY_SOON)
     })?;
     // Before the newest place is asked for, so that no end in between is missed.
@@ -70,10 +75,11 @@ pub(super) async fn tail(State(api): State<Arc<Shared>>, request: Request) -> Re
         at,
         newest,
         ready: VecDeque::new(),
+        _room: None,
         quiet_until: clock::monotonic() + limits::TAIL_KEEP_ALIVE,
         _permit: permit,
     };
-    let body = if request.method() == Method::HEAD {
+    let body = if head {
         Body::empty()
     } else {
         let hello = Bytes::from(format!("retry: 1000\n: finished sends follow\nid: {place}\n\n"));
@@ -118,9 +124,11 @@ struct Tail {
     newest: watch::Receiver<TailPlace>,
     closing: watch::Receiver<bool>,
     ready: VecDeque<Bytes>,
+    /// What is ready takes.
+    _room: Option<Room>,
     /// When a sign of life is due, should there be no event by then.
     quiet_until: Instant,
-    _permit: OwnedSemaphorePermit,
+    _permit: Room,
 }
 
 impl Tail {
@@ -165,7 +173,13 @@ impl Tail {
         }
     }
 
+    /// What there is no turn or no room for yet stays in the store.
     async fn look(&mut self) -> bool {
+        self._room = None;
+        let Ok(turn) = self.api.turns.turn(&self.caller.holder(), limits::TAIL_ITEMS * LISTED_JSON_BYTES).await else {
+            self.newest.mark_changed();
+            return true;
+        };
         let found = self.api.store.finished_after(self.at, self.filter.clone(), limits::TAIL_ITEMS).await;
         let (items, looked_at) = match found {
             Ok(found) => found,
@@ -175,6 +189,7 @@ impl Tail {
             }
         };
         let sight = Sight { operate: self.caller.operate, bodies: false };
+        let (mut room, mut taken) = (turn.into_room(), 0);
         for item in &items {
             let Some(place) = self.place(item.place) else { return false };
             let mut event = format!("id: {place}\nevent: send\ndata: ").into_bytes();
@@ -182,11 +197,19 @@ impl Tail {
                 return false;
             }
             event.extend_from_slice(b"\n\n");
+            taken += event.capacity();
+            if !room.cover(taken) {
+                self.newest.mark_changed();
+                self._room = Some(room);
+                return true;
+            }
             self.ready.push_back(Bytes::from(event));
+            self.at = self.at.max(item.place);
             // Many that catch up at once must not keep the others' calls waiting.
             tokio::task::yield_now().await;
         }
-        self.at = self.at.max(looked_at).max(items.last().map_or(TailPlace::START, |item| item.place));
+        self.at = self.at.max(looked_at);
+        self._room = Some(room);
         true
     }
 

@@ -101,6 +101,11 @@ impl Desk {
 
     /// With more TOML.
     fn with(more: &str) -> Self {
+        Self::sharing(budget::BYTES, more)
+    }
+
+    /// With so much for what its callers hold.
+    fn sharing(shares: budget::Shares, more: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let config = config(dir.path(), more);
         let world = World::new(config.clone(), &Notice::default(), SelfAddrs::default(), Suspensions::default());
@@ -124,7 +129,7 @@ impl Desk {
             deliverer: deliverer.clone(),
             closing: closed,
         };
-        Self { router: router(state, Router::new()), world, intake, ledger, deliverer, closing, dir }
+        Self { router: router_sharing(shares, state, Router::new()), world, intake, ledger, deliverer, closing, dir }
     }
 
     async fn request(&self, request: Request<Body>) -> Answer {

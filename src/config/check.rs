@@ -373,7 +373,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
 
     fn limits(&self, table: Table<'a, 'r>, delivery: &Delivery) -> Limits {
         let request_body = table.size("request_body", limits::REQUEST_BODY, 1..=64 * MIB);
-        let api_request = table.size("api_request", limits::API_REQUEST, KIB..=256 * MIB);
+        let api_request = table.size("api_request", limits::API_REQUEST, KIB..=limits::API_REQUEST_MAX);
         let capped = u32::try_from(delivery.queued_per_tenant).unwrap_or(u32::MAX);
         let sends_per_request = table
             .count("sends_per_request", limits::SENDS_PER_REQUEST, 1..=100_000)

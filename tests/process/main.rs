@@ -21,6 +21,7 @@ mod prometheus;
 mod publish;
 mod secrets;
 mod signals;
+mod strangers;
 mod suspensions;
 mod tail;
 #[allow(dead_code, reason = "the suite uses more of it")]

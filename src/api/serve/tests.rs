@@ -27,15 +27,15 @@ struct Server {
 }
 
 async fn start(tls: Option<Acceptor>, router: Router) -> Server {
-    start_with(limits::API_CONNECTIONS, tls, router).await
+    start_within(Bounds::default(), tls, router).await
 }
 
-async fn start_with(connections: usize, tls: Option<Acceptor>, router: Router) -> Server {
+async fn start_within(bounds: Bounds, tls: Option<Acceptor>, router: Router) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("an address");
     let (closing, closed) = watch::channel(false);
     let tls = tls.map(Arc::new);
-    let task = tokio::spawn(serve_at_most(connections, listener, router, tls.clone(), closed));
+    let task = tokio::spawn(serve_within(bounds, listener, router, tls.clone(), closed));
     Server { address, closing, task, tls }
 }
 
@@ -271,26 +271,137 @@ fn much() -> Router {
     hello().route("/much", get(|| async { Bytes::from_static(&[b'x'; 16 * 1024 * 1024]) }))
 }
 
+/// Whoever calls is a client, named by its `authorization`; without one it stays a stranger.
+fn known(router: Router) -> Router {
+    let enter = |request: axum::extract::Request, next: axum::middleware::Next| async move {
+        let presence = request.extensions().get::<Arc<Presence>>().expect("a connection").clone();
+        let _begun = presence.begin();
+        let client = request.headers().get("authorization").and_then(|name| name.to_str().ok());
+        match client {
+            Some(client) if presence.admit(&client.into()) => next.run(request).await,
+            Some(_) => axum::response::IntoResponse::into_response(StatusCode::SERVICE_UNAVAILABLE),
+            None => axum::response::IntoResponse::into_response(StatusCode::UNAUTHORIZED),
+        }
+    };
+    router.layer(axum::middleware::from_fn(enter))
+}
+
 #[tokio::test(start_paused = true)]
-async fn callers_that_do_not_read_leave_their_places_to_others() {
+async fn callers_that_do_not_read_are_let_go() {
     let dir = tempfile::tempdir().expect("a directory");
     let authority = Authority::new();
     authority.write(dir.path(), "server");
     let tls = Acceptor::load(&files(dir.path(), "server", false)).expect("usable");
-    let calls = "GET /much HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(60);
+    let calls = "GET /much HTTP/1.1\r\nhost: localhost\r\nauthorization: deaf\r\n\r\n".repeat(60);
 
-    let server = start_with(1, None, much()).await;
+    let server = start(None, known(much())).await;
     let mut deaf = connect(&server).await;
     deaf.write_all(calls.as_bytes()).await.expect("written");
-    let answer = tokio::time::timeout(limits::API_WRITE_STALL * 3, ask(connect(&server).await, false)).await;
-    assert!(answer.expect("a place").is_ok());
+    lets_go(&mut deaf).await;
 
-    let server = start_with(1, Some(tls), much()).await;
-    let client = authority.client(None, &["http/1.1"]);
-    let mut deaf = over_tls(&server, &client).await.expect("a handshake");
+    let server = start(Some(tls), known(much())).await;
+    let mut deaf = over_tls(&server, &authority.client(None, &["http/1.1"])).await.expect("a handshake");
     deaf.write_all(calls.as_bytes()).await.expect("written");
-    let newcomer = tokio::time::timeout(limits::API_WRITE_STALL * 3, over_tls(&server, &client)).await;
-    assert!(ask(newcomer.expect("a place").expect("a handshake"), false).await.is_ok());
+    lets_go(&mut deaf).await;
+}
+
+/// After a time in which nothing was read, there is an end before the 60 answers of 16 MiB.
+async fn lets_go(deaf: &mut (impl AsyncRead + Unpin)) {
+    tokio::time::sleep(limits::API_WRITE_STALL * 2).await;
+    let mut read = 0;
+    let mut part = vec![0; 1024 * 1024];
+    while let Ok(more @ 1..) = deaf.read(&mut part).await {
+        read += more;
+    }
+    assert!(read < 60 * 16 * 1024 * 1024, "all was written");
+}
+
+const FEW: Bounds = Bounds { all: 12, strangers: 8, strangers_of_network: 6 };
+const CALL: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\nauthorization: nodes\r\n\r\n";
+
+async fn is_answered(stream: &mut TcpStream) {
+    stream.write_all(CALL).await.expect("written");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"hello") {
+        assert_ne!(stream.read_buf(&mut answer).await.expect("an answer"), 0, "it was let go: {answer:?}");
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 200 OK"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_calls_nothing_keeps_nobody_out() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let authority = Authority::new();
+    authority.write(dir.path(), "server");
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    for begun in [
+        &b""[..],
+        b"GET / HTTP/1.1\r\nhost: local",
+        b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100000\r\n\r\n{",
+        preface,
+        b"PRI * HTTP/2.0\r\n\r",
+    ] {
+        let server = start_within(FEW, None, known(hello())).await;
+        let mut client = connect(&server).await;
+        is_answered(&mut client).await;
+        let mut flood = Vec::new();
+        for _ in 0..FEW.all * 3 {
+            let mut stream = connect(&server).await;
+            let _ = stream.write_all(begun).await;
+            flood.push(stream);
+        }
+        // A newcomer gets in at once, and who was known before has kept its place.
+        is_answered(&mut connect(&server).await).await;
+        is_answered(&mut client).await;
+        drop(flood);
+    }
+    // Handshakes that are never finished, with a certificate of its own demanded or not.
+    for mutual in [false, true] {
+        authority.write(dir.path(), "client");
+        let tls = Acceptor::load(&files(dir.path(), "server", mutual)).expect("usable");
+        let server = start_within(FEW, Some(tls), known(hello())).await;
+        let mut flood = Vec::new();
+        for begun in [&b""[..], b"\x16\x03\x01\x02\0\x01", b"\x16"].iter().cycle().take(FEW.all * 3) {
+            let mut stream = connect(&server).await;
+            stream.write_all(begun).await.expect("written");
+            flood.push(stream);
+        }
+        let own = mutual.then_some((dir.path(), "client"));
+        let mut stream = over_tls(&server, &authority.client(own, &["http/1.1"])).await.expect("a handshake");
+        stream.write_all(CALL).await.expect("written");
+        let mut answer = [0; 15];
+        stream.read_exact(&mut answer).await.expect("an answer");
+        assert_eq!(&answer, b"HTTP/1.1 200 OK");
+        // They are let go by themselves, too.
+        for mut one in flood {
+            let _ = one.read(&mut [0; 64]).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_stays_for_no_longer_than_it_takes_to_show_a_token() {
+    let server = start(None, known(hello())).await;
+    let mut stream = connect(&server).await;
+    let begun = clock::monotonic();
+    let refused = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let mut answer = vec![0; 4096];
+    while stream.write_all(refused).await.is_ok() {
+        match stream.read(&mut answer).await {
+            Ok(read @ 1..) => assert!(answer[..read].starts_with(b"HTTP/1.1 401")),
+            _ => break,
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let stayed = clock::monotonic() - begun;
+    assert!(stayed <= limits::API_STRANGER_LIFE + limits::API_FINISH + Duration::from_secs(1), "{stayed:?}");
+    // With a token, it stays.
+    let mut stream = connect(&server).await;
+    for _ in 0..5 {
+        is_answered(&mut stream).await;
+        tokio::time::sleep(limits::API_STRANGER_LIFE).await;
+    }
 }
 
 #[tokio::test]

@@ -246,10 +246,35 @@ async fn too_much_says_when_to_come_again() {
     let node = desk.call("POST", "/v1/sends", &other, SEND).await;
     node.problem(503, "node_full");
     assert!(node.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds >= 1));
+    // How many wait in all is for operators to know, which everyone here is without clients.
+    assert!(node.problem(503, "node_full").contains("3 sends waiting"));
     desk.intake.drain();
     let draining = desk.post("/v1/sends", SEND).await;
     draining.problem(503, "draining");
     assert!(!draining.header("retry-after").is_empty());
+}
+
+#[tokio::test]
+async fn a_full_node_tells_no_tenant_how_much_others_have_waiting() {
+    let rows =
+        [("a", "a", "submit"), ("b", "b", "submit"), ("nodes", "*", "submit"), ("operator", "*", "submit operate")];
+    let desk = Desk::with(&format!("[delivery]\nqueued = 7\nqueued_per_tenant = 7\n{}", clients(&rows)));
+    let several = format!("[{}]", [SEND; 5].join(","));
+    let submit = async |name: &str, path: &str, body: &str| {
+        let token = format!("Bearer {name}");
+        desk.call("POST", path, &[("authorization", &token), ("egressd-tenant", "a")], body).await
+    };
+    let waits = desk.call("POST", "/v1/sends", &[("authorization", "Bearer b")], &several).await;
+    waits.ok(202);
+    for path in ["/v1/sends", "/v1/executions/e/sends"] {
+        for name in ["a", "nodes"] {
+            let refused = submit(name, path, &several).await;
+            let detail = refused.problem(503, "node_full");
+            assert!(!detail.contains(|c: char| c.is_ascii_digit()), "{detail}");
+            assert_eq!(refused.header("retry-after"), "5");
+        }
+        assert!(submit("operator", path, &several).await.problem(503, "node_full").contains("5 sends waiting, 7 may"));
+    }
 }
 
 #[tokio::test]

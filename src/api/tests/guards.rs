@@ -148,6 +148,40 @@ async fn a_page_of_another_origin_is_refused() {
 }
 
 #[tokio::test]
+async fn a_page_of_another_site_is_refused_without_an_origin_too() {
+    let link = &[("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+    let frame = &[("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")];
+    let image = &[("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")];
+    for desk in [Desk::new(), Desk::with(&clients(CLIENTS))] {
+        let id = "0198aaaa-0000-7000-8000-000000000000";
+        for (method, path, site, how, allowed) in [
+            ("GET", "/", "same-origin", image, true),
+            ("GET", "/", "none", link, true),
+            ("GET", "/", "cross-site", link, true),
+            ("GET", "/", "cross-site", frame, false),
+            ("GET", "/", "cross-site", image, false),
+            ("GET", "/openapi.json", "cross-site", link, false),
+            ("GET", "/openapi.json", "same-site", image, false),
+            ("GET", "/openapi.json", "none", link, true),
+            ("GET", "/v1/tail", "cross-site", image, false),
+            ("GET", &format!("/v1/sends/{id}?wait=30"), "Cross-Site", image, false),
+            ("GET", "/v1/sends", "anything", image, false),
+            ("POST", "/v1/executions/e/finish", "cross-site", image, false),
+            ("POST", "/", "cross-site", link, false),
+        ] {
+            let mut headers = vec![("sec-fetch-site", site)];
+            headers.extend(how);
+            let answer = desk.call(method, path, &headers, "").await;
+            if allowed {
+                assert_eq!(answer.status, 200, "{method} {path} {site} {how:?}");
+            } else {
+                answer.problem(403, "forbidden");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_body_is_json_or_refused() {
     let desk = Desk::new();
     for (content_type, accepted) in [

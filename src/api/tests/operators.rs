@@ -115,6 +115,29 @@ async fn an_operator_of_one_tenant_stops_that_one_alone() {
 }
 
 #[tokio::test]
+async fn an_operator_of_one_tenant_fills_no_others_list() {
+    let desk = Desk::with(&clients(&[("operator", "*", "operate"), ("acme", "acme", "operate")]));
+    let suspend = async |name: &str, workflow: usize| {
+        let token = format!("Bearer {name}");
+        let body = json!({"tenant": "acme", "workflow": format!("w{workflow}"), "reason": "r"}).to_string();
+        desk.call("POST", "/v1/suspensions", &[("authorization", &token)], &body).await
+    };
+    let mut first = None;
+    for workflow in 0..limits::SUSPENSIONS_OF_TENANT {
+        first.get_or_insert(suspend("acme", workflow).await.ok(201));
+    }
+    // Also where it names one a second time.
+    suspend("acme", 0).await.problem(429, "tenant_full");
+    suspend("operator", 9999).await.ok(201);
+    let id = first.as_ref().and_then(|made| made["id"].as_str()).expect("an id");
+    for _ in 0..2 {
+        let path = format!("/v1/suspensions/{id}");
+        desk.call("DELETE", &path, &[("authorization", "Bearer acme")], "").await;
+    }
+    suspend("acme", 1).await.problem(429, "tenant_full");
+}
+
+#[tokio::test]
 async fn tenants_show_who_is_noisy() {
     let desk = Desk::new();
     let noisy = [("egressd-tenant", "noisy")];

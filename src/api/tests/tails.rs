@@ -275,14 +275,32 @@ async fn a_tail_ends_when_its_token_is_withdrawn() {
 
 #[tokio::test(start_paused = true)]
 async fn the_number_of_tails_is_bounded() {
-    let desk = Desk::new();
-    let mut open = Vec::new();
-    for _ in 0..limits::TAILS {
-        open.push(Reader::open(&desk, "/v1/tail", &[]).await);
-    }
-    let refused = desk.get("/v1/tail").await;
-    refused.problem(503, "node_full");
-    assert_eq!(refused.header("retry-after"), "1");
-    open.pop();
-    Reader::open(&desk, "/v1/tail", &[]).await;
+    let desk = Desk::with(&clients(&[
+        ("a", "a", "read"),
+        ("a-too", "a", "read"),
+        ("b", "b", "read"),
+        ("nodes", "*", "read"),
+        ("operator", "*", "read operate"),
+    ]));
+    let open = async |name: &str, tenant: &str, most: usize| {
+        let token = format!("Bearer {name}");
+        let headers = [("authorization", token.as_str()), ("egressd-tenant", tenant)];
+        let mut open = Vec::new();
+        for _ in 0..most {
+            open.push(Reader::open(&desk, "/v1/tail", &headers).await);
+        }
+        let refused = desk.call("GET", "/v1/tail", &headers, "").await;
+        refused.problem(503, "node_full");
+        assert_eq!(refused.header("retry-after"), "1");
+        open
+    };
+    // One tenant has its share, with all of its tokens; another has its own; and operators have what nobody else can take.
+    let mut of_a = open("a", "", limits::TAILS_OF_ONE).await;
+    drop(open("a-too", "", 0).await);
+    let of_b = open("b", "", limits::TAILS_OF_ONE).await;
+    let of_many = open("nodes", "c", limits::TAILS - limits::TAILS_RESERVE - 2 * limits::TAILS_OF_ONE).await;
+    let of_operators = open("operator", "*", limits::TAILS_RESERVE).await;
+    drop((of_operators, of_many, of_b));
+    of_a.pop();
+    drop(open("a-too", "", 1).await);
 }
