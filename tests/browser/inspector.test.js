@@ -76,7 +76,7 @@ inspect("an error's code comes before a status, and a complete answer is its sta
   }
 });
 
-for (const width of [1440, 1024]) {
+for (const width of [1440, 1280, 1024]) {
   inspect(`at ${width}, dates fit, and workflow and step are whole while the address has a path to give`, "#/sends", async (page) => {
     await page.setViewportSize({ width, height: 800 });
     for (let n = 0; n < 3; n += 1) api.finish({ ...record(960 + n, Date.now() - 90_000_000 + n), id: record(960 + n, Date.now() + 9000 + n).id });
@@ -375,6 +375,11 @@ inspect("under the title stands where it came from, each a way to its like", of(
 inspect("an operator suspends from a send: its workflow, its tenant or its host", of("rejected", 422), async (page) => {
   const { context, request } = find("rejected", 422);
   const host = new URL(request.url).hostname;
+  // Notices go away by themselves.
+  await page.evaluate(() => {
+    window.said = [];
+    new MutationObserver((all) => all.forEach((one) => one.addedNodes.forEach((node) => window.said.push(node.textContent)))).observe(document.getElementById("notes"), { childList: true });
+  });
   for (const [label, call] of [
     [`workflow ${context.workflow} of tenant ${context.tenant}`, { tenant: context.tenant, workflow: context.workflow }],
     [`tenant ${context.tenant}`, { tenant: context.tenant }],
@@ -388,6 +393,7 @@ inspect("an operator suspends from a send: its workflow, its tenant or its host"
     await until(page, () => document.querySelector("dialog") === null);
     assert.deepEqual(JSON.parse(asked("/v1/suspensions").at(-1).body), { ...call, reason: "report 4711" });
   }
+  assert.deepEqual(await page.evaluate(() => window.said), Array(3).fill("Suspended: 1,204 waiting sends ended."));
   api.operator = false;
   await page.reload();
   await page.locator(".card[aria-label=Network] .tick").first().waitFor();

@@ -127,7 +127,7 @@ export async function mock({ count = 60, token = null, port = 0, start = Date.no
       if (request.method === "GET") return json(response, 200, { suspensions: state.suspensions });
       const made = { id: id(Date.now(), state.suspensions.length + 9), ...JSON.parse(body), by: "you", created_at: new Date().toISOString() };
       state.suspensions.unshift(made);
-      return json(response, 201, made);
+      return json(response, 201, { ...made, hit: 1204 });
     }
     if (parts[0] === "suspensions" && request.method === "DELETE") {
       const one = state.suspensions.find((suspension) => suspension.id === parts[1]);

@@ -2,6 +2,7 @@
 
 import { ask } from "./api.js";
 import { foreign, h, note, replace } from "./dom.js";
+import { count } from "./format.js";
 
 /** What is asked for, in words. */
 function said({ tenant, workflow, host }) {
@@ -9,11 +10,10 @@ function said({ tenant, workflow, host }) {
   return workflow ? `workflow ${workflow} of tenant ${tenant}` : `tenant ${tenant}`;
 }
 
-/** Suspends, and says how much it hit where the API does. */
+/** Suspends, and says how much that hit. */
 export async function suspend(call) {
-  const made = await ask("/v1/suspensions", { method: "POST", body: JSON.stringify(call), tenant: null });
-  const hit = [["queued", made?.queued], ["held", made?.held], ["sends", made?.sends]].filter(([, value]) => typeof value === "number");
-  note(hit.length === 0 ? "Suspended." : `Suspended: ${hit.map(([name, value]) => `${value} ${name}`).join(", ")}.`, "good");
+  const { hit } = await ask("/v1/suspensions", { method: "POST", body: JSON.stringify(call), tenant: null });
+  note(`Suspended: ${count(hit)} waiting ${hit === 1 ? "send" : "sends"} ended.`, "good");
 }
 
 export function refusalOf(error) {

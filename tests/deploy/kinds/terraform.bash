@@ -39,3 +39,30 @@ pairs_line_up() {
     [ "$(grep -c 'prevent_destroy = true' "$examples/aws/main.tf")" -eq 2 ]
 }
 check "sources are every private address but the first; published ones and the store are never destroyed" pairs_line_up
+
+# What the receiver's example makes of a list, by the module that it uses: a list and a rule for each family that there is.
+families() { # families LIST, as JSON
+    local there=$scratch/families-$RANDOM
+    mkdir -p "$there/aws"
+    cp -r "$examples/receiver" "$there/receiver"
+    # Its own words, without what a provider has to be fetched for.
+    printf 'variable "list" {\n  type = string\n}\n' >"$there/aws/main.tf"
+    sed -n '/^module "list"/,/^}/p; /^locals {/,/^}/p' "$examples/receiver-aws/main.tf" |
+        sed 's/data.http.list.response_body/var.list/' >>"$there/aws/main.tf"
+    printf 'output "families" {\n  value = local.families\n}\n' >>"$there/aws/main.tf"
+    cd "$there/aws"
+    terraform init -no-color >/dev/null
+    terraform apply -no-color -auto-approve -var "list=$1" >/dev/null
+    terraform output -json families
+}
+made_of() { [ "$(families "$1" | jq -cS .)" = "$2" ] || { families "$1"; return 1; }; }
+need jq jq
+four='{"ipv4Prefix": "192.0.2.1/32"}' six='{"ipv6Prefix": "2001:db8::1/128"}'
+check "of a list of both families, two" made_of "{\"syncToken\": \"1\", \"prefixes\": [$four, $six]}" '{"IPv4":["192.0.2.1/32"],"IPv6":["2001:db8::1/128"]}'
+check "of one of IPv4, one" made_of "{\"syncToken\": \"1\", \"prefixes\": [$four]}" '{"IPv4":["192.0.2.1/32"]}'
+refuses "and of an empty one, nothing at all" "admit nobody" families '{"syncToken": "1", "prefixes": []}'
+each_has_a_rule() {
+    [ "$(grep -c 'for_each *= local.families' "$examples/receiver-aws/main.tf")" -eq 2 ]
+    grep -qF 'prefix_list_id    = aws_ec2_managed_prefix_list.egressd[each.key].id' "$examples/receiver-aws/main.tf"
+}
+check "each with its prefix list and its rule" each_has_a_rule
