@@ -397,6 +397,19 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_name_that_dns_cannot_hold_is_asked_of_nobody() {
+        let resolver = Resolver::default();
+        for name in ["a..b", ".a.b", &"a.".repeat(127), &format!("{}.example.com", "a".repeat(64))] {
+            let (tenant, name) = (TenantId::new("a"), Arc::from(name));
+            let deadline = Duration::from_secs(5);
+            let wanted = Wanted { tenant: &tenant, name: &name, with_v6: true, servers: &[], deadline };
+            let failure = resolver.lookup(&wanted, &Inquiry::default()).await.unwrap_err().failure;
+            assert_eq!(failure.code, Code::DnsNotFound, "{name}");
+            assert!(failure.message.contains("DNS holds names of at most 253 characters"), "{}", failure.message);
+        }
+    }
+
     #[test]
     fn addresses_alternate_between_the_families() {
         let ip = |last: u8| IpAddr::from([192, 0, 2, last]);

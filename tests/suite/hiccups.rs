@@ -53,7 +53,8 @@ fn hiccups() -> Vec<(Reply, &'static str)> {
     vec![
         (code(ResponseCode::ServFail), "answered SERVFAIL"),
         (code(ResponseCode::Refused), "answered REFUSED"),
-        (code(ResponseCode::NotImp), "answered FORMERR"),
+        (code(ResponseCode::FormErr), "answered FORMERR"),
+        (code(ResponseCode::NotImp), "answered NOTIMP"),
         (code(ResponseCode::NotAuth), "answered NOTAUTH"),
         (Reply::Lame, "is lame: it answered with nothing"),
         (Reply::Garbage, "answered what cannot be read"),
@@ -314,6 +315,12 @@ async fn each_end_of_a_lookup_says_what_was_wrong_with_what() {
             "a truncated answer, and TCP that is closed",
             Box::new(move |asked| over_tcp(asked, Reply::Close)),
             "failed dns_failed dns",
+            &["SERVER cut its answer short and does not serve the rest over TCP"],
+        ),
+        (
+            "a truncated answer, and silence over TCP",
+            Box::new(move |asked| over_tcp(asked, Reply::Silence)),
+            "failed timeout dns",
             &["SERVER cut its answer short and does not serve the rest over TCP"],
         ),
         (

@@ -81,16 +81,16 @@ async fn exchange_unnoted(
     let plain = Question::new(name, kind, false);
     if asking.servers.takes_edns(server) {
         let full = Question::new(name, kind, true);
-        match over_udp(asking, server, [&full, &plain], judge).await? {
+        match over_udp(asking, server, kind, [&full, &plain], judge).await? {
             Judged::Usable(reading) => return Ok(reading),
             Judged::Failed(unanswered) => return Err(unanswered),
-            Judged::NoEdns => asking.servers.refused_edns(server),
+            Judged::NoEdns(_) => asking.servers.refused_edns(server),
         }
     }
-    match over_udp(asking, server, [&plain, &plain], judge).await? {
+    match over_udp(asking, server, kind, [&plain, &plain], judge).await? {
         Judged::Usable(reading) => Ok(reading),
         Judged::Failed(unanswered) => Err(unanswered),
-        Judged::NoEdns => Err(Unanswered::Refusal(Rcode::FORM_ERR)),
+        Judged::NoEdns(code) => Err(Unanswered::Refusal(code)),
     }
 }
 
@@ -99,7 +99,7 @@ enum Judged {
     Usable(Reading),
     Failed(Unanswered),
     /// The server could not read the question, which may be for its EDNS.
-    NoEdns,
+    NoEdns(Rcode),
 }
 
 fn judge(answer: Answer<'_>, name: &Name, kind: Kind) -> Judged {
@@ -109,7 +109,7 @@ fn judge(answer: Answer<'_>, name: &Name, kind: Kind) -> Judged {
             Some(reading) => Judged::Usable(reading),
             None => Judged::Failed(Unanswered::Garbage),
         },
-        Rcode::FORM_ERR | Rcode::NOT_IMP | Rcode::BAD_VERS => Judged::NoEdns,
+        code @ (Rcode::FORM_ERR | Rcode::NOT_IMP | Rcode::BAD_VERS) => Judged::NoEdns(code),
         other => Judged::Failed(Unanswered::Refusal(other)),
     }
 }
@@ -119,6 +119,7 @@ fn judge(answer: Answer<'_>, name: &Name, kind: Kind) -> Judged {
 async fn over_udp<T>(
     asking: &Asking<'_>,
     server: SocketAddr,
+    kind: Kind,
     questions: [&Question; 2],
     judge: impl Fn(Answer<'_>) -> T,
 ) -> Result<T, Unanswered> {
@@ -145,6 +146,8 @@ async fn over_udp<T>(
                 }
                 Weighed::Answer(_) => {
                     asking.servers.answered(server, at > 0);
+                    // Said now already: it may be silent over TCP.
+                    asking.inquiry.heard(server, kind, Err(Unanswered::Truncated));
                     return over_tcp(server, question, judge).await.map_err(|_| Unanswered::Truncated);
                 }
                 // An old server, a broken one or a guess: a connection cannot be guessed.
