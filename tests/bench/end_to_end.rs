@@ -84,6 +84,7 @@ async fn bench(wanted: &[String]) {
     }
     if runs("holds") {
         holds(&receiver, 40_000).await;
+    }
     if runs("chains") {
         chains(&receiver, 1_000).await;
     }

@@ -167,7 +167,8 @@ async fn a_source_that_a_reload_takes_out_is_left_from_no_more_whoever_chose_it_
     // The one that would be first goes.
     let (first, second) = (candidates[0].sources[0].bind(), candidates[0].sources[1].bind());
     ground.world.reload(plan(&[&second.to_string()]).config(), &Notice::default());
-    let connected = dialer.connect(&errand(Purpose::Delivery), &candidates, &Default::default()).await.expect("connected");
+    let connected =
+        dialer.connect(&errand(Purpose::Delivery), &candidates, &Default::default()).await.expect("connected");
     assert_eq!((connected.source.bind(), connected.local.ip()), (second, second), "and not {first}");
     drop(connected);
     // Then both do. A reflector is asked through neither.
@@ -177,7 +178,8 @@ async fn a_source_that_a_reload_takes_out_is_left_from_no_more_whoever_chose_it_
             dialer.find(asker, &url, &settings, purpose, &Inquiry::default()).await.addresses.expect("addresses");
         let candidates: Vec<_> =
             candidates.into_iter().map(|address| Candidate { address, sources: settings.sources.all() }).collect();
-        let failure = dialer.connect(&errand(purpose), &candidates, &Default::default()).await.expect_err("no source is left");
+        let failure =
+            dialer.connect(&errand(purpose), &candidates, &Default::default()).await.expect_err("no source is left");
         assert_eq!(failure.code, Code::SourceUnavailable, "{purpose:?}");
     }
     receiver.ended(1).await;

@@ -91,7 +91,8 @@ async fn pages_that_nobody_reads_take_their_readers_share_and_no_more() {
 async fn a_call_whose_answer_has_no_room_sends_nothing() {
     let desk = Desk::sharing(SHARES, &clients(CLIENTS));
     let call = large_call(100);
-    let (mut unread, waiting) = (Vec::new(), || desk.intake.tenants(&crate::store::Reach::All).values().map(|load| load.queued).sum::<u64>());
+    let (mut unread, waiting) =
+        (Vec::new(), || desk.intake.tenants(&crate::store::Reach::All).values().map(|load| load.queued).sum::<u64>());
     let refused = loop {
         let before = waiting();
         let post = as_client("acme", "", "POST", "/v1/sends", &call);
