@@ -656,3 +656,6 @@ fn shown(count: Count, oldest: Option<u32>) -> WaitingCount {
         oldest: oldest.and_then(|second| Timestamp::from_second(i64::from(second)).ok()),
     }
 }
+
+#[cfg(test)]
+mod tests;
