@@ -27,3 +27,4 @@ mod tail;
 #[allow(dead_code, reason = "the suite uses more of it")]
 #[path = "../suite/support/tls.rs"]
 mod tls;
+mod waits;

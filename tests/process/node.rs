@@ -145,7 +145,7 @@ impl Node {
     }
 
     pub async fn get(&self, path: &str) -> Value {
-        let (status, answer) = self.call("GET", path, "").await.expect("an answer");
+        let (status, answer) = self.call("GET", path, "").await.unwrap_or_else(|| panic!("{path}: {}", self.log()));
         assert_eq!(status, 200, "{path}: {answer}");
         answer
     }
