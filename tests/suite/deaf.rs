@@ -36,6 +36,8 @@ const ALLOWED: &[(&str, &str, &str)] = &[
         "processor time, far above what is needed; what the reading looks at is counted beside it",
     ),
     ("src/deliver/turns.rs", "loop {", "work without end is what is stopped there"),
+    ("src/dispatch/tests.rs", "timeout(Duration::from_secs(3600)", "of a paused clock"),
+    ("src/dispatch/tests.rs", "sleep(Duration::from_secs(60))", "of a paused clock"),
     ("src/api/tests/tails.rs", "sleep(Duration::from_secs(1))", "of a paused clock"),
     (
         "deploy/workflow-node/test/destination.test.js",

@@ -178,9 +178,7 @@ impl OnDisk {
 
     /// Every piece but the newest.
     async fn until_all_settled(&self) {
-        while !self.shared().pieces().iter().rev().skip(1).all(|piece| piece.is_settled()) {
-            tokio::task::yield_now().await;
-        }
+        until(|| self.shared().pieces().iter().rev().skip(1).all(|piece| piece.is_settled())).await;
     }
 
     async fn until_healthy(&self) {
