@@ -70,8 +70,8 @@ pub enum Refusal {
          once older records are past their retention"
     )]
     ShareFull { stored: u64, share: u64, retry_after: u64 },
-    /// How much waits on a node is for its operator to know.
-    #[error("as much waits on this node as may: try again later, or another node")]
+    /// How much waits on a node is for its operators to know: what others are told is the API's to say.
+    #[error("this node has {queued} sends waiting, {limit} may: try again later, or another node")]
     NodeFull { queued: u64, limit: u64, retry_after: u64 },
     #[error("this node is shutting down: try again, or another node")]
     Draining,

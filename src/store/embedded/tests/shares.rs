@@ -40,7 +40,8 @@ impl Small {
             match store.accept(session, call(vec![send], None)).await.expect("answered") {
                 Accepted::New { .. } => {}
                 Accepted::ShareFull { stored, share } => {
-                    assert!(stored <= share && share == self.settings.tenant_max_bytes, "{stored} of {share}");
+                    // An accepted send ends whatever its tenant has stored, so the last end may go past the share.
+                    assert!(stored <= share + 1024 && share == self.settings.tenant_max_bytes, "{stored} of {share}");
                     return taken;
                 }
                 other => panic!("{other:?}"),
