@@ -39,6 +39,8 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("src/dispatch/tests.rs", "timeout(Duration::from_secs(3600)", "of a paused clock"),
     ("src/dispatch/tests.rs", "sleep(Duration::from_secs(60))", "of a paused clock"),
     ("src/api/tests/tails.rs", "sleep(Duration::from_secs(1))", "of a paused clock"),
+    ("src/api/serve/tests.rs", "sleep(Duration::from_secs(1))", "of a paused clock"),
+    ("src/api/serve/tests.rs", "stayed <= limits::API_STRANGER_LIFE", "by a paused clock"),
     (
         "deploy/workflow-node/test/destination.test.js",
         "const execution = `d-${Math.random()}`",
