@@ -37,6 +37,8 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ),
     ("src/deliver/turns.rs", "loop {", "work without end is what is stopped there"),
     ("src/dispatch/tests.rs", "timeout(Duration::from_secs(3600)", "of a paused clock"),
+    ("src/ledger/tests.rs", "timeout(Duration::from_secs(1)", "of a paused clock"),
+    ("src/ledger/tests.rs", "timeout(Duration::from_secs(3600)", "of a paused clock"),
     ("src/dispatch/tests.rs", "sleep(Duration::from_secs(60))", "of a paused clock"),
     ("src/api/tests/tails.rs", "sleep(Duration::from_secs(1))", "of a paused clock"),
     ("src/api/serve/tests.rs", "sleep(Duration::from_secs(1))", "of a paused clock"),
