@@ -14,7 +14,7 @@
 //!
 //! Events are methods, with what they need to know as arguments ([`Terms`]: `now`, sources, suspensions, caps); what
 //! has to be done is what they answer. No I/O, no clock, no lock: a shell does what is decided here, and a
-//! [`simulation`] drives it against a store that delays, fails, crashes and comes back. What is taken ([`Slot`],
+//! seeded `simulation` drives it against a store that delays, fails, crashes and comes back. What is taken ([`Slot`],
 //! [`Go`], [`Admission`], [`Claim`]) is a value that comes back when it is dropped.
 //!
 //! Nothing here is linear in what waits: each event costs what it changes. What is linear in the window (suspensions,
