@@ -66,7 +66,7 @@ OF = {
             {"method": "POST", "path": "/nothing", "data": "x"},
             failed("connection_closed", "wait", "maybe"),
         ),
-        (("http",), *CUT, CUT_1),
+        (("http", "https"), *CUT, CUT_1),
         (("h2",), *CUT, CUT_2),
         (
             ("http", "h2"),
@@ -83,6 +83,12 @@ OF = {
     ],
     "apache": [
         (("http", "https", "h2"), *BUSY),
+        (
+            ("h2",),
+            "a renegotiation that HTTP/2 has not (HTTP_1_1_REQUIRED)",
+            {"method": "GET", "path": "/members"},
+            {"outcome": "failed", "processed": "no"},
+        ),
     ],
     "lighttpd": [],
     "haproxy": [
@@ -94,7 +100,7 @@ OF = {
             REJECTED | {"status": 429},
         ),
         (
-            ("http",),
+            ("http", "https"),
             "closed without an answer (reject)",
             {"method": "POST", "path": "/nothing", "data": "x"},
             failed(("connection_closed", "connection_reset"), "wait", "maybe"),
@@ -115,14 +121,10 @@ OF = {
     "node": [
         (("http", "https", "h2"), *BUSY),
         (("http", "https", "h2"), *PIECES),
-        (
-            ("http", "https", "h2"),
-            "early hints first",
-            {"method": "GET", "path": "/hints"},
-            DELIVERED | {"body": "ok\n"},
-        ),
+        (("http", "https", "h2"), "early hints first", {"method": "GET", "path": "/hints"}, DELIVERED | {"body": "ok\n"}),
         (("http",), "trailers", {"method": "GET", "path": "/trailers"}, DELIVERED | {"body": "ok\n"}),
         (("http", "https"), *CUT, CUT_1),
+        (("h2",), *CUT, {"outcome": "failed", "phase": "read", "processed": "yes"}),
         (
             ("http", "https"),
             "closed without an answer",
@@ -135,7 +137,14 @@ OF = {
             {"method": "POST", "path": "/hang", "data": "x"},
             failed("timeout", "wait", "maybe"),
         ),
+        (("h2",), "half an answer, ended without an error", {"method": "GET", "path": "/half-without-error"}, CUT_2),
         (("h2",), "half an answer, reset", {"method": "GET", "path": "/half-reset"}, CUT_2),
+        (
+            ("h2",),
+            "refused (REFUSED_STREAM)",
+            {"method": "POST", "path": "/refused", "data": "x"},
+            failed("connection_refused", "wait", "no"),
+        ),
         (
             ("h2",),
             "reset before the answer",
@@ -143,12 +152,7 @@ OF = {
             failed("connection_reset", "wait", "maybe"),
         ),
     ],
-    "gunicorn": [
-        (("http", "https"), *BUSY),
-        (("http", "https"), *PIECES),
-        (("http",), *CUT, CUT_1),
-        (("http",), *CRASH),
-    ],
+    "gunicorn": [(("http", "https"), *BUSY), (("http", "https"), *PIECES), (("http",), *CUT, CUT_1), (("http",), *CRASH)],
     "uvicorn": [(("http",), *BUSY), (("http",), *PIECES), (("http",), *CUT, CUT_1), (("http",), *CRASH)],
     "hypercorn": [(("http", "h2"), *BUSY), (("http", "h2"), *PIECES), (("http", "h2"), *CRASH)],
     "aiohttp": [(("http",), *BUSY), (("http",), *PIECES), (("http",), *CUT, CUT_1), (("http",), *CRASH)],
@@ -170,23 +174,14 @@ OF = {
             failed("tls_handshake", "tls", "no"),
         ),
         (
-            ("other-name",),
-            "another's certificate",
+            ("wants a certificate, 1.3",),
+            "a certificate is wanted (TLS 1.3)",
             {"method": "GET", "path": "/"},
-            failed("tls_certificate", "tls", "no"),
+            {"outcome": "failed", "code": "tls_handshake"},
         ),
-        (
-            ("expired",),
-            "an expired certificate",
-            {"method": "GET", "path": "/"},
-            failed("tls_certificate", "tls", "no"),
-        ),
-        (
-            ("stranger",),
-            "an unknown authority's",
-            {"method": "GET", "path": "/"},
-            failed("tls_certificate", "tls", "no"),
-        ),
+        (("other-name",), "another's certificate", {"method": "GET", "path": "/"}, failed("tls_certificate", "tls", "no")),
+        (("expired",), "an expired certificate", {"method": "GET", "path": "/"}, failed("tls_certificate", "tls", "no")),
+        (("stranger",), "an unknown authority's", {"method": "GET", "path": "/"}, failed("tls_certificate", "tls", "no")),
         (
             ("plain text",),
             "HTTP to a port of TLS",
