@@ -286,7 +286,14 @@ impl Deliverer {
         let answer = channel.send(prepared).await;
         let meter = channel.line().meter.clone();
         match &answer {
-            Err(Unanswered::Unwritten) => return Err(Unanswered::Unwritten),
+            // A new connection may have been ended by an alert that came before the request could leave.
+            Err(Unanswered::Unwritten) => {
+                let alert = channel.tls_failure(Phase::Wait).filter(|_| !way.reused);
+                return Err(alert.map_or(Unanswered::Unwritten, |failure| {
+                    journey.exchange = None;
+                    failed(failure.but(Processed::No))
+                }));
+            }
             _ if way.reused => counters.reused.increment(1),
             _ => counters.fresh.increment(1),
         }

@@ -222,9 +222,8 @@ impl Channel {
     fn connection_ended(&self, so_far: Option<SoFar>, tidy: bool) -> Option<Failure> {
         let meter = &self.line.meter;
         let bytes = (meter.bytes_written() - self.written_before).min(self.request_bytes);
-        if let Some(error) = self.tls_error() {
-            let phase = if so_far.is_some() { Phase::Read } else { Phase::Wait };
-            return Some(words::after_handshake(&error, phase, &self.host));
+        if let Some(failure) = self.tls_failure(if so_far.is_some() { Phase::Read } else { Phase::Wait }) {
+            return Some(failure);
         }
         // TLS has an end of its own, before the socket's.
         let end = meter.peer_end().or(tidy.then_some(PeerEnd::Closed));
@@ -251,6 +250,11 @@ impl Channel {
             Protocol::Http1(_) => false,
             Protocol::Http2(http2) => http2.wants_http1(),
         }
+    }
+
+    /// What it means that TLS ended the connection, where it did.
+    pub fn tls_failure(&self, phase: Phase) -> Option<Failure> {
+        Some(words::after_handshake(&self.tls_error()?, phase, &self.host))
     }
 
     /// What TLS said at the connection's end, where it was TLS that ended it.

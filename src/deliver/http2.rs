@@ -174,13 +174,15 @@ impl Http2 {
         let reset = frames.reset.filter(|(stream, _)| *stream == self.stream).map(|(_, code)| code);
         if before_answer.is_some() {
             // What the frames say, whatever the library makes of them.
-            match (reset, frames.last_taken) {
+            match (reset, frames.goaway) {
                 (Some(REFUSED_STREAM), _) => return Stop::Refused,
                 (Some(HTTP_1_1_REQUIRED), _) => return Stop::Http1Required,
-                (None, Some(last)) if last < self.stream => return Stop::LeftOut,
+                (None, Some((last, _))) if last < self.stream => return Stop::LeftOut,
                 _ => {}
             }
         }
+        // Said before the connection ended, which the library may have seen first.
+        let why = frames.goaway.map(|(_, code)| h2::Reason::from(code)).filter(|&why| why != h2::Reason::NO_ERROR);
         drop(frames);
         match error.source().and_then(|cause| cause.downcast_ref::<h2::Error>()) {
             Some(http2) if !http2.is_io() => {
@@ -193,7 +195,10 @@ impl Http2 {
                 let reason = reason.unwrap_or_else(|| "an error without a code".to_owned());
                 Stop::Stream { reason, by_peer: http2.is_remote() }
             }
-            _ => Stop::Connection,
+            _ => match why {
+                Some(why) => Stop::Stream { reason: why.description().to_owned(), by_peer: true },
+                None => Stop::Connection,
+            },
         }
     }
 
@@ -203,7 +208,7 @@ impl Http2 {
 
     pub fn is_ready(&mut self, cx: &mut Context<'_>) -> bool {
         turn(&mut self.connection, &mut self.ended, cx);
-        !self.ended && self.sender.is_ready() && self.frames().last_taken.is_none()
+        !self.ended && self.sender.is_ready() && self.frames().goaway.is_none()
     }
 
     /// What TLS said at the connection's end, where it was TLS that ended it.
@@ -267,8 +272,8 @@ struct Frames {
     ended: u32,
     /// The last stream that was reset, and the code.
     reset: Option<(u32, u32)>,
-    /// The last stream that a GOAWAY leaves in.
-    last_taken: Option<u32>,
+    /// The last stream that a GOAWAY leaves in, and its code.
+    goaway: Option<(u32, u32)>,
     tls_error: Option<rustls::Error>,
 }
 
@@ -315,7 +320,7 @@ impl Frames {
         match kind {
             DATA | HEADERS if flags & END_STREAM != 0 => self.ended = self.ended.max(stream),
             RST_STREAM => self.reset = Some((stream, number(0, &self.told))),
-            GOAWAY => self.last_taken = Some(number(0, &self.told) & 0x7fff_ffff),
+            GOAWAY => self.goaway = Some((number(0, &self.told) & 0x7fff_ffff, number(4, &self.told))),
             _ => {}
         }
     }
@@ -392,7 +397,7 @@ mod tests {
             wire.chunks(step).for_each(|part| frames.see(part));
             assert_eq!(frames.ended, 1, "{step}");
             assert_eq!(frames.reset, Some((3, REFUSED_STREAM)), "{step}");
-            assert_eq!(frames.last_taken, Some(1), "{step}");
+            assert_eq!(frames.goaway, Some((1, 2)), "{step}");
         }
     }
 }
