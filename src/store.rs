@@ -34,8 +34,8 @@ pub enum StoreError {
     #[error("the store cannot read: {0}")]
     CannotRead(String),
     /// Another process has it open.
-    #[error("the store at {path} is in use by process {pid}: stop it, or give this one another `[store] path`")]
-    InUse { path: String, pid: i32 },
+    #[error("the store at {path} is in use by {}: stop it, or give this one another `[store] path`", holder(*pid))]
+    InUse { path: String, pid: Option<i32> },
     #[error(
         "the store at {path} has format {found}, this egressd knows up to {known}: run the newer egressd that wrote it"
     )]
@@ -51,6 +51,11 @@ pub enum StoreError {
     /// The cursor is not one of ours.
     #[error("this cursor is not one that a list answered")]
     BadCursor,
+}
+
+/// Who has a store open: its file `lock` tells, where nobody took that away.
+fn holder(pid: Option<i32>) -> String {
+    pid.map_or("another process".to_owned(), |pid| format!("process {pid}"))
 }
 
 pub type StoreResult<'a, T> = BoxFuture<'a, Result<T, StoreError>>;

@@ -555,7 +555,7 @@ impl Lock {
         let exclusive = |file: fs::File, path: &Path| match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(lock),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-                let pid = before.trim().parse().unwrap_or(0);
+                let pid = before.trim().parse().ok();
                 Err(StoreError::InUse { path: root.display().to_string(), pid })
             }
             Err((_, error)) => Err(cannot_write(path, &error.into())),

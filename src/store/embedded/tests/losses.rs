@@ -93,7 +93,9 @@ async fn a_lock_file_that_is_removed_lets_no_second_process_in() {
             fs::write(subject.path().join("lock"), "").unwrap();
         }
         let again = Embedded::open(&settings(subject.directory.path()), "another");
-        assert!(matches!(again.err(), Some(StoreError::InUse { .. })), "made again: {remake}");
+        let refused = again.err().expect("it is in use");
+        assert!(matches!(refused, StoreError::InUse { pid: None, .. }), "made again: {remake}: {refused}");
+        assert!(refused.to_string().contains("in use by another process"), "{refused}");
     }
 }
 
