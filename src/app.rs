@@ -95,6 +95,12 @@ impl Fronts {
     fn handle(&self) -> &Handle {
         &self.handle
     }
+
+    /// Bound over there: who comes is told to the runtime that a listener was made in, so that `/readyz` answers
+    /// while no thread of the deliveries' turns.
+    async fn bind(&self, address: SocketAddr, key: &'static str) -> anyhow::Result<TcpListener> {
+        self.handle.spawn(bind(address, key)).await?
+    }
 }
 
 impl Drop for Fronts {
@@ -115,10 +121,11 @@ impl App {
         describe_metrics();
         source::metrics::describe();
         let config = Arc::new(config);
-        let api_listener = bind(config.api.listen, "[api] listen").await?;
-        let metrics_listener = bind(config.metrics_listen, "[metrics] listen").await?;
+        let fronts = Fronts::start()?;
+        let api_listener = fronts.bind(config.api.listen, "[api] listen").await?;
+        let metrics_listener = fronts.bind(config.metrics_listen, "[metrics] listen").await?;
         let publish_listener = match config.publish_listen {
-            Some(address) => Some(bind(address, "[publish] listen").await?),
+            Some(address) => Some(fronts.bind(address, "[publish] listen").await?),
             None => None,
         };
         let (api, metrics_address) = (api_listener.local_addr()?, metrics_listener.local_addr()?);
@@ -182,7 +189,6 @@ impl App {
         };
         let router = api::router(state, publish::front::router(publication.clone()));
         let api_tls = config.api.tls.as_ref().map(Acceptor::load).transpose()?.map(Arc::new);
-        let fronts = Fronts::start()?;
         tasks.spawn_on(api::serve::serve(api_listener, router, api_tls.clone(), stopped.clone()), fronts.handle());
         let ops_router = ops::router(metrics.clone(), readiness, Handle::current());
         tasks.spawn_on(ops::serve(metrics_listener, ops_router, stopped.clone()), fronts.handle());
@@ -398,7 +404,7 @@ async fn watch_addresses(
     }
 }
 
-async fn bind(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+async fn bind(address: SocketAddr, key: &'static str) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         anyhow!("{key} = \"{address}\" cannot be bound: {error}; is another egressd running, or is the address not on this host?")
     })
@@ -408,5 +414,41 @@ fn describe_metrics() {
     describe_counter!("egressd_config_reloads_total", Unit::Count, "Reloads of the configuration, by result.");
     for result in ["ok", "refused"] {
         counter!("egressd_config_reloads_total", "result" => result).increment(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    /// One thread has this runtime, and it waits in the kernel from its first question on: nothing turns that delivers.
+    #[tokio::test]
+    async fn who_asks_is_answered_while_nothing_turns_that_delivers() {
+        let directory = tempfile::tempdir().expect("a directory");
+        std::fs::write(directory.path().join("public-ips.txt"), "127.0.0.2\n").expect("written");
+        let file = directory.path().join("egressd.toml");
+        let text = format!(
+            "[api]\nlisten = \"127.0.0.1:0\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n[[egress.source]]\npublic = \"127.0.0.2\"\n\
+             [store]\npath = \"{0}/store\"\nkey_file = \"{0}/key\"\n",
+            directory.path().display()
+        );
+        std::fs::write(&file, text).expect("written");
+        let config = Config::load(&file, clock::wall()).expect("a good configuration");
+        let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle();
+        let app = App::start(config, Some(file), metrics).await.expect("it starts");
+        let ask = || {
+            let mut stream = std::net::TcpStream::connect(app.metrics).expect("connected");
+            stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a time-out");
+            stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").expect("written");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).expect("an answer");
+            answer
+        };
+        let answer =
+            (0..1_000_000).map(|_| ask()).find(|answer| answer.starts_with("HTTP/1.1 503")).expect("told in the end");
+        assert!(answer.contains("the dispatcher has stalled"), "{answer}");
+        assert!(app.drain().await);
     }
 }
