@@ -112,7 +112,7 @@ test("a rejected send: what was sent beside what came back, its execution, its H
 test("a blocked send says why, and what to do", async () => {
   const { id } = await find("blocked");
   await view(`#/sends/${id}`, async (page) => {
-    assert.match(await page.locator(".said").innerText(), /metadata service/);
+    assert.match(await page.locator(".said").innerText(), /metadata or platform service/);
     await page.getByText("Nothing was sent, so nothing came back.").waitFor();
   });
 });
