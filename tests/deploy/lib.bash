@@ -100,7 +100,25 @@ need() { # need COMMAND PACKAGE: a Debian package, installed where the command i
     command -v "$command" >/dev/null || { echo "$command is missing and $package does not bring it" >&2; exit 1; }
 }
 
-need_python() { "$tools/venv/bin/python" "$@"; }
+need_python() { # need_python COMMAND PACKAGE…: PyPI packages in a virtual environment that the tests share
+    venv=$tools/venv needed "$@"
+}
+need_alone() { # need_alone COMMAND PACKAGE…: in one of its own, for what does not get on with the others
+    venv=$tools/venv-$1 needed "$@"
+}
+needed() {
+    local command=$1 package
+    shift
+    [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+    for package in "$@"; do
+        [ -e "$venv/$package.installed" ] && continue
+        "$venv/bin/pip" install -q --disable-pip-version-check "$package"
+        touch "$venv/$package.installed"
+    done
+    [ -x "$venv/bin/$command" ] || { echo "$* does not bring $command" >&2; exit 1; }
+}
+
+python() { "$tools/venv/bin/python" "$@"; }
 
 # The appliance itself, in $egressd: the one that EGRESSD_BIN names, or a debug build.
 need_egressd() {
