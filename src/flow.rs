@@ -35,7 +35,7 @@ use jiff::Timestamp;
 
 pub use self::held::{Admission, Claim, Entry, Go, Slot, Wake, Want};
 use self::held::{Back, Returned};
-use self::refill::{Place, Stock, WINDOW_PER_TENANT};
+use self::refill::{CROWDED, Place, Stock, WINDOW_PER_TENANT};
 use crate::limits;
 use crate::policy::Destination;
 use crate::schedule::{Caps, Picked, Schedule, Waiting};
@@ -314,12 +314,16 @@ impl Flow {
         self.claiming = false;
         let unsent = self.put_into_window(sends, terms);
         for (at, want) in claim.wants.iter().enumerate() {
+            // What was full when it was asked may have drained since, and nothing of it be left here to say so.
+            let mut full = want.full.iter();
+            let drained = full.any(|to| self.schedule.queued_to(&want.tenant, &Some(to.clone())) < CROWDED);
             let stock = self.stock(&want.tenant);
             stock.claiming = false;
             stock.left = match left.get(at) {
                 _ if std::mem::take(&mut stock.added) => Left::More,
                 // It was not even looked at.
                 None => Left::More,
+                Some(Left::Skipped) if drained => Left::More,
                 Some(left) => *left,
             };
             self.look_for_more(&want.tenant);
@@ -423,6 +427,8 @@ impl Flow {
     pub fn set_caps(&mut self, caps: Caps, terms: &impl Terms) {
         self.caps = caps;
         self.schedule.set_caps(caps, |tenant| terms.cap_of(tenant));
+        // Tenants may have another pool now: each is asked again, and parked again where it must be.
+        self.schedule.unpark(|_| true);
         self.look_everywhere(|left| *left != Left::Nothing);
     }
 
@@ -436,8 +442,9 @@ impl Flow {
     /// These tenants have something in the store that waits unclaimed, by its own account.
     pub fn waiting(&mut self, tenants: impl IntoIterator<Item = TenantId>) {
         for tenant in tenants {
-            if self.stocks.get(&tenant).is_none_or(|stock| stock.left == Left::Nothing) {
-                self.added(&tenant);
+            match self.stocks.get(&tenant).map(|stock| stock.left) {
+                Some(Left::More) => self.look_for_more(&tenant),
+                _ => self.added(&tenant),
             }
         }
     }

@@ -382,3 +382,57 @@ fn what_a_full_destination_has_too_many_of_goes_back() {
     let full = turn.claim.unwrap().wants.remove(0).full;
     assert_eq!(full, [to("dead").unwrap()], "no more of it is asked for");
 }
+
+#[test]
+fn a_destination_that_drained_while_the_store_was_asked_is_asked_for_again() {
+    let mut flow = running(CAPS);
+    let terms = Plain::at(0);
+    let admission = call(&mut flow, "a", "x", 0..1000);
+    let letters = letters(&admission);
+    let kept = letters.chars().zip(0..).filter(|(letter, _)| *letter == 'K');
+    let kept: Vec<_> = kept.map(|(_, number)| claimed("a", "x", number, 99)).collect();
+    assert!(kept.len() >= CROWDED, "{}", kept.len());
+    assert!(flow.accepted(admission, kept, &terms).is_empty());
+    let mut asked = None;
+    for _ in 0..1000 {
+        let turn = flow.turn(&terms);
+        asked = turn.claim.or(asked);
+        for go in turn.begin {
+            drop(go.take());
+        }
+    }
+    assert_eq!(flow.window(), 0);
+    let asked = asked.expect("the store has more");
+    assert_eq!(asked.wants[0].full, [to("x").unwrap()], "it was full when it was asked");
+    answer(&mut flow, asked, |_| (Vec::new(), Left::Skipped));
+    let claim = flow.turn(&terms).claim.expect("it is asked for what was stepped over");
+    assert!(claim.wants[0].full.is_empty());
+}
+
+#[test]
+fn a_tenant_that_waited_for_a_pool_goes_on_with_another() {
+    struct Moved(bool);
+    impl Terms for Moved {
+        fn now(&self) -> Timestamp {
+            Plain::at(0).now()
+        }
+        fn cap_of(&self, _: &TenantId) -> Option<u32> {
+            None
+        }
+        fn admits(&self, _: &TenantId) -> Result<(), Arc<str>> {
+            if self.0 { Ok(()) } else { Err(Arc::from("gone")) }
+        }
+        fn pool_usable(&self, pool: &str) -> bool {
+            pool != "gone"
+        }
+        fn stopped(&self, _: &TenantId, _: Option<&str>, _: Option<&Destination>) -> Option<Arc<str>> {
+            None
+        }
+    }
+    let mut flow = running(CAPS);
+    let admission = flow.admit(&tenant("a"), 1, Counted::default(), ROOM, &Moved(false)).unwrap();
+    assert!(flow.accepted(admission, vec![claimed("a", "x", 1, 99)], &Moved(false)).is_empty());
+    assert!(flow.turn(&Moved(false)).begin.is_empty(), "its pool has no source");
+    flow.set_caps(CAPS, &Moved(true));
+    assert_eq!(flow.turn(&Moved(true)).begin.len(), 1, "a reload gave it another");
+}
