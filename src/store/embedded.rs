@@ -483,8 +483,9 @@ impl Embedded {
 }
 
 impl Embedded {
-    /// Has the writer end these, and tells which it did. What it could not end is in line again.
-    async fn end_by_store(&self, ends: Vec<ToEnd>) -> Result<Vec<StoreEnd>, StoreError> {
+    /// Has the writer end these, and tells which it did. What it could not end is in line again, where it was taken
+    /// `out_of_line` for it.
+    async fn end_by_store(&self, ends: Vec<ToEnd>, out_of_line: bool) -> Result<Vec<StoreEnd>, StoreError> {
         let mut told = Vec::with_capacity(ends.len());
         let mut ends = ends.into_iter();
         while !ends.as_slice().is_empty() {
@@ -500,7 +501,7 @@ impl Embedded {
                 Ok(places) => places,
                 Err(error) => {
                     let left = some.iter().chain(ends.as_slice());
-                    let queued = left.filter(|end| end.counted == Counted::Queued);
+                    let queued = left.filter(|end| out_of_line && end.counted == Counted::Queued);
                     claim::put_back(&self.shared, queued.map(|end| (end.number, end.queued)));
                     return Err(error);
                 }
@@ -518,7 +519,7 @@ impl Embedded {
     async fn end_discarded(&self, tenant: u32, now: Timestamp) -> Result<Vec<StoreEnd>, StoreError> {
         let mut told = Vec::new();
         while let Some((closing, ends)) = self.blocking(move |shared| claim::discarded(shared, tenant, now)).await? {
-            told.extend(self.end_by_store(ends).await?);
+            told.extend(self.end_by_store(ends, false).await?);
             locked(&self.shared.waiting).closed(tenant, closing.hash);
         }
         Ok(told)
@@ -678,7 +679,7 @@ impl OnceOnly for Embedded {
         async move {
             let session = by.clone();
             let claim = self.blocking(move |shared| claim::claim(shared, &session, &wants, limit)).await?;
-            let ended = match self.end_by_store(claim.unreadable).await {
+            let ended = match self.end_by_store(claim.unreadable, true).await {
                 Ok(ended) => ended,
                 Err(error) => {
                     tracing::warn!(%error, "sends that cannot be read do not get their ends yet");
@@ -751,7 +752,7 @@ impl OnceOnly for Embedded {
         async move {
             self.shared.in_force(&locked(&self.shared.waiting), by)?;
             let overdue = self.blocking(move |shared| claim::overdue(shared, opened_before, now, limit)).await?;
-            self.end_by_store(overdue.unreadable).await?;
+            self.end_by_store(overdue.unreadable, false).await?;
             let ending = Ending::Finish(FinishedBy::HoldLimit);
             let ends = overdue.executions.into_iter().map(|(tenant, execution)| async move {
                 let (name, of) = (tenant.clone(), execution.clone());
@@ -772,7 +773,7 @@ impl OnceOnly for Embedded {
             self.shared.in_force(&locked(&self.shared.waiting), by)?;
             let ends = self.blocking(move |shared| claim::expired(shared, now, limit)).await?;
             let next = (ends.len() >= limit).then_some(SweepPlace(0));
-            Ok(Swept { ended: self.end_by_store(ends).await?, next })
+            Ok(Swept { ended: self.end_by_store(ends, true).await?, next })
         }
         .boxed()
     }
@@ -789,7 +790,7 @@ impl OnceOnly for Embedded {
             self.shared.in_force(&locked(&self.shared.waiting), by)?;
             let swept = self.blocking(move |shared| claim::suspended(shared, &suspensions, from, now, limit));
             let (ends, next) = swept.await?;
-            Ok(Swept { ended: self.end_by_store(ends).await?, next })
+            Ok(Swept { ended: self.end_by_store(ends, false).await?, next })
         }
         .boxed()
     }

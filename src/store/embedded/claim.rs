@@ -121,9 +121,13 @@ fn standing(row: &Row, ended: Option<EndedExecution>) -> Standing {
 pub fn claim(shared: &Arc<Shared>, by: &Session, wants: &[Want], limit: usize) -> Result<Claim, StoreError> {
     let mut claim = Claim::default();
     let mut looks = limit + LOOKS_BEYOND;
-    for want in wants {
+    let mut failed = None;
+    'wants: for want in wants {
         let Some(number) = locked(&shared.waiting).known(&want.tenant) else { continue };
-        line_up(shared, number)?;
+        if let Err(error) = line_up(shared, number) {
+            failed = Some(error);
+            continue;
+        }
         let full: HashSet<u32> = want.full.iter().map(|destination| shared.destination(destination)).collect();
         let mut room = want.room;
         while room > 0 {
@@ -145,15 +149,24 @@ pub fn claim(shared: &Arc<Shared>, by: &Session, wants: &[Want], limit: usize) -
             }
             looks -= looked.len();
             let before = claim.sends.len();
-            if let Err(error) = take(shared, by, number, &looked, &full, &mut claim) {
-                if claim.sends.is_empty() {
-                    return Err(error);
+            match take(shared, by, number, &looked, &full, &mut claim) {
+                Ok(()) => {}
+                Err(error @ StoreError::Fenced(_)) => return Err(error),
+                // What is claimed already is answered, and those behind it are looked at.
+                Err(error) => {
+                    failed = Some(error);
+                    continue 'wants;
                 }
-                tracing::warn!(%error, "some of what waits cannot be claimed yet");
-                return Ok(claim);
             }
             room -= claim.sends.len() - before;
         }
+    }
+    if let Some(error) = failed {
+        if claim.sends.is_empty() && claim.unreadable.is_empty() {
+            return Err(error);
+        }
+        tracing::warn!(%error, "some of what waits cannot be claimed yet");
+        claim.more = true;
     }
     Ok(claim)
 }

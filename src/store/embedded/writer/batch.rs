@@ -366,6 +366,21 @@ impl Writer {
 
     pub fn decide_store_end(&self, batch: &mut Batch, job: StoreEndJob) -> Option<u64> {
         let StoreEndJob { send, number, counted, finish } = job;
+        // Its execution may have ended since it was looked at.
+        let counted = match counted {
+            Counted::HeldBy(execution) => {
+                let ended = match batch.endings.get(&execution) {
+                    Some(ended) => Some(*ended),
+                    None => self.shared.ending(execution, None).ok()?,
+                };
+                match ended.map(|ended| ended.ending) {
+                    None => counted,
+                    Some(Ending::Discard) => Counted::Not,
+                    Some(Ending::Finish(_)) => Counted::Queued,
+                }
+            }
+            other => other,
+        };
         let piece = self.shared.piece(send.piece)?;
         if batch.done.contains(&finish.id)
             || batch.begun.contains(&finish.id)
