@@ -236,6 +236,8 @@ impl App {
             () = self.tasks.wait() => {}
             () = tokio::time::sleep(Duration::from_secs(2)) => {}
         }
+        // Whoever was inside when the door closed may have begun something since.
+        let clean = clean && tokio::time::timeout(patience, self.dispatcher.drained()).await.is_ok();
         if let Err(error) = self.ledger.store.close().await {
             tracing::error!(%error, "the store was not closed cleanly; nothing acknowledged is lost");
         }
