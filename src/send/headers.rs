@@ -94,13 +94,18 @@ pub(crate) fn read(value: &RawValue, at: At<'_>, problems: &mut Problems) -> Opt
             reading.sound = false;
             continue;
         };
-        reading.spelling.note(key);
+        // Past the bound the call is refused anyway; noting a name looks at all those before it.
+        if member < limits::REQUEST_HEADERS_MAX {
+            reading.spelling.note(key);
+        }
         reading.last.insert(name.clone(), member);
         reading.member = member;
         reading.values(&name, value, at, problems);
     }
-    if reading.count > limits::REQUEST_HEADERS_MAX {
-        problems.add(at, format!("are {} lines, a send may have {}", reading.count, limits::REQUEST_HEADERS_MAX), None);
+    // A name without a line counts as well.
+    let count = reading.count.max(members.0.len());
+    if count > limits::REQUEST_HEADERS_MAX {
+        problems.add(at, format!("are {count} lines, a send may have {}", limits::REQUEST_HEADERS_MAX), None);
         return None;
     }
     if reading.bytes > limits::REQUEST_HEADER_BYTES_MAX {

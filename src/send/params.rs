@@ -21,10 +21,10 @@ impl Params {
     /// The query that goes out; `None`: none at all.
     pub(crate) fn applied_to(&self, query: Option<&str>) -> Option<String> {
         let mut out = String::new();
+        let names: std::collections::HashSet<&str> = self.0.iter().map(|(name, _)| name.as_str()).collect();
         for part in query.unwrap_or_default().split('&').filter(|part| !part.is_empty()) {
-            let replaced = url::form_urlencoded::parse(part.as_bytes())
-                .next()
-                .is_some_and(|(key, _)| self.0.iter().any(|(name, _)| *name == key));
+            let replaced =
+                url::form_urlencoded::parse(part.as_bytes()).next().is_some_and(|(key, _)| names.contains(&*key));
             if !replaced {
                 separate(&mut out);
                 out.push_str(part);

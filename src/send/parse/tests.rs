@@ -512,6 +512,9 @@ fn headers_are_bounded_in_number_and_bytes() {
     let many = |count: usize| (0..count).map(|n| format!(r#""h{n}":"v""#)).collect::<Vec<_>>().join(",");
     assert!(send(&format!(r#""headers":{{{}}}"#, many(limits::REQUEST_HEADERS_MAX))).is_ok());
     refused(send(&format!(r#""headers":{{{}}}"#, many(limits::REQUEST_HEADERS_MAX + 1))), &["/headers"]);
+    let none = |count: usize| (0..count).map(|n| format!(r#""h{n}":[]"#)).collect::<Vec<_>>().join(",");
+    assert!(send(&format!(r#""headers":{{{}}}"#, none(limits::REQUEST_HEADERS_MAX))).is_ok());
+    refused(send(&format!(r#""headers":{{{}}}"#, none(20_000))), &["/headers"]);
     let lines = |count: usize| vec![r#""v""#; count].join(",");
     assert!(send(&format!(r#""headers":{{"h":[{}]}}"#, lines(limits::REQUEST_HEADERS_MAX))).is_ok());
     refused(send(&format!(r#""headers":{{"h":[{}]}}"#, lines(limits::REQUEST_HEADERS_MAX + 1))), &["/headers"]);
