@@ -15,7 +15,6 @@ use http::{
     header::{ACCEPT, CONTENT_LENGTH, HOST, USER_AGENT},
     uri::PathAndQuery,
 };
-use http_body_util::Full;
 use tokio::time::Instant;
 
 use super::http1::head::{Bad, HeadCaps, keep_alive_hint};
@@ -314,7 +313,7 @@ pub struct Prepared {
 
 enum Form {
     Http1 { head: Bytes, body: Bytes },
-    Http2(Box<Request<http2::Body>>),
+    Http2(Box<Request<Bytes>>),
 }
 
 impl Prepared {
@@ -364,7 +363,7 @@ pub fn prepare(spec: &SendSpec, url: &CheckedUrl, user_agent: &str, version: Ver
             Scheme::Https => http::uri::Scheme::HTTPS,
         });
         parts.authority = Some(authority.parse().map_err(|_| cannot("host"))?);
-        let mut request = Request::new(Full::new(body));
+        let mut request = Request::new(body);
         *request.method_mut() = method(spec.method);
         *request.uri_mut() = Uri::from_parts(parts).map_err(|_| cannot("URL"))?;
         *request.headers_mut() = headers;

@@ -232,6 +232,9 @@ impl Http1 {
                 Body::ChunkSize => {
                     let Some(line) = self.line(CHUNK_LINE_BYTES_MAX)? else { return Ok(None) };
                     let size = chunk_size(&line).ok_or_else(|| chunk(&line, "is no chunk size"))?;
+                    // Padding that another reader may take otherwise.
+                    let digits = line[..].split(|&byte| byte == b';').next().unwrap_or_default();
+                    self.keeps_open &= digits.iter().all(u8::is_ascii_hexdigit);
                     self.body = if size == 0 { Body::Trailers(0) } else { Body::Chunk(size) };
                 }
                 Body::ChunkEnd => match &self.inbox[..] {

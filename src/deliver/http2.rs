@@ -9,7 +9,7 @@ use std::error::Error as _;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -27,11 +27,23 @@ use super::turns::Turns;
 use crate::dial::wire::{Io, Meter};
 use crate::send::TenantId;
 
-pub type Body = Full<Bytes>;
+type Body = Full<Bytes>;
 type Transport = TokioIo<Tapped>;
 
 /// Bytes of a body that a receiver may send before we have taken them.
 const WINDOW_BYTES: u32 = 128 * 1024;
+
+/// A body whose memory tells when HTTP/2 has let go of its last byte.
+struct Unsent {
+    bytes: Bytes,
+    _held: Arc<()>,
+}
+
+impl AsRef<[u8]> for Unsent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
 
 pub struct Http2 {
     sender: http2::SendRequest<Body>,
@@ -40,6 +52,8 @@ pub struct Http2 {
     /// The stream of the request last sent.
     stream: u32,
     body: Option<Incoming>,
+    /// Held by what has not left of the last request's body: a receiver may answer and never take it in.
+    unsent: Weak<()>,
     ended: bool,
     /// Ends the connection's tasks with it.
     tasks: Tasks,
@@ -103,16 +117,28 @@ impl Http2 {
             .handshake(io)
             .await
             .map_err(|_| Stop::Connection)?;
-        Ok(Self { sender, connection: Box::pin(connection), frames, stream: 0, body: None, ended: false, tasks })
+        Ok(Self {
+            sender,
+            connection: Box::pin(connection),
+            frames,
+            stream: 0,
+            body: None,
+            unsent: Weak::new(),
+            ended: false,
+            tasks,
+        })
     }
 
     /// Sends a request and waits for the head of its answer.
     pub async fn send(
         &mut self,
-        request: Request<Body>,
+        request: Request<Bytes>,
         meter: &Meter,
         response_headers: usize,
     ) -> Result<http::response::Parts, Stop> {
+        let held = Arc::new(());
+        self.unsent = Arc::downgrade(&held);
+        let request = request.map(|bytes| Full::new(Bytes::from_owner(Unsent { bytes, _held: held })));
         // A client's streams are odd, one after another (RFC 9113 section 5.1.1).
         self.stream = if self.stream == 0 { 1 } else { self.stream + 2 };
         let mut answer = pin!(self.sender.try_send_request(request));
@@ -208,7 +234,7 @@ impl Http2 {
 
     pub fn is_ready(&mut self, cx: &mut Context<'_>) -> bool {
         turn(&mut self.connection, &mut self.ended, cx);
-        !self.ended && self.sender.is_ready() && self.frames().goaway.is_none()
+        !self.ended && self.sender.is_ready() && self.frames().goaway.is_none() && self.unsent.strong_count() == 0
     }
 
     /// What TLS said at the connection's end, where it was TLS that ended it.

@@ -150,7 +150,8 @@ fn read(head: &[u8], caps: HeadCaps) -> Result<Head, Bad> {
             return Err(Bad::TooLarge { status: Some(status) });
         }
         if line.contains(&0) {
-            return Err(bad(line, "holds a NUL"));
+            // Its name alone: the value may be a secret.
+            return Err(bad(line.split(|&byte| byte == b':').next().unwrap_or_default(), "holds a NUL"));
         }
         if matches!(line[0], b' ' | b'\t') {
             read.fold(line).map_err(|why| bad(line, why))?;
@@ -229,8 +230,16 @@ impl Head {
 
     /// Whether the connection may carry another request after this answer (RFC 9112 section 9.3), by what its head says.
     pub fn keeps_open(&self) -> bool {
+        let has = |name: &HeaderName| self.headers.contains_key(name);
+        let unread = |name: &HeaderName| self.headers.get_all(name).into_iter().any(|value| value.to_str().is_err());
+        // Framing that another reader may take otherwise (RFC 9112 section 6.3).
+        let doubtful = (has(&header::TRANSFER_ENCODING) && (has(&header::CONTENT_LENGTH) || self.status == 204))
+            || (self.status == 204 && !matches!(content_length(&self.headers), Ok(None | Some(0))))
+            || unread(&header::CONNECTION)
+            || unread(&header::TRANSFER_ENCODING);
         self.version == Version::HTTP_11
             && !self.is_lenient
+            && !doubtful
             && !tokens(&self.headers, &header::CONNECTION).iter().any(|token| token.eq_ignore_ascii_case("close"))
     }
 }
