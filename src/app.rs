@@ -237,7 +237,11 @@ impl App {
             () = tokio::time::sleep(Duration::from_secs(2)) => {}
         }
         // Whoever was inside when the door closed may have begun something since.
-        let clean = clean && tokio::time::timeout(patience, self.dispatcher.drained()).await.is_ok();
+        let clean = clean
+            && tokio::select! {
+                () = self.dispatcher.drained() => true,
+                () = tokio::time::sleep(patience) => false,
+            };
         if let Err(error) = self.ledger.store.close().await {
             tracing::error!(%error, "the store was not closed cleanly; nothing acknowledged is lost");
         }
@@ -427,6 +431,7 @@ mod tests {
 
     /// One thread has this runtime, and it waits in the kernel from its first question on: nothing turns that delivers.
     #[tokio::test]
+    #[allow(clippy::disallowed_methods, reason = "towards our own listener, and it is to hold the thread up")]
     async fn who_asks_is_answered_while_nothing_turns_that_delivers() {
         let directory = tempfile::tempdir().expect("a directory");
         std::fs::write(directory.path().join("public-ips.txt"), "127.0.0.2\n").expect("written");
