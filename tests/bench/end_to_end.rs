@@ -2,7 +2,8 @@
 //! a bare hyper client loop on the same receiver beside it as the limit. Prints figures; asserts nothing about time.
 //!
 //! `cargo bench --bench end_to_end [-- SCENARIO...]`, with scenarios `limit idle single batch backlog silent noisy
-//! hosts holds hostile full restart`.
+//! hosts holds chains hostile full restart`. With `EGRESSD=PATH` it measures another build of egressd, which is how two
+//! of them are compared in turns.
 
 #![allow(clippy::disallowed_methods, reason = "a load generator and a stopwatch, not the appliance")]
 
@@ -727,7 +728,8 @@ impl Node {
         let text = config.replace("API", &api.to_string()).replace("METRICS", &metrics.to_string());
         let file = directory.path().join("egressd.toml");
         std::fs::write(&file, text).expect("the configuration");
-        let child = Command::new(env!("CARGO_BIN_EXE_egressd"))
+        let binary = std::env::var_os("EGRESSD").unwrap_or_else(|| env!("CARGO_BIN_EXE_egressd").into());
+        let child = Command::new(binary)
             .args(["serve", "--config"])
             .arg(&file)
             .env("EGRESSD_LOG", "error")
