@@ -34,7 +34,7 @@ function poisoned(n, text) {
     context: { tenant: text, workflow: text, execution: text, step: text, index: 0 },
     request: { ...one.request, method: text, url, headers: { [text]: [text, text], host: [text] }, dropped_headers: [text], body: text, body_bytes: text.length, body_sha256: text },
     response: { ...one.response, version: text, headers: { [text]: [text], location: [`javascript:${text}`], "content-type": ["text/html"] }, body: text, body_bytes: text.length, body_declared: text.length },
-    connection: { ...one.connection, source_ip: text, public_ip: text, remote_ip: text, resolved: [{ ip: text, verdict: text }], tls: { version: text, cipher: text, alpn: text, certificate: { subject: text, issuer: text, not_after: text, sha256: text } } },
+    connection: { ...one.connection, source_ip: text, public_ip: text, remote_ip: text, resolved: [{ ip: text, verdict: text }], tls: { version: text, cipher: text, alpn: text, certificate: { subject: text, issuer: text, names: [text, text], not_before: text, not_after: text, key: text, sha256: text } } },
     node: text,
     created_at: one.created_at,
   };

@@ -287,6 +287,32 @@ inspect("a send shows what was sent and what came back side by side", of("reject
   assert.match(network, /\d+ days left|expired \d+ days ago/);
 });
 
+/** A day, so many from now. */
+const day = (days) => new Date(Date.now() + days * 86_400_000).toISOString();
+const REFUSED = { version: null, cipher: null, alpn: null };
+for (const [name, tls, certificate, says, never] of [
+  ["its names, dates, issuer and key", {}, {}, /CN=\S+\s+for (\S+\.\S+), \*\.\1\s+by CN=R11, O=Let's Encrypt, C=US\s+.* from 2026-10-22 until 2027-01-20\s+key: ECDSA P-256\s+c3ab8ff1/s, /refused|failed/],
+  ["one that was refused", REFUSED, { names: ["other.example.org"], key: "RSA 1024" }, /TLS\s+the handshake failed\s+Certificate\s+CN=\S+ refused\s+for other\.example\.org\s+.*key: RSA 1024/s, /TLSv1/],
+  ["one for no host", REFUSED, { names: [] }, /refused\s+for no host: it has no subjectAltName/, /for other/],
+  ["one that is over", REFUSED, { not_before: day(-90), not_after: day(-2.5) }, /expired 3 days ago from \S+ until \S+/, /days left/],
+  ["one of tomorrow", REFUSED, { not_before: day(1.5), not_after: day(90) }, /not valid yet from \S+ until \S+/, /days left/],
+  ["one that ends soon", {}, { not_before: day(-90), not_after: day(1.5) }, /1 day left from/, /not valid/],
+  ["one of an older record", {}, { names: [], not_before: null, key: null }, /Encrypt, C=US\s+\d+ days left until 2027-01-20|expired \d+ days ago until 2027-01-20/, /for no host|from|key/],
+]) {
+  inspect(`a certificate: ${name}`, of("delivered", 200), async (page) => {
+    const network = page.locator(".card[aria-label=Network]");
+    await network.waitFor();
+    const shown = find("delivered", 200).connection.tls;
+    Object.assign(shown, tls);
+    Object.assign(shown.certificate, certificate);
+    await page.reload();
+    await network.locator(".tick").first().waitFor();
+    const said = await network.innerText();
+    assert.match(said, says);
+    assert.doesNotMatch(said.slice(said.indexOf("TLS")), never);
+  });
+}
+
 inspect("a timeout shows the budget used up, the phase it failed in, and why", of("failed", "timeout"), async (page) => {
   const time = page.locator(".card[aria-label=Time]");
   await time.waitFor();

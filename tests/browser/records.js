@@ -99,7 +99,7 @@ export function record(n, at, over = {}) {
     connection: dialled ? {
       source_ip: source.replace("203.0.113", "10.0.0"), public_ip: source, source_port: 40000 + (n % 20000), remote_ip: "192.0.2.80", remote_port: 443,
       resolved: [{ ip: "192.0.2.80", verdict: "allowed" }, { ip: "2001:db8::80", verdict: "allowed" }], reused: n % 3 === 1,
-      tls: stop >= 3 ? { version: "TLSv1.3", cipher: "TLS13_AES_128_GCM_SHA256", alpn: "http/1.1", certificate: { subject: `CN=${host}`, issuer: "CN=R11, O=Let's Encrypt, C=US", not_after: iso(Date.UTC(2027, 0, 20)), sha256: "c3ab8ff13720e8ad9047dd39466b3c8974e592c2fa383d4a3960714caef0c4f2" } } : null,
+      tls: stop >= 3 ? { version: "TLSv1.3", cipher: "TLS13_AES_128_GCM_SHA256", alpn: "http/1.1", certificate: { subject: `CN=${host}`, issuer: "CN=R11, O=Let's Encrypt, C=US", names: [host, `*.${host}`], not_before: iso(Date.UTC(2026, 9, 22)), not_after: iso(Date.UTC(2027, 0, 20)), key: "ECDSA P-256", sha256: "c3ab8ff13720e8ad9047dd39466b3c8974e592c2fa383d4a3960714caef0c4f2" } } : null,
     } : null,
     timings_ms: { ...timings, total },
     node: NODE,

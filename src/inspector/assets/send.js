@@ -220,8 +220,8 @@ function network(record, found) {
       h("li", {}, ip === null ? h("span", { class: "dim" }, "address withheld") : h("span", { class: "mono" }, foreign(ip)),
         " ", h("span", { class: verdict === "allowed" ? "verdict good" : "verdict bad" }, foreign(verdict)),
         ip !== null && ip === connection.remote_ip ? h("span", { class: "dim" }, " used") : null))) : null],
-    ["TLS", tls ? [foreign(tls.version ?? ""), tls.alpn ? [" · ", foreign(tls.alpn)] : null, h("div", { class: "dim mono small" }, foreign(tls.cipher ?? ""))] : connection.remote_ip && /^http:/.test(record.request.url) ? h("span", { class: "dim" }, "none (plain http)") : null],
-    ["Certificate", tls?.certificate ? certificate(tls.certificate) : null],
+    ["TLS", tls ? agreed(tls) : connection.remote_ip && /^http:/.test(record.request.url) ? h("span", { class: "dim" }, "none (plain http)") : null],
+    ["Certificate", tls?.certificate ? certificate(tls.certificate, tls.version === null) : null],
   ]);
 }
 
@@ -229,16 +229,33 @@ function hostPort(ip, port) {
   return port === null || port === undefined ? ip : ip.includes(":") ? `[${ip}]:${port}` : `${ip}:${port}`;
 }
 
-function certificate(one) {
+/** A handshake that did not come to its end has agreed on nothing. */
+function agreed({ version, cipher, alpn }) {
+  if (version === null) return h("span", { class: "bad" }, "the handshake failed");
+  return [foreign(version), alpn ? [" · ", foreign(alpn)] : null, h("div", { class: "dim mono small" }, foreign(cipher ?? ""))];
+}
+
+function certificate(one, refused) {
   const days = daysUntil(one.not_after);
-  const tone = days === null ? "" : days < 0 ? "bad" : days < 14 ? "warn" : "good";
-  const left = days === null ? "" : days < 0 ? `expired ${-days} days ago` : days === 1 ? "1 day left" : `${days} days left`;
+  const early = daysUntil(one.not_before) ?? -1;
+  const tone = days === null ? "" : days < 0 || early >= 0 ? "bad" : days < 14 ? "warn" : "good";
+  const left = days === null ? "" : days < 0 ? `expired ${-days} days ago` : early >= 0 ? "not valid yet" : days === 1 ? "1 day left" : `${days} days left`;
+  const day = (text) => h("span", { title: instant(text) }, foreign(String(text).slice(0, 10)));
   return [
-    h("div", {}, foreign(one.subject ?? "")),
+    h("div", {}, foreign(one.subject ?? ""), refused ? [" ", h("span", { class: "tick bad" }, "refused")] : null),
+    forNames(one),
     h("div", { class: "dim" }, "by ", foreign(one.issuer ?? "")),
-    h("div", { title: instant(one.not_after) }, h("span", { class: `tick ${tone}` }, left), " ", h("span", { class: "dim" }, "until ", foreign(String(one.not_after ?? "").slice(0, 10)))),
+    h("div", {}, h("span", { class: `tick ${tone}` }, left), " ",
+      h("span", { class: "dim" }, one.not_before ? ["from ", day(one.not_before), " "] : null, one.not_after ? ["until ", day(one.not_after)] : null)),
+    one.key ? h("div", { class: "dim" }, "key: ", foreign(one.key)) : null,
     one.sha256 ? h("div", { class: "mono small dim wrap" }, foreign(one.sha256)) : null,
   ];
+}
+
+/** A record from before names were kept has none, and no key. */
+function forNames({ names = [], key }) {
+  if (names.length > 0) return h("div", { class: "wrap" }, "for ", names.map((name, place) => [place > 0 ? ", " : null, foreign(name)]));
+  return key ? h("div", { class: "bad" }, "for no host: it has no subjectAltName") : null;
 }
 
 function life(record) {
