@@ -34,7 +34,7 @@ use crate::dial::resolve::inquiry::Inquiry;
 use crate::dial::tls::{NoTls, Offer, Trust};
 use crate::dial::wire::{Io, Meter};
 use crate::dial::{Dialer, Look, connect::Candidate};
-use crate::outcome::words::{Cause, SoFar, Tried};
+use crate::outcome::words::{ConnectCause, ExchangeCause, NameCause, SoFar, TlsCause, Tried, UnmadeCause};
 use crate::outcome::{Code, Ended, Failure, Phase, Processed, Timings};
 use crate::policy::{Asker, CheckedUrl, Errand, Purpose, ScanMemory, Scheme, SelfAddrs, Suspensions};
 use crate::record::Connection;
@@ -168,7 +168,7 @@ impl Deliverer {
         journey.watch.enter(Phase::Dns);
         let looking = self.dialer.look(asker, url, &settings, Purpose::Delivery, &journey.inquiry);
         let Look { resolved, would_block, way } = looking.await;
-        if matches!(url.destination().host, crate::policy::Host::Name(_)) {
+        if journey.inquiry.has_begun() {
             journey.watch.leave();
         } else {
             journey.watch.cancel();
@@ -288,10 +288,10 @@ impl Deliverer {
         match &answer {
             // A new connection may have been ended by an alert that came before the request could leave.
             Err(Unanswered::Unwritten) => {
-                let alert = channel.tls_failure(Phase::Wait).filter(|_| !way.reused);
+                let alert = channel.tls_failure(None).filter(|_| !way.reused);
                 return Err(alert.map_or(Unanswered::Unwritten, |failure| {
                     journey.exchange = None;
-                    failed(failure.but(Processed::No))
+                    failed(failure)
                 }));
             }
             _ if way.reused => counters.reused.increment(1),
@@ -341,7 +341,7 @@ impl Deliverer {
         match (ended.error, response) {
             (Some(failure), _) => Err(failure),
             (None, Some(response)) => Ok(Fetched { status: response.status, body: response.body, remote }),
-            (None, None) => Err(Failure::new(Code::Internal, None, "an answer without a response")),
+            (None, None) => Err(UnmadeCause::Defect.failure()),
         }
     }
 
@@ -374,8 +374,7 @@ impl Deliverer {
             .map(|address| Candidate { address, sources: vec![source.clone()] })
             .collect();
         if candidates.is_empty() {
-            let message = format!("{} has no address of this source's family", url.destination().host.text());
-            return Err(Failure::new(Code::DnsNoAddress, Phase::Dns, message));
+            return Err(NameCause::NotOfThisSource.failure(&url.destination().host.text()));
         }
         let spec = SendSpec {
             method: Method::Get,
@@ -512,36 +511,35 @@ impl Journey {
 
     fn closed_unwritten(&mut self) -> Failure {
         self.exchange = None;
-        Cause::ClosedUnwritten.failure(&self.to.0)
+        ExchangeCause::ClosedUnwritten.failure(&self.to.0)
     }
 
     /// What a delivery that ran out in this phase says.
     fn ran_out(&self, phase: Phase, deadline: &Deadline) -> Failure {
         let (host, port) = (&*self.to.0, self.to.1);
         let total = deadline.total();
-        let cause = match phase {
-            Phase::Dns => return self.inquiry.ran_out(total),
+        match phase {
+            Phase::Dns => self.inquiry.ran_out(total),
             Phase::Connect => {
                 let from = self.connection.as_ref().and_then(|connection| connection.public);
                 let tried = *self.tried.lock().unwrap_or_else(PoisonError::into_inner);
-                Cause::NoConnection { total, port, from, tried }
+                ConnectCause::Silent { total, port, from, tried }.failure(host)
             }
-            Phase::Tls => Cause::NoHandshake { total },
+            Phase::Tls => TlsCause::OutOfTime { total }.failure(host),
             Phase::Write => {
                 let (bytes, of) = self
                     .exchange
                     .as_ref()
                     .map_or((0, 0), |exchange| (exchange.written().min(exchange.bytes), exchange.bytes));
-                Cause::NotTaken { total, bytes, of }
+                ExchangeCause::NotTaken { total, bytes, of }.failure(host)
             }
-            Phase::Wait => Cause::NoAnswer { total },
+            Phase::Wait => ExchangeCause::NoAnswer { total }.failure(host),
             Phase::Read => {
                 let nothing = SoFar { status: 0, bytes: 0, declared: None };
                 let so_far = self.response.as_ref().map_or(nothing, Receiving::so_far);
-                Cause::HalfAnswer { total, so_far }
+                ExchangeCause::HalfAnswer { total, so_far }.failure(host)
             }
-        };
-        cause.failure(host)
+        }
     }
 
     fn end(mut self, result: Option<Result<u16, Failure>>, deadline: &Deadline, total: Duration) -> Attempt {

@@ -31,9 +31,11 @@ use self::tls::{Trust, TrustError};
 use crate::clock;
 use crate::config::Config;
 use crate::limits::DNS_ADDRESSES_MAX;
-use crate::outcome::words::Tried;
-use crate::outcome::{Code, Failure, Phase};
-use crate::policy::{Answer, Asker, CheckedAddr, CheckedUrl, Circumstances, Errand, Host, Purpose, Verdict, forms};
+use crate::outcome::words::{ConnectCause, NameCause, Tried};
+use crate::outcome::{Code, Failure};
+use crate::policy::{
+    Answer, Asker, CheckedAddr, CheckedUrl, Circumstances, Destination, Errand, Host, Purpose, Scheme, Verdict, forms,
+};
 use crate::source::{Family, Source};
 use crate::world::{Settings, World};
 
@@ -165,7 +167,13 @@ impl Dialer {
         purpose: Purpose,
         inquiry: &Inquiry,
     ) -> Found {
-        let host = &url.destination().host;
+        let Destination { scheme, host, .. } = url.destination();
+        if *scheme == Scheme::Https
+            && let Err(failure) = tls::nameable(host)
+        {
+            // Before anything is looked up or opened for it.
+            return Found { resolved: Vec::new(), would_block: None, addresses: Err(failure) };
+        }
         let (aliases, addresses, failure) = match host {
             Host::Address(address) => (Vec::new(), vec![*address], None),
             Host::Name(name) => {
@@ -238,15 +246,9 @@ impl Dialer {
             all.iter().any(|source| Family::of(source.bind()) == family)
         };
         Err(if addresses.iter().any(reachable) {
-            let message = format!(
-                "{host} has addresses, and no source address that may be used now is of their family; tell the operator, or resend later"
-            );
-            Failure::new(Code::SourceUnavailable, Phase::Connect, message)
+            ConnectCause::NoSourceOfFamily.failure(&host)
         } else {
-            let message = format!(
-                "{host} has no address that this node could reach from any of its source addresses; publish an IPv4 address for it"
-            );
-            Failure::new(Code::DnsNoAddress, Phase::Dns, message)
+            NameCause::OutOfReach.failure(&host)
         })
     }
 
@@ -260,11 +262,8 @@ impl Dialer {
     ) -> Result<Connected, Failure> {
         let destination = &errand.destination;
         if candidates.iter().any(|candidate| candidate.address.errand() != errand) {
-            let message = format!(
-                "an address that was judged for something else was to be dialled for {}, and was not; tell the operator",
-                destination.host
-            );
-            return Err(Failure::new(Code::Internal, Phase::Connect, message));
+            let cause = ConnectCause::JudgedForAnother { port: destination.port };
+            return Err(cause.failure(&destination.host.text()));
         }
         let in_force = |source: &Source| self.world.sources().may_leave(source, errand.purpose, clock::wall());
         let bound = |source: &Source, on_host: bool| {

@@ -28,7 +28,8 @@ use crate::deliver::{Attempt, Deliverer};
 use crate::flow::{Claim, Claimed, Go, Left, NotBegun, Slot, Terms, Unsent, Why};
 use crate::ledger::{Ledger, unsent};
 use crate::limits;
-use crate::outcome::{Code, Ended, Failure, Timings};
+use crate::outcome::words::UnmadeCause;
+use crate::outcome::{Ended, Timings};
 use crate::record::{Finished, waited};
 use crate::schedule::Waiting;
 use crate::send::TenantId;
@@ -213,8 +214,7 @@ impl Dispatcher {
                 // Its content cannot be read: it can never be made, and says so.
                 tracing::error!(send = ?id, error = %other, "a send could not be read");
                 let Some((slot, send)) = go.take() else { return };
-                let why = format!("the node could not read this send back from its store ({other}); submit it again");
-                let failure = Failure::new(Code::Internal, None, why);
+                let failure = UnmadeCause::Unreadable.failure();
                 let (this, end) = (self.clone(), unsent(send.id, send.created_at, Some(send.released_at), failure));
                 self.tasks.spawn_on(
                     async move {
@@ -320,7 +320,7 @@ impl Dispatcher {
             Err(_) => {
                 tracing::error!(send = %id, "a delivery panicked; its send ends `internal`");
                 Attempt {
-                    ended: Ended::because(flight::defect()),
+                    ended: Ended::because(UnmadeCause::Defect.failure()),
                     sent_headers: None,
                     response: None,
                     connection: None,
@@ -346,7 +346,7 @@ impl Dispatcher {
         timings.queued = Some(waited(since.released_at, started_at));
         Finished {
             id,
-            ended: attempt.ended,
+            ended: redactor.ended(attempt.ended, keep_bodies),
             sent_headers: attempt.sent_headers.map(|headers| redactor.sent_headers(&headers)),
             response: attempt.response.map(|response| redactor.response(response, keep_bodies)),
             connection: attempt.connection,
@@ -446,15 +446,11 @@ fn in_window(pending: Pending) -> Claimed {
 }
 
 fn unsent_end(one: Unsent) -> Finished {
-    let failure = match one.why {
-        Why::Expired => Failure::new(
-            Code::Expired,
-            None,
-            "it was not started within its `expires_in`; the node was too busy, or no source address was usable",
-        ),
-        Why::Suspended(reason) => Failure::new(Code::Suspended, None, format!("stopped by the operator: {reason}")),
+    let cause = match &one.why {
+        Why::Expired => UnmadeCause::Expired,
+        Why::Suspended(reason) => UnmadeCause::Suspended { reason },
     };
-    unsent(one.send.id, one.send.created_at, Some(one.send.released_at), failure)
+    unsent(one.send.id, one.send.created_at, Some(one.send.released_at), cause.failure())
 }
 
 fn describe_metrics() {

@@ -87,7 +87,7 @@ impl Ledger {
     /// Counts and tells of ends that the store gave by itself.
     pub fn closed_by_store(&self, ends: &[StoreEnd]) {
         for end in ends {
-            let outcome = Ended::because(Failure::new(end.code, None, "")).outcome.label();
+            let outcome = end.code.outcome().label();
             counter!("egressd_sends_total", "outcome" => outcome, "code" => end.code.label()).increment(1);
             self.events.finished(end.id, end.place);
         }

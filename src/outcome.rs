@@ -6,6 +6,8 @@ pub mod words;
 
 use std::time::Duration;
 
+use crate::limits::MESSAGE_BYTES_MAX;
+
 macro_rules! labelled {
     ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $label:literal),+ $(,)? }) => {
         $(#[$meta])*
@@ -92,6 +94,29 @@ labelled! {
     }
 }
 
+impl Code {
+    /// The end of a send that this is the reason of.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Self::PolicyUrl
+            | Self::PolicyPort
+            | Self::PolicyName
+            | Self::PolicyAddress
+            | Self::PolicyMetadata
+            | Self::PolicyScan
+            | Self::PolicySelf
+            | Self::PolicyMixed
+            | Self::PolicyDenied
+            | Self::PolicyNotAllowed
+            | Self::Suspended => Outcome::Blocked,
+            Self::Interrupted => Outcome::Interrupted,
+            Self::Expired => Outcome::Expired,
+            Self::Discarded => Outcome::Discarded,
+            _ => Outcome::Failed,
+        }
+    }
+}
+
 labelled! {
     /// The part of a delivery in which something happened. Each spends from the same deadline.
     Phase {
@@ -131,7 +156,7 @@ impl Processed {
 /// Why a send did not get a complete response, in words fit for its author.
 ///
 /// `message` says what was tried, with which values, and what to do next. It never names an address
-/// behind a denied name, so it may be shown to a tenant.
+/// behind a denied name, so it may be shown to a tenant. Only the table in [`words`] makes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub code: Code,
@@ -139,26 +164,61 @@ pub struct Failure {
     pub phase: Option<Phase>,
     pub processed: Processed,
     pub message: String,
+    said: Option<Box<Said>>,
 }
 
 impl Failure {
     /// [`Processed::usual`]; see [`Self::but`].
-    pub fn new(code: Code, phase: impl Into<Option<Phase>>, message: impl Into<String>) -> Self {
+    fn new(code: Code, phase: impl Into<Option<Phase>>, message: impl Into<String>) -> Self {
         let phase = phase.into();
-        let mut message = message.into();
-        if message.len() > crate::limits::MESSAGE_BYTES_MAX {
-            let cut =
-                (0..=crate::limits::MESSAGE_BYTES_MAX).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
-            message.truncate(cut);
-        }
-        Self { code, phase, processed: Processed::usual(code, phase), message }
+        Self::recorded(code, phase, Processed::usual(code, phase), message)
+    }
+
+    /// One that was made before, as a store has kept it.
+    pub fn recorded(code: Code, phase: Option<Phase>, processed: Processed, message: impl Into<String>) -> Self {
+        Self { code, phase, processed, message: cut(message.into()), said: None }
     }
 
     /// With what else is known of the request.
     pub fn but(self, processed: Processed) -> Self {
         Self { processed, ..self }
     }
+
+    /// With what the receiver sent that it comes of.
+    fn over(self, said: Said) -> Self {
+        Self { said: Some(Box::new(said)), ..self }
+    }
+
+    /// With what the receiver sent, as `show` lets it be seen, at the end of its message.
+    pub fn told(mut self, show: impl FnOnce(Said) -> Option<String>) -> Self {
+        if let Some(shown) = self.said.take().and_then(|said| show(*said)) {
+            let shown = tame(shown.trim_end(), SAID_CHARS_MAX).replace('"', "'");
+            self.message = cut(format!("{} (what came: \"{shown}\")", self.message));
+        }
+        self
+    }
 }
+
+fn cut(mut message: String) -> String {
+    if message.len() > MESSAGE_BYTES_MAX {
+        let cut = (0..=MESSAGE_BYTES_MAX).rev().find(|&at| message.is_char_boundary(at)).unwrap_or(0);
+        message.truncate(cut);
+    }
+    message
+}
+
+/// What a receiver sent that cannot be read, as text. It may be secret, or of a body that nobody may keep, and so it is
+/// no part of a message until redaction has seen it ([`Failure::told`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// A line of an answer's head. `after`: the header before it, in lower case, whose value it may go on with.
+    Head { line: String, after: Option<String> },
+    /// Bytes of a body, or of what is no HTTP and so has no head.
+    Body(String),
+}
+
+/// Characters of it in a message.
+const SAID_CHARS_MAX: usize = 120;
 
 /// What an answer of the class 3xx says: it is an answer, and it is not followed. `location` is what it named.
 pub fn redirected(status: u16, location: Option<&str>) -> String {
@@ -220,24 +280,7 @@ impl Ended {
 
     /// The end that a failure makes: the code decides the outcome.
     pub fn because(error: Failure) -> Self {
-        let outcome = match error.code {
-            Code::PolicyUrl
-            | Code::PolicyPort
-            | Code::PolicyName
-            | Code::PolicyAddress
-            | Code::PolicyMetadata
-            | Code::PolicyScan
-            | Code::PolicySelf
-            | Code::PolicyMixed
-            | Code::PolicyDenied
-            | Code::PolicyNotAllowed
-            | Code::Suspended => Outcome::Blocked,
-            Code::Interrupted => Outcome::Interrupted,
-            Code::Expired => Outcome::Expired,
-            Code::Discarded => Outcome::Discarded,
-            _ => Outcome::Failed,
-        };
-        Self { outcome, error: Some(error) }
+        Self { outcome: error.code.outcome(), error: Some(error) }
     }
 
     /// The code as a metric label: `none` without an error.
@@ -321,6 +364,7 @@ mod tests {
             (Code::Internal, Outcome::Failed),
         ] {
             assert_eq!(Ended::because(Failure::new(code, None, "")).outcome, outcome, "{code}");
+            assert_eq!(code.outcome(), outcome);
         }
         for (status, outcome) in
             [(200, Outcome::Delivered), (299, Outcome::Delivered), (300, Outcome::Rejected), (404, Outcome::Rejected)]
@@ -372,6 +416,21 @@ mod tests {
     #[test]
     fn a_long_message_is_cut_at_a_character() {
         let failure = Failure::new(Code::Internal, None, "é".repeat(2000));
-        assert_eq!(failure.message.len(), crate::limits::MESSAGE_BYTES_MAX);
+        assert_eq!(failure.message.len(), MESSAGE_BYTES_MAX);
+    }
+
+    #[test]
+    fn what_a_receiver_sent_is_told_only_as_it_may_be_shown_tamed_and_bounded() {
+        let line = "\u{1b}[2J\"\u{202e}".to_owned() + &"x".repeat(5000) + "\r\n";
+        let failure = Failure::new(Code::ProtocolError, Phase::Wait, "no").over(Said::Body(line.clone()));
+        assert_eq!(failure.message, "no");
+        assert_eq!(failure.clone().told(|_| None).message, "no");
+        let told = failure.told(|said| {
+            assert_eq!(said, Said::Body(line.clone()));
+            Some(line.clone())
+        });
+        assert!(told.message.starts_with("no (what came: \"\u{fffd}[2J'\u{fffd}xxx"), "{}", told.message);
+        assert!(told.message.ends_with("x…\")") && told.message.len() < 200, "{}", told.message);
+        assert_eq!(told.clone().told(|_| Some("more".to_owned())), told);
     }
 }

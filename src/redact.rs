@@ -14,6 +14,7 @@ use http::header;
 
 use self::json::Pointers;
 use crate::config::Redact;
+use crate::outcome::{Ended, Said};
 use crate::record::{ShownBody, ShownHeaders, ShownRequest, ShownResponse};
 use crate::send::{HeaderLines, SendSpec};
 
@@ -159,6 +160,32 @@ impl Redactor {
             }
         };
         ShownResponse { status, version: version_name(version), headers: self.sent_headers(&headers), body, declared }
+    }
+
+    /// An end as records may tell it: what the receiver sent is quoted where it may be seen.
+    pub fn ended(&self, ended: Ended, keep_bodies: bool) -> Ended {
+        let error = ended.error.map(|failure| failure.told(|said| self.said(said, keep_bodies)));
+        Ended { error, ..ended }
+    }
+
+    /// Of a body nothing, where bodies are not kept or hold what is to be hidden: a piece of one cannot be looked into.
+    /// Of a head's line all but what a secret header has, wherever in it that is named.
+    fn said(&self, said: Said, keep_bodies: bool) -> Option<String> {
+        match said {
+            Said::Body(piece) => (keep_bodies && self.pointers.is_empty()).then_some(piece),
+            Said::Head { line, after } if after.as_deref().is_some_and(|name| self.is_secret_header(name)) => {
+                Some(self.key.hide(line.as_bytes()))
+            }
+            Said::Head { line, .. } => {
+                let plain = line.to_ascii_lowercase().replace('_', "-");
+                let secret = |name: &String| plain.find(name.as_str()).map(|at| at + name.len());
+                let shown = match self.headers.iter().filter_map(secret).min() {
+                    Some(end) if end < line.len() => line[..end].to_owned() + &self.key.hide(&line.as_bytes()[end..]),
+                    _ => line,
+                };
+                Some(shown)
+            }
+        }
     }
 
     /// `None`: the body holds nothing to hide.

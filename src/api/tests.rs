@@ -25,7 +25,7 @@ use crate::deliver::Deliverer;
 use crate::dial::Dialer;
 use crate::dispatch::Dispatcher;
 use crate::ledger::Ledger;
-use crate::outcome::{Code, Ended, Failure, Phase, Timings};
+use crate::outcome::{Code, Ended, Failure, Phase, Processed, Timings};
 use crate::policy::{SelfAddrs, Suspensions, Verdict};
 use crate::publish::Notice;
 use crate::record::{Connection, Finished, ShownBody, ShownResponse};

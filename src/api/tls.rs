@@ -136,7 +136,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dial::chain::ChainError;
+    use crate::outcome::words::tls::ChainFault;
 
     #[test]
     fn a_caller_cannot_have_paths_looked_for_through_look_alikes() {
@@ -160,7 +160,7 @@ mod tests {
                 assert!(looked_at, "{count}: {refused}");
                 continue;
             };
-            assert!(!looked_at && why.0.is::<ChainError>(), "{count}: {refused}");
+            assert!(!looked_at && why.0.is::<ChainFault>(), "{count}: {refused}");
         }
     }
 }

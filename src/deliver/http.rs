@@ -21,11 +21,11 @@ use super::http1::head::{Bad, HeadCaps, keep_alive_hint};
 use super::http1::{self, Http1};
 use super::http2::{self, Http2, Tasks, is_too_large};
 use crate::dial::pool::Idle;
-use crate::dial::tls::words;
+use crate::dial::tls::faults;
 use crate::dial::wire::{Io, Meter, Probe};
 use crate::limits::{BYTES_BEFORE_ANSWER_MAX, INFORMATIONAL_RESPONSES_MAX, KEEP_ALIVE_MARGIN};
-use crate::outcome::words::{Cause, PeerEnd, SoFar};
-use crate::outcome::{Code, Failure, Phase, Processed};
+use crate::outcome::Failure;
+use crate::outcome::words::{ExchangeCause, PeerEnd, SoFar};
 use crate::policy::{CheckedUrl, Scheme};
 use crate::record::TlsFacts;
 use crate::send::{HeaderLines, Method, SendSpec};
@@ -86,9 +86,9 @@ impl Channel {
             match Http2::open(io, tasks, caps.bytes).await {
                 Ok(http2) => Protocol::Http2(Box::new(http2)),
                 Err(_) => {
-                    let cause =
-                        line.meter.peer_end().map_or(Cause::Broken { so_far: None }, |_| Cause::ClosedUnwritten);
-                    return Err(cause.failure(host).but(Processed::No));
+                    let closed = line.meter.peer_end().is_some();
+                    let cause = if closed { ExchangeCause::ClosedUnwritten } else { ExchangeCause::NoHttp2 };
+                    return Err(cause.failure(host));
                 }
             }
         } else {
@@ -145,10 +145,10 @@ impl Channel {
                     Err(stop) => Err(self.stopped2(stop, None)),
                 }
             }
-            _ => Err(Some(Cause::Broken { so_far: None }.failure(&self.host))),
+            _ => Err(Some(ExchangeCause::Broken { so_far: None }.failure(&self.host))),
         };
         match answer {
-            Ok(answer) if answer.status == 101 => Err(Unanswered::Failed(Cause::Switched.failure(&self.host))),
+            Ok(answer) if answer.status == 101 => Err(Unanswered::Failed(ExchangeCause::Switched.failure(&self.host))),
             Ok(answer) => {
                 self.line.meter.allow(u64::MAX);
                 self.keeps = keep_alive_hint(&answer.headers);
@@ -162,7 +162,7 @@ impl Channel {
 
     /// The next piece of an answer's body; `None` at its end. `so_far`: what came of it before.
     pub async fn read(&mut self, so_far: SoFar) -> Result<Option<Bytes>, Failure> {
-        let broken = || Cause::Broken { so_far: Some(so_far) }.failure(&self.host);
+        let broken = || ExchangeCause::Broken { so_far: Some(so_far) }.failure(&self.host);
         match &mut self.protocol {
             Protocol::Http1(http1) => match http1.read().await {
                 Ok(piece) => Ok(piece),
@@ -170,7 +170,7 @@ impl Channel {
             },
             Protocol::Http2(http2) => match http2.read().await {
                 Ok(None) if !self.bodiless && so_far.declared.is_some_and(|declared| declared != so_far.bytes) => {
-                    Err(Cause::WrongLength { so_far }.failure(&self.host))
+                    Err(ExchangeCause::WrongLength { so_far }.failure(&self.host))
                 }
                 Ok(piece) => Ok(piece),
                 Err(stop) => Err(self.stopped2(stop, Some(so_far)).unwrap_or_else(broken)),
@@ -180,67 +180,78 @@ impl Channel {
 
     /// `None`: nothing of the request left.
     fn stopped(&self, stop: http1::Stop, so_far: Option<SoFar>) -> Option<Failure> {
-        let failed = |cause: Cause<'_>| Some(cause.failure(&self.host));
+        let failed = |cause: ExchangeCause<'_>| Some(cause.failure(&self.host));
         let body = so_far.unwrap_or(SoFar { status: 0, bytes: 0, declared: None });
         if self.line.meter.is_over_limit() {
-            return failed(Cause::TooManyBytes { most: BYTES_BEFORE_ANSWER_MAX });
+            return failed(ExchangeCause::TooManyBytes { most: BYTES_BEFORE_ANSWER_MAX });
         }
         match stop {
             http1::Stop::NotFresh => None,
             http1::Stop::Ended { tidy } => self.connection_ended(so_far, tidy),
-            http1::Stop::CutWithoutNotice => failed(Cause::CutWithoutNotice { so_far: body }),
-            http1::Stop::Bad(Bad::NotHttp { line }) => failed(Cause::NotHttp { line: &line }),
-            http1::Stop::Bad(Bad::Line { status, line, why }) => failed(Cause::BadLine { status, line: &line, why }),
+            http1::Stop::CutWithoutNotice => failed(ExchangeCause::CutWithoutNotice { so_far: body }),
+            http1::Stop::Bad(Bad::NotHttp { line }) => failed(ExchangeCause::NotHttp { line: &line }),
+            http1::Stop::Bad(Bad::Line { status, line, after, why }) => {
+                failed(ExchangeCause::BadLine { status, line: &line, after: after.as_deref(), why })
+            }
             http1::Stop::Bad(Bad::TooLarge { status }) => Some(self.too_large(status)),
-            http1::Stop::Chunk { line, why } => failed(Cause::BadChunk { so_far: body, line: &line, why }),
+            http1::Stop::Chunk { line, why } => failed(ExchangeCause::BadChunk { so_far: body, line: &line, why }),
             http1::Stop::TooManyInformational => {
-                failed(Cause::TooManyInformational { most: INFORMATIONAL_RESPONSES_MAX })
+                failed(ExchangeCause::TooManyInformational { most: INFORMATIONAL_RESPONSES_MAX })
             }
         }
     }
 
     fn stopped2(&self, stop: http2::Stop, so_far: Option<SoFar>) -> Option<Failure> {
-        let failed = |cause: Cause<'_>| Some(cause.failure(&self.host));
+        let failed = |cause: ExchangeCause<'_>| Some(cause.failure(&self.host));
         if self.line.meter.is_over_limit() {
-            return failed(Cause::TooManyBytes { most: BYTES_BEFORE_ANSWER_MAX });
+            return failed(ExchangeCause::TooManyBytes { most: BYTES_BEFORE_ANSWER_MAX });
         }
         match stop {
             http2::Stop::Unwritten => None,
-            http2::Stop::Refused => failed(Cause::StreamRefused),
-            http2::Stop::LeftOut => failed(Cause::LeftOut),
-            http2::Stop::Http1Required => failed(Cause::Http1Required),
+            http2::Stop::Refused => failed(ExchangeCause::StreamRefused),
+            http2::Stop::LeftOut => failed(ExchangeCause::LeftOut),
+            http2::Stop::Http1Required => failed(ExchangeCause::Http1Required),
             http2::Stop::HeadTooLarge => Some(self.too_large(None)),
-            http2::Stop::Stream { reason, by_peer } => failed(Cause::StreamEnded { reason: &reason, by_peer, so_far }),
-            http2::Stop::Connection => {
-                self.connection_ended(so_far, self.tls_error().is_none()).or_else(|| failed(Cause::Broken { so_far }))
+            http2::Stop::Stream { .. } if so_far.is_none() && self.request_written() == 0 => {
+                failed(ExchangeCause::NoHttp2)
             }
+            http2::Stop::Stream { reason, by_peer } => {
+                failed(ExchangeCause::StreamEnded { reason: &reason, by_peer, so_far })
+            }
+            http2::Stop::Connection => self
+                .connection_ended(so_far, self.tls_error().is_none())
+                .or_else(|| failed(ExchangeCause::Broken { so_far })),
         }
     }
 
     /// What the socket saw of the end. `None`: it took nothing of the request before.
     fn connection_ended(&self, so_far: Option<SoFar>, tidy: bool) -> Option<Failure> {
-        let meter = &self.line.meter;
-        let bytes = (meter.bytes_written() - self.written_before).min(self.request_bytes);
-        if let Some(failure) = self.tls_failure(if so_far.is_some() { Phase::Read } else { Phase::Wait }) {
+        let (meter, bytes) = (&self.line.meter, self.request_written());
+        if let Some(failure) = self.tls_failure(so_far) {
             return Some(failure);
         }
         // TLS has an end of its own, before the socket's.
         let end = meter.peer_end().or(tidy.then_some(PeerEnd::Closed));
         let cause = match (end, so_far) {
-            (Some(end), Some(so_far)) => Cause::CutOff { end, so_far },
+            (Some(end), Some(so_far)) => ExchangeCause::CutOff { end, so_far },
             (_, None) if bytes == 0 => return None,
             (Some(end), None) => {
                 let out = meter.request_out_at().is_some();
-                Cause::Unanswered { end, written: (!out).then_some((bytes, self.request_bytes)) }
+                ExchangeCause::Unanswered { end, written: (!out).then_some((bytes, self.request_bytes)) }
             }
-            (None, so_far) => Cause::Broken { so_far },
+            (None, so_far) => ExchangeCause::Broken { so_far },
         };
         Some(cause.failure(&self.host))
     }
 
+    /// Bytes of the request that the kernel took, about.
+    fn request_written(&self) -> u64 {
+        (self.line.meter.bytes_written() - self.written_before).min(self.request_bytes)
+    }
+
     fn too_large(&self, status: Option<u16>) -> Failure {
         let HeadCaps { bytes, lines } = self.caps;
-        Cause::HeadersTooLarge { status, bytes, lines }.failure(&self.host)
+        ExchangeCause::HeadersTooLarge { status, bytes, lines }.failure(&self.host)
     }
 
     /// The receiver wants HTTP/1.1 for a request like the last one.
@@ -251,9 +262,14 @@ impl Channel {
         }
     }
 
-    /// What it means that TLS ended the connection, where it did.
-    pub fn tls_failure(&self, phase: Phase) -> Option<Failure> {
-        Some(words::after_handshake(&self.tls_error()?, phase, &self.host))
+    /// What it means that TLS ended the connection, where it did. `so_far`: what had come of an answer.
+    pub fn tls_failure(&self, so_far: Option<SoFar>) -> Option<Failure> {
+        let error = self.tls_error()?;
+        Some(if so_far.is_none() && self.request_written() == 0 {
+            faults::before_request(&error, &self.host)
+        } else {
+            faults::after_handshake(&error, so_far, &self.host)
+        })
     }
 
     /// What TLS said at the connection's end, where it was TLS that ended it.
@@ -325,10 +341,7 @@ impl Prepared {
 
 /// Makes the request of a send: `Host` from the URL alone, the author's headers, then ours where they gave none.
 pub fn prepare(spec: &SendSpec, url: &CheckedUrl, user_agent: &str, version: Version) -> Result<Prepared, Failure> {
-    let cannot = |what: &str| {
-        let message = format!("the {what} of {} cannot be put on the wire; check the URL's characters", url.as_str());
-        Failure::new(Code::Internal, Phase::Write, message).but(Processed::No)
-    };
+    let cannot = |what| ExchangeCause::NotWritable { what }.failure(&url.destination().host.text());
     let authority = url.authority();
     let host = HeaderValue::from_str(&authority).map_err(|_| cannot("host"))?;
     let target = PathAndQuery::from_maybe_shared(Bytes::from(url.origin_form())).map_err(|_| cannot("path"))?;

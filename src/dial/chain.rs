@@ -16,22 +16,10 @@ use x509_parser::asn1_rs::{Any, Class, FromDer};
 use crate::limits::{
     TLS_CERTIFICATE_BYTES_MAX, TLS_CERTIFICATES_MAX, TLS_CERTIFICATES_OF_ONE_SUBJECT, TLS_CHAIN_BYTES_MAX,
 };
+use crate::outcome::words::tls::ChainFault;
 
-/// Why a chain is not even looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ChainError {
-    #[error("{shown} certificates were shown, more than {TLS_CERTIFICATES_MAX}")]
-    TooMany { shown: usize },
-    #[error("{bytes} bytes of certificates were shown, more than {TLS_CHAIN_BYTES_MAX}")]
-    TooLarge { bytes: usize },
-    #[error("a certificate of {bytes} bytes was shown, more than {TLS_CERTIFICATE_BYTES_MAX}")]
-    CertificateTooLarge { bytes: usize },
-    #[error("more than {TLS_CERTIFICATES_OF_ONE_SUBJECT} different certificates of one authority were shown")]
-    LookAlikes,
-}
-
-impl From<ChainError> for rustls::Error {
-    fn from(error: ChainError) -> Self {
+impl From<ChainFault> for rustls::Error {
+    fn from(error: ChainFault) -> Self {
         CertificateError::Other(OtherError(Arc::new(error))).into()
     }
 }
@@ -41,14 +29,14 @@ impl From<ChainError> for rustls::Error {
 pub fn bounded<'c>(
     leaf: &CertificateDer<'_>,
     others: &'c [CertificateDer<'_>],
-) -> Result<Vec<CertificateDer<'c>>, ChainError> {
+) -> Result<Vec<CertificateDer<'c>>, ChainFault> {
     let bytes = leaf.len() + others.iter().map(|certificate| certificate.len()).sum::<usize>();
     if bytes > TLS_CHAIN_BYTES_MAX {
-        return Err(ChainError::TooLarge { bytes });
+        return Err(ChainFault::TooLarge { bytes });
     }
     let largest = others.iter().map(|certificate| certificate.len()).fold(leaf.len(), usize::max);
     if largest > TLS_CERTIFICATE_BYTES_MAX {
-        return Err(ChainError::CertificateTooLarge { bytes: largest });
+        return Err(ChainFault::CertificateTooLarge { bytes: largest });
     }
     let mut kept: Vec<CertificateDer<'c>> = Vec::with_capacity(others.len().min(TLS_CERTIFICATES_MAX));
     let mut of_subject: HashMap<&[u8], usize> = HashMap::new();
@@ -60,12 +48,12 @@ pub fn bounded<'c>(
         let Some(subject) = subject(certificate) else { continue };
         // The leaf is one of them.
         if kept.len() + 1 == TLS_CERTIFICATES_MAX {
-            return Err(ChainError::TooMany { shown: others.len() + 1 });
+            return Err(ChainFault::TooMany { shown: others.len() + 1 });
         }
         let alike = of_subject.entry(subject).or_default();
         *alike += 1;
         if *alike > TLS_CERTIFICATES_OF_ONE_SUBJECT {
-            return Err(ChainError::LookAlikes);
+            return Err(ChainFault::LookAlikes);
         }
         kept.push(CertificateDer::from(&certificate[..]));
     }
@@ -118,11 +106,11 @@ mod tests {
             ("none", vec![], Ok(0)),
             ("the usual", distinct(2), Ok(2)),
             ("the most", distinct(TLS_CERTIFICATES_MAX - 1), Ok(TLS_CERTIFICATES_MAX - 1)),
-            ("one more", distinct(TLS_CERTIFICATES_MAX), Err(ChainError::TooMany { shown: TLS_CERTIFICATES_MAX + 1 })),
+            ("one more", distinct(TLS_CERTIFICATES_MAX), Err(ChainFault::TooMany { shown: TLS_CERTIFICATES_MAX + 1 })),
             ("each twice", twice(distinct(5)), Ok(5)),
             ("the leaf again", vec![leaf.clone(), leaf.clone()], Ok(0)),
             ("crossed", alike(TLS_CERTIFICATES_OF_ONE_SUBJECT), Ok(TLS_CERTIFICATES_OF_ONE_SUBJECT)),
-            ("look-alikes", alike(TLS_CERTIFICATES_OF_ONE_SUBJECT + 1), Err(ChainError::LookAlikes)),
+            ("look-alikes", alike(TLS_CERTIFICATES_OF_ONE_SUBJECT + 1), Err(ChainFault::LookAlikes)),
             ("one of them twice", twice(alike(2)), Ok(2)),
             ("what is none", junk(), Ok(0)),
             ("good among what is none", [junk(), distinct(1)].concat(), Ok(1)),
@@ -132,10 +120,10 @@ mod tests {
         // A subject stands in each twice, as its issuer as well.
         let large = certificate("large", TLS_CERTIFICATE_BYTES_MAX / 2);
         let bytes = large.len();
-        assert_eq!(bounded(&leaf, std::slice::from_ref(&large)), Err(ChainError::CertificateTooLarge { bytes }));
-        assert_eq!(bounded(&large, &[]), Err(ChainError::CertificateTooLarge { bytes }));
+        assert_eq!(bounded(&leaf, std::slice::from_ref(&large)), Err(ChainFault::CertificateTooLarge { bytes }));
+        assert_eq!(bounded(&large, &[]), Err(ChainFault::CertificateTooLarge { bytes }));
         let half: Vec<_> = (0..3).map(|n| certificate(&format!("{n}"), TLS_CHAIN_BYTES_MAX / 6)).collect();
-        assert!(matches!(bounded(&leaf, &half), Err(ChainError::TooLarge { .. })));
+        assert!(matches!(bounded(&leaf, &half), Err(ChainFault::TooLarge { .. })));
     }
 
     #[test]

@@ -26,9 +26,9 @@ use super::plumbed::Routes;
 use super::wire::Wire;
 use crate::clock;
 use crate::limits::{CONNECT_STAGGER, EXHAUSTED_ASKED_AGAIN, EXHAUSTED_KEPT_MAX};
-use crate::outcome::words::{Cause, Tried};
-use crate::outcome::{Code, Failure};
-use crate::policy::{CheckedAddr, Purpose};
+use crate::outcome::Failure;
+use crate::outcome::words::{ConnectCause, Tried};
+use crate::policy::{CheckedAddr, Purpose, leads_to_us};
 use crate::source::Source;
 
 /// Why no connection was made. `NotOnHost`, `NotInForce` and `OutOfPorts` are ours to answer for, the rest lies with the
@@ -67,20 +67,15 @@ impl ConnectError {
     pub fn failure(&self, host: &str, port: u16, from: Option<IpAddr>, tried: Tried) -> Failure {
         let cause = match self {
             // A refusal by the policy, and no phase's.
-            Self::Ourselves { .. } => {
-                let message = format!(
-                    "{host} leads to this node itself, which no send may reach; use the receiver's own address"
-                );
-                return Failure::new(Code::PolicySelf, None, message);
-            }
-            Self::NotOnHost { .. } | Self::NotInForce { .. } => Cause::NoSource { port },
-            Self::OutOfPorts { .. } => Cause::NoPort { port },
-            Self::Refused { .. } => Cause::Refused { port, from, tried },
-            Self::Reset { .. } => Cause::ResetAtConnect { port, from, tried },
-            Self::HostUnreachable { .. } => Cause::Unreachable { port, from, tried },
-            Self::NetworkUnreachable { .. } => Cause::NetworkUnreachable { port, tried },
-            Self::WrongPeer { .. } => Cause::LedElsewhere { port },
-            Self::Host { .. } => Cause::NoSocket { port },
+            Self::Ourselves { .. } => return leads_to_us(host).into(),
+            Self::NotOnHost { .. } | Self::NotInForce { .. } => ConnectCause::NoSource { port },
+            Self::OutOfPorts { .. } => ConnectCause::NoPort { port },
+            Self::Refused { .. } => ConnectCause::Refused { port, from, tried },
+            Self::Reset { .. } => ConnectCause::Reset { port, from, tried },
+            Self::HostUnreachable { .. } => ConnectCause::Unreachable { port, from, tried },
+            Self::NetworkUnreachable { .. } => ConnectCause::NetworkUnreachable { port, tried },
+            Self::WrongPeer { .. } => ConnectCause::LedElsewhere { port },
+            Self::Host { .. } => ConnectCause::NoSocket { port },
         };
         cause.failure(host)
     }

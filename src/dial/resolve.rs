@@ -36,7 +36,8 @@ use crate::limits::{
     DNS_ASKED_AGAIN_AFTER, DNS_ASKED_AGAIN_SHARE, DNS_CNAMES_MAX, DNS_FAMILY_GRACE, DNS_LOOKUPS_PER_DOMAIN,
     DNS_LOOKUPS_PER_TENANT,
 };
-use crate::outcome::{Code, Failure, Phase};
+use crate::outcome::Failure;
+use crate::outcome::words::NameCause;
 use crate::send::TenantId;
 
 /// What a name resolved to, A and AAAA together, alternating between the families, IPv6 first (RFC 8305 section 4).
@@ -93,7 +94,10 @@ impl Resolver {
         }
         // Boxed: most deliveries find the answer kept, and none should carry this about.
         Box::pin(async {
-            let Some(name) = Name::from_text(wanted.name) else { return Err(not_a_name(wanted.name)) };
+            let Some(name) = Name::from_text(wanted.name) else {
+                let failure = NameCause::NoName.failure(wanted.name);
+                return Err(NotFound { failure, cname_targets: Vec::new() });
+            };
             let mut last = false;
             loop {
                 let permits = self.admit(wanted.tenant, wanted.name).await;
@@ -307,53 +311,23 @@ impl Heard {
         }
     }
 
-    /// Says so, where nothing was found.
+    /// Why, where nothing was found.
     fn not_found(self, wanted: &Wanted<'_>, inquiry: &Inquiry) -> NotFound {
-        let name = wanted.name;
-        let (code, message, cname_targets) = match self {
-            Self::Failed(aliases) => {
-                let faults = inquiry.faults();
-                let message = format!(
-                    "looking up {name} failed, asked twice: {faults}; check the name's own name servers, or resend later (where other names fail too, tell the operator)"
-                );
-                (Code::DnsFailed, message, aliases)
-            }
-            Self::TooManyAliases(aliases) => {
-                let message =
-                    format!("{name} is an alias of more than {DNS_CNAMES_MAX} names in a row; shorten its CNAME chain");
-                (Code::DnsFailed, message, aliases)
-            }
-            Self::Gone(aliases) => {
-                let message = match aliases.last() {
-                    None => format!(
-                        "there is no such name as {name} (the name servers answered NXDOMAIN); check its spelling, and that it is published in the public DNS"
-                    ),
-                    Some(target) => format!(
-                        "{name} is an alias of {target}, and there is no such name as {target} (the name servers answered NXDOMAIN); publish {target}, or point the CNAME of {name} at a name that exists"
-                    ),
-                };
-                (Code::DnsNotFound, message, aliases)
-            }
-            Self::Empty(aliases) | Self::Found(Found { cname_targets: aliases, .. }, _) => {
-                let records = if wanted.with_v6 { "A or AAAA" } else { "A" };
-                let message = match aliases.last() {
-                    None => format!("{name} exists and has no {records} record that could be used; publish one for it"),
-                    Some(target) => format!(
-                        "{name} is an alias of {target}, which exists and has no {records} record that could be used; publish one for {target}, or point the CNAME of {name} elsewhere"
-                    ),
-                };
-                (Code::DnsNoAddress, message, aliases)
-            }
+        let faults = inquiry.faults();
+        let (Self::Failed(aliases)
+        | Self::TooManyAliases(aliases)
+        | Self::Gone(aliases)
+        | Self::Empty(aliases)
+        | Self::Found(Found { cname_targets: aliases, .. }, _)) = &self;
+        let target = aliases.last().map(String::as_str);
+        let cause = match &self {
+            Self::Failed(_) => NameCause::Failed { faults: &faults },
+            Self::TooManyAliases(_) => NameCause::TooManyAliases { most: DNS_CNAMES_MAX },
+            Self::Gone(_) => NameCause::Gone { target },
+            Self::Empty(_) | Self::Found(..) => NameCause::Empty { target, with_v6: wanted.with_v6 },
         };
-        NotFound { failure: Failure::new(code, Phase::Dns, message), cname_targets }
+        NotFound { failure: cause.failure(wanted.name), cname_targets: aliases.clone() }
     }
-}
-
-fn not_a_name(name: &str) -> NotFound {
-    let message = format!(
-        "{name} cannot be asked of a name server: DNS holds names of at most 253 characters, in labels of 1 to 63; check the URL"
-    );
-    NotFound { failure: Failure::new(Code::DnsNotFound, Phase::Dns, message), cname_targets: Vec::new() }
 }
 
 /// Takes one from each list in turn.
@@ -372,6 +346,7 @@ fn alternate(lists: Vec<Vec<IpAddr>>) -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::Code;
 
     #[test]
     fn a_registrable_domain_is_what_one_registrant_holds() {

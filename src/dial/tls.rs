@@ -4,8 +4,8 @@
 //! tenant's apart from the others'; there is no 0-RTT, which an attacker could replay. Not here: TLS of our own
 //! listeners.
 
+pub mod faults;
 mod verifier;
-pub mod words;
 
 use std::{
     cell::RefCell,
@@ -24,7 +24,8 @@ use self::verifier::{NoneOfOurs, SEEN, Verifier};
 use super::wire::Wire;
 use crate::config::{Roots, Tls};
 use crate::limits::{TLS_SESSIONS_PER_TENANT, TLS_TENANTS_MAX};
-use crate::outcome::{Code, Failure, Phase};
+use crate::outcome::Failure;
+use crate::outcome::words::TlsCause;
 use crate::policy::Host;
 use crate::record::TlsFacts;
 use crate::send::TenantId;
@@ -140,9 +141,9 @@ impl Trust {
         };
         let (made, seen) = SEEN.scope(RefCell::default(), made).await;
         let stream = made.map_err(|error| {
-            let failure = match words::at_the_root_of(&error) {
-                Some(cause) => words::of_handshake(cause, &seen, host),
-                None => words::of_peer(meter.peer_end(), host),
+            let failure = match faults::at_the_root_of(&error) {
+                Some(cause) => faults::of_handshake(cause, &seen, &host.text()),
+                None => faults::of_peer(meter.peer_end(), &host.text()),
             };
             let facts = seen.refused.map(|shown| TlsFacts {
                 version: String::new(),
@@ -181,13 +182,17 @@ impl From<Failure> for NoTls {
     }
 }
 
+/// Whether a receiver of this name could be verified at all.
+pub fn nameable(host: &Host) -> Result<(), Failure> {
+    faults::unnameable(host).map_or(Ok(()), |cause| Err(cause.failure(&host.text())))
+}
+
 fn server_name(host: &Host) -> Result<ServerName<'static>, Failure> {
     match host {
         Host::Address(address) => Ok(ServerName::from(*address)),
         Host::Name(name) => ServerName::try_from(name.to_string()).map_err(|_| {
-            let message =
-                format!("{name} is not a name that a TLS certificate can hold; use another name for the receiver");
-            Failure::new(Code::TlsHandshake, Phase::Tls, message)
+            let cause = faults::unnameable(host).unwrap_or(TlsCause::Failed { why: "its name cannot be asked for" });
+            cause.failure(name)
         }),
     }
 }

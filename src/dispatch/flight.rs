@@ -8,7 +8,8 @@ use tokio::time::Instant;
 
 use super::Dispatcher;
 use crate::clock;
-use crate::outcome::{Code, Ended, Failure, Timings};
+use crate::outcome::words::UnmadeCause;
+use crate::outcome::{Ended, Timings};
 use crate::record::{Finished, waited};
 use crate::schedule::Waiting;
 use crate::send::SendId;
@@ -64,13 +65,6 @@ impl Drop for Flight {
     }
 }
 
-/// Why a begun send ends that a defect of ours has cut off.
-pub fn defect() -> Failure {
-    let why = "a defect in egressd ended this delivery; the receiver may or may not have it. Please report it with \
-               this send's id";
-    Failure::new(Code::Internal, None, why)
-}
-
 /// A begun send until its end is on its way. Dropped before, by a panic of its task, it ends `internal`.
 pub struct Unended {
     dispatcher: Option<Arc<Dispatcher>>,
@@ -96,7 +90,7 @@ impl Drop for Unended {
         tracing::error!(send = %self.id, "the task of a delivery did not come to its end; its send ends `internal`");
         let finished = Finished {
             id: self.id,
-            ended: Ended::because(defect()),
+            ended: Ended::because(UnmadeCause::Defect.failure()),
             sent_headers: None,
             response: None,
             connection: None,

@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::dial::Dialer;
 use crate::intake::{Intake, Submit, Submitted};
 use crate::ops::Readiness;
-use crate::outcome::Outcome;
+use crate::outcome::{Code, Outcome};
 use crate::policy::{CheckedUrl, SelfAddrs, Suspensions};
 use crate::publish::Notice;
 use crate::record::{FinishedBy, Record, State};

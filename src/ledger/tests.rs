@@ -1,13 +1,12 @@
 use super::*;
-use crate::outcome::Code;
+use crate::outcome::words::UnmadeCause;
 use crate::record::{ShownBody, ShownResponse};
 use crate::store::memory::Memory;
 use crate::store::{OnceOnly, Records, Registry};
 
 /// The end of a send that answered with so many bytes.
 fn end(bytes: usize) -> Finished {
-    let mut finished =
-        unsent(SendId(uuid::Uuid::now_v7()), clock::wall(), None, Failure::new(Code::Internal, None, "a test"));
+    let mut finished = unsent(SendId(uuid::Uuid::now_v7()), clock::wall(), None, UnmadeCause::Unreadable.failure());
     let body = ShownBody { bytes: Some(vec![0; bytes].into()), total: 0, truncated: false, sha256: None };
     let version = "HTTP/1.1".to_owned();
     finished.response = Some(ShownResponse { status: 200, version, headers: Vec::new(), body, declared: None });

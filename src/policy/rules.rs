@@ -23,6 +23,7 @@ use super::url::{CheckedUrl, Destination, Host};
 use super::wording::{answer_message, name_message};
 use crate::config::{Exception, PolicyMode, PolicySettings};
 use crate::limits::DNS_ADDRESSES_MAX;
+use crate::outcome::words::UnmadeCause;
 use crate::outcome::{Code, Failure};
 use crate::send::TenantId;
 
@@ -57,7 +58,7 @@ impl Denial {
 
 impl From<Denial> for Failure {
     fn from(denial: Denial) -> Self {
-        Failure::new(denial.code, None, denial.message)
+        UnmadeCause::Denied { code: denial.code, why: &denial.message }.failure()
     }
 }
 
@@ -365,9 +366,9 @@ impl Policy {
 
     fn judge_port(&self, port: u16) -> Option<Denial> {
         let why = if port == 0 {
-            "no service can be reached on it"
+            "no service can be reached on it: use 443 or 80"
         } else if port::is_bad(port) {
-            "it belongs to a service that is no webhook receiver, and is always closed"
+            "it belongs to a service that is no webhook receiver, and is always closed: use 443 or 80"
         } else if !self.ports.iter().any(|(first, last)| (*first..=*last).contains(&port)) {
             "it is not among the open ports: use 443 or 80, or ask the operator to open it in `policy.ports`"
         } else {
@@ -390,7 +391,10 @@ impl Policy {
         (!allow.matches(text) && !may_lead_there).then(|| {
             Denial::new(
                 Code::PolicyNotAllowed,
-                format!("this tenant may reach only the hosts of its allow list, and `{text}` is not on it"),
+                format!(
+                    "this tenant may reach only the hosts of its allow list, and `{text}` is not on it: ask the operator \
+                     to add it"
+                ),
             )
         })
     }

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::address;
 use super::name::NameRule;
+use super::rules::Denial;
 use super::url::Host;
 use crate::outcome::Code;
 
@@ -15,7 +16,8 @@ pub(super) fn name_message(name: &str, rule: NameRule) -> String {
     match rule {
         NameRule::Metadata => {
             format!(
-                "`{name}` is a name of a metadata or platform service: it is never reached, and no exception opens it"
+                "`{name}` is a name of a metadata or platform service: it is never reached, and no exception opens it; \
+                 name the receiver you meant"
             )
         }
         NameRule::SpecialUse(suffix) => format!(
@@ -40,9 +42,12 @@ pub(super) fn answer_message(host: &Host, code: Code, by_alias: bool) -> String 
 fn literal_message(address: IpAddr, code: Code) -> String {
     let what = match code {
         Code::PolicyDenied => "on the operator's or this tenant's deny list, or in a network there: ask the operator",
-        Code::PolicyNotAllowed => "not on the allow list of this tenant, which may reach nothing else",
+        Code::PolicyNotAllowed => {
+            "not on the allow list of this tenant, which may reach nothing else: ask the operator to add it"
+        }
         Code::PolicyMetadata => {
-            "an address of a metadata or platform service: it is never reached, and no exception opens it"
+            "an address of a metadata or platform service: it is never reached, and no exception opens it; name the \
+             receiver you meant"
         }
         Code::PolicySelf => "an address of this appliance itself: name the receiver you meant",
         _ => {
@@ -61,14 +66,15 @@ fn behind_name_message(name: &str, code: Code, by_alias: bool) -> String {
         Code::PolicyDenied if by_alias => "is an alias of a host on a deny list: ask the operator",
         Code::PolicyDenied => "resolves to an address on a deny list: ask the operator",
         Code::PolicyNotAllowed => {
-            "is not on the allow list of this tenant, and resolves to an address that is not on it either"
+            "is not on the allow list of this tenant, and resolves to an address that is not on it either: ask the \
+             operator to add it"
         }
         Code::PolicyName => {
             "is an alias of a name that is not public: point it at a public name, or ask the operator for an exception"
         }
         Code::PolicyMetadata => {
             "resolves to an address of a metadata or platform service: those are never reached, and no exception opens \
-             them"
+             them; give the name a public address"
         }
         Code::PolicySelf => "resolves to an address of this appliance itself: name the receiver you meant",
         Code::PolicyMixed => {
@@ -81,6 +87,12 @@ fn behind_name_message(name: &str, code: Code, by_alias: bool) -> String {
         }
     };
     format!("`{name}` {what}")
+}
+
+/// Why nothing is connected to an address that turned out to be this host's own after it had passed.
+pub fn leads_to_us(host: &str) -> Denial {
+    let message = format!("{host} leads to this node itself, which no send may reach; use the receiver's own address");
+    Denial::new(Code::PolicySelf, message)
 }
 
 /// A message as who may not see what is near us reads it: without addresses that are not of the public internet, those
@@ -120,6 +132,26 @@ pub fn without_internal_addresses(message: &str, told: impl Fn(IpAddr) -> bool) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_refusal_names_what_was_refused_and_what_to_do_and_shows_nothing_behind_a_name() {
+        let name = Host::Name("a.example.com".into());
+        let address: IpAddr = [10, 1, 2, 3].into();
+        let mut messages = vec![leads_to_us("a.example.com").message];
+        for rule in [NameRule::Metadata, NameRule::SpecialUse("example"), NameRule::SingleLabel] {
+            messages.push(name_message("a.example.com", rule));
+        }
+        for &code in super::super::rules::PRECEDENCE {
+            messages.extend([true, false].map(|by_alias| answer_message(&name, code, by_alias)));
+            messages.push(answer_message(&Host::Address(address), code, false).replace("10.1.2.3", "a.example.com"));
+        }
+        let advice = ["ask the operator", "name the receiver", "use ", "give the name", "point it at", "remove the"];
+        for message in messages {
+            assert!(message.contains("a.example.com") && !message.contains("10.1"), "{message}");
+            assert!(advice.iter().any(|advice| message.contains(advice)), "no advice: {message}");
+            assert!(!message.contains("::") && !message.contains('{') && !message.contains('"'), "{message}");
+        }
+    }
 
     #[test]
     fn a_message_without_internal_addresses_is_the_same_for_the_rest() {

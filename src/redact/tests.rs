@@ -211,3 +211,39 @@ fn a_body_cannot_have_values_hidden_without_end() {
         }
     }
 }
+
+#[test]
+fn what_a_receiver_sent_is_quoted_as_far_as_it_might_be_kept() {
+    let body = || Said::Body("{\"token\":\"s3cret\"".to_owned());
+    let head = |line: &str, after: Option<&str>| Said::Head { line: line.to_owned(), after: after.map(str::to_owned) };
+    let open = redactor(&["x-own"], &[]);
+    for (said, keep_bodies, shown) in [
+        (body(), true, Some("{\"token\":\"s3cret\"")),
+        (body(), false, None),
+        (head("nonsense", None), true, Some("nonsense")),
+        (head("nonsense", None), false, Some("nonsense")),
+        (head("nonsense", Some("x-trace")), false, Some("nonsense")),
+        (head("set-cookie", None), true, Some("set-cookie")),
+        // What a secret header holds, however the line is broken.
+        (head("Set-Cookie id=s3cret", None), true, Some("Set-Cookie<>")),
+        (head(" Set-Cookie: id=s3cret", None), true, Some(" Set-Cookie<>")),
+        (head("x: y Set-Cookie: id=s3cret", None), true, Some("x: y Set-Cookie<>")),
+        (head("X_Own s3cret", None), true, Some("X_Own<>")),
+        (head("x-api-key=s3cret", None), true, Some("x-api-key<>")),
+        (head("Authorization\u{fffd}s3cret", None), true, Some("Authorization<>")),
+        (head("id=s3cret; path=/", Some("set-cookie")), true, Some("<>")),
+        (head("id=s3cret; path=/", Some("x_own")), false, Some("<>")),
+    ] {
+        let what = format!("{said:?} {keep_bodies}");
+        let told = open.said(said, keep_bodies);
+        let plain = told.map(|told| match told.split_once(REDACTED_PREFIX) {
+            Some((before, hidden)) => format!("{before}<{}>", &hidden[9..]),
+            None => told,
+        });
+        assert_eq!(plain.as_deref(), shown, "{what}");
+    }
+    // A piece of a body cannot be looked into for what is to be hidden.
+    let pointed = redactor(&[], &["/token"]);
+    assert_eq!(pointed.said(body(), true), None);
+    assert_eq!(pointed.said(head("nonsense", None), true), Some("nonsense".to_owned()));
+}

@@ -18,7 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 use super::*;
-use crate::outcome::{Code, Ended, Failure, Outcome, Phase, Timings};
+use crate::outcome::{Code, Ended, Failure, Outcome, Phase, Processed, Timings};
 use crate::policy::{CheckedUrl, Verdict};
 use crate::record::{
     Certificate, Connection, ExecutionState, Finished, FinishedBy, Record, ShownBody, ShownHeaders, ShownRequest,
@@ -312,7 +312,7 @@ pub fn finished(id: SendId, status: u16, started_at: Timestamp) -> Finished {
 /// A delivery that got none.
 pub fn failed(id: SendId, code: Code, started_at: Timestamp) -> Finished {
     Finished {
-        ended: Ended::because(Failure::new(code, Phase::Connect, "tried, and was told no")),
+        ended: Ended::because(Failure::recorded(code, Some(Phase::Connect), Processed::No, "tried, and was told no")),
         response: None,
         sent_headers: None,
         would_block: None,

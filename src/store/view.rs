@@ -7,7 +7,8 @@ use std::{net::IpAddr, time::Duration};
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Ending, Filter, WaitingCount};
-use crate::outcome::{Code, Ended, Failure, Processed, Timings};
+use crate::outcome::words::UnmadeCause;
+use crate::outcome::{Ended, Failure, Timings};
 use crate::policy::{Asker, Host, Suspensions};
 use crate::record::{ExecutionState, Finished, FinishedBy, Record, State, waited};
 use crate::send::SendId;
@@ -99,52 +100,33 @@ impl Standing {
 
 /// Why a begun send was cut off.
 pub fn interrupted() -> Failure {
-    Failure::new(
-        Code::Interrupted,
-        None,
-        "the appliance stopped after this delivery had begun: the receiver may or may not have it, and it is never \
-         sent again; ask the receiver, and resend if it has not",
-    )
+    UnmadeCause::Interrupted.failure()
 }
 
 /// Why a send is not made that may have been.
 pub fn doubted() -> Failure {
-    Failure::new(
-        Code::Interrupted,
-        None,
-        "part of this node's store is lost, which may have said that this send was made or called off: the receiver \
-         may or may not have it, and it is never sent again; ask the receiver, and resend if it has not",
-    )
+    UnmadeCause::Doubted.failure()
 }
 
 /// Why a held send was never sent.
 pub fn discarded() -> Failure {
-    Failure::new(Code::Discarded, None, "its execution was discarded: it was never sent")
+    UnmadeCause::Discarded.failure()
 }
 
 /// Why a send whose request was lost to damage cannot be made.
 pub fn unreadable() -> Failure {
-    Failure::new(
-        Code::Internal,
-        None,
-        "what was to be sent is unreadable on this node's disk: it was not sent; submit it again",
-    )
-    .but(Processed::No)
+    UnmadeCause::Unreadable.failure()
 }
 
 /// Why a send was not made in time.
 pub fn expired() -> Failure {
-    Failure::new(
-        Code::Expired,
-        None,
-        "it was not started within its `expires_in`; the node was too busy, or no source address was usable",
-    )
+    UnmadeCause::Expired.failure()
 }
 
 /// Why the operator has it stopped, if it is.
 pub fn suspended(suspensions: &Suspensions, asker: Asker<'_>, host: Option<&Host>) -> Option<Failure> {
-    let why = suspensions.of(asker).or_else(|| host.and_then(|host| suspensions.of_host(host)))?;
-    Some(Failure::new(Code::Suspended, None, format!("stopped by the operator: {why}")))
+    let reason = suspensions.of(asker).or_else(|| host.and_then(|host| suspensions.of_host(host)))?;
+    Some(UnmadeCause::Suspended { reason }.failure())
 }
 
 /// Its time counts from its release.

@@ -207,7 +207,7 @@ impl<'a> From<&'a Failure> for FailureForm<'a> {
 impl FailureForm<'_> {
     fn failure(&self) -> Read<Failure> {
         let (code, phase) = (code_of(self.code)?, self.phase.map(phase_of).transpose()?);
-        Ok(Failure { code, phase, processed: Processed::usual(code, phase), message: self.message.to_owned() })
+        Ok(Failure::recorded(code, phase, Processed::usual(code, phase), self.message))
     }
 }
 
@@ -738,7 +738,7 @@ mod tests {
         let id = SendId(uuid::Uuid::nil());
         let end = Finished {
             id,
-            ended: Ended::because(Failure::new(Code::ConnectionReset, Phase::Wait, "why").but(Processed::No)),
+            ended: Ended::because(Failure::recorded(Code::ConnectionReset, Some(Phase::Wait), Processed::No, "why")),
             sent_headers: None,
             response: None,
             connection: None,
@@ -754,7 +754,7 @@ mod tests {
         // The list of added facts is: how many, and for each its number, its length and its bytes.
         assert_eq!(bytes[bytes.len() - 4..], [1, PROCESSED, 1, 0]);
         let before = &bytes[..bytes.len() - 4];
-        let usual = Failure::new(Code::ConnectionReset, Phase::Wait, "why");
+        let usual = Failure::recorded(Code::ConnectionReset, Some(Phase::Wait), Processed::Maybe, "why");
         assert_eq!(read(before).map(|end| end.ended.error), Ok(Some(usual)));
         let later = [before, &[2, 200, 2, 9, 9, PROCESSED, 1, 0]].concat();
         assert_eq!(read(&later), Ok(end));

@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use egressd::config::StoreSettings;
-use egressd::outcome::{Code, Ended, Failure, Outcome, Timings};
+use egressd::outcome::{Code, Ended, Failure, Outcome, Processed, Timings};
 use egressd::policy::CheckedUrl;
 use egressd::record::{Connection, Finished, ShownBody, ShownRequest, ShownResponse};
 use egressd::send::{Context, ExecutionId, Method, SendId, SendSpec, Target, TenantId};
@@ -501,7 +501,7 @@ fn finished(number: u64) -> Finished {
     // The last tenant's fail, the eighth's are answered 503.
     let failed = number % 100 == 99;
     let status = if number % 100 == 7 { 503 } else { 200 };
-    let error = Failure::new(Code::Timeout, None, "no answer within 5 s: ask the receiver");
+    let error = Failure::recorded(Code::Timeout, None, Processed::Maybe, "no answer within 5 s: ask the receiver");
     Finished {
         id: id_of(number),
         ended: if failed { Ended::because(error) } else { Ended::answered(status) },

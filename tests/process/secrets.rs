@@ -1,10 +1,11 @@
 //! Secrets planted in every field of a send reach the receiver and nothing else: no answer, log line, metric or file of
-//! the store, neither while the send waits nor once it is done.
+//! the store, neither while the send waits nor once it is done. So do those that a receiver answers.
 
 use std::path::Path;
 use std::process::Stdio;
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::node::{Node, call_text, egressd, free_port};
 
@@ -124,5 +125,73 @@ async fn secrets_reach_the_receiver_and_nothing_else() {
     let (_, seen) = call_text(receiver, "GET", "/_requests", "", &[]).await.unwrap();
     for secret in [BASIC, SECRETS[1], SECRETS[2], SECRETS[3], SECRETS[4], SECRETS[5], SECRETS[7]] {
         assert!(seen.contains(secret), "{secret} did not reach the receiver: {seen}");
+    }
+}
+
+/// Answers that cannot be read, by path, each with something in it; whether that is of a body.
+const BROKEN: [(&str, &str, &str, bool); 7] = [
+    ("/no-http", "s3cret-of-no-http {}\r\n", "s3cret-of-no-http", true),
+    ("/json", "{\"token\": \"s3cret-of-json\"}", "s3cret-of-json", true),
+    ("/chunk", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\ns3cret-of-chunk\r\n", "s3cret-of-chunk", true),
+    (
+        "/chunk-end",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\noks3cret-of-end\r\n",
+        "s3cret-of-end",
+        true,
+    ),
+    ("/cookie", "HTTP/1.1 200 OK\r\nSet-Cookie id=s3cret-of-cookie\r\n\r\n", "s3cret-of-cookie", false),
+    ("/broken-cookie", "HTTP/1.1 200 OK\r\nset-cookie: a=b;\r\nid=s3cret-of-broken\r\n\r\n", "s3cret-of-broken", false),
+    ("/own", "HTTP/1.1 200 OK\r\n X_Own: s3cret-of-own\r\n\r\n", "s3cret-of-own", false),
+];
+
+async fn broken_receiver() -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.windows(4).any(|window| window == b"\r\n\r\n") {
+                    if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                }
+                let path = String::from_utf8_lossy(&head).split(' ').nth(1).map(str::to_owned);
+                let answer = BROKEN.iter().find(|(at, ..)| Some(*at) == path.as_deref()).expect("one of them").1;
+                let _ = stream.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_read_of_an_answer_is_quoted_only_where_it_would_have_been_kept() {
+    let receiver = broken_receiver().await;
+    let node = Node::started("[redact]\nheaders = [\"x-own\"]\n[[tenant]]\nid = \"quiet\"\nkeep_bodies = false\n");
+    for (path, _, secret, is_body) in BROKEN {
+        for tenant in ["default", "quiet"] {
+            let send = json!({ "method": "GET", "url": format!("http://{receiver}{path}") }).to_string();
+            let headers = [("egressd-tenant", tenant)];
+            let (status, answer) = call_text(node.api, "POST", "/v1/sends", &send, &headers).await.expect("an answer");
+            assert_eq!(status, 202, "{answer}");
+            let record: Value = serde_json::from_str(&answer).expect("a record");
+            let record = node.done_as(tenant, record["id"].as_str().expect("an id")).await;
+            assert_eq!(record["error"]["code"], "protocol_error", "{path}: {record}");
+            let shown = is_body && tenant == "default";
+            assert_eq!(record.to_string().contains(secret), shown, "{path}, {tenant}: {}", record["error"]);
+            let message = record["error"]["message"].as_str().expect("a message");
+            assert_eq!(message.contains("(what came: "), shown || !is_body, "{path}, {tenant}: {message}");
+            assert_eq!(message.contains("[redacted hmac:"), !is_body, "{path}, {tenant}: {message}");
+        }
+    }
+    let (mut files, log) = (Vec::new(), node.log());
+    every_file(&node.path("store"), &mut files);
+    for (.., secret, is_body) in BROKEN {
+        let is_in = |bytes: &[u8]| bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+        assert!(!is_in(log.as_bytes()), "{secret} stands in the log");
+        // The one tenant's records have what was of a body.
+        let mut places = files.iter().filter(|(_, bytes)| is_in(bytes)).map(|(name, _)| name);
+        assert!(is_body || places.next().is_none(), "{secret} stands on disk");
     }
 }

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
+use egressd::explain::Explainer;
+use egressd::policy::Asker;
 use egressd::record::TlsFacts;
+use egressd::redact::RedactKey;
+use egressd::send::{Method, TenantId};
 use rustls::HandshakeKind;
 
 use crate::support::ground::{Ground, LONG, Plan, SHORT, end_of, get, post};
@@ -98,6 +102,45 @@ async fn a_receiver_that_wants_a_certificate_of_ours_is_told_apart_in_both_versi
         assert_eq!(error.processed.label(), "no");
         assert_eq!(receiver.requests(), 0);
     }
+}
+
+#[tokio::test]
+async fn a_name_that_no_certificate_can_hold_is_told_before_anything_is_looked_up_or_opened() {
+    let authority = Authority::new();
+    let (ground, names) = ground(&authority).await;
+    let receiver = Receiver::start([Step::Read, ok()]).await;
+    let explainer = Explainer::new(ground.world.clone(), ground.deliverer.clone(), RedactKey::new(b"test"));
+    let tenant = TenantId::new("acme");
+    let hosts = [
+        ("-a.example.com", "label -a begins or ends with a hyphen"),
+        ("a-.example.com", "label a- begins or ends with a hyphen"),
+        ("x.-.example.com", "label - begins or ends with a hyphen"),
+    ];
+    for (host, said) in hosts {
+        let url = format!("https://{host}:{}/", receiver.port());
+        let attempt = ground.get(&url).await;
+        assert_eq!(end_of(&attempt), "failed tls_handshake tls", "{host}: {:?}", attempt.ended);
+        let error = attempt.ended.error.unwrap();
+        assert!(error.message.contains(host) && error.message.contains(said), "{}", error.message);
+        assert_eq!(error.processed.label(), "no");
+        let timings = attempt.timings;
+        assert_eq!((timings.dns, timings.connect, timings.tls), (None, None, None), "{host}");
+        assert_eq!(attempt.connection.and_then(|connection| connection.source), None, "{host}");
+        let asker = Asker { tenant: &tenant, workflow: None };
+        let explained = explainer.explain(asker, Method::Get, &url).await;
+        assert_eq!(explained.refusal, Some(error), "{host}");
+    }
+    assert_eq!((names.asked().len(), receiver.peers().len()), (0, 0));
+    // It is for certificates alone: without TLS such a host is reached.
+    for (host, _) in hosts {
+        let attempt = ground.get(&format!("http://{host}:{}/", receiver.port())).await;
+        assert_eq!(end_of(&attempt), "delivered", "{host}: {:?}", attempt.ended);
+    }
+    // Certificates with underscores are met, and accepted.
+    let acceptor = authority.server(&["_a.example.com"], Leaf::Good, &[]);
+    let receiver = Receiver::start_tls(acceptor, [Step::Read, ok()]).await;
+    let attempt = ground.get(&format!("https://_a.example.com:{}/", receiver.port())).await;
+    assert_eq!(end_of(&attempt), "delivered", "{:?}", attempt.ended);
 }
 
 #[tokio::test]

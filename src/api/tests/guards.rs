@@ -401,7 +401,7 @@ async fn a_message_names_addresses_near_us_to_operators_alone() {
     let desk = Desk::with(&clients(CLIENTS));
     let id = Desk::accepted(&desk.as_client("acme", "", "POST", "/v1/sends", SEND).await);
     let said = "127.0.0.53:53 did not answer, 8.8.8.8:53 answered SERVFAIL";
-    let failure = Failure::new(Code::DnsFailed, Phase::Dns, said);
+    let failure = Failure::recorded(Code::DnsFailed, Some(Phase::Dns), Processed::No, said);
     desk.end("acme", Finished { ended: Ended::because(failure), ..finished(id, 200) }).await;
     let path = format!("/v1/sends/{id}");
     let operator = desk.as_client("acme-operator", "", "GET", &path, "").await.ok(200);

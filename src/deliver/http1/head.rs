@@ -48,9 +48,11 @@ pub enum Bad {
     NotHttp {
         line: String,
     },
+    /// `after`: the header before it.
     Line {
         status: Option<u16>,
         line: String,
+        after: Option<String>,
         why: &'static str,
     },
     TooLarge {
@@ -139,9 +141,9 @@ fn read(head: &[u8], caps: HeadCaps) -> Result<Head, Bad> {
     let mut lines = head.split(|&byte| byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let first = lines.next().unwrap_or_default();
     let Some((version, status)) = status_line(first) else {
-        return Err(Bad::Line { status: None, line: kept(first), why: "is no status line" });
+        return Err(Bad::Line { status: None, line: kept(first), after: None, why: "is no status line" });
     };
-    let bad = |line: &[u8], why| Bad::Line { status: Some(status), line: kept(line), why };
+    let bad = |line: &[u8], after, why| Bad::Line { status: Some(status), line: kept(line), after, why };
     let mut read = Lines { headers: HeaderMap::new(), open: None, is_lenient: false };
     let mut count = 0;
     for line in lines.take_while(|line| !line.is_empty()) {
@@ -151,14 +153,15 @@ fn read(head: &[u8], caps: HeadCaps) -> Result<Head, Bad> {
         }
         if line.contains(&0) {
             // Its name alone: the value may be a secret.
-            return Err(bad(line.split(|&byte| byte == b':').next().unwrap_or_default(), "holds a NUL"));
+            let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
+            return Err(bad(name, read.last(), "holds a NUL"));
         }
         if matches!(line[0], b' ' | b'\t') {
-            read.fold(line).map_err(|why| bad(line, why))?;
+            read.fold(line).map_err(|why| bad(line, None, why))?;
             continue;
         }
         let Some(colon) = line.iter().position(|&byte| byte == b':') else {
-            return Err(bad(line, "has no colon"));
+            return Err(bad(line, read.last(), "has no colon"));
         };
         read.close();
         let name = line[..colon].trim_ascii_end();
@@ -184,6 +187,12 @@ struct Lines {
 }
 
 impl Lines {
+    /// The header before, whose value a line that is none may go on with.
+    fn last(&self) -> Option<String> {
+        let (name, _) = self.open.as_ref()?;
+        name.as_ref().map(HeaderName::to_string)
+    }
+
     fn fold(&mut self, line: &[u8]) -> Result<(), &'static str> {
         let Some((_, value)) = &mut self.open else { return Err("continues a header where there is none") };
         self.is_lenient = true;
@@ -223,6 +232,7 @@ impl Head {
         let length = content_length(&self.headers).map_err(|(value, why)| Bad::Line {
             status: Some(self.status),
             line: kept(&[b"content-length: ", value].concat()),
+            after: None,
             why,
         })?;
         Ok(length.map_or(Framing::Close, Framing::Length))

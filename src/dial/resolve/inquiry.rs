@@ -1,49 +1,14 @@
 //! What one lookup asked and heard so far. It lives outside of the lookup, so that one that ran out still tells.
-//!
-//! Name servers are named with their addresses. Who may not see an address of ours is shown the message without it:
-//! that is the API's ([`crate::policy::without_internal_addresses`]).
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::message::{Kind, Rcode};
+use super::message::Kind;
 use crate::limits::{DNS_LOOKUPS_PER_DOMAIN, DNS_LOOKUPS_PER_TENANT};
-use crate::outcome::{Code, Failure, Phase};
-
-/// Why one server gave no usable answer; the words follow its address.
-#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
-pub enum Unanswered {
-    #[error("answered {0}")]
-    Refusal(Rcode),
-    #[error("is lame: it answered with nothing and does not look names up for others")]
-    Lame,
-    #[error("answered what cannot be read")]
-    Garbage,
-    #[error("cut its answer short and does not serve the rest over TCP")]
-    Truncated,
-    #[error("cannot be reached")]
-    Unreachable,
-}
-
-/// What was heard of one server about one kind of records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Heard {
-    Nothing,
-    Answer,
-    Failed(Unanswered),
-}
-
-impl fmt::Display for Heard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Nothing => f.write_str("did not answer"),
-            Self::Answer => f.write_str("answered"),
-            Self::Failed(unanswered) => unanswered.fmt(f),
-        }
-    }
-}
+use crate::outcome::Failure;
+use crate::outcome::words::NameCause;
+pub use crate::outcome::words::name::{Fault, Unanswered};
 
 /// Of one lookup, all of its questions.
 #[derive(Debug, Default)]
@@ -52,7 +17,8 @@ pub struct Inquiry(Mutex<Notes>);
 #[derive(Debug, Default)]
 struct Notes {
     name: Arc<str>,
-    heard: Vec<(SocketAddr, Kind, Heard)>,
+    /// The last word of each server about one kind of records.
+    heard: Vec<(SocketAddr, Kind, Result<(), Unanswered>)>,
 }
 
 impl Inquiry {
@@ -69,54 +35,47 @@ impl Inquiry {
     pub fn asked(&self, server: SocketAddr, kind: Kind) {
         let all = &mut self.lock().heard;
         match all.iter_mut().find(|(of, about, _)| (*of, *about) == (server, kind)) {
-            Some((_, _, heard)) if *heard == Heard::Answer => *heard = Heard::Nothing,
+            Some((_, _, heard)) if heard.is_ok() => *heard = Err(Unanswered::Silent),
             Some(_) => {}
-            None => all.push((server, kind, Heard::Nothing)),
+            None => all.push((server, kind, Err(Unanswered::Silent))),
         }
     }
 
     pub fn heard(&self, server: SocketAddr, kind: Kind, said: Result<(), Unanswered>) {
-        let said = said.map_or_else(Heard::Failed, |()| Heard::Answer);
         for (_, _, heard) in self.lock().heard.iter_mut().filter(|(of, about, _)| (*of, *about) == (server, kind)) {
             *heard = said;
         }
     }
 
+    /// Whether anything is looked up at all.
+    pub fn has_begun(&self) -> bool {
+        !self.lock().name.is_empty()
+    }
+
     /// Each server that did not do what it should, and what it did instead.
-    pub fn faults(&self) -> String {
+    pub fn faults(&self) -> Vec<Fault> {
         let all = &self.lock().heard;
-        let mut faults: Vec<String> = Vec::new();
-        for (server, kind, heard) in all.iter().filter(|(_, _, heard)| *heard != Heard::Answer) {
+        let mut faults = Vec::new();
+        for (server, kind, heard) in all {
+            let Err(what) = *heard else { continue };
             // What holds for one of two kinds alone says for which.
             let other = all.iter().find(|(of, about, _)| of == server && about != kind);
-            let about = if other.is_some_and(|(_, _, other)| other != heard) {
-                format!(" (about {kind} records)")
-            } else {
-                String::new()
-            };
-            let fault = format!("{server} {heard}{about}");
+            let about = other.filter(|(_, _, other)| other != heard).map(|_| kind.label());
+            let fault = Fault { server: *server, what, about };
             if !faults.contains(&fault) {
                 faults.push(fault);
             }
         }
-        faults.join(", ")
+        faults
     }
 
     /// What a delivery says that ran out during this lookup.
     pub fn ran_out(&self, total: Duration) -> Failure {
         let host = self.lock().name.clone();
-        let total = total.as_secs_f64();
-        let spent = format!("the {total} s that a delivery may take in all ran out while looking {host} up");
-        let faults = self.faults();
-        let message = if faults.is_empty() {
-            format!(
-                "{spent}: it waited for its turn behind this tenant's other lookups ({DNS_LOOKUPS_PER_TENANT} run at once, {DNS_LOOKUPS_PER_DOMAIN} of one domain); send less at a time to names that are slow to be found, or check their own name servers"
-            )
-        } else {
-            format!(
-                "{spent}: {faults}; check the name servers of {host}, or resend later (where other names fail too, tell the operator)"
-            )
-        };
-        Failure::new(Code::Timeout, Phase::Dns, message)
+        match &*self.faults() {
+            [] => NameCause::NoTurn { total, at_once: DNS_LOOKUPS_PER_TENANT, of_domain: DNS_LOOKUPS_PER_DOMAIN },
+            faults => NameCause::OutOfTime { total, faults },
+        }
+        .failure(&host)
     }
 }

@@ -27,21 +27,19 @@ impl Kind {
     pub const A: Self = Self(1);
     pub const AAAA: Self = Self(28);
     pub const NS: Self = Self(2);
-}
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match *self {
+    pub fn label(self) -> &'static str {
+        match self {
             Self::A => "A",
             Self::AAAA => "AAAA",
             _ => "NS",
-        })
+        }
     }
 }
 
 /// A response code (IANA, DNS RCODEs), the extended part of EDNS included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rcode(u16);
+pub struct Rcode(pub u16);
 
 impl Rcode {
     pub const NO_ERROR: Self = Self(0);
@@ -49,22 +47,6 @@ impl Rcode {
     pub const NX_DOMAIN: Self = Self(3);
     pub const NOT_IMP: Self = Self(4);
     pub const BAD_VERS: Self = Self(16);
-}
-
-impl fmt::Display for Rcode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
-            0 => "NOERROR",
-            1 => "FORMERR",
-            2 => "SERVFAIL",
-            3 => "NXDOMAIN",
-            4 => "NOTIMP",
-            5 => "REFUSED",
-            9 => "NOTAUTH",
-            16 => "BADVERS",
-            other => return write!(f, "the code {other}"),
-        })
-    }
 }
 
 /// An absolute name, lower-case, as it stands on the wire uncompressed: each label after its length, then a zero.

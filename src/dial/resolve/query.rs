@@ -90,7 +90,7 @@ async fn exchange_unnoted(
     match over_udp(asking, server, kind, [&plain, &plain], judge).await? {
         Judged::Usable(reading) => Ok(reading),
         Judged::Failed(unanswered) => Err(unanswered),
-        Judged::NoEdns(code) => Err(Unanswered::Refusal(code)),
+        Judged::NoEdns(code) => Err(Unanswered::Refusal(code.0)),
     }
 }
 
@@ -110,7 +110,7 @@ fn judge(answer: Answer<'_>, name: &Name, kind: Kind) -> Judged {
             None => Judged::Failed(Unanswered::Garbage),
         },
         code @ (Rcode::FORM_ERR | Rcode::NOT_IMP | Rcode::BAD_VERS) => Judged::NoEdns(code),
-        other => Judged::Failed(Unanswered::Refusal(other)),
+        other => Judged::Failed(Unanswered::Refusal(other.0)),
     }
 }
 

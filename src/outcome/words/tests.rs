@@ -1,173 +1,233 @@
+//! The rules for every message, over a row for each cause and each of its forms.
+
+mod rows;
+
+use std::collections::HashSet;
+
+use self::rows::{HOST, certificate, table};
+use super::name::Unanswered;
+use super::tls::{CertificateFault, ChainFault};
 use super::*;
-
-const TOTAL: Duration = Duration::from_secs(5);
-const SO_FAR: SoFar = SoFar { status: 200, bytes: 3, declared: Some(10) };
-const ENDLESS: SoFar = SoFar { status: 200, bytes: 3, declared: None };
-const ONE: Tried = Tried { refused: 0, unreachable: 0, silent: 1 };
-const TWO: Tried = Tried { refused: 1, unreachable: 0, silent: 1 };
-
-fn from() -> Option<IpAddr> {
-    Some(IpAddr::from([198, 51, 100, 10]))
-}
-
-/// One row for each cause (and each of its forms), with what it must say.
-fn table() -> Vec<(Cause<'static>, &'static str, &'static [&'static str])> {
-    let (port, from) = (8443, from());
-    vec![
-        (
-            Cause::NoConnection { total: TOTAL, port, from, tried: ONE },
-            "timeout connect no",
-            &["dropped", "firewall", "198.51.100.10", ":8443", "5 s"],
-        ),
-        (
-            Cause::NoConnection { total: TOTAL, port, from, tried: TWO },
-            "timeout connect no",
-            &["of 2 addresses", "1 did not answer, 1 refused"],
-        ),
-        (
-            Cause::Refused { port, from, tried: ONE },
-            "connection_refused connect no",
-            &["refused", "listens", "firewall", "198.51.100.10"],
-        ),
-        (
-            Cause::ResetAtConnect { port, from, tried: ONE },
-            "connection_reset connect no",
-            &["reset", "firewall", "198.51.100.10"],
-        ),
-        (
-            Cause::Unreachable { port, from, tried: ONE },
-            "host_unreachable connect no",
-            &["cannot be reached", "firewall"],
-        ),
-        (Cause::NetworkUnreachable { port, tried: ONE }, "network_unreachable connect no", &["no route"]),
-        (Cause::NoSource { port }, "source_unavailable connect no", &["operator"]),
-        (Cause::NoPort { port }, "source_ports_exhausted connect no", &["ports"]),
-        (Cause::LedElsewhere { port }, "internal connect no", &["operator"]),
-        (Cause::NoSocket { port }, "internal connect no", &["operator"]),
-        (Cause::NoHandshake { total: TOTAL }, "timeout tls no", &["TLS handshake", "5 s"]),
-        (Cause::ClosedUnwritten, "connection_closed write no", &["before a byte"]),
-        (
-            Cause::NotTaken { total: TOTAL, bytes: 700, of: 900 },
-            "timeout write maybe",
-            &["stopped reading", "700", "900", "5 s"],
-        ),
-        (Cause::NotTaken { total: TOTAL, bytes: 0, of: 900 }, "timeout write no", &["0 of"]),
-        (Cause::NoAnswer { total: TOTAL }, "timeout wait maybe", &["answer sooner", "not known", "5 s"]),
-        (
-            Cause::HalfAnswer { total: TOTAL, so_far: SO_FAR },
-            "timeout read yes",
-            &["answered 200", "3 of 10 bytes", "has handled"],
-        ),
-        (Cause::HalfAnswer { total: TOTAL, so_far: ENDLESS }, "timeout read yes", &["3 bytes"]),
-        (
-            Cause::Unanswered { end: PeerEnd::Closed, written: None },
-            "connection_closed wait maybe",
-            &["closed", "before it answered", "not known", "not sent again"],
-        ),
-        (
-            Cause::Unanswered { end: PeerEnd::Reset, written: None },
-            "connection_reset wait maybe",
-            &["reset", "not known"],
-        ),
-        (
-            Cause::Unanswered { end: PeerEnd::Lost, written: None },
-            "host_unreachable wait maybe",
-            &["lost", "not known"],
-        ),
-        (
-            Cause::Unanswered { end: PeerEnd::Reset, written: Some((5, 9)) },
-            "connection_reset write maybe",
-            &["5 of the request's 9 bytes", "not known"],
-        ),
-        (Cause::Unanswered { end: PeerEnd::Closed, written: Some((0, 9)) }, "connection_closed write no", &["0 of"]),
-        (
-            Cause::CutOff { end: PeerEnd::Closed, so_far: SO_FAR },
-            "connection_closed read yes",
-            &["answered 200", "3 of 10 bytes", "has handled"],
-        ),
-        (
-            Cause::CutOff { end: PeerEnd::Reset, so_far: ENDLESS },
-            "connection_reset read yes",
-            &["answered 200", "3 bytes"],
-        ),
-        (Cause::CutOff { end: PeerEnd::Lost, so_far: SO_FAR }, "host_unreachable read yes", &["lost"]),
-        (
-            Cause::CutWithoutNotice { so_far: ENDLESS },
-            "connection_closed read yes",
-            &["close_notify", "Content-Length"],
-        ),
-        (Cause::WrongLength { so_far: SO_FAR }, "protocol_error read yes", &["3 of 10 bytes"]),
-        (Cause::NotHttp { line: "SSH-2.0-x\r" }, "protocol_error wait maybe", &["not HTTP", "\"SSH-2.0-x\"", "port"]),
-        (
-            Cause::BadLine { status: Some(200), line: "nonsense", why: "has no colon" },
-            "protocol_error wait yes",
-            &["answered 200", "\"nonsense\"", "has no colon"],
-        ),
-        (
-            Cause::BadLine { status: None, line: "HTTP/1.1 20", why: "is no status line" },
-            "protocol_error wait maybe",
-            &["\"HTTP/1.1 20\""],
-        ),
-        (
-            Cause::BadChunk { so_far: ENDLESS, line: "zz", why: "is no chunk size" },
-            "protocol_error read yes",
-            &["answered 200", "\"zz\"", "no chunk size"],
-        ),
-        (
-            Cause::HeadersTooLarge { status: Some(200), bytes: 65536, lines: 256 },
-            "response_headers_too_large wait yes",
-            &["65536", "256", "200", "response_header_lines"],
-        ),
-        (
-            Cause::HeadersTooLarge { status: None, bytes: 65536, lines: 256 },
-            "response_headers_too_large wait maybe",
-            &["65536"],
-        ),
-        (Cause::TooManyInformational { most: 32 }, "protocol_error wait maybe", &["32", "1xx"]),
-        (Cause::TooManyBytes { most: 9 }, "protocol_error wait maybe", &["9 bytes"]),
-        (Cause::Switched, "protocol_error wait yes", &["101"]),
-        (Cause::StreamRefused, "connection_refused wait no", &["REFUSED_STREAM", "not handled", "may be resent"]),
-        (Cause::LeftOut, "connection_closed wait no", &["GOAWAY", "not handled", "may be resent"]),
-        (Cause::Http1Required, "protocol_error wait no", &["HTTP_1_1_REQUIRED", "not handled", "may be resent"]),
-        (
-            Cause::StreamEnded { reason: "CANCEL", by_peer: true, so_far: None },
-            "connection_reset wait maybe",
-            &["CANCEL", "not known"],
-        ),
-        (
-            Cause::StreamEnded { reason: "CANCEL", by_peer: true, so_far: Some(SO_FAR) },
-            "connection_reset read yes",
-            &["CANCEL", "3 of 10"],
-        ),
-        (
-            Cause::StreamEnded { reason: "x", by_peer: false, so_far: None },
-            "protocol_error wait maybe",
-            &["rules of HTTP/2"],
-        ),
-        (Cause::Broken { so_far: None }, "protocol_error wait maybe", &["not known"]),
-        (Cause::Broken { so_far: Some(SO_FAR) }, "protocol_error read yes", &["answered 200"]),
-    ]
-}
+use crate::outcome::{Code, Phase, Processed, Said};
 
 #[test]
 fn every_cause_has_its_code_phase_what_is_known_and_words() {
-    for (cause, named, says) in table() {
-        let failure = cause.failure("hook.example.com");
+    for (cause, named, says) in table(&certificate()) {
+        let failure = cause.failure(HOST);
         let phase = failure.phase.map_or("none", Phase::label);
         assert_eq!(format!("{} {phase} {}", failure.code, failure.processed), named, "{cause:?}");
         for part in says {
             assert!(failure.message.contains(part), "{part}: {}", failure.message);
         }
-        assert!(failure.message.contains("hook.example.com"), "{}", failure.message);
     }
 }
 
+/// The name of a value's variant, and all of their names. A variant that is missing from the list does not compile.
+macro_rules! variants {
+    ($name:ident($of:ident) = $($variant:ident),+ $(,)?) => {
+        #[allow(elided_lifetimes_in_paths, reason = "some of them have none")]
+        mod $name {
+            use super::*;
+
+            pub const ALL: &[&str] = &[$(concat!(stringify!($of), "::", stringify!($variant))),+];
+
+            pub fn of(value: &$of) -> &'static str {
+                match value { $($of::$variant { .. } => concat!(stringify!($of), "::", stringify!($variant))),+ }
+            }
+        }
+    };
+}
+
+variants!(
+    unmade(UnmadeCause) = Denied,
+    Suspended,
+    Expired,
+    Discarded,
+    Interrupted,
+    Doubted,
+    Unreadable,
+    Damaged,
+    Defect
+);
+variants!(
+    name(NameCause) = NoName,
+    Gone,
+    Empty,
+    TooManyAliases,
+    Failed,
+    OutOfTime,
+    NoTurn,
+    OutOfReach,
+    NotOfThisSource
+);
+variants!(unanswered(Unanswered) = Silent, Refusal, Lame, Garbage, Truncated, Unreachable);
+variants!(
+    connect(ConnectCause) = NoSourceOfFamily,
+    NoSource,
+    NoPort,
+    Silent,
+    Refused,
+    Reset,
+    Unreachable,
+    NetworkUnreachable,
+    LedElsewhere,
+    JudgedForAnother,
+    NoSocket,
+);
+variants!(
+    tls(TlsCause) = NoName,
+    OutOfTime,
+    Gone,
+    NoCertificate,
+    Certificate,
+    NotTls,
+    OldVersion,
+    NoProtocol,
+    Incompatible,
+    NothingInCommon,
+    NameNotServed,
+    ItsFault,
+    AccessDenied,
+    WantsOurs,
+    Ended,
+    Failed,
+    EndedLater,
+    BrokenLater,
+);
+variants!(
+    fault(CertificateFault) = Expired,
+    NotValidYet,
+    OtherName,
+    UnknownIssuer,
+    Revoked,
+    WeakKey,
+    BadSignature,
+    SignedWith,
+    NotForServers,
+    CriticalExtension,
+    BadEncoding,
+    Chain,
+    Authority,
+    BreaksRule,
+    Other,
+);
+variants!(chain(ChainFault) = TooMany, TooLarge, CertificateTooLarge, LookAlikes);
+variants!(
+    exchange(ExchangeCause) = NotWritable,
+    ClosedUnwritten,
+    NoHttp2,
+    NotTaken,
+    NoAnswer,
+    HalfAnswer,
+    Unanswered,
+    CutOff,
+    CutWithoutNotice,
+    WrongLength,
+    NotHttp,
+    BadLine,
+    BadChunk,
+    HeadersTooLarge,
+    TooManyInformational,
+    TooManyBytes,
+    Switched,
+    StreamRefused,
+    LeftOut,
+    Http1Required,
+    StreamEnded,
+    Broken,
+);
+variants!(end(PeerEnd) = Closed, Reset, Lost);
+
+#[test]
+fn every_cause_and_every_kind_of_one_has_a_row() {
+    let mut seen: HashSet<&str> = HashSet::new();
+    let mut codes: HashSet<Code> = HashSet::new();
+    let certificate = certificate();
+    for (cause, ..) in table(&certificate) {
+        codes.insert(cause.failure(HOST).code);
+        match &cause {
+            Cause::Unmade(cause) => {
+                seen.insert(unmade::of(cause));
+            }
+            Cause::Name(cause) => {
+                seen.insert(name::of(cause));
+                if let NameCause::Failed { faults } | NameCause::OutOfTime { faults, .. } = cause {
+                    seen.extend(faults.iter().map(|fault| unanswered::of(&fault.what)));
+                }
+            }
+            Cause::Connect(cause) => {
+                seen.insert(connect::of(cause));
+            }
+            Cause::Tls(cause) => {
+                seen.insert(tls::of(cause));
+                if let TlsCause::Certificate { fault: one, .. } = cause {
+                    seen.insert(fault::of(one));
+                    if let CertificateFault::Chain(one) = one {
+                        seen.insert(chain::of(one));
+                    }
+                }
+            }
+            Cause::Exchange(cause) => {
+                seen.insert(exchange::of(cause));
+                if let ExchangeCause::Unanswered { end: how, .. } | ExchangeCause::CutOff { end: how, .. } = cause {
+                    seen.insert(end::of(how));
+                }
+            }
+        }
+    }
+    let all = [
+        unmade::ALL,
+        name::ALL,
+        unanswered::ALL,
+        connect::ALL,
+        tls::ALL,
+        fault::ALL,
+        chain::ALL,
+        exchange::ALL,
+        end::ALL,
+    ];
+    let missing: Vec<&&str> = all.iter().flat_map(|all| all.iter()).filter(|one| !seen.contains(**one)).collect();
+    assert!(missing.is_empty(), "no row for {missing:?}");
+    let unmade: Vec<&Code> = Code::ALL.iter().filter(|code| !codes.contains(code)).collect();
+    assert!(unmade.is_empty(), "no cause makes {unmade:?}");
+}
+
+/// What begins an advice.
+const ADVICE: &[&str] = &[
+    "; check ",
+    "; ask ",
+    ": ask ",
+    ", and it is not sent again: check ",
+    ", and it is not sent again: look ",
+    ": look there",
+    "; have ",
+    "; send ",
+    "; resend ",
+    ", and may be resent",
+    "; tell ",
+    "; install ",
+    "; publish ",
+    "; use ",
+    ": use ",
+    "; give ",
+    "; look ",
+    "; turn on ",
+    "; wait, or ",
+    "; shorten ",
+    "; renew ",
+    "; submit ",
+    "; it must offer ",
+];
+
 #[test]
 fn no_message_says_what_is_not_so_or_shows_how_it_was_made() {
-    for (cause, ..) in table() {
-        let Failure { message, processed, phase, .. } = cause.failure("hook.example.com");
+    for (cause, ..) in table(&certificate()) {
+        let Failure { message, processed, phase, .. } = cause.failure(HOST);
+        // A record has the destination beside it; whoever made a delivery says of which host it speaks.
+        assert!(message.contains(HOST) || matches!(cause, Cause::Unmade(_)), "{message}");
+        assert!(ADVICE.iter().any(|advice| message.contains(advice)), "no advice: {message}");
         // What is known is not called unknown, and what never was answered is not said to be handled.
-        let unknown = message.contains("not known");
+        let unknown = message.contains("not known") && !message.contains("extension");
         assert!(!unknown || processed == Processed::Maybe, "{message}");
         assert_eq!(
             message.contains("has handled"),
@@ -177,24 +237,45 @@ fn no_message_says_what_is_not_so_or_shows_how_it_was_made() {
         assert_eq!(message.contains("may be resent"), message.contains("not handled"), "{message}");
         // Only who was reached can answer sooner.
         assert!(!message.contains("answer sooner") || phase == Some(Phase::Wait), "{message}");
-        // Debug text of values has braces, `Some(` or `Err(` and names with `::`.
+        // Debug text of values has braces, `Some(` or `Err(`, names with `::` and names in camel case.
         for mark in ["{", "}", "Some(", "None", "Ok(", "Err(", "::", "Error {", "Kind", "\\"] {
             assert!(!message.contains(mark), "{mark}: {message}");
+        }
+        for word in message.split(|c: char| !c.is_alphanumeric()) {
+            let hump =
+                word.chars().zip(word.chars().skip(1)).any(|(one, next)| one.is_lowercase() && next.is_uppercase());
+            // As X.509 and TLS call them.
+            let known = ["subjectAltName", "serverAuth", "ChaCha20"].contains(&word);
+            assert!(!hump || known, "{word}: {message}");
         }
         assert!(message.len() < 700, "{message}");
     }
 }
 
 #[test]
-fn what_a_peer_sent_is_tamed_and_bounded() {
-    let line = "\u{1b}[2J\"\u{202e}".to_owned() + &"x".repeat(5000);
-    for cause in [
-        Cause::NotHttp { line: &line },
-        Cause::BadLine { status: None, line: &line, why: "is no status line" },
-        Cause::BadChunk { so_far: SO_FAR, line: &line, why: "is no chunk size" },
-        Cause::StreamEnded { reason: &line, by_peer: true, so_far: None },
+fn what_a_peer_sent_stands_in_no_message_and_its_names_are_tamed_and_bounded() {
+    let line = "\u{1b}[2J\"\u{202e}s3cret".to_owned() + &"x".repeat(5000);
+    for (cause, said) in [
+        (ExchangeCause::NotHttp { line: &line }, Said::Body(line.clone())),
+        (
+            ExchangeCause::BadLine { status: None, line: &line, after: Some("x-a"), why: "is no status line" },
+            Said::Head { line: line.clone(), after: Some("x-a".to_owned()) },
+        ),
+        (
+            ExchangeCause::BadChunk { so_far: rows::SO_FAR, line: &line, why: "is no chunk size" },
+            Said::Body(line.clone()),
+        ),
     ] {
-        let message = cause.failure("hook.example.com").message;
-        assert!(!message.contains(['\u{1b}', '\u{202e}']) && message.len() < 700, "{message}");
+        let failure = cause.failure(HOST);
+        assert!(!failure.message.contains("s3cret"), "{}", failure.message);
+        let mut told = None;
+        let _ = failure.told(|said| {
+            told = Some(said);
+            None
+        });
+        assert_eq!(told, Some(said));
     }
+    let reason = ExchangeCause::StreamEnded { reason: &line, by_peer: true, so_far: None };
+    let message = reason.failure(HOST).message;
+    assert!(!message.contains(['\u{1b}', '\u{202e}']) && message.len() < 700, "{message}");
 }

@@ -14,7 +14,8 @@ use super::piece::{END_BYTES, End, Piece, SCAN_ROWS};
 use super::seal::{SLOT_BYTES, Slot};
 use super::table::{Extent, NONE, ROW_BYTES, Row};
 use crate::limits::IDEMPOTENCY_KEPT;
-use crate::outcome::{Ended, Failure, Outcome, Timings};
+use crate::outcome::words::UnmadeCause;
+use crate::outcome::{Ended, Outcome, Timings};
 use crate::record::{Execution, ExecutionState, Record, ShownRequest, State, waited};
 use crate::send::{Context, ExecutionId, Method, SendId, SendSpec, Spelling, TenantId};
 use crate::store::view::{EndedExecution, Standing};
@@ -287,8 +288,10 @@ pub fn unreadable(shared: &Shared, filter: &Filter, row: &Row, why: &StoreError)
     Record {
         id: row.id(),
         state: if row.is_done() { State::Done } else { State::Queued },
-        ended: outcome
-            .map(|outcome| Ended { outcome, error: code.map(|code| Failure::new(code, None, why.to_string())) }),
+        ended: outcome.map(|outcome| {
+            let damaged = |code| UnmadeCause::Damaged { code, place: &why.to_string() }.failure();
+            Ended { outcome, error: code.map(damaged) }
+        }),
         resend_of: None,
         tenant: filter.reach.one().cloned().unwrap_or_else(|| TenantId::new("unreadable")),
         context: Context::default(),

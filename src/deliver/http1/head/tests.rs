@@ -59,7 +59,7 @@ fn a_head_is_read_and_what_is_wrong_and_plain_is_read_once() {
 fn what_is_no_head_is_named() {
     let bad = |text: &str| match take_all(text.as_bytes()) {
         Err(Bad::NotHttp { line }) => format!("no HTTP: {line}"),
-        Err(Bad::Line { status, line, why }) => format!("{} {why}: {line}", status.unwrap_or(0)),
+        Err(Bad::Line { status, line, why, .. }) => format!("{} {why}: {line}", status.unwrap_or(0)),
         other => panic!("{text:?}: {other:?}"),
     };
     for (text, said) in [

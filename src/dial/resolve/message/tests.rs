@@ -132,19 +132,19 @@ fn what_an_empty_answer_says() {
     let question = question();
     let opt = |extended: u8| [0, 0, 41, 4, 208, extended, 0, 0, 0, 0, 0];
     for (what, draft, code, lame) in [
-        ("no address", Draft::to(&question, 0), "NOERROR", false),
-        ("lame", Draft::to(&question, 0).flags(0x8000), "NOERROR", true),
-        ("lame, with a referral", Draft::to(&question, 0).flags(0x8000).count(8, 1), "NOERROR", true),
-        ("authoritative", Draft::to(&question, 0).flags(0x8400), "NOERROR", false),
-        ("a failure", Draft::to(&question, 0).flags(0x8002), "SERVFAIL", false),
-        ("a refusal", Draft::to(&question, 0).flags(0x8005), "REFUSED", false),
-        ("an extended code", Draft::to(&question, 0).count(10, 1).raw(&opt(1)), "BADVERS", false),
-        ("none such", Draft::to(&question, 0).count(10, 1).raw(&opt(0)), "NOERROR", false),
-        ("one that is cut", Draft::to(&question, 0).count(10, 1).raw(&opt(1)[..4]), "NOERROR", false),
-        ("an unknown code", Draft::to(&question, 0).flags(0x800f), "the code 15", false),
+        ("no address", Draft::to(&question, 0), 0, false),
+        ("lame", Draft::to(&question, 0).flags(0x8000), 0, true),
+        ("lame, with a referral", Draft::to(&question, 0).flags(0x8000).count(8, 1), 0, true),
+        ("authoritative", Draft::to(&question, 0).flags(0x8400), 0, false),
+        ("a failure", Draft::to(&question, 0).flags(0x8002), 2, false),
+        ("a refusal", Draft::to(&question, 0).flags(0x8005), 5, false),
+        ("an extended code", Draft::to(&question, 0).count(10, 1).raw(&opt(1)), 16, false),
+        ("none such", Draft::to(&question, 0).count(10, 1).raw(&opt(0)), 0, false),
+        ("one that is cut", Draft::to(&question, 0).count(10, 1).raw(&opt(1)[..4]), 0, false),
+        ("an unknown code", Draft::to(&question, 0).flags(0x800f), 15, false),
     ] {
         let Weighed::Answer(answer) = question.weigh(&draft.0) else { panic!("{what}") };
-        assert_eq!((answer.rcode().to_string().as_str(), answer.is_lame()), (code, lame), "{what}");
+        assert_eq!((answer.rcode().0, answer.is_lame()), (code, lame), "{what}");
     }
 }
 

@@ -1,0 +1,344 @@
+//! Of a request and its answer, over a connection that stands.
+
+use std::fmt::{self, Display};
+use std::time::Duration;
+
+use super::super::{Code, Failure, Phase, Processed, Said, tame};
+use super::{Budget, HANDLED, PeerEnd, UNKNOWN};
+
+/// `so_far`: what came of the answer; where it may be missing, its head had not come.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ExchangeCause<'a> {
+    /// What the request is made of cannot stand in one.
+    NotWritable {
+        what: &'static str,
+    },
+    /// A new connection that was closed before it took a byte.
+    ClosedUnwritten,
+    /// A new HTTP/2 connection on which the two sides did not come to an understanding.
+    NoHttp2,
+    /// It stopped taking the request in.
+    NotTaken {
+        total: Duration,
+        bytes: u64,
+        of: u64,
+    },
+    NoAnswer {
+        total: Duration,
+    },
+    HalfAnswer {
+        total: Duration,
+        so_far: SoFar,
+    },
+    /// A connection's end before an answer: while the request was written, or after it.
+    Unanswered {
+        end: PeerEnd,
+        written: Option<(u64, u64)>,
+    },
+    /// A connection's end within an answer.
+    CutOff {
+        end: PeerEnd,
+        so_far: SoFar,
+    },
+    /// TLS without its own end, under a body that lasts until the connection ends.
+    CutWithoutNotice {
+        so_far: SoFar,
+    },
+    /// An answer that ended in its framing before or after what it declared.
+    WrongLength {
+        so_far: SoFar,
+    },
+    /// What came is not HTTP. `line`: how it began.
+    NotHttp {
+        line: &'a str,
+    },
+    /// A line of the head is not one of HTTP's. `after`: the header before it.
+    BadLine {
+        status: Option<u16>,
+        line: &'a str,
+        after: Option<&'a str>,
+        why: &'static str,
+    },
+    /// The body's framing broke.
+    BadChunk {
+        so_far: SoFar,
+        line: &'a str,
+        why: &'static str,
+    },
+    /// `status`: where it is known.
+    HeadersTooLarge {
+        status: Option<u16>,
+        bytes: usize,
+        lines: usize,
+    },
+    TooManyInformational {
+        most: usize,
+    },
+    TooManyBytes {
+        most: u64,
+    },
+    Switched,
+    /// RST_STREAM(REFUSED_STREAM), RFC 9113 section 8.7.
+    StreamRefused,
+    /// A GOAWAY that leaves our stream out, RFC 9113 section 6.8.
+    LeftOut,
+    /// RFC 9113 section 7, HTTP_1_1_REQUIRED.
+    Http1Required,
+    /// Another end of a stream; `reason`: the error code's own name.
+    StreamEnded {
+        reason: &'a str,
+        by_peer: bool,
+        so_far: Option<SoFar>,
+    },
+    /// The two sides do not understand each other, and nothing more is known.
+    Broken {
+        so_far: Option<SoFar>,
+    },
+}
+
+/// How much of an answer's body came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SoFar {
+    pub status: u16,
+    pub bytes: u64,
+    /// The `Content-Length` it declared.
+    pub declared: Option<u64>,
+}
+
+/// Characters of an error code's name.
+const REASON_CHARS_MAX: usize = 120;
+
+impl ExchangeCause<'_> {
+    pub(super) fn row(self, host: &str) -> Failure {
+        use Phase::{Read, Wait, Write};
+        match self {
+            Self::NotWritable { what } => Failure::new(
+                Code::Internal,
+                Write,
+                format!("the {what} of a request to {host} cannot be put on the wire; check the URL's characters"),
+            )
+            .but(Processed::No),
+            Self::ClosedUnwritten => Failure::new(
+                Code::ConnectionClosed,
+                Write,
+                format!(
+                    "{host} accepted the connection and closed it before a byte of the request had left; check the receiver and what stands before it"
+                ),
+            )
+            .but(Processed::No),
+            Self::NoHttp2 => Failure::new(
+                Code::ProtocolError,
+                Wait,
+                format!(
+                    "{host} chose HTTP/2 and did not speak it, before a byte of the request had left; check what answers on this port"
+                ),
+            )
+            .but(Processed::No),
+            Self::NotTaken { total, bytes, of } => Failure::new(
+                Code::Timeout,
+                Write,
+                format!(
+                    "{host} stopped reading after about {bytes} of the request's {of} bytes, until the {} were over; have it read its requests to their end, or send less",
+                    Budget(total)
+                ),
+            )
+            .but(taken(bytes)),
+            Self::NoAnswer { total } => Failure::new(
+                Code::Timeout,
+                Wait,
+                format!(
+                    "{host} has the whole request and did not begin to answer within the {}; have it answer sooner, and do slow work after it has answered; {UNKNOWN}",
+                    Budget(total)
+                ),
+            ),
+            Self::HalfAnswer { total, so_far } => Failure::new(
+                Code::Timeout,
+                Read,
+                format!(
+                    "{host} answered {}, and {so_far} of its body came within the {}; have it send a shorter answer, and all of it at once; {HANDLED}",
+                    so_far.status,
+                    Budget(total)
+                ),
+            ),
+            Self::Unanswered { end, written: Some((bytes, of)) } => Failure::new(
+                code_of(end),
+                Write,
+                format!(
+                    "{host} {end} after about {bytes} of the request's {of} bytes, before it answered; check what it takes: size, type, credentials{}",
+                    if bytes == 0 { String::new() } else { format!("; {UNKNOWN}") }
+                ),
+            )
+            .but(taken(bytes)),
+            Self::Unanswered { end, written: None } => {
+                Failure::new(code_of(end), Wait, format!("{host} {end} before it answered; {UNKNOWN}"))
+            }
+            Self::CutOff { end, so_far } => Failure::new(
+                code_of(end),
+                Read,
+                format!(
+                    "{host} answered {} and {end} in the middle of its answer, after {so_far} of its body; {HANDLED}",
+                    so_far.status
+                ),
+            ),
+            Self::CutWithoutNotice { so_far } => Failure::new(
+                Code::ConnectionClosed,
+                Read,
+                format!(
+                    "{host} answered {} without a length, and its connection ended after {so_far} without TLS's own end (close_notify): whether that was all of it cannot be told; have it send a Content-Length or chunks; {HANDLED}",
+                    so_far.status
+                ),
+            ),
+            Self::WrongLength { so_far } => Failure::new(
+                Code::ProtocolError,
+                Read,
+                format!(
+                    "{host} answered {} and ended its answer after {so_far}: less, or more, came than it declared; {HANDLED}",
+                    so_far.status
+                ),
+            ),
+            Self::NotHttp { line } => Failure::new(
+                Code::ProtocolError,
+                Wait,
+                format!(
+                    "what {host} answered is not HTTP; check that the port is the right one, and speaks HTTP where the URL says http, TLS where it says https"
+                ),
+            )
+            .over(Said::Body(line.to_owned())),
+            Self::BadLine { status, line, after, why } => Failure::new(
+                Code::ProtocolError,
+                Wait,
+                format!(
+                    "{host} answered{} with a line that {why}; have it send headers as HTTP has them{}",
+                    status.map(|status| format!(" {status}")).unwrap_or_default(),
+                    if answered(status) == Processed::Yes { format!("; {HANDLED}") } else { String::new() }
+                ),
+            )
+            .but(answered(status))
+            .over(Said::Head { line: line.to_owned(), after: after.map(str::to_owned) }),
+            Self::BadChunk { so_far, line, why } => Failure::new(
+                Code::ProtocolError,
+                Read,
+                format!(
+                    "{host} answered {} and its chunked body broke after {so_far}, at what {why}; {HANDLED}",
+                    so_far.status
+                ),
+            )
+            .over(Said::Body(line.to_owned())),
+            Self::HeadersTooLarge { status, bytes, lines } => Failure::new(
+                Code::ResponseHeadersTooLarge,
+                Wait,
+                format!(
+                    "the headers of {host}'s answer{} are larger than {bytes} bytes or more than {lines} lines; have it send fewer, or ask the operator for more ([limits] response_headers, response_header_lines)",
+                    status.map(|status| format!(" (its status is {status})")).unwrap_or_default()
+                ),
+            )
+            .but(answered(status)),
+            Self::TooManyInformational { most } => Failure::new(
+                Code::ProtocolError,
+                Wait,
+                format!(
+                    "{host} sent more than {most} informational (1xx) answers before its final one; have it send the final one"
+                ),
+            ),
+            Self::TooManyBytes { most } => Failure::new(
+                Code::ProtocolError,
+                Wait,
+                format!("{host} sent more than {most} bytes that led to no answer; have it send the answer itself"),
+            ),
+            Self::Switched => Failure::new(
+                Code::ProtocolError,
+                Wait,
+                format!(
+                    "{host} answered 101 and switched protocols, which nobody asked for; have it answer the request itself"
+                ),
+            )
+            .but(Processed::Yes),
+            Self::StreamRefused => Failure::new(
+                // The connection lives: it is the request that was turned away.
+                Code::ConnectionRefused,
+                Wait,
+                format!(
+                    "{host} refused the request unread (REFUSED_STREAM): it was not handled, and may be resent; the receiver has too much to do, or is about to stop"
+                ),
+            )
+            .but(Processed::No),
+            Self::LeftOut => Failure::new(
+                Code::ConnectionClosed,
+                Wait,
+                format!(
+                    "{host} ended the connection with a GOAWAY that leaves this request out: it was not handled, and may be resent"
+                ),
+            )
+            .but(Processed::No),
+            Self::Http1Required => Failure::new(
+                Code::ProtocolError,
+                Wait,
+                format!(
+                    "{host} wants HTTP/1.1 for this request (HTTP_1_1_REQUIRED): it was not handled, and may be resent"
+                ),
+            )
+            .but(Processed::No),
+            Self::StreamEnded { reason, by_peer, so_far } => {
+                let reason = tame(reason, REASON_CHARS_MAX);
+                let (code, ended) = if by_peer {
+                    (Code::ConnectionReset, "ended the HTTP/2 exchange")
+                } else {
+                    (Code::ProtocolError, "broke the rules of HTTP/2")
+                };
+                match so_far {
+                    None => {
+                        Failure::new(code, Wait, format!("{host} {ended} before it answered ({reason}); {UNKNOWN}"))
+                    }
+                    Some(so_far) => Failure::new(
+                        code,
+                        Read,
+                        format!(
+                            "{host} answered {} and {ended} in the middle of its answer, after {so_far} of its body ({reason}); {HANDLED}",
+                            so_far.status
+                        ),
+                    ),
+                }
+            }
+            Self::Broken { so_far: None } => Failure::new(
+                Code::ProtocolError,
+                Wait,
+                format!("the exchange with {host} broke before it answered; check what answers on this port; {UNKNOWN}"),
+            ),
+            Self::Broken { so_far: Some(so_far) } => Failure::new(
+                Code::ProtocolError,
+                Read,
+                format!(
+                    "{host} answered {} and the exchange broke after {so_far} of its body; check what answers on this port; {HANDLED}",
+                    so_far.status
+                ),
+            ),
+        }
+    }
+}
+
+pub(super) fn code_of(end: PeerEnd) -> Code {
+    match end {
+        PeerEnd::Closed => Code::ConnectionClosed,
+        PeerEnd::Reset => Code::ConnectionReset,
+        PeerEnd::Lost => Code::HostUnreachable,
+    }
+}
+
+/// Of a request of which so many bytes left.
+fn taken(bytes: u64) -> Processed {
+    if bytes == 0 { Processed::No } else { Processed::Maybe }
+}
+
+/// Where the head named a final status, or not.
+fn answered(status: Option<u16>) -> Processed {
+    if status.is_some_and(|status| status >= 200) { Processed::Yes } else { Processed::Maybe }
+}
+
+impl Display for SoFar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.declared {
+            Some(declared) => write!(f, "{} of {declared} bytes", self.bytes),
+            None => write!(f, "{} bytes", self.bytes),
+        }
+    }
+}
