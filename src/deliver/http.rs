@@ -2,7 +2,7 @@
 //! is closed.
 //!
 //! [`Channel`] speaks what TLS settled on ([`super::http1`], [`super::http2`]) and turns how an exchange stopped into
-//! the [`Cause`] that its record tells. Nothing here opens connections, follows redirects, keeps cookies or sends
+//! the [`ExchangeCause`] that its record tells. Nothing here opens connections, follows redirects, keeps cookies or sends
 //! anything again; an HTTP/2 connection carries one request at a time like any other.
 
 use std::sync::Arc;
