@@ -6,6 +6,8 @@ pub mod client;
 pub mod demo;
 pub mod explain;
 pub mod ips;
+pub mod operate;
+pub mod out;
 pub mod send;
 pub mod serve;
 pub mod show;
@@ -15,6 +17,8 @@ use std::future::Future;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use self::out::tell;
 
 /// What the command was asked for ended well.
 pub const OK: u8 = 0;
@@ -53,6 +57,14 @@ enum Command {
     Tail(tail::Args),
     /// A request bin: answers 200 and shows every request with the address it came from
     Bin(bin::Args),
+    /// Stop a tenant, one workflow of it, or every tenant's sends to a host; at once
+    Suspend(operate::SuspendArgs),
+    /// Lift a suspension
+    Lift(operate::LiftArgs),
+    /// The suspensions in force
+    Suspensions(operate::SuspensionsArgs),
+    /// What each tenant has waiting and under way, and how its sends of the last hour ended
+    Tenants(operate::TenantsArgs),
 }
 
 /// Runs what the process' arguments say.
@@ -60,7 +72,7 @@ pub fn main() -> ExitCode {
     // rustls wants one provider for the process; every configuration of ours names it as well.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     no_core_dumps();
-    match Cli::parse().command {
+    let code = match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Check(args) => check::run(args),
@@ -69,7 +81,12 @@ pub fn main() -> ExitCode {
         Command::Send(args) => send::run(args),
         Command::Tail(args) => tail::run(args),
         Command::Bin(args) => bin::run(args),
-    }
+        Command::Suspend(args) => operate::suspend(args),
+        Command::Lift(args) => operate::lift(args),
+        Command::Suspensions(args) => operate::suspensions(args),
+        Command::Tenants(args) => operate::tenants(args),
+    };
+    out::exit(code)
 }
 
 /// What this process holds in memory (bodies, credentials, keys) is not written out when it crashes, wherever the host
@@ -78,29 +95,29 @@ fn no_core_dumps() {
     let undumpable = nix::sys::prctl::set_dumpable(false);
     let unlimited = nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_CORE, 0, 0);
     if let Err(error) = undumpable.and(unlimited) {
-        eprintln!("egressd: core dumps could not be turned off: {error}");
+        tell!("egressd: core dumps could not be turned off: {error}");
     }
 }
 
 /// Runs a command's work on a runtime of its own. An error is printed with its causes and exits with [`ERROR`].
-pub fn block_on(work: impl Future<Output = anyhow::Result<u8>>) -> ExitCode {
+pub fn block_on(work: impl Future<Output = anyhow::Result<u8>>) -> u8 {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("egressd: this process cannot start its threads: {error}");
-            return ExitCode::from(ERROR);
+            tell!("egressd: this process cannot start its threads: {error}");
+            return ERROR;
         }
     };
     let code = match runtime.block_on(work) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("egressd: {error:#}");
+            tell!("egressd: {error:#}");
             ERROR
         }
     };
     // A blocked reader of stdin or a slow disk must not hold the exit up.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-    ExitCode::from(code)
+    code
 }
 
 /// Ready when the process is asked to stop.

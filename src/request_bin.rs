@@ -40,14 +40,14 @@ pub struct Seen {
 #[derive(Clone, Default)]
 pub struct RequestBin {
     seen: Arc<Mutex<VecDeque<Seen>>>,
-    /// Prints a line per request on stdout.
-    print: bool,
+    /// Takes a line per request.
+    print: Option<fn(&str)>,
 }
 
 impl RequestBin {
-    /// A bin that also prints a line per request on stdout.
-    pub fn printing() -> Self {
-        Self { print: true, ..Self::default() }
+    /// A bin that also hands a line per request on. What becomes of the line is no concern of who sent the request.
+    pub fn printing(print: fn(&str)) -> Self {
+        Self { print: Some(print), ..Self::default() }
     }
 
     /// Serves until the future is dropped.
@@ -78,9 +78,9 @@ impl RequestBin {
             headers: lines(&head.headers),
             body: body.map(|body| String::from_utf8_lossy(&body).into_owned()),
         };
-        if self.print {
+        if let Some(print) = self.print {
             let size = one.body.as_ref().map_or_else(|| format!("over {BODY_BYTES}"), |body| body.len().to_string());
-            println!("{} {} {} from {} ({size} bytes)", one.at, one.method, one.target, one.peer.ip());
+            print(&format!("{} {} {} from {} ({size} bytes)", one.at, one.method, one.target, one.peer.ip()));
         }
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.len() == REMEMBERED {

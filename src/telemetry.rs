@@ -41,6 +41,8 @@ pub fn logs(default: &str) {
     use std::io::IsTerminal;
     let filter = EnvFilter::try_from_env("EGRESSD_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // It would say on stderr that stderr cannot be written, and panic there.
+    let builder = builder.log_internal_errors(false);
     // A second call (tests start several appliances in one process) keeps the first.
     let _ = if std::io::stderr().is_terminal() {
         builder.fmt_fields(plain_fields()).try_init()

@@ -22,7 +22,7 @@ use crate::outcome::Outcome;
 use crate::policy::StoppedHost;
 use crate::send::parse;
 use crate::send::{SendId, TenantId};
-use crate::store::{Suspension, SuspensionScope};
+use crate::store::{Filter, Reach, Suspension, SuspensionScope};
 
 /// Who is stopped, why, by whom and since when; and when and by whom it was lifted.
 #[derive(Serialize, ToSchema)]
@@ -57,6 +57,9 @@ struct MadeView<'a> {
     suspension: SuspensionView<'a>,
     /// Sends that were waiting, queued or held, and have ended `blocked` by it.
     hit: u64,
+    /// Says so where no send of this tenant or workflow is on record: its name may be misspelt.
+    #[schema(required)]
+    warning: Option<String>,
 }
 
 impl<'a> SuspensionView<'a> {
@@ -170,11 +173,27 @@ pub(super) async fn suspend(State(api): State<Arc<Shared>>, request: Request) ->
         return Err(Problem::new(ProblemCode::Forbidden, detail));
     }
     api.room_for_suspension(&reach).await?;
+    let warning = api.never_seen(&scope).await?;
     let (suspension, hit) = in_full(async move { api.intake.suspend(scope, reason, caller.name).await }).await??;
-    Ok(json(StatusCode::CREATED, &MadeView { suspension: SuspensionView::new(&suspension), hit }))
+    Ok(json(StatusCode::CREATED, &MadeView { suspension: SuspensionView::new(&suspension), hit, warning }))
 }
 
 impl Shared {
+    /// A suspension that stops nobody looks like one that does: a name that no send bears is told.
+    async fn never_seen(&self, scope: &SuspensionScope) -> Result<Option<String>, Problem> {
+        let SuspensionScope::Tenant { tenant, workflow } = scope else { return Ok(None) };
+        let mut filter = Filter::of(Reach::One(tenant.clone()));
+        filter.workflow.clone_from(workflow);
+        if !self.store.list(filter, None, 1).await?.sends.is_empty() {
+            return Ok(None);
+        }
+        let whose = match workflow {
+            None => format!("tenant {tenant}"),
+            Some(workflow) => format!("workflow {workflow} of tenant {tenant}"),
+        };
+        Ok(Some(format!("no send of {whose} is on record: is that how its workflow nodes spell it? It is in force")))
+    }
+
     /// Each one in force costs every send a look, and every change of any a walk over what waits.
     async fn room_for_suspension(&self, reach: &Tenants) -> Result<(), Problem> {
         let all = self.store.suspensions().await?;

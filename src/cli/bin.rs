@@ -1,11 +1,11 @@
 //! `egressd bin`: a request bin in the foreground.
 
 use std::net::SocketAddr;
-use std::process::ExitCode;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
 
+use super::out::say;
 use super::{OK, block_on};
 use crate::request_bin::RequestBin;
 
@@ -16,13 +16,13 @@ pub struct Args {
     listen: SocketAddr,
 }
 
-pub fn run(args: Args) -> ExitCode {
+pub fn run(args: Args) -> u8 {
     block_on(async move {
         let listener = TcpListener::bind(args.listen).await.with_context(|| {
             format!("--listen {} cannot be bound: choose an address of this host and a free port", args.listen)
         })?;
-        println!("listening on http://{}", listener.local_addr()?);
-        let bin = RequestBin::printing();
+        say!("listening on http://{}", listener.local_addr()?);
+        let bin = RequestBin::printing(|line| say!("{line}"));
         tokio::select! {
             served = bin.serve(listener) => served?,
             stopped = super::stop_signal() => stopped?,

@@ -6,9 +6,9 @@
 use std::{
     net::IpAddr,
     path::{Path, PathBuf},
-    process::ExitCode,
 };
 
+use super::out::{say, tell};
 use super::{ERROR, OK};
 use crate::api::tls::Acceptor;
 use crate::clock;
@@ -23,19 +23,19 @@ pub struct Args {
     config: PathBuf,
 }
 
-pub fn run(args: Args) -> ExitCode {
+pub fn run(args: Args) -> u8 {
     match load(&args.config) {
         Ok(config) => {
             let sources = match config.egress.sources.len() {
                 1 => "its source is on this host".to_owned(),
                 count => format!("its {count} sources are on this host"),
             };
-            println!("{} is good: {sources}", args.config.display());
-            ExitCode::from(OK)
+            say!("{} is good: {sources}", args.config.display());
+            OK
         }
         Err(problems) => {
-            eprint!("{}", told(&problems));
-            ExitCode::from(ERROR)
+            tell!("{}", told(&problems));
+            ERROR
         }
     }
 }
@@ -60,11 +60,11 @@ fn load(file: &Path) -> Result<Config, Vec<Problem>> {
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 
-/// One line a problem, and how many there are.
+/// One line a problem, and how many there are, without a newline at the end.
 pub fn told(problems: &[Problem]) -> String {
     let lines: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
     let count = if problems.len() == 1 { "1 problem".to_owned() } else { format!("{} problems", problems.len()) };
-    format!("{lines}{count}\n")
+    format!("{lines}{count}")
 }
 
 fn on_this_host(address: IpAddr) -> Result<(), Wrong> {

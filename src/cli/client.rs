@@ -1,8 +1,8 @@
 //! The commands' way to an appliance's API. Not how sends are made: this is an operator talking to their own node.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -10,23 +10,78 @@ use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::Value;
 
+/// Where the API is where nobody says.
+const DEFAULT_API: &str = "http://127.0.0.1:8700";
+/// The configuration that a host has as a rule.
+pub const DEFAULT_CONFIG: &str = "/etc/egressd/egressd.toml";
+
 /// Where the API is and who asks.
-#[derive(clap::Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Debug, Default)]
 pub struct ApiArgs {
-    /// The API's address
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8700", env = "EGRESSD_API")]
-    pub api: String,
-    /// Bearer token; better kept in the environment than in a command line
+    /// The API's address [env: EGRESSD_API] [default: http://127.0.0.1:8700]
+    #[arg(long, value_name = "URL")]
+    pub api: Option<String>,
+    /// Bearer token; better kept in the environment or a file than in a command line
     #[arg(long, value_name = "TOKEN", env = "EGRESSD_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
+    /// Read the bearer token from this file; it goes before `--token`
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// The tenant to speak for, where the token is of a client of any tenant
     #[arg(long, value_name = "TENANT", env = "EGRESSD_TENANT")]
     pub tenant: Option<String>,
     /// Trust the CAs of this PEM file for the API's certificate, beside the public ones
     #[arg(long, value_name = "FILE")]
     pub api_ca: Option<PathBuf>,
+    /// The certificate to show to an API that asks for one (`[api] tls client_ca`): PEM, with `--api-key`
+    #[arg(long, value_name = "FILE", requires = "api_key")]
+    pub api_cert: Option<PathBuf>,
+    /// The private key of `--api-cert`: PEM
+    #[arg(long, value_name = "FILE", requires = "api_cert")]
+    pub api_key: Option<PathBuf>,
+}
+
+impl ApiArgs {
+    /// As named on the command line or in the environment.
+    fn named(&self) -> Option<String> {
+        let environment = || std::env::var("EGRESSD_API").ok().filter(|url| !url.is_empty());
+        self.api.clone().or_else(environment)
+    }
+
+    fn token(&self) -> anyhow::Result<Option<String>> {
+        let Some(path) = &self.token_file else { return Ok(self.token.clone()) };
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("--token-file {} cannot be read as text", path.display()))?;
+        match text.trim() {
+            "" => bail!("--token-file {} is empty: it holds the token and nothing else", path.display()),
+            token => Ok(Some(token.to_owned())),
+        }
+    }
+}
+
+/// Who is asked: a configuration, or the appliance that runs.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Whom {
+    /// Go by this configuration [default: /etc/egressd/egressd.toml where there is one, else the API]
+    #[arg(long, value_name = "FILE", conflicts_with = "api")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub api: ApiArgs,
+}
+
+impl Whom {
+    /// The file to go by; `None`: the API is asked. What was named goes first, the command line before the environment.
+    pub fn file(&self) -> Option<PathBuf> {
+        let usual = || Some(PathBuf::from(DEFAULT_CONFIG)).filter(|path| path.exists());
+        match (&self.config, self.api.named()) {
+            (Some(file), _) => Some(file.clone()),
+            (None, Some(_)) => None,
+            (None, None) => usual(),
+        }
+    }
 }
 
 pub struct ApiClient {
@@ -69,19 +124,25 @@ impl std::error::Error for Refused {}
 
 impl ApiClient {
     pub fn new(args: &ApiArgs) -> anyhow::Result<Self> {
-        let base = args.api.trim_end_matches('/').to_owned();
+        let base = args.named().unwrap_or_else(|| DEFAULT_API.to_owned()).trim_end_matches('/').to_owned();
         if !base.starts_with("http://") && !base.starts_with("https://") {
             bail!("--api {base} is not a URL: write http://HOST:PORT or https://HOST:PORT");
         }
         let tls = rustls::ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots(args)?)
-            .with_no_client_auth();
+            .with_root_certificates(roots(args)?);
+        let tls = match args.api_cert.as_deref().zip(args.api_key.as_deref()) {
+            Some((cert, key)) => {
+                let (chain, key) = own_certificate(cert, key)?;
+                tls.with_client_auth_cert(chain, key).context("--api-cert and --api-key are no pair")?
+            }
+            None => tls.with_no_client_auth(),
+        };
         let connector =
             hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
         let mut headers = HeaderMap::new();
-        if let Some(token) = &args.token {
-            let value = format!("Bearer {token}").parse().context("--token holds characters that a header cannot")?;
+        if let Some(token) = args.token()? {
+            let value = format!("Bearer {token}").parse().context("the token holds characters that a header cannot")?;
             headers.insert(header::AUTHORIZATION, value);
         }
         if let Some(tenant) = &args.tenant {
@@ -113,7 +174,7 @@ impl ApiClient {
         let body = Full::new(Bytes::from(body.unwrap_or_default()));
         let request = request.body(body).with_context(|| format!("{url} is not a URL"))?;
         let response = self.client.request(request).await;
-        let response = response.with_context(|| format!("no answer from {url}: is `egressd serve` running there?"))?;
+        let response = response.map_err(|error| unanswered(&self.base, error))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -124,6 +185,13 @@ impl ApiClient {
         Err(Refused { status, problem }.into())
     }
 
+    /// One call whose answer is text.
+    pub async fn text(&self, method: Method, path: &str) -> anyhow::Result<String> {
+        let response = self.call(method, path, None, &[]).await?;
+        let bytes = response.into_body().collect().await.context("the API's answer broke off")?.to_bytes();
+        String::from_utf8(bytes.into()).context("the API's answer is not text: is this an egressd?")
+    }
+
     /// One call whose answer is JSON.
     pub async fn json(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> anyhow::Result<Value> {
         let response = self.call(method, path, body, &[]).await?;
@@ -132,8 +200,38 @@ impl ApiClient {
     }
 }
 
+/// Why there is no answer, in words that say what to try.
+fn unanswered(base: &str, error: hyper_util::client::legacy::Error) -> anyhow::Error {
+    let secure = base.starts_with("https://");
+    let mut causes: Vec<&(dyn std::error::Error + 'static)> = vec![&error];
+    while let Some(cause) = causes.last().and_then(|cause| cause.source()) {
+        causes.push(cause);
+    }
+    let speaks_no_tls = causes.iter().any(|cause| {
+        let wrapped = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = wrapped.and_then(|inner| inner.downcast_ref()).or_else(|| cause.downcast_ref::<rustls::Error>());
+        matches!(tls, Some(rustls::Error::InvalidMessage(_)))
+    });
+    let speaks_no_http =
+        causes.iter().any(|cause| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse));
+    let advice = match error.is_connect() {
+        _ if secure && speaks_no_tls => format!("what listens there speaks no TLS: try http{}", &base[5..]),
+        _ if !secure && speaks_no_http => format!("what listens there speaks no plain HTTP: try https{}", &base[4..]),
+        true => "is `egressd serve` running there?".to_owned(),
+        false => "is that an egressd, and its `[api] listen`?".to_owned(),
+    };
+    anyhow!(error).context(format!("no answer from {base}: {advice}"))
+}
+
+fn own_certificate(cert: &Path, key: &Path) -> anyhow::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+    let chain = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let chain = chain.with_context(|| format!("--api-cert {} is not a PEM file with certificates", cert.display()))?;
+    let key = PrivateKeyDer::from_pem_file(key)
+        .with_context(|| format!("--api-key {} is not a PEM file with a private key", key.display()))?;
+    Ok((chain, key))
+}
+
 fn roots(args: &ApiArgs) -> anyhow::Result<rustls::RootCertStore> {
-    use rustls::pki_types::{CertificateDer, pem::PemObject};
     let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     if let Some(path) = &args.api_ca {
         let certificates = CertificateDer::pem_file_iter(path)

@@ -4,7 +4,6 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use http::Method;
@@ -12,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::client::{ApiArgs, ApiClient};
+use super::out::{reader_gone, say};
 use super::show::{Style, clean, timings};
 use super::{NO, OK, block_on};
 use crate::app::App;
@@ -44,8 +44,13 @@ struct Sample {
     answer: &'static str,
 }
 
-pub fn run(args: Args) -> ExitCode {
-    block_on(demo(args.once))
+pub fn run(args: Args) -> u8 {
+    block_on(async move {
+        tokio::select! {
+            shown = demo(args.once) => shown,
+            () = reader_gone() => Ok(OK),
+        }
+    })
 }
 
 async fn demo(once: bool) -> anyhow::Result<u8> {
@@ -64,23 +69,23 @@ async fn demo(once: bool) -> anyhow::Result<u8> {
 
     let config = config(&directory.0).await?;
     let app = App::start(config, None, telemetry::metrics()?).await?;
-    let api = ApiArgs { api: format!("http://{}", app.api), token: None, tenant: None, api_ca: None };
+    let api = ApiArgs { api: Some(format!("http://{}", app.api)), ..ApiArgs::default() };
     let client = ApiClient::new(&api)?;
 
-    println!("{}", style.bold("egressd demo: HTTP requests that leave once, from fixed addresses, within 5 seconds"));
-    println!(
+    say!("{}", style.bold("egressd demo: HTTP requests that leave once, from fixed addresses, within 5 seconds"));
+    say!(
         "  sources    {} (the addresses a customer's firewall would let in)",
         SOURCES.map(|ip| ip.to_string()).join(", ")
     );
     let urls: Vec<String> = receivers.iter().map(|receiver| format!("http://{receiver}")).collect();
-    println!("  receivers  {} (a request bin in this process)", urls.join(", "));
-    println!("  inspector  http://{}/", app.api);
-    println!("  API        http://{}/v1/sends (OpenAPI: /openapi.json)", app.api);
-    println!("  metrics    http://{}/metrics", app.metrics);
+    say!("  receivers  {} (a request bin in this process)", urls.join(", "));
+    say!("  inspector  http://{}/", app.api);
+    say!("  API        http://{}/v1/sends (OpenAPI: /openapi.json)", app.api);
+    say!("  metrics    http://{}/metrics", app.metrics);
 
     let execution = format!("demo-{}", std::process::id());
     let samples = samples(&receivers, down);
-    println!(
+    say!(
         "\nA workflow runs (execution {execution}). Its steps ask for {} sends, which are held on disk:\n",
         samples.len()
     );
@@ -91,12 +96,12 @@ async fn demo(once: bool) -> anyhow::Result<u8> {
         let path = format!("/v1/executions/{execution}/sends");
         let record = client.json(Method::POST, &path, Some(serde_json::to_vec(&send)?)).await?;
         let id = record["id"].as_str().context("the API's answer has no id")?;
-        println!("  {} {}", style.dim(record["state"].as_str().unwrap_or("-")), sample.call);
+        say!("  {} {}", style.dim(record["state"].as_str().unwrap_or("-")), sample.call);
         ids.push(id.to_owned());
     }
     let released = client.json(Method::POST, &format!("/v1/executions/{execution}/finish"), None).await?;
-    println!("\nThe workflow has finished: {} sends are released. Each record as it ends:\n", released["released"]);
-    println!(
+    say!("\nThe workflow has finished: {} sends are released. Each record as it ends:\n", released["released"]);
+    say!(
         "{}",
         style.dim(&format!(
             "  {:<10} {:<22} {:<10} {:>8}  {:<7} url",
@@ -120,7 +125,7 @@ async fn demo(once: bool) -> anyhow::Result<u8> {
     let mut surprises = Vec::new();
     while let Some(ended) = waits.join_next().await {
         let (index, record) = ended??;
-        println!("{}", shown(&record, style));
+        say!("{}", shown(&record, style));
         let sample = &samples[index];
         let (outcome, answer) = (record["outcome"].as_str().unwrap_or("-"), answer(&record));
         if (outcome, answer.as_str()) != (sample.outcome, sample.answer) {
@@ -129,10 +134,10 @@ async fn demo(once: bool) -> anyhow::Result<u8> {
         }
     }
 
-    println!("\nThe receiver saw {} requests, each once, from:", seen.seen().len());
+    say!("\nThe receiver saw {} requests, each once, from:", seen.seen().len());
     for source in SOURCES {
         let from = seen.seen().iter().filter(|one| one.peer.ip() == source).count();
-        println!("  {source:<12} {from}");
+        say!("  {source:<12} {from}");
     }
     if seen.seen().iter().any(|one| !SOURCES.iter().any(|source| one.peer.ip() == *source)) {
         surprises.push("the receiver saw a request from an address that is no source".to_owned());
@@ -144,18 +149,19 @@ async fn demo(once: bool) -> anyhow::Result<u8> {
         surprises.push(format!("the receiver saw {} requests, not {expected}", seen.seen().len()));
     }
     for surprise in &surprises {
-        println!("{}", style.bold(&format!("not as it should be: {surprise}")));
+        say!("{}", style.bold(&format!("not as it should be: {surprise}")));
     }
     if once {
         app.drain().await;
         return Ok(if surprises.is_empty() { OK } else { NO });
     }
-    println!("\nIt stays up. Look at the records: {}", style.bold(&format!("http://{}/", app.api)));
-    println!(
+    say!("\nIt stays up. Look at the records: {}", style.bold(&format!("http://{}/", app.api)));
+    say!(
         "Send one yourself: egressd send POST {}/hello -d '{{\"name\":\"Luke\"}}' --api http://{} --wait",
-        urls[0], app.api
+        urls[0],
+        app.api
     );
-    println!("Ctrl-C ends it, and removes what it stored.");
+    say!("Ctrl-C ends it, and removes what it stored.");
     super::stop_signal().await?;
     app.drain().await;
     Ok(if surprises.is_empty() { OK } else { NO })

@@ -3,19 +3,22 @@
 //!
 //! The list is read from its file alone, so that it says what a node that serves it now would say once its notices
 //! are given. Verifying needs the whole configuration; it asks through each source as `serve` does, and changes
-//! nothing.
+//! nothing. A running node is asked for what it serves, and for what its reflectors told it last.
 
 use std::{
     io::{IsTerminal, stderr},
     path::{Path, PathBuf},
-    process::ExitCode,
     sync::Arc,
     time::UNIX_EPOCH,
 };
 
 use anyhow::{Context as _, anyhow};
-use serde_json::json;
+use http::Method;
+use serde_json::{Value, json};
 
+use super::client::{ApiClient, Whom};
+use super::out::{print, say, tell, whisper};
+use super::show::{clean, columns};
 use super::{ERROR, NO, OK, block_on, check::told};
 use crate::clock;
 use crate::config::{Config, check::published};
@@ -28,9 +31,8 @@ use crate::world::World;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The configuration file that names the published addresses
-    #[arg(long, value_name = "FILE", default_value = "/etc/egressd/egressd.toml")]
-    config: PathBuf,
+    #[command(flatten)]
+    whom: Whom,
     /// How to print them
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
@@ -48,24 +50,61 @@ enum Format {
     Json,
 }
 
-pub fn run(args: Args) -> ExitCode {
+pub fn run(args: Args) -> u8 {
+    let Some(file) = args.whom.file() else {
+        return block_on(async move { if args.verify { verified(&args).await } else { served(&args).await } });
+    };
     if args.verify {
-        return block_on(verify(args));
+        return block_on(verify(args.format, file));
     }
     let now = clock::wall();
-    let (path, list) = match published(&args.config, now) {
+    let (path, list) = match published(&file, now) {
         Ok(found) => found,
         Err(problems) => {
-            eprint!("{}", told(&problems));
-            return ExitCode::from(ERROR);
+            tell!("{}", told(&problems));
+            return ERROR;
         }
     };
     let notice = Notice::given();
     match args.format {
-        Format::Text => print!("{}", list.text(&notice, now)),
-        Format::Json => print!("{}", list.json(&notice, modified(&path), now)),
+        Format::Text => print(format_args!("{}", list.text(&notice, now))),
+        Format::Json => print(format_args!("{}", list.json(&notice, modified(&path), now))),
     }
-    ExitCode::from(OK)
+    OK
+}
+
+/// The list as a running node serves it.
+async fn served(args: &Args) -> anyhow::Result<u8> {
+    let path = match args.format {
+        Format::Text => "/public-ips.txt",
+        Format::Json => "/public-ips.json",
+    };
+    print(format_args!("{}", ApiClient::new(&args.whom.api)?.text(Method::GET, path).await?));
+    Ok(OK)
+}
+
+/// What the reflectors last told a running node, which asks them itself.
+async fn verified(args: &Args) -> anyhow::Result<u8> {
+    let answer = ApiClient::new(&args.whom.api)?.json(Method::GET, "/v1/sources", None).await?;
+    let sources = answer.get("sources").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let text = |source: &Value, key: &str| source.get(key).and_then(Value::as_str).unwrap_or("-").to_owned();
+    match args.format {
+        Format::Json => say!("{answer:#}"),
+        Format::Text => {
+            let head = ["PUBLIC", "BIND", "POOL", "REFLECTORS", "USABLE"].map(str::to_owned);
+            let rows = sources.iter().map(|source| {
+                let usable = match source.get("reason").and_then(Value::as_str) {
+                    None => "yes".to_owned(),
+                    Some(reason) => format!("no: {}", clean(reason, 300)),
+                };
+                let [public, bind, pool, seen] =
+                    ["public_ip", "bind_ip", "pool", "verified"].map(|key| clean(&text(source, key), 80));
+                [public, bind, pool, if seen == "drift" { "DIFFERS".to_owned() } else { seen }, usable]
+            });
+            print(format_args!("{}", columns(&std::iter::once(head).chain(rows).collect::<Vec<_>>())));
+        }
+    }
+    Ok(if sources.iter().any(|source| text(source, "verified") == "drift") { NO } else { OK })
 }
 
 /// The second at which the file was last written stands for the token: the one that is served is in the store.
@@ -74,16 +113,16 @@ fn modified(path: &Path) -> u64 {
     time.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map_or(0, |age| age.as_secs())
 }
 
-async fn verify(args: Args) -> anyhow::Result<u8> {
-    let config = match Config::load(&args.config, clock::wall()) {
+async fn verify(format: Format, file: PathBuf) -> anyhow::Result<u8> {
+    let config = match Config::load(&file, clock::wall()) {
         Ok(config) => Arc::new(config),
         Err(problems) => {
-            eprint!("{}", told(&problems));
+            tell!("{}", told(&problems));
             return Ok(ERROR);
         }
     };
     let reflectors = config.egress.verify.clone().ok_or_else(|| {
-        let file = args.config.display();
+        let file = file.display();
         anyhow!("{file} names no reflector to ask: write [egress.verify] with reflectors = [\"https://…/whoami\"]")
     })?;
     let trust = Dialer::prepare(&config).context("[tls] cannot be used")?;
@@ -95,21 +134,21 @@ async fn verify(args: Args) -> anyhow::Result<u8> {
     let mut heard = Vec::new();
     for (index, source) in sources.iter().enumerate() {
         if stderr().is_terminal() {
-            eprint!("\rasking through source {} of {} …\x1b[K", index + 1, sources.len());
+            whisper(format_args!("\rasking through source {} of {} …\x1b[K", index + 1, sources.len()));
         }
         heard.push(verifier.ask(&settings, &reflectors, source.clone()).await);
     }
     if stderr().is_terminal() {
-        eprint!("\r\x1b[K");
+        whisper(format_args!("\r\x1b[K"));
     }
-    match args.format {
-        Format::Text => print!("{}", table(&heard)),
-        Format::Json => println!("{:#}", document(&heard)),
+    match format {
+        Format::Text => print(format_args!("{}", table(&heard))),
+        Format::Json => say!("{:#}", document(&heard)),
     }
     let unknown: Vec<_> = heard.iter().filter(|heard| heard.is_unknown()).map(|heard| heard.source.public()).collect();
     if !unknown.is_empty() {
         let addresses: Vec<_> = unknown.iter().map(ToString::to_string).collect();
-        eprintln!(
+        tell!(
             "egressd: {} of {} sources could not be verified, since no reflector answered with an address: {}",
             unknown.len(),
             heard.len(),
@@ -134,14 +173,7 @@ fn table(heard: &[Heard]) -> String {
             rows.push([public, bind, reflector.clone(), seen, verdict]);
         }
     }
-    let widths: Vec<usize> =
-        (0..4).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()).collect();
-    rows.iter()
-        .map(|[public, bind, reflector, seen, verdict]| {
-            let [a, b, c, d] = [widths[0], widths[1], widths[2], widths[3]];
-            format!("{public:a$}  {bind:b$}  {reflector:c$}  {seen:d$}  {verdict}\n")
-        })
-        .collect()
+    columns(&rows)
 }
 
 fn document(heard: &[Heard]) -> serde_json::Value {

@@ -1,12 +1,11 @@
 //! `egressd send`: submits one send through the API, and waits for its record where asked.
 
-use std::process::ExitCode;
-
 use anyhow::{Context as _, bail};
 use http::Method;
 use serde_json::{Map, Value, json, value::RawValue};
 
 use super::client::{ApiArgs, ApiClient};
+use super::out::{print, say, tell};
 use super::show::{Style, block};
 use super::{NO, OK, block_on};
 
@@ -41,7 +40,7 @@ pub struct Args {
     api: ApiArgs,
 }
 
-pub fn run(args: Args) -> ExitCode {
+pub fn run(args: Args) -> u8 {
     block_on(async move {
         let body = call_body(&args)?;
         let client = ApiClient::new(&args.api)?;
@@ -53,11 +52,11 @@ pub fn run(args: Args) -> ExitCode {
             }
         }
         if args.json {
-            println!("{}", serde_json::to_string_pretty(&record)?);
+            say!("{}", serde_json::to_string_pretty(&record)?);
         } else if args.wait {
-            print!("{}", block(&record, Style::of_stdout()));
+            print(format_args!("{}", block(&record, Style::of_stdout())));
         } else {
-            println!("{}", record.get("id").and_then(Value::as_str).unwrap_or_default());
+            say!("{}", record.get("id").and_then(Value::as_str).unwrap_or_default());
         }
         let delivered = record.get("outcome").and_then(Value::as_str) == Some("delivered");
         Ok(if !args.wait || delivered { OK } else { NO })
@@ -104,12 +103,22 @@ fn call_body(args: &Args) -> anyhow::Result<Vec<u8>> {
             Ok(raw) if raw.get().starts_with(|first: char| "{[-".contains(first) || first.is_ascii_digit()) => {
                 raw.get().to_owned()
             }
-            _ => serde_json::to_string(&data)?,
+            parsed => {
+                if let Some(problem) = spoilt_json(&data, parsed.err()) {
+                    tell!("egressd: -d begins like JSON and is none ({problem}): it goes as text");
+                }
+                serde_json::to_string(&data)?
+            }
         };
         body.pop();
         body += &format!(",\"data\":{raw}}}");
     }
     Ok(body.into_bytes())
+}
+
+/// What is wrong with data that was meant to be JSON by its looks: it begins like an object or an array.
+fn spoilt_json(data: &str, error: Option<serde_json::Error>) -> Option<String> {
+    data.trim_start().starts_with(['{', '[']).then_some(error)?.map(|error| error.to_string())
 }
 
 fn read_data(data: &str) -> anyhow::Result<String> {

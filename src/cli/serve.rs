@@ -1,10 +1,10 @@
 //! `egressd serve`: the appliance in the foreground. SIGTERM and SIGINT drain, SIGHUP reloads.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::out::tell;
 use super::{ERROR, NO, OK, block_on};
 use crate::app::App;
 use crate::config::Config;
@@ -17,15 +17,15 @@ pub struct Args {
     config: PathBuf,
 }
 
-pub fn run(args: Args) -> ExitCode {
+pub fn run(args: Args) -> u8 {
     let config = match Config::load(&args.config, clock::wall()) {
         Ok(config) => config,
         Err(problems) => {
             for problem in &problems {
-                eprintln!("{problem}");
+                tell!("{problem}");
             }
-            eprintln!("egressd: {} with {}: nothing was started", count(problems.len()), args.config.display());
-            return ExitCode::from(ERROR);
+            tell!("egressd: {} with {}: nothing was started", count(problems.len()), args.config.display());
+            return ERROR;
         }
     };
     block_on(serve(config, args.config))

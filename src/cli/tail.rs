@@ -1,17 +1,21 @@
 //! `egressd tail`: follows finished sends, one line each. A lost connection is taken up where it broke off.
 
-use std::process::ExitCode;
+use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use http::Method;
 use http_body_util::BodyExt;
+use jiff::Timestamp;
 use serde_json::Value;
 use url::form_urlencoded;
 
 use super::client::{ApiArgs, ApiClient, Refused};
+use super::out::{reader_gone, say, tell};
 use super::show::{Style, header, line};
 use super::{OK, block_on};
+use crate::clock;
+use crate::config::file::parse_duration;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -36,6 +40,9 @@ pub struct Args {
     /// Address that the delivery left from
     #[arg(long)]
     source_ip: Option<String>,
+    /// First those accepted since then that have ended: 10m, 2h, or an instant like 2026-11-22T03:00:00Z
+    #[arg(long, value_name = "WHEN", value_parser = since)]
+    since: Option<Timestamp>,
     /// Print one JSON record a line
     #[arg(long)]
     json: bool,
@@ -45,12 +52,15 @@ pub struct Args {
 
 /// Between a lost connection and the next try.
 const AGAIN: Duration = Duration::from_secs(1);
+/// They are put in order in memory before the first is shown.
+const EARLIER_MAX: usize = 10_000;
 
-pub fn run(args: Args) -> ExitCode {
+pub fn run(args: Args) -> u8 {
     block_on(async move {
         tokio::select! {
             followed = follow(&args) => followed,
             stopped = super::stop_signal() => { stopped?; Ok(OK) }
+            () = reader_gone() => Ok(OK),
         }
     })
 }
@@ -59,10 +69,18 @@ async fn follow(args: &Args) -> anyhow::Result<u8> {
     let client = ApiClient::new(&args.api)?;
     let path = format!("/v1/tail?{}", query(args));
     let style = Style::of_stdout();
+    let show = |record: &Value, written: Option<&str>| match (args.json, written) {
+        (false, _) => say!("{}", line(record, style)),
+        // As the API wrote it.
+        (true, Some(written)) => say!("{written}"),
+        (true, None) => say!("{record}"),
+    };
     if !args.json && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
-        println!("{}", header(style));
+        say!("{}", header(style));
     }
     let mut last: Option<String> = None;
+    // Those that were shown already, and may come once more as events.
+    let mut before: Option<HashSet<String>> = None;
     loop {
         let headers: Vec<(&str, &str)> = last.iter().map(|id| ("last-event-id", id.as_str())).collect();
         let answer = client.call(Method::GET, &path, None, &headers).await;
@@ -76,6 +94,14 @@ async fn follow(args: &Args) -> anyhow::Result<u8> {
             }
         };
         last.get_or_insert_default();
+        // Now that the tail stands: what ends from here on is an event.
+        if let (Some(since), None) = (args.since, &before) {
+            let earlier = earlier(&client, args, since).await?;
+            for record in &earlier {
+                show(record, None);
+            }
+            before = Some(earlier.iter().filter_map(id_of).collect());
+        }
         let mut events = Events::default();
         while let Some(Ok(frame)) = body.frame().await {
             let Ok(data) = frame.into_data() else { continue };
@@ -86,21 +112,56 @@ async fn follow(args: &Args) -> anyhow::Result<u8> {
                 if event.data.is_empty() {
                     continue;
                 }
-                if args.json {
-                    println!("{}", event.data);
-                } else {
-                    let record: Value =
-                        serde_json::from_str(&event.data).context("an event of the tail is not JSON")?;
-                    println!("{}", line(&record, style));
+                let record: Value = serde_json::from_str(&event.data).context("an event of the tail is not JSON")?;
+                let again = before.as_mut().zip(id_of(&record)).is_some_and(|(before, id)| before.remove(&id));
+                if !again {
+                    show(&record, Some(&event.data));
                 }
             }
         }
         if last.as_deref() == Some("") {
             last = None;
         }
-        eprintln!("egressd: the tail broke off; following again");
+        tell!("egressd: the tail broke off; following again");
         tokio::time::sleep(AGAIN).await;
     }
+}
+
+fn id_of(record: &Value) -> Option<String> {
+    record.get("id")?.as_str().map(str::to_owned)
+}
+
+/// What was accepted since then and has ended, in the order of ending; of more than [`EARLIER_MAX`] the latest.
+async fn earlier(client: &ApiClient, args: &Args, since: Timestamp) -> anyhow::Result<Vec<Value>> {
+    let mut found: Vec<Value> = Vec::new();
+    let mut cursor = String::new();
+    let filters = query(args);
+    loop {
+        let path = format!("/v1/sends?{filters}&since={since}&limit=200{cursor}");
+        let page = client.json(Method::GET, &path, None).await?;
+        let sends = page.get("sends").and_then(Value::as_array).context("the API's answer has no sends")?;
+        found.extend(sends.iter().filter(|send| send["state"] == "done").cloned());
+        match page.get("next").and_then(Value::as_str) {
+            Some(next) if found.len() < EARLIER_MAX => {
+                cursor = format!("&cursor={}", form_urlencoded::byte_serialize(next.as_bytes()).collect::<String>());
+            }
+            next => {
+                if next.is_some() {
+                    tell!("egressd: more than {EARLIER_MAX} sends have ended since {since}: the latest are shown");
+                }
+                break;
+            }
+        }
+    }
+    found.sort_by(|a, b| a["finished_at"].as_str().cmp(&b["finished_at"].as_str()));
+    Ok(found)
+}
+
+/// `10m` ago, or an instant as RFC 3339 has it.
+fn since(text: &str) -> Result<Timestamp, String> {
+    let ago = parse_duration(text).ok().and_then(|ago| clock::wall().checked_sub(ago).ok());
+    let bad = || format!("{text:?} is neither a duration, like 10m, nor an instant, like 2026-11-22T03:00:00Z");
+    ago.or_else(|| text.parse().ok()).ok_or_else(bad)
 }
 
 fn query(args: &Args) -> String {
@@ -167,6 +228,17 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn since_is_a_duration_or_an_instant() {
+        let now = clock::wall();
+        let ago = now.duration_since(since("10m").unwrap()).as_secs();
+        assert!((500..=700).contains(&ago), "{ago} s");
+        assert_eq!(since("2026-11-22T03:00:00Z").unwrap(), "2026-11-22T03:00:00Z".parse().unwrap());
+        for wrong in ["", "yesterday", "10", "-5m", "2026-11-22", "99999999999d"] {
+            assert!(since(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn events_are_read_however_they_are_cut() {

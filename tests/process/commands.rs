@@ -29,7 +29,9 @@ fn the_demo_shows_every_kind_of_end_and_exits_well() {
 #[test]
 fn every_command_explains_itself() {
     let directory = tempfile::tempdir().unwrap();
-    for command in ["serve", "demo", "check", "explain", "send", "tail", "bin", "ips"] {
+    for command in
+        ["serve", "demo", "check", "explain", "send", "tail", "bin", "ips", "suspend", "lift", "suspensions", "tenants"]
+    {
         let (code, out, _) = run(&[command, "--help"], directory.path());
         assert_eq!(code, Some(0), "{command}");
         assert!(out.contains("Usage: egressd"), "{command}: {out}");

@@ -17,6 +17,8 @@ mod name_server;
 mod neighbours;
 mod node;
 mod old_store;
+mod operators;
+mod pipes;
 mod prometheus;
 mod publish;
 mod secrets;

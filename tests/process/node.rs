@@ -94,9 +94,19 @@ impl Node {
     }
 
     /// The same through another command that becomes `egressd`: its arguments go on with those of `egressd`.
-    pub fn start_as(&mut self, mut command: Command) {
+    pub fn start_as(&mut self, command: Command) {
+        self.start_set(command, |_| {});
+    }
+
+    /// As [`Self::start`], with `set` asked last about the command.
+    pub fn start_with(&mut self, set: impl FnOnce(&mut Command)) {
+        self.start_set(egressd(), set);
+    }
+
+    fn start_set(&mut self, mut command: Command, set: impl FnOnce(&mut Command)) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("log")).expect("the log");
         let command = command.args(["serve", "--config"]).arg(self.config()).stdin(Stdio::null()).stderr(log);
+        set(command);
         self.child = Some(command.spawn().expect("egressd starts"));
         let started = Instant::now();
         while std::net::TcpStream::connect(self.metrics).is_err() || std::net::TcpStream::connect(self.api).is_err() {

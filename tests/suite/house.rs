@@ -125,6 +125,9 @@ fn what_must_be_absent_is() {
         if !may(&["src/store", "src/app.rs"]) {
             absent("only app knows which store is in use", &["store::embedded", "Embedded::", "store::memory"]);
         }
+        if !may(&["src/flow/simulation"]) {
+            absent("`println!` panics where nobody reads: `cli::out` prints", &["println!", "print!"]);
+        }
         if !may(&["src/store"]) {
             absent("only a store makes a Started", &["Started::new", "Started {"]);
         }

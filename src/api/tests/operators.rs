@@ -12,6 +12,7 @@ async fn a_suspended_tenant_is_refused_until_it_is_lifted() {
     assert_eq!(suspension["tenant"], "default");
     assert_eq!((&suspension["by"], &suspension["lifted_at"]), (&json!("local"), &Value::Null));
     assert_eq!((&suspension["hit"], &suspension["covers"]), (&json!(1), &json!("every send of tenant default")));
+    assert_eq!(suspension["warning"], Value::Null);
     // What waited has ended; what comes is refused.
     let ended = desk.get(&format!("/v1/sends/{waiting}")).await.ok(200);
     assert_eq!((&ended["outcome"], &ended["error"]["code"]), (&json!("blocked"), &json!("suspended")));
@@ -27,6 +28,26 @@ async fn a_suspended_tenant_is_refused_until_it_is_lifted() {
     let all = desk.get("/v1/suspensions").await.ok(200);
     assert_eq!(all["suspensions"][0]["lifted_by"], "local");
     assert_eq!(all["suspensions"][0]["reason"], "abuse report 1");
+}
+
+#[tokio::test]
+async fn a_suspension_of_whom_nothing_is_known_warns() {
+    let desk = Desk::new();
+    let send = r#"{"method":"GET","url":"https://example.com/","context":{"workflow":"shop"}}"#;
+    desk.post("/v1/sends", send).await.ok(202);
+    for (call, warned_of) in [
+        (r#"{"tenant":"default","workflow":"shop","reason":"r"}"#, None),
+        (r#"{"tenant":"default","workflow":"shpo","reason":"r"}"#, Some("workflow shpo of tenant default")),
+        (r#"{"tenant":"defualt","reason":"r"}"#, Some("no send of tenant defualt")),
+        (r#"{"tenant":"default","reason":"r"}"#, None),
+        (r#"{"host":"never.example.com","reason":"r"}"#, None),
+    ] {
+        let made = desk.post("/v1/suspensions", call).await.ok(201);
+        match (made["warning"].as_str(), warned_of) {
+            (Some(warning), Some(of)) => assert!(warning.contains(of), "{call}: {warning}"),
+            (warning, of) => assert_eq!(warning, of, "{call}"),
+        }
+    }
 }
 
 #[tokio::test]
