@@ -339,7 +339,8 @@ impl Deliverer {
         let remote = journey.connection.as_ref().and_then(|connection| connection.remote);
         let Attempt { ended, response, .. } = journey.end(result, &deadline, deadline.spent());
         match (ended.error, response) {
-            (Some(failure), _) => Err(failure),
+            // An answer to this node itself, and no tenant's.
+            (Some(failure), _) => Err(failure.told(|said| Some(said.into_text()))),
             (None, Some(response)) => Ok(Fetched { status: response.status, body: response.body, remote }),
             (None, None) => Err(UnmadeCause::Defect.failure()),
         }

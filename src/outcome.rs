@@ -217,6 +217,16 @@ pub enum Said {
     Body(String),
 }
 
+impl Said {
+    /// For who asked in the node's own name.
+    pub fn into_text(self) -> String {
+        match self {
+            Self::Head { line, .. } => line,
+            Self::Body(piece) => piece,
+        }
+    }
+}
+
 /// Characters of it in a message.
 const SAID_CHARS_MAX: usize = 120;
 

@@ -87,7 +87,8 @@ impl Channel {
                 Ok(http2) => Protocol::Http2(Box::new(http2)),
                 Err(_) => {
                     let closed = line.meter.peer_end().is_some();
-                    let cause = if closed { ExchangeCause::ClosedUnwritten } else { ExchangeCause::NoHttp2 };
+                    let broken = ExchangeCause::NoHttp2 { reason: "its settings could not be read", by_peer: false };
+                    let cause = if closed { ExchangeCause::ClosedUnwritten } else { broken };
                     return Err(cause.failure(host));
                 }
             }
@@ -212,8 +213,8 @@ impl Channel {
             http2::Stop::LeftOut => failed(ExchangeCause::LeftOut),
             http2::Stop::Http1Required => failed(ExchangeCause::Http1Required),
             http2::Stop::HeadTooLarge => Some(self.too_large(None)),
-            http2::Stop::Stream { .. } if so_far.is_none() && self.request_written() == 0 => {
-                failed(ExchangeCause::NoHttp2)
+            http2::Stop::Stream { reason, by_peer } if so_far.is_none() && self.request_written() == 0 => {
+                failed(ExchangeCause::NoHttp2 { reason: &reason, by_peer })
             }
             http2::Stop::Stream { reason, by_peer } => {
                 failed(ExchangeCause::StreamEnded { reason: &reason, by_peer, so_far })

@@ -340,6 +340,23 @@ mod tests {
         }
     }
     #[test]
+    fn tls_that_ends_before_a_byte_of_the_request_says_that_nothing_was_handled() {
+        for (error, says) in [
+            (rustls::Error::AlertReceived(AlertDescription::CertificateRequired), "client certificate"),
+            (rustls::Error::AlertReceived(AlertDescription::UnknownCA), "client certificate"),
+            (rustls::Error::AlertReceived(AlertDescription::InternalError), "fault of its own"),
+            (rustls::Error::AlertReceived(AlertDescription::UnrecognisedName), "does not serve that name"),
+            (rustls::Error::DecryptError, "cannot decrypt peer's message"),
+        ] {
+            let failure = before_request(&error, "a.example.com");
+            let phase = failure.phase.map_or("-", Phase::label);
+            assert_eq!(format!("{} {phase} {}", failure.code, failure.processed), "tls_handshake tls no", "{error:?}");
+            let message = failure.message;
+            assert!(message.contains(says) && !message.contains("not known"), "{error:?}: {message}");
+        }
+    }
+
+    #[test]
     fn a_name_that_no_certificate_can_hold_is_known_by_its_label() {
         for (name, unnameable_by) in [
             ("a.example.com", None),

@@ -15,8 +15,11 @@ pub enum ExchangeCause<'a> {
     },
     /// A new connection that was closed before it took a byte.
     ClosedUnwritten,
-    /// A new HTTP/2 connection on which the two sides did not come to an understanding.
-    NoHttp2,
+    /// A new HTTP/2 connection that ended before a byte of the request had left; `reason`: as for a stream.
+    NoHttp2 {
+        reason: &'a str,
+        by_peer: bool,
+    },
     /// It stopped taking the request in.
     NotTaken {
         total: Duration,
@@ -126,14 +129,18 @@ impl ExchangeCause<'_> {
                 ),
             )
             .but(Processed::No),
-            Self::NoHttp2 => Failure::new(
-                Code::ProtocolError,
-                Wait,
-                format!(
-                    "{host} chose HTTP/2 and did not speak it, before a byte of the request had left; check what answers on this port"
-                ),
-            )
-            .but(Processed::No),
+            Self::NoHttp2 { reason, by_peer } => {
+                let reason = tame(reason, REASON_CHARS_MAX);
+                let (code, ended) = http2_end(by_peer);
+                Failure::new(
+                    code,
+                    Wait,
+                    format!(
+                        "{host} {ended} before a byte of the request had left ({reason}); check what answers on this port"
+                    ),
+                )
+                .but(Processed::No)
+            }
             Self::NotTaken { total, bytes, of } => Failure::new(
                 Code::Timeout,
                 Write,
@@ -280,11 +287,7 @@ impl ExchangeCause<'_> {
             .but(Processed::No),
             Self::StreamEnded { reason, by_peer, so_far } => {
                 let reason = tame(reason, REASON_CHARS_MAX);
-                let (code, ended) = if by_peer {
-                    (Code::ConnectionReset, "ended the HTTP/2 exchange")
-                } else {
-                    (Code::ProtocolError, "broke the rules of HTTP/2")
-                };
+                let (code, ended) = http2_end(by_peer);
                 match so_far {
                     None => {
                         Failure::new(code, Wait, format!("{host} {ended} before it answered ({reason}); {UNKNOWN}"))
@@ -321,6 +324,14 @@ pub(super) fn code_of(end: PeerEnd) -> Code {
         PeerEnd::Closed => Code::ConnectionClosed,
         PeerEnd::Reset => Code::ConnectionReset,
         PeerEnd::Lost => Code::HostUnreachable,
+    }
+}
+
+fn http2_end(by_peer: bool) -> (Code, &'static str) {
+    if by_peer {
+        (Code::ConnectionReset, "ended the HTTP/2 exchange")
+    } else {
+        (Code::ProtocolError, "broke the rules of HTTP/2")
     }
 }
 

@@ -266,7 +266,16 @@ fn exchange() -> Vec<Row<'static>> {
             "internal write no",
             &["the path of a request", "check the URL"],
         ),
-        row(ExchangeCause::NoHttp2, "protocol_error wait no", &["HTTP/2", "before a byte"]),
+        row(
+            ExchangeCause::NoHttp2 { reason: "PROTOCOL_ERROR", by_peer: false },
+            "protocol_error wait no",
+            &["rules of HTTP/2", "before a byte", "PROTOCOL_ERROR"],
+        ),
+        row(
+            ExchangeCause::NoHttp2 { reason: "CANCEL", by_peer: true },
+            "connection_reset wait no",
+            &["ended the HTTP/2", "before a byte", "CANCEL"],
+        ),
         row(ExchangeCause::ClosedUnwritten, "connection_closed write no", &["before a byte"]),
         row(
             ExchangeCause::NotTaken { total: TOTAL, bytes: 700, of: 900 },
