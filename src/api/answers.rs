@@ -143,7 +143,10 @@ impl Receipt {
 
 /// These bytes as a body that holds this room, which covers them as far as there is any.
 fn held(mut room: Room, mut bytes: Vec<u8>) -> Body {
-    bytes.shrink_to_fit();
+    // What every call counts for anyhow need not be given back: that would copy most answers once more.
+    if bytes.capacity() > limits::API_CALL_INCLUDED {
+        bytes.shrink_to_fit();
+    }
     room.cover_beyond(bytes.len());
     room.shrink(bytes.len().saturating_sub(limits::API_CALL_INCLUDED));
     Body::from(Bytes::from_owner(Held { bytes, _room: room }))
