@@ -34,7 +34,7 @@ use std::sync::mpsc::{Receiver, channel};
 use jiff::Timestamp;
 
 pub use self::held::{Admission, Claim, Entry, Go, Slot, Wake, Want};
-use self::held::{Back, Returned};
+use self::held::{Back, Ear, Returned};
 use self::refill::{CROWDED, Place, Stock, WINDOW_PER_TENANT};
 use crate::limits;
 use crate::policy::Destination;
@@ -178,12 +178,15 @@ pub struct Flow {
     ticks: u64,
     back: Back,
     returned: Receiver<Returned>,
+    /// How many places were taken back.
+    taken: u64,
     /// Kept sends of calls that came to no end: whether the store has them is not known.
     lost: Vec<SendId>,
 }
 
 impl Flow {
-    /// `wake` is called when a turn is worth taking because something was given back.
+    /// `wake` is called when a turn is worth taking because something was given back, once [`Self::is_due`] was asked
+    /// after the last event.
     pub fn new(caps: Caps, wake: Wake) -> Self {
         let (sender, returned) = channel();
         Self {
@@ -198,8 +201,9 @@ impl Flow {
             claiming: false,
             pause: 0,
             ticks: 0,
-            back: Back { sender, wake },
+            back: Back { sender, wake, ear: Arc::new(Ear::default()) },
             returned,
+            taken: 0,
             lost: Vec::new(),
         }
     }
@@ -387,6 +391,7 @@ impl Flow {
             turn.again = turn.begin.len() == BEGIN_PER_TURN;
         }
         turn.claim = self.claim();
+        turn.again |= self.listen();
         turn
     }
 
@@ -484,9 +489,16 @@ impl Flow {
         self.schedule.oldest_of(tenant)
     }
 
-    /// Whether a turn is worth taking.
+    /// Whether a turn is worth taking. To be asked after each event.
     pub fn is_due(&self) -> bool {
-        self.starts() && self.schedule.runnable() || self.may_claim() || !self.lost.is_empty()
+        let more = self.listen();
+        more || self.starts() && self.schedule.runnable() || self.may_claim() || !self.lost.is_empty()
+    }
+
+    /// From now on a place that comes back wakes, or does not; whether one came back that nobody was woken for and
+    /// that is of use now.
+    fn listen(&self) -> bool {
+        self.back.ear.set(self.window() > 0, self.taken)
     }
 
     fn starts(&self) -> bool {
@@ -507,7 +519,10 @@ impl Flow {
     fn take_back(&mut self, terms: &impl Terms) {
         while let Ok(returned) = self.returned.try_recv() {
             match returned {
-                Returned::Place { tenant, destination, moved } => self.schedule.done(&tenant, &destination, moved),
+                Returned::Place { tenant, destination, moved } => {
+                    self.taken += 1;
+                    self.schedule.done(&tenant, &destination, moved);
+                }
                 Returned::Unbegun { tenant, destination, send } => {
                     if self.mode == Mode::Stopped {
                         self.lost.push(send.id);

@@ -5,13 +5,14 @@
 //! [`super::Flow`] makes them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::mpsc::Sender;
 
 use crate::policy::Destination;
 use crate::schedule::Waiting;
 use crate::send::{SendId, TenantId};
 
-/// Called when something was given back; must not block and not call the flow.
+/// Called when something was given back that changes what can be done; must not block and not call the flow.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
 /// The way back to the flow.
@@ -19,13 +20,42 @@ pub type Wake = Arc<dyn Fn() + Send + Sync>;
 pub(super) struct Back {
     pub sender: Sender<Returned>,
     pub wake: Wake,
+    pub ear: Arc<Ear>,
+}
+
+/// Whether a place that comes back is of use to anybody now. Where nothing waits it is not, and the wake that it would
+/// cost is most of what a turn costs: the next event takes it back.
+///
+/// Who gives counts, then looks whether somebody waits; the flow says that somebody waits, then looks at the count. So
+/// one of the two sees the other (both in one order of all, hence `SeqCst`).
+#[derive(Default)]
+pub(super) struct Ear {
+    /// Given back.
+    places: AtomicU64,
+    waits: AtomicBool,
+}
+
+impl Ear {
+    /// Something waits in the window, or nothing does. Whether more places were given back than those so many.
+    pub fn set(&self, waits: bool, taken: u64) -> bool {
+        self.waits.store(waits, SeqCst);
+        waits && self.places.load(SeqCst) != taken
+    }
 }
 
 impl Back {
     fn give(&self, what: Returned) {
+        let is_place = matches!(what, Returned::Place { .. });
+        // Nobody waits for room: who finds none is refused.
+        let is_room = matches!(&what, Returned::Room { lost, .. } if lost.is_empty());
         // Nobody is there to take it once the flow itself is gone.
         let _ = self.sender.send(what);
-        (self.wake)();
+        if is_place {
+            self.ear.places.fetch_add(1, SeqCst);
+        }
+        if !is_room && (!is_place || self.ear.waits.load(SeqCst)) {
+            (self.wake)();
+        }
     }
 }
 

@@ -272,8 +272,10 @@ impl Simulation {
         match self.nodes[node].take() {
             // What it was doing died with it.
             Some(mut here) if here.life == life => {
+                // A place that comes back is nobody's event: only its wake is heard.
+                let event = !matches!(op, Op::Delivered(..));
                 self.act(node, &mut here, op);
-                self.attend(node, &mut here);
+                self.attend(node, &mut here, event);
                 self.check(&here);
                 if here.over {
                     self.nodes[node] = Some(here);
@@ -389,7 +391,7 @@ impl Simulation {
         for who in released.into_iter().collect::<BTreeSet<_>>() {
             here.flow.added(&tenant(who));
         }
-        self.attend(node, &mut here);
+        self.attend(node, &mut here, true);
         self.nodes[node] = Some(here);
     }
 

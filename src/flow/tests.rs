@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use uuid::Uuid;
 
@@ -132,6 +133,44 @@ fn a_send_starts_with_its_acceptance_where_nothing_is_before_it() {
     drop(admission);
     assert_eq!(letters(&call(&mut flow, "a", "x", 11..13)), "WW", "the store may have those that came to nothing");
     assert_eq!(flow.in_flight(), 0, "all of them were dropped");
+}
+
+#[test]
+fn a_place_that_comes_back_wakes_only_where_something_waits_for_it() {
+    let woken = Arc::new(AtomicBool::new(false));
+    let wakes = || woken.swap(false, Ordering::Relaxed);
+    let ear = woken.clone();
+    let mut flow = Flow::new(Caps { per_tenant: 1, ..CAPS }, Arc::new(move || ear.store(true, Ordering::Relaxed)));
+    flow.start();
+    let begin = |admission: &mut Admission| match admission.entries.pop() {
+        Some(Entry::Begin(slot)) => slot,
+        _ => panic!("its turn is at once"),
+    };
+    let slot = begin(&mut call(&mut flow, "a", "x", 0..1));
+    assert!(!flow.is_due());
+    drop(slot);
+    assert!(!wakes(), "nobody waits for it");
+    // The same again, and this time somebody comes while it is in flight.
+    let slot = begin(&mut call(&mut flow, "a", "x", 1..2));
+    let admission = call(&mut flow, "a", "x", 2..3);
+    assert_eq!(letters(&admission), "K");
+    assert!(!flow.is_due());
+    assert!(flow.accepted(admission, vec![claimed("a", "x", 2, 99)], &Plain::at(0)).is_empty());
+    assert!(!flow.is_due(), "its tenant's one place is taken");
+    wakes();
+    drop(slot);
+    assert!(wakes());
+    let go = flow.turn(&Plain::at(0)).begin.pop().expect("it is free now");
+    drop(go);
+    assert!(wakes(), "what did not begin waits again");
+    let slot = flow.turn(&Plain::at(0)).begin.pop().and_then(Go::take).expect("again").0;
+    // Given back in silence, just before somebody came who needs it.
+    assert!(!flow.is_due());
+    drop(slot);
+    assert!(!wakes());
+    flow.put_into_window(vec![claimed("a", "x", 3, 99)], &Plain::at(0));
+    assert!(flow.is_due(), "what came back meanwhile is seen");
+    assert_eq!(flow.turn(&Plain::at(0)).begin.len(), 1);
 }
 
 #[test]

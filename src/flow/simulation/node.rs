@@ -234,14 +234,16 @@ impl Simulation {
         }
     }
 
-    /// As the loop of a process does: a turn whenever one is due.
-    pub(super) fn attend(&mut self, number: usize, here: &mut Node) {
+    /// As the loop of a process does: a turn whenever one is due after an `event`, or it was woken.
+    pub(super) fn attend(&mut self, number: usize, here: &mut Node, event: bool) {
         let mut turns = 0;
-        while here.woken.swap(false, Ordering::Relaxed) || here.flow.is_due() {
+        let mut due = event && here.flow.is_due();
+        while here.woken.swap(false, Ordering::Relaxed) || due {
             turns += 1;
             assert!(turns < 1_000, "{}", self.say("the loop spins"));
             let view = View { now: self.now, suspended: &here.suspended, gated: self.gated };
             let turn = here.flow.turn(&view);
+            due = turn.again;
             for go in &turn.begin {
                 let who = self.store.rows[number_of(go.send().expect("it has one").id)].tenant;
                 self.pass_over(here, who);
