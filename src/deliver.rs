@@ -12,6 +12,7 @@ pub mod http1_only;
 pub mod http2;
 pub mod turns;
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,7 +37,7 @@ use crate::dial::wire::{Io, Meter};
 use crate::dial::{Dialer, Look, connect::Candidate};
 use crate::outcome::words::{ConnectCause, ExchangeCause, NameCause, SoFar, TlsCause, Tried, UnmadeCause};
 use crate::outcome::{Code, Ended, Failure, Phase, Processed, Timings};
-use crate::policy::{Asker, CheckedUrl, Errand, Purpose, ScanMemory, Scheme, SelfAddrs, Suspensions};
+use crate::policy::{Asker, CheckedUrl, Destination, Errand, Purpose, ScanMemory, Scheme, SelfAddrs, Suspensions};
 use crate::record::Connection;
 use crate::redact::RawResponse;
 use crate::send::{Context, HeaderLines, Method, SendSpec, Spelling, Target, TenantId};
@@ -425,8 +426,8 @@ struct Way<'a> {
 /// that ended.
 #[derive(Default)]
 struct Journey {
-    /// The host and port that the send names.
-    to: (String, u16),
+    /// What the send names.
+    to: Option<Destination>,
     watch: Stopwatch,
     inquiry: Inquiry,
     /// How its addresses met the connect that is under way.
@@ -458,8 +459,12 @@ impl Exchange {
 
 impl Journey {
     fn goes_to(&mut self, url: &CheckedUrl) {
-        let destination = url.destination();
-        self.to = (destination.host.text().into_owned(), destination.port);
+        self.to = Some(url.destination().clone());
+    }
+
+    /// The host and port that the send names.
+    fn named(&self) -> (Cow<'_, str>, u16) {
+        self.to.as_ref().map_or((Cow::Borrowed(""), 0), |to| (to.host.text(), to.port))
     }
 
     fn leaves_from(&mut self, source: &Source, remote: Option<SocketAddr>) {
@@ -512,12 +517,13 @@ impl Journey {
 
     fn closed_unwritten(&mut self) -> Failure {
         self.exchange = None;
-        ExchangeCause::ClosedUnwritten.failure(&self.to.0)
+        ExchangeCause::ClosedUnwritten.failure(&self.named().0)
     }
 
     /// What a delivery that ran out in this phase says.
     fn ran_out(&self, phase: Phase, deadline: &Deadline) -> Failure {
-        let (host, port) = (&*self.to.0, self.to.1);
+        let (host, port) = self.named();
+        let host = &*host;
         let total = deadline.total();
         match phase {
             Phase::Dns => self.inquiry.ran_out(total),

@@ -251,6 +251,9 @@ impl Intake {
             let since = Since { created_at: started.at(), released_at: started.at() };
             self.dispatcher.deliver(started, slot, since);
         }
+        if admission.is_spent() {
+            return;
+        }
         let unsent = {
             let terms = self.world.terms();
             self.backlog.decide(|flow| flow.accepted(admission, kept, &terms))

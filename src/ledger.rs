@@ -4,18 +4,18 @@
 //! (What is lost with the process after that reads `interrupted` at the next start.) So that they cannot pile up while
 //! it cannot, an end gets room first, by its bytes ([`Ledger::room`]): whoever waits for that keeps its place in flight.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
-use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+use metrics::{Counter, Histogram, Unit, counter, describe_counter, describe_histogram, histogram};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::clock;
 use crate::events::Events;
 use crate::limits;
-use crate::outcome::{Ended, Failure, Phase, Timings};
+use crate::outcome::{Ended, Failure, Outcome, Phase, Timings};
 use crate::record::{Finished, waited};
 use crate::redact::Redactor;
 use crate::send::SendId;
@@ -143,31 +143,43 @@ fn describe_metrics() {
     );
 }
 
+/// The series that most deliveries touch, looked up once: a look-up costs more than what is counted.
+struct Series {
+    /// By outcome.
+    seconds: Vec<Histogram>,
+    /// By phase.
+    phases: Vec<Histogram>,
+    queue_wait: Histogram,
+    /// By the first digit of a status, less one.
+    responses: [Counter; 5],
+}
+
+static SERIES: LazyLock<Series> = LazyLock::new(|| Series {
+    seconds: Outcome::ALL.iter().map(|one| histogram!("egressd_delivery_seconds", "outcome" => one.label())).collect(),
+    phases: Phase::ALL.iter().map(|one| histogram!("egressd_phase_seconds", "phase" => one.label())).collect(),
+    queue_wait: histogram!("egressd_queue_wait_seconds"),
+    responses: ["1xx", "2xx", "3xx", "4xx", "5xx"]
+        .map(|class| counter!("egressd_responses_total", "status_class" => class)),
+});
+
 fn count(finished: &Finished) {
-    let outcome = finished.ended.outcome.label();
-    counter!("egressd_sends_total", "outcome" => outcome, "code" => finished.ended.code_label()).increment(1);
+    let (outcome, series) = (finished.ended.outcome, &*SERIES);
+    counter!("egressd_sends_total", "outcome" => outcome.label(), "code" => finished.ended.code_label()).increment(1);
     if let Some(response) = &finished.response
         && finished.ended.error.is_none()
     {
-        let class = match response.status {
-            100..=199 => "1xx",
-            200..=299 => "2xx",
-            300..=399 => "3xx",
-            400..=499 => "4xx",
-            _ => "5xx",
-        };
-        counter!("egressd_responses_total", "status_class" => class).increment(1);
+        series.responses[usize::from(response.status / 100).clamp(1, 5) - 1].increment(1);
     }
     let timings = &finished.timings;
     if let Some(total) = timings.total {
-        histogram!("egressd_delivery_seconds", "outcome" => outcome).record(total);
-        for &phase in Phase::ALL {
+        series.seconds[outcome as usize].record(total);
+        for (&phase, seconds) in Phase::ALL.iter().zip(&series.phases) {
             if let Some(spent) = timings.phase(phase) {
-                histogram!("egressd_phase_seconds", "phase" => phase.label()).record(spent);
+                seconds.record(spent);
             }
         }
         if let Some(queued) = timings.queued {
-            histogram!("egressd_queue_wait_seconds").record(queued);
+            series.queue_wait.record(queued);
         }
     }
 }

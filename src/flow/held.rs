@@ -163,6 +163,14 @@ pub struct Admission {
     pub(super) back: Back,
 }
 
+impl Admission {
+    /// Nothing of it comes into the window or waits in the store: once its sends are written, it has only its room to
+    /// give back.
+    pub fn is_spent(&self) -> bool {
+        self.kept.is_empty() && !self.waits
+    }
+}
+
 impl Drop for Admission {
     fn drop(&mut self) {
         let (tenant, lost) = (self.tenant.clone(), std::mem::take(&mut self.kept));
