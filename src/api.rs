@@ -210,7 +210,8 @@ fn refused(problem: &Problem, sends: usize) {
 /// Runs what changes something on a task of its own: a caller that hangs up drops its call's future, and what is on
 /// disk by then must still reach the schedule.
 async fn in_full<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
-    tokio::spawn(work).await.map_err(|error| defect(&error))
+    // Boxed, as a task copies what it holds several times.
+    tokio::spawn(Box::pin(work)).await.map_err(|error| defect(&error))
 }
 
 fn defect(error: &tokio::task::JoinError) -> Problem {

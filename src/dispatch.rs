@@ -284,7 +284,10 @@ impl Dispatcher {
 
     /// Makes the delivery in a task of its own.
     pub fn deliver(self: &Arc<Self>, started: Started, slot: Slot, since: Since) {
-        self.tasks.spawn_on(self.clone().fly(started, slot, since), &self.runtime);
+        let this = self.clone();
+        // Made by the thread that runs it: the future of a delivery is large, and a task that holds it itself is copied
+        // several times on its way, and freed by another thread than the one that allocated it.
+        self.tasks.spawn_on(async move { Box::pin(this.fly(started, slot, since)).await }, &self.runtime);
     }
 
     /// One send, from its durable start to its durable end.
