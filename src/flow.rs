@@ -516,7 +516,8 @@ impl Flow {
 
     // What came back.
 
-    fn take_back(&mut self, terms: &impl Terms) {
+    /// Each event does so by itself; for who only looks.
+    pub fn take_back(&mut self, terms: &impl Terms) {
         while let Ok(returned) = self.returned.try_recv() {
             match returned {
                 Returned::Place { tenant, destination, moved } => {

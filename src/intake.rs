@@ -381,7 +381,9 @@ impl Intake {
                 TenantBacklog { held: count.held, queued: count.queued, in_flight: 0, oldest_queued: count.oldest };
             tenants.insert(tenant, one);
         }
-        let flow = self.backlog.lock();
+        let terms = self.world.terms();
+        let mut flow = self.backlog.lock();
+        flow.take_back(&terms);
         let mut add = |tenant: &TenantId, in_flight: u64, oldest: Option<Timestamp>| {
             let one = tenants.entry(tenant.clone()).or_default();
             one.in_flight = in_flight;
