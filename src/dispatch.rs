@@ -433,7 +433,7 @@ impl Dispatcher {
 
 /// A claimed send as it stands in the window.
 fn in_window(pending: Pending) -> Claimed {
-    let released_at = pending.released_at.unwrap_or(pending.created_at);
+    let released_at = pending.released_at;
     Claimed {
         tenant: pending.tenant,
         destination: pending.destination,

@@ -163,6 +163,8 @@ struct Simulation {
     executions: u32,
     calling: bool,
     refused: u64,
+    /// Starts that the store refused: the send was not this node's any more.
+    not_begun: u64,
     crashes: u64,
     deliveries: u64,
 }
@@ -188,6 +190,7 @@ impl Simulation {
             executions: 0,
             calling: true,
             refused: 0,
+            not_begun: 0,
             crashes: 0,
             deliveries: 0,
         };
@@ -355,6 +358,12 @@ impl Simulation {
                 self.suspended = Suspended::default();
                 self.tell_nodes();
             }
+            71..=75 => {
+                let every = 1 + usize::try_from(self.random.below(4)).unwrap();
+                if let Some(life) = self.nodes[node].as_ref().map(|node| node.life) {
+                    self.store.lose_some(life, |number| number.is_multiple_of(every));
+                }
+            }
             31 => self.gated = true,
             32..=40 => self.gated = false,
             41..=70 if self.executions > 0 => {
@@ -451,18 +460,19 @@ fn number(name: &str) -> Option<u64> {
 fn simulate(nodes: usize) {
     let steps = number("EGRESSD_SIMULATED_STEPS").unwrap_or(40_000);
     let seeds = number("EGRESSD_SIMULATED_SEED").map_or(1..=8, |seed| seed..=seed);
-    let (mut refused, mut crashes, mut deliveries) = (0, 0, 0);
+    let (mut refused, mut not_begun, mut crashes, mut deliveries) = (0, 0, 0, 0);
     for seed in seeds {
         let mut simulation = Simulation::new(seed, nodes);
         simulation.run(steps);
         refused += simulation.refused;
+        not_begun += simulation.not_begun;
         crashes += simulation.crashes;
         deliveries += simulation.deliveries;
     }
-    println!("{deliveries} deliveries, {crashes} crashes, {refused} calls refused for room");
+    println!("{deliveries} deliveries, {crashes} crashes, {refused} calls refused for room, {not_begun} starts refused");
     assert!(
-        deliveries > steps / 2 && crashes > 0 && refused > 0,
-        "{deliveries}, {crashes}, {refused}: it hardly moved"
+        deliveries > steps / 2 && crashes > 0 && refused > 0 && not_begun > 0,
+        "{deliveries}, {crashes}, {refused}, {not_begun}: it hardly moved"
     );
 }
 

@@ -52,7 +52,6 @@ pub async fn run<S: Subject>() {
     a_call_with_a_known_key_is_replayed::<S>().await;
     a_crash_interrupts_what_had_begun_and_nothing_else::<S>().await;
     a_crash_ends_the_held_sends_of_a_discarded_execution::<S>().await;
-    pending_pages_in_accept_order::<S>().await;
     every_filter_finds_its_sends::<S>().await;
     a_list_pages_while_sends_are_added::<S>().await;
     the_tail_follows_the_order_of_finishing::<S>().await;
@@ -216,6 +215,15 @@ pub async fn accept_one(store: &impl Store, session: &Session, draft: &Draft) ->
 /// A new life of the node.
 pub async fn joined(store: &impl Store) -> Session {
     store.join(Arc::from(NODE)).await.expect("joined")
+}
+
+/// Claims all that waits, of every tenant.
+pub async fn claimed(store: &impl Store, session: &Session) -> Vec<SendId> {
+    let tenants = store.waiting().into_iter();
+    let wants = tenants.map(|(tenant, _)| Want { tenant, room: 1_000_000, full: Vec::new() }).collect();
+    let claimed = store.claim(session, wants, 1_000_000).await.expect("claimed");
+    assert!(claimed.ended.is_empty() && !claimed.more);
+    claimed.sends.into_iter().map(|send| send.id).collect()
 }
 
 /// How an execution's end is answered, but for its sends.
@@ -449,6 +457,7 @@ async fn a_spec_that_left_memory_is_read_back<S: Subject>() {
     let subject = subject.crash().await;
     let (store, session) = (subject.store(), subject.session());
     store.recover(session, at(1)).await.expect("recovered");
+    claimed(store, session).await;
     for (draft, send) in drafts.iter().zip(&sends) {
         assert_eq!(record_of(store, send.id).await.request, send.shown);
         let started = begin_one(store, session, begin_of(send.id, draft, at(2))).await.expect("begun");
@@ -466,11 +475,7 @@ async fn held_sends_wait_for_their_execution<S: Subject>() {
     let record = record_of(store, ids[1]).await;
     assert_eq!((record.state, record.released_at), (State::Held, None));
     assert!(matches!(begin_one(store, session, begin_of(ids[0], &draft, at(4))).await, Err(StoreError::NoSuchSend)));
-    let pending = store.pending(None, 10).await.expect("pending");
-    for send in &pending {
-        assert_eq!(send.held_by, Some((execution("e"), at(0))), "opened by its first held send");
-        assert_eq!(send.released_at, None);
-    }
+    assert_eq!(claimed(store, session).await, [], "nobody claims what is held");
 
     let end =
         end_execution(store, session, tenant("acme"), execution("e"), Ending::Finish(FinishedBy::HoldLimit), at(9))
@@ -479,8 +484,7 @@ async fn held_sends_wait_for_their_execution<S: Subject>() {
     let record = record_of(store, ids[1]).await;
     assert_eq!((record.state, record.released_at), (State::Queued, Some(at(9))));
     assert_eq!(record.timings.held, Some(Duration::from_secs(6)));
-    let pending = store.pending(None, 10).await.expect("pending");
-    assert!(pending.iter().all(|send| send.held_by.is_none() && send.released_at == Some(at(9))));
+    assert_eq!(claimed(store, session).await, ids);
     begin_one(store, session, begin_of(ids[0], &draft, at(10))).await.expect("released, so it may begin");
     let seen = store.execution(tenant("acme"), execution("e"), None, 10).await.unwrap().unwrap();
     assert_eq!((seen.state, seen.finished_by), (ExecutionState::Finished, Some(FinishedBy::HoldLimit)));
@@ -492,10 +496,12 @@ async fn an_execution_ends_one_way_only<S: Subject>() {
     for (name, first, second) in [("finished", finish, Ending::Discard), ("discarded", Ending::Discard, finish)] {
         let (store, session) = (subject.store(), subject.session());
         let draft = draft().in_execution(name);
-        let blocked = draft.send();
-        let (blocked_id, held) = (blocked.id, draft.send());
+        let (blocked, held) = (draft.clone().in_workflow("stopped").send(), draft.send());
         accept_new(store, session, call(vec![blocked, held.clone(), draft.send()], Some(name))).await;
-        store.finish(session, failed(blocked_id, Code::Suspended, at(1))).await.expect("ended while held");
+        let mut stopped = crate::policy::Suspensions::default();
+        stopped.workflows.insert((tenant("acme"), Arc::from("stopped")), Arc::from("spam"));
+        let swept = store.end_suspended(session, Arc::new(stopped), None, at(1), 10).await.expect("swept");
+        assert_eq!(swept.ended.len(), 1, "{name}: ended while held");
         let end = |ending| end_execution(store, session, tenant("acme"), execution(name), ending, at(2));
         assert_eq!(end(first).await, Ok(ExecutionEnd::Done { count: 2, first: true }), "{name}");
         assert_eq!(end(first).await, Ok(ExecutionEnd::Done { count: 2, first: false }), "{name}");
@@ -507,6 +513,7 @@ async fn an_execution_ends_one_way_only<S: Subject>() {
             [Some(3)],
             "not held: it is listed"
         );
+        claimed(store, session).await;
         let begun = begin_one(store, session, begin_of(held.id, &draft, at(3))).await;
         assert_eq!(begun.is_ok(), first == finish, "{name}");
         let other = end_execution(store, session, tenant("other"), execution(name), second, at(2)).await;
@@ -538,7 +545,6 @@ async fn an_execution_lists_its_sends_in_call_order<S: Subject>() {
     }
     accept_one(store, session, &draft.clone().of("other")).await;
     store.finish(session, finished(ids[3], 200, at(1))).await.expect("ended");
-    store.finish(session, finished(ids[1], 400, at(1))).await.expect("ended");
 
     let mut seen = Vec::new();
     let mut cursor = None;
@@ -646,8 +652,7 @@ async fn a_crash_interrupts_what_had_begun_and_nothing_else<S: Subject>() {
     assert_eq!((ended.outcome, ended.error.map(|error| error.code)), (Outcome::Interrupted, Some(Code::Interrupted)));
     assert_eq!((record.started_at, record.finished_at), (Some(at(1)), Some(at(7))));
     assert!(matches!(begin_one(store, session, begin_of(begun, &draft, at(8))).await, Err(StoreError::NoSuchSend)));
-    let pending: Vec<_> = store.pending(None, 10).await.unwrap().into_iter().map(|send| send.id).collect();
-    assert_eq!(pending, [queued]);
+    assert_eq!(claimed(store, session).await, [queued]);
     assert_eq!(record_of(store, done).await.response.map(|answer| answer.status), Some(200));
     let newest = store.newest_place().await.expect("a place");
     assert!(newest > before, "the tail goes on where it was");
@@ -671,40 +676,6 @@ async fn a_crash_ends_the_held_sends_of_a_discarded_execution<S: Subject>() {
     assert_eq!(record.ended.map(|ended| ended.outcome), Some(Outcome::Discarded));
     assert_eq!((record.released_at, record.started_at), (None, None));
     assert_eq!(record_of(store, beside).await.state, State::Queued, "it was never held");
-}
-
-async fn pending_pages_in_accept_order<S: Subject>() {
-    let subject = S::fresh().await;
-    let (store, session) = (subject.store(), subject.session());
-    let mut ids = Vec::new();
-    for second in 0..25 {
-        // Created in another order than accepted: the order of acceptance counts.
-        let draft = draft().in_workflow("w").created(at(100 - second));
-        ids.push(accept_one(store, session, &draft).await);
-    }
-    let refused = accept_one(store, session, &draft().to("not a url")).await;
-    for &id in ids.iter().step_by(5) {
-        store.finish(session, failed(id, Code::Expired, at(200))).await.expect("ended");
-    }
-    let subject = subject.crash().await;
-    let (store, session) = (subject.store(), subject.session());
-    store.recover(session, at(201)).await.expect("recovered");
-    let expected: Vec<_> =
-        ids.iter().enumerate().filter(|(at, _)| at % 5 != 0).map(|(_, &id)| id).chain([refused]).collect();
-    let mut seen = Vec::new();
-    let mut after = None;
-    loop {
-        let page = store.pending(after, 7).await.expect("pending");
-        let Some(last) = page.last() else { break };
-        after = Some(last.id);
-        seen.extend(page);
-    }
-    assert_eq!(seen.iter().map(|send| send.id).collect::<Vec<_>>(), expected);
-    let destination = seen[0].destination.as_ref().expect("it has one");
-    assert_eq!(view::host_text(&destination.host), "api.example.com");
-    assert_eq!(seen[0].workflow.as_deref(), Some("w"));
-    assert_eq!((seen[0].expires_in, seen[0].created_at), (Duration::from_secs(60), at(99)));
-    assert_eq!(seen.last().and_then(|send| send.destination.clone()), None);
 }
 
 async fn every_filter_finds_its_sends<S: Subject>() {

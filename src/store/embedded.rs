@@ -80,7 +80,7 @@ use self::whereabouts::Pieces;
 use self::writer::{AcceptJob, AcceptedJob, BeginJob, EndJob, FinishJob, Job, SendAt, StoreEndJob};
 use super::{
     Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, Filter, IdempotencyKey, OnceOnly,
-    Page, Pending, Published, Reach, Records, Recovered, Registry, Released, Session, Started, StoreEnd, StoreError,
+    Page, Published, Reach, Records, Recovered, Registry, Released, Session, Started, StoreEnd, StoreError,
     StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace, WaitingCount, Want, wire,
 };
 use crate::config::StoreSettings;
@@ -809,10 +809,6 @@ impl OnceOnly for Embedded {
 }
 
 impl Records for Embedded {
-    fn pending(&self, after: Option<SendId>, limit: usize) -> StoreResult<'_, Vec<Pending>> {
-        self.blocking(move |shared| read::pending(shared, after, limit)).boxed()
-    }
-
     fn record(&self, reach: Reach, id: SendId, bodies: bool) -> StoreResult<'_, Option<Record>> {
         self.blocking(move |shared| {
             let record = read::record(shared, id, bodies)?;
@@ -864,11 +860,6 @@ impl Records for Embedded {
             .await
         }
         .boxed()
-    }
-
-    fn bytes(&self) -> u64 {
-        let (records, bodies) = self.shared.bytes();
-        records + bodies
     }
 
     fn health(&self) -> Result<(), StoreError> {

@@ -141,11 +141,7 @@ impl Inner {
 
     fn pending_of(&self, place: usize) -> Pending {
         let kept = &self.sends[place];
-        let released_at = self.standing(kept).released_at();
-        let held_by = kept.hold.clone().filter(|_| released_at.is_none()).map(|hold| {
-            let opened = self.opened_at(&(kept.new.tenant.clone(), hold.clone()));
-            (hold, opened.unwrap_or(kept.new.created_at))
-        });
+        let released_at = self.standing(kept).released_at().unwrap_or(kept.new.created_at);
         Pending {
             id: kept.new.id,
             tenant: kept.new.tenant.clone(),
@@ -157,7 +153,6 @@ impl Inner {
             created_at: kept.new.created_at,
             released_at,
             expires_in: kept.new.expires_in,
-            held_by,
         }
     }
 
@@ -319,8 +314,8 @@ impl Inner {
         match (&kept.started, &kept.claimed_by) {
             (Some((_, started_by)), _) if started_by == by => {}
             (Some(_), _) => return Err(StoreError::NoSuchSend),
-            (None, Some(claimed_by)) if claimed_by != by => return Err(StoreError::NoSuchSend),
-            (None, _) => self.in_force(by)?,
+            (None, Some(claimed_by)) if claimed_by == by => self.in_force(by)?,
+            (None, _) => return self.in_force(by).and(Err(StoreError::NoSuchSend)),
         }
         self.put_end(finished)
     }
@@ -422,8 +417,8 @@ impl Inner {
         let place = *self.places.get(&begin.id).ok_or(StoreError::NoSuchSend)?;
         let kept = &self.sends[place];
         let waiting = kept.finished.is_none() && self.standing(kept).state() == State::Queued;
-        let is_anothers = kept.claimed_by.as_ref().is_some_and(|claimed_by| claimed_by != by);
-        if kept.new.tenant != begin.tenant || !waiting || is_anothers {
+        let is_mine = kept.claimed_by.as_ref() == Some(by);
+        if kept.new.tenant != begin.tenant || !waiting || !is_mine {
             return Err(StoreError::NoSuchSend);
         }
         let spec = kept.new.spec.clone();
@@ -453,16 +448,6 @@ impl Inner {
             self.end(place, error, now)?;
         }
         Ok(recovered)
-    }
-
-    fn pending(&self, after: Option<SendId>, limit: usize) -> Result<Vec<Pending>, StoreError> {
-        let from = match after {
-            None => 0,
-            Some(id) => self.places.get(&id).ok_or(StoreError::NoSuchSend)? + 1,
-        };
-        let waits = |kept: &Kept| kept.finished.is_none() && kept.started.is_none();
-        let waiting = (from..self.sends.len()).filter(|&place| waits(&self.sends[place]));
-        Ok(waiting.take(limit).map(|place| self.pending_of(place)).collect())
     }
 
     fn list(&self, filter: &Filter, cursor: Option<String>, limit: usize) -> Result<Page, StoreError> {
@@ -671,10 +656,6 @@ impl OnceOnly for Memory {
 }
 
 impl Records for Memory {
-    fn pending(&self, after: Option<SendId>, limit: usize) -> StoreResult<'_, Vec<Pending>> {
-        ready(self.open().and_then(|inner| inner.pending(after, limit)))
-    }
-
     fn record(&self, reach: Reach, id: SendId, bodies: bool) -> StoreResult<'_, Option<Record>> {
         ready(self.open().map(|inner| {
             let record = inner.places.get(&id).map(|&place| inner.record(place, bodies));
@@ -717,10 +698,6 @@ impl Records for Memory {
 
     fn retain(&self, _now: Timestamp) -> StoreResult<'_, ()> {
         ready(self.open().map(|_| ()))
-    }
-
-    fn bytes(&self) -> u64 {
-        self.lock().sends.iter().map(|kept| kept.new.spec.footprint()).sum()
     }
 
     fn damage(&self) -> Vec<String> {

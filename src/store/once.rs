@@ -115,7 +115,7 @@ pub enum Accepted {
     ShareFull { stored: u64, share: u64 },
 }
 
-/// What the schedule needs to know of a send that is not done.
+/// What the schedule needs to know of a send that it has claimed.
 #[derive(Clone, Debug)]
 pub struct Pending {
     pub id: SendId,
@@ -124,11 +124,9 @@ pub struct Pending {
     /// `None`: its URL was refused; it only waits to be told so.
     pub destination: Option<Destination>,
     pub created_at: Timestamp,
-    /// When it was released or accepted; `None` while held.
-    pub released_at: Option<Timestamp>,
+    /// When it was released or accepted.
+    pub released_at: Timestamp,
     pub expires_in: Duration,
-    /// The execution that holds it, with its opening time (its first held send's `created_at`).
-    pub held_by: Option<(ExecutionId, Timestamp)>,
 }
 
 /// Proof that a delivery's start is on disk. Only a store's `begin` or `accept` makes one, and delivering takes it by

@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::IpAddr};
 
 use jiff::Timestamp;
 
-use super::{Pending, StoreError, StoreResult};
+use super::{StoreError, StoreResult};
 use crate::outcome::{Code, Outcome};
 use crate::record::{Execution, Record};
 use crate::send::{ExecutionId, SendId, TenantId};
@@ -104,9 +104,6 @@ pub struct TailItem {
 
 /// What the store remembers of sends, and how it fares.
 pub trait Records: std::marker::Send + Sync + 'static {
-    /// Sends that are not done, in accept order, those after `after`; at most `limit`.
-    fn pending(&self, after: Option<SendId>, limit: usize) -> StoreResult<'_, Vec<Pending>>;
-
     /// One record within this reach; with its bodies where `bodies` is set.
     fn record(&self, reach: Reach, id: SendId, bodies: bool) -> StoreResult<'_, Option<Record>>;
 
@@ -139,9 +136,6 @@ pub trait Records: std::marker::Send + Sync + 'static {
 
     /// Drops what retention no longer keeps, whole pieces at a time.
     fn retain(&self, now: Timestamp) -> StoreResult<'_, ()>;
-
-    /// Bytes on disk.
-    fn bytes(&self) -> u64;
 
     /// `Err` while it cannot write, with why; asked by `/readyz`. Tries anew now and then.
     fn health(&self) -> Result<(), StoreError>;

@@ -14,6 +14,8 @@ pub enum End {
     Discarded,
     Expired,
     Suspended,
+    /// Not by whoever had it.
+    Unreadable,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +104,15 @@ impl Store {
                 State::Claimed(by) if by == life => self.set(number, State::Waiting),
                 State::Begun(by) if by == life => self.set(number, State::Done(End::Interrupted)),
                 _ => {}
+            }
+        }
+    }
+
+    /// Some of what this life has claimed is found unreadable, and gets its end: who has claimed it is not told.
+    pub fn lose_some(&mut self, life: u64, which: impl Fn(usize) -> bool) {
+        for number in 0..self.rows.len() {
+            if self.rows[number].state == State::Claimed(life) && which(number) {
+                self.set(number, State::Done(End::Unreadable));
             }
         }
     }

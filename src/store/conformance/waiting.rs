@@ -6,6 +6,7 @@ use crate::policy::Suspensions;
 /// Each with a fresh store.
 pub async fn run<S: Subject>() {
     what_may_start_at_once_is_accepted_and_begun_in_one::<S>().await;
+    only_who_has_claimed_a_send_begins_or_ends_it::<S>().await;
     claims_come_in_the_order_of_release::<S>().await;
     what_is_given_back_is_in_front_again::<S>().await;
     full_destinations_are_stepped_over::<S>().await;
@@ -35,7 +36,7 @@ async fn left_waiting(store: &impl Store, session: &Session, draft: &Draft) -> S
     id
 }
 
-async fn claimed(store: &impl Store, session: &Session, wants: Vec<Want>) -> Vec<SendId> {
+async fn claimed_of(store: &impl Store, session: &Session, wants: Vec<Want>) -> Vec<SendId> {
     ids(&store.claim(session, wants, 100).await.expect("claimed").sends)
 }
 
@@ -61,7 +62,7 @@ async fn what_may_start_at_once_is_accepted_and_begun_in_one<S: Subject>() {
     assert_eq!(states, [State::Sending, State::Queued, State::Sending, State::Queued]);
     let again = begin_one(store, session, begin_of(one, &draft, at(4))).await;
     assert!(matches!(again, Err(StoreError::NoSuchSend)), "begun once");
-    assert_eq!(claimed(store, session, vec![want("acme", 9)]).await, [waits]);
+    assert_eq!(claimed_of(store, session, vec![want("acme", 9)]).await, [waits]);
     store.finish(session, finished(one, 200, at(3))).await.expect("ended");
 
     // A held send is never begun with its acceptance.
@@ -74,7 +75,67 @@ async fn what_may_start_at_once_is_accepted_and_begun_in_one<S: Subject>() {
     let recovered = store.recover(session, at(9)).await.expect("recovered");
     assert_eq!(recovered, Recovered { interrupted: 1, ..Recovered::default() });
     assert_eq!(code_of(store, two).await, Some(Code::Interrupted));
-    assert_eq!(claimed(store, session, vec![want("acme", 9)]).await, [claimed_at_once, waits]);
+    assert_eq!(claimed_of(store, session, vec![want("acme", 9)]).await, [claimed_at_once, waits]);
+}
+
+async fn only_who_has_claimed_a_send_begins_or_ends_it<S: Subject>() {
+    let subject = S::fresh().await;
+    let (store, old) = (subject.store(), subject.session());
+    let draft = draft();
+    let anothers = left_waiting(store, old, &draft).await;
+    let begun_by_another = left_waiting(store, old, &draft).await;
+    assert_eq!(claimed_of(store, old, vec![want("acme", 9)]).await, [anothers, begun_by_another]);
+    begin_one(store, old, begin_of(begun_by_another, &draft, at(1))).await.expect("begun");
+
+    let session = &joined(store).await;
+    let given_back = left_waiting(store, session, &draft).await;
+    assert_eq!(claimed_of(store, session, vec![want("acme", 9)]).await, [anothers, given_back]);
+    store.give_back(session, vec![given_back, anothers]).await.expect("given back");
+    let unclaimed = left_waiting(store, session, &draft).await;
+    let held = draft.clone().in_execution("e").send();
+    let held_id = held.id;
+    accept_new(store, session, call(vec![NewSend { course: Course::Claim, ..held }], Some("e"))).await;
+    let released = draft.clone().in_execution("released").send();
+    let released_id = released.id;
+    accept_new(store, session, call(vec![released], Some("released"))).await;
+    let finish = Ending::Finish(FinishedBy::Call);
+    end_execution(store, session, tenant("acme"), execution("released"), finish, at(2)).await.expect("ended");
+    let discarded = draft.clone().in_execution("discarded").send();
+    let discarded_id = discarded.id;
+    accept_new(store, session, call(vec![discarded], Some("discarded"))).await;
+    end_execution(store, session, tenant("acme"), execution("discarded"), Ending::Discard, at(2)).await.expect("ended");
+    let mine = accept_one(store, session, &draft).await;
+
+    let counts = store.waiting_of(&tenant("acme"));
+    for (what, id) in [
+        ("what another life of the node had claimed", anothers),
+        ("what another life of the node has begun", begun_by_another),
+        ("what was given back", given_back),
+        ("what nobody has claimed", unclaimed),
+        ("what is held", held_id),
+        ("what was released, and nobody has claimed", released_id),
+        ("what was discarded", discarded_id),
+    ] {
+        let before = record_of(store, id).await;
+        let begins = vec![begin_of(id, &draft, at(3)), begin_of(id, &draft, at(3))];
+        for answer in store.begin(session, begins).await.expect("an answer for each") {
+            assert!(matches!(answer, Err(StoreError::NoSuchSend)), "{what}: {answer:?}");
+        }
+        let ended = store.finish(session, failed(id, Code::Expired, at(3))).await;
+        assert_eq!(ended, Err(StoreError::NoSuchSend), "{what}");
+        assert_eq!(record_of(store, id).await, before, "{what}");
+        assert_eq!(store.waiting_of(&tenant("acme")), counts, "{what}");
+    }
+    // Refused among others, it costs them nothing.
+    let begins = [unclaimed, mine, held_id].map(|id| begin_of(id, &draft, at(4)));
+    let answers = store.begin(session, begins.to_vec()).await.expect("an answer for each");
+    assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true, false]);
+    // And once claimed, it begins.
+    assert_eq!(claimed_of(store, session, vec![want("acme", 9)]).await, [anothers, given_back, unclaimed, released_id]);
+    for id in [anothers, given_back, unclaimed, released_id] {
+        begin_one(store, session, begin_of(id, &draft, at(5))).await.expect("begun");
+        store.finish(session, finished(id, 200, at(5))).await.expect("ended");
+    }
 }
 
 async fn claims_come_in_the_order_of_release<S: Subject>() {
@@ -91,10 +152,10 @@ async fn claims_come_in_the_order_of_release<S: Subject>() {
     assert_eq!(end, Ok(ExecutionEnd::Done { count: 2, first: true }));
     let last = left_waiting(store, session, &draft().in_workflow("w").created(at(5))).await;
 
-    assert_eq!(claimed(store, session, vec![want("other", 9)]).await, []);
+    assert_eq!(claimed_of(store, session, vec![want("other", 9)]).await, []);
     let few = store.claim(session, vec![want("acme", 3)], 100).await.expect("claimed").sends;
     assert_eq!(ids(&few), [first, refused, released[0]]);
-    assert_eq!((few[0].released_at, few[2].released_at), (Some(at(2)), Some(at(4))));
+    assert_eq!((few[0].released_at, few[2].released_at), (at(2), at(4)));
     assert_eq!((few[2].created_at, few[0].expires_in), (at(1), Duration::from_secs(60)));
     assert!(few[0].destination.is_some() && few[1].destination.is_none());
     let rest = store.claim(session, vec![want("acme", 9)], 1).await.expect("claimed");
@@ -102,7 +163,7 @@ async fn claims_come_in_the_order_of_release<S: Subject>() {
     let rest = store.claim(session, vec![want("acme", 9)], 9).await.expect("claimed");
     assert_eq!((ids(&rest.sends), rest.more), (vec![last], false));
     assert_eq!(rest.sends[0].workflow.as_deref(), Some("w"));
-    assert_eq!(claimed(store, session, vec![want("acme", 9)]).await, []);
+    assert_eq!(claimed_of(store, session, vec![want("acme", 9)]).await, []);
     begin_one(store, session, begin_of(released[0], &held, at(6))).await.expect("begun");
 }
 
@@ -114,12 +175,12 @@ async fn what_is_given_back_is_in_front_again<S: Subject>() {
         let to = if second % 2 == 0 { "https://a.example.com/" } else { "https://b.example.com/" };
         all.push(left_waiting(store, session, &draft().to(to).created(at(second))).await);
     }
-    assert_eq!(claimed(store, session, vec![want("acme", 4)]).await, all[..4]);
+    assert_eq!(claimed_of(store, session, vec![want("acme", 4)]).await, all[..4]);
     begin_one(store, session, begin_of(all[1], &draft(), at(9))).await.expect("begun");
     // In any order; what is begun, not claimed or not known is passed over.
     store.give_back(session, vec![all[3], all[1], all[0], all[5], id_at(at(0))]).await.expect("given back");
     assert_eq!(store.waiting_of(&tenant("acme")).unclaimed, 4);
-    assert_eq!(claimed(store, session, vec![want("acme", 9)]).await, [all[0], all[3], all[4], all[5]]);
+    assert_eq!(claimed_of(store, session, vec![want("acme", 9)]).await, [all[0], all[3], all[4], all[5]]);
     begin_one(store, session, begin_of(all[3], &draft(), at(9))).await.expect("claimed again, and begun");
 }
 
@@ -137,11 +198,11 @@ async fn full_destinations_are_stepped_over<S: Subject>() {
     let full = |hosts: &[&str], room| {
         vec![Want { tenant: tenant("acme"), room, full: hosts.iter().map(|host| destination(host)).collect() }]
     };
-    assert_eq!(claimed(store, session, full(&["a", "b"], 1)).await, [of["c"][0]]);
-    assert_eq!(claimed(store, session, full(&["a", "b", "c"], 9)).await, []);
-    assert_eq!(claimed(store, session, full(&["a"], 2)).await, [of["b"][0], of["b"][1]], "in front of c's second");
+    assert_eq!(claimed_of(store, session, full(&["a", "b"], 1)).await, [of["c"][0]]);
+    assert_eq!(claimed_of(store, session, full(&["a", "b", "c"], 9)).await, []);
+    assert_eq!(claimed_of(store, session, full(&["a"], 2)).await, [of["b"][0], of["b"][1]], "in front of c's second");
     assert_eq!(store.waiting_of(&tenant("acme")).unclaimed, 9);
-    let rest = claimed(store, session, full(&[], 99)).await;
+    let rest = claimed_of(store, session, full(&[], 99)).await;
     assert_eq!(rest, [&of["a"][..7], &of["c"][1..], &of["a"][7..]].concat(), "those stepped over keep their places");
 }
 
@@ -251,7 +312,7 @@ async fn what_waits_too_long_expires<S: Subject>() {
     let held = within(20, draft().in_execution("e"));
     let held_id = held.id;
     accept_new(store, session, call(vec![held], Some("e"))).await;
-    let mine = claimed(store, session, vec![want("acme", 1)]).await;
+    let mine = claimed_of(store, session, vec![want("acme", 1)]).await;
     assert_eq!(mine, all[..1]);
 
     let ended = async |store: &S::Store, session: &Session, second| {
@@ -279,7 +340,7 @@ async fn what_waits_too_long_expires<S: Subject>() {
     assert_eq!(ended(store, session, 119).await, all[..1], "its claim went with its session");
     assert_eq!(ended(store, session, 120).await, [held_id]);
     assert_eq!(store.waiting_in_all().queued, 1);
-    assert_eq!(claimed(store, session, vec![want("acme", 9)]).await, all[4..]);
+    assert_eq!(claimed_of(store, session, vec![want("acme", 9)]).await, all[4..]);
 }
 
 async fn what_is_suspended_ends<S: Subject>() {
@@ -331,7 +392,7 @@ async fn what_is_suspended_ends<S: Subject>() {
     assert_eq!(record_of(store, mine).await.state, State::Queued, "what is claimed is its session's to end");
     let count = store.waiting_of(&tenant("acme"));
     assert_eq!((count.held, count.queued, count.unclaimed), (0, 2, 2));
-    assert_eq!(claimed(store, session, vec![want("bad", 9), want("good", 9)]).await, [all["another's workflow"]]);
+    assert_eq!(claimed_of(store, session, vec![want("bad", 9), want("good", 9)]).await, [all["another's workflow"]]);
     let none = end_execution(store, session, tenant("acme"), execution("e"), Ending::Discard, at(10)).await;
     assert_eq!(none, Ok(ExecutionEnd::Done { count: 0, first: true }), "what ended while held is not discarded");
 }
@@ -355,7 +416,7 @@ async fn counts_follow_every_step<S: Subject>() {
     let held_id = held_sends[0].id;
     accept_new(store, session, call(held_sends, Some("e"))).await;
     assert_eq!(count(store), (2, 3, 2));
-    assert_eq!(claimed(store, session, vec![want("acme", 1)]).await, [all[2]]);
+    assert_eq!(claimed_of(store, session, vec![want("acme", 1)]).await, [all[2]]);
     assert_eq!(count(store), (2, 3, 1));
     begin_one(store, session, begin_of(all[2], &draft(), at(1))).await.expect("begun");
     assert_eq!(count(store), (2, 2, 1));
@@ -365,7 +426,7 @@ async fn counts_follow_every_step<S: Subject>() {
     let finish = Ending::Finish(FinishedBy::Call);
     end_execution(store, session, tenant("acme"), execution("e"), finish, at(2)).await.expect("ended");
     assert_eq!(count(store), (0, 3, 3));
-    assert_eq!(claimed(store, session, vec![want("acme", 2)]).await, [all[3], held_id]);
+    assert_eq!(claimed_of(store, session, vec![want("acme", 2)]).await, [all[3], held_id]);
     let subject = subject.crash().await;
     assert_eq!(
         count(subject.store()),
@@ -382,7 +443,7 @@ async fn a_fenced_session_begins_nothing_and_ends_only_its_own<S: Subject>() {
     for second in 0..5 {
         all.push(left_waiting(store, old, &draft.clone().created(at(second))).await);
     }
-    assert_eq!(claimed(store, old, vec![want("acme", 4)]).await, all[..4]);
+    assert_eq!(claimed_of(store, old, vec![want("acme", 4)]).await, all[..4]);
     for &id in &all[..3] {
         begin_one(store, old, begin_of(id, &draft, at(6))).await.expect("begun");
     }
@@ -413,7 +474,7 @@ async fn a_fenced_session_begins_nothing_and_ends_only_its_own<S: Subject>() {
     assert_eq!(code_of(store, all[2]).await, Some(Code::Interrupted));
     let late = store.finish(old, finished(all[2], 200, at(9))).await;
     assert_eq!(late, Err(StoreError::NoSuchSend), "it has an end by now");
-    assert_eq!(claimed(store, new, vec![want("acme", 9)]).await, all[3..], "what it had claimed waits in front");
+    assert_eq!(claimed_of(store, new, vec![want("acme", 9)]).await, all[3..], "what it had claimed waits in front");
     begin_one(store, new, begin_of(all[3], &draft, at(9))).await.expect("begun");
     // In force, it interrupts nothing of its own.
     assert_eq!(store.recover(new, at(9)).await, Ok(Recovered::default()));
@@ -431,7 +492,7 @@ async fn what_waits_is_claimed_after_a_crash<S: Subject>() {
         accept_new(store, session, call(vec![held.send()], Some(&format!("e{number}")))).await;
     }
     for (id, draft) in &all[..6] {
-        claimed(store, session, vec![want(draft.tenant.as_str(), 1)]).await;
+        claimed_of(store, session, vec![want(draft.tenant.as_str(), 1)]).await;
         if id != &all[5].0 {
             begin_one(store, session, begin_of(*id, draft, at(2))).await.expect("begun");
             store.finish(session, finished(*id, 200, at(2))).await.expect("ended");
@@ -445,11 +506,11 @@ async fn what_waits_is_claimed_after_a_crash<S: Subject>() {
     let of =
         |remainder: usize| all.iter().skip(5).map(|(id, _)| *id).enumerate().filter(move |(n, _)| n % 2 == remainder);
     let expected: Vec<_> = of(1).chain(of(0)).map(|(_, id)| id).collect();
-    let sends = claimed(store, session, vec![want("a", 99), want("b", 99)]).await;
+    let sends = claimed_of(store, session, vec![want("a", 99), want("b", 99)]).await;
     assert_eq!(sends, expected);
     let count = store.waiting_of(&tenant("held"));
     assert_eq!((count.held, count.unclaimed, count.oldest), (19, 1, Some(at(30))));
-    assert_eq!(claimed(store, session, vec![want("held", 99)]).await.len(), 1);
+    assert_eq!(claimed_of(store, session, vec![want("held", 99)]).await.len(), 1);
 }
 
 fn draft_in(number: usize) -> Draft {

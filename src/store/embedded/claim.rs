@@ -251,9 +251,8 @@ impl<'s> Reader<'s> {
                 workflow: form.workflow(),
                 destination,
                 created_at: standing.created_at,
-                released_at: Some(released_at),
+                released_at,
                 expires_in: form.expires_in(),
-                held_by: None,
             };
             let destination =
                 pending.destination.as_ref().map_or(0, |destination| self.shared.destination(destination));

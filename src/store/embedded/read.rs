@@ -1,7 +1,5 @@
 //! Reading beside the writer: records, executions, the tail. Lists have a module of their own.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 use jiff::Timestamp;
 
@@ -10,7 +8,7 @@ use super::entry::{BodyPlace, FinishHead, SendHead, id_of};
 use super::frame::{self, Frame};
 use super::index::FoundEnding;
 use super::list::{Sieve, cursor, parse_cursor};
-use super::piece::{END_BYTES, End, Piece, SCAN_ROWS};
+use super::piece::{END_BYTES, End, Piece};
 use super::seal::{SLOT_BYTES, Slot};
 use super::table::{Extent, NONE, ROW_BYTES, Row};
 use crate::limits::IDEMPOTENCY_KEPT;
@@ -20,12 +18,10 @@ use crate::record::{Execution, ExecutionState, Record, ShownRequest, State, wait
 use crate::send::{Context, ExecutionId, Method, SendId, SendSpec, Spelling, TenantId};
 use crate::store::view::{EndedExecution, Standing};
 use crate::store::wire::{self, CallForm, EndingForm, FinishForm, Rest, SendForm, Unreadable};
-use crate::store::{Accepted, Ending, Filter, IdempotencyKey, Pending, Reach, StoreError, TailItem, TailPlace};
+use crate::store::{Accepted, Filter, IdempotencyKey, Reach, StoreError, TailItem, TailPlace};
 
 /// Places of the tail looked at in one call, so that a filter that matches nothing still comes back.
 const TAIL_PLACES_MAX: u32 = 16 * 1024;
-/// Bytes of a log read at once where frames follow one another.
-const WINDOW_BYTES: usize = 1 << 20;
 
 impl Shared {
     /// The end of an execution. `names` are compared where the log has to be read for it.
@@ -350,115 +346,6 @@ pub fn spec(shared: &Shared, id: SendId) -> Result<Option<std::sync::Arc<SendSpe
     };
     let spec = form.spec(request_body, rest).map_err(|why| damaged(&piece, row.accepted, why))?;
     Ok(Some(std::sync::Arc::new(spec)))
-}
-
-// What is not done.
-
-pub fn pending(shared: &Shared, after: Option<SendId>, limit: usize) -> Result<Vec<Pending>, StoreError> {
-    let (mut number, mut from) = match after {
-        None => (0, 0),
-        Some(id) => {
-            let (piece, row, _) = shared.find(id)?.ok_or(StoreError::NoSuchSend)?;
-            (piece.number, row + 1)
-        }
-    };
-    let mut found = Vec::new();
-    let doubted = super::locked(&shared.doubted);
-    let mut openings: HashMap<u64, Timestamp> = HashMap::new();
-    let mut endings: HashMap<u64, Option<EndedExecution>> = HashMap::new();
-    for piece in shared.pieces().iter() {
-        if piece.number < number {
-            continue;
-        }
-        if piece.number != number {
-            (number, from) = (piece.number, 0);
-        }
-        if piece.undone_count() == 0 {
-            continue;
-        }
-        let mut log = Window::of(piece.clone(), WINDOW_BYTES);
-        let rows = piece.row_count();
-        let mut bytes = Vec::new();
-        while from < rows {
-            let to = rows.min(from + SCAN_ROWS);
-            piece.rows(from, to, &mut bytes)?;
-            for row in bytes.chunks_exact(ROW_BYTES).filter_map(|row| row.first_chunk()).map(Row::peek) {
-                if row.is_done() || row.is_begun() {
-                    continue;
-                }
-                if found.len() == limit {
-                    return Ok(found);
-                }
-                let ended = match row.is_held() {
-                    false => None,
-                    true => match endings.get(&row.execution) {
-                        Some(ended) => *ended,
-                        None => {
-                            let ended = shared.ending(row.execution, None)?;
-                            endings.insert(row.execution, ended);
-                            ended
-                        }
-                    },
-                };
-                if doubted.contains(&row.id) || matches!(ended, Some(EndedExecution { ending: Ending::Discard, .. })) {
-                    // It waits for nothing but its end, as `recover` knows.
-                    continue;
-                }
-                let read =
-                    log.frame(row.accepted).and_then(|frame| payload(piece, row.accepted, frame, SendHead::decode));
-                let (_, form) = match read {
-                    Ok(read) => read,
-                    Err(why @ StoreError::Damaged(_)) => {
-                        shared.tell_damage(why.to_string());
-                        continue;
-                    }
-                    Err(error) => return Err(error),
-                };
-                let created_at = wire::timestamp(form.created_at);
-                let standing = Standing { created_at, held: row.is_held(), ended, started_at: None };
-                let released_at = standing.released_at();
-                let held_by = match form.execution().filter(|_| row.is_held() && released_at.is_none()) {
-                    None => None,
-                    Some(execution) => {
-                        let opened = match openings.get(&row.execution) {
-                            Some(opened) => *opened,
-                            None => {
-                                let opened = opened_at(shared, row.execution)?.unwrap_or(created_at);
-                                openings.insert(row.execution, opened);
-                                opened
-                            }
-                        };
-                        Some((ExecutionId::new(execution), opened))
-                    }
-                };
-                found.push(Pending {
-                    id: row.id(),
-                    tenant: form.tenant_id(),
-                    workflow: form.workflow(),
-                    destination: form.destination(),
-                    created_at,
-                    released_at,
-                    expires_in: form.expires_in(),
-                    held_by,
-                });
-            }
-            from = to;
-        }
-    }
-    Ok(found)
-}
-
-/// When the first held send of an execution was created.
-fn opened_at(shared: &Shared, execution: u64) -> Result<Option<Timestamp>, StoreError> {
-    for piece in shared.pieces().with(execution).rev() {
-        for number in piece.members(execution)? {
-            let row = piece.row(number)?;
-            if row.is_held() {
-                return Ok(Some(wire::timestamp(row.created_at)));
-            }
-        }
-    }
-    Ok(None)
 }
 
 /// Reads frames that follow one another with few reads.

@@ -436,22 +436,13 @@ impl Writer {
                 newest.change_growing(|growing| growing.add_ending(*hash, *at, *ended));
                 locked(&self.shared.waiting).close(*hash, *ended);
             }
-            Effect::Begin { send, id, at, by, was } => {
+            Effect::Begin { send, id, at, by } => {
                 let piece = self.piece_of(send)?;
                 if let Some(mut row) = self.shared.sound_row(&piece, send.row)? {
                     row.started_at = *at;
                     piece.write_rows(send.row, &row.encode()).map_err(failed(&piece))?;
                 }
-                let mut waiting = locked(&self.shared.waiting);
-                match was {
-                    Was::Taken => waiting.begin(*id, *by),
-                    Was::Untaken(tenant, counted) => {
-                        let queued = Queued { piece: send.piece, row: send.row, expires: u32::MAX, released: 0 };
-                        let (tenant, tenant_hash, hand) = (*tenant, send.tenant, Hand::Begun(*by));
-                        waiting.take(*id, Taken { queued, tenant, tenant_hash, destination: 0, order: 0, hand });
-                        waiting.uncount(tenant, *counted);
-                    }
-                }
+                locked(&self.shared.waiting).begin(*id, *by);
             }
             Effect::Finish { send, id, seq, at, facts, was, body } => {
                 let piece = self.piece_of(send)?;

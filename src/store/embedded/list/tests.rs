@@ -5,7 +5,9 @@ use super::super::{Embedded, PieceLimits};
 use crate::outcome::{Code, Outcome};
 use crate::record::Record;
 use crate::send::SendId;
-use crate::store::conformance::{Draft, Subject, accept_one, at, begin_of, begin_one, draft, failed, finished, tenant};
+use crate::store::conformance::{
+    Draft, Subject, accept_one, at, begin_of, begin_one, claimed, draft, failed, finished, tenant,
+};
 use crate::store::{Filter, OnceOnly, Reach, Records, Session};
 
 /// A seeded xorshift.
@@ -150,6 +152,7 @@ async fn a_list_finds_what_every_record_says_of_itself() {
         check(subject.store(), &mut random, second, "ended after they were settled").await;
         subject = subject.crash().await;
         check(subject.store(), &mut random, second, "opened again").await;
+        claimed(subject.store(), subject.session()).await;
         while !waiting.is_empty() {
             second += 1;
             finish_some(subject.store(), subject.session(), &mut random, &mut waiting, second).await;

@@ -139,7 +139,7 @@ async fn no_more_is_kept_than_may_be_whenever_a_piece_is_opened() {
     let mut most = 0;
     for _ in 0..80 {
         small.flood("a", 1, 10).await;
-        most = most.max(small.store().bytes());
+        most = most.max(bytes_of(small.store()));
     }
     assert!(small.store().shared.pieces()[0].number > 5, "pieces were dropped");
     assert!(most < 8_000 + 2 * 4 * 1_000, "{most} bytes stood there");

@@ -6,11 +6,10 @@ use std::sync::atomic::Ordering;
 use super::Writer;
 use super::job::{AcceptJob, AcceptedJob, Answer, BeginJob, EndJob, FinishJob, StoreEndJob};
 use crate::send::{ExecutionId, SendId, TenantId};
-use crate::store::embedded::entry::{BeginHead, BodyPlace, FinishFacts, FinishHead, SendHead, id_of};
+use crate::store::embedded::entry::{BeginHead, BodyPlace, FinishFacts, FinishHead, SendHead};
 use crate::store::embedded::frame::{self, Kind};
 use crate::store::embedded::locked;
 use crate::store::embedded::piece::SEND_BYTES;
-use crate::store::embedded::read::payload;
 use crate::store::embedded::seal::Asked;
 use crate::store::embedded::table::{Extent, ROW_BYTES, Row};
 use crate::store::embedded::waiting::{Counted, Hand};
@@ -56,7 +55,6 @@ pub enum Effect {
         id: u128,
         at: i64,
         by: u64,
-        was: Was,
     },
     Finish {
         send: SendAt,
@@ -290,71 +288,36 @@ impl Writer {
             return Err(StoreError::NoSuchSend);
         }
         let taken = locked(&self.shared.waiting).taken(job.id).copied();
-        let (send, was) = match taken {
-            Some(taken) if taken.hand == Hand::Claimed(by.incarnation()) => {
-                let (piece, row) = (taken.queued.piece, taken.queued.row);
-                (SendAt { piece, row, tenant: taken.tenant_hash }, Was::Taken)
-            }
-            Some(_) => return Err(StoreError::NoSuchSend),
-            None => match self.untaken(job.id)? {
-                Some((send, number, Counted::Queued)) => (send, Was::Untaken(number, Counted::Queued)),
-                _ => return Err(StoreError::NoSuchSend),
-            },
+        let Some(taken) = taken.filter(|taken| taken.hand == Hand::Claimed(by.incarnation())) else {
+            return Err(StoreError::NoSuchSend);
         };
+        let send = SendAt { piece: taken.queued.piece, row: taken.queued.row, tenant: taken.tenant_hash };
         if send.tenant != job.tenant {
             return Err(StoreError::NoSuchSend);
         }
         let head = BeginHead { id: job.id, piece: send.piece, row: send.row, at: job.at };
         frame::append(&mut batch.log, Kind::Begin, &[&head.encode()], None);
         batch.begun.insert(job.id);
-        batch.effects.push(Effect::Begin { send, id: job.id, at: job.at, by: by.incarnation(), was });
+        batch.effects.push(Effect::Begin { send, id: job.id, at: job.at, by: by.incarnation() });
         Ok(())
-    }
-
-    /// A send that waits and that nobody has taken.
-    fn untaken(&self, id: u128) -> Result<Option<(SendAt, u32, Counted)>, StoreError> {
-        let Some((piece, number, row)) = self.shared.find(id_of(id))? else { return Ok(None) };
-        if row.is_done() || row.is_begun() || !piece.ended().undone.contains(number) {
-            return Ok(None);
-        }
-        let counted = match if row.is_held() { self.shared.ending(row.execution, None)? } else { None } {
-            Some(EndedExecution { ending: Ending::Discard, .. }) => Counted::Not,
-            None if row.is_held() => Counted::HeldBy(row.execution),
-            _ => Counted::Queued,
-        };
-        let bytes = piece.frame(row.accepted)?;
-        let (_, form) = payload(&piece, row.accepted, &bytes, SendHead::decode)?;
-        let tenant = locked(&self.shared.waiting).number(&form.tenant_id());
-        Ok(Some((SendAt { piece: piece.number, row: number, tenant: row.tenant }, tenant, counted)))
     }
 
     pub fn finish(&self, batch: &mut Batch, by: &Session, job: FinishJob, answer: Answer<u64>) {
         let decided = self.may_finish(batch, by, job.id);
-        match decided.map(|(send, was)| self.decide_finish(batch, send, was, job)) {
+        match decided.map(|send| self.decide_finish(batch, send, Was::Taken, job)) {
             Ok(seq) => batch.replies.push(Reply::Finish(answer, seq)),
             Err(error) => drop(answer.send(Err(error))),
         }
     }
 
-    fn may_finish(&self, batch: &Batch, by: &Session, id: u128) -> Result<(SendAt, Was), StoreError> {
-        if batch.done.contains(&id) {
-            return Err(StoreError::NoSuchSend);
-        }
-        let (taken, is_over) = {
-            let waiting = locked(&self.shared.waiting);
-            (waiting.taken(id).copied(), self.shared.in_force(&waiting, by))
-        };
-        match taken {
-            Some(taken) if matches!(taken.hand, Hand::Claimed(of) | Hand::Begun(of) if of == by.incarnation()) => {
-                let (piece, row) = (taken.queued.piece, taken.queued.row);
-                Ok((SendAt { piece, row, tenant: taken.tenant_hash }, Was::Taken))
+    /// Also a session that is over may end what it had begun.
+    fn may_finish(&self, batch: &Batch, by: &Session, id: u128) -> Result<SendAt, StoreError> {
+        let is_mine = |hand| matches!(hand, Hand::Claimed(of) | Hand::Begun(of) if of == by.incarnation());
+        match locked(&self.shared.waiting).taken(id) {
+            Some(taken) if is_mine(taken.hand) && !batch.done.contains(&id) => {
+                Ok(SendAt { piece: taken.queued.piece, row: taken.queued.row, tenant: taken.tenant_hash })
             }
-            Some(_) => Err(StoreError::NoSuchSend),
-            None => {
-                let (send, number, counted) = self.untaken(id)?.ok_or(StoreError::NoSuchSend)?;
-                is_over?;
-                Ok((send, Was::Untaken(number, counted)))
-            }
+            _ => Err(StoreError::NoSuchSend),
         }
     }
 
