@@ -427,24 +427,37 @@ fn describe_metrics() {
 mod tests {
     use std::io::{Read, Write};
 
-    use super::*;
+    use futures_util::FutureExt;
 
-    /// One thread has this runtime, and it waits in the kernel from its first question on: nothing turns that delivers.
-    #[tokio::test]
-    #[allow(clippy::disallowed_methods, reason = "towards our own listener, and it is to hold the thread up")]
-    async fn who_asks_is_answered_while_nothing_turns_that_delivers() {
+    use super::*;
+    use crate::intake::{Submit, Submitted};
+    use crate::outcome::Code;
+    use crate::policy::CheckedUrl;
+    use crate::record::State;
+    use crate::send::{Context, Method, SendSpec, Target, TenantId};
+    use crate::store::{Reach, Records};
+
+    /// With more TOML.
+    async fn started(more: &str) -> (App, tempfile::TempDir) {
         let directory = tempfile::tempdir().expect("a directory");
         std::fs::write(directory.path().join("public-ips.txt"), "127.0.0.2\n").expect("written");
         let file = directory.path().join("egressd.toml");
         let text = format!(
             "[api]\nlisten = \"127.0.0.1:0\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n[[egress.source]]\npublic = \"127.0.0.2\"\n\
-             [store]\npath = \"{0}/store\"\nkey_file = \"{0}/key\"\n",
+             [store]\npath = \"{0}/store\"\nkey_file = \"{0}/key\"\n{more}",
             directory.path().display()
         );
         std::fs::write(&file, text).expect("written");
         let config = Config::load(&file, clock::wall()).expect("a good configuration");
         let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle();
-        let app = App::start(config, Some(file), metrics).await.expect("it starts");
+        (App::start(config, Some(file), metrics).await.expect("it starts"), directory)
+    }
+
+    /// One thread has this runtime, and it waits in the kernel from its first question on: nothing turns that delivers.
+    #[tokio::test]
+    #[allow(clippy::disallowed_methods, reason = "towards our own listener, and it is to hold the thread up")]
+    async fn who_asks_is_answered_while_nothing_turns_that_delivers() {
+        let (app, _directory) = started("").await;
         let ask = || {
             let mut stream = std::net::TcpStream::connect(app.metrics).expect("connected");
             stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a time-out");
@@ -457,5 +470,52 @@ mod tests {
             (0..1_000_000).map(|_| ask()).find(|answer| answer.starts_with("HTTP/1.1 503")).expect("told in the end");
         assert!(answer.contains("the dispatcher has stalled"), "{answer}");
         assert!(app.drain().await);
+    }
+
+    #[tokio::test]
+    async fn a_drain_waits_for_what_was_inside_when_the_door_closed() {
+        // It takes requests, and never answers.
+        let receiver = TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let url = format!("http://{}/", receiver.local_addr().expect("bound"));
+        let more = "[delivery]\ndeadline = \"500ms\"\n[[policy.exception]]\nnetworks = [\"127.0.0.0/8\"]\nreason = \"a test\"\n";
+        let (app, _directory) = started(more).await;
+        let submit = async |intake: Arc<Intake>, tenant: &'static str| {
+            let spec = SendSpec {
+                method: Method::Get,
+                target: Target::Url(CheckedUrl::parse(&url).expect("a URL")),
+                headers: Vec::new(),
+                spelling: Default::default(),
+                dropped_headers: Vec::new(),
+                body: None,
+                context: Context::default(),
+                expires_in: None,
+            };
+            let tenant = TenantId::new(tenant);
+            let call = Submit { tenant, sends: vec![spec], hold: None, idempotency: None, resend_of: None };
+            match intake.submit(call).await.expect("accepted") {
+                Submitted::Accepted(mut records) => records.remove(0),
+                Submitted::Replayed(ids) => panic!("{ids:?}"),
+            }
+        };
+        let mut tries = 0;
+        while submit(app.intake.clone(), "before").await.state != State::Sending {
+            tries += 1;
+            assert!(tries < 10_000, "the loop never runs");
+        }
+        let mut inside = Box::pin(submit(app.intake.clone(), "inside"));
+        assert!((&mut inside).now_or_never().is_none(), "its call is on its way to the disk");
+        let settings = app.world.config().store.clone();
+        let mut stopped = app.stop.subscribe();
+        let resumed = async {
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+            inside.await
+        };
+        let (clean, record) = tokio::join!(app.drain(), resumed);
+        assert!(clean);
+        assert_eq!(record.state, State::Sending, "it began after all others had ended");
+        let store = Embedded::open(&settings, "test").expect("closed before");
+        let record = store.record(Reach::All, record.id, false).await.expect("readable").expect("accepted");
+        let code = record.ended.and_then(|ended| ended.error).map(|error| error.code);
+        assert_eq!(code, Some(Code::Timeout), "its end is written");
     }
 }

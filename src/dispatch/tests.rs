@@ -158,6 +158,41 @@ async fn who_waits_is_woken_by_the_ends_that_the_store_gives() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_send_that_the_store_does_not_let_begin_is_not_made() {
+    let middle = Middle::new().await;
+    let ids: Vec<SendId> = middle.submit(3, None).await.iter().map(|record| record.id).collect();
+    // In the window, and by the store's account nobody's.
+    middle.ledger.store.give_back(&middle.ledger.session, vec![ids[1]]).await.expect("given back");
+    let (_stop, stopped) = watch::channel(false);
+    tokio::spawn(middle.dispatcher.clone().run(stopped));
+    for id in [ids[0], ids[2]] {
+        middle.ended(id).await;
+    }
+    let refused = middle.record(ids[1]).await;
+    assert_eq!((refused.state, refused.started_at), (State::Queued, None));
+    // Who looks at what waits finds it.
+    middle.ended(ids[1]).await;
+    assert_eq!(middle.backlog.lock().in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_name_another_has_begins_nothing_more() {
+    let middle = Middle::new().await;
+    let ids: Vec<SendId> = middle.submit(3, None).await.iter().map(|record| record.id).collect();
+    let other = middle.ledger.store.join(Arc::from("test")).await.expect("joined");
+    let (_stop, stopped) = watch::channel(false);
+    tokio::spawn(middle.dispatcher.clone().run(stopped));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(middle.dispatcher.fenced());
+    for id in ids {
+        assert_eq!(middle.record(id).await.state, State::Queued);
+    }
+    let want = store::Want { tenant: TenantId::new("acme"), room: 9, full: Vec::new() };
+    assert_eq!(middle.ledger.store.claim(&other, vec![want], 9).await.expect("in force").sends.len(), 3);
+    assert_eq!(middle.backlog.lock().in_flight(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_task_that_panics_gives_its_slot_back_and_its_send_ends() {
     let middle = Middle::new().await;
     let id = middle.submit(1, None).await[0].id;

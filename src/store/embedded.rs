@@ -153,6 +153,8 @@ struct Shared {
     doubted: Mutex<HashSet<u128>>,
     /// What was found unreadable since the store was opened.
     damage: Mutex<Vec<String>>,
+    /// Ends that the store has given, and whose caller has heard of an error instead.
+    untold: Mutex<Vec<StoreEnd>>,
     faults: Faults,
     /// Of the directory and the lock: what is written elsewhere does not last.
     links: Vec<Link>,
@@ -252,6 +254,14 @@ impl Shared {
         if damage.len() < DAMAGE_MAX && !damage.contains(&what) {
             tracing::error!(what, "the store is damaged");
             damage.push(what);
+        }
+    }
+
+    /// What cannot be read costs nobody else anything: it is told, and tried again later.
+    fn tell_unread(&self, error: &StoreError) {
+        match error {
+            StoreError::CannotRead(_) | StoreError::Damaged(_) => self.tell_damage(error.to_string()),
+            other => tracing::warn!(error = %other, "some of what waits is not looked at yet"),
         }
     }
 
@@ -371,6 +381,7 @@ impl Embedded {
             state: Mutex::new(state),
             doubted: Mutex::default(),
             damage: Mutex::default(),
+            untold: Mutex::default(),
             faults: Faults::default(),
             links: lock.links.clone(),
         });
@@ -503,6 +514,7 @@ impl Embedded {
                     let left = some.iter().chain(ends.as_slice());
                     let queued = left.filter(|end| out_of_line && end.counted == Counted::Queued);
                     claim::put_back(&self.shared, queued.map(|end| (end.number, end.queued)));
+                    self.tell_later(told);
                     return Err(error);
                 }
             };
@@ -515,14 +527,77 @@ impl Embedded {
         Ok(told)
     }
 
-    /// Ends what discarded executions of this tenant have left.
-    async fn end_discarded(&self, tenant: u32, now: Timestamp) -> Result<Vec<StoreEnd>, StoreError> {
+    /// Ends whose caller hears of an error: the next sweep tells of them.
+    fn tell_later(&self, told: Vec<StoreEnd>) {
+        locked(&self.shared.untold).extend(told);
+    }
+
+    /// Ends what discarded executions of this tenant have left, or (`only`) this one. What cannot be read or written now
+    /// stays known, and [`OnceOnly::expire`] comes back to it.
+    async fn end_discarded(&self, tenant: u32, only: Option<u64>, now: Timestamp) -> Result<Vec<StoreEnd>, StoreError> {
         let mut told = Vec::new();
-        while let Some((closing, ends)) = self.blocking(move |shared| claim::discarded(shared, tenant, now)).await? {
-            told.extend(self.end_by_store(ends, false).await?);
-            locked(&self.shared.waiting).closed(tenant, closing.hash);
+        let mut done = Ok(());
+        let mut closings = locked(&self.shared.waiting).closings(tenant, false);
+        closings.retain(|closing| only.is_none_or(|only| only == closing.hash));
+        for closing in closings {
+            let left = self.blocking(move |shared| claim::discarded(shared, tenant, &closing, now)).await;
+            let ended = match left {
+                Ok((ends, unread)) => self.end_by_store(ends, false).await.map(|ended| (ended, unread)),
+                Err(error) => Err(error),
+            };
+            match ended {
+                Ok((ended, None)) => {
+                    told.extend(ended);
+                    locked(&self.shared.waiting).closed(tenant, closing.hash);
+                }
+                Ok((ended, Some(error))) => {
+                    told.extend(ended);
+                    done = Err(error);
+                }
+                Err(error) => done = Err(error),
+            }
         }
-        Ok(told)
+        match done {
+            Ok(()) => Ok(told),
+            Err(error) => {
+                self.tell_later(told);
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends what nobody else comes back to: what has expired, and what of discarded executions has no end yet.
+    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Swept, StoreError> {
+        let (discarding, is_due) = {
+            let waiting = locked(&self.shared.waiting);
+            (waiting.discarding(), waiting.is_due(waiting::second(now)))
+        };
+        let mut swept = Swept::default();
+        if discarding.is_empty() && !is_due {
+            return Ok(swept);
+        }
+        // Nothing of it could be written, so nothing is looked at.
+        self.shared.health()?;
+        let mut done = Ok(());
+        for tenant in discarding {
+            match self.end_discarded(tenant, None, now).await {
+                Ok(ended) => swept.ended.extend(ended),
+                Err(error) => done = Err(error),
+            }
+        }
+        let (ends, more) = self.blocking(move |shared| Ok(claim::expired(shared, now, limit))).await?;
+        match self.end_by_store(ends, true).await {
+            Ok(ended) => swept.ended.extend(ended),
+            Err(error) => done = Err(error),
+        }
+        swept.next = more.then_some(SweepPlace(0));
+        match done {
+            Ok(()) => Ok(swept),
+            Err(error) => {
+                self.tell_later(swept.ended);
+                Err(error)
+            }
+        }
     }
 }
 
@@ -664,9 +739,11 @@ impl OnceOnly for Embedded {
             let number = locked(&self.shared.waiting).known(&name);
             let ended = match (ending, number) {
                 (_, None) => Vec::new(),
-                (Ending::Discard, Some(number)) => self.end_discarded(number, at).await?,
+                (Ending::Discard, Some(number)) => self.end_discarded(number, Some(hash), at).await?,
                 (Ending::Finish(_), Some(number)) => {
-                    self.blocking(move |shared| claim::line_up(shared, number)).await?;
+                    // Released they are; what cannot be lined up now is when it is claimed.
+                    let lined_up = self.blocking(move |shared| claim::line_up(shared, number)).await;
+                    lined_up.unwrap_or_else(|error| self.shared.tell_unread(&error));
                     Vec::new()
                 }
             };
@@ -751,8 +828,9 @@ impl OnceOnly for Embedded {
     ) -> StoreResult<'a, Released> {
         async move {
             self.shared.in_force(&locked(&self.shared.waiting), by)?;
-            let overdue = self.blocking(move |shared| claim::overdue(shared, opened_before, now, limit)).await?;
-            self.end_by_store(overdue.unreadable, false).await?;
+            let overdue = self.blocking(move |shared| Ok(claim::overdue(shared, opened_before, now, limit))).await?;
+            self.tell_later(self.end_by_store(overdue.unreadable, false).await?);
+            overdue.nameless.into_iter().for_each(|hash| locked(&self.shared.waiting).forget_age(hash));
             let ending = Ending::Finish(FinishedBy::HoldLimit);
             let ends = overdue.executions.into_iter().map(|(tenant, execution)| async move {
                 let (name, of) = (tenant.clone(), execution.clone());
@@ -771,9 +849,9 @@ impl OnceOnly for Embedded {
     fn expire<'a>(&'a self, by: &'a Session, now: Timestamp, limit: usize) -> StoreResult<'a, Swept> {
         async move {
             self.shared.in_force(&locked(&self.shared.waiting), by)?;
-            let ends = self.blocking(move |shared| claim::expired(shared, now, limit)).await?;
-            let next = (ends.len() >= limit).then_some(SweepPlace(0));
-            Ok(Swept { ended: self.end_by_store(ends, true).await?, next })
+            let mut swept = self.sweep(now, limit).await?;
+            swept.ended.append(&mut locked(&self.shared.untold));
+            Ok(swept)
         }
         .boxed()
     }
@@ -788,7 +866,8 @@ impl OnceOnly for Embedded {
     ) -> StoreResult<'a, Swept> {
         async move {
             self.shared.in_force(&locked(&self.shared.waiting), by)?;
-            let swept = self.blocking(move |shared| claim::suspended(shared, &suspensions, from, now, limit));
+            let swept =
+                self.blocking(move |shared| Ok(claim::suspended(shared, &suspensions, from, now, limit)));
             let (ends, next) = swept.await?;
             Ok(Swept { ended: self.end_by_store(ends, false).await?, next })
         }

@@ -321,6 +321,7 @@ pub trait OnceOnly: std::marker::Send + Sync + 'static {
     ) -> StoreResult<'a, Released>;
 
     /// Ends what waits unclaimed and is past its time, about `limit` sends at once. `next` says that there may be more.
+    /// Comes back to what other calls could not end, and tells of ends whose callers heard of an error.
     fn expire<'a>(&'a self, by: &'a Session, now: Timestamp, limit: usize) -> StoreResult<'a, Swept>;
 
     /// Ends what waits unclaimed or is held, and is suspended. About `limit` sends are ended at once, and a bounded

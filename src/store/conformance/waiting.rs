@@ -12,6 +12,7 @@ pub async fn run<S: Subject>() {
     full_destinations_are_stepped_over::<S>().await;
     a_tenant_with_one_send_is_claimed_beside_anothers_many::<S>().await;
     the_store_moves_and_ends_the_sends_of_an_execution::<S>().await;
+    submits_race_with_their_executions_end_and_none_stays_held::<S>().await;
     overdue_executions_are_released_oldest_first::<S>().await;
     what_waits_too_long_expires::<S>().await;
     what_is_suspended_ends::<S>().await;
@@ -261,6 +262,44 @@ async fn the_store_moves_and_ends_the_sends_of_an_execution<S: Subject>() {
         sends.extend(ids(&some));
     }
     assert_eq!(sends, kept_ids, "in call order");
+}
+
+async fn submits_race_with_their_executions_end_and_none_stays_held<S: Subject>() {
+    const CALLS: usize = 6;
+    let subject = S::fresh().await;
+    let (store, session) = (subject.store(), subject.session());
+    let (mut released, mut discarded) = (Vec::new(), Vec::new());
+    for (turn, ending) in (0..=CALLS).flat_map(|turn| [(turn, Ending::Discard), (turn, Ending::Finish(FinishedBy::Call))]) {
+        let name = format!("{turn} {}", ending.state().label());
+        let draft = draft().in_execution(&name);
+        let submit = async || {
+            let sends = vec![draft.send(), draft.send()];
+            let ids = [sends[0].id, sends[1].id];
+            match store.accept(session, call(sends, Some(&name))).await {
+                Ok(Accepted::New { .. }) => ids.to_vec(),
+                Ok(Accepted::Ended(state)) if state == ending.state() => Vec::new(),
+                other => panic!("{name}: {other:?}"),
+            }
+        };
+        // Each is asked in turn, and none waits for the one before.
+        let before = futures_util::future::join_all((0..turn).map(|_| submit()));
+        let after = futures_util::future::join_all((turn..CALLS).map(|_| submit()));
+        let end = end_execution(store, session, tenant("acme"), execution(&name), ending, at(2));
+        let (before, end, after) = tokio::join!(before, end, after);
+        let accepted: Vec<SendId> = before.into_iter().chain(after).flatten().collect();
+        assert_eq!(end, Ok(ExecutionEnd::Done { count: accepted.len() as u64, first: true }), "{name}");
+        let kept = if ending == Ending::Discard { &mut discarded } else { &mut released };
+        kept.extend(accepted);
+    }
+    assert!(!released.is_empty() && !discarded.is_empty());
+    assert_eq!(store.waiting_in_all().held, 0);
+    for id in discarded {
+        assert_eq!(code_of(store, id).await, Some(Code::Discarded));
+    }
+    let mut claimed = claimed_of(store, session, vec![want("acme", 1000)]).await;
+    claimed.sort();
+    released.sort();
+    assert_eq!(claimed, released);
 }
 
 async fn overdue_executions_are_released_oldest_first<S: Subject>() {

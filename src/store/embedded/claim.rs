@@ -14,7 +14,7 @@ use super::frame::{Found, Kind, Scanner};
 use super::piece::Piece;
 use super::read::{Window, payload};
 use super::table::{Extent, Row};
-use super::waiting::{Closing, Counted, Hand, Looked, Queued, Taken, second, second_after};
+use super::waiting::{Closing, Counted, Hand, Looked, Open, Queued, Taken, second, second_after};
 use super::{Shared, locked};
 use crate::outcome::Failure;
 use crate::policy::{Asker, Suspensions};
@@ -30,6 +30,8 @@ const LOOKS_BEYOND: usize = 4096;
 const SWEEP_ROWS: usize = 4096;
 /// Entries that get their place in line under one lock.
 const LINED_UP_AT_ONCE: usize = 512;
+/// Seconds after which what has expired and could not be read is looked at again.
+const UNREAD_AGAIN: u32 = 60;
 /// The line aside of what nobody has seen the destination of.
 const NOT_LOOKED_AT: u32 = 1;
 
@@ -119,111 +121,104 @@ fn standing(row: &Row, ended: Option<EndedExecution>) -> Standing {
 // Claiming.
 
 pub fn claim(shared: &Arc<Shared>, by: &Session, wants: &[Want], limit: usize) -> Result<Claim, StoreError> {
-    let mut claim = Claim::default();
-    let mut looks = limit + LOOKS_BEYOND;
-    let mut failed = None;
-    'wants: for want in wants {
-        let Some(number) = locked(&shared.waiting).known(&want.tenant) else { continue };
-        if let Err(error) = line_up(shared, number) {
-            failed = Some(error);
-            continue;
+    let mut claiming = Claiming { shared, by, claim: Claim::default(), looks: limit + LOOKS_BEYOND, unread: Vec::new() };
+    let done = wants.iter().try_for_each(|want| claiming.want(want, limit));
+    // Only now: within this call they would be looked at again and again.
+    let mut waiting = locked(&shared.waiting);
+    for (number, one) in claiming.unread {
+        waiting.put_aside(number, NOT_LOOKED_AT, (one.order, one.queued));
+    }
+    done.map(|()| claiming.claim)
+}
+
+/// A claim under way.
+struct Claiming<'s> {
+    shared: &'s Shared,
+    by: &'s Session,
+    claim: Claim,
+    looks: usize,
+    /// What could not be read, with its tenant's number.
+    unread: Vec<(u32, Looked)>,
+}
+
+impl Claiming<'_> {
+    fn want(&mut self, want: &Want, limit: usize) -> Result<(), StoreError> {
+        let known = || locked(&self.shared.waiting).known(&want.tenant);
+        if let Some(Err(error)) = known().map(|number| line_up(self.shared, number)) {
+            // What is in line already can be claimed.
+            self.shared.tell_unread(&error);
         }
-        let full: HashSet<u32> = want.full.iter().map(|destination| shared.destination(destination)).collect();
+        let full: HashSet<u32> = want.full.iter().map(|destination| self.shared.destination(destination)).collect();
         let mut room = want.room;
         while room > 0 {
-            let most = room.min(limit - claim.sends.len()).min(looks);
-            let looked = {
-                let mut waiting = locked(&shared.waiting);
-                shared.in_force(&waiting, by)?;
-                match waiting.known(&want.tenant) {
-                    Some(number) if most == 0 => {
-                        claim.more |= waiting.count_of(&want.tenant).unclaimed > 0 && number < u32::MAX;
-                        break;
-                    }
-                    Some(number) => waiting.look(number, most, &full),
-                    None => break,
+            let most = room.min(limit - self.claim.sends.len()).min(self.looks);
+            let (number, looked) = {
+                let mut waiting = locked(&self.shared.waiting);
+                self.shared.in_force(&waiting, self.by)?;
+                // Asked each time: a tenant of which nothing waits any more gives its number to another.
+                let Some(number) = waiting.known(&want.tenant) else { break };
+                if most == 0 {
+                    self.claim.more |= waiting.count_of(&want.tenant).unclaimed > 0;
+                    break;
                 }
+                (number, waiting.look(number, most, &full))
             };
             if looked.is_empty() {
                 break;
             }
-            looks -= looked.len();
-            let before = claim.sends.len();
-            match take(shared, by, number, &looked, &full, &mut claim) {
-                Ok(()) => {}
-                Err(error @ StoreError::Fenced(_)) => return Err(error),
-                // What is claimed already is answered, and those behind it are looked at.
-                Err(error) => {
-                    failed = Some(error);
-                    continue 'wants;
-                }
-            }
-            room -= claim.sends.len() - before;
+            self.looks -= looked.len();
+            let before = self.claim.sends.len();
+            self.take(number, &looked, &full)?;
+            room -= self.claim.sends.len() - before;
         }
+        Ok(())
     }
-    if let Some(error) = failed {
-        if claim.sends.is_empty() && claim.unreadable.is_empty() {
-            return Err(error);
-        }
-        tracing::warn!(%error, "some of what waits cannot be claimed yet");
-        claim.more = true;
-    }
-    Ok(claim)
-}
 
-/// Takes what was looked at, or puts it where it belongs.
-fn take(
-    shared: &Arc<Shared>,
-    by: &Session,
-    number: u32,
-    looked: &[Looked],
-    full: &HashSet<u32>,
-    claim: &mut Claim,
-) -> Result<(), StoreError> {
-    let mut reader = Reader::of(shared, looked.len());
-    let mut looks = Vec::with_capacity(looked.len());
-    for one in looked {
-        match reader.look(by, number, one) {
-            Ok(look) => looks.push(look),
-            Err(error) => {
-                let mut waiting = locked(&shared.waiting);
-                for one in looked {
-                    waiting.put_aside(number, NOT_LOOKED_AT, (one.order, one.queued));
-                }
-                return Err(error);
-            }
-        }
-    }
-    let mut waiting = locked(&shared.waiting);
-    let is_over = shared.in_force(&waiting, by);
-    for (look, one) in looks.into_iter().zip(looked) {
-        match look {
-            Look::Gone => {}
-            Look::Unreadable(end) => claim.unreadable.push(*end),
-            Look::Waits(send) => {
-                let (pending, taken) = *send;
-                let id = pending.id.0.as_u128();
-                let still = shared
-                    .piece(taken.queued.piece)
-                    .is_some_and(|piece| piece.ended().undone.contains(taken.queued.row));
-                if !still || waiting.taken(id).is_some() {
-                    continue;
-                }
-                if pending.tenant != *waiting.name(number).unwrap_or(&pending.tenant) {
-                    // Two tenants of one hash, found when the store was opened.
-                    waiting.uncount(number, Counted::Queued);
-                    let own = waiting.number(&pending.tenant);
-                    waiting.queue(own, taken.queued);
-                } else if is_over.is_err() || full.contains(&taken.destination) || waiting.ending.contains(&id) {
-                    waiting.put_aside(number, taken.destination, (one.order, one.queued));
-                } else {
-                    waiting.claim(id, taken);
-                    claim.sends.push(pending);
+    /// Takes what was looked at, or puts it where it belongs. What cannot be read costs nobody else's sends.
+    fn take(&mut self, number: u32, looked: &[Looked], full: &HashSet<u32>) -> Result<(), StoreError> {
+        let mut reader = Reader::of(self.shared, looked.len());
+        let mut looks = Vec::with_capacity(looked.len());
+        for one in looked {
+            match reader.look(self.by, number, one) {
+                Ok(look) => looks.push((look, one)),
+                Err(error) => {
+                    self.shared.tell_unread(&error);
+                    self.unread.push((number, *one));
                 }
             }
         }
+        let mut waiting = locked(&self.shared.waiting);
+        let is_over = self.shared.in_force(&waiting, self.by);
+        for (look, one) in looks {
+            match look {
+                Look::Gone => {}
+                Look::Unreadable(end) => self.claim.unreadable.push(*end),
+                Look::Waits(send) => {
+                    let (pending, taken) = *send;
+                    let id = pending.id.0.as_u128();
+                    let still = self
+                        .shared
+                        .piece(taken.queued.piece)
+                        .is_some_and(|piece| piece.ended().undone.contains(taken.queued.row));
+                    if !still || waiting.taken(id).is_some() {
+                        continue;
+                    }
+                    if pending.tenant != *waiting.name(number).unwrap_or(&pending.tenant) {
+                        // Two tenants of one hash, found when the store was opened.
+                        waiting.uncount(number, Counted::Queued);
+                        let own = waiting.number(&pending.tenant);
+                        waiting.queue(own, taken.queued);
+                    } else if is_over.is_err() || full.contains(&taken.destination) || waiting.ending.contains(&id) {
+                        waiting.put_aside(number, taken.destination, (one.order, one.queued));
+                    } else {
+                        waiting.claim(id, taken);
+                        self.claim.sends.push(pending);
+                    }
+                }
+            }
+        }
+        is_over
     }
-    is_over
 }
 
 /// Reads rows and frames that mostly follow one another.
@@ -264,7 +259,7 @@ impl<'s> Reader<'s> {
             Ok(waits) => Look::Waits(waits),
             Err(now) => Look::Unreadable(Box::new(ToEnd {
                 queued,
-                tenant: locked(&self.shared.waiting).name(number).cloned().unwrap_or_else(|| TenantId::new("")),
+                tenant: name_of(self.shared, number),
                 number,
                 tenant_hash: row.tenant,
                 counted: Counted::Queued,
@@ -310,91 +305,129 @@ fn waiting(shared: &Shared, piece: u32, number: u32) -> Result<Option<(Arc<Piece
 
 // Executions that have ended.
 
-/// Gives the sends of this tenant's finished executions their places in line.
-pub fn line_up(shared: &Arc<Shared>, number: u32) -> Result<(), StoreError> {
-    let next = || locked(&shared.waiting).closing(number, true);
-    if next().is_none() {
+/// Gives the sends of this tenant's finished executions their places in line. One execution that cannot be read does not
+/// keep the others out; it is tried again with the next claim.
+pub fn line_up(shared: &Shared, number: u32) -> Result<(), StoreError> {
+    if !locked(&shared.waiting).is_closing(number, true) {
         return Ok(());
     }
     // One at a time: each send gets one place.
     let _one = locked(&shared.lining_up);
-    while let Some(closing) = next() {
-        let mut entries = Vec::new();
-        for (piece, row) in held_rows(shared, closing.hash)? {
-            let Some((piece, row)) = waiting(shared, piece, row)?.map(|(piece, found)| (piece, (row, found))) else {
-                continue;
-            };
-            let released = standing(&row.1, Some(closing.ended)).released_at().unwrap_or(closing.ended.at);
-            entries.push(shared.queued(&piece, row.0, &row.1, released)?);
+    let closings = locked(&shared.waiting).closings(number, true);
+    let mut done = Ok(());
+    for closing in closings {
+        match released(shared, &closing) {
+            Ok(entries) => {
+                for some in entries.chunks(LINED_UP_AT_ONCE) {
+                    let mut waiting = locked(&shared.waiting);
+                    some.iter().for_each(|queued| waiting.line_up(number, *queued));
+                }
+                locked(&shared.waiting).closed(number, closing.hash);
+            }
+            Err(error) => done = Err(error),
         }
-        for some in entries.chunks(LINED_UP_AT_ONCE) {
-            let mut waiting = locked(&shared.waiting);
-            some.iter().for_each(|queued| waiting.line_up(number, *queued));
-        }
-        locked(&shared.waiting).closed(number, closing.hash);
     }
-    Ok(())
+    done
 }
 
-/// The sends of this tenant's discarded executions that have no end yet, of the first of them.
-pub fn discarded(
-    shared: &Arc<Shared>,
-    number: u32,
-    now: Timestamp,
-) -> Result<Option<(Closing, Vec<ToEnd>)>, StoreError> {
-    let (closing, tenant) = {
-        let waiting = locked(&shared.waiting);
-        let Some(closing) = waiting.closing(number, false) else { return Ok(None) };
-        (closing, waiting.name(number).cloned().unwrap_or_else(|| TenantId::new("")))
-    };
-    let mut ends = Vec::new();
-    for (piece, row) in held_rows(shared, closing.hash)? {
-        let Some((piece, found)) = waiting(shared, piece, row)? else { continue };
-        let standing = standing(&found, Some(closing.ended));
-        ends.push(ToEnd {
-            queued: Queued { piece: piece.number, row, expires: u32::MAX, released: 0 },
-            tenant: tenant.clone(),
-            number,
-            tenant_hash: found.tenant,
-            counted: Counted::Not,
-            finished: standing.end(found.id(), view::discarded(), now),
+/// The places in line of what a finished execution held.
+fn released(shared: &Shared, closing: &Closing) -> Result<Vec<Queued>, StoreError> {
+    let mut entries = Vec::new();
+    for (piece, number, row) in held(shared, closing.hash)? {
+        let entry = row.and_then(|row| {
+            if row.is_begun() || row.is_done() {
+                return Ok(None);
+            }
+            let released = standing(&row, Some(closing.ended)).released_at().unwrap_or(closing.ended.at);
+            shared.queued(&piece, number, &row, released).map(Some)
         });
+        entries.extend(entry.unwrap_or_else(|error| {
+            // In line all the same: who claims it tries to read it again.
+            shared.tell_unread(&error);
+            let released = second(closing.ended.at);
+            Some(Queued { piece: piece.number, row: number, expires: u32::MAX, released })
+        }));
     }
-    Ok(Some((closing, ends)))
+    Ok(entries)
 }
 
-/// Rows of an execution that are not done, in call order; those that it does not hold among them.
-pub fn held_rows(shared: &Shared, hash: u64) -> Result<Vec<(u32, u32)>, StoreError> {
+/// The sends of a discarded execution of this tenant that have no end yet, and why not all of them are told.
+pub fn discarded(
+    shared: &Shared,
+    number: u32,
+    closing: &Closing,
+    now: Timestamp,
+) -> Result<(Vec<ToEnd>, Option<StoreError>), StoreError> {
+    let tenant = name_of(shared, number);
+    let mut ends = Vec::new();
+    let mut failed = None;
+    for (piece, row, found) in held(shared, closing.hash)? {
+        match found {
+            Ok(found) if found.is_begun() || found.is_done() => {}
+            Ok(found) => ends.push(ToEnd {
+                queued: Queued { piece: piece.number, row, expires: u32::MAX, released: 0 },
+                tenant: tenant.clone(),
+                number,
+                tenant_hash: found.tenant,
+                counted: Counted::Not,
+                finished: standing(&found, Some(closing.ended)).end(found.id(), view::discarded(), now),
+            }),
+            Err(error) => {
+                shared.tell_unread(&error);
+                failed = Some(error);
+            }
+        }
+    }
+    Ok((ends, failed))
+}
+
+fn name_of(shared: &Shared, number: u32) -> TenantId {
+    locked(&shared.waiting).name(number).cloned().unwrap_or_else(|| TenantId::new(""))
+}
+
+/// A row that an execution holds, if it can be read.
+type HeldRow = (Arc<Piece>, u32, Result<Row, StoreError>);
+
+/// Rows of an execution that are not done, in call order, those that it does not hold left out.
+fn held(shared: &Shared, hash: u64) -> Result<Vec<HeldRow>, StoreError> {
     let mut rows = Vec::new();
     for piece in shared.pieces().with(hash).rev() {
         for number in piece.members(hash)? {
             if !piece.ended().undone.contains(number) {
                 continue;
             }
-            let Some(row) = shared.waiting_row(piece, number)? else { continue };
-            if row.is_held() && row.execution == hash {
-                rows.push((piece.number, number));
+            match shared.waiting_row(piece, number).transpose() {
+                Some(Ok(row)) if !row.is_held() || row.execution != hash => {}
+                Some(row) => rows.push((piece.clone(), number, row)),
+                None => {}
             }
         }
     }
     Ok(rows)
 }
 
+/// Where these rows are, all of them.
+pub fn held_rows(shared: &Shared, hash: u64) -> Result<Vec<(u32, u32)>, StoreError> {
+    held(shared, hash)?.into_iter().map(|(piece, number, row)| row.map(|_| (piece.number, number))).collect()
+}
+
 // Sweeps.
 
-/// What has expired by now, taken out of line.
-pub fn expired(shared: &Arc<Shared>, now: Timestamp, limit: usize) -> Result<Vec<ToEnd>, StoreError> {
+/// What has expired by now, taken out of line; and whether there may be more. What cannot be read holds nothing up: it
+/// is in line again, and looked at later.
+pub fn expired(shared: &Shared, now: Timestamp, limit: usize) -> (Vec<ToEnd>, bool) {
     let taken = locked(&shared.waiting).take_expired(second(now), limit);
+    let more = taken.len() >= limit;
     let mut ends = Vec::with_capacity(taken.len());
-    for (at, (number, queued)) in taken.iter().enumerate() {
+    let mut unread = Vec::new();
+    for (number, queued) in taken {
         let end = waiting(shared, queued.piece, queued.row).and_then(|found| {
             let Some((_, row)) = found else { return Ok(None) };
             let standing = standing(&row, shared.ended_of(&row)?);
-            let tenant = locked(&shared.waiting).name(*number).cloned().unwrap_or_else(|| TenantId::new(""));
             Ok(Some(ToEnd {
-                queued: *queued,
-                tenant,
-                number: *number,
+                queued,
+                tenant: name_of(shared, number),
+                number,
                 tenant_hash: row.tenant,
                 counted: Counted::Queued,
                 finished: standing.end(row.id(), view::expired(), now),
@@ -403,13 +436,13 @@ pub fn expired(shared: &Arc<Shared>, now: Timestamp, limit: usize) -> Result<Vec
         match end {
             Ok(end) => ends.extend(end),
             Err(error) => {
-                put_back(shared, ends.iter().map(|end| (end.number, end.queued)));
-                put_back(shared, taken[at..].iter().copied());
-                return Err(error);
+                shared.tell_unread(&error);
+                unread.push((number, Queued { expires: second(now).saturating_add(UNREAD_AGAIN), ..queued }));
             }
         }
     }
-    Ok(ends)
+    put_back(shared, unread.into_iter());
+    (ends, more)
 }
 
 /// What could not be ended is in line again, in front.
@@ -421,14 +454,14 @@ pub fn put_back(shared: &Shared, sends: impl Iterator<Item = (u32, Queued)>) {
     }
 }
 
-/// What waits or is held, and is suspended; with the place to go on from.
+/// What waits or is held, and is suspended; with the place to go on from. What cannot be read is passed over.
 pub fn suspended(
-    shared: &Arc<Shared>,
+    shared: &Shared,
     suspensions: &Suspensions,
     from: Option<SweepPlace>,
     now: Timestamp,
     limit: usize,
-) -> Result<(Vec<ToEnd>, Option<SweepPlace>), StoreError> {
+) -> (Vec<ToEnd>, Option<SweepPlace>) {
     let from = from.map_or((0, 0), |place| ((place.0 >> 32) as u32, place.0 as u32));
     let mut ends = Vec::new();
     let mut rows = 0;
@@ -438,26 +471,41 @@ pub fn suspended(
         let undone: Vec<u32> = piece.ended().undone.range(first..).take(SWEEP_ROWS + 1).collect();
         for number in undone {
             if rows == SWEEP_ROWS || ends.len() >= limit {
-                return Ok((ends, Some(SweepPlace(u64::from(piece.number) << 32 | u64::from(number)))));
+                return (ends, Some(SweepPlace(u64::from(piece.number) << 32 | u64::from(number))));
             }
             rows += 1;
-            let Some((piece, row)) = waiting(shared, piece.number, number)? else { continue };
-            if locked(&shared.waiting).taken(row.id).is_some() || locked(&shared.doubted).contains(&row.id) {
-                continue;
-            }
-            let found = reader.form(&piece, &row, |form| {
-                let tenant = form.tenant_id();
-                let (workflow, destination) = (form.workflow(), form.destination());
-                let asker = Asker { tenant: &tenant, workflow: workflow.as_deref() };
-                let host = destination.as_ref().map(|destination| &destination.host);
-                view::suspended(suspensions, asker, host).map(|why| (tenant.clone(), why))
-            })?;
-            if let Ok(Some((tenant, why))) = found {
-                ends.extend(end_of(shared, tenant, &piece, number, &row, why, now)?);
+            match suspended_row(shared, &mut reader, (piece, number), suspensions, now) {
+                Ok(end) => ends.extend(end),
+                // Should it be readable once it is claimed, whoever claims it ends it.
+                Err(error) => shared.tell_unread(&error),
             }
         }
     }
-    Ok((ends, None))
+    (ends, None)
+}
+
+fn suspended_row(
+    shared: &Shared,
+    reader: &mut Reader<'_>,
+    (piece, number): (&Arc<Piece>, u32),
+    suspensions: &Suspensions,
+    now: Timestamp,
+) -> Result<Option<ToEnd>, StoreError> {
+    let Some((piece, row)) = waiting(shared, piece.number, number)? else { return Ok(None) };
+    if locked(&shared.waiting).taken(row.id).is_some() || locked(&shared.doubted).contains(&row.id) {
+        return Ok(None);
+    }
+    let found = reader.form(&piece, &row, |form| {
+        let tenant = form.tenant_id();
+        let (workflow, destination) = (form.workflow(), form.destination());
+        let asker = Asker { tenant: &tenant, workflow: workflow.as_deref() };
+        let host = destination.as_ref().map(|destination| &destination.host);
+        view::suspended(suspensions, asker, host).map(|why| (tenant.clone(), why))
+    })?;
+    match found {
+        Ok(Some((tenant, why))) => end_of(shared, tenant, &piece, number, &row, why, now),
+        _ => Ok(None),
+    }
 }
 
 fn end_of(
@@ -494,47 +542,69 @@ fn end_of(
 #[derive(Default)]
 pub struct Overdue {
     pub executions: Vec<(TenantId, ExecutionId)>,
-    /// Sends of executions whose very names are lost to damage.
+    /// Sends of executions whose very names are lost to damage, and these executions.
     pub unreadable: Vec<ToEnd>,
+    pub nameless: Vec<u64>,
     pub more: bool,
 }
 
-/// Those that are open since before then.
-pub fn overdue(shared: &Arc<Shared>, before: Timestamp, now: Timestamp, limit: usize) -> Result<Overdue, StoreError> {
+/// Those that are open since before then. What cannot be read is passed over, and looked at again the next time.
+pub fn overdue(shared: &Shared, before: Timestamp, now: Timestamp, limit: usize) -> Overdue {
     let open = locked(&shared.waiting).overdue(wire::nanoseconds(before), limit + 1);
-    let mut overdue = Overdue { more: open.len() > limit, ..Overdue::default() };
+    let is_more = open.len() > limit;
+    let mut overdue = Overdue::default();
     let mut reader = Reader::of(shared, open.len());
     for (hash, open) in open.into_iter().take(limit) {
-        let mut name_at = |(piece, number): (u32, u32)| -> Result<Option<(TenantId, ExecutionId)>, StoreError> {
-            let Some(piece) = shared.piece(piece) else { return Ok(None) };
-            let Some(row) = shared.waiting_row(&piece, number)? else { return Ok(None) };
-            let name = reader.form(&piece, &row, |form| {
-                form.execution().map(|execution| (form.tenant_id(), ExecutionId::new(execution)))
-            });
-            name.map(|name| name.ok().flatten())
-        };
-        let mut name = name_at((open.piece, open.row))?;
-        if name.is_none() {
-            // Mostly the first of its sends knows; where that one is damaged, any other does.
-            let places = held_rows(shared, hash)?;
-            for &place in &places {
-                name = name_at(place)?;
-                if name.is_some() {
-                    break;
-                }
+        let looked = name_of_execution(shared, &mut reader, hash, &open).and_then(|name| match name {
+            Some(name) => Ok((Some(name), Vec::new())),
+            None => unreadable_sends(shared, hash, open.tenant, now).map(|ends| (None, ends)),
+        });
+        match looked {
+            Ok((Some(name), _)) => overdue.executions.push(name),
+            Ok((None, ends)) => {
+                overdue.unreadable.extend(ends);
+                overdue.nameless.push(hash);
             }
-            if name.is_none() {
-                let tenant = locked(&shared.waiting).name(open.tenant).cloned();
-                let tenant = tenant.unwrap_or_else(|| TenantId::new(""));
-                for (piece, number) in places {
-                    let Some((piece, row)) = waiting(shared, piece, number)? else { continue };
-                    let why = view::unreadable();
-                    overdue.unreadable.extend(end_of(shared, tenant.clone(), &piece, number, &row, why, now)?);
-                }
-                locked(&shared.waiting).forget_age(hash);
-            }
+            Err(error) => shared.tell_unread(&error),
         }
-        overdue.executions.extend(name);
     }
-    Ok(overdue)
+    overdue.more = is_more && !(overdue.executions.is_empty() && overdue.nameless.is_empty());
+    overdue
+}
+
+/// Mostly the first of its sends knows; where that one is damaged, any other does.
+fn name_of_execution(
+    shared: &Shared,
+    reader: &mut Reader<'_>,
+    hash: u64,
+    open: &Open,
+) -> Result<Option<(TenantId, ExecutionId)>, StoreError> {
+    let mut name_at = |(piece, number): (u32, u32)| -> Result<Option<(TenantId, ExecutionId)>, StoreError> {
+        let Some(piece) = shared.piece(piece) else { return Ok(None) };
+        let Some(row) = shared.waiting_row(&piece, number)? else { return Ok(None) };
+        let name = reader.form(&piece, &row, |form| {
+            form.execution().map(|execution| (form.tenant_id(), ExecutionId::new(execution)))
+        });
+        name.map(|name| name.ok().flatten())
+    };
+    if let Some(name) = name_at((open.piece, open.row))? {
+        return Ok(Some(name));
+    }
+    for place in held_rows(shared, hash)? {
+        if let Some(name) = name_at(place)? {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// The ends of what an execution holds whose name nothing tells any more.
+fn unreadable_sends(shared: &Shared, hash: u64, number: u32, now: Timestamp) -> Result<Vec<ToEnd>, StoreError> {
+    let tenant = name_of(shared, number);
+    let mut ends = Vec::new();
+    for (piece, row) in held_rows(shared, hash)? {
+        let Some((piece, found)) = waiting(shared, piece, row)? else { continue };
+        ends.extend(end_of(shared, tenant.clone(), &piece, row, &found, view::unreadable(), now)?);
+    }
+    Ok(ends)
 }

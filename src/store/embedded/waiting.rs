@@ -236,6 +236,8 @@ pub struct Waiting {
     pub ending: HashSet<u128>,
     /// Earliest expiry, tenant and destination of each line with anything in it.
     due: BTreeSet<(u32, u32, u32)>,
+    /// Tenants with discarded executions in [`Tenant::closing`].
+    discarding: BTreeSet<u32>,
     /// When the first in line was released, and whose it is.
     oldest: BTreeSet<(u32, u32)>,
     all: Count,
@@ -433,6 +435,9 @@ impl Waiting {
     pub fn close(&mut self, hash: u64, ended: EndedExecution) {
         let Some(open) = self.open.remove(&hash) else { return };
         self.by_age.remove(&(open.since, hash));
+        if ended.ending == Ending::Discard && open.sends > 0 {
+            self.discarding.insert(open.tenant);
+        }
         self.change(open.tenant, |tenant, _| {
             tenant.count.held -= open.sends;
             if matches!(ended.ending, Ending::Finish(_)) {
@@ -445,10 +450,24 @@ impl Waiting {
         });
     }
 
-    /// The next execution of this tenant whose sends are to be lined up (`finished`) or ended.
-    pub fn closing(&self, number: u32, finished: bool) -> Option<Closing> {
-        let mut closing = self.tenants.get(number as usize)?.as_ref()?.closing.iter();
-        closing.find(|closing| matches!(closing.ended.ending, Ending::Finish(_)) == finished).copied()
+    /// Ended executions of this tenant whose sends are to be lined up (`finished`) or ended.
+    pub fn closings(&self, number: u32, finished: bool) -> Vec<Closing> {
+        self.closing(number, finished).collect()
+    }
+
+    pub fn is_closing(&self, number: u32, finished: bool) -> bool {
+        self.closing(number, finished).next().is_some()
+    }
+
+    fn closing(&self, number: u32, finished: bool) -> impl Iterator<Item = Closing> {
+        let tenant = self.tenants.get(number as usize).and_then(Option::as_ref);
+        let closing = tenant.into_iter().flat_map(|tenant| tenant.closing.iter().copied());
+        closing.filter(move |closing| matches!(closing.ended.ending, Ending::Finish(_)) == finished)
+    }
+
+    /// Tenants with discarded executions some of whose sends may have no end yet.
+    pub fn discarding(&self) -> Vec<u32> {
+        self.discarding.iter().copied().collect()
     }
 
     /// What is next to be put aside in front of the line comes behind all that is there.
@@ -469,6 +488,9 @@ impl Waiting {
     /// All of its sends are in line, or done.
     pub fn closed(&mut self, number: u32, hash: u64) {
         self.change(number, |tenant, _| tenant.closing.retain(|closing| closing.hash != hash));
+        if !self.is_closing(number, false) {
+            self.discarding.remove(&number);
+        }
     }
 
     // Claiming.
@@ -591,6 +613,11 @@ impl Waiting {
             }
             Counted::Not => {}
         });
+    }
+
+    /// Whether anything in line may have expired by then.
+    pub fn is_due(&self, by: u32) -> bool {
+        self.due.first().is_some_and(|(earliest, ..)| *earliest <= by)
     }
 
     /// Takes out what has expired by then, earliest lines first.

@@ -36,7 +36,7 @@ impl Writer {
                     recovered.discarded += discarded;
                 }
                 Err(error) => {
-                    self.left_behind = places[at * ENDS_AT_ONCE..].to_vec();
+                    self.left_behind.extend(&places[at * ENDS_AT_ONCE..]);
                     return Err(error);
                 }
             }
@@ -45,13 +45,22 @@ impl Writer {
         Ok(recovered)
     }
 
-    /// Writes the ends of these, all or none. Answers how many were interrupted and discarded.
+    /// Writes the ends of these, all or none. Answers how many were interrupted and discarded. What cannot be read waits
+    /// for the next call, and keeps nobody else from its end: nothing of it can be begun meanwhile.
     fn end_left_behind(&mut self, places: &[(u32, u32)], now: Timestamp) -> Result<(u64, u64), StoreError> {
         self.pay_debts()?;
         let (mut interrupted, mut discarded) = (0, 0);
         let mut batch = self.empty_batch();
         for &place in places {
-            let Some((send, number, finished)) = self.left_behind(place, now)? else { continue };
+            let (send, number, finished) = match self.left_behind(place, now) {
+                Ok(Some(left)) => left,
+                Ok(None) => continue,
+                Err(error) => {
+                    self.shared.tell_unread(&error);
+                    self.left_behind.push(place);
+                    continue;
+                }
+            };
             let outcome = finished.ended.outcome;
             let finish = FinishJob::of(&self.shared.keys, &finished);
             let job = StoreEndJob { send, number, counted: Counted::Not, finish };
@@ -63,6 +72,7 @@ impl Writer {
         let written = self.write(&batch);
         if let Err(error) = written {
             self.not_ended(&batch.ending);
+            self.left_behind.retain(|place| !places.contains(place));
             return Err(error);
         }
         self.owed.extend(batch.effects);
@@ -94,11 +104,15 @@ impl Writer {
             view::discarded()
         } else if locked(&self.shared.doubted).contains(&row.id) {
             view::doubted()
-        } else if let Err(error) = piece.frame(row.accepted) {
-            self.shared.tell_damage(why(&error));
-            view::unreadable()
         } else {
-            return Ok(None);
+            match piece.frame(row.accepted) {
+                Ok(_) => return Ok(None),
+                Err(error @ StoreError::Damaged(_)) => {
+                    self.shared.tell_damage(why(&error));
+                    view::unreadable()
+                }
+                Err(error) => return Err(error),
+            }
         };
         let send = SendAt { piece: piece.number, row: number, tenant: row.tenant };
         // Where its frame is damaged, nobody knows whose it is.
