@@ -20,9 +20,8 @@ use crate::config::Config;
 use crate::dispatch::{Dispatcher, Since};
 use crate::flow::{Admission, Bounds, Claimed, Counted, Entry, Full};
 use crate::ledger::Ledger;
-use crate::outcome::Timings;
 use crate::policy::{Asker, Destination, Suspensions};
-use crate::record::{ExecutionState, Record, State};
+use crate::record::{ExecutionState, Record, Unfinished};
 use crate::schedule::Waiting;
 use crate::send::{ExecutionId, SendId, SendSpec, Target, TenantId};
 use crate::store::{
@@ -264,33 +263,18 @@ impl Intake {
     /// As it is at acceptance.
     fn record_of(&self, new: &NewSend, held: bool) -> Record {
         let begun = !held && new.course == Course::Begin;
-        Record {
+        Record::from(Unfinished {
             id: new.id,
-            state: match (held, begun) {
-                (true, _) => State::Held,
-                (false, true) => State::Sending,
-                (false, false) => State::Queued,
-            },
-            ended: None,
-            resend_of: new.resend_of,
             tenant: new.tenant.clone(),
             context: new.spec.context.clone(),
             index: None,
             request: new.shown.clone(),
-            response: None,
-            would_block: None,
-            connection: None,
-            timings: Timings {
-                held: (!held).then_some(Duration::ZERO),
-                queued: begun.then_some(Duration::ZERO),
-                ..Timings::default()
-            },
+            resend_of: new.resend_of,
             node: self.ledger.session.node().to_string(),
             created_at: new.created_at,
             released_at: (!held).then_some(new.created_at),
             started_at: begun.then_some(new.created_at),
-            finished_at: None,
-        }
+        })
     }
 
     /// How many sends the (first) call released or discarded. Ends of discarded sends are written before it answers.

@@ -149,6 +149,87 @@ pub struct Record {
     pub finished_at: Option<Timestamp>,
 }
 
+/// A send that has no end yet: all that its record is made of.
+#[derive(Clone, Debug)]
+pub struct Unfinished {
+    pub id: SendId,
+    pub tenant: TenantId,
+    pub context: Context,
+    pub index: Option<u32>,
+    pub request: ShownRequest,
+    pub resend_of: Option<SendId>,
+    pub node: String,
+    pub created_at: Timestamp,
+    /// `None` while it is held.
+    pub released_at: Option<Timestamp>,
+    pub started_at: Option<Timestamp>,
+}
+
+/// The one place where a record is made.
+impl From<Unfinished> for Record {
+    fn from(send: Unfinished) -> Self {
+        Self {
+            id: send.id,
+            state: State::of(send.released_at, send.started_at),
+            ended: None,
+            resend_of: send.resend_of,
+            tenant: send.tenant,
+            context: send.context,
+            index: send.index,
+            request: send.request,
+            response: None,
+            would_block: None,
+            connection: None,
+            timings: Timings::so_far(send.created_at, send.released_at, send.started_at),
+            node: send.node,
+            created_at: send.created_at,
+            released_at: send.released_at,
+            started_at: send.started_at,
+            finished_at: None,
+        }
+    }
+}
+
+impl Record {
+    /// Its send has ended: what left takes the place of what was asked for.
+    pub fn end(&mut self, finished: Finished) {
+        if let Some(sent) = finished.sent_headers {
+            self.request.headers = sent;
+        }
+        self.state = State::Done;
+        self.ended = Some(finished.ended);
+        self.response = finished.response;
+        self.would_block = finished.would_block;
+        self.connection = finished.connection;
+        self.timings = finished.timings;
+        self.released_at = finished.released_at;
+        self.started_at = finished.started_at;
+        self.finished_at = Some(finished.finished_at);
+    }
+}
+
+impl State {
+    /// Of a send that has no end yet.
+    pub fn of(released_at: Option<Timestamp>, started_at: Option<Timestamp>) -> Self {
+        match (started_at, released_at) {
+            (Some(_), _) => Self::Sending,
+            (None, Some(_)) => Self::Queued,
+            (None, None) => Self::Held,
+        }
+    }
+}
+
+impl Timings {
+    /// What can be told before a send's end.
+    pub fn so_far(created_at: Timestamp, released_at: Option<Timestamp>, started_at: Option<Timestamp>) -> Self {
+        Self {
+            held: released_at.map(|released| waited(created_at, released)),
+            queued: released_at.and_then(|released| started_at.map(|started| waited(released, started))),
+            ..Self::default()
+        }
+    }
+}
+
 labelled! {
     ExecutionState {
         Open = "open",

@@ -20,7 +20,7 @@ use super::{
 use crate::limits::IDEMPOTENCY_KEPT;
 use crate::outcome::{Failure, Outcome};
 use crate::policy::{Asker, Suspensions};
-use crate::record::{Execution, ExecutionState, Finished, FinishedBy, Record, State};
+use crate::record::{Execution, ExecutionState, Finished, FinishedBy, Record, State, Unfinished};
 use crate::redact::RedactKey;
 use crate::send::{ExecutionId, SendId, Target, TenantId};
 
@@ -261,39 +261,30 @@ impl Inner {
     fn record(&self, place: usize, bodies: bool) -> Record {
         let kept = &self.sends[place];
         let standing = self.standing(kept);
-        let mut request = kept.new.shown.clone();
-        let finished = kept.finished.as_ref();
-        if let Some(sent) = finished.and_then(|finished| finished.sent_headers.clone()) {
-            request.headers = sent;
-        }
-        let mut response = finished.and_then(|finished| finished.response.clone());
-        if !bodies {
-            if let Some(body) = &mut request.body {
-                body.bytes = None;
-            }
-            if let Some(response) = &mut response {
-                response.body.bytes = None;
-            }
-        }
-        Record {
+        let mut record = Record::from(Unfinished {
             id: kept.new.id,
-            state: if finished.is_some() { State::Done } else { standing.state() },
-            ended: finished.map(|finished| finished.ended.clone()),
-            resend_of: kept.new.resend_of,
             tenant: kept.new.tenant.clone(),
             context: kept.new.spec.context.clone(),
             index: kept.index,
-            request,
-            response,
-            would_block: finished.and_then(|finished| finished.would_block),
-            connection: finished.and_then(|finished| finished.connection.clone()),
-            timings: finished.map_or_else(|| standing.timings(), |finished| finished.timings.clone()),
+            request: kept.new.shown.clone(),
+            resend_of: kept.new.resend_of,
             node: kept.node.to_string(),
             created_at: kept.new.created_at,
-            released_at: finished.map_or_else(|| standing.released_at(), |finished| finished.released_at),
-            started_at: finished.map_or(standing.started_at, |finished| finished.started_at),
-            finished_at: finished.map(|finished| finished.finished_at),
+            released_at: standing.released_at(),
+            started_at: standing.started_at,
+        });
+        if let Some(finished) = kept.finished.clone() {
+            record.end(finished);
         }
+        if !bodies {
+            if let Some(body) = &mut record.request.body {
+                body.bytes = None;
+            }
+            if let Some(response) = &mut record.response {
+                response.body.bytes = None;
+            }
+        }
+        record
     }
 
     fn replay(&self, key: &IdempotencyKey, now: Timestamp) -> Option<Accepted> {

@@ -10,7 +10,7 @@ use super::{Ending, Filter, WaitingCount};
 use crate::outcome::words::UnmadeCause;
 use crate::outcome::{Ended, Failure, Timings};
 use crate::policy::{Asker, Host, Suspensions};
-use crate::record::{ExecutionState, Finished, FinishedBy, Record, State, waited};
+use crate::record::{ExecutionState, Finished, FinishedBy, Record, State};
 use crate::send::SendId;
 
 /// How and when an execution ended.
@@ -60,11 +60,7 @@ impl Standing {
     }
 
     pub fn state(&self) -> State {
-        match (self.started_at, self.released_at()) {
-            (Some(_), _) => State::Sending,
-            (None, Some(_)) => State::Queued,
-            (None, None) => State::Held,
-        }
+        State::of(self.released_at(), self.started_at)
     }
 
     pub fn is_discarded(&self) -> bool {
@@ -73,12 +69,7 @@ impl Standing {
 
     /// What can be told of its time so far.
     pub fn timings(&self) -> Timings {
-        let released = self.released_at();
-        Timings {
-            held: released.map(|released| waited(self.created_at, released)),
-            queued: released.and_then(|released| self.started_at.map(|started| waited(released, started))),
-            ..Timings::default()
-        }
+        Timings::so_far(self.created_at, self.released_at(), self.started_at)
     }
 
     /// The end that a store itself gives to a send which can have no other.

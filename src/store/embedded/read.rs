@@ -13,8 +13,8 @@ use super::seal::{SLOT_BYTES, Slot};
 use super::table::{Extent, NONE, ROW_BYTES, Row};
 use crate::limits::IDEMPOTENCY_KEPT;
 use crate::outcome::words::UnmadeCause;
-use crate::outcome::{Ended, Outcome, Timings};
-use crate::record::{Execution, ExecutionState, Record, ShownRequest, State, waited};
+use crate::outcome::{Ended, Outcome};
+use crate::record::{Execution, ExecutionState, Record, ShownRequest, State, Unfinished, waited};
 use crate::send::{Context, ExecutionId, Method, SendId, SendSpec, Spelling, TenantId};
 use crate::store::view::{EndedExecution, Standing};
 use crate::store::wire::{self, CallForm, EndingForm, FinishForm, Rest, SendForm, Unreadable};
@@ -220,25 +220,18 @@ pub fn assemble(
         ended,
         started_at: row.is_begun().then(|| wire::timestamp(row.started_at)),
     };
-    let mut record = Record {
+    let mut record = Record::from(Unfinished {
         id: id_of(head.id),
-        state: standing.state(),
-        ended: None,
-        resend_of: form.resend_of(),
         tenant: form.tenant_id(),
         context: form.context(),
         index: head.index,
-        request: ShownRequest { headers: Vec::new(), ..request.clone() },
-        response: None,
-        would_block: None,
-        connection: None,
-        timings: standing.timings(),
+        request,
+        resend_of: form.resend_of(),
         node: form.node().to_owned(),
         created_at: standing.created_at,
         released_at: standing.released_at(),
         started_at: standing.started_at,
-        finished_at: None,
-    };
+    });
     if row.is_done() {
         let place = row.finish;
         let missing = || {
@@ -259,20 +252,8 @@ pub fn assemble(
         if let Some(response) = finished.response.as_mut().filter(|_| lost) {
             response.body.truncated = true;
         }
-        if let Some(sent) = finished.sent_headers {
-            request.headers = sent;
-        }
-        record.state = State::Done;
-        record.ended = Some(finished.ended);
-        record.response = finished.response;
-        record.would_block = finished.would_block;
-        record.connection = finished.connection;
-        record.timings = finished.timings;
-        record.released_at = finished.released_at;
-        record.started_at = finished.started_at;
-        record.finished_at = Some(finished.finished_at);
+        record.end(finished);
     }
-    record.request = request;
     Ok((record, form.host()))
 }
 
@@ -281,14 +262,8 @@ pub fn assemble(
 pub fn unreadable(shared: &Shared, filter: &Filter, row: &Row, why: &StoreError) -> Record {
     let outcome = (row.outcome != NONE).then(|| wire::outcome_of(row.outcome).ok()).flatten();
     let code = (row.code != NONE).then(|| wire::code_of(row.code).ok()).flatten();
-    Record {
+    let mut record = Record::from(Unfinished {
         id: row.id(),
-        state: if row.is_done() { State::Done } else { State::Queued },
-        ended: outcome.map(|outcome| {
-            let damaged = |code| UnmadeCause::Damaged { code, place: &why.to_string() }.failure();
-            Ended { outcome, error: code.map(damaged) }
-        }),
-        resend_of: None,
         tenant: filter.reach.one().cloned().unwrap_or_else(|| TenantId::new("unreadable")),
         context: Context::default(),
         index: None,
@@ -300,16 +275,18 @@ pub fn unreadable(shared: &Shared, filter: &Filter, row: &Row, why: &StoreError)
             dropped_headers: Vec::new(),
             body: None,
         },
-        response: None,
-        would_block: None,
-        connection: None,
-        timings: Timings::default(),
+        resend_of: None,
         node: shared.node.to_string(),
         created_at: wire::timestamp(row.created_at),
         released_at: None,
         started_at: row.is_begun().then(|| wire::timestamp(row.started_at)),
-        finished_at: None,
-    }
+    });
+    record.state = if row.is_done() { State::Done } else { State::Queued };
+    record.ended = outcome.map(|outcome| {
+        let damaged = |code| UnmadeCause::Damaged { code, place: &why.to_string() }.failure();
+        Ended { outcome, error: code.map(damaged) }
+    });
+    record
 }
 
 /// What is to be delivered, opened where it was sealed. `None`: no such send waits.
