@@ -433,9 +433,11 @@ mod tests {
     use crate::intake::{Submit, Submitted};
     use crate::outcome::Code;
     use crate::policy::CheckedUrl;
-    use crate::record::State;
+    use crate::record::{Record, State};
     use crate::send::{Context, Method, SendSpec, Target, TenantId};
     use crate::store::{Reach, Records};
+
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     /// With more TOML.
     async fn started(more: &str) -> (App, tempfile::TempDir) {
@@ -451,6 +453,25 @@ mod tests {
         let config = Config::load(&file, clock::wall()).expect("a good configuration");
         let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle();
         (App::start(config, Some(file), metrics).await.expect("it starts"), directory)
+    }
+
+    async fn submit(intake: Arc<Intake>, url: String, tenant: &'static str) -> Record {
+        let spec = SendSpec {
+            method: Method::Get,
+            target: Target::Url(CheckedUrl::parse(&url).expect("a URL")),
+            headers: Vec::new(),
+            spelling: Default::default(),
+            dropped_headers: Vec::new(),
+            body: None,
+            context: Context::default(),
+            expires_in: None,
+        };
+        let tenant = TenantId::new(tenant);
+        let call = Submit { tenant, sends: vec![spec], hold: None, idempotency: None, resend_of: None };
+        match intake.submit(call).await.expect("accepted") {
+            Submitted::Accepted(mut records) => records.remove(0),
+            Submitted::Replayed(ids) => panic!("{ids:?}"),
+        }
     }
 
     /// One thread has this runtime, and it waits in the kernel from its first question on: nothing turns that delivers.
@@ -473,49 +494,45 @@ mod tests {
     }
 
     #[tokio::test]
+    #[allow(clippy::disallowed_methods, reason = "a test's patience")]
     async fn a_drain_waits_for_what_was_inside_when_the_door_closed() {
         // It takes requests, and never answers.
         let receiver = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let url = format!("http://{}/", receiver.local_addr().expect("bound"));
         let more = "[delivery]\ndeadline = \"500ms\"\n[[policy.exception]]\nnetworks = [\"127.0.0.0/8\"]\nreason = \"a test\"\n";
         let (app, _directory) = started(more).await;
-        let submit = async |intake: Arc<Intake>, tenant: &'static str| {
-            let spec = SendSpec {
-                method: Method::Get,
-                target: Target::Url(CheckedUrl::parse(&url).expect("a URL")),
-                headers: Vec::new(),
-                spelling: Default::default(),
-                dropped_headers: Vec::new(),
-                body: None,
-                context: Context::default(),
-                expires_in: None,
-            };
-            let tenant = TenantId::new(tenant);
-            let call = Submit { tenant, sends: vec![spec], hold: None, idempotency: None, resend_of: None };
-            match intake.submit(call).await.expect("accepted") {
-                Submitted::Accepted(mut records) => records.remove(0),
-                Submitted::Replayed(ids) => panic!("{ids:?}"),
-            }
-        };
-        let mut tries = 0;
-        while submit(app.intake.clone(), "before").await.state != State::Sending {
-            tries += 1;
-            assert!(tries < 10_000, "the loop never runs");
+        // The loop runs: who comes when nothing waits starts at once.
+        let first = submit(app.intake.clone(), url.clone(), "before").await;
+        let ticket = app.ledger.events.wait_for(first.id);
+        let ended = ticket.finished();
+        tokio::pin!(ended);
+        ended.as_mut().enable();
+        if app
+            .ledger
+            .store
+            .record(Reach::All, first.id, false)
+            .await
+            .expect("readable")
+            .is_some_and(|record| record.state != State::Done)
+        {
+            tokio::time::timeout(PATIENCE, ended).await.expect("the loop never runs");
         }
-        let mut inside = Box::pin(submit(app.intake.clone(), "inside"));
+        let mut inside = Box::pin(submit(app.intake.clone(), url, "inside"));
         assert!((&mut inside).now_or_never().is_none(), "its call is on its way to the disk");
         let settings = app.world.config().store.clone();
         let mut stopped = app.stop.subscribe();
-        let resumed = async {
+        // As a call does that has come through the API.
+        let resumed = app.tasks.spawn(async move {
             let _ = stopped.wait_for(|stopped| *stopped).await;
             inside.await
-        };
+        });
         let (clean, record) = tokio::join!(app.drain(), resumed);
+        let record = record.expect("no panic");
         assert!(clean);
         assert_eq!(record.state, State::Sending, "it began after all others had ended");
         let store = Embedded::open(&settings, "test").expect("closed before");
         let record = store.record(Reach::All, record.id, false).await.expect("readable").expect("accepted");
-        let code = record.ended.and_then(|ended| ended.error).map(|error| error.code);
-        assert_eq!(code, Some(Code::Timeout), "its end is written");
+        let code = record.ended.clone().and_then(|ended| ended.error).map(|error| error.code);
+        assert_eq!(code, Some(Code::Timeout), "its end is written: {record:?}");
     }
 }

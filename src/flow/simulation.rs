@@ -469,7 +469,9 @@ fn simulate(nodes: usize) {
         crashes += simulation.crashes;
         deliveries += simulation.deliveries;
     }
-    println!("{deliveries} deliveries, {crashes} crashes, {refused} calls refused for room, {not_begun} starts refused");
+    println!(
+        "{deliveries} deliveries, {crashes} crashes, {refused} calls refused for room, {not_begun} starts refused"
+    );
     assert!(
         deliveries > steps / 2 && crashes > 0 && refused > 0 && not_begun > 0,
         "{deliveries}, {crashes}, {refused}, {not_begun}: it hardly moved"

@@ -866,8 +866,7 @@ impl OnceOnly for Embedded {
     ) -> StoreResult<'a, Swept> {
         async move {
             self.shared.in_force(&locked(&self.shared.waiting), by)?;
-            let swept =
-                self.blocking(move |shared| Ok(claim::suspended(shared, &suspensions, from, now, limit)));
+            let swept = self.blocking(move |shared| Ok(claim::suspended(shared, &suspensions, from, now, limit)));
             let (ends, next) = swept.await?;
             Ok(Swept { ended: self.end_by_store(ends, false).await?, next })
         }

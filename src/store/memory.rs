@@ -302,11 +302,9 @@ impl Inner {
     fn finish(&mut self, by: &Session, finished: Finished) -> Result<TailPlace, StoreError> {
         let place = *self.places.get(&finished.id).ok_or(StoreError::NoSuchSend)?;
         let kept = &self.sends[place];
-        match (&kept.started, &kept.claimed_by) {
-            (Some((_, started_by)), _) if started_by == by => {}
-            (Some(_), _) => return Err(StoreError::NoSuchSend),
-            (None, Some(claimed_by)) if claimed_by == by => self.in_force(by)?,
-            (None, _) => return self.in_force(by).and(Err(StoreError::NoSuchSend)),
+        let holder = kept.started.as_ref().map(|(_, by)| by).or(kept.claimed_by.as_ref());
+        if holder != Some(by) {
+            return Err(StoreError::NoSuchSend);
         }
         self.put_end(finished)
     }

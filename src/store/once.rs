@@ -307,8 +307,8 @@ pub trait OnceOnly: std::marker::Send + Sync + 'static {
     /// who has claimed it.
     fn begin<'a>(&'a self, by: &'a Session, sends: Vec<Begin>) -> StoreResult<'a, Vec<Result<Started, StoreError>>>;
 
-    /// The end of a send that this session has begun, or claimed and not begun. A second end for the same send is
-    /// `NoSuchSend`. A fenced session's end of what it had begun is taken while the send has none.
+    /// The end of a send that this session has begun, or claimed and not begun; of any other, and for a second end, it
+    /// is `NoSuchSend`. A fenced session's end of what it had begun is taken while the send has none.
     fn finish<'a>(&'a self, by: &'a Session, finished: Finished) -> StoreResult<'a, TailPlace>;
 
     /// Releases executions whose first held send was accepted before then: those opened first, first.

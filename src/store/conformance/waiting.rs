@@ -269,7 +269,9 @@ async fn submits_race_with_their_executions_end_and_none_stays_held<S: Subject>(
     let subject = S::fresh().await;
     let (store, session) = (subject.store(), subject.session());
     let (mut released, mut discarded) = (Vec::new(), Vec::new());
-    for (turn, ending) in (0..=CALLS).flat_map(|turn| [(turn, Ending::Discard), (turn, Ending::Finish(FinishedBy::Call))]) {
+    for (turn, ending) in
+        (0..=CALLS).flat_map(|turn| [(turn, Ending::Discard), (turn, Ending::Finish(FinishedBy::Call))])
+    {
         let name = format!("{turn} {}", ending.state().label());
         let draft = draft().in_execution(&name);
         let submit = async || {
@@ -500,7 +502,9 @@ async fn a_fenced_session_begins_nothing_and_ends_only_its_own<S: Subject>() {
     fenced(store.release_overdue(old, at(7), at(7), 9).await.err());
     fenced(store.expire(old, at(7), 9).await.err());
     fenced(store.end_suspended(old, Arc::default(), None, at(7), 9).await.err());
-    fenced(store.finish(old, failed(all[4], Code::Internal, at(7))).await.err());
+    let never_claimed = store.finish(old, failed(all[4], Code::Internal, at(7))).await;
+    assert_eq!(never_claimed, Err(StoreError::NoSuchSend));
+    assert_eq!(store.finish(old, failed(all[3], Code::Internal, at(7))).await, Err(StoreError::NoSuchSend));
     assert_eq!(store.record(Reach::All, all[4], false).await.unwrap().unwrap().state, State::Queued);
 
     // What it had begun it may end, once, and nobody else may.

@@ -121,7 +121,8 @@ fn standing(row: &Row, ended: Option<EndedExecution>) -> Standing {
 // Claiming.
 
 pub fn claim(shared: &Arc<Shared>, by: &Session, wants: &[Want], limit: usize) -> Result<Claim, StoreError> {
-    let mut claiming = Claiming { shared, by, claim: Claim::default(), looks: limit + LOOKS_BEYOND, unread: Vec::new() };
+    let mut claiming =
+        Claiming { shared, by, claim: Claim::default(), looks: limit + LOOKS_BEYOND, unread: Vec::new() };
     let done = wants.iter().try_for_each(|want| claiming.want(want, limit));
     // Only now: within this call they would be looked at again and again.
     let mut waiting = locked(&shared.waiting);

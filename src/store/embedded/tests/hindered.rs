@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::policy::Suspensions;
+use crate::store::NewSend;
 
 /// Each send in a piece of its own, so that one can be unreadable.
 fn apart() -> OnDisk {
@@ -161,7 +162,8 @@ async fn what_one_execution_cannot_read_of_its_sends_keeps_none_of_the_others() 
         }
         let piece = subject.unreadable(all[1]);
         let (store, session) = (subject.store(), subject.session());
-        let end = async |name: &str| end_execution(store, session, tenant("acme"), execution(name), ending, at(2)).await;
+        let end =
+            async |name: &str| end_execution(store, session, tenant("acme"), execution(name), ending, at(2)).await;
         let first = end("a").await;
         let other = end("b").await;
         subject.told_of(&piece);
