@@ -41,6 +41,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("src/ledger/tests.rs", "timeout(Duration::from_secs(3600)", "of a paused clock"),
     ("src/dispatch/tests.rs", "sleep(Duration::from_secs(60))", "of a paused clock"),
     ("src/api/tests/tails.rs", "sleep(Duration::from_secs(1))", "of a paused clock"),
+    ("src/api/tests/calls.rs", "sleep(Duration::from_secs(1))", "of a paused clock"),
     ("src/api/serve/tests.rs", "sleep(Duration::from_secs(1))", "of a paused clock"),
     ("src/api/serve/tests.rs", "stayed <= limits::API_STRANGER_LIFE", "by a paused clock"),
     (

@@ -435,19 +435,22 @@ async fn an_id_that_is_none_is_not_there() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
+#[allow(clippy::disallowed_methods, reason = "a paused clock passes only once nobody has anything to do")]
 async fn a_wait_answers_as_soon_as_the_send_is_done() {
     let desk = Arc::new(Desk::new());
+    let started = clock::monotonic();
     let id = Desk::accepted(&desk.post("/v1/sends", SEND).await);
     let waiting = {
         let desk = desk.clone();
         tokio::spawn(async move { desk.get(&format!("/v1/sends/{id}?wait=30")).await })
     };
-    // The wait is a waiting one once it has its ticket; ending the send before that is answered just as well.
-    tokio::task::yield_now().await;
+    // By then it waits for nothing but the send's end.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     desk.answer("default", id, 204).await;
     let record = waiting.await.expect("no panic").ok(200);
     assert_eq!(record["outcome"], "delivered");
+    assert_eq!(started.elapsed().as_secs(), 1, "it was woken");
     // Done already: at once.
     assert_eq!(desk.get(&format!("/v1/sends/{id}?wait=30")).await.ok(200)["state"], "done");
     for wait in ["31", "-1", "x", "1.5", ""] {
