@@ -172,6 +172,8 @@ async fn a_send_that_the_store_does_not_let_begin_is_not_made() {
     assert_eq!((refused.state, refused.started_at), (State::Queued, None));
     // Who looks at what waits finds it.
     middle.ended(ids[1]).await;
+    // Its place is taken back with a turn.
+    middle.backlog.lock().turn(&middle.world.terms());
     assert_eq!(middle.backlog.lock().in_flight(), 0);
 }
 
