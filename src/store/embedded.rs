@@ -4,49 +4,49 @@
 //! <path>/lock            which process has it open
 //! <path>/format          the format's version
 //! <path>/state           suspensions, first publications (state)
-//! <path>/pieces/<n>/     a stretch of time, dropped as a whole (piece)
+//! <path>/pieces/<n>/     a stretch of time, dropped as a whole (segment; the directory has the name of format 1)
 //! ```
 //!
-//! Every change is a frame in the newest piece's log ([`frame`], [`entry`]). One thread writes ([`writer`]): what has
+//! Every change is a frame in the newest segment's log ([`frame`], [`entry`]). One thread writes ([`writer`]): what has
 //! arrived goes to disk in one write and one sync (and one of each before it for bodies), and only then do the tables
 //! that readers look at change, and the callers get their answers. So a crash loses nothing that was answered for,
 //! and whatever a replay of the logs finds ([`replay`]) is the state: no second place can disagree. A call's sends
 //! count once the last of them is there, so a call is accepted whole or not at all.
 //!
 //! Readers ([`read`]) work beside the writer on files that only grow, and on rows under a lock held for one read.
-//! Lists ([`list`]) know from an [`index`] which rows have what is asked for, and read those alone; which pieces have
-//! an execution or a key is known for all of them at once ([`whereabouts`]).
+//! Lists ([`list`]) know from an [`index`] which rows have what is asked for, and read those alone; which segments have
+//! an execution or a key is known for all of them at once ([`segments`]).
 //!
 //! What waits is known in memory by 16 bytes each ([`waiting`]); its rows and frames are read when it is claimed or
 //! swept ([`claim`]).
 //!
-//! What records never show is only ever written sealed ([`seal`]). Retention ([`retain`]) drops pieces.
+//! What records never show is only ever written sealed ([`seal`]). Retention ([`retain`]) drops segments.
 
 mod bloom;
+mod checkpoint;
 mod claim;
 mod doubt;
 mod entry;
-mod facts;
 mod files;
 mod frame;
 mod hour;
 mod index;
 mod list;
 mod opening;
-mod piece;
 mod read;
-mod remake;
+mod rebuild;
 mod replay;
 mod retain;
 mod seal;
-mod settle;
+mod segment;
+mod segments;
 mod state;
 mod table;
 #[cfg(test)]
 mod tests;
 mod waiting;
-mod whereabouts;
 mod writer;
+mod zone_map;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -71,12 +71,12 @@ use tokio::sync::{Semaphore, oneshot};
 use self::claim::ToEnd;
 use self::files::Link;
 use self::hour::Hour;
-use self::piece::Piece;
 use self::seal::{Asked, Keys};
+use self::segment::Segment;
+use self::segments::Segments;
 use self::state::State;
 use self::table::Row;
 use self::waiting::{Counted, Waiting};
-use self::whereabouts::Pieces;
 use self::writer::{AcceptJob, AcceptedJob, BeginJob, EndJob, FinishJob, Job, SendAt, StoreEndJob};
 use super::{
     Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, Filter, IdempotencyKey, OnceOnly,
@@ -99,19 +99,19 @@ const STORE_ENDS_AT_ONCE: usize = 256;
 /// Damaged places that are remembered and told of; what lies beyond is met when it is read.
 const DAMAGE_MAX: usize = 256;
 
-/// When the newest piece makes room for another.
+/// When the newest segment makes room for another.
 #[derive(Clone, Copy, Debug)]
-pub struct PieceLimits {
+pub struct SegmentLimits {
     pub sends: u32,
     pub log_bytes: u64,
     pub bodies_bytes: u64,
     pub age: Duration,
-    /// With as many pieces, neither bodies nor age ask for another.
+    /// With as many segments, neither bodies nor age ask for another.
     pub many: usize,
 }
 
-impl PieceLimits {
-    /// A piece holds at most a small part of what may be kept, so that dropping one is dropping little.
+impl SegmentLimits {
+    /// A segment holds at most a small part of what may be kept, so that dropping one is dropping little.
     fn of(settings: &StoreSettings) -> Self {
         Self {
             sends: 128 * 1024,
@@ -123,7 +123,7 @@ impl PieceLimits {
     }
 }
 
-/// What the writer, the readers and the settler share.
+/// What the writer, the readers and the checkpointer share.
 struct Shared {
     root: PathBuf,
     node: Arc<str>,
@@ -131,16 +131,16 @@ struct Shared {
     /// Bytes that each tenant has stored, by the row's hash of it.
     stored: Mutex<HashMap<u32, u64>>,
     hour: Hour,
-    /// Directories of dropped pieces, to be removed beside the writer.
+    /// Directories of dropped segments, to be removed beside the writer.
     gone: Mutex<Vec<PathBuf>>,
     /// Held by who gives released sends their places in line.
     lining_up: Mutex<()>,
     hasher: RandomState,
     keys: Keys,
     settings: StoreSettings,
-    limits: PieceLimits,
-    /// Which pieces there are is the writer's to say alone.
-    pieces: RwLock<Arc<Pieces>>,
+    limits: SegmentLimits,
+    /// Which segments there are is the writer's to say alone.
+    segments: RwLock<Arc<Segments>>,
     /// Of the newest finish that is durable.
     last_seq: AtomicU64,
     /// Why nothing can be written at the moment.
@@ -167,7 +167,7 @@ enum Fault {
     Sync,
     /// Tables, which no answer waits for.
     Table,
-    /// Making the name of a new piece durable.
+    /// Making the name of a new segment durable.
     Name,
 }
 
@@ -197,22 +197,22 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    fn pieces(&self) -> Arc<Pieces> {
-        self.pieces.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn segments(&self) -> Arc<Segments> {
+        self.segments.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn replace_pieces(&self, pieces: Vec<Arc<Piece>>) {
-        let mut before = self.pieces.write().unwrap_or_else(PoisonError::into_inner);
-        *before = Arc::new(Pieces::of(pieces, &before));
+    fn replace_segments(&self, segments: Vec<Arc<Segment>>) {
+        let mut before = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        *before = Arc::new(Segments::of(segments, &before));
     }
 
-    fn piece(&self, number: u32) -> Option<Arc<Piece>> {
-        let pieces = self.pieces();
-        let at = pieces.binary_search_by_key(&number, |piece| piece.number).ok()?;
-        Some(pieces[at].clone())
+    fn segment(&self, number: u32) -> Option<Arc<Segment>> {
+        let segments = self.segments();
+        let at = segments.binary_search_by_key(&number, |segment| segment.number).ok()?;
+        Some(segments[at].clone())
     }
 
-    fn pieces_directory(&self) -> PathBuf {
+    fn segments_directory(&self) -> PathBuf {
         self.root.join("pieces")
     }
 
@@ -221,7 +221,7 @@ impl Shared {
     }
 
     fn bytes(&self) -> (u64, u64) {
-        let each = self.pieces().iter().map(|piece| piece.bytes()).collect::<Vec<_>>();
+        let each = self.segments().iter().map(|segment| segment.bytes()).collect::<Vec<_>>();
         each.into_iter().fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
     }
 
@@ -266,11 +266,11 @@ impl Shared {
     }
 
     /// A row, or nothing where it is damaged: that is told, and the next start has it again.
-    fn sound_row(&self, piece: &Piece, number: u32) -> Result<Option<Row>, StoreError> {
-        match piece.row(number) {
+    fn sound_row(&self, segment: &Segment, number: u32) -> Result<Option<Row>, StoreError> {
+        match segment.row(number) {
             Ok(row) => Ok(Some(row)),
             Err(StoreError::Damaged(why)) => {
-                piece.distrust();
+                segment.distrust();
                 self.tell_damage(why);
                 Ok(None)
             }
@@ -323,10 +323,10 @@ impl Embedded {
     /// Opens the store, or makes it at the first start. Reads what the last process left; nothing is delivered,
     /// interrupted or discarded before `recover`.
     pub fn open(settings: &StoreSettings, node: &str) -> Result<Self, StoreError> {
-        Self::open_with(settings, node, PieceLimits::of(settings))
+        Self::open_with(settings, node, SegmentLimits::of(settings))
     }
 
-    fn open_with(settings: &StoreSettings, node: &str, limits: PieceLimits) -> Result<Self, StoreError> {
+    fn open_with(settings: &StoreSettings, node: &str, limits: SegmentLimits) -> Result<Self, StoreError> {
         let root = settings.path.clone();
         files::make_directory(&root).map_err(|error| cannot_write(&root, &error))?;
         let lock = Lock::take(&root)?;
@@ -340,8 +340,8 @@ impl Embedded {
             tracing::warn!(%path, paths, %error, "others than the owner can use the store's files: chmod them to 0600 and 0700");
         }
         state::check_format(&root)?;
-        let pieces = root.join("pieces");
-        files::make_directory(&pieces).map_err(|error| cannot_write(&pieces, &error))?;
+        let segments = root.join("pieces");
+        files::make_directory(&segments).map_err(|error| cannot_write(&segments, &error))?;
         let state_path = root.join("state");
         let state = State::load(&state_path)?;
         let keys = Keys::load(&settings.key_file, state.is_none())?;
@@ -373,7 +373,7 @@ impl Embedded {
             keys,
             settings: settings.clone(),
             limits,
-            pieces: RwLock::default(),
+            segments: RwLock::default(),
             last_seq: AtomicU64::new(0),
             failing: Mutex::default(),
             in_debt: AtomicBool::new(false),
@@ -502,7 +502,7 @@ impl Embedded {
         while !ends.as_slice().is_empty() {
             let some: Vec<ToEnd> = ends.by_ref().take(STORE_ENDS_AT_ONCE).collect();
             let jobs = some.iter().map(|end| StoreEndJob {
-                send: SendAt { piece: end.queued.piece, row: end.queued.row, tenant: end.tenant_hash },
+                send: SendAt { segment: end.queued.segment, row: end.queued.row, tenant: end.tenant_hash },
                 number: end.number,
                 counted: end.counted,
                 finish: FinishJob::of(&self.shared.keys, &end.finished),
@@ -532,8 +532,8 @@ impl Embedded {
         locked(&self.shared.untold).extend(told);
     }
 
-    /// Ends what discarded executions of this tenant have left, or (`only`) this one. What cannot be read or written now
-    /// stays known, and [`OnceOnly::expire`] comes back to it.
+    /// Ends what discarded executions of this tenant have left, or (`only`) this one. What cannot be read or written
+    /// now stays known, and [`OnceOnly::expire`] comes back to it.
     async fn end_discarded(&self, tenant: u32, only: Option<u64>, now: Timestamp) -> Result<Vec<StoreEnd>, StoreError> {
         let mut told = Vec::new();
         let mut done = Ok(());
@@ -660,8 +660,8 @@ impl Shared {
     }
 
     /// Counts what a tenant has stored.
-    fn store(&self, piece: &Piece, tenant: u32, records: u64, bodies: u64) {
-        piece.add_share(tenant, records, bodies);
+    fn store(&self, segment: &Segment, tenant: u32, records: u64, bodies: u64) {
+        segment.add_share(tenant, records, bodies);
         *locked(&self.stored).entry(tenant).or_default() += records + bodies;
     }
 
@@ -669,11 +669,11 @@ impl Shared {
         locked(&self.stored).get(&tenant).copied().unwrap_or(0)
     }
 
-    /// A piece goes, or (`records`: not set) its bodies do.
-    fn forget_shares(&self, piece: &Piece, records: bool) {
-        let has_bodies = piece.has_bodies();
+    /// A segment goes, or (`records`: not set) its bodies do.
+    fn forget_shares(&self, segment: &Segment, records: bool) {
+        let has_bodies = segment.has_bodies();
         let mut stored = locked(&self.stored);
-        for (tenant, of_records, of_bodies) in piece.shares() {
+        for (tenant, of_records, of_bodies) in segment.shares() {
             let less = if records { of_records } else { 0 } + if has_bodies { of_bodies } else { 0 };
             if let Some(bytes) = stored.get_mut(&tenant) {
                 *bytes = bytes.saturating_sub(less);

@@ -134,7 +134,7 @@ pub trait Records: std::marker::Send + Sync + 'static {
     /// Outcomes of sends that ended within the last hour, by the minute, per tenant; costs what its answer does.
     fn outcomes_of_the_hour(&self, now: Timestamp) -> StoreResult<'_, HashMap<TenantId, HashMap<Outcome, u64>>>;
 
-    /// Drops what retention no longer keeps, whole pieces at a time.
+    /// Drops what retention no longer keeps, whole segments at a time.
     fn retain(&self, now: Timestamp) -> StoreResult<'_, ()>;
 
     /// `Err` while it cannot write, with why; asked by `/readyz`. Tries anew now and then.

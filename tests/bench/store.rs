@@ -182,13 +182,13 @@ impl Subject {
 
     /// Waits for what is done beside the writer, and for the disk.
     fn come_to_rest(&self) {
-        let mut pieces: Vec<PathBuf> = std::fs::read_dir(self.directory.path().join("store/pieces"))
+        let mut segments: Vec<PathBuf> = std::fs::read_dir(self.directory.path().join("store/pieces"))
             .expect("readable")
             .map(|entry| entry.expect("readable").path())
             .collect();
-        pieces.sort();
-        pieces.pop();
-        while !pieces.iter().all(|piece| piece.join("index").exists()) {
+        segments.sort();
+        segments.pop();
+        while !segments.iter().all(|segment| segment.join("index").exists()) {
             std::thread::sleep(Duration::from_millis(100));
         }
         nix::unistd::sync();

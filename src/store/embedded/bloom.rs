@@ -7,7 +7,7 @@ const BITS_SET: u32 = 8;
 /// Room for each key: a wrong "perhaps" is rarer than one in a thousand, and each costs a read of the disk.
 const BITS_PER_KEY: usize = 20;
 
-/// All bits of a key stand in one cache line, because an accept asks that of every piece there is.
+/// All bits of a key stand in one cache line, because an accept asks that of every segment there is.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Bloom(Vec<[u64; 8]>);
 

@@ -1,4 +1,5 @@
-//! Claims, and the sweeps over what nobody has claimed: beside the writer, which is asked only for what must be durable.
+//! Claims, and the sweeps over what nobody has claimed: beside the writer, which is asked only for what must be
+//! durable.
 //!
 //! An entry of [`Waiting`](super::waiting::Waiting) says where a row stands and little more. Here the rows and frames
 //! are read, without a lock, in the order in which they stand on disk; then what they say is told to those who ask,
@@ -10,9 +11,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::entry::{SendHead, accepted_row};
-use super::frame::{Found, Kind, Scanner};
-use super::piece::Piece;
+use super::frame::{FrameKind, Scanned, Scanner};
 use super::read::{Window, payload};
+use super::segment::Segment;
 use super::table::{Extent, Row};
 use super::waiting::{Closing, Counted, Hand, Looked, Open, Queued, Taken, second, second_after};
 use super::{Shared, locked};
@@ -61,24 +62,24 @@ enum Look {
 
 impl Shared {
     /// A row of a send that waits. Where it is damaged, the log still has all that it said.
-    pub fn waiting_row(&self, piece: &Piece, number: u32) -> Result<Option<Row>, StoreError> {
-        if let Some(row) = self.sound_row(piece, number)? {
+    pub fn waiting_row(&self, segment: &Segment, number: u32) -> Result<Option<Row>, StoreError> {
+        if let Some(row) = self.sound_row(segment, number)? {
             return Ok(Some(row));
         }
-        let end = piece.log_bytes.load(std::sync::atomic::Ordering::Acquire);
-        let failed = |error: std::io::Error| StoreError::CannotRead(format!("{}: {error}", piece.file("log")));
-        let mut scanner = Scanner::new(&piece.log, 0, end).map_err(failed)?;
+        let end = segment.log_bytes.load(std::sync::atomic::Ordering::Acquire);
+        let failed = |error: std::io::Error| StoreError::CannotRead(format!("{}: {error}", segment.file("log")));
+        let mut scanner = Scanner::new(&segment.log, 0, end).map_err(failed)?;
         loop {
             match scanner.next().map_err(failed)? {
-                Found::Frame { at, frame } if frame.kind == Kind::Send => {
+                Scanned::Frame { at, frame } if frame.kind == FrameKind::Send => {
                     let Ok((head, form)) = SendHead::decode(frame.payload) else { continue };
                     if head.row == number {
                         let extent = Extent { at: at as u32, length: frame.length as u32 };
                         return Ok(Some(accepted_row(&self.keys, head.id, &form, extent)));
                     }
                 }
-                Found::End { .. } => return Ok(None),
-                Found::Frame { .. } | Found::Damage { .. } => {}
+                Scanned::End { .. } => return Ok(None),
+                Scanned::Frame { .. } | Scanned::Damage { .. } => {}
             }
         }
     }
@@ -89,19 +90,19 @@ impl Shared {
     }
 
     /// The entry of a send that is free to go.
-    pub fn queued(&self, piece: &Piece, number: u32, row: &Row, released: Timestamp) -> Result<Queued, StoreError> {
+    pub fn queued(&self, segment: &Segment, number: u32, row: &Row, released: Timestamp) -> Result<Queued, StoreError> {
         let expires_in = match row.expires_in() {
             Some(seconds) => seconds,
             // Of a row from before they had it.
-            None => match piece.frame(row.accepted) {
-                Ok(bytes) => payload(piece, row.accepted, &bytes, SendHead::decode)
+            None => match segment.frame(row.accepted) {
+                Ok(bytes) => payload(segment, row.accepted, &bytes, SendHead::decode)
                     .map_or(0, |(_, form)| expires_in_seconds(&form)),
                 Err(StoreError::Damaged(_)) => 0,
                 Err(error) => return Err(error),
             },
         };
         let expires = second_after(released).saturating_add(expires_in);
-        Ok(Queued { piece: piece.number, row: number, expires, released: second(released) })
+        Ok(Queued { segment: segment.number, row: number, expires, released: second(released) })
     }
 }
 
@@ -199,8 +200,8 @@ impl Claiming<'_> {
                     let id = pending.id.0.as_u128();
                     let still = self
                         .shared
-                        .piece(taken.queued.piece)
-                        .is_some_and(|piece| piece.ended().undone.contains(taken.queued.row));
+                        .segment(taken.queued.segment)
+                        .is_some_and(|segment| segment.ended().undone.contains(taken.queued.row));
                     if !still || waiting.taken(id).is_some() {
                         continue;
                     }
@@ -236,10 +237,10 @@ impl<'s> Reader<'s> {
 
     fn look(&mut self, by: &Session, number: u32, looked: &Looked) -> Result<Look, StoreError> {
         let queued = looked.queued;
-        let Some((piece, row)) = waiting(self.shared, queued.piece, queued.row)? else { return Ok(Look::Gone) };
+        let Some((segment, row)) = waiting(self.shared, queued.segment, queued.row)? else { return Ok(Look::Gone) };
         let standing = standing(&row, self.shared.ended_of(&row)?);
         let Some(released_at) = standing.released_at() else { return Ok(Look::Gone) };
-        let form = self.form(&piece, &row, |form| {
+        let form = self.form(&segment, &row, |form| {
             let destination = form.destination();
             let pending = Pending {
                 id: row.id(),
@@ -272,17 +273,17 @@ impl<'s> Reader<'s> {
     /// What the send's frame says; `Err`: it is damaged, which is told, at this instant.
     fn form<T>(
         &mut self,
-        piece: &Arc<Piece>,
+        segment: &Arc<Segment>,
         row: &Row,
         read: impl FnOnce(&SendForm<'_>) -> T,
     ) -> Result<Result<T, Timestamp>, StoreError> {
-        if self.window.as_ref().is_none_or(|window| window.piece.number != piece.number) {
-            self.window = Some(Window::of(piece.clone(), self.window_bytes));
+        if self.window.as_ref().is_none_or(|window| window.segment.number != segment.number) {
+            self.window = Some(Window::of(segment.clone(), self.window_bytes));
         }
         let Some(window) = &mut self.window else { return Ok(Err(crate::clock::wall())) };
         let form = window
             .frame(row.accepted)
-            .and_then(|bytes| payload(piece, row.accepted, bytes, SendHead::decode).map(|(_, form)| read(&form)));
+            .and_then(|bytes| payload(segment, row.accepted, bytes, SendHead::decode).map(|(_, form)| read(&form)));
         match form {
             Ok(read) => Ok(Ok(read)),
             Err(StoreError::Damaged(why)) => {
@@ -295,19 +296,19 @@ impl<'s> Reader<'s> {
 }
 
 /// A send that has neither begun nor ended; `None`: it has.
-fn waiting(shared: &Shared, piece: u32, number: u32) -> Result<Option<(Arc<Piece>, Row)>, StoreError> {
-    let Some(piece) = shared.piece(piece) else { return Ok(None) };
-    if !piece.ended().undone.contains(number) {
+fn waiting(shared: &Shared, segment: u32, number: u32) -> Result<Option<(Arc<Segment>, Row)>, StoreError> {
+    let Some(segment) = shared.segment(segment) else { return Ok(None) };
+    if !segment.ended().undone.contains(number) {
         return Ok(None);
     }
-    let row = shared.waiting_row(&piece, number)?;
-    Ok(row.filter(|row| !row.is_begun() && !row.is_done()).map(|row| (piece, row)))
+    let row = shared.waiting_row(&segment, number)?;
+    Ok(row.filter(|row| !row.is_begun() && !row.is_done()).map(|row| (segment, row)))
 }
 
 // Executions that have ended.
 
-/// Gives the sends of this tenant's finished executions their places in line. One execution that cannot be read does not
-/// keep the others out; it is tried again with the next claim.
+/// Gives the sends of this tenant's finished executions their places in line. One execution that cannot be read does
+/// not keep the others out; it is tried again with the next claim.
 pub fn line_up(shared: &Shared, number: u32) -> Result<(), StoreError> {
     if !locked(&shared.waiting).is_closing(number, true) {
         return Ok(());
@@ -334,19 +335,19 @@ pub fn line_up(shared: &Shared, number: u32) -> Result<(), StoreError> {
 /// The places in line of what a finished execution held.
 fn released(shared: &Shared, closing: &Closing) -> Result<Vec<Queued>, StoreError> {
     let mut entries = Vec::new();
-    for (piece, number, row) in held(shared, closing.hash)? {
+    for (segment, number, row) in held(shared, closing.hash)? {
         let entry = row.and_then(|row| {
             if row.is_begun() || row.is_done() {
                 return Ok(None);
             }
             let released = standing(&row, Some(closing.ended)).released_at().unwrap_or(closing.ended.at);
-            shared.queued(&piece, number, &row, released).map(Some)
+            shared.queued(&segment, number, &row, released).map(Some)
         });
         entries.extend(entry.unwrap_or_else(|error| {
             // In line all the same: who claims it tries to read it again.
             shared.tell_unread(&error);
             let released = second(closing.ended.at);
-            Some(Queued { piece: piece.number, row: number, expires: u32::MAX, released })
+            Some(Queued { segment: segment.number, row: number, expires: u32::MAX, released })
         }));
     }
     Ok(entries)
@@ -362,11 +363,11 @@ pub fn discarded(
     let tenant = name_of(shared, number);
     let mut ends = Vec::new();
     let mut failed = None;
-    for (piece, row, found) in held(shared, closing.hash)? {
+    for (segment, row, found) in held(shared, closing.hash)? {
         match found {
             Ok(found) if found.is_begun() || found.is_done() => {}
             Ok(found) => ends.push(ToEnd {
-                queued: Queued { piece: piece.number, row, expires: u32::MAX, released: 0 },
+                queued: Queued { segment: segment.number, row, expires: u32::MAX, released: 0 },
                 tenant: tenant.clone(),
                 number,
                 tenant_hash: found.tenant,
@@ -387,19 +388,19 @@ fn name_of(shared: &Shared, number: u32) -> TenantId {
 }
 
 /// A row that an execution holds, if it can be read.
-type HeldRow = (Arc<Piece>, u32, Result<Row, StoreError>);
+type HeldRow = (Arc<Segment>, u32, Result<Row, StoreError>);
 
 /// Rows of an execution that are not done, in call order, those that it does not hold left out.
 fn held(shared: &Shared, hash: u64) -> Result<Vec<HeldRow>, StoreError> {
     let mut rows = Vec::new();
-    for piece in shared.pieces().with(hash).rev() {
-        for number in piece.members(hash)? {
-            if !piece.ended().undone.contains(number) {
+    for segment in shared.segments().with(hash).rev() {
+        for number in segment.members(hash)? {
+            if !segment.ended().undone.contains(number) {
                 continue;
             }
-            match shared.waiting_row(piece, number).transpose() {
+            match shared.waiting_row(segment, number).transpose() {
                 Some(Ok(row)) if !row.is_held() || row.execution != hash => {}
-                Some(row) => rows.push((piece.clone(), number, row)),
+                Some(row) => rows.push((segment.clone(), number, row)),
                 None => {}
             }
         }
@@ -409,7 +410,7 @@ fn held(shared: &Shared, hash: u64) -> Result<Vec<HeldRow>, StoreError> {
 
 /// Where these rows are, all of them.
 pub fn held_rows(shared: &Shared, hash: u64) -> Result<Vec<(u32, u32)>, StoreError> {
-    held(shared, hash)?.into_iter().map(|(piece, number, row)| row.map(|_| (piece.number, number))).collect()
+    held(shared, hash)?.into_iter().map(|(segment, number, row)| row.map(|_| (segment.number, number))).collect()
 }
 
 // Sweeps.
@@ -422,7 +423,7 @@ pub fn expired(shared: &Shared, now: Timestamp, limit: usize) -> (Vec<ToEnd>, bo
     let mut ends = Vec::with_capacity(taken.len());
     let mut unread = Vec::new();
     for (number, queued) in taken {
-        let end = waiting(shared, queued.piece, queued.row).and_then(|found| {
+        let end = waiting(shared, queued.segment, queued.row).and_then(|found| {
             let Some((_, row)) = found else { return Ok(None) };
             let standing = standing(&row, shared.ended_of(&row)?);
             Ok(Some(ToEnd {
@@ -467,15 +468,15 @@ pub fn suspended(
     let mut ends = Vec::new();
     let mut rows = 0;
     let mut reader = Reader::of(shared, SWEEP_ROWS);
-    for piece in shared.pieces().iter().filter(|piece| piece.number >= from.0) {
-        let first = if piece.number == from.0 { from.1 } else { 0 };
-        let undone: Vec<u32> = piece.ended().undone.range(first..).take(SWEEP_ROWS + 1).collect();
+    for segment in shared.segments().iter().filter(|segment| segment.number >= from.0) {
+        let first = if segment.number == from.0 { from.1 } else { 0 };
+        let undone: Vec<u32> = segment.ended().undone.range(first..).take(SWEEP_ROWS + 1).collect();
         for number in undone {
             if rows == SWEEP_ROWS || ends.len() >= limit {
-                return (ends, Some(SweepPlace(u64::from(piece.number) << 32 | u64::from(number))));
+                return (ends, Some(SweepPlace(u64::from(segment.number) << 32 | u64::from(number))));
             }
             rows += 1;
-            match suspended_row(shared, &mut reader, (piece, number), suspensions, now) {
+            match suspended_row(shared, &mut reader, (segment, number), suspensions, now) {
                 Ok(end) => ends.extend(end),
                 // Should it be readable once it is claimed, whoever claims it ends it.
                 Err(error) => shared.tell_unread(&error),
@@ -488,15 +489,15 @@ pub fn suspended(
 fn suspended_row(
     shared: &Shared,
     reader: &mut Reader<'_>,
-    (piece, number): (&Arc<Piece>, u32),
+    (segment, number): (&Arc<Segment>, u32),
     suspensions: &Suspensions,
     now: Timestamp,
 ) -> Result<Option<ToEnd>, StoreError> {
-    let Some((piece, row)) = waiting(shared, piece.number, number)? else { return Ok(None) };
+    let Some((segment, row)) = waiting(shared, segment.number, number)? else { return Ok(None) };
     if locked(&shared.waiting).taken(row.id).is_some() || locked(&shared.doubted).contains(&row.id) {
         return Ok(None);
     }
-    let found = reader.form(&piece, &row, |form| {
+    let found = reader.form(&segment, &row, |form| {
         let tenant = form.tenant_id();
         let (workflow, destination) = (form.workflow(), form.destination());
         let asker = Asker { tenant: &tenant, workflow: workflow.as_deref() };
@@ -504,7 +505,7 @@ fn suspended_row(
         view::suspended(suspensions, asker, host).map(|why| (tenant.clone(), why))
     })?;
     match found {
-        Ok(Some((tenant, why))) => end_of(shared, tenant, &piece, number, &row, why, now),
+        Ok(Some((tenant, why))) => end_of(shared, tenant, &segment, number, &row, why, now),
         _ => Ok(None),
     }
 }
@@ -512,7 +513,7 @@ fn suspended_row(
 fn end_of(
     shared: &Shared,
     tenant: TenantId,
-    piece: &Piece,
+    segment: &Segment,
     number: u32,
     row: &Row,
     why: Failure,
@@ -526,8 +527,8 @@ fn end_of(
         (None, _) => Counted::HeldBy(row.execution),
     };
     let queued = match standing.released_at() {
-        Some(released) => shared.queued(piece, number, row, released)?,
-        None => Queued { piece: piece.number, row: number, expires: u32::MAX, released: 0 },
+        Some(released) => shared.queued(segment, number, row, released)?,
+        None => Queued { segment: segment.number, row: number, expires: u32::MAX, released: 0 },
     };
     Ok(Some(ToEnd {
         queued,
@@ -580,15 +581,15 @@ fn name_of_execution(
     hash: u64,
     open: &Open,
 ) -> Result<Option<(TenantId, ExecutionId)>, StoreError> {
-    let mut name_at = |(piece, number): (u32, u32)| -> Result<Option<(TenantId, ExecutionId)>, StoreError> {
-        let Some(piece) = shared.piece(piece) else { return Ok(None) };
-        let Some(row) = shared.waiting_row(&piece, number)? else { return Ok(None) };
-        let name = reader.form(&piece, &row, |form| {
+    let mut name_at = |(segment, number): (u32, u32)| -> Result<Option<(TenantId, ExecutionId)>, StoreError> {
+        let Some(segment) = shared.segment(segment) else { return Ok(None) };
+        let Some(row) = shared.waiting_row(&segment, number)? else { return Ok(None) };
+        let name = reader.form(&segment, &row, |form| {
             form.execution().map(|execution| (form.tenant_id(), ExecutionId::new(execution)))
         });
         name.map(|name| name.ok().flatten())
     };
-    if let Some(name) = name_at((open.piece, open.row))? {
+    if let Some(name) = name_at((open.segment, open.row))? {
         return Ok(Some(name));
     }
     for place in held_rows(shared, hash)? {
@@ -603,9 +604,9 @@ fn name_of_execution(
 fn unreadable_sends(shared: &Shared, hash: u64, number: u32, now: Timestamp) -> Result<Vec<ToEnd>, StoreError> {
     let tenant = name_of(shared, number);
     let mut ends = Vec::new();
-    for (piece, row) in held_rows(shared, hash)? {
-        let Some((piece, found)) = waiting(shared, piece, row)? else { continue };
-        ends.extend(end_of(shared, tenant.clone(), &piece, row, &found, view::unreadable(), now)?);
+    for (segment, row) in held_rows(shared, hash)? {
+        let Some((segment, found)) = waiting(shared, segment, row)? else { continue };
+        ends.extend(end_of(shared, tenant.clone(), &segment, row, &found, view::unreadable(), now)?);
     }
     Ok(ends)
 }

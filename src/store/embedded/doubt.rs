@@ -11,18 +11,18 @@ use std::{
     io,
 };
 
-use super::frame::{self, Kind};
+use super::frame::{self, FrameKind};
 
-/// A row's place: its piece, and its number there.
-pub type Place = (u32, u32);
+/// A row's place: its segment, and its number there.
+pub type RowAt = (u32, u32);
 
 #[derive(Default)]
 pub struct Doubts {
     ids: HashSet<u128>,
     /// Everything accepted before that place.
-    before: Option<Place>,
+    before: Option<RowAt>,
     /// Everything held that was accepted before that place: the end of an execution is lost.
-    held_before: Option<Place>,
+    held_before: Option<RowAt>,
 }
 
 impl Doubts {
@@ -30,13 +30,13 @@ impl Doubts {
         self.ids.insert(id);
     }
 
-    pub fn about_all_before(&mut self, place: Place) {
+    pub fn about_all_before(&mut self, place: RowAt) {
         self.before = self.before.max(Some(place));
     }
 
     /// Whether a send that waits by what is left is in doubt.
-    pub fn has(&self, id: u128, place: Place, held: bool) -> bool {
-        let earlier = |before: Option<Place>| before.is_some_and(|before| place < before);
+    pub fn has(&self, id: u128, place: RowAt, held: bool) -> bool {
+        let earlier = |before: Option<RowAt>| before.is_some_and(|before| place < before);
         self.ids.contains(&id) || earlier(self.before) || (held && earlier(self.held_before))
     }
 
@@ -46,8 +46,8 @@ impl Doubts {
         &mut self,
         log: &File,
         (from, to): (u64, u64),
-        next: Place,
-        id_at: impl Fn(Place) -> Option<u128>,
+        next: RowAt,
+        id_at: impl Fn(RowAt) -> Option<u128>,
     ) -> io::Result<u64> {
         let length = log.metadata()?.len();
         let bytes = frame::read_at(log, from, to.min(length).saturating_sub(from) as usize)?;
@@ -56,7 +56,7 @@ impl Doubts {
         let mut whole = to <= length;
         let mut newest = 0;
         // Sends of this very stretch: they are lost, and whatever happened to them with it.
-        let mut here: HashMap<Place, u128> = HashMap::new();
+        let mut here: HashMap<RowAt, u128> = HashMap::new();
         while whole && !rest.is_empty() {
             let Some((kind, payload, after)) = frame::outline(rest) else {
                 whole = false;
@@ -65,22 +65,22 @@ impl Doubts {
             // Begins and ends say first whose they are, as a send's own frame does.
             let id = payload.first_chunk().map(|id| u128::from_le_bytes(*id));
             let number = |at: usize| payload.get(at..at + 4)?.first_chunk().map(|number| u32::from_le_bytes(*number));
-            if kind == Kind::Finish
+            if kind == FrameKind::Finish
                 && let Some(seq) = payload.get(24..32).and_then(|seq| seq.first_chunk())
             {
                 newest = newest.max(u64::from_le_bytes(*seq));
             }
             match kind {
-                Kind::Send if number(16) == Some(next.1) => {
+                FrameKind::Send if number(16) == Some(next.1) => {
                     here.extend(id.map(|id| (next, id)));
                     next.1 += 1;
                 }
-                Kind::Begin | Kind::Finish => match (id, number(16), number(20)) {
-                    (Some(id), Some(piece), Some(row)) if here.get(&(piece, row)) == Some(&id) => {}
-                    (Some(id), Some(piece), Some(row)) if id_at((piece, row)) == Some(id) => self.about(id),
+                FrameKind::Begin | FrameKind::Finish => match (id, number(16), number(20)) {
+                    (Some(id), Some(segment), Some(row)) if here.get(&(segment, row)) == Some(&id) => {}
+                    (Some(id), Some(segment), Some(row)) if id_at((segment, row)) == Some(id) => self.about(id),
                     _ => whole = false,
                 },
-                Kind::Ending => self.held_before = self.held_before.max(Some(next)),
+                FrameKind::Ending => self.held_before = self.held_before.max(Some(next)),
                 _ => whole = false,
             }
             rest = after;
@@ -108,8 +108,8 @@ mod tests {
         doubts
     }
 
-    fn subject(id: u128, piece: u32, row: u32) -> Vec<u8> {
-        [&id.to_le_bytes()[..], &piece.to_le_bytes(), &row.to_le_bytes(), &[0; 8]].concat()
+    fn subject(id: u128, segment: u32, row: u32) -> Vec<u8> {
+        [&id.to_le_bytes()[..], &segment.to_le_bytes(), &row.to_le_bytes(), &[0; 8]].concat()
     }
 
     #[test]
@@ -121,28 +121,28 @@ mod tests {
         };
         let (mine, other, later) = ((7, (1, 2)), (8, (1, 3)), (9, (1, 5)));
         for (name, bytes, doubted, held) in [
-            ("its begin", make(Kind::Begin, &subject(7, 1, 2)), [true, false], [true, false]),
-            ("its end", make(Kind::Finish, &subject(7, 1, 2)), [true, false], [true, false]),
-            ("a begin of nobody known", make(Kind::Begin, &subject(6, 1, 2)), [true, true], [true, true]),
-            ("a begin of another row", make(Kind::Begin, &subject(7, 1, 3)), [true, true], [true, true]),
-            ("the next send", make(Kind::Send, &subject(9, 5, 0)), [false, false], [false, false]),
-            ("a send that is not the next", make(Kind::Send, &subject(9, 4, 0)), [true, true], [true, true]),
-            ("an execution's end", make(Kind::Ending, b"e"), [false, false], [true, true]),
-            ("what no log has", make(Kind::Index, b"e"), [true, true], [true, true]),
+            ("its begin", make(FrameKind::Begin, &subject(7, 1, 2)), [true, false], [true, false]),
+            ("its end", make(FrameKind::Finish, &subject(7, 1, 2)), [true, false], [true, false]),
+            ("a begin of nobody known", make(FrameKind::Begin, &subject(6, 1, 2)), [true, true], [true, true]),
+            ("a begin of another row", make(FrameKind::Begin, &subject(7, 1, 3)), [true, true], [true, true]),
+            ("the next send", make(FrameKind::Send, &subject(9, 5, 0)), [false, false], [false, false]),
+            ("a send that is not the next", make(FrameKind::Send, &subject(9, 4, 0)), [true, true], [true, true]),
+            ("an execution's end", make(FrameKind::Ending, b"e"), [false, false], [true, true]),
+            ("what no log has", make(FrameKind::Index, b"e"), [true, true], [true, true]),
             ("noise", vec![0x5a; 100], [true, true], [true, true]),
             (
                 "a send and the begin of another",
-                [make(Kind::Send, &subject(9, 5, 0)), make(Kind::Begin, &subject(7, 1, 2))].concat(),
+                [make(FrameKind::Send, &subject(9, 5, 0)), make(FrameKind::Begin, &subject(7, 1, 2))].concat(),
                 [true, false],
                 [true, false],
             ),
             (
                 "a send and its own begin",
-                [make(Kind::Send, &subject(9, 5, 0)), make(Kind::Begin, &subject(9, 1, 5))].concat(),
+                [make(FrameKind::Send, &subject(9, 5, 0)), make(FrameKind::Begin, &subject(9, 1, 5))].concat(),
                 [false, false],
                 [false, false],
             ),
-            ("half a frame", make(Kind::Send, &subject(9, 5, 0))[..40].to_vec(), [true, true], [true, true]),
+            ("half a frame", make(FrameKind::Send, &subject(9, 5, 0))[..40].to_vec(), [true, true], [true, true]),
         ] {
             let doubts = after(&bytes);
             let has = |held| [mine, other].map(|(id, place)| doubts.has(id, place, held));

@@ -10,7 +10,7 @@ use crate::store::Ending;
 use crate::store::view::EndedExecution;
 use crate::store::wire::{self, EndingForm, FinishForm, Rest, SendForm, Unreadable};
 
-/// Where a body stands in the bodies file of the same piece. Empty: there is none.
+/// Where a body stands in the bodies file of the same segment. Empty: there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BodyPlace {
     pub at: u64,
@@ -33,10 +33,10 @@ pub struct SendHead {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FinishHead {
     pub id: u128,
-    pub piece: u32,
+    pub segment: u32,
     pub row: u32,
     pub seq: u64,
-    /// In the bodies of the piece whose log this is.
+    /// In the bodies of the segment whose log this is.
     pub body: BodyPlace,
 }
 
@@ -44,7 +44,7 @@ pub struct FinishHead {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BeginHead {
     pub id: u128,
-    pub piece: u32,
+    pub segment: u32,
     pub row: u32,
     pub at: i64,
 }
@@ -111,7 +111,7 @@ impl FinishHead {
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(FINISH_HEAD_BYTES);
         bytes.extend_from_slice(&self.id.to_le_bytes());
-        bytes.extend_from_slice(&self.piece.to_le_bytes());
+        bytes.extend_from_slice(&self.segment.to_le_bytes());
         bytes.extend_from_slice(&self.row.to_le_bytes());
         bytes.extend_from_slice(&self.seq.to_le_bytes());
         put_place(&mut bytes, self.body);
@@ -120,8 +120,13 @@ impl FinishHead {
 
     pub fn decode(payload: &[u8]) -> Result<(Self, FinishForm<'_>), Unreadable> {
         let mut take = Take(payload);
-        let head =
-            Self { id: take.id()?, piece: take.number()?, row: take.number()?, seq: take.long()?, body: take.place()? };
+        let head = Self {
+            id: take.id()?,
+            segment: take.number()?,
+            row: take.number()?,
+            seq: take.long()?,
+            body: take.place()?,
+        };
         Ok((head, wire::decode(take.0)?))
     }
 }
@@ -130,7 +135,7 @@ impl BeginHead {
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(BEGIN_BYTES);
         bytes.extend_from_slice(&self.id.to_le_bytes());
-        bytes.extend_from_slice(&self.piece.to_le_bytes());
+        bytes.extend_from_slice(&self.segment.to_le_bytes());
         bytes.extend_from_slice(&self.row.to_le_bytes());
         bytes.extend_from_slice(&self.at.to_le_bytes());
         bytes
@@ -138,7 +143,7 @@ impl BeginHead {
 
     pub fn decode(payload: &[u8]) -> Result<Self, Unreadable> {
         let mut take = Take(payload);
-        Ok(Self { id: take.id()?, piece: take.number()?, row: take.number()?, at: i64::from_le_bytes(take.take()?) })
+        Ok(Self { id: take.id()?, segment: take.number()?, row: take.number()?, at: i64::from_le_bytes(take.take()?) })
     }
 }
 
@@ -205,8 +210,8 @@ impl FinishFacts {
         }
     }
 
-    pub fn apply(&self, row: &mut Row, piece: u32, at: Extent) {
-        row.finish_piece = piece;
+    pub fn apply(&self, row: &mut Row, segment: u32, at: Extent) {
+        row.finish_segment = segment;
         row.finish = at;
         row.outcome = self.outcome;
         row.code = self.code;
@@ -249,7 +254,7 @@ mod tests {
 
     #[test]
     fn heads_read_back() {
-        let begin = BeginHead { id: 1 << 90, piece: 2, row: 3, at: -4 };
+        let begin = BeginHead { id: 1 << 90, segment: 2, row: 3, at: -4 };
         assert_eq!(BeginHead::decode(&begin.encode()), Ok(begin));
         assert_eq!(begin.encode().len(), BEGIN_BYTES);
         assert!(BeginHead::decode(&begin.encode()[1..]).is_err());

@@ -101,13 +101,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("store");
         assert!(make_directory(&root).unwrap() && !make_directory(&root).unwrap());
-        let pieces = root.join("pieces/00000001");
-        make_directory(&pieces).unwrap();
+        let segments = root.join("pieces/00000001");
+        make_directory(&segments).unwrap();
         for name in ["log", "bodies"] {
-            open(&pieces.join(name), true).unwrap();
+            open(&segments.join(name), true).unwrap();
         }
         make(&root.join("state")).unwrap();
-        assert_eq!((mode(&root), mode(&pieces), mode(&pieces.join("log"))), (0o700, 0o700, 0o600));
+        assert_eq!((mode(&root), mode(&segments), mode(&segments.join("log"))), (0o700, 0o700, 0o600));
         assert_eq!(narrow(&root).0.len(), 0);
 
         let beside = root.join("not ours");
@@ -115,9 +115,9 @@ mod tests {
         for (path, wide, narrowed) in [
             (root.clone(), 0o755, 0o700),
             (root.join("pieces"), 0o777, 0o700),
-            (pieces.clone(), 0o750, 0o700),
-            (pieces.join("log"), 0o644, 0o600),
-            (pieces.join("bodies"), 0o660, 0o600),
+            (segments.clone(), 0o750, 0o700),
+            (segments.join("log"), 0o644, 0o600),
+            (segments.join("bodies"), 0o660, 0o600),
             (root.join("state"), 0o604, 0o600),
             (beside, 0o644, 0o644),
         ] {

@@ -17,8 +17,8 @@ const WINDOW_BYTES: usize = 1 << 20;
 
 /// What a frame says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The first of every log: which piece, and what came before it.
+pub enum FrameKind {
+    /// The first of every log: which segment, and what came before it.
     Head = 1,
     /// A send was accepted.
     Send = 2,
@@ -30,21 +30,21 @@ pub enum Kind {
     Finish = 5,
     /// A body, or sealed bytes; in bodies files alone.
     Body = 6,
-    /// The small state beside the pieces.
+    /// The small state beside the segments.
     State = 8,
-    /// What is known of a settled piece; in index files alone. (7 was an earlier form of it.)
+    /// What is known of a checkpointed segment; in index files alone. (7 was an earlier form of it.)
     Index = 9,
     /// In index files of earlier versions alone: which terms come together.
     Pairs = 10,
     /// An idempotent call whose records are gone before its day is over.
     Call = 11,
-    /// What each tenant has stored in a settled piece; at the end of index files alone.
+    /// What each tenant has stored in a checkpointed segment; at the end of index files alone.
     Shares = 12,
 }
 
-impl Kind {
+impl FrameKind {
     fn of(number: u8) -> Option<Self> {
-        use Kind::*;
+        use FrameKind::*;
         let all = [Head, Send, Ending, Begin, Finish, Body, State, Index, Pairs, Call, Shares];
         all.into_iter().find(|kind| *kind as u8 == number)
     }
@@ -53,14 +53,14 @@ impl Kind {
 /// A frame that passed its checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
-    pub kind: Kind,
+    pub kind: FrameKind,
     pub payload: &'a [u8],
     /// Bytes of the whole frame, slot included.
     pub length: usize,
 }
 
 /// Appends a frame made of these parts; answers its length.
-pub fn append(into: &mut Vec<u8>, kind: Kind, parts: &[&[u8]], slot: Option<&Slot>) -> usize {
+pub fn append(into: &mut Vec<u8>, kind: FrameKind, parts: &[&[u8]], slot: Option<&Slot>) -> usize {
     let start = into.len();
     let length: usize = parts.iter().map(|part| part.len()).sum();
     into.extend_from_slice(&MAGIC);
@@ -99,7 +99,7 @@ fn frame_length(header: &[u8]) -> Option<usize> {
 /// The frame at the start of `bytes`, if it is whole and sound.
 pub fn parse(bytes: &[u8]) -> Option<Frame<'_>> {
     let length = frame_length(bytes)?;
-    let kind = Kind::of(bytes[4])?;
+    let kind = FrameKind::of(bytes[4])?;
     let payload = bytes.get(HEADER_BYTES..length - usize::from(bytes[5]) * SLOT_BYTES)?;
     bytes.get(..length)?;
     let sum = u32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]);
@@ -117,10 +117,10 @@ pub fn length_at(file: &File, at: u64) -> io::Result<Option<usize>> {
 
 /// What the frame at the start of `bytes` was, going by its header alone: kind, payload, and the bytes behind it. For
 /// one that failed its checksum.
-pub fn outline(bytes: &[u8]) -> Option<(Kind, &[u8], &[u8])> {
+pub fn outline(bytes: &[u8]) -> Option<(FrameKind, &[u8], &[u8])> {
     let (frame, after) = bytes.split_at_checked(frame_length(bytes)?)?;
     let payload = HEADER_BYTES..frame.len() - usize::from(frame[5]) * SLOT_BYTES;
-    Some((Kind::of(frame[4])?, &frame[payload], after))
+    Some((FrameKind::of(frame[4])?, &frame[payload], after))
 }
 
 /// Reads `length` bytes at `at`, all of them.
@@ -131,7 +131,7 @@ pub fn read_at(file: &File, at: u64, length: usize) -> io::Result<Vec<u8>> {
 }
 
 #[derive(Debug, PartialEq, Eq)]
-pub enum Found<'a> {
+pub enum Scanned<'a> {
     /// A sound frame, and where it stands.
     Frame { at: u64, frame: Frame<'a> },
     /// Bytes that are no frame, with a sound frame behind them.
@@ -175,12 +175,12 @@ impl<'f> Scanner<'f> {
     }
 
     #[allow(clippy::should_implement_trait, reason = "what it gives borrows from it")]
-    pub fn next(&mut self) -> io::Result<Found<'_>> {
+    pub fn next(&mut self) -> io::Result<Scanned<'_>> {
         let at = self.at;
         if let Some(length) = self.sound(at)? {
             self.at += length as u64;
             let frame = parse(self.bytes(at, length)?);
-            return Ok(frame.map_or(Found::End { at }, |frame| Found::Frame { at, frame }));
+            return Ok(frame.map_or(Scanned::End { at }, |frame| Scanned::Frame { at, frame }));
         }
         let mut next = at;
         while next + (HEADER_BYTES as u64) < self.end {
@@ -192,12 +192,12 @@ impl<'f> Scanner<'f> {
                     next += further as u64;
                     if self.sound(next)?.is_some() {
                         self.at = next;
-                        return Ok(Found::Damage { from: at, to: next });
+                        return Ok(Scanned::Damage { from: at, to: next });
                     }
                 }
             }
         }
-        Ok(Found::End { at })
+        Ok(Scanned::End { at })
     }
 }
 
@@ -222,9 +222,9 @@ mod tests {
         let mut seen = Vec::new();
         loop {
             match scanner.next().unwrap() {
-                Found::Frame { at, frame } => seen.push(Ok((at, frame.payload.to_vec()))),
-                Found::Damage { from, to } => seen.push(Err((from, to))),
-                Found::End { at } => return (seen, at),
+                Scanned::Frame { at, frame } => seen.push(Ok((at, frame.payload.to_vec()))),
+                Scanned::Damage { from, to } => seen.push(Err((from, to))),
+                Scanned::End { at } => return (seen, at),
             }
         }
     }
@@ -232,9 +232,9 @@ mod tests {
     #[test]
     fn frames_are_found_and_torn_and_damaged_ones_are_told_apart() {
         let mut bytes = Vec::new();
-        let first = append(&mut bytes, Kind::Send, &[b"one", b"-", b"two"], Some(&[5; SLOT_BYTES])) as u64;
-        let second = first + append(&mut bytes, Kind::Begin, &[b"three"], None) as u64;
-        append(&mut bytes, Kind::Finish, &[&[7; 3_000_000]], None);
+        let first = append(&mut bytes, FrameKind::Send, &[b"one", b"-", b"two"], Some(&[5; SLOT_BYTES])) as u64;
+        let second = first + append(&mut bytes, FrameKind::Begin, &[b"three"], None) as u64;
+        append(&mut bytes, FrameKind::Finish, &[&[7; 3_000_000]], None);
         let end = bytes.len() as u64;
         let whole =
             vec![Ok((0, b"one-two".to_vec())), Ok((first, b"three".to_vec())), Ok((second, vec![7; 3_000_000]))];

@@ -8,8 +8,8 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use jiff::Timestamp;
 
 use super::entry::SendHead;
-use super::piece::{END_BYTES, End};
 use super::read::payload;
+use super::segment::{END_BYTES, End};
 use super::{Shared, locked};
 use crate::outcome::Outcome;
 use crate::send::TenantId;
@@ -97,8 +97,9 @@ impl Hour {
 
 /// Counts what ended up to this number of the tail, within the hour before the newest of it.
 pub fn count(shared: &Shared, newest: u64) -> Result<(), StoreError> {
-    let pieces = shared.pieces();
-    let Some(last) = pieces.iter().map(|piece| piece.facts().newest_finished_at).max().filter(|at| *at > i64::MIN)
+    let segments = shared.segments();
+    let Some(last) =
+        segments.iter().map(|segment| segment.zones().newest_finished_at).max().filter(|at| *at > i64::MIN)
     else {
         return Ok(());
     };
@@ -106,11 +107,11 @@ pub fn count(shared: &Shared, newest: u64) -> Result<(), StoreError> {
     // By the tenant's hash and the minute, with one of its sends for each tenant to learn its name from.
     let mut counts: HashMap<(u32, i64, u8), u64> = HashMap::new();
     let mut sends: HashMap<u32, Vec<(u32, u32)>> = HashMap::new();
-    for piece in pieces.iter().filter(|piece| piece.facts().newest_finished_at >= since) {
-        let known = u32::try_from((newest + 1).saturating_sub(piece.first_seq)).unwrap_or(u32::MAX);
-        let known = known.min(piece.ends_count.load(std::sync::atomic::Ordering::Acquire));
+    for segment in segments.iter().filter(|segment| segment.zones().newest_finished_at >= since) {
+        let known = u32::try_from((newest + 1).saturating_sub(segment.first_seq)).unwrap_or(u32::MAX);
+        let known = known.min(segment.ends_count.load(std::sync::atomic::Ordering::Acquire));
         for from in (0..known).step_by(ENDS_AT_ONCE as usize) {
-            let bytes = piece.ends(from, known.min(from + ENDS_AT_ONCE))?;
+            let bytes = segment.ends(from, known.min(from + ENDS_AT_ONCE))?;
             for end in bytes.chunks_exact(END_BYTES).filter_map(End::decode) {
                 if end.finished_at < since || end.tenant == 0 {
                     continue;
@@ -118,7 +119,7 @@ pub fn count(shared: &Shared, newest: u64) -> Result<(), StoreError> {
                 *counts.entry((end.tenant, minute(wire::timestamp(end.finished_at)), end.outcome)).or_default() += 1;
                 let some = sends.entry(end.tenant).or_default();
                 if some.len() < SENDS_ASKED {
-                    some.push((end.piece, end.row));
+                    some.push((end.segment, end.row));
                 }
             }
         }
@@ -138,11 +139,11 @@ pub fn count(shared: &Shared, newest: u64) -> Result<(), StoreError> {
 const SENDS_ASKED: usize = 8;
 
 fn name(shared: &Shared, sends: &[(u32, u32)]) -> Option<TenantId> {
-    sends.iter().find_map(|&(piece, row)| {
-        let piece = shared.piece(piece)?;
-        let row = shared.sound_row(&piece, row).ok()??;
-        let read = piece.frame(row.accepted).and_then(|bytes| {
-            payload(&piece, row.accepted, &bytes, SendHead::decode).map(|(_, form)| form.tenant_id())
+    sends.iter().find_map(|&(segment, row)| {
+        let segment = shared.segment(segment)?;
+        let row = shared.sound_row(&segment, row).ok()??;
+        let read = segment.frame(row.accepted).and_then(|bytes| {
+            payload(&segment, row.accepted, &bytes, SendHead::decode).map(|(_, form)| form.tenant_id())
         });
         // Damage is told where somebody asks for the record.
         read.ok()

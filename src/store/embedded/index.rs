@@ -1,8 +1,9 @@
-//! Finding rows of a piece without reading them all: by execution, by idempotency key, and by what a filter asks for.
+//! Finding rows of a segment without reading them all: by execution, by idempotency key, and by what a filter asks for.
 //!
-//! While a piece grows all of it is in memory. Once it is full it is settled: [`Bloom`] stays in memory, the rest is
-//! in the piece's `index` file: a frame with an [`IndexForm`], entries sorted by hash, the rows of each term, which
-//! entries point at, and a frame with what each tenant has stored ([`Shares`]) and, last of all, where that begins. All of it is derived from the logs: without a sound index they are replayed.
+//! While a segment grows all of it is in memory. Once it is full it is checkpointed: [`Bloom`] stays in memory, the
+//! rest is in the segment's `index` file: a frame with an [`IndexForm`], entries sorted by hash, the rows of each term,
+//! which entries point at, and a frame with what each tenant has stored ([`Shares`]) and, last of all, where that
+//! begins. All of it is derived from the logs: without a sound index they are replayed.
 
 use std::{
     collections::HashMap,
@@ -16,25 +17,25 @@ use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
 use super::bloom::Bloom;
-use super::facts::Facts;
 use super::files;
-use super::frame::{self, Frame, Kind};
-use super::piece::sync_directory;
+use super::frame::{self, Frame, FrameKind};
 use super::seal::Asked;
+use super::segment::sync_directory;
 use super::table::{Extent, Row, term};
+use super::zone_map::ZoneMap;
 use crate::store::view::EndedExecution;
 use crate::store::wire;
 
 /// No row.
 const NO_ROW: u32 = u32::MAX;
-/// Far more than a full piece's takes.
+/// Far more than a full segment's takes.
 const INDEX_BYTES_MAX: u64 = 256 << 20;
 /// Entries of an index file that are read at once; the first of as many is in memory.
 const STRETCH: u64 = 256;
 
 pub enum Find {
     Growing(Growing),
-    Settled(Settled),
+    OnDisk(OnDisk),
 }
 
 #[derive(Default)]
@@ -49,7 +50,7 @@ pub struct Growing {
     rows: Postings,
 }
 
-pub struct Settled {
+pub struct OnDisk {
     bloom: Bloom,
     file: File,
     entries_at: u64,
@@ -61,7 +62,7 @@ pub struct Settled {
     complete: bool,
 }
 
-/// How the sends of a piece ended, as far as its index file does not say so. Apart from [`Find`], which is busy while
+/// How the sends of a segment ended, as far as its index file does not say so. Apart from [`Find`], which is busy while
 /// an index is written.
 #[derive(Clone, Default)]
 pub struct Ended {
@@ -123,7 +124,7 @@ pub struct IndexForm {
     pub ends: u32,
     /// Rows that are not done.
     pub undone: RoaringBitmap,
-    pub facts: Facts,
+    pub zones: ZoneMap,
     bloom: Bloom,
     entries: u64,
     entries_sum: u32,
@@ -138,7 +139,9 @@ impl Find {
                 rows.reverse();
                 Ok(rows)
             }
-            Self::Settled(settled) => Ok(settled.entries(hash, MEMBER)?.into_iter().map(|row| row as u32).collect()),
+            Self::OnDisk(checkpointed) => {
+                Ok(checkpointed.entries(hash, MEMBER)?.into_iter().map(|row| row as u32).collect())
+            }
         }
     }
 
@@ -149,8 +152,8 @@ impl Find {
                 let of_this = growing.members.iter().filter(|&(&hash, _)| hash as u32 == execution);
                 Ok(of_this.flat_map(|(_, &(last, _))| growing.chain(last)).collect())
             }
-            Self::Settled(settled) => {
-                let rows = settled.entries(term(Asked::Execution, execution), MEMBER)?;
+            Self::OnDisk(checkpointed) => {
+                let rows = checkpointed.entries(term(Asked::Execution, execution), MEMBER)?;
                 Ok(rows.into_iter().map(|row| row as u32).collect())
             }
         }
@@ -159,7 +162,7 @@ impl Find {
     pub fn member_count(&self, hash: u64) -> io::Result<u32> {
         match self {
             Self::Growing(growing) => Ok(growing.members.get(&hash).map_or(0, |&(_, count)| count)),
-            Self::Settled(settled) => Ok(settled.entries(hash, MEMBER)?.len() as u32),
+            Self::OnDisk(checkpointed) => Ok(checkpointed.entries(hash, MEMBER)?.len() as u32),
         }
     }
 
@@ -168,9 +171,9 @@ impl Find {
             Self::Growing(growing) => {
                 Ok(growing.endings.get(&hash).map(|(_, ended)| FoundEnding::Known(*ended)).into_iter().collect())
             }
-            Self::Settled(settled) => {
+            Self::OnDisk(checkpointed) => {
                 let extent = |value: u64| FoundEnding::At(Extent { at: value as u32, length: (value >> 32) as u32 });
-                Ok(settled.entries(hash, ENDING)?.into_iter().map(extent).collect())
+                Ok(checkpointed.entries(hash, ENDING)?.into_iter().map(extent).collect())
             }
         }
     }
@@ -179,9 +182,9 @@ impl Find {
     pub fn calls(&self, hash: u64) -> io::Result<Vec<(u32, u32)>> {
         match self {
             Self::Growing(growing) => Ok(growing.keys.get(&hash).copied().into_iter().collect()),
-            Self::Settled(settled) => {
+            Self::OnDisk(checkpointed) => {
                 let call = |value: u64| (value as u32, (value >> 32) as u32);
-                Ok(settled.entries(hash, KEY)?.into_iter().map(call).collect())
+                Ok(checkpointed.entries(hash, KEY)?.into_iter().map(call).collect())
             }
         }
     }
@@ -190,7 +193,7 @@ impl Find {
     pub fn may_have(&self, term: u64) -> bool {
         match self {
             Self::Growing(growing) => growing.rows.0.contains_key(&term),
-            Self::Settled(settled) => settled.bloom.may_have(term),
+            Self::OnDisk(checkpointed) => checkpointed.bloom.may_have(term),
         }
     }
 
@@ -198,21 +201,21 @@ impl Find {
     pub fn rows_with(&self, term: u64) -> io::Result<RoaringBitmap> {
         match self {
             Self::Growing(growing) => Ok(growing.rows.0.get(&term).cloned().unwrap_or_default()),
-            Self::Settled(settled) => {
+            Self::OnDisk(checkpointed) => {
                 let mut rows = RoaringBitmap::new();
-                for value in settled.entries(term, ROWS)? {
-                    rows |= settled.rows_at(value)?;
+                for value in checkpointed.entries(term, ROWS)? {
+                    rows |= checkpointed.rows_at(value)?;
                 }
                 Ok(rows)
             }
         }
     }
 
-    /// The executions and keys that a settled piece knows.
+    /// The executions and keys that a checkpointed segment knows.
     pub fn known_calls(&self) -> io::Result<Option<Vec<u64>>> {
-        let Self::Settled(settled) = self else { return Ok(None) };
+        let Self::OnDisk(checkpointed) = self else { return Ok(None) };
         let is_call = |value: u64| value >> 62 != ROWS && (value >> 62 != MEMBER || value & ANY == 0);
-        let entries = settled.all_entries()?.into_iter().filter(|(_, value)| is_call(*value));
+        let entries = checkpointed.all_entries()?.into_iter().filter(|(_, value)| is_call(*value));
         let mut hashes: Vec<u64> = entries.map(|(hash, _)| hash).collect();
         hashes.dedup();
         Ok(Some(hashes))
@@ -224,8 +227,8 @@ impl Find {
             Self::Growing(growing) => {
                 Ok(growing.keys.iter().map(|(&hash, &(first, count))| (hash, first, count)).collect())
             }
-            Self::Settled(settled) => {
-                let entries = settled.all_entries()?.into_iter().filter(|(_, value)| value >> 62 == KEY);
+            Self::OnDisk(checkpointed) => {
+                let entries = checkpointed.all_entries()?.into_iter().filter(|(_, value)| value >> 62 == KEY);
                 let call = |(hash, value): (u64, u64)| (hash, value as u32, ((value & VALUE) >> 32) as u32);
                 Ok(entries.map(call).collect())
             }
@@ -235,14 +238,14 @@ impl Find {
     /// Bytes of the index file.
     pub fn bytes(&self) -> u64 {
         match self {
-            Self::Settled(settled) => settled.bytes,
+            Self::OnDisk(checkpointed) => checkpointed.bytes,
             Self::Growing(_) => 0,
         }
     }
 
     /// Whether every send was done when the index was written, and it holds all that can be known of them.
     pub fn is_complete(&self) -> bool {
-        matches!(self, Self::Settled(settled) if settled.complete)
+        matches!(self, Self::OnDisk(checkpointed) if checkpointed.complete)
     }
 
     /// The sorted entries, the filter for them, and the rows that the entries point at.
@@ -266,10 +269,10 @@ impl Find {
                     *postings.0.entry(term).or_default() |= rows;
                 }
             }
-            Self::Settled(settled) => {
-                for (hash, value) in settled.all_entries()? {
+            Self::OnDisk(checkpointed) => {
+                for (hash, value) in checkpointed.all_entries()? {
                     if value >> 62 == ROWS {
-                        *postings.0.entry(hash).or_default() |= settled.rows_at(value & VALUE)?;
+                        *postings.0.entry(hash).or_default() |= checkpointed.rows_at(value & VALUE)?;
                     } else {
                         entries.push((hash, value));
                     }
@@ -300,31 +303,31 @@ impl Find {
         Ok((bloom, bytes.collect(), rows))
     }
 
-    /// Writes all of it to a piece's directory, durably.
-    pub fn settle(
+    /// Writes all of it to a segment's directory, durably.
+    pub fn checkpoint(
         &self,
         directory: &Path,
         (rows, ends): (u32, u32),
-        facts: Facts,
+        zones: ZoneMap,
         ended: &Ended,
         shares: &Shares,
-    ) -> io::Result<Settled> {
+    ) -> io::Result<OnDisk> {
         let (bloom, entries, postings) = self.parts(ended)?;
         let form = IndexForm {
             rows,
             ends,
             undone: ended.undone.clone(),
-            facts,
+            zones,
             bloom,
             entries: (entries.len() / ENTRY_BYTES) as u64,
             entries_sum: crc32fast::hash(&entries),
         };
         let mut bytes = Vec::new();
-        let entries_at = frame::append(&mut bytes, Kind::Index, &[&wire::encode(&form, Vec::new())], None) as u64;
+        let entries_at = frame::append(&mut bytes, FrameKind::Index, &[&wire::encode(&form, Vec::new())], None) as u64;
         bytes.extend_from_slice(&entries);
         bytes.extend_from_slice(&postings);
         let at = bytes.len() as u64;
-        frame::append(&mut bytes, Kind::Shares, &[&wire::encode(shares, Vec::new())], None);
+        frame::append(&mut bytes, FrameKind::Shares, &[&wire::encode(shares, Vec::new())], None);
         bytes.extend_from_slice(&at.to_le_bytes());
         let making = directory.join("index.new");
         let file = files::make(&making)?;
@@ -332,7 +335,7 @@ impl Find {
         file.sync_all()?;
         fs::rename(&making, directory.join("index"))?;
         sync_directory(directory)?;
-        Settled::of(&form, file, entries_at, &entries, bytes.len() as u64)
+        OnDisk::of(&form, file, entries_at, &entries, bytes.len() as u64)
     }
 }
 
@@ -348,7 +351,7 @@ fn pair_of(bytes: &[u8]) -> (u64, u64) {
     (number(0), number(8))
 }
 
-impl Settled {
+impl OnDisk {
     fn of(form: &IndexForm, file: File, entries_at: u64, entries: &[u8], bytes: u64) -> io::Result<Self> {
         let complete = form.undone.is_empty() && shares(&file, bytes)?.is_some();
         let firsts = entries.chunks(ENTRY_BYTES * STRETCH as usize).map(pair_of).collect();
@@ -370,7 +373,7 @@ impl Settled {
             return Ok(None);
         };
         let head = frame::read_at(&file, 0, length)?;
-        let Some(Frame { kind: Kind::Index, payload, .. }) = frame::parse(&head) else { return Ok(None) };
+        let Some(Frame { kind: FrameKind::Index, payload, .. }) = frame::parse(&head) else { return Ok(None) };
         let Ok(form) = wire::decode::<IndexForm>(payload) else { return Ok(None) };
         let entries_at = length as u64;
         let entries_bytes = form.entries.saturating_mul(ENTRY_BYTES as u64);
@@ -441,7 +444,7 @@ impl Settled {
     }
 }
 
-/// What each tenant has stored in a piece, by the row's hash of it: bytes of records, and of bodies.
+/// What each tenant has stored in a segment, by the row's hash of it: bytes of records, and of bodies.
 pub type Shares = Vec<(u32, u64, u64)>;
 
 /// In the frame that the end of an index names.
@@ -456,7 +459,7 @@ fn shares(file: &File, bytes: u64) -> io::Result<Option<Shares>> {
     let Some(length) = frame::length_at(file, at)?.filter(|&length| at + length as u64 == end) else { return Ok(None) };
     let bytes = frame::read_at(file, at, length)?;
     Ok(match frame::parse(&bytes) {
-        Some(Frame { kind: Kind::Shares, payload, .. }) => wire::decode(payload).ok(),
+        Some(Frame { kind: FrameKind::Shares, payload, .. }) => wire::decode(payload).ok(),
         _ => None,
     })
 }
@@ -516,13 +519,13 @@ mod tests {
         keys.iter().zip(0..).for_each(|(&hash, first)| growing.add_key(hash, first, 2));
         let directory = tempfile::tempdir().expect("a directory");
         let growing = Find::Growing(growing);
-        let settled =
-            growing.settle(directory.path(), (12_000, 0), Facts::default(), &Ended::default(), &vec![(3, 5, 7)]);
-        let settled = Find::Settled(settled.expect("written"));
-        let (loaded, form) = Settled::load(directory.path()).expect("readable").expect("sound");
+        let checkpointed =
+            growing.checkpoint(directory.path(), (12_000, 0), ZoneMap::default(), &Ended::default(), &vec![(3, 5, 7)]);
+        let checkpointed = Find::OnDisk(checkpointed.expect("written"));
+        let (loaded, form) = OnDisk::load(directory.path()).expect("readable").expect("sound");
         assert_eq!((form.rows, form.undone.len()), (12_000, 0));
         assert_eq!(loaded.shares().expect("read"), Some(vec![(3, 5, 7)]));
-        for find in [&growing, &settled, &Find::Settled(loaded)] {
+        for find in [&growing, &checkpointed, &Find::OnDisk(loaded)] {
             for (&hash, rows) in &members {
                 assert_eq!(&find.members(hash).expect("read"), rows);
                 assert_eq!(find.member_count(hash).expect("read") as usize, rows.len());

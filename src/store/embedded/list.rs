@@ -1,18 +1,18 @@
 //! Lists: which rows a filter asks for, and the pages made of them.
 //!
-//! From the newest piece back, the index says which rows have all that is asked for, or may; each is read and
+//! From the newest segment back, the index says which rows have all that is asked for, or may; each is read and
 //! compared, and then the record it stands for is asked the whole filter again, so that equal hashes deceive nobody.
-//! Pieces whose filter says that they cannot have it are passed by.
-//! A cursor names a place in a table: it holds while sends are added and pieces dropped.
+//! Segments whose filter says that they cannot have it are passed by.
+//! A cursor names a place in a table: it holds while sends are added and segments dropped.
 
 use roaring::RoaringBitmap;
 
 use super::Shared;
-use super::facts::Window;
-use super::piece::Piece;
 use super::read::{assemble, unreadable};
 use super::seal::Asked;
+use super::segment::Segment;
 use super::table::{Row, code_term, outcome_term, status_term, term};
+use super::zone_map::Window;
 use crate::send::TenantId;
 use crate::store::{Filter, Page, StoreError, wire};
 
@@ -87,24 +87,24 @@ impl Sieve {
         }
     }
 
-    /// Rows of a piece that may pass: all that do are among them.
-    fn candidates(&self, piece: &Piece) -> Result<RoaringBitmap, StoreError> {
-        if !piece.facts().meets(&self.window) || !self.terms.iter().all(|&term| piece.may_have(term)) {
+    /// Rows of a segment that may pass: all that do are among them.
+    fn candidates(&self, segment: &Segment) -> Result<RoaringBitmap, StoreError> {
+        if !segment.zones().meets(&self.window) || !self.terms.iter().all(|&term| segment.may_have(term)) {
             return Ok(RoaringBitmap::new());
         }
         let mut rows = match (self.execution_of_tenant, self.execution) {
-            (0, 0) => all_rows(piece),
-            (0, execution) => piece.members_of_any(execution)?,
-            (execution, _) => piece.members(execution)?.into_iter().collect(),
+            (0, 0) => all_rows(segment),
+            (0, execution) => segment.members_of_any(execution)?,
+            (execution, _) => segment.members(execution)?.into_iter().collect(),
         };
-        if let Some(within) = piece.facts().rows_in(&self.window) {
+        if let Some(within) = segment.zones().rows_in(&self.window) {
             rows &= within;
         }
         for &term in &self.terms {
             if rows.len() <= FEW {
                 break;
             }
-            rows &= piece.rows_with(term)?;
+            rows &= segment.rows_with(term)?;
         }
         Ok(rows)
     }
@@ -127,16 +127,16 @@ impl Sieve {
     }
 }
 
-fn all_rows(piece: &Piece) -> RoaringBitmap {
+fn all_rows(segment: &Segment) -> RoaringBitmap {
     let mut all = RoaringBitmap::new();
-    all.insert_range(0..piece.row_count());
+    all.insert_range(0..segment.row_count());
     all
 }
 
 /// A place in the tables, in a cursor: rows before it are still to come (in a list), or it and those after it (in an
 /// execution).
-pub fn cursor(letter: char, piece: u32, row: u32) -> String {
-    format!("{letter}{piece:x}.{row:x}")
+pub fn cursor(letter: char, segment: u32, row: u32) -> String {
+    format!("{letter}{segment:x}.{row:x}")
 }
 
 pub fn parse_cursor(letter: char, cursor: &str) -> Result<(u32, u32), StoreError> {
@@ -145,32 +145,32 @@ pub fn parse_cursor(letter: char, cursor: &str) -> Result<(u32, u32), StoreError
         false => None,
     };
     let parts = cursor.strip_prefix(letter).and_then(|rest| rest.split_once('.'));
-    parts.and_then(|(piece, row)| Some((number(piece)?, number(row)?))).ok_or(StoreError::BadCursor)
+    parts.and_then(|(segment, row)| Some((number(segment)?, number(row)?))).ok_or(StoreError::BadCursor)
 }
 
 pub fn list(shared: &Shared, filter: &Filter, at: Option<&str>, limit: usize) -> Result<Page, StoreError> {
     let before = at.map(|at| parse_cursor('l', at)).transpose()?;
     let sieve = Sieve::of(shared, filter);
     let mut listing = Listing { shared, filter, limit, page: Page::default(), last: (0, 0) };
-    let pieces = shared.pieces();
-    let pieces: Vec<_> = match sieve.execution_of_tenant {
-        0 => pieces.iter().rev().collect(),
-        execution => pieces.with(execution).collect(),
+    let segments = shared.segments();
+    let segments: Vec<_> = match sieve.execution_of_tenant {
+        0 => segments.iter().rev().collect(),
+        execution => segments.with(execution).collect(),
     };
-    for piece in pieces {
+    for segment in segments {
         let to = match before {
-            Some((number, _)) if piece.number > number => continue,
-            Some((number, row)) if piece.number == number => row.min(piece.row_count()),
-            _ => piece.row_count(),
+            Some((number, _)) if segment.number > number => continue,
+            Some((number, row)) if segment.number == number => row.min(segment.row_count()),
+            _ => segment.row_count(),
         };
-        let mut rows = sieve.candidates(piece).unwrap_or_else(|error| {
+        let mut rows = sieve.candidates(segment).unwrap_or_else(|error| {
             tracing::warn!(%error, "a list does without an index");
-            all_rows(piece)
+            all_rows(segment)
         });
         rows.remove_range(to..);
         for number in rows.iter().rev() {
-            let Some(row) = shared.sound_row(piece, number)? else { continue };
-            if sieve.passes(&row) && listing.add(piece, number, &row)? {
+            let Some(row) = shared.sound_row(segment, number)? else { continue };
+            if sieve.passes(&row) && listing.add(segment, number, &row)? {
                 return Ok(listing.page);
             }
         }
@@ -189,8 +189,8 @@ struct Listing<'a> {
 
 impl Listing<'_> {
     /// `true`: the page was full already, and its `next` is set.
-    fn add(&mut self, piece: &Piece, number: u32, row: &Row) -> Result<bool, StoreError> {
-        let record = match assemble(self.shared, piece, row, false) {
+    fn add(&mut self, segment: &Segment, number: u32, row: &Row) -> Result<bool, StoreError> {
+        let record = match assemble(self.shared, segment, row, false) {
             Ok((record, host)) if self.filter.lets_through(&record, host.as_deref()) => record,
             Ok(_) => return Ok(false),
             Err(error @ StoreError::Damaged(_)) => unreadable(self.shared, self.filter, row, &error),
@@ -201,7 +201,7 @@ impl Listing<'_> {
             return Ok(true);
         }
         self.page.sends.push(record);
-        self.last = (piece.number, number);
+        self.last = (segment.number, number);
         Ok(false)
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::claim::held_rows;
 use super::doubt::Doubts;
 use super::entry::SendHead;
-use super::piece::{Piece, SCAN_ROWS};
 use super::read::payload;
+use super::segment::{SCAN_ROWS, Segment};
 use super::table::{ROW_BYTES, Row};
 use super::waiting::{Queued, Waiting};
 use super::{Shared, locked};
@@ -46,38 +46,38 @@ impl<'a> Opening<'a> {
         }
     }
 
-    /// Of a piece that was settled while sends of it waited: which still do, and what ended since.
-    pub fn look_through(&mut self, piece: &Arc<Piece>) -> Result<(), StoreError> {
-        let waited = piece.ended().undone.clone();
-        let rows = piece.row_count();
+    /// Of a segment that was checkpointed while sends of it waited: which still do, and what ended since.
+    pub fn look_through(&mut self, segment: &Arc<Segment>) -> Result<(), StoreError> {
+        let waited = segment.ended().undone.clone();
+        let rows = segment.row_count();
         let mut bytes = Vec::new();
         let mut undone = 0;
         for from in (0..rows).step_by(SCAN_ROWS as usize) {
             let to = rows.min(from + SCAN_ROWS);
             if waited.range_cardinality(from..to) > 0 {
-                piece.rows(from, to, &mut bytes)?;
+                segment.rows(from, to, &mut bytes)?;
             }
             for number in waited.range(from..to) {
                 let at = (number - from) as usize * ROW_BYTES;
                 let row = match bytes.get(at..).and_then(|row| row.first_chunk()).and_then(Row::decode) {
                     Some(row) => row,
-                    None => piece.row(number)?,
+                    None => segment.row(number)?,
                 };
                 if row.is_done() {
-                    piece.add_end(number, &row);
+                    segment.add_end(number, &row);
                 } else {
                     undone += 1;
-                    self.add(piece, number, &row)?;
+                    self.add(segment, number, &row)?;
                 }
             }
         }
-        piece.undone.store(undone, std::sync::atomic::Ordering::Release);
+        segment.undone.store(undone, std::sync::atomic::Ordering::Release);
         Ok(())
     }
 
     /// A send that is not done, in the order of acceptance.
-    pub fn add(&mut self, piece: &Arc<Piece>, number: u32, row: &Row) -> Result<(), StoreError> {
-        let place = (piece.number, number);
+    pub fn add(&mut self, segment: &Arc<Segment>, number: u32, row: &Row) -> Result<(), StoreError> {
+        let place = (segment.number, number);
         if row.is_begun() {
             self.left.push(place);
             return Ok(());
@@ -90,8 +90,8 @@ impl<'a> Opening<'a> {
         let tenant = match self.numbers.get(&row.tenant) {
             Some(tenant) => *tenant,
             None => {
-                let read = piece.frame(row.accepted).and_then(|bytes| {
-                    payload(piece, row.accepted, &bytes, SendHead::decode).map(|(_, form)| form.tenant_id())
+                let read = segment.frame(row.accepted).and_then(|bytes| {
+                    payload(segment, row.accepted, &bytes, SendHead::decode).map(|(_, form)| form.tenant_id())
                 });
                 match read {
                     Ok(name) => *self.numbers.entry(row.tenant).or_insert(self.waiting.number(&name)),
@@ -110,7 +110,7 @@ impl<'a> Opening<'a> {
             let held = self.held.entry(row.execution).or_insert(Held { number: tenant, since, first, sends: 0 });
             held.sends += 1;
         } else {
-            let queued = self.shared.queued(piece, number, row, wire::timestamp(row.created_at))?;
+            let queued = self.shared.queued(segment, number, row, wire::timestamp(row.created_at))?;
             self.waiting.queue(tenant, queued);
         }
         Ok(())
@@ -129,25 +129,25 @@ impl<'a> Opening<'a> {
                 }
                 Some(ended) => {
                     let entries = released.entry(held.number).or_default();
-                    for (piece, number) in held_rows(self.shared, hash)? {
-                        let Some(piece) = self.shared.piece(piece) else { continue };
-                        let Some(row) = self.shared.waiting_row(&piece, number)? else { continue };
+                    for (segment, number) in held_rows(self.shared, hash)? {
+                        let Some(segment) = self.shared.segment(segment) else { continue };
+                        let Some(row) = self.shared.waiting_row(&segment, number)? else { continue };
                         if row.is_begun() || self.doubted.contains(&row.id) {
                             continue;
                         }
                         let created_at = wire::timestamp(row.created_at);
                         let standing = Standing { created_at, held: true, ended: Some(ended), started_at: None };
                         let at = standing.released_at().unwrap_or(ended.at);
-                        entries.push(self.shared.queued(&piece, number, &row, at)?);
+                        entries.push(self.shared.queued(&segment, number, &row, at)?);
                     }
                 }
             }
         }
         released.into_iter().for_each(|(number, entries)| self.waiting.merge(number, entries));
         let mut stored: HashMap<u32, u64> = HashMap::new();
-        for piece in self.shared.pieces().iter() {
-            let has_bodies = piece.has_bodies();
-            for (tenant, records, bodies) in piece.shares() {
+        for segment in self.shared.segments().iter() {
+            let has_bodies = segment.has_bodies();
+            for (tenant, records, bodies) in segment.shares() {
                 *stored.entry(tenant).or_default() += records + if has_bodies { bodies } else { 0 };
             }
         }

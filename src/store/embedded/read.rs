@@ -8,8 +8,8 @@ use super::entry::{BodyPlace, FinishHead, SendHead, id_of};
 use super::frame::{self, Frame};
 use super::index::FoundEnding;
 use super::list::{Sieve, cursor, parse_cursor};
-use super::piece::{END_BYTES, End, Piece};
 use super::seal::{SLOT_BYTES, Slot};
+use super::segment::{END_BYTES, End, Segment};
 use super::table::{Extent, NONE, ROW_BYTES, Row};
 use crate::limits::IDEMPOTENCY_KEPT;
 use crate::outcome::words::UnmadeCause;
@@ -26,16 +26,16 @@ const TAIL_PLACES_MAX: u32 = 16 * 1024;
 impl Shared {
     /// The end of an execution. `names` are compared where the log has to be read for it.
     pub fn ending(&self, hash: u64, names: Option<(&str, &str)>) -> Result<Option<EndedExecution>, StoreError> {
-        for piece in self.pieces().with(hash) {
-            for found in piece.endings(hash)? {
+        for segment in self.segments().with(hash) {
+            for found in segment.endings(hash)? {
                 let at = match found {
                     FoundEnding::Known(ended) => return Ok(Some(ended)),
                     FoundEnding::At(at) => at,
                 };
-                let bytes = piece.frame(at)?;
-                let form: EndingForm<'_> = payload(piece, at, &bytes, wire::decode)?;
+                let bytes = segment.frame(at)?;
+                let form: EndingForm<'_> = payload(segment, at, &bytes, wire::decode)?;
                 if names.is_none_or(|names| names == (form.tenant, form.execution)) {
-                    return form.ended().map(Some).map_err(|why| damaged(piece, at, why));
+                    return form.ended().map(Some).map_err(|why| damaged(segment, at, why));
                 }
             }
         }
@@ -44,20 +44,20 @@ impl Shared {
 
     /// What an earlier call with this key came to.
     pub fn known_call(&self, hash: u64, key: &IdempotencyKey, now: Timestamp) -> Result<Option<Accepted>, StoreError> {
-        for piece in self.pieces().with(hash) {
-            for (first, count) in piece.calls(hash)?.into_iter().rev() {
+        for segment in self.segments().with(hash) {
+            for (first, count) in segment.calls(hash)?.into_iter().rev() {
                 if count == 0 {
-                    match self.carried_call(piece, first, key, now)? {
+                    match self.carried_call(segment, first, key, now)? {
                         Some(known) => return Ok(Some(known)),
                         None => continue,
                     }
                 }
-                let row = piece.row(first)?;
+                let row = segment.row(first)?;
                 if row.is_lost() || waited(wire::timestamp(row.created_at), now) >= IDEMPOTENCY_KEPT {
                     continue;
                 }
-                let bytes = piece.frame(row.accepted)?;
-                let (_, form) = payload(piece, row.accepted, &bytes, SendHead::decode)?;
+                let bytes = segment.frame(row.accepted)?;
+                let (_, form) = payload(segment, row.accepted, &bytes, SendHead::decode)?;
                 let Some(known) = form.key.as_ref().filter(|known| known.path == key.path && known.key == key.key)
                 else {
                     continue;
@@ -70,9 +70,9 @@ impl Shared {
                 {
                     return Ok(Some(Accepted::Mismatch));
                 }
-                let last = piece.row_count().min(first + count);
+                let last = segment.row_count().min(first + count);
                 let mut bytes = Vec::new();
-                piece.rows(first, last, &mut bytes)?;
+                segment.rows(first, last, &mut bytes)?;
                 let rows = bytes.chunks_exact(ROW_BYTES).filter_map(|row| row.first_chunk()).map(Row::peek);
                 return Ok(Some(Accepted::Replayed(rows.filter(|row| !row.is_lost()).map(|row| row.id()).collect())));
             }
@@ -83,14 +83,14 @@ impl Shared {
     /// What a call came to whose records are gone.
     fn carried_call(
         &self,
-        piece: &Piece,
+        segment: &Segment,
         at: u32,
         key: &IdempotencyKey,
         now: Timestamp,
     ) -> Result<Option<Accepted>, StoreError> {
-        let bytes = piece.frame_at(at)?;
+        let bytes = segment.frame_at(at)?;
         let extent = Extent { at, length: bytes.len() as u32 };
-        let form: CallForm<'_> = payload(piece, extent, &bytes, wire::decode)?;
+        let form: CallForm<'_> = payload(segment, extent, &bytes, wire::decode)?;
         let is_it = form.tenant == key.tenant.as_str() && form.key.path == key.path && form.key.key == key.key;
         if !is_it || waited(wire::timestamp(form.created_at), now) >= IDEMPOTENCY_KEPT {
             return Ok(None);
@@ -103,34 +103,35 @@ impl Shared {
         Ok(Some(Accepted::Replayed(sends)))
     }
 
-    /// The calls of a piece whose keys are still promised, as frames to be carried on, each with its hash.
-    pub fn calls_to_carry(&self, piece: &Piece, now: Timestamp) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
+    /// The calls of a segment whose keys are still promised, as frames to be carried on, each with its hash.
+    pub fn calls_to_carry(&self, segment: &Segment, now: Timestamp) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
         let mut carried = Vec::new();
         let alive = |created_at: i64| waited(wire::timestamp(created_at), now) < IDEMPOTENCY_KEPT;
-        for (hash, first, count) in piece.all_calls()? {
+        for (hash, first, count) in segment.all_calls()? {
             if count == 0 {
-                let bytes = piece.frame_at(first)?;
+                let bytes = segment.frame_at(first)?;
                 let extent = Extent { at: first, length: bytes.len() as u32 };
-                let form: CallForm<'_> = payload(piece, extent, &bytes, wire::decode)?;
+                let form: CallForm<'_> = payload(segment, extent, &bytes, wire::decode)?;
                 if alive(form.created_at) {
                     carried.push((hash, wire::encode(&form, Vec::new())));
                 }
                 continue;
             }
-            let Some(row) = self.sound_row(piece, first)?.filter(|row| !row.is_lost() && alive(row.created_at)) else {
+            let Some(row) = self.sound_row(segment, first)?.filter(|row| !row.is_lost() && alive(row.created_at))
+            else {
                 continue;
             };
-            let bytes = match piece.frame(row.accepted) {
+            let bytes = match segment.frame(row.accepted) {
                 Err(StoreError::Damaged(why)) => {
                     self.tell_damage(why);
                     continue;
                 }
                 read => read?,
             };
-            let (_, form) = payload(piece, row.accepted, &bytes, SendHead::decode)?;
+            let (_, form) = payload(segment, row.accepted, &bytes, SendHead::decode)?;
             let Some(key) = form.key else { continue };
             let mut rows = Vec::new();
-            piece.rows(first, piece.row_count().min(first + count), &mut rows)?;
+            segment.rows(first, segment.row_count().min(first + count), &mut rows)?;
             let rows = rows.chunks_exact(ROW_BYTES).filter_map(|row| row.first_chunk()).map(Row::peek);
             let sends = rows.filter(|row| !row.is_lost()).map(|row| *row.id().0.as_bytes()).collect();
             let form = CallForm { tenant: form.tenant, key, created_at: row.created_at, sends };
@@ -139,11 +140,11 @@ impl Shared {
         Ok(carried)
     }
 
-    pub fn find(&self, id: SendId) -> Result<Option<(std::sync::Arc<Piece>, u32, Row)>, StoreError> {
+    pub fn find(&self, id: SendId) -> Result<Option<(std::sync::Arc<Segment>, u32, Row)>, StoreError> {
         let id = id.0.as_u128();
-        for piece in self.pieces().with_id(id) {
-            if let Some((number, row)) = piece.row_of(id)? {
-                return Ok(Some((piece.clone(), number, row)));
+        for segment in self.segments().with_id(id) {
+            if let Some((number, row)) = segment.row_of(id)? {
+                return Ok(Some((segment.clone(), number, row)));
             }
         }
         // It may be among those accepted last.
@@ -152,34 +153,34 @@ impl Shared {
     }
 }
 
-fn damaged(piece: &Piece, at: Extent, why: Unreadable) -> StoreError {
+fn damaged(segment: &Segment, at: Extent, why: Unreadable) -> StoreError {
     let to = u64::from(at.at) + u64::from(at.length);
-    StoreError::Damaged(format!("{} is unreadable at bytes {} to {to}: {}", piece.file("log"), at.at, why.0))
+    StoreError::Damaged(format!("{} is unreadable at bytes {} to {to}: {}", segment.file("log"), at.at, why.0))
 }
 
 pub fn payload<'a, T>(
-    piece: &Piece,
+    segment: &Segment,
     at: Extent,
     bytes: &'a [u8],
     read: impl FnOnce(&'a [u8]) -> Result<T, Unreadable>,
 ) -> Result<T, StoreError> {
-    // `Piece::frame` has checked the sum; asking once more costs little and needs no second way to say it.
+    // `Segment::frame` has checked the sum; asking once more costs little and needs no second way to say it.
     let Some(Frame { payload, .. }) = frame::parse(bytes) else {
-        return Err(damaged(piece, at, Unreadable("it fails its checksum")));
+        return Err(damaged(segment, at, Unreadable("it fails its checksum")));
     };
-    read(payload).map_err(|why| damaged(piece, at, why))
+    read(payload).map_err(|why| damaged(segment, at, why))
 }
 
-fn body(piece: &Piece, place: BodyPlace) -> Result<Option<Bytes>, StoreError> {
+fn body(segment: &Segment, place: BodyPlace) -> Result<Option<Bytes>, StoreError> {
     if place.length == 0 {
         return Ok(None);
     }
-    Ok(piece.body(place.at, place.length)?.map(Bytes::from))
+    Ok(segment.body(place.at, place.length)?.map(Bytes::from))
 }
 
 /// A body to be shown, and whether damage has lost it. That is told, and the rest of the record is shown without it.
-fn shown_body(shared: &Shared, piece: &Piece, place: BodyPlace) -> Result<(Option<Bytes>, bool), StoreError> {
-    match body(piece, place) {
+fn shown_body(shared: &Shared, segment: &Segment, place: BodyPlace) -> Result<(Option<Bytes>, bool), StoreError> {
+    match body(segment, place) {
         Err(StoreError::Damaged(why)) => {
             shared.tell_damage(why);
             Ok((None, true))
@@ -192,7 +193,7 @@ fn shown_body(shared: &Shared, piece: &Piece, place: BodyPlace) -> Result<(Optio
 
 pub fn record(shared: &Shared, id: SendId, bodies: bool) -> Result<Option<Record>, StoreError> {
     match shared.find(id)? {
-        Some((piece, _, row)) => Ok(Some(assemble(shared, &piece, &row, bodies)?.0)),
+        Some((segment, _, row)) => Ok(Some(assemble(shared, &segment, &row, bodies)?.0)),
         None => Ok(None),
     }
 }
@@ -200,15 +201,15 @@ pub fn record(shared: &Shared, id: SendId, bodies: bool) -> Result<Option<Record
 /// The record of a row, and its host as filters name it.
 pub fn assemble(
     shared: &Shared,
-    piece: &Piece,
+    segment: &Segment,
     row: &Row,
     bodies: bool,
 ) -> Result<(Record, Option<String>), StoreError> {
-    let bytes = piece.frame(row.accepted)?;
-    let (head, form) = payload(piece, row.accepted, &bytes, SendHead::decode)?;
-    let of_accept = |why| damaged(piece, row.accepted, why);
+    let bytes = segment.frame(row.accepted)?;
+    let (head, form) = payload(segment, row.accepted, &bytes, SendHead::decode)?;
+    let of_accept = |why| damaged(segment, row.accepted, why);
     let (request_body, lost) =
-        if bodies && form.keeps_body() { shown_body(shared, piece, head.body)? } else { (None, false) };
+        if bodies && form.keeps_body() { shown_body(shared, segment, head.body)? } else { (None, false) };
     let mut request = form.shown(request_body).map_err(of_accept)?;
     if let Some(body) = request.body.as_mut().filter(|_| lost) {
         body.truncated = true;
@@ -235,14 +236,14 @@ pub fn assemble(
     if row.is_done() {
         let place = row.finish;
         let missing = || {
-            let why = format!("the piece {} that tells how send {} ended is gone", row.finish_piece, record.id);
+            let why = format!("the segment {} that tells how send {} ended is gone", row.finish_segment, record.id);
             StoreError::Damaged(why)
         };
         let elsewhere;
-        let log = if row.finish_piece == piece.number {
-            piece
+        let log = if row.finish_segment == segment.number {
+            segment
         } else {
-            elsewhere = shared.piece(row.finish_piece).ok_or_else(missing)?;
+            elsewhere = shared.segment(row.finish_segment).ok_or_else(missing)?;
             &elsewhere
         };
         let bytes = log.frame(place)?;
@@ -293,20 +294,20 @@ pub fn unreadable(shared: &Shared, filter: &Filter, row: &Row, why: &StoreError)
 pub fn spec(shared: &Shared, id: SendId) -> Result<Option<std::sync::Arc<SendSpec>>, StoreError> {
     let taken = super::locked(&shared.waiting).taken(id.0.as_u128()).map(|taken| taken.queued);
     let found = match taken {
-        Some(place) => match shared.piece(place.piece) {
-            Some(piece) => shared.waiting_row(&piece, place.row)?.map(|row| (piece, row)),
+        Some(place) => match shared.segment(place.segment) {
+            Some(segment) => shared.waiting_row(&segment, place.row)?.map(|row| (segment, row)),
             None => None,
         },
-        None => shared.find(id)?.map(|(piece, _, row)| (piece, row)),
+        None => shared.find(id)?.map(|(segment, _, row)| (segment, row)),
     };
-    let Some((piece, row)) = found.filter(|(_, row)| !row.is_done()) else { return Ok(None) };
-    let bytes = piece.frame(row.accepted)?;
-    let (head, form): (SendHead, SendForm<'_>) = payload(&piece, row.accepted, &bytes, SendHead::decode)?;
-    let lost = |what: &str| StoreError::Damaged(format!("{what} of send {id} in {}", piece.file("bodies")));
+    let Some((segment, row)) = found.filter(|(_, row)| !row.is_done()) else { return Ok(None) };
+    let bytes = segment.frame(row.accepted)?;
+    let (head, form): (SendHead, SendForm<'_>) = payload(&segment, row.accepted, &bytes, SendHead::decode)?;
+    let lost = |what: &str| StoreError::Damaged(format!("{what} of send {id} in {}", segment.file("bodies")));
     let gone = || lost("the bodies file is gone, and with it the request");
     let request_body = match head.body.length {
         0 => None,
-        _ => Some(body(&piece, head.body)?.ok_or_else(gone)?),
+        _ => Some(body(&segment, head.body)?.ok_or_else(gone)?),
     };
     let mut sealed;
     let rest = match form.rest() {
@@ -315,19 +316,19 @@ pub fn spec(shared: &Shared, id: SendId) -> Result<Option<std::sync::Arc<SendSpe
             let slot: &Slot = bytes
                 .get(bytes.len() - SLOT_BYTES..)
                 .and_then(|slot| slot.first_chunk())
-                .ok_or_else(|| damaged(&piece, row.accepted, Unreadable("it lacks its wrapped key")))?;
-            sealed = piece.body(head.rest.at, head.rest.length)?.ok_or_else(gone)?;
+                .ok_or_else(|| damaged(&segment, row.accepted, Unreadable("it lacks its wrapped key")))?;
+            sealed = segment.body(head.rest.at, head.rest.length)?.ok_or_else(gone)?;
             let opened = shared.keys.open(id, slot, &mut sealed);
             Some(opened.ok_or_else(|| lost("the key file does not open what was sealed"))?)
         }
     };
-    let spec = form.spec(request_body, rest).map_err(|why| damaged(&piece, row.accepted, why))?;
+    let spec = form.spec(request_body, rest).map_err(|why| damaged(&segment, row.accepted, why))?;
     Ok(Some(std::sync::Arc::new(spec)))
 }
 
 /// Reads frames that follow one another with few reads.
 pub struct Window {
-    pub piece: std::sync::Arc<Piece>,
+    pub segment: std::sync::Arc<Segment>,
     bytes: Vec<u8>,
     at: u64,
     /// Read at once.
@@ -335,22 +336,22 @@ pub struct Window {
 }
 
 impl Window {
-    pub fn of(piece: std::sync::Arc<Piece>, most: usize) -> Self {
-        Self { piece, bytes: Vec::new(), at: 0, most }
+    pub fn of(segment: std::sync::Arc<Segment>, most: usize) -> Self {
+        Self { segment, bytes: Vec::new(), at: 0, most }
     }
 
     pub fn frame(&mut self, extent: Extent) -> Result<&[u8], StoreError> {
         let (at, length) = (u64::from(extent.at), extent.length as usize);
         if at < self.at || at + length as u64 > self.at + self.bytes.len() as u64 {
-            let end = self.piece.log_bytes.load(std::sync::atomic::Ordering::Acquire);
+            let end = self.segment.log_bytes.load(std::sync::atomic::Ordering::Acquire);
             let most = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX);
-            let read = frame::read_at(&self.piece.log, at, self.most.max(length).min(most));
+            let read = frame::read_at(&self.segment.log, at, self.most.max(length).min(most));
             self.bytes =
-                read.map_err(|error| StoreError::CannotRead(format!("{}: {error}", self.piece.file("log"))))?;
+                read.map_err(|error| StoreError::CannotRead(format!("{}: {error}", self.segment.file("log"))))?;
             self.at = at;
         }
         let from = (at - self.at) as usize;
-        let short = || damaged(&self.piece, extent, Unreadable("the file ends before it"));
+        let short = || damaged(&self.segment, extent, Unreadable("the file ends before it"));
         self.bytes.get(from..from + length).ok_or_else(short)
     }
 }
@@ -370,20 +371,20 @@ pub fn execution(
     let mut sends = Vec::new();
     let mut next = None;
     let filter = Filter::of(Reach::One(tenant.clone()));
-    for piece in shared.pieces().with(hash).rev() {
-        let rows = piece.row_count();
-        for number in piece.members(hash)?.into_iter().filter(|&number| number < rows) {
+    for segment in shared.segments().with(hash).rev() {
+        let rows = segment.row_count();
+        for number in segment.members(hash)?.into_iter().filter(|&number| number < rows) {
             total += 1;
-            let Some(row) = shared.sound_row(piece, number)? else { continue };
+            let Some(row) = shared.sound_row(segment, number)? else { continue };
             delivered += u64::from(row.outcome == delivered_number);
-            if (piece.number, number) < from {
+            if (segment.number, number) < from {
                 continue;
             }
             if sends.len() == limit {
-                next.get_or_insert_with(|| cursor('e', piece.number, number));
+                next.get_or_insert_with(|| cursor('e', segment.number, number));
                 continue;
             }
-            sends.push(match assemble(shared, piece, &row, false) {
+            sends.push(match assemble(shared, segment, &row, false) {
                 Ok((record, _)) => record,
                 Err(error @ StoreError::Damaged(_)) => unreadable(shared, &filter, &row, &error),
                 Err(error) => return Err(error),
@@ -417,27 +418,27 @@ pub fn finished_after(
     let mut items = Vec::new();
     let mut looked_at = seq;
     let mut left = TAIL_PLACES_MAX;
-    let pieces = shared.pieces();
-    for (at, piece) in pieces.iter().enumerate() {
-        let end = pieces.get(at + 1).map_or(newest + 1, |next| next.first_seq);
-        let first = piece.first_seq.max(looked_at.saturating_add(1));
+    let segments = shared.segments();
+    for (at, segment) in segments.iter().enumerate() {
+        let end = segments.get(at + 1).map_or(newest + 1, |next| next.first_seq);
+        let first = segment.first_seq.max(looked_at.saturating_add(1));
         if first >= end {
             continue;
         }
-        let known = piece.ends_count.load(std::sync::atomic::Ordering::Acquire);
-        let from = u32::try_from(first - piece.first_seq).unwrap_or(u32::MAX).min(known);
+        let known = segment.ends_count.load(std::sync::atomic::Ordering::Acquire);
+        let from = u32::try_from(first - segment.first_seq).unwrap_or(u32::MAX).min(known);
         let to = known.min(from.saturating_add(left));
         left -= to - from;
-        let bytes = piece.ends(from, to)?;
+        let bytes = segment.ends(from, to)?;
         for (bytes, place) in bytes.chunks_exact(END_BYTES).zip(from..) {
-            let seq = piece.first_seq + u64::from(place);
+            let seq = segment.first_seq + u64::from(place);
             if items.len() == limit || seq > newest {
                 return Ok((items, TailPlace::from_bits(looked_at)));
             }
             looked_at = seq;
             let Some(end) = End::decode(bytes) else { continue };
-            // Of a piece that was dropped in the meantime nothing is left to show.
-            let Some(of) = shared.piece(end.piece) else { continue };
+            // Of a segment that was dropped in the meantime nothing is left to show.
+            let Some(of) = shared.segment(end.segment) else { continue };
             let Some(row) = shared.sound_row(&of, end.row)? else { continue };
             if row.is_lost() || !sieve.passes(&row) {
                 continue;

@@ -1,28 +1,29 @@
-//! Opening: what the logs say is done again, from the first piece that is not settled.
+//! Opening: what the logs say is done again, from the first segment that is not checkpointed.
 //!
-//! A settled piece is taken as its index says, because all that its log changed was synced before; where only its
-//! index is lost, that is made anew ([`remake`]). Every log behind the settled ones is read whole: its own tables are
-//! made anew, and what it changed in earlier ones is changed again, which is the same. A torn tail of the newest log is
-//! cut off: nothing of it was answered for. Whatever else is not whole is damage, told with its file and extent.
+//! A checkpointed segment is taken as its index says, because all that its log changed was synced before; where only
+//! its index is lost, that is made anew ([`rebuild`]). Every log behind the checkpointed ones is read whole: its own
+//! tables are made anew, and what it changed in earlier ones is changed again, which is the same. A torn tail of the
+//! newest log is cut off: nothing of it was answered for. Whatever else is not whole is damage, told with its file and
+//! extent.
 
 use std::{fs, io, sync::Arc, sync::atomic::Ordering};
 
-use super::doubt::{Doubts, Place};
+use super::doubt::{Doubts, RowAt};
 use super::entry::{self, BeginHead, FinishFacts, FinishHead, SendHead};
-use super::frame::{Found, Kind, Scanner};
+use super::frame::{FrameKind, Scanned, Scanner};
 use super::opening::Opening;
-use super::piece::{End, FORMAT, Head, Piece, SEND_BYTES};
 use super::seal::Asked;
+use super::segment::{End, FORMAT, Head, SEND_BYTES, Segment};
 use super::table::{Extent, LOST, Row};
-use super::{Shared, cannot_write, locked, remake};
+use super::{Shared, cannot_write, locked, rebuild};
 use crate::clock;
 use crate::store::StoreError;
 use crate::store::view::EndedExecution;
 use crate::store::wire::{self, CallForm, EndingForm};
 
-/// One log that is replayed, with the rows of its piece in memory.
+/// One log that is replayed, with the rows of its segment in memory.
 struct Replayed {
-    piece: Piece,
+    segment: Segment,
     rows: Vec<Row>,
     /// Sound rows that the table had before it was written anew.
     rows_before: u32,
@@ -32,77 +33,78 @@ struct Replayed {
     newest_end: u64,
 }
 
-/// Opens every piece, makes one where there is none, and takes up what waits. Answers where the sends stand that wait
+/// Opens every segment, makes one where there is none, and takes up what waits. Answers where the sends stand that wait
 /// for nothing but an end.
 pub fn load(shared: &Shared) -> Result<Vec<(u32, u32)>, StoreError> {
-    let directory = shared.pieces_directory();
+    let directory = shared.segments_directory();
     let failed = |error: io::Error| StoreError::CannotRead(format!("{}: {error}", directory.display()));
     let (heads, lost) = heads(shared).map_err(failed)?;
     if let Some((path, head)) = heads.iter().find(|(_, head)| head.format > FORMAT) {
         let path = path.display().to_string();
         return Err(StoreError::TooNew { path, found: head.format, known: FORMAT });
     }
-    let mut settled = Vec::new();
+    let mut checkpointed = Vec::new();
     let mut replayed: Vec<Replayed> = Vec::new();
     for (at, (path, head)) in heads.iter().enumerate() {
-        let mut piece = Piece::open(path.clone(), head).map_err(failed)?;
-        if replayed.is_empty() && at + 1 < heads.len() && piece.load_index().map_err(failed)? {
-            if piece.waiting_rows_are_sound()? {
-                settled.push(piece);
+        let mut segment = Segment::open(path.clone(), head).map_err(failed)?;
+        if replayed.is_empty() && at + 1 < heads.len() && segment.load_index().map_err(failed)? {
+            if segment.waiting_rows_are_sound()? {
+                checkpointed.push(segment);
                 continue;
             }
             // The log has what the table lost; without an index it is read.
-            tracing::warn!(table = piece.file("table"), "rows fail their checksums: the table is made anew");
-            piece.distrust();
-            piece = Piece::open(path.clone(), head).map_err(failed)?;
-        } else if replayed.is_empty() && remake::is_any_settled(&heads[at + 1..]).map_err(failed)? {
-            let next = heads.get(at + 1).map(|(_, next)| next).filter(|next| next.piece == head.piece + 1);
+            tracing::warn!(table = segment.file("table"), "rows fail their checksums: the table is made anew");
+            segment.distrust();
+            segment = Segment::open(path.clone(), head).map_err(failed)?;
+        } else if replayed.is_empty() && rebuild::is_any_checkpointed(&heads[at + 1..]).map_err(failed)? {
+            let next = heads.get(at + 1).map(|(_, next)| next).filter(|next| next.segment == head.segment + 1);
             if let Some(next) = next
-                && remake::remake(shared, &piece, next.previous_log_bytes).map_err(failed)?
+                && rebuild::rebuild(shared, &segment, next.previous_log_bytes).map_err(failed)?
             {
-                settled.push(piece);
+                checkpointed.push(segment);
                 continue;
             }
         }
         if at + 1 == heads.len() {
             // Retention leaves the newest's alone, so where they are missing they are lost.
-            piece.make_bodies().map_err(|error| cannot_write(path, &error))?;
+            segment.make_bodies().map_err(|error| cannot_write(path, &error))?;
         }
         // Until its tables are whole again, no index may say so.
-        piece.forget_index().map_err(|error| cannot_write(path, &error))?;
-        let before = piece.sound_rows().and_then(|sound| Ok((sound, piece.newest_end()?)));
-        let before = before.and_then(|before| piece.empty_ends().map(|()| before));
+        segment.forget_index().map_err(|error| cannot_write(path, &error))?;
+        let before = segment.sound_rows().and_then(|sound| Ok((sound, segment.newest_end()?)));
+        let before = before.and_then(|before| segment.empty_ends().map(|()| before));
         let ((rows_before, begun_before), newest_end) = before.map_err(|error| cannot_write(path, &error))?;
-        replayed.push(Replayed { piece, rows: Vec::new(), rows_before, begun_before, newest_end });
+        replayed.push(Replayed { segment, rows: Vec::new(), rows_before, begun_before, newest_end });
     }
     let mut doubts = Doubts::default();
     for number in lost {
         doubts.about_all_before((number, 0));
     }
-    let first_replayed = settled.len();
+    let first_replayed = checkpointed.len();
     let mut newest_seq = heads.last().map_or(0, |(_, head)| head.first_seq.saturating_sub(1));
     for at in 0..replayed.len() {
         let next = heads.get(first_replayed + at + 1).map(|(_, head)| head);
-        let next = next.filter(|next| next.piece == replayed[at].piece.number + 1);
+        let next = next.filter(|next| next.segment == replayed[at].segment.number + 1);
         let counts = next.map(|next| next.previous_log_bytes);
-        let seq = replay(shared, &settled, &mut replayed, at, counts, &mut doubts).map_err(failed)?;
+        let seq = replay(shared, &checkpointed, &mut replayed, at, counts, &mut doubts).map_err(failed)?;
         newest_seq = newest_seq.max(seq);
         let this = &replayed[at];
-        if this.newest_end > seq.max(this.piece.first_seq.saturating_sub(1)) {
-            // Whatever else stood behind it is lost too: starts of sends of earlier pieces, whose own tables may be lost.
-            doubts.about_all_before((this.piece.number, this.rows.len() as u32));
+        if this.newest_end > seq.max(this.segment.first_seq.saturating_sub(1)) {
+            // Whatever else stood behind it is lost too: starts of sends of earlier segments, whose own tables may be
+            // lost.
+            doubts.about_all_before((this.segment.number, this.rows.len() as u32));
             shared.tell_damage(format!(
                 "{} lacks the end of send number {} of the tail, which was known before: what stood there is lost",
-                this.piece.file("log"),
+                this.segment.file("log"),
                 this.newest_end
             ));
         }
     }
     shared.last_seq.store(newest_seq, Ordering::Release);
 
-    let mut pieces: Vec<_> = settled.into_iter().map(Arc::new).collect();
-    let mut read_again: Vec<(Arc<Piece>, Vec<Row>)> = Vec::new();
-    for Replayed { piece, rows, rows_before, begun_before, .. } in replayed {
+    let mut segments: Vec<_> = checkpointed.into_iter().map(Arc::new).collect();
+    let mut read_again: Vec<(Arc<Segment>, Vec<Row>)> = Vec::new();
+    for Replayed { segment, rows, rows_before, begun_before, .. } in replayed {
         for (number, id) in begun_before {
             let waits = |row: &&Row| row.id == id && !row.is_begun() && !row.is_done();
             if rows.get(number as usize).filter(waits).is_some() {
@@ -110,53 +112,53 @@ pub fn load(shared: &Shared) -> Result<Vec<(u32, u32)>, StoreError> {
             }
         }
         let encoded: Vec<u8> = rows.iter().flat_map(Row::encode).collect();
-        piece.replace_rows(&encoded).map_err(|error| cannot_write(&piece.directory, &error))?;
-        piece.add_rows(0, &rows);
+        segment.replace_rows(&encoded).map_err(|error| cannot_write(&segment.directory, &error))?;
+        segment.add_rows(0, &rows);
         let mut undone = 0;
         for (row, number) in rows.iter().zip(0..) {
             if row.is_done() {
-                piece.add_end(number, row);
+                segment.add_end(number, row);
             } else {
                 undone += 1;
             }
         }
-        piece.undone.store(undone, Ordering::Release);
-        piece.rows.store(rows.len() as u32, Ordering::Release);
+        segment.undone.store(undone, Ordering::Release);
+        segment.rows.store(rows.len() as u32, Ordering::Release);
         if rows_before > rows.len() as u32 {
             // Its end is lost, and with it whatever else that said.
-            doubts.about_all_before((piece.number, rows.len() as u32));
+            doubts.about_all_before((segment.number, rows.len() as u32));
             shared.tell_damage(format!(
                 "{} ends at byte {}, before the last {} sends that were accepted: they are lost",
-                piece.file("log"),
-                piece.log_bytes.load(Ordering::Relaxed),
+                segment.file("log"),
+                segment.log_bytes.load(Ordering::Relaxed),
                 rows_before - rows.len() as u32
             ));
         }
-        read_again.push((Arc::new(piece), rows));
+        read_again.push((Arc::new(segment), rows));
     }
-    let settled = pieces.len();
-    pieces.extend(read_again.iter().map(|(piece, _)| piece.clone()));
-    if pieces.is_empty() {
+    let checkpointed = segments.len();
+    segments.extend(read_again.iter().map(|(segment, _)| segment.clone()));
+    if segments.is_empty() {
         let head = Head {
             format: FORMAT,
-            piece: 1,
+            segment: 1,
             first_seq: 1,
             opened_at: wire::nanoseconds(clock::wall()),
             previous_log_bytes: 0,
         };
-        let piece =
-            Piece::create(&directory, &head, &shared.faults).map_err(|error| cannot_write(&directory, &error))?;
-        pieces.push(Arc::new(piece));
+        let segment =
+            Segment::create(&directory, &head, &shared.faults).map_err(|error| cannot_write(&directory, &error))?;
+        segments.push(Arc::new(segment));
     }
-    shared.replace_pieces(pieces.clone());
-    shared.pieces().learn();
+    shared.replace_segments(segments.clone());
+    shared.segments().learn();
     let mut opening = Opening::of(shared, &doubts);
-    for piece in pieces[..settled].iter().filter(|piece| piece.undone_count() > 0) {
-        opening.look_through(piece)?;
+    for segment in segments[..checkpointed].iter().filter(|segment| segment.undone_count() > 0) {
+        opening.look_through(segment)?;
     }
-    for (piece, rows) in &read_again {
+    for (segment, rows) in &read_again {
         for (row, number) in rows.iter().zip(0..).filter(|(row, _)| !row.is_done()) {
-            opening.add(piece, number, row)?;
+            opening.add(segment, number, row)?;
         }
     }
     let left = opening.done()?;
@@ -172,18 +174,18 @@ pub fn load(shared: &Shared) -> Result<Vec<(u32, u32)>, StoreError> {
 
 type Heads = Vec<(std::path::PathBuf, Head)>;
 
-/// The pieces' directories with their heads, oldest first, and the numbers of those that are lost. What was half made
+/// The segments' directories with their heads, oldest first, and the numbers of those that are lost. What was half made
 /// or half dropped goes.
 fn heads(shared: &Shared) -> io::Result<(Heads, Vec<u32>)> {
     let (mut heads, mut lost) = (Vec::new(), Vec::new());
-    for entry in fs::read_dir(shared.pieces_directory())? {
+    for entry in fs::read_dir(shared.segments_directory())? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         if name.ends_with(".new") || name.ends_with(".gone") {
             fs::remove_dir_all(&path)?;
         } else if let Ok(number) = name.parse::<u32>() {
-            let why = match Piece::head(&path) {
-                Ok(Some(head)) if head.piece == number => {
+            let why = match Segment::head(&path) {
+                Ok(Some(head)) if head.segment == number => {
                     heads.push((path, head));
                     continue;
                 }
@@ -195,32 +197,32 @@ fn heads(shared: &Shared) -> io::Result<(Heads, Vec<u32>)> {
             lost.push(number);
         }
     }
-    heads.sort_by_key(|(_, head)| head.piece);
-    // Pieces are dropped from the oldest on, so one between others is lost.
+    heads.sort_by_key(|(_, head)| head.segment);
+    // Segments are dropped from the oldest on, so one between others is lost.
     for pair in heads.windows(2) {
-        lost.extend(pair[0].1.piece + 1..pair[1].1.piece);
+        lost.extend(pair[0].1.segment + 1..pair[1].1.segment);
     }
     Ok((heads, lost))
 }
 
-/// Renames a piece without a readable log, so that its number is free and what is left of it can be looked at.
+/// Renames a segment without a readable log, so that its number is free and what is left of it can be looked at.
 fn set_aside(shared: &Shared, path: &std::path::Path, why: &str) -> io::Result<()> {
     let aside = (1..).map(|n| path.with_extension(format!("lost-{n}"))).find(|aside| !aside.exists());
     let aside = aside.unwrap_or_else(|| path.with_extension("lost"));
     fs::rename(path, &aside)?;
     let (log, aside) = (path.join("log"), aside.display());
     shared.tell_damage(format!(
-        "{} {why}: all that stood in this piece is lost; what is left is kept as {aside}",
+        "{} {why}: all that stood in this segment is lost; what is left is kept as {aside}",
         log.display()
     ));
     Ok(())
 }
 
-/// Does again what one log says. `counts`: its length, where the head of the next piece says so. Answers the newest
+/// Does again what one log says. `counts`: its length, where the head of the next segment says so. Answers the newest
 /// seq of the tail in it.
 fn replay(
     shared: &Shared,
-    settled: &[Piece],
+    checkpointed: &[Segment],
     replayed: &mut [Replayed],
     at: usize,
     counts: Option<u64>,
@@ -228,28 +230,28 @@ fn replay(
 ) -> io::Result<u64> {
     let (before, rest) = replayed.split_at_mut(at);
     let [this, ..] = rest else { return Ok(0) };
-    let log = this.piece.log.try_clone()?;
-    let log_name = this.piece.file("log");
+    let log = this.segment.log.try_clone()?;
+    let log_name = this.segment.file("log");
     let mut scanner = Scanner::new(&log, 0, counts.unwrap_or(u64::MAX))?;
     let mut newest_seq = 0;
     // Sends of a call whose last has not come yet: where the call began, and its first row.
     let mut open_call: Option<(u64, usize)> = None;
     let mut open_key = None;
-    let add_key = |piece: &Piece, key: Option<(u64, u32, u32)>| {
+    let add_key = |segment: &Segment, key: Option<(u64, u32, u32)>| {
         if let Some((hash, first, count)) = key {
-            piece.change_growing(|growing| growing.add_key(hash, first, count));
+            segment.change_growing(|growing| growing.add_key(hash, first, count));
         }
     };
     let mut bodies_end = 0;
     let examine = |doubts: &mut Doubts, extent, before: &[Replayed], this: &Replayed| {
-        let id_at = |(piece, row): Place| {
+        let id_at = |(segment, row): RowAt| {
             let mut all = before.iter().chain(std::iter::once(this));
-            match all.find(|replayed| replayed.piece.number == piece) {
+            match all.find(|replayed| replayed.segment.number == segment) {
                 Some(replayed) => replayed.rows.get(row as usize).map(|row| row.id),
-                None => settled.iter().find(|one| one.number == piece)?.row(row).ok().map(|row| row.id),
+                None => checkpointed.iter().find(|one| one.number == segment)?.row(row).ok().map(|row| row.id),
             }
         };
-        doubts.examine(&this.piece.log, extent, (this.piece.number, this.rows.len() as u32), id_at)
+        doubts.examine(&this.segment.log, extent, (this.segment.number, this.rows.len() as u32), id_at)
     };
     let lost = |from: u64, to: u64, why: &str| {
         shared
@@ -257,20 +259,20 @@ fn replay(
     };
     let end = loop {
         let (at, frame) = match scanner.next()? {
-            Found::Frame { at, frame } => (at, frame),
-            Found::Damage { from, to } => {
+            Scanned::Frame { at, frame } => (at, frame),
+            Scanned::Damage { from, to } => {
                 lost(from, to, "it fails its checksum");
                 newest_seq = newest_seq.max(examine(doubts, (from, to), before, this)?);
                 // What is left of a call was accepted with it.
                 open_call = None;
-                add_key(&this.piece, open_key.take());
+                add_key(&this.segment, open_key.take());
                 continue;
             }
-            Found::End { at } => break at,
+            Scanned::End { at } => break at,
         };
         let extent = Extent { at: at as u32, length: frame.length as u32 };
         let read = match frame.kind {
-            Kind::Send => SendHead::decode(frame.payload).map(|(head, form)| {
+            FrameKind::Send => SendHead::decode(frame.payload).map(|(head, form)| {
                 let number = head.row as usize;
                 while this.rows.len() < number {
                     this.rows.push(Row { flags: LOST, ..Row::default() });
@@ -278,12 +280,12 @@ fn replay(
                 this.rows.truncate(number);
                 let row = entry::accepted_row(&shared.keys, head.id, &form, extent);
                 let bodies = u64::from(head.body.length) + u64::from(head.rest.length);
-                this.piece.add_share(row.tenant, frame.length as u64 + SEND_BYTES, bodies);
+                this.segment.add_share(row.tenant, frame.length as u64 + SEND_BYTES, bodies);
                 if let Some(key) = &form.key {
                     open_key = Some((shared.keys.call(form.tenant, key.path, key.key), head.row, key.count));
                 }
                 if head.remaining == 0 {
-                    add_key(&this.piece, open_key.take());
+                    add_key(&this.segment, open_key.take());
                 }
                 this.rows.push(row);
                 open_call = match (head.remaining, open_call) {
@@ -295,49 +297,54 @@ fn replay(
                     bodies_end = bodies_end.max(body.at + u64::from(body.length));
                 }
             }),
-            Kind::Ending => wire::decode::<EndingForm<'_>>(frame.payload).and_then(|form| {
+            FrameKind::Ending => wire::decode::<EndingForm<'_>>(frame.payload).and_then(|form| {
                 let ended: EndedExecution = form.ended()?;
                 let hash = shared.keys.execution(form.tenant, form.execution);
-                this.piece.add_share(shared.keys.short(Asked::Tenant, form.tenant), frame.length as u64, 0);
-                this.piece.change_growing(|growing| growing.add_ending(hash, extent, ended));
+                this.segment.add_share(shared.keys.short(Asked::Tenant, form.tenant), frame.length as u64, 0);
+                this.segment.change_growing(|growing| growing.add_ending(hash, extent, ended));
                 Ok(())
             }),
-            Kind::Begin => BeginHead::decode(frame.payload).map(|head| {
+            FrameKind::Begin => BeginHead::decode(frame.payload).map(|head| {
                 let begin = |row: &mut Row| row.started_at = head.at;
-                change(settled, before, this, (head.piece, head.row, head.id), begin)
+                change(checkpointed, before, this, (head.segment, head.row, head.id), begin)
             }),
-            Kind::Finish => FinishHead::decode(frame.payload).map(|(head, form)| {
+            FrameKind::Finish => FinishHead::decode(frame.payload).map(|(head, form)| {
                 let facts = FinishFacts::of(&shared.keys, &form);
-                let number = this.piece.number;
+                let number = this.segment.number;
                 let mut done = None;
-                change(settled, before, this, (head.piece, head.row, head.id), |row| {
+                change(checkpointed, before, this, (head.segment, head.row, head.id), |row| {
                     facts.apply(row, number, extent);
                     done = Some(*row);
                 });
                 newest_seq = newest_seq.max(head.seq);
                 bodies_end = bodies_end.max(head.body.at + u64::from(head.body.length));
                 if let Some(row) = &done {
-                    this.piece.add_share(row.tenant, frame.length as u64, u64::from(head.body.length));
+                    this.segment.add_share(row.tenant, frame.length as u64, u64::from(head.body.length));
                 }
                 let end = End {
                     finished_at: facts.finished_at,
-                    piece: head.piece,
+                    segment: head.segment,
                     row: head.row,
                     tenant: done.map_or(0, |row| row.tenant),
                     outcome: form.outcome(),
                 };
-                let written = this.piece.write_end(head.seq, &end);
-                this.piece
-                    .change_facts(|known| known.newest_finished_at = known.newest_finished_at.max(end.finished_at));
+                let written = this.segment.write_end(head.seq, &end);
+                this.segment
+                    .change_zones(|known| known.newest_finished_at = known.newest_finished_at.max(end.finished_at));
                 if let Err(error) = written {
-                    shared.tell_damage(format!("{}: {error}: the tail lacks an entry", this.piece.file("ends")));
+                    shared.tell_damage(format!("{}: {error}: the tail lacks an entry", this.segment.file("ends")));
                 }
             }),
-            Kind::Call => wire::decode::<CallForm<'_>>(frame.payload).map(|form| {
+            FrameKind::Call => wire::decode::<CallForm<'_>>(frame.payload).map(|form| {
                 let hash = shared.keys.call(form.tenant, form.key.path, form.key.key);
-                this.piece.change_growing(|growing| growing.add_key(hash, extent.at, 0));
+                this.segment.change_growing(|growing| growing.add_key(hash, extent.at, 0));
             }),
-            Kind::Head | Kind::Body | Kind::Index | Kind::Pairs | Kind::State | Kind::Shares => Ok(()),
+            FrameKind::Head
+            | FrameKind::Body
+            | FrameKind::Index
+            | FrameKind::Pairs
+            | FrameKind::State
+            | FrameKind::Shares => Ok(()),
         };
         if let Err(why) = read {
             lost(at, at + frame.length as u64, why.0);
@@ -349,7 +356,7 @@ fn replay(
         this.rows.truncate(first);
         end = call_at;
     }
-    let length = this.piece.log.metadata()?.len();
+    let length = this.segment.log.metadata()?.len();
     match counts {
         Some(counts) if end < counts => {
             lost(end, counts, "it ends too early, or fails its checksum");
@@ -358,46 +365,46 @@ fn replay(
         Some(_) => {}
         None if end < length => {
             tracing::warn!(log = log_name, from = end, to = length, "cutting off what was not written whole");
-            this.piece.log.set_len(end)?;
-            this.piece.log.sync_all()?;
+            this.segment.log.set_len(end)?;
+            this.segment.log.sync_all()?;
         }
         None => {}
     }
-    this.piece.log_bytes.store(counts.unwrap_or(end).min(length.max(end)), Ordering::Release);
-    let bodies = this.piece.bodies_bytes.load(Ordering::Relaxed);
-    if this.piece.has_bodies() && bodies < bodies_end {
+    this.segment.log_bytes.store(counts.unwrap_or(end).min(length.max(end)), Ordering::Release);
+    let bodies = this.segment.bodies_bytes.load(Ordering::Relaxed);
+    if this.segment.has_bodies() && bodies < bodies_end {
         shared.tell_damage(format!(
             "{} ends at byte {bodies}, and was written up to {bodies_end}: the bodies that stood there are lost",
-            this.piece.file("bodies")
+            this.segment.file("bodies")
         ));
-        this.piece.bodies_bytes.store(bodies_end, Ordering::Release);
+        this.segment.bodies_bytes.store(bodies_end, Ordering::Release);
     }
     Ok(newest_seq)
 }
 
-/// Changes a row of this or of an earlier piece. A row that is not there was lost, and told of, before.
+/// Changes a row of this or of an earlier segment. A row that is not there was lost, and told of, before.
 fn change(
-    settled: &[Piece],
+    checkpointed: &[Segment],
     before: &mut [Replayed],
     this: &mut Replayed,
-    (piece, row, id): (u32, u32, u128),
+    (segment, row, id): (u32, u32, u128),
     change: impl FnOnce(&mut Row),
 ) {
-    let replayed = before.iter_mut().chain(std::iter::once(this)).find(|replayed| replayed.piece.number == piece);
+    let replayed = before.iter_mut().chain(std::iter::once(this)).find(|replayed| replayed.segment.number == segment);
     if let Some(replayed) = replayed {
         if let Some(found) = replayed.rows.get_mut(row as usize).filter(|found| found.id == id) {
             change(found);
-            wipe_if_done(&replayed.piece, found);
+            wipe_if_done(&replayed.segment, found);
         }
         return;
     }
-    let Ok(at) = settled.binary_search_by_key(&piece, |piece| piece.number) else { return };
-    let piece = &settled[at];
-    match piece.row(row) {
+    let Ok(at) = checkpointed.binary_search_by_key(&segment, |segment| segment.number) else { return };
+    let segment = &checkpointed[at];
+    match segment.row(row) {
         Ok(mut found) if found.id == id => {
             change(&mut found);
-            wipe_if_done(piece, &found);
-            if let Err(error) = piece.write_rows(row, &found.encode()) {
+            wipe_if_done(segment, &found);
+            if let Err(error) = segment.write_rows(row, &found.encode()) {
                 tracing::error!(%error, "a row could not be changed; the next start changes it");
             }
         }
@@ -407,10 +414,10 @@ fn change(
 }
 
 /// The wrapped key's place was overwritten when the send was done; perhaps that did not reach the disk.
-fn wipe_if_done(piece: &Piece, row: &Row) {
+fn wipe_if_done(segment: &Segment, row: &Row) {
     if row.is_done()
         && row.is_sealed()
-        && let Err(error) = piece.wipe(row.accepted)
+        && let Err(error) = segment.wipe(row.accepted)
     {
         tracing::error!(%error, "a sealed send's key could not be overwritten; the next start does it");
     }

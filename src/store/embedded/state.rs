@@ -1,4 +1,4 @@
-//! The small state beside the pieces: suspensions, first publications, the list's token, and what tells this store
+//! The small state beside the segments: suspensions, first publications, the list's token, and what tells this store
 //! and its key from others. One file, written anew and renamed at each change, which are few.
 
 use std::{
@@ -11,8 +11,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::files;
-use super::frame::{self, Frame, Kind};
-use super::piece::{FORMAT, sync_directory};
+use super::frame::{self, Frame, FrameKind};
+use super::segment::{FORMAT, sync_directory};
 use crate::send::{SendId, TenantId};
 use crate::store::wire::{decode, encode, nanoseconds, timestamp};
 use crate::store::{Published, StoreError, Suspension, SuspensionScope};
@@ -122,7 +122,7 @@ impl State {
     /// Durable when it returns; on an error the file is what it was.
     pub fn save(&self, path: &Path) -> io::Result<()> {
         let mut bytes = Vec::new();
-        frame::append(&mut bytes, Kind::State, &[&encode(&self.form(), Vec::new())], None);
+        frame::append(&mut bytes, FrameKind::State, &[&encode(&self.form(), Vec::new())], None);
         write_whole(path, &bytes)
     }
 
@@ -134,7 +134,7 @@ impl State {
             Err(error) => return Err(StoreError::CannotRead(format!("{}: {error}", path.display()))),
         };
         let form = match frame::parse(&bytes) {
-            Some(Frame { kind: Kind::State, payload, .. }) => decode(payload).ok(),
+            Some(Frame { kind: FrameKind::State, payload, .. }) => decode(payload).ok(),
             _ => None,
         };
         form.map(|form| Some(Self::of(form))).ok_or_else(|| {

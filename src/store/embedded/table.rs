@@ -1,4 +1,4 @@
-//! The table of a piece: one row of fixed size per send, for finding and filtering without reading what was said.
+//! The table of a segment: one row of fixed size per send, for finding and filtering without reading what was said.
 //!
 //! A row says where in which log the send's frames stand, and carries numbers and hashes of all that a filter may
 //! ask for. It is derived from the logs and may be made again from them; each row has its own checksum.
@@ -19,8 +19,8 @@ pub struct Row {
     /// 0: not begun.
     pub started_at: i64,
     pub accepted: Extent,
-    /// Piece in whose log the end stands; 0: not done.
-    pub finish_piece: u32,
+    /// Segment in whose log the end stands; 0: not done.
+    pub finish_segment: u32,
     pub finish: Extent,
     pub execution: u64,
     pub tenant: u32,
@@ -77,7 +77,7 @@ impl Row {
         SendId(uuid::Uuid::from_u128(self.id))
     }
     pub fn is_done(&self) -> bool {
-        self.finish_piece != 0 || self.is_lost()
+        self.finish_segment != 0 || self.is_lost()
     }
     pub fn is_lost(&self) -> bool {
         self.flags & LOST != 0
@@ -138,7 +138,7 @@ impl Row {
         for number in [
             self.accepted.at,
             self.accepted.length,
-            self.finish_piece,
+            self.finish_segment,
             self.finish.at,
             self.finish.length,
             self.tenant,
@@ -179,7 +179,7 @@ impl Row {
             started_at: i64::from_le_bytes(part(bytes, 24)),
             execution: u64::from_le_bytes(part(bytes, 32)),
             accepted: Extent { at: number(0), length: number(1) },
-            finish_piece: number(2),
+            finish_segment: number(2),
             finish: Extent { at: number(3), length: number(4) },
             tenant: number(5),
             workflow: number(6),
@@ -247,7 +247,7 @@ mod tests {
             created_at: -5,
             started_at: 6,
             accepted: Extent { at: 1, length: 2 },
-            finish_piece: 3,
+            finish_segment: 3,
             finish: Extent { at: 4, length: 5 },
             execution: u64::MAX - 1,
             tenant: 6,

@@ -78,19 +78,19 @@ pub struct OnDisk {
     store: Option<Embedded>,
     session: Option<Session>,
     directory: TempDir,
-    limits: PieceLimits,
+    limits: SegmentLimits,
 }
 
 impl OnDisk {
-    pub fn with(limits: PieceLimits) -> Self {
+    pub fn with(limits: SegmentLimits) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let mut this = Self { store: None, session: None, directory, limits };
         this.open();
         this
     }
 
-    pub fn limits() -> PieceLimits {
-        PieceLimits::of(&settings(Path::new("/")))
+    pub fn limits() -> SegmentLimits {
+        SegmentLimits::of(&settings(Path::new("/")))
     }
 
     fn open(&mut self) {
@@ -120,14 +120,14 @@ impl Subject for OnDisk {
     }
 }
 
-/// The same with pieces of a few sends, so that everything spans some.
-struct InSmallPieces(OnDisk);
+/// The same with segments of a few sends, so that everything spans some.
+struct InSmallSegments(OnDisk);
 
-impl Subject for InSmallPieces {
+impl Subject for InSmallSegments {
     type Store = Embedded;
 
     async fn fresh() -> Self {
-        Self(OnDisk::with(PieceLimits { sends: 3, ..OnDisk::limits() }))
+        Self(OnDisk::with(SegmentLimits { sends: 3, ..OnDisk::limits() }))
     }
     fn store(&self) -> &Embedded {
         self.0.store()
@@ -147,9 +147,9 @@ async fn the_store_passes_the_suite() {
 }
 
 #[tokio::test]
-async fn the_store_passes_the_suite_in_small_pieces() {
-    conformance::run::<InSmallPieces>().await;
-    conformance::waiting::run::<InSmallPieces>().await;
+async fn the_store_passes_the_suite_in_small_segments() {
+    conformance::run::<InSmallSegments>().await;
+    conformance::waiting::run::<InSmallSegments>().await;
 }
 
 impl OnDisk {
@@ -157,7 +157,7 @@ impl OnDisk {
         self.directory.path().join("store")
     }
 
-    /// A file of the first piece.
+    /// A file of the first segment.
     fn file(&self, name: &str) -> PathBuf {
         self.path().join("pieces/00000001").join(name)
     }
@@ -179,14 +179,14 @@ impl OnDisk {
         *locked(&self.shared().faults.refusing) = faults.to_vec();
     }
 
-    /// The first three pieces.
-    async fn until_settled(&self) {
-        until(|| self.shared().pieces()[..3].iter().all(|piece| piece.is_settled_for_good())).await;
+    /// The first three segments.
+    async fn until_checkpointed(&self) {
+        until(|| self.shared().segments()[..3].iter().all(|segment| segment.is_checkpointed_for_good())).await;
     }
 
-    /// Every piece but the newest.
-    async fn until_all_settled(&self) {
-        until(|| self.shared().pieces().iter().rev().skip(1).all(|piece| piece.is_settled())).await;
+    /// Every segment but the newest.
+    async fn until_all_checkpointed(&self) {
+        until(|| self.shared().segments().iter().rev().skip(1).all(|segment| segment.is_checkpointed())).await;
     }
 
     async fn until_healthy(&self) {
@@ -237,10 +237,10 @@ async fn a_second_process_is_refused_with_the_pid_of_the_first() {
 async fn a_store_of_a_later_format_is_refused() {
     let mut subject = OnDisk::fresh().await;
     subject.store = None;
-    fs::write(subject.path().join("format"), format!("egressd store, format {}\n", piece::FORMAT + 1)).unwrap();
+    fs::write(subject.path().join("format"), format!("egressd store, format {}\n", segment::FORMAT + 1)).unwrap();
     let error = Embedded::open(&settings(subject.directory.path()), "node").err();
     let path = subject.path().display().to_string();
-    assert_eq!(error, Some(StoreError::TooNew { path, found: piece::FORMAT + 1, known: piece::FORMAT }));
+    assert_eq!(error, Some(StoreError::TooNew { path, found: segment::FORMAT + 1, known: segment::FORMAT }));
 }
 
 #[tokio::test]
@@ -291,9 +291,9 @@ async fn a_secret_is_never_in_the_clear_on_disk_and_unreadable_once_the_send_is_
     let started = begin_one(subject.store(), subject.session(), begin_of(id, &secret, at(1))).await.expect("begun");
     assert_eq!(started.spec(), &secret.send().spec);
     let slot = |subject: &OnDisk| {
-        let piece = subject.shared().pieces()[0].clone();
-        let (_, row) = piece.row_of(id.0.as_u128()).unwrap().expect("it is there");
-        let bytes = piece.frame(row.accepted).expect("the checksum does not cover the slot");
+        let segment = subject.shared().segments()[0].clone();
+        let (_, row) = segment.row_of(id.0.as_u128()).unwrap().expect("it is there");
+        let bytes = segment.frame(row.accepted).expect("the checksum does not cover the slot");
         bytes[bytes.len() - seal::SLOT_BYTES..].to_vec()
     };
     let wrapped = slot(&subject);
@@ -505,9 +505,9 @@ async fn a_lost_body_is_told_and_its_record_stays() {
     assert!(matches!(begun, Err(StoreError::Damaged(_))), "half a request is not sent");
 }
 
-/// Three settled pieces of two sends each, all done but the last, and the newest piece.
-async fn settled() -> (OnDisk, Vec<SendId>) {
-    let subject = OnDisk::with(PieceLimits { sends: 2, ..OnDisk::limits() });
+/// Three checkpointed segments of two sends each, all done but the last, and the newest segment.
+async fn checkpointed() -> (OnDisk, Vec<SendId>) {
+    let subject = OnDisk::with(SegmentLimits { sends: 2, ..OnDisk::limits() });
     let mut ids = Vec::new();
     for turn in 0..6 {
         let draft = draft().in_execution(&format!("e{turn}")).in_workflow("w").created(at(turn));
@@ -520,18 +520,18 @@ async fn settled() -> (OnDisk, Vec<SendId>) {
                 .expect("ended");
         }
     }
-    // Pieces with a send that waits are settled once enough newer ones are there.
+    // Segments with a send that waits are checkpointed once enough newer ones are there.
     for _ in 0..10 {
         let id = accept_one(subject.store(), subject.session(), &draft()).await;
         subject.store().finish(subject.session(), finished(id, 200, at(100))).await.expect("ended");
     }
-    subject.until_settled().await;
+    subject.until_checkpointed().await;
     (subject, ids)
 }
 
 #[tokio::test]
-async fn settled_pieces_answer_as_they_did_and_without_their_index_too() {
-    let (subject, ids) = settled().await;
+async fn checkpointed_segments_answer_as_they_did_and_without_their_index_too() {
+    let (subject, ids) = checkpointed().await;
     let check = async |subject: &OnDisk, when: &str| {
         for (turn, &id) in ids.iter().enumerate() {
             let name = execution(&format!("e{turn}"));
@@ -546,18 +546,18 @@ async fn settled_pieces_answer_as_they_did_and_without_their_index_too() {
         let (items, _) = subject.store().finished_after(TailPlace::START, Filter::of(Reach::All), 3).await.unwrap();
         assert_eq!(items.iter().map(|item| item.record.id).collect::<Vec<_>>(), ids[..3], "{when}");
     };
-    check(&subject, "settled").await;
+    check(&subject, "checkpointed").await;
     let (subject, recovered) = subject.harmed(|_| {}).await;
     assert_eq!(recovered, Recovered::default());
     check(&subject, "opened again").await;
     let (subject, recovered) = subject.harmed(|subject| fs::remove_file(subject.file("index")).unwrap()).await;
     assert_eq!(recovered, Recovered::default());
     check(&subject, "without an index").await;
-    subject.until_settled().await;
+    subject.until_checkpointed().await;
     let (subject, recovered) = subject.harmed(|subject| change(&subject.file("index"), |index| index[20] ^= 1)).await;
     assert_eq!(recovered, Recovered::default());
     check(&subject, "with a changed index").await;
-    subject.until_settled().await;
+    subject.until_checkpointed().await;
     let (subject, recovered) = subject.harmed(|subject| fs::write(subject.file("table"), b"").unwrap()).await;
     assert_eq!(recovered, Recovered::default());
     check(&subject, "with its table emptied").await;
@@ -574,13 +574,13 @@ fn flip_in_table(path: &Path, row: u64) {
 
 #[tokio::test]
 async fn a_damaged_row_of_a_send_that_waits_costs_nobody_anything() {
-    let (subject, ids) = settled().await;
+    let (subject, ids) = checkpointed().await;
     let table = subject.path().join("pieces/00000003/table");
     // Damaged while it was closed: made anew from the log.
     let (subject, recovered) = subject.harmed(|_| flip_in_table(&table, 1)).await;
     assert_eq!(recovered, Recovered::default());
     assert_eq!(waiting_again(subject.store(), subject.session()).await, ids[5..]);
-    subject.until_settled().await;
+    subject.until_checkpointed().await;
 
     // Damaged while it is open: its send goes its way, and so does everyone's.
     flip_in_table(&table, 1);
@@ -607,7 +607,7 @@ async fn a_damaged_row_of_a_send_that_waits_costs_nobody_anything() {
 
 #[tokio::test]
 async fn a_damaged_row_is_told_and_hides_no_other_from_lists_and_the_tail() {
-    let (subject, ids) = settled().await;
+    let (subject, ids) = checkpointed().await;
     flip_in_table(&subject.file("table"), 1);
     let seen = async |subject: &OnDisk| {
         let filter = Filter { workflow: Some("w".to_owned()), ..Filter::of(Reach::All) };
@@ -625,10 +625,10 @@ async fn a_damaged_row_is_told_and_hides_no_other_from_lists_and_the_tail() {
     assert_eq!(seen(&subject).await, (ids.clone(), ids[..3].to_vec()), "the next start has it again");
 }
 
-/// What the log of a piece says behind the head of the next does not count, so nothing may be answered for there.
+/// What the log of a segment says behind the head of the next does not count, so nothing may be answered for there.
 #[tokio::test]
-async fn a_piece_that_cannot_get_its_name_costs_nothing() {
-    let subject = OnDisk::with(PieceLimits { sends: 2, ..OnDisk::limits() });
+async fn a_segment_that_cannot_get_its_name_costs_nothing() {
+    let subject = OnDisk::with(SegmentLimits { sends: 2, ..OnDisk::limits() });
     let refuse = |subject: &OnDisk| subject.refuse(&[(Fault::Name, io::ErrorKind::StorageFull)]);
     let mut ids = vec![accept_one(subject.store(), subject.session(), &draft()).await];
     refuse(&subject);
@@ -658,8 +658,8 @@ async fn a_piece_that_cannot_get_its_name_costs_nothing() {
 /// The others do not wait for it, and it is told with its file.
 #[tokio::test]
 async fn an_index_that_cannot_be_read_when_it_is_to_be_written_again_is_told_and_holds_up_none() {
-    // The third piece has a send that waits, so its index is written again once that has ended.
-    let (subject, ids) = settled().await;
+    // The third segment has a send that waits, so its index is written again once that has ended.
+    let (subject, ids) = checkpointed().await;
     change(&subject.path().join("pieces/00000003/index"), |index| {
         let length = index.len();
         index[length - 60..].fill(0xff);
@@ -670,8 +670,8 @@ async fn an_index_that_cannot_be_read_when_it_is_to_be_written_again_is_told_and
         latest = accept_one(subject.store(), subject.session(), &draft()).await;
         subject.store().finish(subject.session(), finished(latest, 200, at(201))).await.expect("ended");
     }
-    let pieces = subject.shared().pieces();
-    until(|| pieces[..pieces.len() - 1].iter().all(|piece| piece.is_settled_for_good())).await;
+    let segments = subject.shared().segments();
+    until(|| segments[..segments.len() - 1].iter().all(|segment| segment.is_checkpointed_for_good())).await;
     let told = subject.store().damage();
     assert!(told.len() == 1 && told[0].contains("00000003/index is unreadable"), "{told:?}");
     let (subject, _) = subject.harmed(|_| {}).await;
@@ -683,24 +683,24 @@ async fn an_index_that_cannot_be_read_when_it_is_to_be_written_again_is_told_and
 
 #[tokio::test]
 async fn an_index_that_cannot_be_written_yet_is_no_damage() {
-    let (subject, ids) = settled().await;
+    let (subject, ids) = checkpointed().await;
     let in_the_way = subject.path().join("pieces/00000003/index.new");
     fs::create_dir(&in_the_way).expect("made");
     subject.store().finish(subject.session(), finished(ids[5], 200, at(200))).await.expect("ended");
-    let third = subject.shared().pieces()[2].clone();
+    let third = subject.shared().segments()[2].clone();
     // Long enough for some tries.
     std::thread::sleep(Duration::from_millis(300));
-    assert!(!third.is_settled_for_good());
+    assert!(!third.is_checkpointed_for_good());
     assert_eq!(subject.store().damage(), [""; 0]);
     fs::remove_dir(&in_the_way).expect("removed");
-    until(|| third.is_settled_for_good()).await;
+    until(|| third.is_checkpointed_for_good()).await;
     assert_eq!(subject.store().damage(), [""; 0]);
     assert!(subject.path().join("pieces/00000003/index").exists());
 }
 
 #[tokio::test]
-async fn an_index_is_not_taken_for_that_of_another_piece() {
-    let (subject, ids) = settled().await;
+async fn an_index_is_not_taken_for_that_of_another_segment() {
+    let (subject, ids) = checkpointed().await;
     let harm = |subject: &OnDisk| {
         fs::copy(subject.path().join("pieces/00000002/index"), subject.file("index")).expect("copied");
     };
@@ -713,8 +713,8 @@ async fn an_index_is_not_taken_for_that_of_another_piece() {
 }
 
 #[tokio::test]
-async fn past_so_many_pieces_only_records_make_another() {
-    let few = PieceLimits { sends: 4, bodies_bytes: 1, many: 5, ..OnDisk::limits() };
+async fn past_so_many_segments_only_records_make_another() {
+    let few = SegmentLimits { sends: 4, bodies_bytes: 1, many: 5, ..OnDisk::limits() };
     let subject = OnDisk::with(few);
     let draft = draft();
     let accept = async || {
@@ -723,10 +723,10 @@ async fn past_so_many_pieces_only_records_make_another() {
         let unknown = draft.send();
         let begin = Begin { spec: Some(unknown.spec.clone()), ..begin_of(unknown.id, &draft, at(1)) };
         assert!(matches!(begin_one(subject.store(), subject.session(), begin).await, Err(StoreError::NoSuchSend)));
-        subject.shared().pieces().len()
+        subject.shared().segments().len()
     };
     for turn in 1..5 {
-        assert_eq!(accept().await, turn + 1, "each body fills a piece");
+        assert_eq!(accept().await, turn + 1, "each body fills a segment");
     }
     for _ in 0..3 {
         assert_eq!(accept().await, 5);
@@ -743,7 +743,7 @@ fn shares_of_index(index: &[u8]) -> usize {
 #[tokio::test]
 async fn an_index_from_before_it_had_shares_is_taken_as_it_is_and_gets_them() {
     for with_pairs in [false, true] {
-        let (subject, ids) = settled().await;
+        let (subject, ids) = checkpointed().await;
         let (subject, _) = subject
             .harmed(|subject| {
                 change(&subject.file("index"), |index| {
@@ -753,7 +753,7 @@ async fn an_index_from_before_it_had_shares_is_taken_as_it_is_and_gets_them() {
                         // As it was when it had the pairs of terms there.
                         frame::append(
                             index,
-                            frame::Kind::Pairs,
+                            frame::FrameKind::Pairs,
                             &[&wire::encode(&Some(vec![7_u64; 9]), Vec::new())],
                             None,
                         );
@@ -766,7 +766,7 @@ async fn an_index_from_before_it_had_shares_is_taken_as_it_is_and_gets_them() {
             })
             .await;
         assert_eq!(subject.store().damage(), [""; 0]);
-        until(|| subject.shared().pieces()[0].is_settled_for_good()).await;
+        until(|| subject.shared().segments()[0].is_checkpointed_for_good()).await;
         let index = fs::read(subject.file("index")).expect("readable");
         assert!(
             frame::length_at(&fs::File::open(subject.file("index")).unwrap(), shares_of_index(&index) as u64)
@@ -781,7 +781,7 @@ async fn an_index_from_before_it_had_shares_is_taken_as_it_is_and_gets_them() {
 }
 
 #[tokio::test]
-async fn a_lost_index_is_made_anew_from_its_own_piece_alone() {
+async fn a_lost_index_is_made_anew_from_its_own_segment_alone() {
     let key = IdempotencyKey {
         tenant: tenant("acme"),
         path: "/v1/sends".to_owned(),
@@ -789,8 +789,8 @@ async fn a_lost_index_is_made_anew_from_its_own_piece_alone() {
         fingerprint: [1; 32],
     };
     for (what, is_whole) in [("index", true), ("table", false), ("a row", false), ("ends", false), ("log", false)] {
-        // The first piece has a keyed call of an execution that was finished, and a send that waits.
-        let subject = OnDisk::with(PieceLimits { sends: 3, ..OnDisk::limits() });
+        // The first segment has a keyed call of an execution that was finished, and a send that waits.
+        let subject = OnDisk::with(SegmentLimits { sends: 3, ..OnDisk::limits() });
         let (store, session) = (subject.store(), subject.session());
         let mut keyed = call(vec![draft().in_execution("e").send(), draft().in_execution("e").send()], Some("e"));
         keyed.idempotency = Some(key.clone());
@@ -809,7 +809,7 @@ async fn a_lost_index_is_made_anew_from_its_own_piece_alone() {
             let id = accept_one(store, session, &draft()).await;
             store.finish(session, finished(id, 200, at(100))).await.expect("ended");
         }
-        subject.until_settled().await;
+        subject.until_checkpointed().await;
         let harm = |subject: &OnDisk| {
             change(&subject.file("index"), |index| index[20] ^= 1);
             match what {
@@ -829,7 +829,7 @@ async fn a_lost_index_is_made_anew_from_its_own_piece_alone() {
         let (subject, _) = subject.harmed(harm).await;
         let told = subject.store().damage();
         assert_eq!(told.is_empty(), is_whole, "{what}: {told:?}");
-        for when in ["at once", "settled"] {
+        for when in ["at once", "checkpointed"] {
             let store = subject.store();
             if is_whole {
                 let seen = store.execution(tenant("acme"), execution("e"), None, 10).await.unwrap().expect(when);
@@ -846,7 +846,7 @@ async fn a_lost_index_is_made_anew_from_its_own_piece_alone() {
                 assert_eq!(page.sends.len(), 12, "{when}");
             }
             assert_eq!(waiting_again(store, subject.session()).await, [waits], "{what}, {when}");
-            subject.until_settled().await;
+            subject.until_checkpointed().await;
         }
         let (subject, recovered) = subject.harmed(|_| {}).await;
         assert_eq!(recovered, Recovered::default(), "{what}");
@@ -857,7 +857,7 @@ async fn a_lost_index_is_made_anew_from_its_own_piece_alone() {
 
 #[tokio::test]
 async fn a_list_does_without_a_damaged_index() {
-    let (subject, ids) = settled().await;
+    let (subject, ids) = checkpointed().await;
     // The rows of the terms stand before the shares, and are not looked at when the store opens.
     let harm = |subject: &OnDisk| {
         change(&subject.file("index"), |index| {
@@ -879,15 +879,15 @@ async fn a_list_does_without_a_damaged_index() {
 }
 
 #[tokio::test]
-async fn a_damaged_record_of_a_settled_piece_is_told_and_does_not_hide_the_others() {
-    let (subject, ids) = settled().await;
+async fn a_damaged_record_of_a_checkpointed_segment_is_told_and_does_not_hide_the_others() {
+    let (subject, ids) = checkpointed().await;
     let (subject, recovered) = subject
         .harmed(|subject| {
             let starts = frames(&subject.file("log"));
             change(&subject.file("log"), |log| log[starts[1] + 100] ^= 1);
         })
         .await;
-    assert_eq!(recovered, Recovered::default(), "settled pieces are not read at the start");
+    assert_eq!(recovered, Recovered::default(), "checkpointed segments are not read at the start");
     let error = subject.store().record(Reach::All, ids[0], false).await;
     assert!(matches!(error, Err(StoreError::Damaged(why)) if why.contains("00000001/log is unreadable at bytes")));
     let filter = Filter { workflow: Some("w".to_owned()), ..Filter::of(Reach::All) };
@@ -900,12 +900,12 @@ async fn a_damaged_record_of_a_settled_piece_is_told_and_does_not_hide_the_other
 
 #[tokio::test]
 async fn a_waiting_send_whose_request_is_damaged_gets_its_end() {
-    let (subject, ids) = settled().await;
+    let (subject, ids) = checkpointed().await;
     let (subject, recovered) = subject
         .harmed(|subject| {
             let log = subject.path().join("pieces/00000003/log");
             let starts = frames(&log);
-            // The last frame is the send that filled the piece.
+            // The last frame is the send that filled the segment.
             change(&log, |log| log[starts[starts.len() - 2] + 100] ^= 1);
         })
         .await;
@@ -1013,12 +1013,12 @@ async fn what_is_durable_is_shown_once_the_tables_can_be_written() {
 
 // Retention.
 
-/// A store with pieces of two sends, six done sends a day apart, and one that waits in the newest.
+/// A store with segments of two sends, six done sends a day apart, and one that waits in the newest.
 async fn aged(change: impl FnOnce(&mut StoreSettings)) -> (OnDisk, Vec<SendId>) {
     let directory = tempfile::tempdir().unwrap();
     let mut settings = settings(directory.path());
     change(&mut settings);
-    let limits = PieceLimits { sends: 2, ..OnDisk::limits() };
+    let limits = SegmentLimits { sends: 2, ..OnDisk::limits() };
     let store = Embedded::open_with(&settings, conformance::NODE, limits).unwrap();
     let session = Some(joined_at_once(&store));
     let subject = OnDisk { store: Some(store), session, directory, limits };
@@ -1042,18 +1042,18 @@ async fn has_bodies(subject: &OnDisk, id: SendId) -> bool {
 }
 
 #[tokio::test]
-async fn records_and_bodies_go_by_age_piece_by_piece() {
+async fn records_and_bodies_go_by_age_segment_by_segment() {
     let (subject, ids) = aged(|_| {}).await;
     subject.store().retain(days(6)).await.expect("retained");
     assert_eq!(subject.all().await, ids, "records are young");
     for (day, &id) in ids.iter().enumerate() {
-        assert_eq!(has_bodies(&subject, id).await, day >= 2, "three days and the rest of their piece: day {day}");
+        assert_eq!(has_bodies(&subject, id).await, day >= 2, "three days and the rest of their segment: day {day}");
     }
     let older = subject.store().record(Reach::All, ids[0], true).await.unwrap().unwrap();
     assert_eq!(older.response.map(|answer| (answer.body.bytes, answer.body.total)), Some((None, 9)));
     let before = bytes_of(subject.store());
     subject.store().retain(days(32)).await.expect("retained");
-    assert_eq!(subject.all().await, ids[2..], "the first piece is past thirty days");
+    assert_eq!(subject.all().await, ids[2..], "the first segment is past thirty days");
     assert!(bytes_of(subject.store()) < before);
     assert!(!subject.file("log").exists());
     let (items, _) = subject.store().finished_after(TailPlace::START, Filter::of(Reach::All), 10).await.unwrap();
@@ -1064,8 +1064,8 @@ async fn records_and_bodies_go_by_age_piece_by_piece() {
 }
 
 #[tokio::test]
-async fn a_piece_with_a_send_that_waits_is_kept_with_all_behind_it() {
-    let subject = OnDisk::with(PieceLimits { sends: 2, ..OnDisk::limits() });
+async fn a_segment_with_a_send_that_waits_is_kept_with_all_behind_it() {
+    let subject = OnDisk::with(SegmentLimits { sends: 2, ..OnDisk::limits() });
     let waiting = accept_one(subject.store(), subject.session(), &draft().created(days(0))).await;
     for day in 1..6 {
         let id = accept_one(subject.store(), subject.session(), &draft().created(days(day))).await;
@@ -1076,7 +1076,7 @@ async fn a_piece_with_a_send_that_waits_is_kept_with_all_behind_it() {
     assert!(has_bodies(&subject, waiting).await);
     subject.store().finish(subject.session(), failed(waiting, Code::Expired, days(100))).await.expect("ended");
     subject.store().retain(days(100)).await.expect("retained");
-    assert_eq!(subject.all().await, [waiting; 0], "all pieces but the newest are past their time");
+    assert_eq!(subject.all().await, [waiting; 0], "all segments but the newest are past their time");
 }
 
 #[tokio::test]
@@ -1085,7 +1085,7 @@ async fn the_oldest_go_while_all_are_too_large() {
     subject.store().retain(days(0)).await.expect("retained");
     assert_eq!(subject.all().await, ids);
     assert!(!has_bodies(&subject, ids[0]).await);
-    assert!(has_bodies(&subject, ids[6]).await, "never the newest piece's");
+    assert!(has_bodies(&subject, ids[6]).await, "never the newest segment's");
 
     let (subject, ids) = aged(|settings| settings.max_bytes = 4096).await;
     subject.store().retain(days(0)).await.expect("retained");
@@ -1105,7 +1105,7 @@ fn the_child_that_is_killed() {
     let Some(directory) = std::env::var_os(CHILD) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let limits = PieceLimits { sends: 50, ..OnDisk::limits() };
+        let limits = SegmentLimits { sends: 50, ..OnDisk::limits() };
         let store = Arc::new(Embedded::open_with(&settings(Path::new(&directory)), "child", limits).unwrap());
         let session = joined(&*store).await;
         let session = &session;
@@ -1346,7 +1346,7 @@ fn the_child_whose_records_grow_old() {
             store.finish(session, finished(id, 200, now)).await.expect("ended");
             old.push(id);
         }
-        store.retain(later(2)).await.expect("a new piece");
+        store.retain(later(2)).await.expect("a new segment");
         let mut waiting = Vec::new();
         while store.health().is_ok() {
             let send = large(later(2)).send();
@@ -1358,8 +1358,8 @@ fn the_child_whose_records_grow_old() {
         }
         let mut ballast = fs::File::create(directory.join("ballast")).unwrap();
         while ballast.write_all(&[1; 512]).is_ok() {}
-        // By then another piece would be due, for which there is no room before this.
-        store.retain(later(31)).await.expect("the old piece goes");
+        // By then another segment would be due, for which there is no room before this.
+        store.retain(later(31)).await.expect("the old segment goes");
         assert_eq!(store.record(Reach::All, old[0], false).await, Ok(None));
         until(|| store.health().is_ok()).await;
         waiting.push(accept_one(&store, session, &large(later(31))).await);

@@ -26,7 +26,7 @@ const FRONT: u32 = 0;
 /// A send that waits: where its row stands, and the seconds since 1970 at which it expires and was released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Queued {
-    pub piece: u32,
+    pub segment: u32,
     pub row: u32,
     pub expires: u32,
     pub released: u32,
@@ -150,7 +150,7 @@ pub struct Open {
     /// When its first held send was accepted, in nanoseconds.
     pub since: i64,
     /// One of its rows, which knows its name.
-    pub piece: u32,
+    pub segment: u32,
     pub row: u32,
 }
 
@@ -390,11 +390,11 @@ impl Waiting {
     }
 
     /// Sends are held by an execution. `since`: when the first of them was accepted.
-    pub fn hold(&mut self, number: u32, execution: u64, since: i64, (piece, row): (u32, u32), sends: u64) {
+    pub fn hold(&mut self, number: u32, execution: u64, since: i64, (segment, row): (u32, u32), sends: u64) {
         let by_age = &mut self.by_age;
         let open = self.open.entry(execution).or_insert_with(|| {
             by_age.insert((since, execution));
-            Open { tenant: number, sends: 0, since, piece, row }
+            Open { tenant: number, sends: 0, since, segment, row }
         });
         open.sends += sends;
         self.change(number, |tenant, _| tenant.count.held += sends);

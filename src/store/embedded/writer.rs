@@ -3,7 +3,7 @@
 //! A batch is decided against the state and against what the batch itself changes, and nothing else changes before it
 //! is on disk. So a batch that cannot be written leaves no trace: its bytes are cut off again, and its callers are
 //! told. After a failed sync nobody knows what the disk has, so the log is left as it was answered for, and a new
-//! piece, whose head says how much of the old one counts, takes its place.
+//! segment, whose head says how much of the old one counts, takes its place.
 
 mod batch;
 mod job;
@@ -30,9 +30,9 @@ pub use self::batch::SendAt;
 use self::batch::{Batch, Effect, Reply, Was};
 pub use self::job::{AcceptJob, AcceptedJob, Answer, BeginJob, EndJob, FinishJob, Job, StoreEndJob};
 use super::files::Link;
-use super::piece::{self, End, FORMAT, Head, Piece, SEND_BYTES};
+use super::segment::{self, End, FORMAT, Head, SEND_BYTES, Segment};
 use super::waiting::{Hand, Queued, Taken, second, second_after};
-use super::{Fault, Shared, cannot_write, closed, locked, retain, settle};
+use super::{Fault, Shared, cannot_write, checkpoint, closed, locked, retain};
 use crate::clock;
 use crate::send::SendId;
 use crate::store::{Course, Session, StoreError, wire};
@@ -53,7 +53,7 @@ const LOG_BYTES_MAX: u64 = 3 << 30;
 struct Writer {
     shared: Arc<Shared>,
     jobs: Receiver<Job>,
-    newest: Arc<Piece>,
+    newest: Arc<Segment>,
     /// Durable, and not yet in the tables: the disk did not take it.
     owed: Vec<Effect>,
     /// The newest log's end is not known: it is never written to again.
@@ -64,13 +64,13 @@ struct Writer {
     committed_at: Instant,
     /// The last batch had company: waiting a little gathers more.
     busy: bool,
-    settle: Sender<()>,
+    checkpoint: Sender<()>,
     commit_seconds: Histogram,
     bytes_gauge: Gauge,
     bytes_told_at: Instant,
 }
 
-/// Starts the writer and the settler. Both end when the last sender of jobs is gone, or after `Close`.
+/// Starts the writer and the checkpointer. Both end when the last sender of jobs is gone, or after `Close`.
 pub fn start(shared: Arc<Shared>, left_behind: Vec<(u32, u32)>) -> io::Result<(Sender<Job>, Vec<JoinHandle<()>>)> {
     metrics::describe_histogram!(
         "egressd_store_commit_seconds",
@@ -83,9 +83,9 @@ pub fn start(shared: Arc<Shared>, left_behind: Vec<(u32, u32)>) -> io::Result<(S
         "Bytes of records and bodies that the store has on disk"
     );
     let (jobs, arriving) = channel();
-    let (settle, asked) = channel();
+    let (checkpoint, asked) = channel();
     let now = clock::monotonic();
-    let newest = shared.pieces().last().cloned().ok_or_else(|| io::Error::other("the store has no piece"))?;
+    let newest = shared.segments().last().cloned().ok_or_else(|| io::Error::other("the store has no segment"))?;
     let mut writer = Writer {
         jobs: arriving,
         newest,
@@ -95,7 +95,7 @@ pub fn start(shared: Arc<Shared>, left_behind: Vec<(u32, u32)>) -> io::Result<(S
         tried_at: now,
         committed_at: now,
         busy: false,
-        settle,
+        checkpoint,
         commit_seconds: metrics::histogram!("egressd_store_commit_seconds"),
         bytes_gauge: metrics::gauge!("egressd_store_bytes"),
         bytes_told_at: now,
@@ -103,11 +103,11 @@ pub fn start(shared: Arc<Shared>, left_behind: Vec<(u32, u32)>) -> io::Result<(S
     };
     writer.tell_bytes();
     let newest_end = shared.last_seq.load(Ordering::Acquire);
-    let settler = std::thread::Builder::new()
-        .name("store-settle".to_owned())
-        .spawn(move || settle::when_asked(&shared, &asked, newest_end))?;
+    let checkpointer = std::thread::Builder::new()
+        .name("store-ckpt".to_owned())
+        .spawn(move || checkpoint::when_asked(&shared, &asked, newest_end))?;
     let writer = std::thread::Builder::new().name("store-write".to_owned()).spawn(move || writer.run())?;
-    Ok((jobs, vec![writer, settler]))
+    Ok((jobs, vec![writer, checkpointer]))
 }
 
 impl Writer {
@@ -137,9 +137,9 @@ impl Writer {
 
     /// Everything derived is synced too; the next start has little to replay.
     fn come_to_rest(&mut self) -> Result<(), StoreError> {
-        let pieces = self.shared.pieces();
-        for piece in pieces.iter() {
-            piece.sync_derived().map_err(|error| cannot_write(&piece.directory, &error))?;
+        let segments = self.shared.segments();
+        for segment in segments.iter() {
+            segment.sync_derived().map_err(|error| cannot_write(&segment.directory, &error))?;
         }
         Ok(())
     }
@@ -266,7 +266,7 @@ impl Writer {
             }
             self.try_again();
             self.shared.health()?;
-            if batch.piece != self.newest.number {
+            if batch.segment != self.newest.number {
                 // It names places in a log that is not written to any more.
                 return Err(StoreError::CannotWrite("the store has just recovered: try again".to_owned()));
             }
@@ -353,7 +353,7 @@ impl Writer {
         }
         let mut probed = self.links_hold().and_then(|()| probe(&self.shared));
         if probed.is_ok() && self.abandon_newest {
-            probed = self.open_piece().map_err(|error| why(&cannot_write(&self.shared.root, &error)));
+            probed = self.open_segment().map_err(|error| why(&cannot_write(&self.shared.root, &error)));
         }
         match probed {
             Ok(()) => {
@@ -389,8 +389,8 @@ impl Writer {
     /// Changes tables first, memory after, so that a try that failed may be made again.
     fn apply(&mut self, effect: &Effect) -> Result<(), StoreError> {
         let newest = self.newest.clone();
-        let failed = |piece: &Piece| {
-            let directory = piece.directory.clone();
+        let failed = |segment: &Segment| {
+            let directory = segment.directory.clone();
             move |error: io::Error| cannot_write(&directory, &error)
         };
         self.shared.faults.pass(Fault::Table).map_err(failed(&newest))?;
@@ -410,7 +410,7 @@ impl Writer {
                     }
                     let released = wire::timestamp(row.created_at);
                     let expires = second_after(released).saturating_add(row.expires_in().unwrap_or(0));
-                    let queued = Queued { piece: newest.number, row: number, expires, released: second(released) };
+                    let queued = Queued { segment: newest.number, row: number, expires, released: second(released) };
                     let hand = match course {
                         Course::Wait => {
                             waiting.queue(tenant, queued);
@@ -437,25 +437,25 @@ impl Writer {
                 locked(&self.shared.waiting).close(*hash, *ended);
             }
             Effect::Begin { send, id, at, by } => {
-                let piece = self.piece_of(send)?;
-                if let Some(mut row) = self.shared.sound_row(&piece, send.row)? {
+                let segment = self.segment_of(send)?;
+                if let Some(mut row) = self.shared.sound_row(&segment, send.row)? {
                     row.started_at = *at;
-                    piece.write_rows(send.row, &row.encode()).map_err(failed(&piece))?;
+                    segment.write_rows(send.row, &row.encode()).map_err(failed(&segment))?;
                 }
                 locked(&self.shared.waiting).begin(*id, *by);
             }
             Effect::Finish { send, id, seq, at, facts, was, body } => {
-                let piece = self.piece_of(send)?;
-                let row = self.shared.sound_row(&piece, send.row)?.map(|mut row| {
+                let segment = self.segment_of(send)?;
+                let row = self.shared.sound_row(&segment, send.row)?.map(|mut row| {
                     facts.apply(&mut row, newest.number, *at);
                     row
                 });
                 if let Some(row) = &row {
-                    piece.write_rows(send.row, &row.encode()).map_err(failed(&piece))?;
+                    segment.write_rows(send.row, &row.encode()).map_err(failed(&segment))?;
                 }
                 let end = End {
                     finished_at: facts.finished_at,
-                    piece: send.piece,
+                    segment: send.segment,
                     row: send.row,
                     tenant: send.tenant,
                     outcome: facts.outcome,
@@ -464,14 +464,14 @@ impl Writer {
                 match &row {
                     Some(row) => {
                         if row.is_sealed() {
-                            piece.wipe(row.accepted).map_err(failed(&piece))?;
+                            segment.wipe(row.accepted).map_err(failed(&segment))?;
                         }
-                        piece.add_end(send.row, row);
+                        segment.add_end(send.row, row);
                     }
-                    None => piece.add_lost_end(send.row),
+                    None => segment.add_lost_end(send.row),
                 }
                 self.shared.store(&newest, send.tenant, u64::from(at.length), *body);
-                newest.change_facts(|known| known.newest_finished_at = known.newest_finished_at.max(facts.finished_at));
+                newest.change_zones(|known| known.newest_finished_at = known.newest_finished_at.max(facts.finished_at));
                 let mut waiting = locked(&self.shared.waiting);
                 let number = match was {
                     Was::Taken => waiting.taken(*id).map(|taken| taken.tenant),
@@ -488,24 +488,24 @@ impl Writer {
                 }
                 waiting.ending.remove(id);
                 drop(waiting);
-                piece.undone.fetch_sub(1, Ordering::AcqRel);
+                segment.undone.fetch_sub(1, Ordering::AcqRel);
                 self.shared.last_seq.fetch_max(*seq, Ordering::AcqRel);
             }
         }
         Ok(())
     }
 
-    fn piece_of(&self, send: &SendAt) -> Result<Arc<Piece>, StoreError> {
-        if send.piece == self.newest.number {
+    fn segment_of(&self, send: &SendAt) -> Result<Arc<Segment>, StoreError> {
+        if send.segment == self.newest.number {
             return Ok(self.newest.clone());
         }
-        let missing = || StoreError::Damaged(format!("piece {} is gone while a send of it waits", send.piece));
-        self.shared.piece(send.piece).ok_or_else(missing)
+        let missing = || StoreError::Damaged(format!("segment {} is gone while a send of it waits", send.segment));
+        self.shared.segment(send.segment).ok_or_else(missing)
     }
 
-    // Pieces.
+    // Segments.
 
-    /// Opens another piece once the newest is full.
+    /// Opens another segment once the newest is full.
     fn make_room(&mut self) {
         let limits = &self.shared.limits;
         let log_bytes = self.newest.log_bytes.load(Ordering::Relaxed);
@@ -515,58 +515,58 @@ impl Writer {
         if !full || !self.owed.is_empty() {
             return;
         }
-        let newest_at = self.newest.facts().newest_at();
-        let opened = self.open_piece();
+        let newest_at = self.newest.zones().newest_at();
+        let opened = self.open_segment();
         if opened.is_ok() {
             let past = retain::past_their_time(&self.shared, None);
             // A clock that was set forward forgets no key.
             let now = wire::timestamp(newest_at).min(clock::wall());
-            match self.drop_pieces(&past, now) {
+            match self.drop_segments(&past, now) {
                 Ok(gone) => super::locked(&self.shared.gone).extend(gone),
                 Err(error) => tracing::warn!(%error, "retention was not applied; it is tried again"),
             }
-            let _ = self.settle.send(());
+            let _ = self.checkpoint.send(());
         }
         if let Err(error) = opened {
-            let error = cannot_write(&self.shared.pieces_directory(), &error);
+            let error = cannot_write(&self.shared.segments_directory(), &error);
             if log_bytes >= LOG_BYTES_MAX {
                 self.abandon_newest = true;
                 self.fail(&error);
             } else {
-                tracing::warn!(%error, "the store cannot open another piece yet");
+                tracing::warn!(%error, "the store cannot open another segment yet");
             }
         }
     }
 
-    /// Each piece keeps its files open. Past so many another is made only where the records need it; what is dropped
+    /// Each segment keeps its files open. Past so many another is made only where the records need it; what is dropped
     /// with one is more then.
     fn is_crowded(&self) -> bool {
-        self.shared.pieces().len() >= self.shared.limits.many
+        self.shared.segments().len() >= self.shared.limits.many
     }
 
-    fn open_piece(&mut self) -> io::Result<()> {
+    fn open_segment(&mut self) -> io::Result<()> {
         let head = Head {
             format: FORMAT,
-            piece: self.newest.number + 1,
+            segment: self.newest.number + 1,
             first_seq: self.shared.last_seq.load(Ordering::Acquire) + 1,
             opened_at: wire::nanoseconds(clock::wall()),
             previous_log_bytes: self.newest.log_bytes.load(Ordering::Relaxed),
         };
-        let directory = self.shared.pieces_directory();
-        let made = Piece::create(&directory, &head, &self.shared.faults);
+        let directory = self.shared.segments_directory();
+        let made = Segment::create(&directory, &head, &self.shared.faults);
         if let Err(error) = &made
-            && piece::exists(&directory, head.piece)
+            && segment::exists(&directory, head.segment)
         {
             // Whatever were written to the log now would not count at the next start.
             self.abandon_newest = true;
             self.fail(&cannot_write(&directory, error));
         }
-        let piece = Arc::new(made?);
-        let mut pieces = self.shared.pieces().to_vec();
-        pieces.push(piece.clone());
-        self.newest = piece;
-        self.shared.replace_pieces(pieces);
-        let _ = self.settle.send(());
+        let segment = Arc::new(made?);
+        let mut segments = self.shared.segments().to_vec();
+        segments.push(segment.clone());
+        self.newest = segment;
+        self.shared.replace_segments(segments);
+        let _ = self.checkpoint.send(());
         Ok(())
     }
 
@@ -577,25 +577,25 @@ impl Writer {
             && !self.is_crowded()
             && (self.newest.row_count() > 0 || self.newest.ends_count.load(Ordering::Relaxed) > 0)
         {
-            let directory = self.shared.pieces_directory();
+            let directory = self.shared.segments_directory();
             let opened = self.pay_debts();
-            let opened = opened.and_then(|()| self.open_piece().map_err(|error| cannot_write(&directory, &error)));
+            let opened = opened.and_then(|()| self.open_segment().map_err(|error| cannot_write(&directory, &error)));
             // What is old goes all the same: on a full disk that is what makes room.
             if let Err(error) = opened {
-                tracing::warn!(%error, "the store cannot open another piece yet");
+                tracing::warn!(%error, "the store cannot open another segment yet");
             }
         }
         let past = retain::past_their_time(&self.shared, Some(now));
-        let gone = self.drop_pieces(&past, now)?;
+        let gone = self.drop_segments(&past, now)?;
         retain::drop_bodies(&self.shared, now)?;
         self.tell_bytes();
         Ok(gone)
     }
 
-    /// Drops the store's oldest pieces, once their keys that are still promised stand in the newest log.
-    fn drop_pieces(&mut self, past: &[Arc<Piece>], now: Timestamp) -> Result<Vec<PathBuf>, StoreError> {
-        for piece in past {
-            let calls = self.shared.calls_to_carry(piece, now)?;
+    /// Drops the store's oldest segments, once their keys that are still promised stand in the newest log.
+    fn drop_segments(&mut self, past: &[Arc<Segment>], now: Timestamp) -> Result<Vec<PathBuf>, StoreError> {
+        for segment in past {
+            let calls = self.shared.calls_to_carry(segment, now)?;
             if calls.is_empty() {
                 continue;
             }
@@ -610,7 +610,7 @@ impl Writer {
             }
             self.write_alone(batch)?;
         }
-        retain::drop_pieces(&self.shared, past)
+        retain::drop_segments(&self.shared, past)
     }
 
     /// A batch that nobody waits for.

@@ -1,7 +1,7 @@
 //! Lists against the plain reading of a filter: every record asked, one by one.
 
 use super::super::tests::{OnDisk, until};
-use super::super::{Embedded, PieceLimits};
+use super::super::{Embedded, SegmentLimits};
 use crate::outcome::{Code, Outcome};
 use crate::record::Record;
 use crate::send::SendId;
@@ -130,10 +130,10 @@ async fn check(store: &Embedded, random: &mut Random, seconds: i64, when: &str) 
 async fn a_list_finds_what_every_record_says_of_itself() {
     for seed in [0x5eed, 20_261_122] {
         let mut random = Random(seed);
-        let mut subject = OnDisk::with(PieceLimits { sends: 25, ..OnDisk::limits() });
+        let mut subject = OnDisk::with(SegmentLimits { sends: 25, ..OnDisk::limits() });
         let mut waiting = Vec::new();
         let mut second = 0;
-        // Twelve pieces: some settled with sends that wait, some of which end afterwards.
+        // Twelve segments: some checkpointed with sends that wait, some of which end afterwards.
         for _ in 0..300 {
             second += 1;
             let draft = some_draft(&mut random, second);
@@ -143,13 +143,13 @@ async fn a_list_finds_what_every_record_says_of_itself() {
             }
         }
         assert!(check(subject.store(), &mut random, second, "as it grew").await > 50);
-        until(|| subject.store().shared.pieces().iter().rev().skip(1).all(|piece| piece.is_settled())).await;
-        check(subject.store(), &mut random, second, "settled").await;
+        until(|| subject.store().shared.segments().iter().rev().skip(1).all(|segment| segment.is_checkpointed())).await;
+        check(subject.store(), &mut random, second, "checkpointed").await;
         for _ in 0..40 {
             second += 1;
             finish_some(subject.store(), subject.session(), &mut random, &mut waiting, second).await;
         }
-        check(subject.store(), &mut random, second, "ended after they were settled").await;
+        check(subject.store(), &mut random, second, "ended after they were checkpointed").await;
         subject = subject.crash().await;
         check(subject.store(), &mut random, second, "opened again").await;
         claimed(subject.store(), subject.session()).await;
@@ -157,7 +157,10 @@ async fn a_list_finds_what_every_record_says_of_itself() {
             second += 1;
             finish_some(subject.store(), subject.session(), &mut random, &mut waiting, second).await;
         }
-        until(|| subject.store().shared.pieces().iter().rev().skip(1).all(|piece| piece.is_settled_for_good())).await;
+        until(|| {
+            subject.store().shared.segments().iter().rev().skip(1).all(|segment| segment.is_checkpointed_for_good())
+        })
+        .await;
         check(subject.store(), &mut random, second, "all done").await;
         subject = subject.crash().await;
         check(subject.store(), &mut random, second, "all done and opened again").await;

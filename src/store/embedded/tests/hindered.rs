@@ -6,17 +6,17 @@ use super::*;
 use crate::policy::Suspensions;
 use crate::store::NewSend;
 
-/// Each send in a piece of its own, so that one can be unreadable.
+/// Each send in a segment of its own, so that one can be unreadable.
 fn apart() -> OnDisk {
-    OnDisk::with(PieceLimits { sends: 1, ..OnDisk::limits() })
+    OnDisk::with(SegmentLimits { sends: 1, ..OnDisk::limits() })
 }
 
 impl OnDisk {
-    /// Rows of this send's piece cannot be read until [`Self::readable`].
-    fn unreadable(&self, id: SendId) -> Arc<Piece> {
-        let (piece, ..) = self.shared().find(id).expect("readable").expect("known");
-        piece.failing_reads.store(u32::MAX, Ordering::Release);
-        piece
+    /// Rows of this send's segment cannot be read until [`Self::readable`].
+    fn unreadable(&self, id: SendId) -> Arc<Segment> {
+        let (segment, ..) = self.shared().find(id).expect("readable").expect("known");
+        segment.failing_reads.store(u32::MAX, Ordering::Release);
+        segment
     }
 
     async fn waits(&self, draft: &Draft) -> SendId {
@@ -59,17 +59,17 @@ impl OnDisk {
 
     /// It was told, and nothing else was.
     #[track_caller]
-    fn told_of(&self, piece: &Piece) {
+    fn told_of(&self, segment: &Segment) {
         let damage = self.store().damage();
         assert!(
-            !damage.is_empty() && damage.iter().all(|line| line.contains(&format!("{:08}/table", piece.number))),
+            !damage.is_empty() && damage.iter().all(|line| line.contains(&format!("{:08}/table", segment.number))),
             "{damage:?}"
         );
     }
 }
 
-fn readable(piece: &Piece) {
-    piece.failing_reads.store(0, Ordering::Release);
+fn readable(segment: &Segment) {
+    segment.failing_reads.store(0, Ordering::Release);
 }
 
 #[tokio::test]
@@ -79,14 +79,14 @@ async fn a_read_error_in_the_middle_of_a_claim_costs_nobody_elses_sends() {
     for name in ["a", "a", "b", "b", "b", "c"] {
         all.push(subject.waits(&draft().of(name)).await);
     }
-    let piece = subject.unreadable(all[2]);
+    let segment = subject.unreadable(all[2]);
     assert_eq!(subject.claimed_of(&[("a", 9), ("b", 1), ("c", 9)]).await, [all[0], all[1], all[3], all[5]]);
     assert_eq!(subject.claimed_of(&[("b", 9)]).await, [all[4]]);
     assert_eq!(subject.claimed_of(&[("b", 9)]).await, []);
     let count = subject.store().waiting_of(&tenant("b"));
     assert_eq!((count.queued, count.unclaimed), (3, 1));
-    subject.told_of(&piece);
-    readable(&piece);
+    subject.told_of(&segment);
+    readable(&segment);
     subject.store().give_back(subject.session(), vec![all[3]]).await.expect("given back");
     assert_eq!(subject.claimed_of(&[("b", 9)]).await, [all[2], all[3]], "in its place");
 }
@@ -98,10 +98,10 @@ async fn what_expires_ends_beside_a_row_that_cannot_be_read() {
     for _ in 0..5 {
         all.push(subject.waits(&draft()).await);
     }
-    let piece = subject.unreadable(all[1]);
+    let segment = subject.unreadable(all[1]);
     assert_eq!(subject.expired(60).await, [all[0], all[2], all[3], all[4]]);
-    subject.told_of(&piece);
-    readable(&piece);
+    subject.told_of(&segment);
+    readable(&segment);
     assert_eq!(subject.expired(61).await, [], "it is left alone for a while");
     assert_eq!(subject.expired(120).await, [all[1]]);
     assert_eq!(subject.store().waiting_in_all(), WaitingCount::default());
@@ -114,7 +114,7 @@ async fn what_is_suspended_ends_beside_a_row_that_cannot_be_read() {
     for _ in 0..3 {
         all.push(subject.waits(&draft()).await);
     }
-    let piece = subject.unreadable(all[1]);
+    let segment = subject.unreadable(all[1]);
     let suspend = async || {
         let mut stopped = Suspensions::default();
         stopped.tenants.insert(tenant("acme"), Arc::from("spam"));
@@ -124,8 +124,8 @@ async fn what_is_suspended_ends_beside_a_row_that_cannot_be_read() {
         swept.ended.iter().map(|end| end.id).collect::<Vec<_>>()
     };
     assert_eq!(suspend().await, [all[0], all[2]]);
-    subject.told_of(&piece);
-    readable(&piece);
+    subject.told_of(&segment);
+    readable(&segment);
     assert_eq!(suspend().await, [all[1]]);
 }
 
@@ -137,7 +137,7 @@ async fn executions_are_released_beside_a_row_that_cannot_be_read() {
         all.push(subject.held(&draft().created(at(second)), name).await);
         all.push(subject.held(&draft().created(at(second)), name).await);
     }
-    let piece = subject.unreadable(all[2]);
+    let segment = subject.unreadable(all[2]);
     let release = async || {
         let released = subject.store().release_overdue(subject.session(), at(9), at(10), 9).await.expect("released");
         assert!(!released.more);
@@ -145,9 +145,9 @@ async fn executions_are_released_beside_a_row_that_cannot_be_read() {
     };
     // Its name stands with the send that cannot be read, so that it is not even known which it is.
     assert_eq!(release().await, [("a".to_owned(), 2), ("c".to_owned(), 2)]);
-    subject.told_of(&piece);
+    subject.told_of(&segment);
     assert_eq!(subject.claimed_of(&[("acme", 9)]).await, [all[0], all[1], all[4], all[5]]);
-    readable(&piece);
+    readable(&segment);
     assert_eq!(release().await, [("b".to_owned(), 2)]);
     assert_eq!(subject.claimed_of(&[("acme", 9)]).await, [all[2], all[3]]);
 }
@@ -160,20 +160,20 @@ async fn what_one_execution_cannot_read_of_its_sends_keeps_none_of_the_others() 
         for name in ["a", "a", "a", "b"] {
             all.push(subject.held(&draft(), name).await);
         }
-        let piece = subject.unreadable(all[1]);
+        let segment = subject.unreadable(all[1]);
         let (store, session) = (subject.store(), subject.session());
         let end =
             async |name: &str| end_execution(store, session, tenant("acme"), execution(name), ending, at(2)).await;
         let first = end("a").await;
         let other = end("b").await;
-        subject.told_of(&piece);
+        subject.told_of(&segment);
         assert_eq!(other, Ok(ExecutionEnd::Done { count: 1, first: true }));
         if ending == Ending::Discard {
             assert!(matches!(first, Err(StoreError::CannotRead(_))), "{first:?}");
             for id in [all[0], all[2], all[3]] {
                 assert_eq!(subject.code_of(id).await, Some(Code::Discarded));
             }
-            readable(&piece);
+            readable(&segment);
             // By itself, and those are told of whose callers have heard of the error.
             let ended = subject.expired(3).await;
             assert!(ended.contains(&all[0]) && ended.contains(&all[1]) && ended.contains(&all[2]), "{ended:?}");
@@ -182,7 +182,7 @@ async fn what_one_execution_cannot_read_of_its_sends_keeps_none_of_the_others() 
         } else {
             assert_eq!(first, Ok(ExecutionEnd::Done { count: 3, first: true }));
             assert_eq!(subject.claimed_of(&[("acme", 9)]).await, [all[0], all[2], all[3]]);
-            readable(&piece);
+            readable(&segment);
             assert_eq!(subject.claimed_of(&[("acme", 9)]).await, [all[1]]);
         }
         assert_eq!((store.waiting_in_all().held, store.waiting_in_all().unclaimed), (0, 0));
@@ -200,11 +200,11 @@ async fn what_the_last_process_left_behind_ends_beside_a_row_that_cannot_be_read
     }
     let subject = subject.crash().await;
     let (store, session) = (subject.store(), subject.session());
-    let piece = subject.unreadable(all[1]);
+    let segment = subject.unreadable(all[1]);
     assert_eq!(store.recover(session, at(9)).await.map(|recovered| recovered.interrupted), Ok(2));
-    subject.told_of(&piece);
+    subject.told_of(&segment);
     assert_eq!(subject.claimed_of(&[("acme", 9)]).await, [], "it can begin no more");
-    readable(&piece);
+    readable(&segment);
     assert_eq!(store.recover(session, at(9)).await.map(|recovered| recovered.interrupted), Ok(1));
 }
 

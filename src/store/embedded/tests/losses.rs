@@ -49,7 +49,7 @@ async fn a_store_that_is_moved_from_under_its_process_accepts_nothing_more() {
             },
         ),
         (
-            "the pieces",
+            "the segments",
             |root, away| fs::rename(root.join("pieces"), away).unwrap(),
             |root, away| {
                 fs::rename(away, root.join("pieces")).unwrap();
@@ -105,14 +105,14 @@ async fn every_file_is_its_owners_alone_also_in_a_directory_that_was_there() {
     let root = directory.path().join("store");
     fs::create_dir(&root).unwrap();
     fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
-    let limits = PieceLimits { sends: 3, ..OnDisk::limits() };
+    let limits = SegmentLimits { sends: 3, ..OnDisk::limits() };
     let mut subject = OnDisk { store: None, session: None, directory, limits };
     subject.open();
     for _ in 0..10 {
         let id = accept_one(subject.store(), subject.session(), &draft()).await;
         subject.store().finish(subject.session(), finished(id, 200, at(1))).await.expect("ended");
     }
-    subject.until_settled().await;
+    subject.until_checkpointed().await;
     subject.store().publish(Vec::new(), Some([1; 32]), at(2)).await.expect("published");
     let (mut directories, mut files) = (vec![root], 0);
     while let Some(directory) = directories.pop() {
@@ -175,8 +175,8 @@ async fn a_disk_that_does_not_answer_for_a_moment_is_no_damage_and_costs_no_send
     for &id in &ids {
         begin_one(store, session, begin_of(id, &draft(), at(1))).await.expect("begun");
     }
-    let piece = subject.shared().pieces()[0].clone();
-    let fail = |reads| piece.failing_reads.store(reads, Ordering::Release);
+    let segment = subject.shared().segments()[0].clone();
+    let fail = |reads| segment.failing_reads.store(reads, Ordering::Release);
     // So few that nobody notices.
     for reads in 1..4 {
         fail(reads);
@@ -210,8 +210,8 @@ async fn a_disk_that_does_not_answer_for_a_moment_is_no_damage_and_costs_no_send
 #[tokio::test]
 async fn two_losses_at_once_make_no_send_go_out_twice() {
     type Harm = fn(&OnDisk);
-    fn file(subject: &OnDisk, piece: u32, name: &str) -> PathBuf {
-        subject.path().join(format!("pieces/{piece:08}/{name}"))
+    fn file(subject: &OnDisk, segment: u32, name: &str) -> PathBuf {
+        subject.path().join(format!("pieces/{segment:08}/{name}"))
     }
     fn cut(subject: &OnDisk, frames_left: usize) {
         let log = file(subject, 2, "log");
@@ -235,15 +235,15 @@ async fn two_losses_at_once_make_no_send_go_out_twice() {
         }),
     ];
     for (name, harm) in harms {
-        for (settled, frames_left) in [(false, 2), (true, 2), (false, 4), (true, 3)] {
-            let subject = OnDisk::with(PieceLimits { sends: 4, ..OnDisk::limits() });
+        for (checkpointed, frames_left) in [(false, 2), (true, 2), (false, 4), (true, 3)] {
+            let subject = OnDisk::with(SegmentLimits { sends: 4, ..OnDisk::limits() });
             let (store, session) = (subject.store(), subject.session());
             let mut ids = Vec::new();
             for _ in 0..5 {
                 ids.push(accept_one(store, session, &draft()).await);
             }
-            until(|| !settled || subject.shared().pieces()[0].is_settled()).await;
-            // In the log of the second piece: starts and ends of sends of the first.
+            until(|| !checkpointed || subject.shared().segments()[0].is_checkpointed()).await;
+            // In the log of the second segment: starts and ends of sends of the first.
             for &id in &ids[..3] {
                 begin_one(store, session, begin_of(id, &draft(), at(1))).await.expect("begun");
                 store.finish(session, finished(id, 200, at(1))).await.expect("ended");
@@ -257,7 +257,7 @@ async fn two_losses_at_once_make_no_send_go_out_twice() {
             let want = Want { tenant: tenant("acme"), room: 99, full: Vec::new() };
             let claimed = subject.store().claim(subject.session(), vec![want], 99).await.expect("claimed").sends;
             let twice: Vec<_> = claimed.iter().filter(|send| ids[..3].contains(&send.id)).collect();
-            let which = format!("{name}, settled: {settled}, {frames_left} frames left");
+            let which = format!("{name}, checkpointed: {checkpointed}, {frames_left} frames left");
             assert!(twice.is_empty(), "{which}: {} would be made twice", twice.len());
             assert!(!recovered.damage.is_empty(), "{which}: and nothing was told");
         }
@@ -266,8 +266,8 @@ async fn two_losses_at_once_make_no_send_go_out_twice() {
 
 #[tokio::test]
 async fn outcomes_of_the_hour_are_counted_again_after_a_start_whatever_records_are_damaged() {
-    for pieces in [3, OnDisk::limits().sends] {
-        let mut subject = OnDisk::with(PieceLimits { sends: pieces, ..OnDisk::limits() });
+    for segments in [3, OnDisk::limits().sends] {
+        let mut subject = OnDisk::with(SegmentLimits { sends: segments, ..OnDisk::limits() });
         for (name, status, second) in [("a", 200, 1), ("a", 200, 50), ("a", 500, 60), ("b", 204, 70), ("b", 200, 70)] {
             let id = accept_one(subject.store(), subject.session(), &draft().of(name)).await;
             subject.store().finish(subject.session(), finished(id, status, at(second))).await.expect("ended");
@@ -284,9 +284,9 @@ async fn outcomes_of_the_hour_are_counted_again_after_a_start_whatever_records_a
         assert_eq!(before[&tenant("b")], HashMap::from([(Outcome::Delivered, 2)]));
         assert_eq!(before[&tenant("c")], HashMap::from([(Outcome::Discarded, 1)]));
         subject = subject.crash().await;
-        assert_eq!(of(&subject).await, before, "{pieces} to a piece");
-        if pieces == 3 {
-            subject.until_all_settled().await;
+        assert_eq!(of(&subject).await, before, "{segments} to a segment");
+        if segments == 3 {
+            subject.until_all_checkpointed().await;
             let (harmed, _) = subject
                 .harmed(|subject| {
                     let starts = frames(&subject.file("log"));

@@ -21,7 +21,7 @@ impl Small {
 
     fn reopen(&mut self) {
         self.store = None;
-        let limits = PieceLimits { sends: 4, ..OnDisk::limits() };
+        let limits = SegmentLimits { sends: 4, ..OnDisk::limits() };
         let store = Embedded::open_with(&self.settings, conformance::NODE, limits).expect("it opens");
         let session = joined_at_once(&store);
         self.store = Some((store, session));
@@ -113,7 +113,7 @@ async fn a_tenant_fills_its_share_and_nobody_elses() {
         shared.stored_by(shared.keys.short(Asked::Tenant, name))
     };
     let before = ["a", "b", "c"].map(|name| stored(&small, name));
-    until(|| small.store().shared.pieces()[0].is_settled_for_good()).await;
+    until(|| small.store().shared.segments()[0].is_checkpointed_for_good()).await;
     small.reopen();
     assert_eq!(["a", "b", "c"].map(|name| stored(&small, name)), before, "counted the same after a restart");
     assert_eq!(small.flood("a", 10, 11).await, 0);
@@ -134,13 +134,13 @@ async fn a_tenant_fills_its_share_and_nobody_elses() {
 }
 
 #[tokio::test]
-async fn no_more_is_kept_than_may_be_whenever_a_piece_is_opened() {
+async fn no_more_is_kept_than_may_be_whenever_a_segment_is_opened() {
     let small = Small::of(|settings| settings.max_bytes = 8_000);
     let mut most = 0;
     for _ in 0..80 {
         small.flood("a", 1, 10).await;
         most = most.max(bytes_of(small.store()));
     }
-    assert!(small.store().shared.pieces()[0].number > 5, "pieces were dropped");
+    assert!(small.store().shared.segments()[0].number > 5, "segments were dropped");
     assert!(most < 8_000 + 2 * 4 * 1_000, "{most} bytes stood there");
 }

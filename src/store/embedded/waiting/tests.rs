@@ -59,7 +59,7 @@ fn the_lines_do_what_a_plain_list_does() {
                 0..5 => {
                     let expires = second + 1 + random.below(200) as u32;
                     let number = waiting.number(name);
-                    waiting.queue(number, Queued { piece: 1, row, expires, released: second });
+                    waiting.queue(number, Queued { segment: 1, row, expires, released: second });
                     let destination = 2 + random.below(4) as u32;
                     plain.push(Plain { row, tenant, destination, expires, claimed: false, begun: false });
                 }
@@ -142,7 +142,7 @@ fn nothing_is_left_of_a_tenant_of_which_nothing_waits() {
     let by = waiting.join();
     for turn in 0..1000_u32 {
         let number = waiting.number(&TenantId::new(format!("tenant-{turn}")));
-        let queued = Queued { piece: 1, row: turn, expires: 10, released: 1 };
+        let queued = Queued { segment: 1, row: turn, expires: 10, released: 1 };
         waiting.queue(number, queued);
         waiting.hold(number, u64::from(turn) + 1, 5, (1, turn), 2);
         let looked = waiting.look(number, 1, &HashSet::new());

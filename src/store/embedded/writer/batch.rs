@@ -7,10 +7,10 @@ use super::Writer;
 use super::job::{AcceptJob, AcceptedJob, Answer, BeginJob, EndJob, FinishJob, StoreEndJob};
 use crate::send::{ExecutionId, SendId, TenantId};
 use crate::store::embedded::entry::{BeginHead, BodyPlace, FinishFacts, FinishHead, SendHead};
-use crate::store::embedded::frame::{self, Kind};
+use crate::store::embedded::frame::{self, FrameKind};
 use crate::store::embedded::locked;
-use crate::store::embedded::piece::SEND_BYTES;
 use crate::store::embedded::seal::Asked;
+use crate::store::embedded::segment::SEND_BYTES;
 use crate::store::embedded::table::{Extent, ROW_BYTES, Row};
 use crate::store::embedded::waiting::{Counted, Hand};
 use crate::store::view::EndedExecution;
@@ -70,7 +70,7 @@ pub enum Effect {
 /// Where a send's row is, and the hash of its tenant there.
 #[derive(Clone, Copy, Debug)]
 pub struct SendAt {
-    pub piece: u32,
+    pub segment: u32,
     pub row: u32,
     pub tenant: u32,
 }
@@ -94,8 +94,8 @@ pub enum Reply {
 /// A batch in the making.
 #[derive(Default)]
 pub struct Batch {
-    /// The piece it is made for.
-    pub piece: u32,
+    /// The segment it is made for.
+    pub segment: u32,
     pub log: Vec<u8>,
     pub bodies: Vec<u8>,
     pub effects: Vec<Effect>,
@@ -118,8 +118,8 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub fn of(piece: u32, next_seq: u64) -> Self {
-        Self { piece, next_seq, ..Self::default() }
+    pub fn of(segment: u32, next_seq: u64) -> Self {
+        Self { segment, next_seq, ..Self::default() }
     }
 
     pub fn is_full(&self) -> bool {
@@ -204,12 +204,13 @@ impl Writer {
                 rest: self.append_body(batch, send.rest.as_deref()),
             };
             let at = log_at + batch.log.len() as u64;
-            let length = frame::append(&mut batch.log, Kind::Send, &[&head.encode(), &send.form], send.slot.as_ref());
+            let length =
+                frame::append(&mut batch.log, FrameKind::Send, &[&head.encode(), &send.form], send.slot.as_ref());
             send.row.accepted = Extent { at: at as u32, length: length as u32 };
             courses.push((send.course, send.destination));
             bodies.push(u64::from(head.body.length) + u64::from(head.rest.length));
             if send.course == Course::Begin && job.hold.is_none() {
-                begun.push(BeginHead { id: head.id, piece: batch.piece, row: head.row, at: send.row.created_at });
+                begun.push(BeginHead { id: head.id, segment: batch.segment, row: head.row, at: send.row.created_at });
                 send.row.started_at = send.row.created_at;
             }
             rows.extend_from_slice(&send.row.encode());
@@ -217,7 +218,7 @@ impl Writer {
         }
         // Behind the whole call, so that no start is read of a send that was never accepted.
         for head in begun {
-            frame::append(&mut batch.log, Kind::Begin, &[&head.encode()], None);
+            frame::append(&mut batch.log, FrameKind::Begin, &[&head.encode()], None);
         }
         batch.rows += count;
         if let Some((hash, _)) = &job.hold {
@@ -262,7 +263,7 @@ impl Writer {
         let ended = EndedExecution { ending: job.ending, at: job.at, count };
         let form = EndingForm::of(job.tenant.as_str(), job.execution.as_str(), &ended);
         let at = self.newest.log_bytes.load(Ordering::Relaxed) + batch.log.len() as u64;
-        let length = frame::append(&mut batch.log, Kind::Ending, &[&wire::encode(&form, Vec::new())], None);
+        let length = frame::append(&mut batch.log, FrameKind::Ending, &[&wire::encode(&form, Vec::new())], None);
         let at = Extent { at: at as u32, length: length as u32 };
         batch.effects.push(Effect::Ending { hash: job.hash, at, ended, tenant });
         batch.endings.insert(job.hash, ended);
@@ -291,12 +292,12 @@ impl Writer {
         let Some(taken) = taken.filter(|taken| taken.hand == Hand::Claimed(by.incarnation())) else {
             return Err(StoreError::NoSuchSend);
         };
-        let send = SendAt { piece: taken.queued.piece, row: taken.queued.row, tenant: taken.tenant_hash };
+        let send = SendAt { segment: taken.queued.segment, row: taken.queued.row, tenant: taken.tenant_hash };
         if send.tenant != job.tenant {
             return Err(StoreError::NoSuchSend);
         }
-        let head = BeginHead { id: job.id, piece: send.piece, row: send.row, at: job.at };
-        frame::append(&mut batch.log, Kind::Begin, &[&head.encode()], None);
+        let head = BeginHead { id: job.id, segment: send.segment, row: send.row, at: job.at };
+        frame::append(&mut batch.log, FrameKind::Begin, &[&head.encode()], None);
         batch.begun.insert(job.id);
         batch.effects.push(Effect::Begin { send, id: job.id, at: job.at, by: by.incarnation() });
         Ok(())
@@ -315,7 +316,7 @@ impl Writer {
         let is_mine = |hand| matches!(hand, Hand::Claimed(of) | Hand::Begun(of) if of == by.incarnation());
         match locked(&self.shared.waiting).taken(id) {
             Some(taken) if is_mine(taken.hand) && !batch.done.contains(&id) => {
-                Ok(SendAt { piece: taken.queued.piece, row: taken.queued.row, tenant: taken.tenant_hash })
+                Ok(SendAt { segment: taken.queued.segment, row: taken.queued.row, tenant: taken.tenant_hash })
             }
             _ => Err(StoreError::NoSuchSend),
         }
@@ -344,10 +345,10 @@ impl Writer {
             }
             other => other,
         };
-        let piece = self.shared.piece(send.piece)?;
+        let segment = self.shared.segment(send.segment)?;
         if batch.done.contains(&finish.id)
             || batch.begun.contains(&finish.id)
-            || !piece.ended().undone.contains(send.row)
+            || !segment.ended().undone.contains(send.row)
         {
             return None;
         }
@@ -370,9 +371,9 @@ impl Writer {
         let seq = batch.next_seq;
         batch.next_seq += 1;
         let body = self.append_body(batch, job.body.as_deref());
-        let head = FinishHead { id: job.id, piece: send.piece, row: send.row, seq, body };
+        let head = FinishHead { id: job.id, segment: send.segment, row: send.row, seq, body };
         let at = self.newest.log_bytes.load(Ordering::Relaxed) + batch.log.len() as u64;
-        let length = frame::append(&mut batch.log, Kind::Finish, &[&head.encode(), &job.form], None);
+        let length = frame::append(&mut batch.log, FrameKind::Finish, &[&head.encode(), &job.form], None);
         let at = Extent { at: at as u32, length: length as u32 };
         if let Was::Untaken(_, Counted::HeldBy(execution)) = was {
             *batch.held.entry(execution).or_default() -= 1;
@@ -392,14 +393,14 @@ impl Writer {
     /// A call's key outlives its records.
     pub fn carry(&self, batch: &mut Batch, hash: u64, form: &[u8]) {
         let at = self.newest.log_bytes.load(Ordering::Relaxed) + batch.log.len() as u64;
-        frame::append(&mut batch.log, Kind::Call, &[form], None);
+        frame::append(&mut batch.log, FrameKind::Call, &[form], None);
         batch.effects.push(Effect::Carried { hash, at: at as u32 });
     }
 
     fn append_body(&self, batch: &mut Batch, body: Option<&[u8]>) -> BodyPlace {
         let Some(body) = body else { return BodyPlace::default() };
         let at = self.newest.bodies_bytes.load(Ordering::Relaxed) + batch.bodies.len() as u64;
-        let length = frame::append(&mut batch.bodies, Kind::Body, &[body], None);
+        let length = frame::append(&mut batch.bodies, FrameKind::Body, &[body], None);
         BodyPlace { at, length: length as u32 }
     }
 
@@ -421,7 +422,7 @@ impl Writer {
         if let Some(count) = batch.members.get(&hash) {
             return Ok(*count);
         }
-        self.shared.pieces().with(hash).map(|piece| piece.member_count(hash)).sum()
+        self.shared.segments().with(hash).map(|segment| segment.member_count(hash)).sum()
     }
 }
 

@@ -25,7 +25,7 @@ impl Writer {
             waiting.begun_before()
         };
         let mut places = std::mem::take(&mut self.left_behind);
-        places.extend(begun.iter().map(|(_, taken)| (taken.queued.piece, taken.queued.row)));
+        places.extend(begun.iter().map(|(_, taken)| (taken.queued.segment, taken.queued.row)));
         places.sort_unstable();
         places.dedup();
         let mut recovered = Recovered::default();
@@ -45,8 +45,8 @@ impl Writer {
         Ok(recovered)
     }
 
-    /// Writes the ends of these, all or none. Answers how many were interrupted and discarded. What cannot be read waits
-    /// for the next call, and keeps nobody else from its end: nothing of it can be begun meanwhile.
+    /// Writes the ends of these, all or none. Answers how many were interrupted and discarded. What cannot be read
+    /// waits for the next call, and keeps nobody else from its end: nothing of it can be begun meanwhile.
     fn end_left_behind(&mut self, places: &[(u32, u32)], now: Timestamp) -> Result<(u64, u64), StoreError> {
         self.pay_debts()?;
         let (mut interrupted, mut discarded) = (0, 0);
@@ -83,12 +83,12 @@ impl Writer {
 
     fn left_behind(
         &self,
-        (piece, number): (u32, u32),
+        (segment, number): (u32, u32),
         now: Timestamp,
     ) -> Result<Option<(SendAt, u32, Finished)>, StoreError> {
-        let Some(piece) = self.shared.piece(piece) else { return Ok(None) };
-        let Some(row) = self.shared.waiting_row(&piece, number)? else { return Ok(None) };
-        if row.is_done() || !piece.ended().undone.contains(number) {
+        let Some(segment) = self.shared.segment(segment) else { return Ok(None) };
+        let Some(row) = self.shared.waiting_row(&segment, number)? else { return Ok(None) };
+        if row.is_done() || !segment.ended().undone.contains(number) {
             return Ok(None);
         }
         let ended = if row.is_held() { self.shared.ending(row.execution, None)? } else { None };
@@ -105,7 +105,7 @@ impl Writer {
         } else if locked(&self.shared.doubted).contains(&row.id) {
             view::doubted()
         } else {
-            match piece.frame(row.accepted) {
+            match segment.frame(row.accepted) {
                 Ok(_) => return Ok(None),
                 Err(error @ StoreError::Damaged(_)) => {
                     self.shared.tell_damage(why(&error));
@@ -114,10 +114,10 @@ impl Writer {
                 Err(error) => return Err(error),
             }
         };
-        let send = SendAt { piece: piece.number, row: number, tenant: row.tenant };
+        let send = SendAt { segment: segment.number, row: number, tenant: row.tenant };
         // Where its frame is damaged, nobody knows whose it is.
-        let name = piece.frame(row.accepted).and_then(|bytes| {
-            payload(&piece, row.accepted, &bytes, SendHead::decode).map(|(_, form)| form.tenant_id())
+        let name = segment.frame(row.accepted).and_then(|bytes| {
+            payload(&segment, row.accepted, &bytes, SendHead::decode).map(|(_, form)| form.tenant_id())
         });
         let number = name.map_or(u32::MAX, |name| locked(&self.shared.waiting).number(&name));
         Ok(Some((send, number, standing.end(row.id(), error, now))))

@@ -1,39 +1,39 @@
-//! Which pieces may know an execution or a key, in a few looks however many pieces there are: every accept asks it.
+//! Which segments may know an execution or a key, in a few looks however many segments there are: every accept asks it.
 //!
-//! 64 pieces share a table of words, a bit of each word for each piece. A hash names a few words; the pieces whose bit
-//! is set in all of them may know it, and their own filters say more. Bits of dropped pieces stay until all of the 64
-//! are gone.
+//! 64 segments share a bit-sliced Bloom filter: words, a bit of each for each segment. A hash names a few words; the
+//! segments whose bit is set in all of them may know it, and their own filters say more. Bits of dropped segments stay
+//! until all of the 64 are gone.
 
 use std::sync::{
     Arc, OnceLock,
     atomic::{AtomicU64, Ordering},
 };
 
-use super::piece::Piece;
+use super::segment::Segment;
 
 const TOGETHER: u32 = 64;
 const WORDS_PER_HASH: u32 = 4;
-/// For each hash that a piece may have: one that has as many is named for nothing once in six times.
+/// For each hash that a segment may have: one that has as many is named for nothing once in six times.
 const WORDS_FOR_EACH: usize = 4;
 /// 4 KiB.
 const PAGE_WORDS: usize = 512;
 
-/// Executions and idempotency keys of a piece: two for each send at most. 8 MiB for some eight million sends.
+/// Executions and idempotency keys of a segment: two for each send at most. 8 MiB for some eight million sends.
 const CALLS: usize = 256 * 1024;
 
-/// The executions and keys that some pieces know.
-struct Table {
-    /// Pieces whose hashes are in; the others may know anything.
+/// The executions and keys that 64 segments know.
+struct SlicedBloom {
+    /// Segments whose hashes are in; the others may know anything.
     known: AtomicU64,
-    /// Pieces that were added, also those with too many to be in.
+    /// Segments that were added, also those with too many to be in.
     added: AtomicU64,
-    /// Most hashes of a piece.
+    /// Most hashes of a segment.
     most: usize,
-    /// Made once the first piece's are known.
+    /// Made once the first segment's are known.
     words: OnceLock<Box<[AtomicU64]>>,
 }
 
-impl Table {
+impl SlicedBloom {
     fn new(most: usize) -> Self {
         Self { known: AtomicU64::new(0), added: AtomicU64::new(0), most, words: OnceLock::new() }
     }
@@ -54,7 +54,7 @@ impl Table {
         self.added.load(Ordering::Acquire) & bit != 0
     }
 
-    /// A piece with more than there is room for stays one that may know anything.
+    /// A segment with more than there is room for stays one that may know anything.
     fn add(&self, bit: u64, hashes: &[u64]) {
         self.added.fetch_or(bit, Ordering::Release);
         if hashes.len() > self.most {
@@ -77,53 +77,53 @@ impl Table {
     }
 }
 
-/// The pieces, oldest first; never empty once open.
+/// The segments, oldest first; never empty once open.
 #[derive(Default)]
-pub struct Pieces {
-    all: Vec<Arc<Piece>>,
+pub struct Segments {
+    all: Vec<Arc<Segment>>,
     groups: Vec<Member>,
     /// Least and greatest id of each but the newest, which alone takes more.
     ids: Vec<(u128, u128)>,
 }
 
-/// A group's pieces that are there.
+/// A group's segments that are there.
 struct Member {
     number: u32,
-    calls: Arc<Table>,
+    calls: Arc<SlicedBloom>,
     there: u64,
     /// Where the first of them stands among all.
     at: usize,
 }
 
-fn bit_of(piece: &Piece) -> u64 {
-    1 << (piece.number % TOGETHER)
+fn bit_of(segment: &Segment) -> u64 {
+    1 << (segment.number % TOGETHER)
 }
 
-impl Pieces {
-    /// What was known before of pieces that stay is known still.
-    pub fn of(all: Vec<Arc<Piece>>, before: &Self) -> Self {
+impl Segments {
+    /// What was known before of segments that stay is known still.
+    pub fn of(all: Vec<Arc<Segment>>, before: &Self) -> Self {
         let mut groups: Vec<Member> = Vec::new();
-        for (at, piece) in all.iter().enumerate() {
-            let number = piece.number / TOGETHER;
+        for (at, segment) in all.iter().enumerate() {
+            let number = segment.number / TOGETHER;
             if groups.last().is_none_or(|last| last.number != number) {
                 let known = before.groups.iter().find(|group| group.number == number);
-                let calls = known.map_or_else(|| Arc::new(Table::new(CALLS)), |known| known.calls.clone());
+                let calls = known.map_or_else(|| Arc::new(SlicedBloom::new(CALLS)), |known| known.calls.clone());
                 groups.push(Member { number, calls, there: 0, at });
             }
             if let Some(last) = groups.last_mut() {
-                last.there |= bit_of(piece);
+                last.there |= bit_of(segment);
             }
         }
         let full = all.split_last().map_or(&[][..], |(_, full)| full);
-        let ids = full.iter().map(|piece| piece.facts().ids()).collect();
+        let ids = full.iter().map(|segment| segment.zones().ids()).collect();
         Self { all, groups, ids }
     }
 
-    /// Takes in what settled pieces know. A piece whose index cannot be read is asked every time, and says so.
+    /// Takes in what checkpointed segments know. A segment whose index cannot be read is asked every time, and says so.
     pub fn learn(&self) {
         for member in &self.groups {
-            for piece in self.all[member.at..].iter().take(member.there.count_ones() as usize) {
-                let (bit, find) = (bit_of(piece), piece.find());
+            for segment in self.all[member.at..].iter().take(member.there.count_ones() as usize) {
+                let (bit, find) = (bit_of(segment), segment.find());
                 let is_new = !member.calls.has_added(bit);
                 let Some(known) = is_new.then(|| find.known_calls()).and_then(|read| read.ok().flatten()) else {
                     continue;
@@ -134,7 +134,7 @@ impl Pieces {
     }
 
     /// Newest first, those that may know this execution or key.
-    pub fn with(&self, hash: u64) -> impl DoubleEndedIterator<Item = &Arc<Piece>> {
+    pub fn with(&self, hash: u64) -> impl DoubleEndedIterator<Item = &Arc<Segment>> {
         self.groups.iter().rev().flat_map(move |member| {
             let left = Bits(member.calls.may_know(hash) & member.there);
             left.map(|bit| {
@@ -145,9 +145,9 @@ impl Pieces {
     }
 
     /// Newest first, those that may have the send of this id.
-    pub fn with_id(&self, id: u128) -> impl Iterator<Item = &Arc<Piece>> {
+    pub fn with_id(&self, id: u128) -> impl Iterator<Item = &Arc<Segment>> {
         let full = self.ids.iter().zip(&self.all).rev();
-        let full = full.filter(move |(ids, _)| ids.0 <= id && id <= ids.1).map(|(_, piece)| piece);
+        let full = full.filter(move |(ids, _)| ids.0 <= id && id <= ids.1).map(|(_, segment)| segment);
         self.all.last().into_iter().chain(full)
     }
 }
@@ -172,8 +172,8 @@ impl DoubleEndedIterator for Bits {
     }
 }
 
-impl std::ops::Deref for Pieces {
-    type Target = [Arc<Piece>];
+impl std::ops::Deref for Segments {
+    type Target = [Arc<Segment>];
     fn deref(&self) -> &Self::Target {
         &self.all
     }
@@ -184,23 +184,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_piece_that_knows_a_hash_is_always_named_and_few_others_are() {
-        let table = Table::new(CALLS);
-        let hash = |piece: u64, number: u64| {
-            let mixed = (piece << 32 | number).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    fn a_segment_that_knows_a_hash_is_always_named_and_few_others_are() {
+        let table = SlicedBloom::new(CALLS);
+        let hash = |segment: u64, number: u64| {
+            let mixed = (segment << 32 | number).wrapping_mul(0xd6e8_feb8_6659_fd93);
             mixed ^ mixed >> 29
         };
         assert_eq!(table.may_know(hash(3, 7)), !0, "nothing is known of any");
-        for piece in 0..8 {
-            let hashes: Vec<u64> = (0..20_000).map(|number| hash(piece, number)).collect();
-            table.add(1 << piece, &hashes);
+        for segment in 0..8 {
+            let hashes: Vec<u64> = (0..20_000).map(|number| hash(segment, number)).collect();
+            table.add(1 << segment, &hashes);
         }
-        assert_eq!(table.may_know(hash(3, 7)) >> 8, !0 >> 8, "pieces that nothing is known of may know it");
+        assert_eq!(table.may_know(hash(3, 7)) >> 8, !0 >> 8, "segments that nothing is known of may know it");
         let mut others = 0;
-        for piece in 0..8 {
+        for segment in 0..8 {
             for number in 0..20_000 {
-                let named = table.may_know(hash(piece, number)) & 0xff;
-                assert_ne!(named & 1 << piece, 0);
+                let named = table.may_know(hash(segment, number)) & 0xff;
+                assert_ne!(named & 1 << segment, 0);
                 others += named.count_ones() - 1;
             }
         }
@@ -208,8 +208,8 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_with_more_than_fits_may_know_anything_and_spoils_nothing_for_others() {
-        let table = Table::new(1024);
+    fn a_segment_with_more_than_fits_may_know_anything_and_spoils_nothing_for_others() {
+        let table = SlicedBloom::new(1024);
         let hash = |number: u64| number.wrapping_mul(0xd6e8_feb8_6659_fd93);
         table.add(1, &(0..1025).map(hash).collect::<Vec<_>>());
         table.add(2, &(0..1000).map(hash).collect::<Vec<_>>());

@@ -1,27 +1,28 @@
-//! What the rows of a piece hold in sum, so that a search may pass a piece, or a block of its rows, by.
+//! Zone maps: least and greatest of what the rows of a segment hold, as a whole and of each zone of rows, so that a
+//! search may pass a segment, or a zone, by.
 
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
 use super::table::Row;
 
-/// Rows that share a [`Block`].
-const BLOCK_ROWS: u32 = 256;
+/// Rows that share a [`Zone`].
+const ZONE_ROWS: u32 = 256;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Facts {
-    blocks: Vec<Block>,
-    whole: Block,
-    /// Of the finishes in this piece's log.
+pub struct ZoneMap {
+    zones: Vec<Zone>,
+    whole: Zone,
+    /// Of the finishes in this segment's log.
     pub newest_finished_at: i64,
-    /// The greatest id up to the end of each block.
+    /// The greatest id up to the end of each zone.
     #[serde(skip)]
     ids_to: Vec<u128>,
 }
 
 /// From the least to the greatest.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct Block {
+struct Zone {
     ids: (u128, u128),
     created: (i64, i64),
     /// Of the sends that are done.
@@ -43,7 +44,7 @@ impl Window {
     }
 }
 
-impl Block {
+impl Zone {
     const EMPTY: Self = Self { ids: (u128::MAX, 0), created: (i64::MAX, i64::MIN), started: (i64::MAX, i64::MIN) };
 
     fn add_row(&mut self, row: &Row) {
@@ -70,40 +71,40 @@ impl Block {
     }
 }
 
-impl Default for Facts {
+impl Default for ZoneMap {
     fn default() -> Self {
-        Self { blocks: Vec::new(), whole: Block::EMPTY, newest_finished_at: i64::MIN, ids_to: Vec::new() }
+        Self { zones: Vec::new(), whole: Zone::EMPTY, newest_finished_at: i64::MIN, ids_to: Vec::new() }
     }
 }
 
-impl Facts {
+impl ZoneMap {
     pub fn add_row(&mut self, number: u32, row: &Row) {
-        let block = (number / BLOCK_ROWS) as usize;
-        if self.blocks.len() <= block {
-            self.blocks.resize(block + 1, Block::EMPTY);
-            self.ids_to.resize(block + 1, self.whole.ids.1);
+        let zone = (number / ZONE_ROWS) as usize;
+        if self.zones.len() <= zone {
+            self.zones.resize(zone + 1, Zone::EMPTY);
+            self.ids_to.resize(zone + 1, self.whole.ids.1);
         }
-        self.blocks[block].add_row(row);
+        self.zones[zone].add_row(row);
         self.whole.add_row(row);
-        self.ids_to[block] = self.whole.ids.1;
+        self.ids_to[zone] = self.whole.ids.1;
     }
 
     /// What is not written, from what is.
     pub fn complete(&mut self) {
-        let greatest = self.blocks.iter().scan(0, |to, block| {
-            *to = block.ids.1.max(*to);
+        let greatest = self.zones.iter().scan(0, |to, zone| {
+            *to = zone.ids.1.max(*to);
             Some(*to)
         });
         self.ids_to = greatest.collect();
     }
 
-    /// A send of this piece ended.
+    /// A send of this segment ended.
     pub fn add_end(&mut self, number: u32, row: &Row) {
         if !row.is_begun() {
             return;
         }
-        if let Some(block) = self.blocks.get_mut((number / BLOCK_ROWS) as usize) {
-            block.add_start(row.started_at);
+        if let Some(zone) = self.zones.get_mut((number / ZONE_ROWS) as usize) {
+            zone.add_start(row.started_at);
         }
         self.whole.add_start(row.started_at);
     }
@@ -121,9 +122,9 @@ impl Facts {
     /// The first stretch of rows from `from` on that may have this id, as `from..to`. Ids sort by time of acceptance,
     /// but for a little, so it is mostly the only one.
     pub fn rows_near_id(&self, id: u128, from: u32) -> Option<(u32, u32)> {
-        let first = self.ids_to.partition_point(|&to| to < id).max((from / BLOCK_ROWS) as usize);
-        let near = self.blocks.get(first..)?.iter().zip(first as u32..).find(|(block, _)| block.has_id(id));
-        near.map(|(_, number)| (number * BLOCK_ROWS, (number + 1) * BLOCK_ROWS))
+        let first = self.ids_to.partition_point(|&to| to < id).max((from / ZONE_ROWS) as usize);
+        let near = self.zones.get(first..)?.iter().zip(first as u32..).find(|(zone, _)| zone.has_id(id));
+        near.map(|(_, number)| (number * ZONE_ROWS, (number + 1) * ZONE_ROWS))
     }
 
     pub fn meets(&self, window: &Window) -> bool {
@@ -136,9 +137,9 @@ impl Facts {
             return None;
         }
         let mut rows = RoaringBitmap::new();
-        for (block, number) in self.blocks.iter().zip(0..) {
-            if block.meets(window) {
-                rows.insert_range(number * BLOCK_ROWS..(number + 1) * BLOCK_ROWS);
+        for (zone, number) in self.zones.iter().zip(0..) {
+            if zone.meets(window) {
+                rows.insert_range(number * ZONE_ROWS..(number + 1) * ZONE_ROWS);
             }
         }
         Some(rows)
@@ -151,31 +152,31 @@ mod tests {
 
     #[test]
     fn an_id_is_found_where_it_stands_also_among_ids_out_of_order() {
-        // The second block is of a clock that was set back, and the fourth of nothing but what was lost.
-        let id = |number: u32| match number / BLOCK_ROWS {
-            1 => u128::from(number) - u128::from(BLOCK_ROWS) + 5_000,
+        // The second zone is of a clock that was set back, and the fourth of nothing but what was lost.
+        let id = |number: u32| match number / ZONE_ROWS {
+            1 => u128::from(number) - u128::from(ZONE_ROWS) + 5_000,
             3 => 0,
             _ => u128::from(number) + 10_000,
         };
-        let rows = 5 * BLOCK_ROWS - 7;
-        let mut facts = Facts::default();
-        (0..rows).for_each(|number| facts.add_row(number, &Row { id: id(number), ..Row::default() }));
-        let mut read = facts.clone();
+        let rows = 5 * ZONE_ROWS - 7;
+        let mut zones = ZoneMap::default();
+        (0..rows).for_each(|number| zones.add_row(number, &Row { id: id(number), ..Row::default() }));
+        let mut read = zones.clone();
         read.ids_to.clear();
         read.complete();
-        for facts in [facts, read] {
-            for number in (0..rows).filter(|number| number / BLOCK_ROWS != 3) {
-                let near = std::iter::successors(facts.rows_near_id(id(number), 0), |&(_, to)| {
-                    assert!(to <= 5 * BLOCK_ROWS);
-                    facts.rows_near_id(id(number), to)
+        for zones in [zones, read] {
+            for number in (0..rows).filter(|number| number / ZONE_ROWS != 3) {
+                let near = std::iter::successors(zones.rows_near_id(id(number), 0), |&(_, to)| {
+                    assert!(to <= 5 * ZONE_ROWS);
+                    zones.rows_near_id(id(number), to)
                 });
                 let near: Vec<_> = near.collect();
                 assert!(near.iter().any(|(from, to)| (*from..*to).contains(&number)), "{number}: {near:?}");
                 assert_eq!(near.len(), 1, "{number}: {near:?}");
             }
-            assert_eq!(facts.rows_near_id(4_999, 0), None);
-            assert_eq!(facts.rows_near_id(u128::from(rows) + 10_000, 0), None);
-            assert_eq!(facts.ids(), (0, u128::from(rows) + 9_999));
+            assert_eq!(zones.rows_near_id(4_999, 0), None);
+            assert_eq!(zones.rows_near_id(u128::from(rows) + 10_000, 0), None);
+            assert_eq!(zones.ids(), (0, u128::from(rows) + 9_999));
         }
     }
 }

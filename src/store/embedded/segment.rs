@@ -1,12 +1,12 @@
-//! A piece: a stretch of the store's life in one directory, dropped as a whole when retention says so.
+//! A segment: a stretch of the store's life in one directory, dropped as a whole when retention says so.
 //!
-//! - `log`: frames, the truth. Sends accepted while this piece is the newest, and every ending, begin and finish of
-//!   that time, also of sends of earlier pieces.
+//! - `log`: frames, the truth. Sends accepted while this segment is the newest, and every ending, begin and finish of
+//!   that time, also of sends of earlier segments.
 //! - `bodies`: request and response bodies and sealed bytes, referred to by the log, synced before it.
 //! - `table`: one [`Row`] per send accepted here. `ends`: one [`End`] per finish of this log, in the tail's order.
-//!   Both are derived from the logs, and made anew from them until the piece is settled.
-//! - `index`: written when the piece is settled: what finds rows ([`Find`]), and what the table holds in sum
-//!   ([`Facts`]). Until then both are in memory alone.
+//!   Both are derived from the logs, and made anew from them until the segment is checkpointed.
+//! - `index`: written when the segment is checkpointed: what finds rows ([`Find`]), and what the table holds in sum
+//!   ([`ZoneMap`]). Until then both are in memory alone.
 
 use std::{
     collections::HashMap,
@@ -25,12 +25,12 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
-use super::facts::Facts;
 use super::files::{self, Link};
-use super::frame::{self, Frame, Kind};
-use super::index::{Ended, Find, FoundEnding, Growing, Settled, Shares};
+use super::frame::{self, Frame, FrameKind};
+use super::index::{Ended, Find, FoundEnding, Growing, OnDisk, Shares};
 use super::seal::SLOT_BYTES;
 use super::table::{Extent, ROW_BYTES, Row};
+use super::zone_map::ZoneMap;
 use super::{Fault, Faults, locked};
 use crate::store::{StoreError, wire};
 
@@ -46,7 +46,7 @@ pub const SCAN_ROWS: u32 = 1024;
 /// Room for the table and `ends` is set aside in steps of this.
 const RESERVED_BYTES: u64 = 64 * 1024;
 
-pub struct Piece {
+pub struct Segment {
     pub number: u32,
     pub directory: PathBuf,
     pub log: File,
@@ -71,12 +71,12 @@ pub struct Piece {
     /// The tail's sequence number of the first finish in this log.
     pub first_seq: u64,
     pub opened_at: i64,
-    pub facts: RwLock<Facts>,
+    pub zones: RwLock<ZoneMap>,
     find: RwLock<Find>,
     ended: RwLock<Ended>,
     /// Bytes of records and of bodies, by the row's hash of a tenant.
     shares: Mutex<HashMap<u32, (u64, u64)>>,
-    /// A row was lost while running: the next start makes the piece's tables anew, and until then no index says
+    /// A row was lost while running: the next start makes the segment's tables anew, and until then no index says
     /// otherwise.
     distrusted: AtomicBool,
     /// So many reads of it fail, for tests.
@@ -91,10 +91,10 @@ pub struct Piece {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Head {
     pub format: u32,
-    pub piece: u32,
+    pub segment: u32,
     pub first_seq: u64,
     pub opened_at: i64,
-    /// Bytes of the previous piece's log that count; what lies behind them was never answered for.
+    /// Bytes of the previous segment's log that count; what lies behind them was never answered for.
     pub previous_log_bytes: u64,
 }
 
@@ -102,7 +102,7 @@ pub struct Head {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End {
     pub finished_at: i64,
-    pub piece: u32,
+    pub segment: u32,
     pub row: u32,
     pub tenant: u32,
     pub outcome: u8,
@@ -114,7 +114,7 @@ impl End {
     pub fn encode(&self) -> [u8; END_BYTES] {
         let mut bytes = [0; END_BYTES];
         bytes[..8].copy_from_slice(&self.finished_at.to_le_bytes());
-        bytes[8..12].copy_from_slice(&self.piece.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.segment.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.row.to_le_bytes());
         bytes[16..20].copy_from_slice(&self.tenant.to_le_bytes());
         bytes[20] = self.outcome;
@@ -133,7 +133,7 @@ impl End {
         let (finished_at, _) = bytes.split_first_chunk()?;
         Some(Self {
             finished_at: i64::from_le_bytes(*finished_at),
-            piece: number(8),
+            segment: number(8),
             row: number(12),
             tenant: number(16),
             outcome: bytes[20],
@@ -141,14 +141,14 @@ impl End {
     }
 }
 
-pub fn directory_of(pieces: &Path, number: u32) -> PathBuf {
-    pieces.join(format!("{number:08}"))
+pub fn directory_of(segments: &Path, number: u32) -> PathBuf {
+    segments.join(format!("{number:08}"))
 }
 
-/// Whether there is a piece of this number, or what is left of one.
-pub fn exists(pieces: &Path, number: u32) -> bool {
+/// Whether there is a segment of this number, or what is left of one.
+pub fn exists(segments: &Path, number: u32) -> bool {
     // What cannot be found out is taken for a yes.
-    directory_of(pieces, number).try_exists().unwrap_or(true)
+    directory_of(segments, number).try_exists().unwrap_or(true)
 }
 
 /// Makes a directory's entries durable.
@@ -160,12 +160,12 @@ fn open_file(path: PathBuf, make: bool) -> io::Result<File> {
     files::open(&path, make)
 }
 
-impl Piece {
-    /// Makes an empty piece, durable as a whole. From the moment its directory has its name, the log before it counts
+impl Segment {
+    /// Makes an empty segment, durable as a whole. From the moment its directory has its name, the log before it counts
     /// no further than its head says. So all that may fail comes before that, but for making the name durable: after
     /// that nobody knows what the disk has, and [`exists`] says that nothing may be written to the log before it.
-    pub(super) fn create(pieces: &Path, head: &Head, faults: &Faults) -> io::Result<Self> {
-        let directory = directory_of(pieces, head.piece);
+    pub(super) fn create(segments: &Path, head: &Head, faults: &Faults) -> io::Result<Self> {
+        let directory = directory_of(segments, head.segment);
         let making = directory.with_extension("new");
         if making.exists() {
             fs::remove_dir_all(&making)?;
@@ -177,29 +177,31 @@ impl Piece {
         }
         files::make_directory(&making)?;
         let mut bytes = Vec::new();
-        frame::append(&mut bytes, Kind::Head, &[&wire::encode(head, Vec::new())], None);
+        frame::append(&mut bytes, FrameKind::Head, &[&wire::encode(head, Vec::new())], None);
         for (name, content) in [("log", bytes.as_slice()), ("bodies", &[]), ("table", &[]), ("ends", &[])] {
             let file = open_file(making.join(name), true)?;
             file.write_all_at(content, 0)?;
             file.sync_all()?;
         }
         sync_directory(&making)?;
-        let mut piece = Self::open(making.clone(), head)?;
-        let above = File::open(pieces)?;
+        let mut segment = Self::open(making.clone(), head)?;
+        let above = File::open(segments)?;
         fs::rename(&making, &directory)?;
         faults.pass(Fault::Name)?;
         above.sync_all()?;
-        piece.link = Link::of(&directory.join("log"), &piece.log)?;
-        piece.directory = directory;
-        Ok(piece)
+        segment.link = Link::of(&directory.join("log"), &segment.log)?;
+        segment.directory = directory;
+        Ok(segment)
     }
 
-    /// The head of the piece in this directory; `None`: its first frame is not a head.
+    /// The head of the segment in this directory; `None`: its first frame is not a head.
     pub fn head(directory: &Path) -> io::Result<Option<Head>> {
         let log = File::open(directory.join("log"))?;
         let mut scanner = frame::Scanner::new(&log, 0, u64::MAX)?;
         Ok(match scanner.next()? {
-            frame::Found::Frame { at: 0, frame: Frame { kind: Kind::Head, payload, .. } } => wire::decode(payload).ok(),
+            frame::Scanned::Frame { at: 0, frame: Frame { kind: FrameKind::Head, payload, .. } } => {
+                wire::decode(payload).ok()
+            }
             _ => None,
         })
     }
@@ -214,7 +216,7 @@ impl Piece {
         };
         let bodies_bytes = bodies.as_ref().map_or(Ok(0), |file| file.metadata().map(|about| about.len()))?;
         Ok(Self {
-            number: head.piece,
+            number: head.segment,
             table: open_file(directory.join("table"), true)?,
             ends: open_file(directory.join("ends"), true)?,
             log_bytes: AtomicU64::new(log.metadata()?.len()),
@@ -229,7 +231,7 @@ impl Piece {
             undone: AtomicU32::new(0),
             first_seq: head.first_seq,
             opened_at: head.opened_at,
-            facts: RwLock::default(),
+            zones: RwLock::default(),
             find: RwLock::new(Find::Growing(Growing::default())),
             ended: RwLock::default(),
             shares: Mutex::default(),
@@ -249,15 +251,15 @@ impl Piece {
         self.undone.load(Ordering::Acquire)
     }
 
-    pub fn is_settled(&self) -> bool {
-        matches!(*self.find(), Find::Settled(_))
+    pub fn is_checkpointed(&self) -> bool {
+        matches!(*self.find(), Find::OnDisk(_))
     }
 
     /// Its index says what is, or cannot yet say more than it does: nothing is to be written.
-    pub fn is_settled_for_good(&self) -> bool {
+    pub fn is_checkpointed_for_good(&self) -> bool {
         let find = self.find();
         self.distrusted.load(Ordering::Acquire)
-            || matches!(*find, Find::Settled(_)) && (find.is_complete() || self.undone_count() > 0)
+            || matches!(*find, Find::OnDisk(_)) && (find.is_complete() || self.undone_count() > 0)
     }
 
     /// What finds its rows; nothing of it changes while this is held.
@@ -265,15 +267,15 @@ impl Piece {
         self.find.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn facts(&self) -> RwLockReadGuard<'_, Facts> {
-        self.facts.read().unwrap_or_else(PoisonError::into_inner)
+    pub fn zones(&self) -> RwLockReadGuard<'_, ZoneMap> {
+        self.zones.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn change_facts(&self, change: impl FnOnce(&mut Facts)) {
-        change(&mut self.facts.write().unwrap_or_else(PoisonError::into_inner));
+    pub fn change_zones(&self, change: impl FnOnce(&mut ZoneMap)) {
+        change(&mut self.zones.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// A settled piece takes no more keys and endings.
+    /// A checkpointed segment takes no more keys and endings.
     pub fn change_growing(&self, change: impl FnOnce(&mut Growing)) {
         if let Find::Growing(growing) = &mut *self.find.write().unwrap_or_else(PoisonError::into_inner) {
             change(growing);
@@ -287,16 +289,16 @@ impl Piece {
     /// Consecutive sends were accepted here, which are not done.
     pub fn add_rows(&self, first: u32, rows: &[Row]) {
         let numbered = || rows.iter().zip(first..);
-        self.change_facts(|facts| numbered().for_each(|(row, number)| facts.add_row(number, row)));
+        self.change_zones(|zones| numbered().for_each(|(row, number)| zones.add_row(number, row)));
         self.change_growing(|growing| numbered().for_each(|(row, number)| growing.add_row(number, row)));
         self.change_ended(|ended| {
             ended.undone.insert_range(first..first + rows.len() as u32);
         });
     }
 
-    /// A send of this piece ended.
+    /// A send of this segment ended.
     pub fn add_end(&self, number: u32, row: &Row) {
-        self.change_facts(|facts| facts.add_end(number, row));
+        self.change_zones(|zones| zones.add_end(number, row));
         self.change_ended(|ended| ended.add(number, row));
     }
 
@@ -307,7 +309,7 @@ impl Piece {
         });
     }
 
-    /// Bytes of the piece on disk, bodies apart.
+    /// Bytes of the segment on disk, bodies apart.
     pub fn bytes(&self) -> (u64, u64) {
         let derived = u64::from(self.row_count()) * ROW_BYTES as u64
             + self.find().bytes()
@@ -514,7 +516,7 @@ impl Piece {
 
     /// Finds a send's row by its id.
     pub fn row_of(&self, id: u128) -> Result<Option<(u32, Row)>, StoreError> {
-        let near = |from| self.facts().rows_near_id(id, from);
+        let near = |from| self.zones().rows_near_id(id, from);
         let rows = self.row_count();
         let mut bytes = Vec::new();
         let mut next = near(0);
@@ -548,7 +550,7 @@ impl Piece {
         Ok(())
     }
 
-    /// The bytes of places `from..to` of the tail's part in this piece.
+    /// The bytes of places `from..to` of the tail's part in this segment.
     pub fn ends(&self, from: u32, to: u32) -> Result<Vec<u8>, StoreError> {
         let at = u64::from(from) * END_BYTES as u64;
         let mut bytes = vec![0; (to - from) as usize * END_BYTES];
@@ -618,7 +620,7 @@ impl Piece {
         }
     }
 
-    /// Reads a body's frame; `None`: the bodies of this piece were dropped.
+    /// Reads a body's frame; `None`: the bodies of this segment were dropped.
     pub fn body(&self, at: u64, length: u32) -> Result<Option<Vec<u8>>, StoreError> {
         let bodies = self.bodies.read().unwrap_or_else(PoisonError::into_inner);
         let Some(file) = &*bodies else { return Ok(None) };
@@ -628,7 +630,9 @@ impl Piece {
             Ok(())
         })?;
         match frame::parse(&bytes) {
-            Some(Frame { kind: Kind::Body, payload, length }) if length == bytes.len() => Ok(Some(payload.to_vec())),
+            Some(Frame { kind: FrameKind::Body, payload, length }) if length == bytes.len() => {
+                Ok(Some(payload.to_vec()))
+            }
             _ => Err(self.unreadable("bodies", at, length as usize, &"it fails its checksum")),
         }
     }
@@ -636,7 +640,7 @@ impl Piece {
     pub fn with_bodies<T>(&self, with: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
         match &*self.bodies.read().unwrap_or_else(PoisonError::into_inner) {
             Some(file) => with(file),
-            None => Err(io::Error::other("the newest piece has no bodies file")),
+            None => Err(io::Error::other("the newest segment has no bodies file")),
         }
     }
 
@@ -740,12 +744,12 @@ impl Piece {
     }
 
     /// Writes the index and lets go of what was in memory. The table and all it depends on are synced already.
-    pub fn settle(&self) -> io::Result<()> {
+    pub fn checkpoint(&self) -> io::Result<()> {
         let counts = (self.row_count(), self.ends_count.load(Ordering::Acquire));
         let then = self.ended().clone();
-        let facts = self.facts().clone();
+        let zones = self.zones().clone();
         let shares = self.shares();
-        let settled = self.find().settle(&self.directory, counts, facts, &then, &shares)?;
+        let checkpointed = self.find().checkpoint(&self.directory, counts, zones, &then, &shares)?;
         let mut find = self.find.write().unwrap_or_else(PoisonError::into_inner);
         let mut ended = self.ended.write().unwrap_or_else(PoisonError::into_inner);
         let mut since = Ended::of(ended.undone.clone());
@@ -753,7 +757,7 @@ impl Piece {
             // It ended while the index was written.
             since.add(number, &self.row(number).map_err(io::Error::other)?);
         }
-        *find = Find::Settled(settled);
+        *find = Find::OnDisk(checkpointed);
         *ended = since;
         Ok(())
     }
@@ -793,8 +797,8 @@ impl Piece {
 
     /// Takes the index up again; `false`: there is none, or it is not sound, and the log has to be replayed.
     pub fn load_index(&self) -> io::Result<bool> {
-        let Some((settled, form)) = Settled::load(&self.directory)? else { return Ok(false) };
-        if !self.may_hold(&form.facts, form.rows) {
+        let Some((checkpointed, form)) = OnDisk::load(&self.directory)? else { return Ok(false) };
+        if !self.may_hold(&form.zones, form.rows) {
             return Ok(false);
         }
         let sound = self.table.metadata()?.len() == u64::from(form.rows) * ROW_BYTES as u64
@@ -805,23 +809,23 @@ impl Piece {
         self.rows.store(form.rows, Ordering::Release);
         self.ends_count.store(form.ends, Ordering::Release);
         self.undone.store(form.undone.len() as u32, Ordering::Release);
-        self.change_facts(|facts| {
-            *facts = form.facts;
-            facts.complete();
+        self.change_zones(|zones| {
+            *zones = form.zones;
+            zones.complete();
         });
         self.change_ended(|ended| ended.undone = form.undone);
-        let shares = match settled.shares()? {
+        let shares = match checkpointed.shares()? {
             Some(shares) => shares.into_iter().map(|(tenant, records, bodies)| (tenant, (records, bodies))).collect(),
             None => self.shares_of_rows().map_err(io::Error::other)?,
         };
         *locked(&self.shares) = shares;
-        *self.find.write().unwrap_or_else(PoisonError::into_inner) = Find::Settled(settled);
+        *self.find.write().unwrap_or_else(PoisonError::into_inner) = Find::OnDisk(checkpointed);
         Ok(true)
     }
 
-    /// Whether these can be the facts of this table, and not of another piece's.
-    fn may_hold(&self, facts: &Facts, rows: u32) -> bool {
-        let (least, greatest) = facts.ids();
+    /// Whether these can be the zones of this table, and not of another segment's.
+    fn may_hold(&self, zones: &ZoneMap, rows: u32) -> bool {
+        let (least, greatest) = zones.ids();
         let held = |number: u32| self.row(number).map_or(true, |row| (least..=greatest).contains(&row.id));
         rows == 0 || held(0) && held(rows - 1)
     }

@@ -1,0 +1,145 @@
+//! The index of a segment made anew from the segment alone, where it is lost and that of a later one is not.
+//!
+//! Segments are checkpointed oldest first, and each once all that was changed is on disk: with a later segment
+//! checkpointed, this one's table and ends are whole, whatever happened to its index. What they lack, keys and endings,
+//! is read from its log. Were this not so, every log from here on would have to be replayed. Whatever does not fit is
+//! left to that.
+
+use std::io;
+use std::sync::atomic::Ordering;
+
+use super::Shared;
+use super::entry::{FinishHead, SendHead};
+use super::frame::{FrameKind, Scanned, Scanner};
+use super::index::OnDisk;
+use super::seal::Asked;
+use super::segment::{End, Head, SEND_BYTES, Segment};
+use super::table::{Extent, Row};
+use crate::store::wire::{self, CallForm, EndingForm};
+
+type Heads = [(std::path::PathBuf, Head)];
+
+/// Whether any of these but the last, which is never checkpointed, has a sound index.
+pub fn is_any_checkpointed(heads: &Heads) -> io::Result<bool> {
+    let Some((_, full)) = heads.split_last() else { return Ok(false) };
+    for (directory, _) in full {
+        if OnDisk::load(directory)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What the segment's log says that neither its table nor its ends do.
+#[derive(Default)]
+struct Told {
+    rows: u32,
+    /// Of the tail's latest place here, and the one behind it.
+    ends: u32,
+    /// Hash, first row and count.
+    keys: Vec<(u64, u32, u32)>,
+    endings: Vec<(u64, Extent, crate::store::view::EndedExecution)>,
+    shares: Vec<(u32, u64, u64)>,
+}
+
+/// Fills in all that an index would have; it is written like that of any other full segment. `false`: the segment is
+/// not whole, and as it was. `log_bytes`: how much of its log counts.
+pub fn rebuild(shared: &Shared, segment: &Segment, log_bytes: u64) -> io::Result<bool> {
+    let Some(rows) = segment.whole_table()? else { return Ok(false) };
+    let Some(told) = read(shared, segment, log_bytes, &rows)? else { return Ok(false) };
+    if told.rows as usize != rows.len() {
+        return Ok(false);
+    }
+    let Ok(ends) = segment.ends(0, told.ends) else { return Ok(false) };
+    let ends: Option<Vec<End>> = ends.chunks_exact(super::segment::END_BYTES).map(End::decode).collect();
+    let Some(ends) = ends else { return Ok(false) };
+    segment.add_rows(0, &rows);
+    told.shares.iter().for_each(|&(tenant, records, bodies)| segment.add_share(tenant, records, bodies));
+    let mut undone = 0;
+    for (row, number) in rows.iter().zip(0..) {
+        if row.is_done() {
+            segment.add_end(number, row);
+        } else {
+            undone += 1;
+        }
+    }
+    segment.change_zones(|zones| {
+        zones.newest_finished_at = ends.iter().map(|end| end.finished_at).max().unwrap_or(i64::MIN);
+    });
+    segment.change_growing(|growing| {
+        told.keys.iter().for_each(|&(hash, first, count)| growing.add_key(hash, first, count));
+        told.endings.iter().for_each(|&(hash, at, ended)| growing.add_ending(hash, at, ended));
+    });
+    segment.undone.store(undone, Ordering::Release);
+    segment.ends_count.store(told.ends, Ordering::Release);
+    segment.log_bytes.store(log_bytes, Ordering::Release);
+    segment.rows.store(told.rows, Ordering::Release);
+    tracing::warn!(index = segment.file("index"), "is lost or unreadable: it is made anew");
+    Ok(true)
+}
+
+impl Shared {
+    /// A row of this segment, which is being made anew, or of one before it.
+    fn row_of_any(&self, segment: &Segment, rows: &[Row], (number, row): (u32, u32)) -> Option<Row> {
+        if number == segment.number {
+            return rows.get(row as usize).copied();
+        }
+        self.segment(number)?.row(row).ok()
+    }
+}
+
+/// `None`: something is unreadable, or is not what the table says.
+fn read(shared: &Shared, segment: &Segment, log_bytes: u64, rows: &[Row]) -> io::Result<Option<Told>> {
+    let mut told = Told::default();
+    let mut scanner = Scanner::new(&segment.log, 0, log_bytes)?;
+    loop {
+        let (at, frame) = match scanner.next()? {
+            Scanned::Frame { at, frame } => (at, frame),
+            Scanned::End { at } if at == log_bytes => return Ok(Some(told)),
+            Scanned::Damage { .. } | Scanned::End { .. } => return Ok(None),
+        };
+        match frame.kind {
+            FrameKind::Send => {
+                let Ok((head, form)) = SendHead::decode(frame.payload) else { return Ok(None) };
+                if rows.get(head.row as usize).is_none_or(|row| row.id != head.id) {
+                    return Ok(None);
+                }
+                if let Some(key) = &form.key {
+                    told.keys.push((shared.keys.call(form.tenant, key.path, key.key), head.row, key.count));
+                }
+                let tenant = shared.keys.short(Asked::Tenant, form.tenant);
+                let bodies = u64::from(head.body.length) + u64::from(head.rest.length);
+                told.shares.push((tenant, frame.length as u64 + SEND_BYTES, bodies));
+                told.rows = told.rows.max(head.row + 1);
+            }
+            FrameKind::Ending => {
+                let Ok(form) = wire::decode::<EndingForm<'_>>(frame.payload) else { return Ok(None) };
+                let Ok(ended) = form.ended() else { return Ok(None) };
+                let at = Extent { at: at as u32, length: frame.length as u32 };
+                told.shares.push((shared.keys.short(Asked::Tenant, form.tenant), frame.length as u64, 0));
+                told.endings.push((shared.keys.execution(form.tenant, form.execution), at, ended));
+            }
+            FrameKind::Finish => {
+                let Ok((head, _)) = FinishHead::decode(frame.payload) else { return Ok(None) };
+                let place = head.seq.checked_sub(segment.first_seq).and_then(|place| u32::try_from(place).ok());
+                let Some(place) = place else { return Ok(None) };
+                if let Some(row) = shared.row_of_any(segment, rows, (head.segment, head.row)) {
+                    told.shares.push((row.tenant, frame.length as u64, u64::from(head.body.length)));
+                }
+                told.ends = told.ends.max(place + 1);
+            }
+            FrameKind::Begin
+            | FrameKind::Head
+            | FrameKind::Body
+            | FrameKind::Index
+            | FrameKind::Pairs
+            | FrameKind::State
+            | FrameKind::Shares => {}
+            FrameKind::Call => {
+                let Ok(form) = wire::decode::<CallForm<'_>>(frame.payload) else { return Ok(None) };
+                let hash = shared.keys.call(form.tenant, form.key.path, form.key.key);
+                told.keys.push((hash, at as u32, 0));
+            }
+        }
+    }
+}
