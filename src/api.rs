@@ -11,16 +11,16 @@ pub mod access;
 mod answers;
 pub mod body;
 mod budget;
+mod cursors;
 mod executions;
 pub mod explain;
 mod har;
 pub mod openapi;
 mod page;
-mod place;
-mod places;
 pub mod problem;
 pub mod query;
 mod resend;
+mod seats;
 mod sends;
 pub mod serve;
 mod sources;
@@ -45,9 +45,9 @@ use tokio::sync::watch;
 
 use self::answers::{Turns, Untaken};
 use self::budget::{Budget, Holder, Purpose};
-use self::place::Places;
-use self::places::Presence;
+use self::cursors::Cursors;
 use self::problem::{Problem, ProblemCode};
+use self::seats::Presence;
 use crate::deliver::Deliverer;
 use crate::events::Events;
 use crate::explain::Explainer;
@@ -80,7 +80,7 @@ pub(crate) struct Shared {
     pub(crate) deliverer: Arc<Deliverer>,
     pub(crate) closing: watch::Receiver<bool>,
     pub(crate) redact_key: RedactKey,
-    pub(crate) places: Places,
+    pub(crate) places: Cursors,
     /// Of what all calls hold.
     pub(crate) budget: Budget,
     pub(crate) tails: Budget,
@@ -100,7 +100,7 @@ fn router_sharing(shares: budget::Shares, state: ApiState, addresses: Router) ->
     );
     let ApiState { world, store, intake, events, explainer, deliverer, closing } = state;
     let redact_key = store.redact_key();
-    let places = Places::new(&redact_key);
+    let places = Cursors::new(&redact_key);
     let (budget, tails) = (Budget::new(shares), Budget::new(budget::TAILS));
     let turns = Turns::new(budget.clone());
     let shared = Arc::new(Shared {

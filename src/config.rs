@@ -20,7 +20,7 @@ use ipnet::IpNet;
 use crate::publish::PublishedList;
 use crate::send::TenantId;
 
-pub use self::file::Problem;
+pub use self::file::ConfigProblem;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {

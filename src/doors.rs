@@ -132,10 +132,10 @@ struct Doors {
 struct Inside {
     /// Of the next one.
     number: u64,
-    places: BTreeMap<u64, Place>,
+    places: BTreeMap<u64, Visitor>,
 }
 
-struct Place {
+struct Visitor {
     network: IpAddr,
     since: Instant,
     /// Dropped when another takes the place.
@@ -178,7 +178,7 @@ impl Doors {
         let (held, taken) = oneshot::channel();
         let number = inside.number;
         inside.number += 1;
-        inside.places.insert(number, Place { network, since: now, _held: held });
+        inside.places.insert(number, Visitor { network, since: now, _held: held });
         Some(Pass { doors: self.clone(), number, taken })
     }
 }

@@ -35,7 +35,7 @@ use jiff::Timestamp;
 
 pub use self::held::{Admission, Claim, Entry, Go, Slot, Wake, Want};
 use self::held::{Back, Ear, Returned};
-use self::refill::{CROWDED, Place, Stock, WINDOW_PER_TENANT};
+use self::refill::{CROWDED, ClaimTurn, Stock, WINDOW_PER_TENANT};
 use crate::limits;
 use crate::policy::Destination;
 use crate::schedule::{Caps, Picked, Schedule, Waiting};
@@ -168,7 +168,7 @@ pub struct Flow {
     caps: Caps,
     stocks: HashMap<TenantId, Stock>,
     /// Tenants with little in the window and more in the store, each once.
-    line: BTreeMap<Place, TenantId>,
+    line: BTreeMap<ClaimTurn, TenantId>,
     next_place: u64,
     reserved: u64,
     coming: u64,

@@ -124,11 +124,11 @@ struct Tenant {
     /// Of those queued, the ones whose destination has room: what could start if the tenant and the node have.
     startable: u64,
     deficit: i64,
-    place: Place,
+    place: RingState,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-enum Place {
+enum RingState {
     #[default]
     Idle,
     Ring,
@@ -228,7 +228,7 @@ impl Schedule {
             if let Err(pool) = admits(&tenant) {
                 self.ring.pop_front();
                 if let Some(state) = self.tenants.get_mut(&tenant) {
-                    state.place = Place::Parked;
+                    state.place = RingState::Parked;
                     self.parked.entry(pool).or_default().push(tenant);
                 }
                 continue;
@@ -253,7 +253,7 @@ impl Schedule {
                 self.expiries.remove(&(send.expires_at, send.id));
             }
             if !state.runnable(self.caps) {
-                state.place = Place::Idle;
+                state.place = RingState::Idle;
                 // Unused measure is not saved up; debt stays.
                 state.deficit = state.deficit.min(0);
                 self.ring.pop_front();
@@ -341,8 +341,8 @@ impl Schedule {
         }
         for (_, tenants) in self.parked.extract_if(|pool, _| usable(pool)).collect::<Vec<_>>() {
             for tenant in tenants {
-                if let Some(state) = self.tenants.get_mut(&tenant).filter(|state| state.place == Place::Parked) {
-                    state.place = Place::Idle;
+                if let Some(state) = self.tenants.get_mut(&tenant).filter(|state| state.place == RingState::Parked) {
+                    state.place = RingState::Idle;
                     self.enter_ring(&tenant);
                     self.forget_idle(&tenant);
                 }
@@ -431,15 +431,15 @@ impl Schedule {
     }
 
     fn forget_idle(&mut self, tenant: &TenantId) {
-        if self.tenants.get(tenant).is_some_and(|state| state.is_idle() && state.place == Place::Idle) {
+        if self.tenants.get(tenant).is_some_and(|state| state.is_idle() && state.place == RingState::Idle) {
             self.tenants.remove(tenant);
         }
     }
 
     fn enter_ring(&mut self, tenant: &TenantId) {
         let Some(state) = self.tenants.get_mut(tenant) else { return };
-        if state.place == Place::Idle && state.runnable(self.caps) {
-            state.place = Place::Ring;
+        if state.place == RingState::Idle && state.runnable(self.caps) {
+            state.place = RingState::Ring;
             self.ring.push_back(tenant.clone());
         }
     }

@@ -23,8 +23,8 @@ use tokio::time::Instant;
 
 use super::answered;
 use super::budget::{Budget, Holder, Purpose, Room};
-use super::places::Begun;
 use super::problem::{Problem, ProblemCode, RETRY_SOON};
+use super::seats::Begun;
 use crate::clock;
 use crate::limits;
 

@@ -28,7 +28,7 @@ impl Default for PageQuery {
 
 /// `GET /v1/sends`.
 pub fn list(query: Option<&str>, tenants: Tenants) -> Result<(Filter, PageQuery), Problem> {
-    let mut reading = Reading::default();
+    let mut reading = Parameters::default();
     let mut filter = filter_for(&tenants);
     let mut page = PageQuery::default();
     for (name, value) in reading.parameters(query) {
@@ -40,7 +40,7 @@ pub fn list(query: Option<&str>, tenants: Tenants) -> Result<(Filter, PageQuery)
 
 /// `GET /v1/tail`.
 pub fn tail(query: Option<&str>, tenants: Tenants) -> Result<Filter, Problem> {
-    let mut reading = Reading::default();
+    let mut reading = Parameters::default();
     let mut filter = filter_for(&tenants);
     for (name, value) in reading.parameters(query) {
         let known = reading.filter(&mut filter, &tenants, &name, &value);
@@ -51,7 +51,7 @@ pub fn tail(query: Option<&str>, tenants: Tenants) -> Result<Filter, Problem> {
 
 /// `GET /v1/executions/{execution}`.
 pub fn page(query: Option<&str>) -> Result<PageQuery, Problem> {
-    let mut reading = Reading::default();
+    let mut reading = Parameters::default();
     let mut page = PageQuery::default();
     for (name, value) in reading.parameters(query) {
         let known = reading.page(&mut page, &name, &value);
@@ -62,7 +62,7 @@ pub fn page(query: Option<&str>) -> Result<PageQuery, Problem> {
 
 /// `GET /v1/sends/{id}`: how many seconds to wait for its end.
 pub fn wait(query: Option<&str>) -> Result<Option<u64>, Problem> {
-    let mut reading = Reading::default();
+    let mut reading = Parameters::default();
     let mut wait = None;
     for (name, value) in reading.parameters(query) {
         let known = name == "wait";
@@ -80,7 +80,7 @@ pub fn wait(query: Option<&str>) -> Result<Option<u64>, Problem> {
 
 /// Calls that take no parameter.
 pub fn none(query: Option<&str>) -> Result<(), Problem> {
-    let mut reading = Reading::default();
+    let mut reading = Parameters::default();
     for (name, _) in reading.parameters(query) {
         reading.known(false, &name, "none");
     }
@@ -115,11 +115,11 @@ fn filter_for(tenants: &Tenants) -> Filter {
 }
 
 #[derive(Default)]
-struct Reading {
+struct Parameters {
     problems: Vec<BodyProblem>,
 }
 
-impl Reading {
+impl Parameters {
     /// Names and values, decoded; a name that stands twice is a problem.
     fn parameters<'q>(&mut self, query: Option<&'q str>) -> Vec<(Cow<'q, str>, Cow<'q, str>)> {
         let mut seen: Vec<(Cow<'q, str>, Cow<'q, str>)> = Vec::new();

@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use self::explained::Explained;
 use self::patient::Patient;
-use super::places::{Bounds, Place, Places, Presence, Verdict};
+use super::seats::{Bounds, Presence, Seat, Seats, Verdict};
 use super::tls::Acceptor;
 use crate::clock;
 use crate::limits;
@@ -48,7 +48,7 @@ async fn serve_within(
     mut closing: watch::Receiver<bool>,
 ) {
     let sockets = Arc::new(Semaphore::new(bounds.all + ENDING));
-    let (places, connections) = (Places::new(bounds), TaskTracker::new());
+    let (places, connections) = (Seats::new(bounds), TaskTracker::new());
     let builder = Arc::new(builder());
     let service = TowerToHyperService::new(router);
     loop {
@@ -121,7 +121,7 @@ fn builder() -> auto::Builder<TokioExecutor> {
 }
 
 /// A handshake, for as long as the connection has its place; `None`: it has it no longer.
-async fn shaken<T>(handshake: impl Future<Output = T>, place: &Place) -> Option<T> {
+async fn shaken<T>(handshake: impl Future<Output = T>, place: &Seat) -> Option<T> {
     let mut handshake = pin!(handshake);
     loop {
         let Verdict::Stay(until) = place.presence().verdict(clock::monotonic()) else { return None };
@@ -140,7 +140,7 @@ async fn connection<S>(
     builder: &auto::Builder<TokioExecutor>,
     stream: S,
     service: TowerToHyperService<Router>,
-    place: &Place,
+    place: &Seat,
     mut closing: watch::Receiver<bool>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::access::{Caller, Need};
 use super::budget::{Purpose, Room};
-use super::place::Places;
+use super::cursors::Cursors;
 use super::problem::{Problem, ProblemCode, ProblemView, RETRY_SOON};
 use super::sends::LISTED_JSON_BYTES;
 use super::view::{RecordView, Sight};
@@ -98,7 +98,7 @@ pub(super) async fn tail(State(api): State<Arc<Shared>>, request: Request) -> Re
     Ok(response)
 }
 
-fn last_event_id(headers: &HeaderMap, places: &Places) -> Result<Option<TailPlace>, Problem> {
+fn last_event_id(headers: &HeaderMap, places: &Cursors) -> Result<Option<TailPlace>, Problem> {
     let Some(value) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
     let text = value.to_str().map(str::trim).ok();
     // What a browser sends that has seen no id yet.

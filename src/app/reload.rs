@@ -7,7 +7,7 @@ use metrics::counter;
 use super::{App, ours};
 use crate::api::tls::Acceptor;
 use crate::clock;
-use crate::config::file::Problem;
+use crate::config::file::ConfigProblem;
 use crate::config::{Config, check};
 use crate::dial::Dialer;
 use crate::redact::Redactor;
@@ -36,7 +36,7 @@ impl App {
     async fn try_reload(&self) -> Result<(), Vec<String>> {
         let path =
             self.config_file.as_ref().ok_or_else(|| vec!["there is no configuration file to reload".to_owned()])?;
-        let texts = |problems: Vec<Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let texts = |problems: Vec<ConfigProblem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
         let now = clock::wall();
         let config = Config::load(path, now).map_err(texts)?;
         let unchangeable = check::unchangeable(path, &self.world.config(), &config);

@@ -13,7 +13,7 @@ use super::{ERROR, OK};
 use crate::api::tls::Acceptor;
 use crate::clock;
 use crate::config::file::{Wrong, wrong};
-use crate::config::{Config, Problem};
+use crate::config::{Config, ConfigProblem};
 use crate::dial::{Dialer, plumbed};
 
 #[derive(clap::Args)]
@@ -41,7 +41,7 @@ pub fn run(args: Args) -> u8 {
 }
 
 /// Everything that `serve` loads before it binds a listener or opens the store.
-fn load(file: &Path) -> Result<Config, Vec<Problem>> {
+fn load(file: &Path) -> Result<Config, Vec<ConfigProblem>> {
     let config = Config::load_proven(file, clock::wall(), &on_this_host)?;
     let trust = Dialer::prepare(&config).err().map(|error| ("tls", error.to_string()));
     let api = config.api.tls.as_ref().and_then(|files| Acceptor::load(files).err());
@@ -49,7 +49,7 @@ fn load(file: &Path) -> Result<Config, Vec<Problem>> {
     let problems: Vec<_> = [trust, api]
         .into_iter()
         .flatten()
-        .map(|(key, detail)| Problem {
+        .map(|(key, detail)| ConfigProblem {
             file: file.to_owned(),
             line: None,
             key: key.to_owned(),
@@ -61,7 +61,7 @@ fn load(file: &Path) -> Result<Config, Vec<Problem>> {
 }
 
 /// One line a problem, and how many there are, without a newline at the end.
-pub fn told(problems: &[Problem]) -> String {
+pub fn told(problems: &[ConfigProblem]) -> String {
     let lines: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
     let count = if problems.len() == 1 { "1 problem".to_owned() } else { format!("{} problems", problems.len()) };
     format!("{lines}{count}")

@@ -20,7 +20,7 @@ use std::{
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
 
-use super::file::{Place, Problem, Reader, Setting, Table, Wrong, show_duration, show_size, wrong};
+use super::file::{ConfigProblem, KeyAt, Reader, Setting, Table, Wrong, show_duration, show_size, wrong};
 use super::{
     Api, ApiClient, ApiTls, Config, DEFAULT_POOL, Delivery, Limits, Redact, Roots, Scopes, StoreSettings,
     TenantSettings, Tls,
@@ -39,25 +39,25 @@ pub type Prove<'a> = &'a dyn Fn(IpAddr) -> Result<(), Wrong>;
 
 impl Config {
     /// Reads and checks the file and all that it names.
-    pub fn load(path: &Path, now: Timestamp) -> Result<Self, Vec<Problem>> {
+    pub fn load(path: &Path, now: Timestamp) -> Result<Self, Vec<ConfigProblem>> {
         Self::load_proven(path, now, &|_| Ok(()))
     }
 
     /// As [`Self::load`], with what `prove` says of the sources among the problems.
-    pub fn load_proven(path: &Path, now: Timestamp, prove: Prove<'_>) -> Result<Self, Vec<Problem>> {
+    pub fn load_proven(path: &Path, now: Timestamp, prove: Prove<'_>) -> Result<Self, Vec<ConfigProblem>> {
         from_text(&text_of(path)?, path, Outside { resolv_conf: Path::new(RESOLV_CONF), now, prove })
     }
 
     /// As [`Self::load`], of a text in place of the file's: `path` names it in problems, and relative paths start at
     /// its directory.
-    pub fn from_text(text: &str, path: &Path, now: Timestamp) -> Result<Self, Vec<Problem>> {
+    pub fn from_text(text: &str, path: &Path, now: Timestamp) -> Result<Self, Vec<ConfigProblem>> {
         from_text(text, path, Outside { resolv_conf: Path::new(RESOLV_CONF), now, prove: &|_| Ok(()) })
     }
 }
 
 /// The published addresses that the file names, and where they stand. The rest of the file is not looked at: whoever
 /// wants the list need not be able to read keys.
-pub fn published(path: &Path, now: Timestamp) -> Result<(PathBuf, PublishedList), Vec<Problem>> {
+pub fn published(path: &Path, now: Timestamp) -> Result<(PathBuf, PublishedList), Vec<ConfigProblem>> {
     let text = text_of(path)?;
     let reader = Reader::new(path, &text);
     let outside = Outside { resolv_conf: Path::new(RESOLV_CONF), now, prove: &|_| Ok(()) };
@@ -79,10 +79,10 @@ struct Outside<'a> {
     prove: Prove<'a>,
 }
 
-fn text_of(path: &Path) -> Result<String, Vec<Problem>> {
+fn text_of(path: &Path) -> Result<String, Vec<ConfigProblem>> {
     let whole = |detail: String, fix: &str| {
         let (file, key, fix) = (path.to_owned(), String::new(), fix.to_owned());
-        vec![Problem { file, line: None, key, detail, fix }]
+        vec![ConfigProblem { file, line: None, key, detail, fix }]
     };
     let bytes = files::read_bounded(path)
         .map_err(|cause| whole(format!("cannot be read: {cause}"), "name a readable file with --config"))?;
@@ -94,7 +94,7 @@ fn base_of(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new(""))
 }
 
-fn from_text(text: &str, path: &Path, outside: Outside<'_>) -> Result<Config, Vec<Problem>> {
+fn from_text(text: &str, path: &Path, outside: Outside<'_>) -> Result<Config, Vec<ConfigProblem>> {
     let reader = Reader::new(path, text);
     let config = reader.parse().map(|document| {
         let surroundings = Surroundings { reader: &reader, base: base_of(path), outside };
@@ -186,7 +186,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         let local = listen.value.ip().to_canonical().is_loopback();
         if table.item("client").is_none() && !local && !listen.broken {
             self.reader.note(
-                &Place { key: "api.client".to_owned(), line: listen.place.line },
+                &KeyAt { key: "api.client".to_owned(), line: listen.place.line },
                 wrong(
                     format!("is missing, and {} is open to more than this host", listen.value),
                     "add an [[api.client]] with name, token_sha256, tenant and scopes, or listen on 127.0.0.1",
@@ -495,7 +495,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         }
         let served = |pool: &&str| **pool == *DEFAULT_POOL || tenants.values().any(|tenant| *tenant.pool == **pool);
         if !pools.is_empty() && !pools.iter().any(served) {
-            let place = Place { key: "egress.source".to_owned(), line: None };
+            let place = KeyAt { key: "egress.source".to_owned(), line: None };
             let fix = "put a source into the pool \"default\", or give a [[tenant]] one of theirs";
             self.reader.note(&place, wrong("no source is in a pool that any tenant uses", fix));
         }
@@ -531,7 +531,7 @@ fn redact(table: Table<'_, '_>) -> Redact {
     Redact { headers: values(headers), json_pointers: values(json_pointers) }
 }
 
-fn values<T>(list: Option<Vec<(T, Place)>>) -> Vec<T> {
+fn values<T>(list: Option<Vec<(T, KeyAt)>>) -> Vec<T> {
     list.unwrap_or_default().into_iter().map(|(value, _)| value).collect()
 }
 

@@ -1,8 +1,8 @@
 //! The file as written: TOML read key by key, with the place of every value, so that all problems are found at once.
 //!
 //! A [`Table`] hands out values by name and remembers what it was asked for; whatever is left at [`Table::finish`] is
-//! an unknown key. A getter never fails: it notes the [`Problem`] and goes on with the default, and the [`Setting`] it
-//! returns says that its value is not to be built upon. What the values mean together is `check`'s work.
+//! an unknown key. A getter never fails: it notes the [`ConfigProblem`] and goes on with the default, and the
+//! [`Setting`] it returns says that its value is not to be built upon. What the values mean together is `check`'s work.
 
 use std::{
     cell::RefCell,
@@ -18,7 +18,7 @@ use crate::limits::{GIB, KIB, MIB, TIB};
 
 /// One thing wrong with the configuration, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct ConfigProblem {
     pub file: PathBuf,
     /// 1-based; `None` where the problem is that something is missing.
     pub line: Option<usize>,
@@ -28,7 +28,7 @@ pub struct Problem {
     pub fix: String,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ConfigProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())?;
         if let Some(line) = self.line {
@@ -41,7 +41,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What is wrong with a value and what to do: a [`Problem`] that does not know its place yet.
+/// What is wrong with a value and what to do: a [`ConfigProblem`] that does not know its place yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wrong {
     pub detail: String,
@@ -56,12 +56,12 @@ pub fn wrong(detail: impl Into<String>, fix: impl Into<String>) -> Wrong {
 pub struct Reader<'a> {
     file: &'a Path,
     text: &'a str,
-    problems: RefCell<Vec<Problem>>,
+    problems: RefCell<Vec<ConfigProblem>>,
 }
 
 /// Where a key stands, or would stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct KeyAt {
     pub key: String,
     pub line: Option<usize>,
 }
@@ -70,7 +70,7 @@ pub struct Place {
 #[derive(Clone, Debug)]
 pub struct Setting<T> {
     pub value: T,
-    pub place: Place,
+    pub place: KeyAt,
     pub written: bool,
     /// Written wrongly: `value` is only a stand-in, so nothing is to be concluded from it.
     pub broken: bool,
@@ -91,8 +91,8 @@ impl<'a> Reader<'a> {
         Self { file, text, problems: RefCell::default() }
     }
 
-    pub fn note(&self, place: &Place, wrong: Wrong) {
-        self.push(Problem {
+    pub fn note(&self, place: &KeyAt, wrong: Wrong) {
+        self.push(ConfigProblem {
             file: self.file.to_owned(),
             line: place.line,
             key: place.key.clone(),
@@ -101,11 +101,11 @@ impl<'a> Reader<'a> {
         });
     }
 
-    pub fn push(&self, problem: Problem) {
+    pub fn push(&self, problem: ConfigProblem) {
         self.problems.borrow_mut().push(problem);
     }
 
-    pub fn into_problems(self) -> Vec<Problem> {
+    pub fn into_problems(self) -> Vec<ConfigProblem> {
         self.problems.into_inner()
     }
 
@@ -115,7 +115,7 @@ impl<'a> Reader<'a> {
         for error in &errors {
             let line = error.span().map(|span| self.line_at(span.start));
             self.note(
-                &Place { key: String::new(), line },
+                &KeyAt { key: String::new(), line },
                 wrong(
                     format!("not valid TOML: {}", error.message().trim_end().replace('\n', ", ")),
                     "correct the syntax; the other keys are looked at once it is valid",
@@ -134,7 +134,7 @@ impl<'a> Reader<'a> {
 pub struct Table<'a, 'r> {
     reader: &'r Reader<'a>,
     table: Option<&'r DeTable<'a>>,
-    place: Place,
+    place: KeyAt,
     asked: RefCell<Vec<&'static str>>,
 }
 
@@ -142,16 +142,16 @@ pub struct Table<'a, 'r> {
 pub struct Item<'a, 'r> {
     pub reader: &'r Reader<'a>,
     pub value: &'r DeValue<'a>,
-    pub place: Place,
+    pub place: KeyAt,
 }
 
 impl<'a, 'r> Table<'a, 'r> {
     pub fn root(reader: &'r Reader<'a>, table: &'r DeTable<'a>) -> Self {
-        let place = Place { key: String::new(), line: None };
+        let place = KeyAt { key: String::new(), line: None };
         Self { reader, table: Some(table), place, asked: RefCell::default() }
     }
 
-    pub fn place(&self) -> &Place {
+    pub fn place(&self) -> &KeyAt {
         &self.place
     }
 
@@ -160,10 +160,10 @@ impl<'a, 'r> Table<'a, 'r> {
     }
 
     /// Where `key` stands; the table's own line where it is not written.
-    pub fn place_of(&self, key: &'static str) -> Place {
+    pub fn place_of(&self, key: &'static str) -> KeyAt {
         match self.item(key) {
             Some(item) => item.place,
-            None => Place { key: self.path(key), line: self.place.line },
+            None => KeyAt { key: self.path(key), line: self.place.line },
         }
     }
 
@@ -179,7 +179,7 @@ impl<'a, 'r> Table<'a, 'r> {
         self.asked.borrow_mut().push(key);
         let (written, value) = self.table?.get_key_value(key)?;
         let line = Some(self.reader.line_at(written.span().start));
-        Some(Item { reader: self.reader, value: value.get_ref(), place: Place { key: self.path(key), line } })
+        Some(Item { reader: self.reader, value: value.get_ref(), place: KeyAt { key: self.path(key), line } })
     }
 
     /// The table under `key`: empty where it is not written, or is something else (which is noted).
@@ -192,7 +192,7 @@ impl<'a, 'r> Table<'a, 'r> {
             }
             table
         });
-        let place = item.map_or_else(|| Place { key: self.path(key), line: None }, |item| item.place);
+        let place = item.map_or_else(|| KeyAt { key: self.path(key), line: None }, |item| item.place);
         Table { reader: self.reader, table, place, asked: RefCell::default() }
     }
 
@@ -222,7 +222,7 @@ impl<'a, 'r> Table<'a, 'r> {
         let items = array.iter().enumerate().map(|(index, value)| Item {
             reader: self.reader,
             value: value.get_ref(),
-            place: Place {
+            place: KeyAt {
                 key: format!("{}[{index}]", item.place.key),
                 line: Some(self.reader.line_at(value.span().start)),
             },
@@ -238,7 +238,7 @@ impl<'a, 'r> Table<'a, 'r> {
         read: impl FnOnce(&DeValue<'a>) -> Result<T, Wrong>,
     ) -> Setting<T> {
         let Some(item) = self.item(key) else {
-            let place = Place { key: self.path(key), line: self.place.line };
+            let place = KeyAt { key: self.path(key), line: self.place.line };
             return Setting { value: default, place, written: false, broken: false };
         };
         match read(item.value) {
@@ -308,7 +308,7 @@ impl<'a, 'r> Table<'a, 'r> {
         &self,
         key: &'static str,
         read: impl Fn(&DeValue<'a>) -> Result<T, Wrong>,
-    ) -> Option<Vec<(T, Place)>> {
+    ) -> Option<Vec<(T, KeyAt)>> {
         let mut values = Vec::new();
         for item in self.items(key, "an array")? {
             match read(item.value) {
@@ -320,7 +320,7 @@ impl<'a, 'r> Table<'a, 'r> {
     }
 
     /// As [`Self::list`], of texts.
-    pub fn texts<T>(&self, key: &'static str, parse: impl Fn(&str) -> Result<T, Wrong>) -> Option<Vec<(T, Place)>> {
+    pub fn texts<T>(&self, key: &'static str, parse: impl Fn(&str) -> Result<T, Wrong>) -> Option<Vec<(T, KeyAt)>> {
         self.list(key, |value| parse(as_text(value)?))
     }
 
@@ -345,7 +345,7 @@ impl<'a, 'r> Table<'a, 'r> {
                 None => format!("remove it; known here: {}", asked.join(", ")),
             };
             let line = Some(self.reader.line_at(key.span().start));
-            self.reader.note(&Place { key: path, line }, wrong("is not a key of egressd", fix));
+            self.reader.note(&KeyAt { key: path, line }, wrong("is not a key of egressd", fix));
         }
     }
 }

@@ -37,7 +37,7 @@ struct Key {
     destination: Destination,
 }
 
-struct Place<C> {
+struct Shelf<C> {
     idle: Vec<Parked<C>>,
     reuse: Reuse,
     used: Instant,
@@ -63,8 +63,8 @@ enum Reuse {
     OffUntil(Instant),
 }
 
-struct Places<C> {
-    by_key: HashMap<Key, Place<C>>,
+struct Shelves<C> {
+    by_key: HashMap<Key, Shelf<C>>,
     /// Idle connections in all.
     idle: usize,
     /// Grows when everything was dropped: a connection from before does not come back.
@@ -73,7 +73,7 @@ struct Places<C> {
 
 /// One for the process.
 pub struct Pool<C> {
-    places: Mutex<Places<C>>,
+    places: Mutex<Shelves<C>>,
 }
 
 /// Since when a connection is held; one from before a [`Pool::clear`] is not taken back.
@@ -82,7 +82,7 @@ pub struct Generation(u64);
 
 impl<C: Idle> Default for Pool<C> {
     fn default() -> Self {
-        Self { places: Mutex::new(Places { by_key: HashMap::new(), idle: 0, generation: 0 }) }
+        Self { places: Mutex::new(Shelves { by_key: HashMap::new(), idle: 0, generation: 0 }) }
     }
 }
 
@@ -221,19 +221,19 @@ impl<C: Idle> Pool<C> {
         self.len() == 0
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Places<C>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Shelves<C>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<C> Places<C> {
+impl<C> Shelves<C> {
     /// `None`: too many destinations are remembered already.
-    fn place(&mut self, tenant: &TenantId, destination: &Destination, now: Instant) -> Option<&mut Place<C>> {
+    fn place(&mut self, tenant: &TenantId, destination: &Destination, now: Instant) -> Option<&mut Shelf<C>> {
         let key = Key { tenant: tenant.clone(), destination: destination.clone() };
         if self.by_key.len() >= REUSE_MEMORY_MAX && !self.by_key.contains_key(&key) {
             return None;
         }
-        let fresh = || Place { idle: Vec::new(), reuse: Reuse::Unknown, used: now };
+        let fresh = || Shelf { idle: Vec::new(), reuse: Reuse::Unknown, used: now };
         let place = self.by_key.entry(key).or_insert_with(fresh);
         place.used = now;
         Some(place)

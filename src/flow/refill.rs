@@ -29,7 +29,7 @@ pub(super) struct Stock {
     /// Something was added to the store's while it was: the answer does not know.
     pub(super) added: bool,
     /// Where it stands in line for a claim.
-    pub(super) place: Option<Place>,
+    pub(super) place: Option<ClaimTurn>,
     /// Sends of calls that are being written.
     pub(super) reserved: u64,
     /// Of those, the ones that come into the window.
@@ -38,7 +38,7 @@ pub(super) struct Stock {
 
 /// A place in line: those who have nothing here that could start come first, then who came first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct ClaimTurn {
     pub(super) has_some: bool,
     pub(super) number: u64,
 }
@@ -47,7 +47,7 @@ impl Flow {
     pub(super) fn may_claim(&self) -> bool {
         let first = self.line.first_key_value().map(|(place, _)| place);
         let room =
-            |place: &Place| self.window() < if place.has_some { self.window_max() } else { 2 * self.window_max() };
+            |place: &ClaimTurn| self.window() < if place.has_some { self.window_max() } else { 2 * self.window_max() };
         !self.claiming && self.pause == 0 && first.is_some_and(room)
     }
 
@@ -104,7 +104,7 @@ impl Flow {
             Some(_) => return,
             None => {}
         }
-        let place = Place { has_some: here > 0, number: self.next_place };
+        let place = ClaimTurn { has_some: here > 0, number: self.next_place };
         self.next_place += 1;
         stock.place = Some(place);
         self.line.insert(place, tenant.clone());

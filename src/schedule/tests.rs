@@ -211,7 +211,7 @@ fn no_tenant_waits_longer_than_a_round_whatever_the_others_do() {
             }
             while let Some(picked) = schedule.next(|_| Ok(())) {
                 for (who, state) in &schedule.tenants {
-                    if *who != picked.tenant && state.place == Place::Ring {
+                    if *who != picked.tenant && state.place == RingState::Ring {
                         *passed_over.entry(who.clone()).or_default() += 1;
                     }
                 }
@@ -349,7 +349,7 @@ fn the_promises_hold_whatever_else_happens() {
                     break;
                 }
                 for (who, state) in &schedule.tenants {
-                    if *who != picked.tenant && state.place == Place::Ring && admits(who) {
+                    if *who != picked.tenant && state.place == RingState::Ring && admits(who) {
                         *passed_over.entry(who.clone()).or_default() += 1;
                     }
                 }

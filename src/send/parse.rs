@@ -254,7 +254,7 @@ pub fn call(
 ) -> Result<Call, Vec<Problem>> {
     let mut problems = Problems::default();
     let Some(json) = whole(raw, &mut problems) else { return Err(problems.into_list()) };
-    let reading = Reading { raw, bounds, key, held_by };
+    let reading = CallReader { raw, bounds, key, held_by };
     let call = match Kind::of(json) {
         Kind::Object => reading.send(json, At::Root, &mut problems).map(|send| Call::One(Box::new(send))),
         Kind::Array => reading.sends(json, &mut problems).map(Call::Many),
@@ -404,7 +404,7 @@ pub(crate) fn known<'a, const N: usize>(
     values
 }
 
-struct Reading<'c> {
+struct CallReader<'c> {
     raw: &'c Bytes,
     bounds: &'c Bounds,
     key: &'c RedactKey,
@@ -414,7 +414,7 @@ struct Reading<'c> {
 const SEND_KEYS: [&str; 9] =
     ["method", "url", "data", "data_base64", "headers", "params", "auth", "context", "expires_in"];
 
-impl Reading<'_> {
+impl CallReader<'_> {
     fn sends(&self, json: &RawValue, problems: &mut Problems) -> Option<Vec<SendSpec>> {
         let items: Vec<&RawValue> = match serde_json::from_str(json.get()) {
             Ok(items) => items,

@@ -3,7 +3,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http_body_util::BodyExt as _;
 
 use super::*;
-use crate::api::place::{Places, TAIL_ID_CHARS};
+use crate::api::cursors::{Cursors, TAIL_ID_CHARS};
 use crate::store::TailPlace;
 
 /// Reads events off a tail as they come.
@@ -24,7 +24,7 @@ impl Desk {
     /// What is behind an id of the tail.
     #[track_caller]
     fn place(&self, id: &str) -> u64 {
-        let place = Places::new(&self.ledger.store.redact_key()).tail_place(id);
+        let place = Cursors::new(&self.ledger.store.redact_key()).tail_place(id);
         place.unwrap_or_else(|| panic!("{id} is no id of ours")).to_bits()
     }
 }
@@ -204,7 +204,7 @@ async fn a_tenant_does_not_see_how_much_others_send() {
         id[at] = if id[at] == b'x' { b'y' } else { b'x' };
         String::from_utf8(id).expect("ASCII")
     };
-    let elsewhere = Places::new(&crate::redact::RedactKey::new(b"another store"))
+    let elsewhere = Cursors::new(&crate::redact::RedactKey::new(b"another store"))
         .tail(TailPlace::from_bits(places[0]))
         .expect("an id");
     let mut wrong = vec![elsewhere, seen[0][1..].to_owned(), format!("{}{}", seen[0], seen[1]), seen[0].to_lowercase()];
@@ -228,7 +228,7 @@ async fn a_page_does_not_say_how_much_others_send() {
         }
         desk.post("/v1/sends", named).await.ok(202);
     }
-    let places = Places::new(&desk.ledger.store.redact_key());
+    let places = Cursors::new(&desk.ledger.store.redact_key());
     for path in ["/v1/sends", "/v1/executions/e"] {
         let mut nexts = Vec::new();
         for _ in 0..3 {

@@ -10,7 +10,7 @@ use tokio::time::{advance, timeout};
 
 use super::*;
 use crate::api::budget::Shares;
-use crate::api::places::{Bounds, Place, Places, Verdict};
+use crate::api::seats::{Bounds, Seat, Seats, Verdict};
 
 const CLIENTS: &[(&str, &str, &str)] = &[
     ("acme", "acme", "submit read"),
@@ -197,12 +197,12 @@ async fn a_page_is_whole_however_large() {
 /// A connection over HTTP/2 to a desk.
 struct Connection<'a> {
     desk: &'a Desk,
-    place: Place,
+    place: Seat,
 }
 
 impl<'a> Connection<'a> {
     fn to(desk: &'a Desk) -> Self {
-        Self { desk, place: Places::new(Bounds::default()).enter("192.0.2.1".parse().expect("an address")) }
+        Self { desk, place: Seats::new(Bounds::default()).enter("192.0.2.1".parse().expect("an address")) }
     }
 
     async fn get(&self, path: &str) -> Body {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::super::file::{Place, Problem, Setting, Table, Wrong, show_duration, wrong};
+use super::super::file::{ConfigProblem, KeyAt, Setting, Table, Wrong, show_duration, wrong};
 use super::super::{DEFAULT_POOL, Egress, SourceSettings, Verify};
 use super::{DAY, SECOND, Surroundings, files};
 use crate::limits;
@@ -46,7 +46,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         })
     }
 
-    fn published(&self, path: &Path, place: &Place) -> Option<PublishedList> {
+    fn published(&self, path: &Path, place: &KeyAt) -> Option<PublishedList> {
         let text = match files::read_bounded(path) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(cause) => {
@@ -58,7 +58,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         PublishedList::parse(&text)
             .map_err(|problems| {
                 for problem in problems {
-                    self.reader.push(Problem {
+                    self.reader.push(ConfigProblem {
                         file: path.to_owned(),
                         line: Some(problem.line),
                         key: String::new(),

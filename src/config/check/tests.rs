@@ -24,7 +24,7 @@ impl Desk {
         fs::write(self.dir.path().join(name), text).unwrap();
     }
 
-    fn read(&self, text: &str) -> Result<Config, Vec<Problem>> {
+    fn read(&self, text: &str) -> Result<Config, Vec<ConfigProblem>> {
         let (path, resolv_conf) = (self.dir.path().join("egressd.toml"), self.dir.path().join("resolv.conf"));
         from_text(text, &path, Outside { resolv_conf: &resolv_conf, now: NOW.parse().unwrap(), prove: &|_| Ok(()) })
     }
@@ -739,7 +739,7 @@ fn a_reload_names_every_key_that_cannot_change() {
     ));
     let file = Path::new("egressd.toml");
     assert_eq!(unchangeable(file, &old, &old), []);
-    let shown: Vec<_> = unchangeable(file, &old, &new).iter().map(Problem::to_string).collect();
+    let shown: Vec<_> = unchangeable(file, &old, &new).iter().map(ConfigProblem::to_string).collect();
     let told = |key: &str, old: &str, new: &str| {
         format!(
             "egressd.toml: {key}: cannot change while running, from {old} to {new}: put it back, or restart egressd"

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use super::super::Config;
-use super::super::file::Problem;
+use super::super::file::ConfigProblem;
 
 /// The keys that differ and cannot change while running: listeners, the store and the node's name. They are problems
 /// of the new file, so that a reload is refused with all of them named.
-pub fn unchangeable(file: &Path, old: &Config, new: &Config) -> Vec<Problem> {
+pub fn unchangeable(file: &Path, old: &Config, new: &Config) -> Vec<ConfigProblem> {
     let listener = |listen: Option<std::net::SocketAddr>| listen.map_or("none".to_owned(), |listen| listen.to_string());
     let tls = |config: &Config| if config.api.tls.is_some() { "on" } else { "off" }.to_owned();
     let text = |value: &dyn std::fmt::Debug| format!("{value:?}");
@@ -30,7 +30,7 @@ pub fn unchangeable(file: &Path, old: &Config, new: &Config) -> Vec<Problem> {
     ];
     let changed = keys.into_iter().filter(|(_, old, new)| old != new);
     changed
-        .map(|(key, old, new)| Problem {
+        .map(|(key, old, new)| ConfigProblem {
             file: file.to_owned(),
             line: None,
             key: key.to_owned(),

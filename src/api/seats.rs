@@ -42,7 +42,7 @@ impl Default for Bounds {
 }
 
 #[derive(Clone)]
-pub(crate) struct Places {
+pub(crate) struct Seats {
     bounds: Bounds,
     inside: Arc<Mutex<Inside>>,
 }
@@ -62,7 +62,7 @@ pub(crate) struct Presence {
     number: u64,
     network: IpAddr,
     opened: Instant,
-    places: Places,
+    places: Seats,
     load: Mutex<Load>,
     answers: Mutex<Answers>,
     /// Its place is another's now.
@@ -94,7 +94,7 @@ struct Answers {
 pub(crate) struct Begun(Arc<Presence>);
 
 /// A connection's place; dropping it gives it back.
-pub(crate) struct Place(Arc<Presence>);
+pub(crate) struct Seat(Arc<Presence>);
 
 /// What a connection is to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +106,7 @@ pub(crate) enum Verdict {
     Close,
 }
 
-impl Places {
+impl Seats {
     pub(crate) fn new(bounds: Bounds) -> Self {
         Self { bounds, inside: Arc::default() }
     }
@@ -116,7 +116,7 @@ impl Places {
     }
 
     /// A stranger's place, another's if need be.
-    pub(crate) fn enter(&self, peer: IpAddr) -> Place {
+    pub(crate) fn enter(&self, peer: IpAddr) -> Seat {
         let (network, now) = (network_of(peer), clock::monotonic());
         let mut inside = self.inside();
         let of_network = inside.networks.get(&network).map_or(0, BTreeSet::len);
@@ -145,7 +145,7 @@ impl Places {
         });
         inside.strangers.insert(number, presence.clone());
         inside.networks.entry(network).or_default().insert(number);
-        Place(presence)
+        Seat(presence)
     }
 }
 
@@ -194,7 +194,7 @@ impl Inside {
     }
 }
 
-impl Place {
+impl Seat {
     pub(crate) fn presence(&self) -> &Arc<Presence> {
         &self.0
     }
@@ -210,7 +210,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Seat {
     fn drop(&mut self) {
         let mut inside = self.0.places.inside();
         let mut load = self.0.load();

@@ -12,11 +12,11 @@ fn client(name: &str) -> Arc<str> {
     name.into()
 }
 
-fn has_place(place: &Place) -> bool {
+fn has_place(place: &Seat) -> bool {
     !place.0.gone.load(Ordering::Acquire)
 }
 
-impl Places {
+impl Seats {
     fn counts(&self) -> (usize, usize) {
         let inside = self.inside();
         let of_networks: usize = inside.networks.values().map(BTreeSet::len).sum();
@@ -28,7 +28,7 @@ impl Places {
 
 #[tokio::test(start_paused = true)]
 async fn a_stranger_makes_room_for_a_newcomer_the_oldest_of_the_largest_network_first() {
-    let places = Places::new(BOUNDS);
+    let places = Seats::new(BOUNDS);
     let first = places.enter(ip("192.0.2.1"));
     let flood: Vec<_> = (0..4).map(|n| places.enter(ip(&format!("2001:db8::{n}")))).collect();
     let other = places.enter(ip("192.0.2.2"));
@@ -50,7 +50,7 @@ async fn a_stranger_makes_room_for_a_newcomer_the_oldest_of_the_largest_network_
 
 #[tokio::test(start_paused = true)]
 async fn a_token_takes_a_connection_out_of_the_strangers_reach() {
-    let places = Places::new(BOUNDS);
+    let places = Seats::new(BOUNDS);
     let own = places.enter(ip("192.0.2.1"));
     assert!(own.presence().admit(&client("nodes")));
     let flood: Vec<_> = (0..50).map(|_| places.enter(ip("192.0.2.1"))).collect();
@@ -66,7 +66,7 @@ async fn a_token_takes_a_connection_out_of_the_strangers_reach() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_outlives_its_connection_keeps_no_place() {
-    let places = Places::new(BOUNDS);
+    let places = Seats::new(BOUNDS);
     let place = places.enter(ip("192.0.2.1"));
     let presence = place.presence().clone();
     drop(place);
@@ -76,7 +76,7 @@ async fn a_call_that_outlives_its_connection_keeps_no_place() {
 
 #[tokio::test(start_paused = true)]
 async fn where_all_clients_places_are_taken_the_one_with_the_most_makes_room() {
-    let places = Places::new(BOUNDS);
+    let places = Seats::new(BOUNDS);
     let enter = |name: &str| {
         let place = places.enter(ip("192.0.2.1"));
         let admitted = place.presence().admit(&client(name));
@@ -104,8 +104,8 @@ async fn where_all_clients_places_are_taken_the_one_with_the_most_makes_room() {
 
 #[tokio::test(start_paused = true)]
 async fn strangers_have_little_time_and_clients_have_it_while_they_call() {
-    let places = Places::new(BOUNDS);
-    let wait = |place: &Place, time: Duration| {
+    let places = Seats::new(BOUNDS);
+    let wait = |place: &Seat, time: Duration| {
         let verdict = place.presence().verdict(clock::monotonic() + time);
         match verdict {
             Verdict::Stay(_) => "stay",

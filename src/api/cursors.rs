@@ -15,12 +15,12 @@ use crate::store::{StoreError, TailPlace};
 
 /// What a place is for. One kind is not taken for another.
 #[derive(Clone, Copy)]
-enum Kind {
+enum Purpose {
     Tail,
     List,
 }
 
-impl Kind {
+impl Purpose {
     fn label(self) -> Aad<&'static [u8]> {
         Aad::from(match self {
             Self::Tail => b"tail",
@@ -30,16 +30,16 @@ impl Kind {
 }
 
 /// Seals and opens the places of one store.
-pub struct Places([u8; 16]);
+pub struct Cursors([u8; 16]);
 
-impl Places {
+impl Cursors {
     pub fn new(key: &RedactKey) -> Self {
         Self(key.apart("egressd places of the API 1"))
     }
 
     /// An event's id.
     pub fn tail(&self, place: TailPlace) -> Result<String, StoreError> {
-        self.seal(Kind::Tail, place.to_bits().to_be_bytes().to_vec())
+        self.seal(Purpose::Tail, place.to_bits().to_be_bytes().to_vec())
     }
 
     /// `None`: no tail of this store gave this id.
@@ -47,23 +47,23 @@ impl Places {
         if id.len() != TAIL_ID_CHARS {
             return None;
         }
-        self.open(Kind::Tail, id)?.try_into().ok().map(|bits| TailPlace::from_bits(u64::from_be_bytes(bits)))
+        self.open(Purpose::Tail, id)?.try_into().ok().map(|bits| TailPlace::from_bits(u64::from_be_bytes(bits)))
     }
 
     /// A page's `next`, of the store's own cursor.
     pub fn list(&self, cursor: &str) -> Result<String, StoreError> {
         let mut plain = cursor.as_bytes().to_vec();
         plain.resize(plain.len().next_multiple_of(CURSOR_BYTES), 0);
-        self.seal(Kind::List, plain)
+        self.seal(Purpose::List, plain)
     }
 
     /// The store's own cursor again.
     pub fn list_cursor(&self, next: &str) -> Result<String, StoreError> {
-        let plain = self.open(Kind::List, next).and_then(|plain| String::from_utf8(plain).ok());
+        let plain = self.open(Purpose::List, next).and_then(|plain| String::from_utf8(plain).ok());
         Ok(plain.ok_or(StoreError::BadCursor)?.trim_end_matches('\0').to_owned())
     }
 
-    fn seal(&self, kind: Kind, mut plain: Vec<u8>) -> Result<String, StoreError> {
+    fn seal(&self, kind: Purpose, mut plain: Vec<u8>) -> Result<String, StoreError> {
         let failed = || StoreError::CannotRead("sealing a place failed in the cipher".to_owned());
         let mut nonce = [0; NONCE_LEN];
         aws_lc_rs::rand::fill(&mut nonce).map_err(|_| failed())?;
@@ -74,7 +74,7 @@ impl Places {
         Ok(URL_SAFE_NO_PAD.encode([&nonce[..], &plain].concat()))
     }
 
-    fn open(&self, kind: Kind, text: &str) -> Option<Vec<u8>> {
+    fn open(&self, kind: Purpose, text: &str) -> Option<Vec<u8>> {
         let mut sealed = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (nonce, sealed) = sealed.split_first_chunk_mut::<NONCE_LEN>()?;
         let opening = Nonce::assume_unique_for_key(*nonce);
@@ -96,8 +96,8 @@ const CURSOR_BYTES: usize = 24;
 mod tests {
     use super::*;
 
-    fn places(secret: &str) -> Places {
-        Places::new(&RedactKey::new(secret.as_bytes()))
+    fn places(secret: &str) -> Cursors {
+        Cursors::new(&RedactKey::new(secret.as_bytes()))
     }
 
     #[test]
