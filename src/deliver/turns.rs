@@ -112,6 +112,7 @@ impl Queue {
             self.time += time;
         }
         self.over |= self.time >= ROUND_TIME;
+        // At half: the next round is called while this one's other half still works, so that no thread idles in between.
         // Also where no turn is out that would come to an end.
         let due = self.over || self.spent * 2 >= self.allowed || self.spent + self.withheld == TURNS_PER_ROUND;
         due && !std::mem::replace(&mut self.ending, true)
@@ -126,6 +127,8 @@ impl Queue {
             (self.allowed * 2).min(TURNS_PER_ROUND)
         };
         (self.over, self.ending, self.worked, self.time) = (false, false, 0, Duration::ZERO);
+        // Turns that are out (called, or being worked on) come back to this round or the next: they are not handed out a
+        // second time, and count against what is allowed.
         let here =
             std::mem::take(&mut self.spent) + std::mem::take(&mut self.withheld) + std::mem::take(&mut self.free);
         let turns = here.min(self.allowed.saturating_sub(TURNS_PER_ROUND - here));
@@ -138,6 +141,7 @@ impl Queue {
     fn call_next(&mut self) -> Option<Waker> {
         while let Some(tenant) = self.ring.pop_front() {
             let Some(line) = self.lines.get_mut(&tenant) else { continue };
+            // Who has gone is still in line: to take it out where it left would cost a look at the whole line.
             while let Some(place) = line.pop_front() {
                 let Some(waker) = self.waiting.remove(&place) else { continue };
                 if line.is_empty() {
@@ -209,6 +213,8 @@ impl<F: Future> Future for InTurn<F> {
             }
             Some(place) if queue.called.remove(&place) => {
                 if queue.over {
+                    // It was woken in time and polled too late, behind work that the round did not expect. At the end of
+                    // the line it might be so each time.
                     queue.come_too_late(&this.tenant, place, cx.waker());
                     let ends = queue.spend(None);
                     debug_assert!(!ends, "a round that is over is being seen to");

@@ -105,6 +105,8 @@ pub fn load(shared: &Shared) -> Result<Vec<(u32, u32)>, StoreError> {
     let mut segments: Vec<_> = checkpointed.into_iter().map(Arc::new).collect();
     let mut read_again: Vec<(Arc<Segment>, Vec<Row>)> = Vec::new();
     for Replayed { segment, rows, rows_before, begun_before, .. } in replayed {
+        // The table said that these had begun, and no log that is left does: the frame is lost, and whether the request
+        // left nobody knows. A table is no proof of a start, but enough not to make one twice.
         for (number, id) in begun_before {
             let waits = |row: &&Row| row.id == id && !row.is_begun() && !row.is_done();
             if rows.get(number as usize).filter(waits).is_some() {
@@ -263,7 +265,8 @@ fn replay(
             Scanned::Damage { from, to } => {
                 lost(from, to, "it fails its checksum");
                 newest_seq = newest_seq.max(examine(doubts, (from, to), before, this)?);
-                // What is left of a call was accepted with it.
+                // What is left of a call was accepted with it: the damage is within what was answered for, so it is not a
+                // call that was cut off, and its other sends must not be forgotten with the one that is lost.
                 open_call = None;
                 add_key(&this.segment, open_key.take());
                 continue;
@@ -274,9 +277,11 @@ fn replay(
         let read = match frame.kind {
             FrameKind::Send => SendHead::decode(frame.payload).map(|(head, form)| {
                 let number = head.row as usize;
+                // Numbers of rows are positions in the table, and later frames name them: what is lost keeps its place.
                 while this.rows.len() < number {
                     this.rows.push(Row { flags: LOST, ..Row::default() });
                 }
+                // A number that comes again: what had it was of a batch that was cut off, and answered for by nobody.
                 this.rows.truncate(number);
                 let row = entry::accepted_row(&shared.keys, head.id, &form, extent);
                 let bodies = u64::from(head.body.length) + u64::from(head.rest.length);
@@ -363,6 +368,8 @@ fn replay(
             examine(doubts, (end, counts), before, this)?;
         }
         Some(_) => {}
+        // Only the newest log may end in the middle: nothing was written behind it, so what is not whole was not synced,
+        // and nobody was told of it. Left there, it would be damage once something follows.
         None if end < length => {
             tracing::warn!(log = log_name, from = end, to = length, "cutting off what was not written whole");
             this.segment.log.set_len(end)?;

@@ -750,6 +750,7 @@ impl Segment {
         let zones = self.zones().clone();
         let shares = self.shares();
         let checkpointed = self.find().checkpoint(&self.directory, counts, zones, &then, &shares)?;
+        // Both at once: a reader between the two would look for an end in neither, or count it twice.
         let mut find = self.find.write().unwrap_or_else(PoisonError::into_inner);
         let mut ended = self.ended.write().unwrap_or_else(PoisonError::into_inner);
         let mut since = Ended::of(ended.undone.clone());

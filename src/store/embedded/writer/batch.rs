@@ -250,6 +250,8 @@ impl Writer {
                 ExecutionEnd::Conflict(before.ending.state())
             });
         }
+        // Memory knows what is durable, and this batch what is about to be: a submit that stands before this end in the
+        // batch is released or discarded by it, though no table has it yet; one behind it finds `batch.endings`.
         let known = locked(&self.shared.waiting).held_by(job.hash);
         let count = known.saturating_add_signed(batch.held.get(&job.hash).copied().unwrap_or(0));
         let tenant = self.shared.keys.short(Asked::Tenant, job.tenant.as_str());
@@ -285,6 +287,7 @@ impl Writer {
     }
 
     fn decide_begin(&self, batch: &mut Batch, by: &Session, job: &BeginJob) -> Result<(), StoreError> {
+        // Memory changes only once the batch is durable, so until then a send that this batch has begun looks claimed.
         if batch.begun.contains(&job.id) || batch.done.contains(&job.id) {
             return Err(StoreError::NoSuchSend);
         }
@@ -360,6 +363,8 @@ impl Writer {
                 _ => return None,
             },
         };
+        // The writer decides alone, but claims are made beside it: from here until the batch is applied the send is not
+        // to be claimed, or it would begin after its end.
         waiting.ending.insert(finish.id);
         batch.ending.push(finish.id);
         drop(waiting);
