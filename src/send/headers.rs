@@ -68,7 +68,7 @@ fn is_dropped_as_written(name: &str) -> bool {
 pub(crate) fn read(value: &RawValue, at: At<'_>, problems: &mut Problems) -> Option<Headers> {
     let members =
         Members::expect(value, at, "it must be an object of names and values, e.g. {\"Accept\": \"*/*\"}", problems)?;
-    let mut reading = HeaderLines {
+    let mut reading = Reading {
         lines: Vec::with_capacity(members.0.len() + 2),
         last: HashMap::with_capacity(members.0.len()),
         spelling: Spelling::default(),
@@ -119,7 +119,7 @@ pub(crate) fn read(value: &RawValue, at: At<'_>, problems: &mut Problems) -> Opt
     reading.sound.then(|| reading.kept())
 }
 
-struct HeaderLines {
+struct Reading {
     /// Each with the member that it stands in.
     lines: Vec<(usize, HeaderName, HeaderValue)>,
     /// The last member of each name.
@@ -132,7 +132,7 @@ struct HeaderLines {
     sound: bool,
 }
 
-impl HeaderLines {
+impl Reading {
     fn values(&mut self, name: &HeaderName, value: &RawValue, at: At<'_>, problems: &mut Problems) {
         match Kind::of(value) {
             Kind::String => self.string(name, value, at, problems),
