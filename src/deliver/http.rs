@@ -188,6 +188,7 @@ impl Channel {
         }
         match stop {
             http1::Stop::NotFresh => None,
+            http1::Stop::Unasked { line } => failed(ExchangeCause::Unasked { line: &line }),
             http1::Stop::Ended { tidy } => self.connection_ended(so_far, tidy),
             http1::Stop::CutWithoutNotice => failed(ExchangeCause::CutWithoutNotice { so_far: body }),
             http1::Stop::Bad(Bad::NotHttp { line }) => failed(ExchangeCause::NotHttp { line: &line }),

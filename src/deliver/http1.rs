@@ -46,6 +46,8 @@ struct Out {
     head: Bytes,
     body: Bytes,
     state: OutState,
+    /// Some of it was.
+    begun: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,8 +86,12 @@ enum End {
 /// Why there is no (whole) answer.
 #[derive(Debug)]
 pub enum Stop {
-    /// It stood closed, or something came unasked, before the request was written.
+    /// It stood closed before the request was written; or it is not a new one, and something came unasked.
     NotFresh,
+    /// On a new connection something came before the first byte of the request had left.
+    Unasked {
+        line: String,
+    },
     /// The connection ended. `tidy`: the peer closed its side, if only TLS's.
     Ended {
         tidy: bool,
@@ -123,22 +129,21 @@ impl Http1 {
         again: bool,
         caps: HeadCaps,
     ) -> Result<Head, Stop> {
-        // What is known of the connection's end before it is written to. What came unasked on a new connection may say
-        // why the receiver does not want it.
+        // What is known of the connection before it is written to.
         self.look();
-        if if again {
-            self.ended.is_some() || !self.inbox.is_empty()
-        } else {
-            self.ended.is_some() && self.inbox.is_empty()
-        } {
+        if self.ended.is_some() && self.inbox.is_empty() {
             return Err(Stop::NotFresh);
         }
-        self.out = Out { head, body, state: OutState::Writing };
+        self.nothing_unasked(again)?;
+        self.out = Out { head, body, state: OutState::Writing, begun: false };
         let (mut scanned, mut informational) = (0, 0);
         let mut lenient = false;
         std::future::poll_fn(|cx| {
             loop {
                 let _ = self.poll_out(cx);
+                if !self.out.begun {
+                    self.nothing_unasked(again)?;
+                }
                 if let Some(head) = head::take(&mut self.inbox, &mut scanned, caps).map_err(Stop::Bad)? {
                     lenient |= head.is_lenient;
                     if !matches!(head.status, 100 | 102..200) {
@@ -158,6 +163,20 @@ impl Http1 {
             }
         })
         .await
+    }
+
+    /// What has come before a request's first byte left is no answer to it (RFC 9112 section 9.2): a connection that was
+    /// used before is out of step, and one that is new leads to somebody who speaks another protocol, or who does not
+    /// wait to hear what is wanted. Its status, were it one, says nothing of the request.
+    fn nothing_unasked(&self, again: bool) -> Result<(), Stop> {
+        if self.inbox.is_empty() {
+            return Ok(());
+        }
+        if again {
+            return Err(Stop::NotFresh);
+        }
+        let line = self.inbox[..].split(|&byte| byte == b'\n').next().unwrap_or_default();
+        Err(Stop::Unasked { line: kept(line.trim_ascii_end()) })
     }
 
     /// What TLS said at the connection's end, where it was TLS that ended it.
@@ -292,12 +311,13 @@ impl Http1 {
             };
             match written {
                 Ok(written) if written > 0 => {
+                    self.out.begun = true;
                     let of_head = written.min(self.out.head.len());
                     self.out.head.advance(of_head);
                     self.out.body.advance(written - of_head);
                 }
                 _ => {
-                    self.out = Out { state: OutState::Failed, ..Out::default() };
+                    self.out = Out { state: OutState::Failed, begun: self.out.begun, ..Out::default() };
                     self.keeps_open = false;
                 }
             }

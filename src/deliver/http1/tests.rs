@@ -12,13 +12,30 @@ struct Peer {
     end: fn() -> io::Result<()>,
     takes: usize,
     taken: Vec<u8>,
+    speaks: Speaks,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Speaks {
+    /// It answers what it was sent, or what it took of it.
+    Asked,
+    /// It does not wait for that.
+    Unasked,
+    /// It takes nothing in until it has spoken, which it does when it has been looked at so often.
+    First { looks: usize },
 }
 
 impl AsyncRead for Peer {
-    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        // It answers what it was sent, or what it took of it.
-        if self.taken.is_empty() && self.takes > 0 {
-            return Poll::Pending;
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let unasked = self.taken.is_empty() && self.takes > 0;
+        match &mut self.speaks {
+            Speaks::Asked if unasked => return Poll::Pending,
+            Speaks::First { looks } if *looks > 0 => {
+                *looks -= 1;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            _ => {}
         }
         match self.says.pop_front() {
             Some(piece) => buf.put_slice(&piece),
@@ -30,6 +47,9 @@ impl AsyncRead for Peer {
 
 impl AsyncWrite for Peer {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.speaks != Speaks::Asked && self.takes == 0 {
+            return Poll::Pending;
+        }
         let take = buf.len().min(self.takes - self.taken.len());
         if take == 0 {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
@@ -54,7 +74,7 @@ async fn exchange(says: &[u8], end: fn() -> io::Result<()>, takes: usize) -> Str
     let mut told = Vec::new();
     for step in [1, 3, says.len().max(1)] {
         let says = says.chunks(step).map(<[u8]>::to_vec).collect();
-        let mut http1 = Http1::new(Box::new(Peer { says, end, takes, taken: Vec::new() }));
+        let mut http1 = Http1::new(Box::new(Peer { says, end, takes, taken: Vec::new(), speaks: Speaks::Asked }));
         let head = Bytes::from_static(b"POST / HTTP/1.1\r\n\r\n");
         told.push(match http1.send(head, Bytes::from_static(b"body"), false, false, CAPS).await {
             Err(stop) => format!("{stop:?}"),
@@ -127,6 +147,42 @@ async fn an_answer_that_has_come_is_read_though_the_request_was_not_taken() {
         for takes in [1, 5, 20] {
             assert_eq!(exchange(early, end, takes).await, "413 no", "{takes}");
             assert!(exchange(b"", end, takes).await.starts_with("Ended"), "{takes}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_came_before_a_request_is_no_answer_to_it() {
+    const SILENT: fn() -> io::Result<()> = || Err(io::ErrorKind::WouldBlock.into());
+    for (says, line) in [
+        ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", "HTTP/1.1 200 OK"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK"),
+        ("HTTP/1.1 204 No Content\r\n\r\n", "HTTP/1.1 204 No Content"),
+        ("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 100 Continue"),
+        ("HTTP/1.1 503 Busy\r\nconnection: close\r\n\r\n", "HTTP/1.1 503 Busy"),
+        ("HTTP/1.1 408 Request Timeout\r\n\r\n", "HTTP/1.1 408 Request Timeout"),
+        ("220 mail.example.com ESMTP\r\n", "220 mail.example.com ESMTP"),
+        ("SSH-2.0-OpenSSH_9.2\r\n", "SSH-2.0-OpenSSH_9.2"),
+        ("\r\n", ""),
+        ("H", "H"),
+    ] {
+        // Known before anything is written; or met while the socket takes nothing yet.
+        for (speaks, takes) in
+            [(Speaks::Unasked, 1000), (Speaks::First { looks: 1 }, 0), (Speaks::First { looks: 9 }, 0)]
+        {
+            for again in [false, true] {
+                for end in [CLOSED, RESET, SILENT] {
+                    let says = VecDeque::from([says.as_bytes().to_vec()]);
+                    let mut http1 = Http1::new(Box::new(Peer { says, end, takes, taken: Vec::new(), speaks }));
+                    let head = Bytes::from_static(b"POST / HTTP/1.1\r\n\r\n");
+                    let stop = http1.send(head, Bytes::from_static(b"body"), false, again, CAPS).await;
+                    let told = format!("{:?}", stop.expect_err("no answer"));
+                    // Another connection is used for it, where this one was kept; nothing of it was sent.
+                    let due = if again { "NotFresh".to_owned() } else { format!("Unasked {{ line: {line:?} }}") };
+                    assert_eq!(told, due, "{line:?} {speaks:?} again: {again}");
+                    assert!(!http1.out.begun && !http1.is_ready(), "{line}");
+                }
+            }
         }
     }
 }

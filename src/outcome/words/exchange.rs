@@ -15,6 +15,10 @@ pub enum ExchangeCause<'a> {
     },
     /// A new connection that was closed before it took a byte.
     ClosedUnwritten,
+    /// A new connection on which something came before a byte of the request had left. `line`: how it began.
+    Unasked {
+        line: &'a str,
+    },
     /// A new HTTP/2 connection that ended before a byte of the request had left; `reason`: as for a stream.
     NoHttp2 {
         reason: &'a str,
@@ -129,6 +133,15 @@ impl ExchangeCause<'_> {
                 ),
             )
             .but(Processed::No),
+            Self::Unasked { line } => Failure::new(
+                Code::ProtocolError,
+                Write,
+                format!(
+                    "{host} spoke before it was asked for anything: that is no answer, and nothing of the request was sent; check that the port is the right one, and what stands before the receiver"
+                ),
+            )
+            .but(Processed::No)
+            .over(Said::Body(line.to_owned())),
             Self::NoHttp2 { reason, by_peer } => {
                 let reason = tame(reason, REASON_CHARS_MAX);
                 let (code, ended) = http2_end(by_peer);

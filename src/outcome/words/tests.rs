@@ -115,6 +115,7 @@ variants!(chain(ChainFault) = TooMany, TooLarge, CertificateTooLarge, LookAlikes
 variants!(
     exchange(ExchangeCause) = NotWritable,
     ClosedUnwritten,
+    Unasked,
     NoHttp2,
     NotTaken,
     NoAnswer,

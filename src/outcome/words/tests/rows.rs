@@ -278,6 +278,11 @@ fn exchange() -> Vec<Row<'static>> {
         ),
         row(ExchangeCause::ClosedUnwritten, "connection_closed write no", &["before a byte"]),
         row(
+            ExchangeCause::Unasked { line: "220 mail.example.com ESMTP" },
+            "protocol_error write no",
+            &["spoke before", "nothing of the request was sent"],
+        ),
+        row(
             ExchangeCause::NotTaken { total: TOTAL, bytes: 700, of: 900 },
             "timeout write maybe",
             &["stopped reading", "700", "900", "5 s"],
