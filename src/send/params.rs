@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::parse::{At, Kind, Members, Problems, text};
+use super::parse::{At, Kind, Members, Problems, elements, text};
 
 /// Keys in order, each with its values; a key without values only takes the URL's own out.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -77,8 +77,8 @@ pub(crate) fn read(value: &RawValue, at: At<'_>, problems: &mut Problems) -> Opt
         let mut values = Vec::new();
         match Kind::of(value) {
             Kind::Null => continue,
-            Kind::Array => match serde_json::from_str::<Vec<&RawValue>>(value.get()) {
-                Ok(items) => {
+            Kind::Array => match elements(value, at, problems) {
+                Some(items) => {
                     for (index, item) in items.into_iter().enumerate() {
                         let at = At::Index(&at, index);
                         match Kind::of(item) {
@@ -90,10 +90,7 @@ pub(crate) fn read(value: &RawValue, at: At<'_>, problems: &mut Problems) -> Opt
                         }
                     }
                 }
-                Err(_) => {
-                    problems.add(at, "is not an array of plain values", None);
-                    sound = false;
-                }
+                None => sound = false,
             },
             _ => match plain(value, at, problems) {
                 Some(text) => values.push(text.into_owned()),
@@ -118,5 +115,54 @@ fn plain<'a>(value: &'a RawValue, at: At<'_>, problems: &mut Problems) -> Option
             );
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// CPU that this thread has used.
+    fn cpu() -> Duration {
+        nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).expect("Linux says").into()
+    }
+
+    /// A query of so many parts, and as many params, none of which it names: or each of them.
+    fn applied(count: usize, named: bool) -> Duration {
+        let parts: Vec<String> = (0..count).map(|n| format!("a{n}=1")).collect();
+        let name = |n: usize| if named { format!("a{n}") } else { format!("b{n}") };
+        let params = Params((0..count).map(|n| (name(n), Vec::new())).collect());
+        let query = parts.join("&");
+        let before = cpu();
+        let out = params.applied_to(Some(&query));
+        let spent = cpu() - before;
+        assert_eq!(out, (!named).then_some(query));
+        spent
+    }
+
+    #[test]
+    fn what_params_cost_grows_with_them_and_with_the_query_and_not_with_their_product() {
+        const TIMES: usize = 32;
+        for named in [false, true] {
+            let few: Duration = (0..TIMES).map(|_| applied(250, named)).sum();
+            let many = applied(250 * TIMES, named);
+            // Were it the product, it would take so many times as long.
+            assert!(many < few * (TIMES / 4) as u32, "{many:?}, and {few:?} in {TIMES} parts");
+        }
+    }
+
+    #[test]
+    fn params_without_values_take_the_querys_own_out() {
+        let params = Params(vec![("a".to_owned(), vec![]), ("b c".to_owned(), vec!["x y".to_owned(), "+".to_owned()])]);
+        for (query, out) in [
+            (None, Some("b%20c=x%20y&b%20c=%2B")),
+            (Some("a=1&d=%7e&&b+c=2&b%20c=3&A=4"), Some("d=%7e&A=4&b%20c=x%20y&b%20c=%2B")),
+            (Some("a"), Some("b%20c=x%20y&b%20c=%2B")),
+        ] {
+            assert_eq!(params.applied_to(query).as_deref(), out, "{query:?}");
+        }
+        let none = Params(vec![("a".to_owned(), vec![])]);
+        assert_eq!(none.applied_to(Some("a=1&a=2")), None);
     }
 }

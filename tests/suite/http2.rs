@@ -41,6 +41,10 @@ enum Script {
     Head(usize),
     /// A head of this many lines.
     Lines(usize),
+    /// Answers a request with a body before it has come, and never takes it in; with some bytes, or with the head alone.
+    Untaken {
+        bytes: &'static [u8],
+    },
 }
 
 struct Receiver {
@@ -98,6 +102,16 @@ async fn http1(mut stream: tokio_rustls::server::TlsStream<tokio::net::TcpStream
 
 async fn serve(request: Request<h2::RecvStream>, mut answer: SendResponse<Bytes>, script: Script) {
     let (head, mut body) = request.into_parts();
+    if let Script::Untaken { bytes } = script {
+        let mut stream = answer.send_response(Response::new(()), bytes.is_empty()).unwrap();
+        if !bytes.is_empty() {
+            stream.send_data(Bytes::from_static(bytes), true).unwrap();
+        }
+        // Letting go of it would tell the other side that no more of it is wanted.
+        std::future::pending::<()>().await;
+        drop(body);
+        return;
+    }
     let mut received = Vec::new();
     while let Some(Ok(data)) = body.data().await {
         let _ = body.flow_control().release_capacity(data.len());
@@ -162,7 +176,7 @@ async fn serve(request: Request<h2::RecvStream>, mut answer: SendResponse<Bytes>
             }
             drop(answer.send_response(response, true));
         }
-        Script::Hold | Script::GoAway => {
+        Script::Hold | Script::GoAway | Script::Untaken { .. } => {
             std::future::pending::<()>().await;
             drop(answer);
         }
@@ -247,6 +261,39 @@ async fn an_http2_connection_is_reused_one_request_at_a_time() {
     } {
         tokio::time::sleep(std::time::Duration::from_millis(260)).await;
         assert!(receiver.connections.load(Relaxed) < 10);
+    }
+}
+
+/// What is left of a request would keep the next one from leaving, for as long as the receiver likes.
+#[tokio::test]
+async fn a_connection_on_which_some_of_a_request_was_left_unsent_carries_no_other() {
+    let (ground, _names, authority) = ground().await;
+    // A receiver gives 65,535 bytes of a stream and of the connection (RFC 9113 section 6.9.2).
+    for (answer, bytes, kept) in [
+        (&b""[..], 0, true),
+        (b"", 1_000, true),
+        (b"ok", 60_000, true),
+        (b"", 65_536, false),
+        (b"ok", 65_536, false),
+        (b"", 300_000, false),
+        (b"ok", 300_000, false),
+    ] {
+        let acceptor = authority.server(&[NAME], Leaf::Good, &["h2"]);
+        let receiver = Receiver::start(acceptor, Script::Untaken { bytes: answer }).await;
+        let url = format!("https://{NAME}:{}/", receiver.port);
+        let reused = async |spec| {
+            let attempt = ground.deliver(spec, LONG).await;
+            assert_eq!(end_of(&attempt), "delivered", "{bytes} {:?}", attempt.ended);
+            attempt.connection.unwrap().reused
+        };
+        // Real time: the connection's tasks need turns of their own to see that it stays open.
+        while !reused(get(&url)).await {
+            tokio::time::sleep(std::time::Duration::from_millis(260)).await;
+            ground.deliverer.tend();
+            assert!(receiver.connections.load(Relaxed) < 10);
+        }
+        assert!(reused(post(&url, &"x".repeat(bytes))).await);
+        assert_eq!(reused(get(&url)).await, kept, "{bytes} bytes, answered with {answer:?}");
     }
 }
 
