@@ -26,7 +26,7 @@ use crate::api::{self, ApiState};
 use crate::backlog::{Backlog, caps};
 use crate::clock;
 use crate::config::Config;
-use crate::deliver::Deliverer;
+use crate::deliver::{Deliverer, apart::Apart};
 use crate::dial::Dialer;
 use crate::dispatch::Dispatcher;
 use crate::explain::Explainer;
@@ -156,7 +156,7 @@ impl App {
         let backlog = Backlog::new(caps(&config));
         let deliverer = Deliverer::new(world.clone(), Dialer::prepare(&config)?);
         let dispatcher = Dispatcher::new(world.clone(), backlog.clone(), ledger.clone(), deliverer.clone());
-        let intake = Intake::new(world.clone(), ledger.clone(), backlog, dispatcher.clone());
+        let intake = Intake::new(world.clone(), ledger.clone(), backlog, dispatcher.clone(), Apart::new("call-work"));
 
         let (stop_dispatch, dispatch_stopped) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);

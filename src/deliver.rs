@@ -84,7 +84,7 @@ impl Deliverer {
             dialer,
             pool: Pool::default(),
             turns: Arc::default(),
-            apart: Apart::default(),
+            apart: Apart::new("peer-work"),
             http1_only: Http1Only::default(),
             ours,
             suspensions,
@@ -112,6 +112,11 @@ impl Deliverer {
         }
         self.pool.tend(self.world.config().delivery.keep_alive);
         self.dialer.tend();
+    }
+
+    /// Where what a receiver can make long is done.
+    pub fn apart(&self) -> &Apart {
+        &self.apart
     }
 
     /// Whose delivery is worked on next, for what else is done for one.

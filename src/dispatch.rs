@@ -301,12 +301,19 @@ impl Dispatcher {
         let attempt = self.attempt(started, deadline, flight).await;
 
         slot.moved(attempt.response.as_ref().map_or(0, |response| response.body_total));
-        let telling = Box::pin(async {
-            let finished = self.redact(id, &tenant, since, started_at, attempt);
-            log(&tenant, &finished);
+        let kept = attempt.response.as_ref().map_or(0, |response| response.body.len());
+        let looked_into = if self.ledger.redactor.load().looks_into_bodies() { kept } else { 0 };
+        let (this, whose) = (self.clone(), tenant.clone());
+        let telling = async move {
+            let finished = this.redact(id, &whose, since, started_at, attempt);
+            log(&whose, &finished);
             finished
-        });
-        let finished = self.deliverer.turns().take(&tenant, telling).await;
+        };
+        let finished = if looked_into > limits::INLINE_BYTES {
+            self.deliverer.apart().run(&tenant, telling).await
+        } else {
+            self.deliverer.turns().take(&tenant, Box::pin(telling)).await
+        };
         let room = self.ledger.room(&finished).await;
         drop(slot);
         unended.ends();

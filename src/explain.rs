@@ -10,10 +10,10 @@ use crate::deadline::Deadline;
 use crate::deliver::Deliverer;
 use crate::dial::resolve::inquiry::Inquiry;
 use crate::outcome::{Code, Failure};
-use crate::policy::url::without_userinfo;
-use crate::policy::{Asker, CheckedUrl, Purpose, Verdict};
+use crate::policy::{Asker, Purpose, Verdict};
 use crate::redact::RedactKey;
-use crate::send::Method;
+use crate::send::parse::target_of;
+use crate::send::{Method, Target};
 use crate::source::Source;
 use crate::world::World;
 
@@ -21,7 +21,7 @@ use crate::world::World;
 #[derive(Clone, Debug)]
 pub struct Explanation {
     pub method: Method,
-    /// As parsed; as given, with userinfo redacted, where it was refused.
+    /// As parsed; as given, with userinfo redacted and cut to what a URL may have, where it was refused.
     pub url: String,
     /// `None`: it would be tried. Else why not; the code is the rule that decided (or why it would fail).
     pub refusal: Option<Failure>,
@@ -53,14 +53,18 @@ impl Explainer {
 
     /// Ends within the deadline of a delivery.
     pub async fn explain(&self, asker: Asker<'_>, method: Method, raw_url: &str) -> Explanation {
-        let url = match CheckedUrl::parse(raw_url) {
-            Ok(url) => url,
-            Err(denial) => {
-                let shown = without_userinfo(raw_url, |secret| self.redact_key.hide(secret.as_bytes()));
+        self.of(asker, method, target_of(raw_url, &self.redact_key)).await
+    }
+
+    /// The same of a URL that was read.
+    pub async fn of(&self, asker: Asker<'_>, method: Method, target: Target) -> Explanation {
+        let url = match target {
+            Target::Url(url) => url,
+            Target::Refused { shown, denial } => {
                 return Explanation {
                     method,
                     url: shown,
-                    refusal: Some(denial.into()),
+                    refusal: Some(denial),
                     would_block: None,
                     resolved: Vec::new(),
                     source: None,

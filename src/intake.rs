@@ -17,11 +17,13 @@ use self::ids::Ids;
 use crate::backlog::{Backlog, TenantBacklog};
 use crate::clock;
 use crate::config::Config;
+use crate::deliver::apart::Apart;
 use crate::dispatch::{Dispatcher, Since};
 use crate::flow::{Admission, Bounds, Claimed, Counted, Entry, Full};
 use crate::ledger::Ledger;
 use crate::policy::{Asker, Destination, Suspensions};
 use crate::record::{ExecutionState, Record, Unfinished};
+use crate::redact::Redactor;
 use crate::schedule::Waiting;
 use crate::send::{ExecutionId, SendId, SendSpec, Target, TenantId};
 use crate::store::{
@@ -92,21 +94,30 @@ pub struct Intake {
     dispatcher: Arc<Dispatcher>,
     draining: AtomicBool,
     ids: Ids,
+    apart: Apart,
 }
 
 impl Intake {
+    /// `apart`: where calls, whose size is their callers' choice, are worked on.
     pub fn new(
         world: Arc<World>,
         ledger: Arc<Ledger>,
         backlog: Arc<Backlog>,
         dispatcher: Arc<Dispatcher>,
+        apart: Apart,
     ) -> Arc<Self> {
         describe_counter!(
             "egressd_sends_accepted_total",
             Unit::Count,
             "Sends accepted: each will have exactly one outcome."
         );
-        Arc::new(Self { world, ledger, backlog, dispatcher, draining: AtomicBool::new(false), ids: Ids::default() })
+        let (draining, ids) = (AtomicBool::new(false), Ids::default());
+        Arc::new(Self { world, ledger, backlog, dispatcher, draining, ids, apart })
+    }
+
+    /// Where what is large of a call is worked on.
+    pub fn apart(&self) -> &Apart {
+        &self.apart
     }
 
     /// No more calls are accepted from now on.
@@ -143,27 +154,25 @@ impl Intake {
             let terms = self.world.terms();
             self.backlog.decide(|flow| flow.place(&mut admission, sends, &terms));
         }
-        let mut courses = admission.entries.iter().map(course_of);
-        let keep_bodies = config.keeps_bodies(&call.tenant);
-        let redactor = self.ledger.redactor.load_full();
-        let mut sends = Vec::with_capacity(call.sends.len());
-        let mut records = Vec::with_capacity(call.sends.len());
-        for (spec, id) in call.sends.into_iter().zip(named) {
-            let (shown, sealed) = redactor.request(&spec, keep_bodies);
-            let new = NewSend {
-                id,
-                tenant: call.tenant.clone(),
-                shown,
-                sealed,
-                resend_of: call.resend_of,
-                created_at,
-                expires_in: spec.expires_in.unwrap_or(config.delivery.expires_in),
-                course: courses.next().unwrap_or(Course::Wait),
-                spec: Arc::new(spec),
-            };
-            records.push(self.record_of(&new, held));
-            sends.push(new);
-        }
+        let courses: Vec<Course> = admission.entries.iter().map(course_of).collect();
+        let footprint = call.sends.iter().map(|spec| spec.footprint() as usize).sum();
+        let making = Making {
+            tenant: call.tenant.clone(),
+            held,
+            resend_of: call.resend_of,
+            created_at,
+            expires_in: config.delivery.expires_in,
+            keep_bodies: config.keeps_bodies(&call.tenant),
+            redactor: self.ledger.redactor.load_full(),
+            node: self.ledger.session.node().to_string(),
+        };
+        let specs = call.sends;
+        let make = move || {
+            let mut courses = courses.into_iter();
+            let each = specs.into_iter().zip(named);
+            each.map(|(spec, id)| making.of(spec, id, courses.next().unwrap_or(Course::Wait))).unzip()
+        };
+        let (sends, mut records): (Vec<NewSend>, Vec<Record>) = self.apart.on(footprint, &call.tenant, make).await;
         let kept = self.kept(&sends);
         let accept = Accept {
             tenant: call.tenant.clone(),
@@ -258,23 +267,6 @@ impl Intake {
             self.backlog.decide(|flow| flow.accepted(admission, kept, &terms))
         };
         self.dispatcher.end_unsent(unsent);
-    }
-
-    /// As it is at acceptance.
-    fn record_of(&self, new: &NewSend, held: bool) -> Record {
-        let begun = !held && new.course == Course::Begin;
-        Record::from(Unfinished {
-            id: new.id,
-            tenant: new.tenant.clone(),
-            context: new.spec.context.clone(),
-            index: None,
-            request: new.shown.clone(),
-            resend_of: new.resend_of,
-            node: self.ledger.session.node().to_string(),
-            created_at: new.created_at,
-            released_at: (!held).then_some(new.created_at),
-            started_at: begun.then_some(new.created_at),
-        })
     }
 
     /// How many sends the (first) call released or discarded. Ends of discarded sends are written before it answers.
@@ -463,6 +455,50 @@ impl Intake {
             }
         }
         Ok(())
+    }
+}
+
+/// What the sends of one call have in common.
+struct Making {
+    tenant: TenantId,
+    held: bool,
+    resend_of: Option<SendId>,
+    created_at: Timestamp,
+    expires_in: Duration,
+    keep_bodies: bool,
+    redactor: Arc<Redactor>,
+    node: String,
+}
+
+impl Making {
+    /// A send, and its record as it is at acceptance.
+    fn of(&self, spec: SendSpec, id: SendId, course: Course) -> (NewSend, Record) {
+        let (shown, sealed) = self.redactor.request(&spec, self.keep_bodies);
+        let new = NewSend {
+            id,
+            tenant: self.tenant.clone(),
+            shown,
+            sealed,
+            resend_of: self.resend_of,
+            created_at: self.created_at,
+            expires_in: spec.expires_in.unwrap_or(self.expires_in),
+            course,
+            spec: Arc::new(spec),
+        };
+        let begun = !self.held && course == Course::Begin;
+        let record = Record::from(Unfinished {
+            id,
+            tenant: self.tenant.clone(),
+            context: new.spec.context.clone(),
+            index: None,
+            request: new.shown.clone(),
+            resend_of: self.resend_of,
+            node: self.node.clone(),
+            created_at: self.created_at,
+            released_at: (!self.held).then_some(self.created_at),
+            started_at: begun.then_some(self.created_at),
+        });
+        (new, record)
     }
 }
 

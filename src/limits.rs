@@ -90,8 +90,12 @@ pub const API_ANSWERS_BUILT_RESERVE: usize = 4;
 pub const API_ANSWERS_BUILT_FOR_ONE: usize = 2;
 /// Longest time for which a call waits for its turn.
 pub const API_ANSWER_WAIT: Duration = Duration::from_secs(2);
-/// Calls larger than this are parsed on a thread of their own, so that no other caller waits for it.
-pub const API_PARSE_INLINE_BYTES: usize = 256 * KIB as usize;
+/// What grows with more bytes than this (reading, redacting and answering a call, a record) is done apart from the
+/// threads that deliver: as many as this take a fraction of a millisecond, whatever stands in them.
+pub const INLINE_BYTES: usize = 32 * KIB as usize;
+/// Most members of one object, and elements of one array, that are read of a call: a byte or two of it each take many
+/// times as much.
+pub const MEMBERS_MAX: usize = 100_000;
 /// Most items that one look into the store gives the tail.
 pub const TAIL_ITEMS: usize = 50;
 /// A tail looks into the store at most this often.

@@ -86,6 +86,11 @@ impl Redactor {
         Self { key, headers, pointers: Pointers::new(&settings.json_pointers) }
     }
 
+    /// Whether it hides any of a body, which takes as long as the body is.
+    pub fn looks_into_bodies(&self) -> bool {
+        !self.pointers.is_empty()
+    }
+
     pub fn key(&self) -> &RedactKey {
         &self.key
     }

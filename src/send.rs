@@ -205,7 +205,9 @@ pub struct SendSpec {
 impl SendSpec {
     /// About how much memory this takes, in bytes.
     pub fn footprint(&self) -> u64 {
-        let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum();
+        /// Its place, and two pieces of memory.
+        const OF_LINE: usize = 144;
+        let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + OF_LINE).sum();
         let spelling: usize = self.spelling.iter().map(|name| name.len() + 16).sum();
         (512 + headers + spelling + self.target.shown().len() + self.body.as_ref().map_or(0, Bytes::len)) as u64
     }

@@ -21,17 +21,16 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::answered;
 use super::budget::{Budget, Holder, Purpose, Room};
 use super::problem::{Problem, ProblemCode, RETRY_SOON};
 use super::seats::Begun;
+use super::{answered, in_full};
 use crate::clock;
 use crate::limits;
+use crate::store::StoreError;
 
 /// Bytes of an answer that a connection is given at once.
 const FRAME: usize = 16 * limits::KIB as usize;
-/// Pages of more records than this are written on a thread of their own.
-const WRITTEN_INLINE: usize = 8;
 
 /// Who reads and builds large answers now.
 pub(crate) struct Turns {
@@ -105,16 +104,18 @@ impl Turn {
         Ok(answered(status, held(room, bytes)))
     }
 
-    /// The same of so many records; where they are many, on a thread of its own, so that no call waits for it.
-    pub(crate) async fn page(
+    /// Reads in this turn, and to the end: what a store reads is not undone because its caller hung up, who would
+    /// otherwise have the next turn meanwhile, and the one after it.
+    pub(crate) async fn reading<T: Send + 'static>(
         self,
-        records: usize,
-        write: impl FnOnce(Self) -> Result<Response, Problem> + Send + 'static,
-    ) -> Result<Response, Problem> {
-        if records <= WRITTEN_INLINE {
-            return write(self);
-        }
-        tokio::task::spawn_blocking(move || write(self)).await.map_err(|error| super::defect(&error))?
+        read: impl Future<Output = Result<T, StoreError>> + Send + 'static,
+    ) -> Result<(Self, T), Problem> {
+        let (turn, read) = in_full(async move {
+            let read = read.await;
+            (self, read)
+        })
+        .await?;
+        Ok((turn, read?))
     }
 
     /// What is built of it is held for longer than the turn.
@@ -134,15 +135,10 @@ impl Receipt {
         }
         answered(status, held(self.0, bytes))
     }
-
-    /// For what was refused with many words.
-    pub(crate) fn problem(self, problem: Problem) -> Response {
-        problem.answered(|bytes| held(self.0, bytes))
-    }
 }
 
 /// These bytes as a body that holds this room, which covers them as far as there is any.
-fn held(mut room: Room, mut bytes: Vec<u8>) -> Body {
+pub(super) fn held(mut room: Room, mut bytes: Vec<u8>) -> Body {
     // What every call counts for anyhow need not be given back: that would copy most answers once more.
     if bytes.capacity() > limits::API_CALL_INCLUDED {
         bytes.shrink_to_fit();

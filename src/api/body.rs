@@ -14,6 +14,7 @@ use super::answers::full;
 use super::budget::{Purpose, Room};
 use super::problem::{Problem, ProblemCode};
 use crate::limits;
+use crate::send::{TenantId, parse};
 
 /// Room that a body begins with, and what it grows by at least.
 const GROWTH: usize = 16 * limits::KIB as usize;
@@ -47,16 +48,38 @@ impl Shared {
         })
     }
 
+    /// What stands in a body, read where nobody waits for it; and the room that both take.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        received: Received,
+        tenant: &TenantId,
+        read: impl FnOnce(&Bytes) -> Result<T, Vec<parse::Problem>> + Send + 'static,
+    ) -> Result<(T, Room), Problem> {
+        let Received { bytes, room } = received;
+        let size = bytes.len();
+        let work = move || match read(&bytes) {
+            Ok(read) => Ok((read, room)),
+            Err(problems) => Err(refusal(problems, room)),
+        };
+        self.intake.apart().on(size, tenant, work).await
+    }
+
     /// For calls that need no body: none, or an empty object.
     pub(crate) async fn no_body(&self, caller: &Caller, request: Request) -> Result<(), Problem> {
         let received = self.body(caller, request).await?;
-        let text = received.bytes.trim_ascii();
+        // However much white space may stand in one.
+        let text = if received.bytes.len() > limits::INLINE_BYTES { b"?" } else { received.bytes.trim_ascii() };
         let empty_object = text.strip_prefix(b"{").and_then(|rest| rest.strip_suffix(b"}")).map(<[u8]>::trim_ascii);
         if matches!(text, b"" | b"null") || empty_object == Some(b"") {
             return Ok(());
         }
         Err(Problem::shape("this call takes no body: leave it out"))
     }
+}
+
+/// Refused with all that is wrong, in the room of what was read.
+pub(super) fn refusal(problems: Vec<parse::Problem>, room: Room) -> Problem {
+    Problem::from(problems).written(room)
 }
 
 fn must_be_json(headers: &HeaderMap) -> Result<(), Problem> {

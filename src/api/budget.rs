@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::limits;
+use crate::send::TenantId;
 
 /// Who a call is counted for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +46,11 @@ impl Holder {
 
     pub(crate) fn key(&self) -> &Arc<str> {
         &self.key
+    }
+
+    /// Under which name it takes turns at what is written for it.
+    pub(crate) fn in_line(&self) -> TenantId {
+        TenantId::new(self.key.clone())
     }
 
     pub(crate) fn operates(&self) -> bool {

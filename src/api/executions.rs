@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use super::access::{Caller, Need};
 use super::problem::{Problem, ProblemView};
 use super::sends::LISTED_JSON_BYTES;
+use super::view::likely_bytes_of;
 use super::view::{ExecutionView, Sight};
 use super::{Shared, in_full, json, openapi, query};
 use crate::limits;
@@ -164,9 +165,13 @@ pub(super) async fn one(
     let execution = execution_id(path)?;
     let cursor = page.cursor.map(|next| api.places.list_cursor(&next)).transpose()?;
     let turn = api.turns.turn(&caller.holder(), page.limit * LISTED_JSON_BYTES).await?;
-    let found = api.store.execution(tenant, execution, cursor, page.limit).await?;
+    let store = api.store.clone();
+    let read = async move { store.execution(tenant, execution, cursor, page.limit).await };
+    let (turn, found) = turn.reading(read).await?;
     let mut found = found.ok_or_else(|| Problem::not_found("execution"))?;
     found.next = found.next.map(|cursor| api.places.list(&cursor)).transpose()?;
     let sight = Sight { operate: caller.operate, bodies: false };
-    turn.page(found.sends.len(), move |turn| turn.json(StatusCode::OK, &ExecutionView::new(&found, sight))).await
+    let bytes = likely_bytes_of(&found.sends);
+    let write = move || turn.json(StatusCode::OK, &ExecutionView::new(&found, sight));
+    api.intake.apart().on(bytes, &caller.holder().in_line(), write).await
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::response::Response;
+use bytes::Bytes;
 use http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -94,9 +95,14 @@ pub(super) async fn explain(State(api): State<Arc<Shared>>, request: Request) ->
     let tenant = caller.tenant(request.headers())?;
     query::none(request.uri().query())?;
     let received = api.body(&caller, request).await?;
-    let (method, url) = parse::method_and_url(&received.bytes)?;
+    let redact_key = api.redact_key.clone();
+    let read = move |bytes: &Bytes| {
+        let (method, url) = parse::method_and_url(bytes)?;
+        Ok((method, parse::target_of(&url, &redact_key)))
+    };
+    let ((method, target), _) = api.read(received, &tenant, read).await?;
     let asker = Asker { tenant: &tenant, workflow: None };
-    let explanation = api.explainer.explain(asker, method, &url).await;
+    let explanation = api.explainer.of(asker, method, target).await;
     let sight = Sight { operate: caller.operate, bodies: false };
     Ok(json(StatusCode::OK, &ExplanationView::new(&tenant, &explanation, sight)))
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::access::{Caller, Need};
 use super::problem::{Problem, ProblemView};
 use super::sends::{SHOWN_JSON_BYTES, send_id};
-use super::view::{Sight, milliseconds, shown_body, shown_message};
+use super::view::{Sight, likely_bytes, milliseconds, shown_body, shown_message};
 use super::{Shared, openapi, query};
 use crate::record::{Record, ShownHeaders};
 
@@ -39,9 +39,11 @@ pub(super) async fn har(
     query::none(request.uri().query())?;
     let id = send_id(path)?;
     let turn = api.turns.turn(&caller.holder(), SHOWN_JSON_BYTES).await?;
-    let record = api.record(&tenants, id, true).await?;
-    let mut response = turn.json(StatusCode::OK, &archive(&record))?;
-    if let Ok(name) = HeaderValue::try_from(format!("inline; filename=\"{}.har\"", record.id)) {
+    let (turn, record) = api.read_record(turn, tenants, id).await?;
+    let bytes = likely_bytes(&record, true);
+    let write = move || turn.json(StatusCode::OK, &archive(&record));
+    let mut response = api.intake.apart().on(bytes, &caller.holder().in_line(), write).await?;
+    if let Ok(name) = HeaderValue::try_from(format!("inline; filename=\"{id}.har\"")) {
         response.headers_mut().insert(CONTENT_DISPOSITION, name);
     }
     Ok(response)

@@ -10,6 +10,8 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::answers::{full, held};
+use super::budget::Room;
 use crate::intake::Refusal;
 use crate::outcome::labelled;
 use crate::send::parse::{self, Fault};
@@ -85,6 +87,13 @@ pub struct BodyProblem {
     pub hint: Option<String>,
 }
 
+impl BodyProblem {
+    /// About how much it takes, and again as JSON.
+    fn likely_bytes(&self) -> usize {
+        128 + self.pointer.len() + self.detail.len() + self.hint.as_ref().map_or(0, String::len)
+    }
+}
+
 /// The body of every error.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
@@ -115,12 +124,15 @@ struct Inner {
     detail: String,
     errors: Vec<BodyProblem>,
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// What is said of it, where that was written already.
+    written: Option<Body>,
 }
 
 impl Problem {
     pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
         let detail = detail.into();
-        Self(Box::new(Inner { code, status: code.status(), detail, errors: Vec::new(), headers: Vec::new() }))
+        let (errors, headers) = (Vec::new(), Vec::new());
+        Self(Box::new(Inner { code, status: code.status(), detail, errors, headers, written: None }))
     }
 
     pub fn shape(detail: impl Into<String>) -> Self {
@@ -226,6 +238,19 @@ impl From<Refusal> for Problem {
 }
 
 impl Problem {
+    /// With its words written here and now, in this room: they may be many times what was refused.
+    pub(super) fn written(mut self, mut room: Room) -> Self {
+        let likely: usize = self.0.errors.iter().map(BodyProblem::likely_bytes).sum();
+        // Twice: what it is written from is there as well.
+        if !room.cover_beyond(2 * likely) {
+            return full();
+        }
+        let body = self.body();
+        self.0.errors = Vec::new();
+        self.0.written = Some(held(room, body));
+        self
+    }
+
     /// What is said of it, as `application/problem+json`.
     pub(super) fn body(&self) -> Vec<u8> {
         let Inner { code, status, detail, errors, .. } = &*self.0;
@@ -254,10 +279,9 @@ impl From<StoreError> for Problem {
     }
 }
 
-impl Problem {
-    /// The response, of what its words become as a body.
-    pub(super) fn answered(self, body: impl FnOnce(Vec<u8>) -> Body) -> Response {
-        let body = body(self.body());
+impl IntoResponse for Problem {
+    fn into_response(mut self) -> Response {
+        let body = self.0.written.take().unwrap_or_else(|| self.body().into());
         let Inner { status, headers, .. } = *self.0;
         let mut response = Response::new(body);
         *response.status_mut() = status;
@@ -266,11 +290,5 @@ impl Problem {
             response.headers_mut().insert(name, value);
         }
         response
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        self.answered(Body::from)
     }
 }

@@ -14,15 +14,15 @@ use super::answers::{self, Receipt};
 use super::body::Received;
 use super::problem::{BodyProblem, Problem, ProblemCode, ProblemView};
 use super::sends::{RECORD_JSON_BYTES, bounds, idempotency_key, send_id};
-use super::{Shared, in_full, openapi, query, refused};
+use super::{Shared, openapi, query, refused};
 use crate::intake::Submit;
 use crate::policy::CheckedUrl;
 use crate::record::Record;
-use crate::redact::{REDACTED_PREFIX, sha256};
+use crate::redact::REDACTED_PREFIX;
 use crate::send::headers::is_dropped;
 use crate::send::parse::{self, Supplied};
 use crate::send::{HeaderLines, SendSpec, Target};
-use crate::store::{IdempotencyKey, Reach};
+use crate::store::Reach;
 
 /// Send the same request again, as a new send that names this one.
 ///
@@ -69,22 +69,18 @@ impl Shared {
         query::none(request.uri().query())?;
         let key = idempotency_key(request.headers())?;
         let id = send_id(path)?;
-        let Received { bytes, mut room } = self.body(&caller, request).await?;
-        let idempotency = key.map(|key| IdempotencyKey {
-            tenant: tenant.clone(),
-            path: format!("/v1/sends/{id}/resend"),
-            key,
-            fingerprint: sha256(&bytes),
-        });
+        let Received { bytes, room } = self.body(&caller, request).await?;
+        let path = format!("/v1/sends/{id}/resend");
+        let idempotency = self.idempotency(key, &tenant, path, &bytes).await;
         if let Some(submitted) = self.replayed(idempotency.clone()).await? {
             return self.accepted(tenant, &caller, true, submitted, Receipt(room)).await;
         }
         let original = self.store.record(Reach::One(tenant.clone()), id, true).await?;
         let original = original.ok_or_else(|| Problem::not_found("send"))?;
         let content_type = original_header(&original, "content-type");
-        let supplied = parse::supplied(&bytes, &bounds(&config), content_type)?;
-        let call = bytes.len();
-        drop(bytes);
+        let (bounds, content_type, call) = (bounds(&config), content_type.map(str::to_owned), bytes.len());
+        let supplied = move |bytes: &bytes::Bytes| parse::supplied(bytes, &bounds, content_type.as_deref());
+        let (supplied, mut room) = self.read(Received { bytes, room }, &tenant, supplied).await?;
         let send = again(&original, supplied, &config.delivery.user_agent)?;
         let body = send.body.as_ref().map_or(0, |body| body.len());
         if !room.cover_beyond(call + RECORD_JSON_BYTES + 3 * body) {
@@ -92,8 +88,7 @@ impl Shared {
         }
         let receipt = Receipt(room);
         let submit = Submit { tenant: tenant.clone(), sends: vec![send], hold: None, idempotency, resend_of: Some(id) };
-        let intake = self.intake.clone();
-        let submitted = in_full(async move { intake.submit(submit).await }).await?;
+        let (submitted, receipt) = self.submit_in_full(submit, receipt).await?;
         let submitted = submitted.map_err(|refusal| Problem::told(refusal, caller.operate))?;
         self.accepted(tenant, &caller, true, submitted, receipt).await
     }

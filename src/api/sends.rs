@@ -13,14 +13,14 @@ use http::header::LOCATION;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::access::{Caller, Need, Tenants};
-use super::answers::{self, Receipt};
-use super::body::Received;
+use super::answers::{self, Receipt, Turn};
+use super::budget::Purpose;
 use super::problem::{Problem, ProblemCode, ProblemView};
-use super::view::{PageView, RecordView, SendsView, Sight};
-use super::{Shared, defect, in_full, openapi, query, refused};
+use super::view::{PageView, RecordView, SendsView, Sight, likely_bytes, likely_bytes_of};
+use super::{Shared, in_full, openapi, query, refused};
 use crate::clock;
 use crate::config::Config;
-use crate::intake::{Submit, Submitted};
+use crate::intake::{Refusal, Submit, Submitted};
 use crate::limits;
 use crate::record::{Record, State as SendState};
 use crate::redact::sha256;
@@ -35,8 +35,6 @@ const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-re
 const READS_AT_ONCE: usize = 64;
 /// A guess at a record's JSON without its bodies.
 pub(super) const RECORD_JSON_BYTES: usize = 1536;
-/// A guess at a problem's.
-const PROBLEM_JSON_BYTES: usize = 128;
 /// What an answer begins with in room: a record of a list, and one with its bodies.
 pub(super) const LISTED_JSON_BYTES: usize = 2 * RECORD_JSON_BYTES;
 pub(super) const SHOWN_JSON_BYTES: usize = 16 * limits::KIB as usize;
@@ -94,57 +92,67 @@ impl Shared {
         let tenant = caller.tenant(request.headers())?;
         query::none(request.uri().query())?;
         let key = idempotency_key(request.headers())?;
-        let Received { bytes, mut room } = self.body(&caller, request).await?;
-        let idempotency =
-            key.map(|key| IdempotencyKey { tenant: tenant.clone(), path, key, fingerprint: sha256(&bytes) });
-        let one = bytes.trim_ascii_start().first() == Some(&b'{');
-        let call = match self.parse(&bytes, bounds(&config), hold.as_ref()).await? {
-            Ok(call) => call,
+        let received = self.body(&caller, request).await?;
+        let size = received.bytes.len();
+        let idempotency = self.idempotency(key, &tenant, path, &received.bytes).await;
+        let (bounds, redact_key, held_by) = (bounds(&config), self.redact_key.clone(), hold.clone());
+        let begins = received.bytes.slice(..size.min(limits::INLINE_BYTES));
+        let read = move |bytes: &Bytes| parse::call(bytes, &bounds, &redact_key, held_by.as_ref());
+        let (call, mut room) = match self.read(received, &tenant, read).await {
+            Ok(read) => read,
             // Limits may have been lowered since the first call, and a replay comes before any refusal.
-            Err(problems) => {
-                if !room.cover_beyond(bytes.len() + problems.len() * 2 * PROBLEM_JSON_BYTES) {
-                    return Err(answers::full());
-                }
-                let receipt = Receipt(room);
-                let Some(submitted) = self.replayed(idempotency).await? else {
-                    let problem = problems.into();
-                    refused(&problem, *count);
-                    return Ok(receipt.problem(problem));
-                };
-                return self.accepted(tenant, &caller, one, submitted, receipt).await;
+            Err(problem) => {
+                let room = self.budget.room(&caller.holder(), Purpose::Sending, 0).ok_or_else(answers::full)?;
+                let Some(submitted) = self.replayed(idempotency).await? else { return Err(problem) };
+                let one = begins.trim_ascii_start().first() == Some(&b'{');
+                return self.accepted(tenant, &caller, one, submitted, Receipt(room)).await;
             }
         };
-        let sends = match call {
-            Call::One(send) => vec![*send],
-            Call::Many(sends) => sends,
+        drop(begins);
+        let (one, sends) = match call {
+            Call::One(send) => (true, vec![*send]),
+            Call::Many(sends) => (false, sends),
         };
         *count = sends.len();
-        // The sends are about as large as the call was, and so is the answer.
-        if !room.cover_beyond(2 * bytes.len() + sends.len() * RECORD_JSON_BYTES) {
+        // The answer is about as large as the call was. The sends may take more; what records show of them is beside
+        // them, twice, and shares their bodies.
+        let taken: usize = sends.iter().map(|send| send.footprint() as usize).sum();
+        let bodies: usize = sends.iter().filter_map(|send| send.body.as_ref()).map(Bytes::len).sum();
+        if !room.cover_beyond(size + 3 * taken - 2 * bodies + sends.len() * RECORD_JSON_BYTES) {
             return Err(answers::full());
         }
-        drop(bytes);
         let receipt = Receipt(room);
         let submit = Submit { tenant: tenant.clone(), sends, hold, idempotency, resend_of: None };
-        let intake = self.intake.clone();
-        let submitted = in_full(async move { intake.submit(submit).await }).await?;
+        let (submitted, receipt) = self.submit_in_full(submit, receipt).await?;
         let submitted = submitted.map_err(|refusal| Problem::told(refusal, caller.operate))?;
         self.accepted(tenant, &caller, one, submitted, receipt).await
     }
 
-    /// Large calls take milliseconds to read, which no other call on this thread should wait for.
-    async fn parse(
+    /// To the end, in the room that it takes, also where the caller hangs up.
+    pub(super) async fn submit_in_full(
         &self,
-        raw: &Bytes,
-        bounds: Bounds,
-        hold: Option<&ExecutionId>,
-    ) -> Result<Result<Call, Vec<parse::Problem>>, Problem> {
-        if raw.len() <= limits::API_PARSE_INLINE_BYTES {
-            return Ok(parse::call(raw, &bounds, &self.redact_key, hold));
-        }
-        let (raw, key, hold) = (raw.clone(), self.redact_key.clone(), hold.cloned());
-        let parsed = tokio::task::spawn_blocking(move || parse::call(&raw, &bounds, &key, hold.as_ref())).await;
-        parsed.map_err(|error| defect(&error))
+        submit: Submit,
+        receipt: Receipt,
+    ) -> Result<(Result<Submitted, Refusal>, Receipt), Problem> {
+        let intake = self.intake.clone();
+        in_full(async move {
+            let submitted = intake.submit(submit).await;
+            (submitted, receipt)
+        })
+        .await
+    }
+
+    /// What a key is kept with: the digest of the body it came with.
+    pub(super) async fn idempotency(
+        &self,
+        key: Option<String>,
+        tenant: &TenantId,
+        path: String,
+        body: &Bytes,
+    ) -> Option<IdempotencyKey> {
+        let (key, body) = (key?, body.clone());
+        let fingerprint = self.intake.apart().on(body.len(), tenant, move || sha256(&body)).await;
+        Some(IdempotencyKey { tenant: tenant.clone(), path, key, fingerprint })
     }
 
     pub(super) async fn replayed(&self, key: Option<IdempotencyKey>) -> Result<Option<Submitted>, Problem> {
@@ -169,23 +177,25 @@ impl Shared {
         receipt: Receipt,
     ) -> Result<Response, Problem> {
         let sight = Sight { operate: caller.operate, bodies: one };
-        let (mut records, replayed) = match submitted {
+        let (records, replayed) = match submitted {
             Submitted::Accepted(records) => (records, false),
             Submitted::Replayed(ids) => (self.records(&tenant, ids, one).await?, true),
         };
-        let mut response = if one && records.len() == 1 {
-            let record = records.remove(0);
-            let body = record.request.body.as_ref().and_then(|body| body.bytes.as_ref()).map_or(0, |bytes| bytes.len());
-            let view = RecordView::new(&record, sight);
-            let mut response = receipt.json(StatusCode::ACCEPTED, &view, RECORD_JSON_BYTES + 2 * body);
-            if let Ok(location) = HeaderValue::try_from(format!("/v1/sends/{}", record.id)) {
-                response.headers_mut().insert(LOCATION, location);
+        let bytes = records.iter().map(|record| likely_bytes(record, one)).sum();
+        let write = move || match records.as_slice() {
+            [record] if one => {
+                let mut response = receipt.json(StatusCode::ACCEPTED, &RecordView::new(record, sight), 2 * bytes);
+                if let Ok(location) = HeaderValue::try_from(format!("/v1/sends/{}", record.id)) {
+                    response.headers_mut().insert(LOCATION, location);
+                }
+                response
             }
-            response
-        } else {
-            let sends = records.iter().map(|record| RecordView::new(record, sight)).collect();
-            receipt.json(StatusCode::ACCEPTED, &SendsView { sends }, records.len() * RECORD_JSON_BYTES)
+            several => {
+                let sends = several.iter().map(|record| RecordView::new(record, sight)).collect();
+                receipt.json(StatusCode::ACCEPTED, &SendsView { sends }, bytes)
+            }
         };
+        let mut response = self.intake.apart().on(bytes, &tenant, write).await;
         if replayed {
             response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
         }
@@ -197,6 +207,18 @@ impl Shared {
         let reads = ids.into_iter().map(|id| self.store.record(Reach::One(tenant.clone()), id, bodies));
         let records: Vec<Option<Record>> = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
         Ok(records.into_iter().flatten().collect())
+    }
+
+    /// A record with its bodies, read in this turn.
+    pub(super) async fn read_record(
+        &self,
+        turn: Turn,
+        tenants: Tenants,
+        id: SendId,
+    ) -> Result<(Turn, Record), Problem> {
+        let store = self.store.clone();
+        let (turn, record) = turn.reading(async move { store.record(tenants.reach(), id, true).await }).await?;
+        Ok((turn, record.ok_or_else(|| Problem::not_found("send"))?))
     }
 
     /// The send that a path names, as this caller may see it.
@@ -245,14 +267,16 @@ pub(super) async fn list(State(api): State<Arc<Shared>>, request: Request) -> Re
     let (filter, page) = query::list(request.uri().query(), tenants)?;
     let cursor = page.cursor.map(|next| api.places.list_cursor(&next)).transpose()?;
     let turn = api.turns.turn(&caller.holder(), page.limit * LISTED_JSON_BYTES).await?;
-    let page = api.store.list(filter, cursor, page.limit).await?;
+    let store = api.store.clone();
+    let (turn, page) = turn.reading(async move { store.list(filter, cursor, page.limit).await }).await?;
     let next = page.next.map(|cursor| api.places.list(&cursor)).transpose()?;
     let sight = Sight { operate: caller.operate, bodies: false };
-    turn.page(page.sends.len(), move |turn| {
+    let bytes = likely_bytes_of(&page.sends);
+    let write = move || {
         let sends = page.sends.iter().map(|record| RecordView::new(record, sight)).collect();
         turn.json(StatusCode::OK, &PageView { sends, next: next.as_deref() })
-    })
-    .await
+    };
+    api.intake.apart().on(bytes, &caller.holder().in_line(), write).await
 }
 
 /// One send's record, with its bodies.
@@ -287,8 +311,10 @@ pub(super) async fn one(
         api.done(&tenants, id, Duration::from_secs(seconds)).await?;
     }
     let turn = api.turns.turn(&caller.holder(), SHOWN_JSON_BYTES).await?;
-    let record = api.record(&tenants, id, true).await?;
-    turn.json(StatusCode::OK, &RecordView::new(&record, Sight { operate: caller.operate, bodies: true }))
+    let (turn, record) = api.read_record(turn, tenants, id).await?;
+    let (bytes, sight) = (likely_bytes(&record, true), Sight { operate: caller.operate, bodies: true });
+    let write = move || turn.json(StatusCode::OK, &RecordView::new(&record, sight));
+    api.intake.apart().on(bytes, &caller.holder().in_line(), write).await
 }
 
 impl Shared {

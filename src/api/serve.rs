@@ -24,10 +24,12 @@ use tokio_util::task::TaskTracker;
 
 use self::explained::Explained;
 use self::patient::Patient;
-use super::seats::{Bounds, Presence, Seat, Seats, Verdict};
+use super::seats::{Bounds, Presence, Seat, Seats, Verdict, network_of};
 use super::tls::Acceptor;
 use crate::clock;
+use crate::deliver::apart::Apart;
 use crate::limits;
+use crate::send::TenantId;
 
 /// After a failed accept (out of files, mostly), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -37,11 +39,14 @@ const ENDING: usize = 256;
 /// Serves until `closing` turns `true`, then takes no more connections and returns when the calls that are being
 /// answered have been. Whoever calls decides how long that may take.
 pub async fn serve(listener: TcpListener, router: Router, tls: Option<Arc<Acceptor>>, closing: watch::Receiver<bool>) {
-    serve_within(Bounds::default(), listener, router, tls, closing).await;
+    // Whoever connects has us compute what a handshake takes: in turns by network, whatever each of them wants.
+    let handshakes = Apart::new("call-tls");
+    serve_within(Bounds::default(), handshakes, listener, router, tls, closing).await;
 }
 
 async fn serve_within(
     bounds: Bounds,
+    handshakes: Apart,
     listener: TcpListener,
     router: Router,
     tls: Option<Arc<Acceptor>>,
@@ -51,6 +56,7 @@ async fn serve_within(
     let (places, connections) = (Seats::new(bounds), TaskTracker::new());
     let builder = Arc::new(builder());
     let service = TowerToHyperService::new(router);
+    let handshakes = Arc::new(handshakes);
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener, &sockets) => accepted,
@@ -66,18 +72,24 @@ async fn serve_within(
         };
         let place = places.enter(peer.ip());
         let (builder, service, closing) = (builder.clone(), service.clone(), closing.clone());
-        let tls = tls.as_ref().map(|tls| tls.current());
+        let tls = tls.as_ref().map(|tls| (tls.current(), handshakes.clone()));
         connections.spawn(async move {
             let _permit = permit;
             // Beneath TLS: what counts is what the kernel takes, not what a buffer of ours does.
             let stream = Patient::new(stream, limits::API_WRITE_STALL);
             match tls {
                 None => connection(&builder, stream, service, &place, closing).await,
-                Some(tls) => match shaken(tls.accept(stream), &place).await {
-                    Some(Ok(stream)) => connection(&builder, stream, service, &place, closing).await,
-                    Some(Err(error)) => tracing::debug!(%error, "a TLS handshake with a caller failed"),
-                    None => tracing::debug!("a TLS handshake with a caller took too long, or made room for another"),
-                },
+                Some((tls, handshakes)) => {
+                    let network = TenantId::new(network_of(peer.ip()).to_string());
+                    let handshake = handshakes.run(&network, async move { tls.accept(stream).await });
+                    match shaken(handshake, &place).await {
+                        Some(Ok(stream)) => connection(&builder, stream, service, &place, closing).await,
+                        Some(Err(error)) => tracing::debug!(%error, "a TLS handshake with a caller failed"),
+                        None => {
+                            tracing::debug!("a TLS handshake with a caller took too long, or made room for another");
+                        }
+                    }
+                }
             }
         });
     }

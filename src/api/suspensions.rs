@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::StatusCode;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -121,9 +122,16 @@ pub(super) async fn list(State(api): State<Arc<Shared>>, request: Request) -> Re
     query::none(request.uri().query())?;
     let turn = api.turns.turn(&caller.holder(), SHOWN_JSON_BYTES).await?;
     let all = api.store.suspensions().await?;
-    let suspensions = all.iter().filter(|one| within(one, &reach)).map(SuspensionView::new).collect();
-    turn.json(StatusCode::OK, &SuspensionsView { suspensions })
+    let bytes = all.iter().map(|one| SUSPENSION_JSON_BYTES + one.reason.len()).sum();
+    let write = move || {
+        let suspensions = all.iter().filter(|one| within(one, &reach)).map(SuspensionView::new).collect();
+        turn.json(StatusCode::OK, &SuspensionsView { suspensions })
+    };
+    api.intake.apart().on(bytes, &caller.holder().in_line(), write).await
 }
+
+/// A guess at a suspension's JSON without its reason.
+const SUSPENSION_JSON_BYTES: usize = 320;
 
 /// Whether an operator of this reach may see and lift it.
 fn within(suspension: &Suspension, reach: &Tenants) -> bool {
@@ -162,7 +170,9 @@ pub(super) async fn suspend(State(api): State<Arc<Shared>>, request: Request) ->
     let reach = caller.reach(request.headers())?;
     query::none(request.uri().query())?;
     let received = api.body(&caller, request).await?;
-    let (scope, reason) = read(&received.bytes)?;
+    let texts = |bytes: &Bytes| parse::strings(bytes, &SUSPENSION_KEYS, limits::REASON_CHARS_MAX);
+    let (texts, _) = api.read(received, &caller.holder().in_line(), texts).await?;
+    let (scope, reason) = read(texts)?;
     let allowed = match (&reach, &scope) {
         (Tenants::All, _) => true,
         (Tenants::One(own), SuspensionScope::Tenant { tenant, .. }) => own == tenant,
@@ -211,10 +221,10 @@ impl Shared {
     }
 }
 
+const SUSPENSION_KEYS: [&str; 4] = ["tenant", "workflow", "host", "reason"];
+
 /// `{tenant, workflow?, reason}` or `{host, reason}`.
-fn read(raw: &bytes::Bytes) -> Result<(SuspensionScope, String), Problem> {
-    let [tenant, workflow, host, reason] =
-        parse::strings(raw, &["tenant", "workflow", "host", "reason"], limits::REASON_CHARS_MAX)?;
+fn read([tenant, workflow, host, reason]: [Option<String>; 4]) -> Result<(SuspensionScope, String), Problem> {
     let mut problems = Vec::new();
     let mut bad = |pointer: &str, detail: String| {
         problems.push(BodyProblem { pointer: pointer.to_owned(), detail, hint: None });

@@ -180,13 +180,11 @@ impl Tail {
             self.newest.mark_changed();
             return true;
         };
-        let found = self.api.store.finished_after(self.at, self.filter.clone(), limits::TAIL_ITEMS).await;
-        let (items, looked_at) = match found {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::warn!(%error, "a tail ends: the store does not answer");
-                return false;
-            }
+        let (store, at, filter) = (self.api.store.clone(), self.at, self.filter.clone());
+        let read = async move { store.finished_after(at, filter, limits::TAIL_ITEMS).await };
+        let Ok((turn, (items, looked_at))) = turn.reading(read).await else {
+            tracing::warn!("a tail ends: the store does not answer");
+            return false;
         };
         let sight = Sight { operate: self.caller.operate, bodies: false };
         let (mut room, mut taken) = (turn.into_room(), 0);

@@ -3,6 +3,7 @@
 
 mod calls;
 mod guards;
+mod large;
 mod operators;
 mod tails;
 mod unread;
@@ -22,6 +23,7 @@ use crate::backlog::{Backlog, caps};
 use crate::clock;
 use crate::config::Config;
 use crate::deliver::Deliverer;
+use crate::deliver::apart::Apart;
 use crate::dial::Dialer;
 use crate::dispatch::Dispatcher;
 use crate::ledger::Ledger;
@@ -106,6 +108,11 @@ impl Desk {
 
     /// With so much for what its callers hold.
     fn sharing(shares: budget::Shares, more: &str) -> Self {
+        Self::working(Apart::here(), shares, more)
+    }
+
+    /// With what is large of calls worked on there.
+    fn working(apart: Apart, shares: budget::Shares, more: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let config = config(dir.path(), more);
         let world = World::new(config.clone(), &Notice::default(), SelfAddrs::default(), Suspensions::default());
@@ -117,7 +124,7 @@ impl Desk {
         let backlog = Backlog::new(caps(&config));
         // Its loop does not run: nothing starts.
         let dispatcher = Dispatcher::new(world.clone(), backlog.clone(), ledger.clone(), deliverer.clone());
-        let intake = Intake::new(world.clone(), ledger.clone(), backlog, dispatcher);
+        let intake = Intake::new(world.clone(), ledger.clone(), backlog, dispatcher, apart);
         let explainer = Explainer::new(world.clone(), deliverer.clone(), store.redact_key());
         let (closing, closed) = watch::channel(false);
         let state = ApiState {

@@ -66,6 +66,29 @@ pub struct RecordView<'a> {
     finished_at: Option<Shown<Timestamp>>,
 }
 
+/// About how many bytes a record's JSON has, with its bodies or without.
+pub(super) fn likely_bytes(record: &Record, bodies: bool) -> usize {
+    const OF_RECORD: usize = 1024;
+    const OF_LINE: usize = 8;
+    let of_headers = |headers: &ShownHeaders| -> usize {
+        let lines = headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+        lines.map(|(name, value)| name.len() + value.len() + OF_LINE).sum()
+    };
+    let kept = |body: Option<&ShownBody>| body.and_then(|body| body.bytes.as_ref()).map_or(0, |bytes| bytes.len());
+    let (request, response) = (&record.request, record.response.as_ref());
+    let mut bytes = OF_RECORD + request.url.len() + of_headers(&request.headers);
+    bytes += response.map_or(0, |response| of_headers(&response.headers));
+    if bodies {
+        bytes += kept(request.body.as_ref()) + kept(response.map(|response| &response.body));
+    }
+    bytes
+}
+
+/// The same of several, without bodies.
+pub(super) fn likely_bytes_of(records: &[Record]) -> usize {
+    records.iter().map(|record| likely_bytes(record, false)).sum()
+}
+
 /// A value whose `Display` is its form in JSON.
 pub struct Shown<T>(pub T);
 

@@ -376,7 +376,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         let api_request = table.size("api_request", limits::API_REQUEST, KIB..=limits::API_REQUEST_MAX);
         let capped = u32::try_from(delivery.queued_per_tenant).unwrap_or(u32::MAX);
         let sends_per_request = table
-            .count("sends_per_request", limits::SENDS_PER_REQUEST, 1..=100_000)
+            .count("sends_per_request", limits::SENDS_PER_REQUEST, 1..=limits::MEMBERS_MAX as u32)
             .or_default(limits::SENDS_PER_REQUEST.min(capped));
         let sends_per_execution = table.count("sends_per_execution", limits::SENDS_PER_EXECUTION, 1..=1_000_000);
         let response_body_read = table.size("response_body_read", limits::RESPONSE_BODY_READ, 1..=256 * MIB);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config::Config;
+use crate::deliver::apart::Apart;
 use crate::dial::Dialer;
 use crate::intake::{Intake, Submit, Submitted};
 use crate::ops::Readiness;
@@ -42,7 +43,7 @@ impl Middle {
         let backlog = Backlog::new(caps(&config));
         let deliverer = Deliverer::new(world.clone(), Dialer::prepare(&config).expect("trust"));
         let dispatcher = Dispatcher::new(world.clone(), backlog.clone(), ledger.clone(), deliverer);
-        let intake = Intake::new(world.clone(), ledger.clone(), backlog.clone(), dispatcher.clone());
+        let intake = Intake::new(world.clone(), ledger.clone(), backlog.clone(), dispatcher.clone(), Apart::here());
         Self { world, ledger, backlog, dispatcher, intake, _directory: directory }
     }
 

@@ -90,6 +90,8 @@ struct Level {
     index: usize,
     /// Pointers whose tokens equal the path down to this container, in full so far.
     matching: Vec<usize>,
+    /// The first element, from the next one on, that any of them names: of an array.
+    named: usize,
 }
 
 struct Scan<'a> {
@@ -172,7 +174,7 @@ impl Scan<'_> {
         let Some(level) = self.levels.last_mut() else { return Ok(()) };
         let index = level.index;
         level.index += 1;
-        let matching = std::mem::take(&mut level.matching);
+        let (matching, mut named) = (std::mem::take(&mut level.matching), level.named);
         let below: Vec<usize>;
         if level.object {
             if self.peek() != Some(b'"') {
@@ -196,10 +198,18 @@ impl Scan<'_> {
                 Some(_) => return Err(NotJson),
             }
         } else {
-            below = self.narrowed(&matching, depth, |token| token.index == Some(index));
+            below = if index < named {
+                Vec::new()
+            } else {
+                self.narrowed(&matching, depth, |token| token.index == Some(index))
+            };
+            if index >= named {
+                named = self.named_from(&matching, depth, index + 1);
+            }
         }
         if let Some(level) = self.levels.last_mut() {
             level.matching = matching;
+            level.named = named;
         }
         self.skip_space();
         if self.peek().is_none() {
@@ -212,6 +222,12 @@ impl Scan<'_> {
     /// Those of `matching` whose token for this depth (1: the outermost container) fits.
     fn narrowed(&self, matching: &[usize], depth: usize, fits: impl Fn(&Token) -> bool) -> Vec<usize> {
         matching.iter().copied().filter(|&one| self.pointers[one].get(depth - 1).is_some_and(&fits)).collect()
+    }
+
+    /// The first element from `from` on that any of `matching` names at this depth.
+    fn named_from(&self, matching: &[usize], depth: usize, from: usize) -> usize {
+        let named = matching.iter().filter_map(|&one| self.pointers[one].get(depth - 1)?.index);
+        named.filter(|&index| index >= from).min().unwrap_or(usize::MAX)
     }
 
     /// A value whose path equals the first tokens of `matching`. Opens a container, or passes a scalar.
@@ -236,7 +252,8 @@ impl Scan<'_> {
             Some(b'{' | b'[') if matching.is_empty() => self.pass(),
             Some(open @ (b'{' | b'[')) => {
                 self.at += 1;
-                self.levels.push(Level { object: open == b'{', index: 0, matching });
+                let named = self.named_from(&matching, depth + 1, 0);
+                self.levels.push(Level { object: open == b'{', index: 0, matching, named });
                 Ok(())
             }
             Some(b'"') => self.string().map(|_| ()),

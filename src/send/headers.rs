@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use http::{HeaderName, HeaderValue, header};
 use serde_json::value::RawValue;
 
-use super::parse::{At, Kind, Members, Problems, text};
+use super::parse::{At, Kind, Members, Problems, elements, text};
 use super::{HeaderLines, Spelling};
 use crate::limits;
 
@@ -138,8 +138,7 @@ impl Reading {
             Kind::String => self.string(name, value, at, problems),
             Kind::Number => self.line(name, value.get(), at, problems),
             Kind::Array => {
-                let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(value.get()) else {
-                    problems.add(at, "is not an array of strings", None);
+                let Some(items) = elements(value, at, problems) else {
                     self.sound = false;
                     return;
                 };

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, header};
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::body::{self, Body};
@@ -187,34 +187,90 @@ impl<'de> Deserialize<'de> for Text<'de> {
     }
 }
 
-/// The members of an object in order, duplicates included, values unread.
-pub(crate) struct Members<'a>(pub(crate) Vec<(Cow<'a, str>, &'a RawValue)>);
+/// What stands in an object or an array, as far as it is not too much; all of it is counted.
+struct Counted<T> {
+    kept: Vec<T>,
+    count: usize,
+}
 
-impl<'de> Deserialize<'de> for Members<'de> {
+impl<T> Counted<T> {
+    fn note(&mut self, one: T) {
+        self.count += 1;
+        if self.count <= limits::MEMBERS_MAX {
+            self.kept.push(one);
+        }
+    }
+
+    fn all(self, what: &str, at: At<'_>, problems: &mut Problems) -> Option<Vec<T>> {
+        if self.count > limits::MEMBERS_MAX {
+            let detail = format!("has {} {what}, and at most {} are read", self.count, limits::MEMBERS_MAX);
+            problems.too_large(at, detail, "send fewer");
+            return None;
+        }
+        Some(self.kept)
+    }
+}
+
+impl<'de> Deserialize<'de> for Counted<(Cow<'de, str>, &'de RawValue)> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct AsMembers;
         impl<'de> Visitor<'de> for AsMembers {
-            type Value = Members<'de>;
+            type Value = Counted<(Cow<'de, str>, &'de RawValue)>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::with_capacity(8);
+                let mut members = Counted { kept: Vec::with_capacity(8), count: 0 };
                 while let Some(Text(key)) = map.next_key()? {
-                    members.push((key, map.next_value::<&'de RawValue>()?));
+                    members.note((key, map.next_value::<&'de RawValue>()?));
                 }
-                Ok(Members(members))
+                Ok(members)
             }
         }
         deserializer.deserialize_map(AsMembers)
     }
 }
 
+impl<'de> Deserialize<'de> for Counted<&'de RawValue> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AsElements;
+        impl<'de> Visitor<'de> for AsElements {
+            type Value = Counted<&'de RawValue>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Self::Value, A::Error> {
+                let mut elements = Counted { kept: Vec::new(), count: 0 };
+                while let Some(element) = sequence.next_element()? {
+                    elements.note(element);
+                }
+                Ok(elements)
+            }
+        }
+        deserializer.deserialize_seq(AsElements)
+    }
+}
+
+/// The elements of a value that is known to be an array, unread; there being too many is all that can fail.
+pub(crate) fn elements<'a>(raw: &'a RawValue, at: At<'_>, problems: &mut Problems) -> Option<Vec<&'a RawValue>> {
+    match serde_json::from_str::<Counted<&'a RawValue>>(raw.get()) {
+        Ok(elements) => elements.all("elements", at, problems),
+        Err(error) => {
+            problems.add(at, format!("is not an array that can be read: {error}"), None);
+            None
+        }
+    }
+}
+
+/// The members of an object in order, duplicates included, values unread.
+pub(crate) struct Members<'a>(pub(crate) Vec<(Cow<'a, str>, &'a RawValue)>);
+
 impl<'a> Members<'a> {
-    /// Reads a value that is known to be an object; a key that cannot be decoded is the only thing that can fail.
+    /// Reads a value that is known to be an object; a key that cannot be decoded, and too many of them, are all that
+    /// can fail.
     pub(crate) fn read(raw: &'a RawValue, at: At<'_>, problems: &mut Problems) -> Option<Self> {
-        match serde_json::from_str(raw.get()) {
-            Ok(members) => Some(members),
+        match serde_json::from_str::<Counted<(Cow<'a, str>, &'a RawValue)>>(raw.get()) {
+            Ok(members) => members.all("members", at, problems).map(Self),
             Err(_) => {
                 problems.add(at, "holds a key with an escape that is no character", "write keys as plain text");
                 None
@@ -364,6 +420,33 @@ pub fn strings<const N: usize>(
     if problems.is_empty() { Ok(texts) } else { Err(problems.into_list()) }
 }
 
+/// Where a send with this URL points, or why nowhere.
+pub fn target_of(url: &str, key: &RedactKey) -> Target {
+    target(url, &params::Params::default(), key)
+}
+
+fn target(url: &str, replaced: &params::Params, key: &RedactKey) -> Target {
+    let checked = CheckedUrl::parse(url).and_then(|url| {
+        if replaced.is_empty() {
+            return Ok(url);
+        }
+        let query = replaced.applied_to(url.query());
+        url.with_query(query.as_deref())
+    });
+    match checked {
+        Ok(url) => Target::Url(url),
+        Err(denial) => {
+            let mut shown = without_userinfo(url, |secret| key.hide(secret.as_bytes()));
+            // Cut after hiding, so that no part of a secret stays.
+            if shown.len() > limits::URL_BYTES_MAX {
+                let cut = (0..=limits::URL_BYTES_MAX).rev().find(|&at| shown.is_char_boundary(at)).unwrap_or(0);
+                shown.truncate(cut);
+            }
+            Target::Refused { shown, denial: denial.into() }
+        }
+    }
+}
+
 /// The body as one JSON value, unread.
 fn whole<'a>(raw: &'a Bytes, problems: &mut Problems) -> Option<&'a RawValue> {
     let read = std::str::from_utf8(raw)
@@ -416,13 +499,7 @@ const SEND_KEYS: [&str; 9] =
 
 impl CallReader<'_> {
     fn sends(&self, json: &RawValue, problems: &mut Problems) -> Option<Vec<SendSpec>> {
-        let items: Vec<&RawValue> = match serde_json::from_str(json.get()) {
-            Ok(items) => items,
-            Err(error) => {
-                problems.add(At::Root, format!("the body is not JSON: {error}"), None);
-                return None;
-            }
-        };
+        let items = elements(json, At::Root, problems)?;
         if items.is_empty() {
             problems.add(At::Root, "the array is empty", "leave the call out when there is nothing to send");
             return None;
@@ -484,7 +561,7 @@ impl CallReader<'_> {
         });
         Some(SendSpec {
             method: method?,
-            target: self.target(&url?, &replaced?),
+            target: target(&url?, &replaced?, self.key),
             headers: lines,
             spelling,
             dropped_headers: dropped,
@@ -492,28 +569,6 @@ impl CallReader<'_> {
             context: context?,
             expires_in,
         })
-    }
-
-    fn target(&self, url: &str, replaced: &params::Params) -> Target {
-        let checked = CheckedUrl::parse(url).and_then(|url| {
-            if replaced.is_empty() {
-                return Ok(url);
-            }
-            let query = replaced.applied_to(url.query());
-            url.with_query(query.as_deref())
-        });
-        match checked {
-            Ok(url) => Target::Url(url),
-            Err(denial) => {
-                let mut shown = without_userinfo(url, |secret| self.key.hide(secret.as_bytes()));
-                // Cut after hiding, so that no part of a secret stays.
-                if shown.len() > limits::URL_BYTES_MAX {
-                    let cut = (0..=limits::URL_BYTES_MAX).rev().find(|&at| shown.is_char_boundary(at)).unwrap_or(0);
-                    shown.truncate(cut);
-                }
-                Target::Refused { shown, denial: denial.into() }
-            }
-        }
     }
 
     fn context(&self, value: Option<&RawValue>, at: At<'_>, problems: &mut Problems) -> Option<Context> {

@@ -84,6 +84,7 @@ use super::{
     StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace, WaitingCount, Want, wire,
 };
 use crate::config::StoreSettings;
+use crate::limits::INLINE_BYTES;
 use crate::outcome::{Code, Outcome};
 use crate::policy::{Destination, Host, Suspensions};
 use crate::record::{Execution, Finished, FinishedBy, Record};
@@ -427,9 +428,11 @@ impl Embedded {
         let done = tokio::task::spawn_blocking(move || work(&shared)).await;
         done.map_err(|_| StoreError::CannotRead("a reading task did not come to its end".to_owned()))?
     }
+}
 
+impl Shared {
     fn accept_job(&self, by: &Session, call: &Accept) -> Result<AcceptJob, StoreError> {
-        let keys = &self.shared.keys;
+        let keys = &self.keys;
         let kept = call.idempotency.as_ref().map(|key| {
             let fingerprint = keys.fingerprint(&key.fingerprint);
             IdempotencyKey { fingerprint, ..key.clone() }
@@ -473,7 +476,7 @@ impl Embedded {
                 ..table::Row::default()
             };
             let destination = match &new.spec.target {
-                Target::Url(url) => self.shared.destination(url.destination()),
+                Target::Url(url) => self.destination(url.destination()),
                 Target::Refused { .. } => 0,
             };
             let (form, body, course) = (parts.form, parts.body, new.course);
@@ -701,7 +704,14 @@ impl OnceOnly for Embedded {
 
     fn accept<'a>(&'a self, by: &'a Session, call: Accept) -> StoreResult<'a, Accepted> {
         async move {
-            let job = self.accept_job(by, &call)?;
+            // Sealing and writing down what is large takes its time.
+            let footprint: u64 = call.sends.iter().map(|new| new.spec.footprint()).sum();
+            let (job, call) = if footprint <= INLINE_BYTES as u64 {
+                (self.shared.accept_job(by, &call)?, call)
+            } else {
+                let by = by.clone();
+                self.blocking(move |shared| Ok((shared.accept_job(&by, &call)?, call))).await?
+            };
             let mut accepted = self.ask(|answer| Job::Accept(Box::new(job), answer)).await?;
             if let Accepted::New { started, .. } = &mut accepted
                 && call.hold.is_none()

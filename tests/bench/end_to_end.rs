@@ -2,7 +2,7 @@
 //! a bare hyper client loop on the same receiver beside it as the limit. Prints figures; asserts nothing about time.
 //!
 //! `cargo bench --bench end_to_end [-- SCENARIO...]`, with scenarios `limit idle single batch backlog silent noisy
-//! hosts holds chains hostile full restart`. With `EGRESSD=PATH` it measures another build of egressd, which is how two
+//! hosts holds chains neighbour_accepts hostile full restart`. With `EGRESSD=PATH` it measures another build of egressd, which is how two
 //! of them are compared in turns.
 
 #![allow(clippy::disallowed_methods, reason = "a load generator and a stopwatch, not the appliance")]
@@ -10,6 +10,7 @@
 #[allow(dead_code, reason = "the bench uses less of it than the tests")]
 #[path = "../suite/support/hostile.rs"]
 mod hostile;
+mod neighbour;
 #[allow(dead_code, reason = "the bench uses less of it than the tests")]
 #[path = "../suite/support/tls.rs"]
 mod tls;
@@ -43,6 +44,11 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
     if arguments.first().is_some_and(|argument| argument == "receiver") {
         return runtime.block_on(receive());
+    }
+    if let [first, rest @ ..] = &arguments[..]
+        && first == "caller"
+    {
+        return runtime.block_on(neighbour::load(rest));
     }
     if let [first, pem] = &arguments[..]
         && first == "harm"
@@ -88,6 +94,9 @@ async fn bench(wanted: &[String]) {
     }
     if runs("chains") {
         chains(&receiver, 1_000).await;
+    }
+    if runs("neighbour_accepts") {
+        neighbour::neighbour_accepts(&receiver).await;
     }
     if runs("hostile") {
         hostile(&receiver, &Kind::ALL, 5, 125).await;

@@ -2,11 +2,13 @@
 
 #![allow(clippy::disallowed_methods, reason = "tests are the outside: they read clocks and make plain connections")]
 
+mod bodies;
 mod commands;
 mod crash;
 mod disk;
 mod executions;
 mod fairness;
+mod greetings;
 #[path = "../suite/support/hostile.rs"]
 mod harm;
 mod hostile;

@@ -70,7 +70,7 @@ async fn what_callers_ask_is_worked_on_by_threads_that_make_no_deliveries() {
 }
 
 /// User and system time by name of thread (proc(5): fields 14 and 15 of stat, in ticks).
-fn cpu_ticks(node: &Node) -> std::collections::HashMap<String, u64> {
+pub fn cpu_ticks(node: &Node) -> std::collections::HashMap<String, u64> {
     let mut ticks = std::collections::HashMap::new();
     for task in std::fs::read_dir(format!("/proc/{}/task", node.pid())).expect("its threads") {
         let Ok(stat) = std::fs::read_to_string(task.expect("a thread").path().join("stat")) else { continue };

@@ -12,13 +12,13 @@ use crate::node::{Node, PATIENCE, alone, call};
 
 /// More than there are places for strangers.
 const MANY: usize = 1_500;
-const TOKEN: &str = "a token of the tests";
+const TOKEN: &str = "a-token-of-the-tests";
 
-/// Every token here is this one's.
-fn client() -> String {
-    let digest: String = egressd::redact::sha256(TOKEN.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+/// A client whose token is the tenant's name.
+pub fn client_of(tenant: &str) -> String {
+    let digest: String = egressd::redact::sha256(tenant.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
     format!(
-        "[[api.client]]\nname = \"nodes\"\ntoken_sha256 = \"{digest}\"\ntenant = \"acme\"\nscopes = [\"submit\", \"read\"]\n"
+        "[[api.client]]\nname = \"{tenant}\"\ntoken_sha256 = \"{digest}\"\ntenant = \"{tenant}\"\nscopes = [\"submit\", \"read\"]\n"
     )
 }
 
@@ -49,7 +49,7 @@ fn flood(address: SocketAddr, sent: &'static [u8], stop: Arc<AtomicBool>, opened
 async fn a_caller_with_a_token_is_answered_whatever_strangers_do() {
     let _alone = alone().await;
     let mut node = Node::new("");
-    node.configure(&client());
+    node.configure(&client_of(TOKEN));
     node.start();
     let bearer = format!("Bearer {TOKEN}");
     let send = json!({ "method": "GET", "url": "http://127.0.0.1:1/" }).to_string();

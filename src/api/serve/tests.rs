@@ -35,7 +35,7 @@ async fn start_within(bounds: Bounds, tls: Option<Acceptor>, router: Router) -> 
     let address = listener.local_addr().expect("an address");
     let (closing, closed) = watch::channel(false);
     let tls = tls.map(Arc::new);
-    let task = tokio::spawn(serve_within(bounds, listener, router, tls.clone(), closed));
+    let task = tokio::spawn(serve_within(bounds, Apart::here(), listener, router, tls.clone(), closed));
     Server { address, closing, task, tls }
 }
 

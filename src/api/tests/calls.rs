@@ -172,7 +172,7 @@ async fn a_call_of_wrong_shape_is_refused_whole() {
 #[tokio::test]
 async fn a_large_call_is_read_like_any_other() {
     let desk = Desk::new();
-    let data = "x".repeat(limits::API_PARSE_INLINE_BYTES);
+    let data = "x".repeat(limits::INLINE_BYTES);
     let send = format!(r#"{{"method":"POST","url":"https://example.com/","data":"{data}"}}"#);
     assert_eq!(desk.post("/v1/sends", &send).await.ok(202)["request"]["body_bytes"], data.len());
     desk.post("/v1/sends", &send.replace("POST", "post")).await.problem(400, "shape");

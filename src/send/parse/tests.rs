@@ -138,6 +138,39 @@ fn the_list_of_problems_is_bounded() {
 }
 
 #[test]
+fn what_is_read_of_an_object_or_an_array_is_bounded() {
+    let bounds = Bounds { request_body: 10_000_000, ..BOUNDS };
+    let members = |count: usize| vec![r#""":0"#; count].join(",");
+    let elements = |count: usize| vec!["0"; count].join(",");
+    let many = limits::MEMBERS_MAX + 1;
+    let form = r#""headers":{"content-type":"application/x-www-form-urlencoded"},"data""#;
+    for (call, pointer) in [
+        (format!("{{{}}}", members(many)), ""),
+        (format!("[{}]", elements(many)), ""),
+        (format!("[{}]", elements(10 * many)), ""),
+        (send_with(&format!(r#""headers":{{{}}}"#, members(many))), "/headers"),
+        (send_with(&format!(r#""headers":{{"a":[{}]}}"#, elements(many))), "/headers/a"),
+        (send_with(&format!(r#""params":{{{}}}"#, members(many))), "/params"),
+        (send_with(&format!(r#""params":{{"a":[{}]}}"#, elements(many))), "/params/a"),
+        (send_with(&format!(r#""auth":{{{}}}"#, members(many))), "/auth"),
+        (send_with(&format!(r#""context":{{{}}}"#, members(many))), "/context"),
+        (send_with(&format!("{form}:{{{}}}", members(many))), "/data"),
+    ] {
+        let read = super::call(&Bytes::from(call), &bounds, &key(), None);
+        let problems = read.expect_err("too many");
+        assert_eq!(pointers(&problems), [pointer], "{problems:?}");
+        assert!(problems[0].fault == Fault::TooLarge && problems[0].detail.contains("100000"), "{problems:?}");
+    }
+    // What nobody looks into has no such bound.
+    let data = send_with(&format!(r#""data":[{}]"#, elements(many)));
+    assert!(super::call(&Bytes::from(data), &bounds, &key(), None).is_ok());
+}
+
+fn send_with(members: &str) -> String {
+    format!(r#"{{"method":"POST","url":"https://example.com/",{members}}}"#)
+}
+
+#[test]
 fn pointers_are_escaped() {
     refused(send(r#""a/b~c":1"#), &["/a~1b~0c"]);
 }

@@ -35,6 +35,31 @@ impl Authority {
         Self { issuer: CertifiedIssuer::self_signed(params, key).expect("a certificate") }
     }
 
+    pub fn der(&self) -> CertificateDer<'static> {
+        self.issuer.der().clone()
+    }
+
+    pub fn sign(&self, params: CertificateParams, key: &KeyPair) -> CertificateDer<'static> {
+        params.signed_by(key, &self.issuer).expect("a certificate").der().clone()
+    }
+
+    /// A certificate for these names with its key, as files.
+    pub fn write_server(&self, names: &[&str], certificate: &Path, key_file: &Path) {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let key = KeyPair::generate().expect("a key");
+        let leaf = CertificateParams::new(names).expect("names").signed_by(&key, &self.issuer).expect("a certificate");
+        std::fs::write(certificate, leaf.pem()).expect("a writable directory");
+        std::fs::write(key_file, key.serialize_pem()).expect("a writable directory");
+    }
+
+    /// What a client shows that this authority knows.
+    pub fn client(&self, name: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        (vec![self.sign(params, &key)], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+    }
+
     pub fn write_pem(&self, path: &Path) {
         std::fs::write(path, self.issuer.pem()).expect("a writable directory");
     }

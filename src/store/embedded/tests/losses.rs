@@ -147,7 +147,7 @@ async fn what_a_calls_body_was_cannot_be_guessed_from_its_key() {
     // As a store wrote it before fingerprints were keyed.
     let old = Accept { sends: vec![draft().send()], ..old };
     let old_id = old.sends[0].id;
-    let mut job = subject.store().accept_job(subject.session(), &old).unwrap();
+    let mut job = subject.store().shared.accept_job(subject.session(), &old).unwrap();
     job.sends[0].form =
         wire::accepted(&old.sends[0], conformance::NODE, false, old.idempotency.as_ref().map(|key| (key, 1))).form;
     subject.store().ask(|answer| Job::Accept(Box::new(job), answer)).await.expect("accepted");
