@@ -13,8 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::anyhow;
-use metrics::{Unit, counter, describe_counter};
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::runtime::{Handle, Runtime};
@@ -55,6 +54,43 @@ const RETAIN: Duration = Duration::from_secs(60);
 const RECOVER_AGAIN: Duration = Duration::from_millis(500);
 /// Histograms keep raw samples until then.
 const METRICS_UPKEEP: Duration = Duration::from_secs(1);
+
+/// What the store is that an appliance starts with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Past {
+    /// Its own, as its last process left it.
+    Own,
+    /// A copy of an earlier moment: what waits in it may have been made since, and is not sent.
+    Restored,
+}
+
+/// Why an appliance did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(
+        "{key} = \"{address}\" cannot be bound: {cause}; is another egressd running, or is the address not on this host?"
+    )]
+    Bind { key: &'static str, address: SocketAddr, cause: std::io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("this process cannot start its threads: {0}")]
+    Threads(std::io::Error),
+    #[error(transparent)]
+    Other(#[from] anyhow::Error),
+}
+
+impl StartError {
+    /// Whether it may be gone by itself at another try: a port or a store that is still another's, an address that
+    /// comes later, a disk. The rest waits for a person.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Bind { cause, .. } => cause.kind() != std::io::ErrorKind::PermissionDenied,
+            Self::Store(StoreError::InUse { .. } | StoreError::CannotWrite(_) | StoreError::CannotRead(_)) => true,
+            Self::Threads(_) => true,
+            Self::Store(_) | Self::Other(_) => false,
+        }
+    }
+}
 
 /// A running appliance.
 pub struct App {
@@ -98,8 +134,9 @@ impl Fronts {
 
     /// Bound over there: who comes is told to the runtime that a listener was made in, so that `/readyz` answers
     /// while no thread of the deliveries' turns.
-    async fn bind(&self, address: SocketAddr, key: &'static str) -> anyhow::Result<TcpListener> {
-        self.handle.spawn(bind(address, key)).await?
+    async fn bind(&self, address: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
+        let bound = self.handle.spawn(TcpListener::bind(address)).await.map_err(anyhow::Error::from)?;
+        bound.map_err(|cause| StartError::Bind { key, address, cause })
     }
 }
 
@@ -116,24 +153,31 @@ impl App {
     pub async fn start(
         config: Config,
         config_file: Option<PathBuf>,
+        past: Past,
         metrics: PrometheusHandle,
-    ) -> anyhow::Result<Self> {
+    ) -> Result<Self, StartError> {
         describe_metrics();
         source::metrics::describe();
         let config = Arc::new(config);
-        let fronts = Fronts::start()?;
+        let fronts = Fronts::start().map_err(StartError::Threads)?;
         let api_listener = fronts.bind(config.api.listen, "[api] listen").await?;
         let metrics_listener = fronts.bind(config.metrics_listen, "[metrics] listen").await?;
         let publish_listener = match config.publish_listen {
             Some(address) => Some(fronts.bind(address, "[publish] listen").await?),
             None => None,
         };
-        let (api, metrics_address) = (api_listener.local_addr()?, metrics_listener.local_addr()?);
-        let publish = publish_listener.as_ref().map(TcpListener::local_addr).transpose()?;
+        let local = |listener: &TcpListener| listener.local_addr().map_err(anyhow::Error::from);
+        let (api, metrics_address) = (local(&api_listener)?, local(&metrics_listener)?);
+        let publish = publish_listener.as_ref().map(local).transpose()?;
         let listeners: Vec<SocketAddr> = [api, metrics_address].into_iter().chain(publish).collect();
 
         let (settings, node) = (config.store.clone(), config.node.clone());
-        let opened = tokio::task::spawn_blocking(move || Embedded::open(&settings, &node)).await?;
+        let opened = tokio::task::spawn_blocking(move || match past {
+            Past::Own => Embedded::open(&settings, &node),
+            Past::Restored => Embedded::open_copy(&settings, &node),
+        })
+        .await;
+        let opened = opened.map_err(anyhow::Error::from)?;
         let store: Arc<dyn Store> = Arc::new(opened?);
         let session = store.join(config.node.as_str().into()).await?;
         let recovered = match store.recover(&session, clock::wall()).await {
@@ -154,7 +198,7 @@ impl App {
         let world = World::new(config.clone(), &publication.notice(), ours, Suspensions::default());
         let ledger = Ledger::new(store.clone(), session.clone(), Redactor::new(store.redact_key(), &config.redact));
         let backlog = Backlog::new(caps(&config));
-        let deliverer = Deliverer::new(world.clone(), Dialer::prepare(&config)?);
+        let deliverer = Deliverer::new(world.clone(), Dialer::prepare(&config).map_err(anyhow::Error::from)?);
         let dispatcher = Dispatcher::new(world.clone(), backlog.clone(), ledger.clone(), deliverer.clone());
         let intake = Intake::new(world.clone(), ledger.clone(), backlog, dispatcher.clone(), Apart::new("call-work"));
 
@@ -167,7 +211,7 @@ impl App {
         let (asked, first_round) = tokio::sync::oneshot::channel();
         tasks.spawn(Verifier::new(world.clone(), deliverer.clone()).run(asked, stopped.clone()));
         tasks.spawn(dispatch_once_verified(dispatcher.clone(), first_round, dispatch_stopped));
-        let restored = intake.restore().await?;
+        let restored = intake.restore().await.map_err(anyhow::Error::from)?;
         if restored > 0 {
             tracing::info!(restored, "sends that wait were taken up again");
         }
@@ -188,7 +232,8 @@ impl App {
             closing: stopped.clone(),
         };
         let router = api::router(state, publish::front::router(publication.clone()));
-        let api_tls = config.api.tls.as_ref().map(Acceptor::load).transpose()?.map(Arc::new);
+        let api_tls = config.api.tls.as_ref().map(Acceptor::load).transpose().map_err(anyhow::Error::from)?;
+        let api_tls = api_tls.map(Arc::new);
         tasks.spawn_on(api::serve::serve(api_listener, router, api_tls.clone(), stopped.clone()), fronts.handle());
         let ops_router = ops::router(metrics.clone(), readiness, Handle::current());
         tasks.spawn_on(ops::serve(metrics_listener, ops_router, stopped.clone()), fronts.handle());
@@ -215,6 +260,8 @@ impl App {
             _fronts: fronts,
         };
         app.tend_in_background(metrics, stopped);
+        gauge!("egressd_config_last_reload_successful").set(1.0);
+        app.tell_sources();
         Ok(app)
     }
 
@@ -256,6 +303,18 @@ impl App {
     /// A sign of life for the service manager: the dispatcher's loop turns.
     pub fn dispatcher_turns(&self) -> bool {
         self.dispatcher.stalled().is_none()
+    }
+
+    /// In the log: each source with its state, and each pool that has none to use.
+    fn tell_sources(&self) {
+        plumbing::look(&self.world, &self.deliverer, &self.listeners);
+        let (sources, now) = (self.world.sources(), clock::wall());
+        for line in sources.told(now) {
+            tracing::info!("{line}");
+        }
+        for pool in sources.pools_without(now) {
+            tracing::warn!(%pool, "no source of this pool is usable now: its sends wait until one is, or expire");
+        }
     }
 
     fn tend_in_background(&self, metrics: PrometheusHandle, stopped: watch::Receiver<bool>) {
@@ -410,14 +469,13 @@ async fn watch_addresses(
     }
 }
 
-async fn bind(address: SocketAddr, key: &'static str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
-        anyhow!("{key} = \"{address}\" cannot be bound: {error}; is another egressd running, or is the address not on this host?")
-    })
-}
-
 fn describe_metrics() {
     describe_counter!("egressd_config_reloads_total", Unit::Count, "Reloads of the configuration, by result.");
+    describe_gauge!(
+        "egressd_config_last_reload_successful",
+        Unit::Count,
+        "1 while what is in force is what the files said when they were last read; 0 after a reload that was refused."
+    );
     for result in ["ok", "refused"] {
         counter!("egressd_config_reloads_total", "result" => result).increment(0);
     }
@@ -452,7 +510,7 @@ mod tests {
         std::fs::write(&file, text).expect("written");
         let config = Config::load(&file, clock::wall()).expect("a good configuration");
         let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle();
-        (App::start(config, Some(file), metrics).await.expect("it starts"), directory)
+        (App::start(config, Some(file), Past::Own, metrics).await.expect("it starts"), directory)
     }
 
     async fn submit(intake: Arc<Intake>, url: String, tenant: &'static str) -> Record {

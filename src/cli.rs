@@ -30,7 +30,7 @@ pub const ERROR: u8 = 2;
 #[derive(Parser)]
 #[command(
     name = "egressd",
-    version,
+    version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("EGRESSD_COMMIT"), ")"),
     about = "Makes deferred HTTP requests: once, from published source addresses, within five seconds",
     after_help = "Try it: `egressd demo` runs the whole thing on loopback with nothing to set up."
 )]

@@ -109,6 +109,7 @@ pub struct Delivery {
     pub expires_in: Duration,
     /// Zero: connections are never reused.
     pub keep_alive: Duration,
+    /// With the contact, where one is given.
     pub user_agent: String,
     pub drain: Duration,
 }

@@ -106,6 +106,10 @@ pub fn router(metrics: PrometheusHandle, readiness: Arc<Readiness>, deliveries: 
         .route("/metrics", metrics)
         .route("/healthz", get(move || healthz(deliveries.clone())))
         .route("/readyz", get(readyz))
+        .fallback(|| async {
+            let told = "this is [metrics] listen, with /metrics, /healthz and /readyz; the API is at [api] listen\n";
+            (StatusCode::NOT_FOUND, told)
+        })
         .with_state(readiness)
 }
 

@@ -17,6 +17,9 @@ use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use crate::limits::LISTED_AFTER_RETIREMENT;
 use crate::outcome::labelled;
 
+/// Seconds of a day of the calendar that dates are of: UTC.
+const DAY: u64 = 86_400;
+
 /// The file, in its order; addresses are unique.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PublishedList {
@@ -63,10 +66,20 @@ pub struct Notice {
 
 impl Notice {
     /// An address published at the very first start owes none; any later one carries nothing before its first
-    /// publication plus `notice`, whatever its line says.
+    /// publication plus `notice`, whatever its line says. Dates are days, and so is a notice of a day or more: it counts
+    /// from the day of the first publication, so that an address announced today is usable on the date that its line
+    /// names.
     pub fn new(first: &HashMap<IpAddr, Timestamp>, first_start: Timestamp, notice: Duration) -> Self {
         let owing = first.iter().filter(|(_, at)| **at > first_start);
-        let ends = owing.map(|(address, at)| (*address, at.saturating_add(notice).unwrap_or(Timestamp::MAX)));
+        let ends = owing.map(|(address, at)| {
+            let days = notice.as_secs().div_ceil(DAY);
+            let end = if notice.as_secs() < DAY {
+                at.saturating_add(notice)
+            } else {
+                start_of(at.to_zoned(TimeZone::UTC).date()).saturating_add(Duration::from_secs(days * DAY))
+            };
+            (*address, end.unwrap_or(Timestamp::MAX))
+        });
         Self { ends: ends.collect() }
     }
 
@@ -217,6 +230,12 @@ impl Entry {
     }
 }
 
+/// An instant as messages show it: a date where it is the beginning of one, as the list writes dates.
+pub fn shown(at: Timestamp) -> String {
+    let zoned = at.to_zoned(TimeZone::UTC);
+    if start_of(zoned.date()) == at { zoned.date().to_string() } else { at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string() }
+}
+
 /// The `key=date` words of a line.
 #[derive(Default)]
 struct Dates {
@@ -285,8 +304,15 @@ fn parse_address(text: &str) -> Result<IpAddr, (String, &'static str)> {
         _ if address.is_unspecified() || address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST) => {
             Err((format!("{text} is no address that a connection can come from"), "remove the line"))
         }
+        IpAddr::V4(v4) if v4.is_link_local() => link_local(text),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => link_local(text),
         _ => Ok(address),
     }
+}
+
+fn link_local(text: &str) -> Result<IpAddr, (String, &'static str)> {
+    let detail = format!("{text} is link-local: it means another host on every link, and no receiver sees it");
+    Err((detail, "write the address that the world sees"))
 }
 
 fn start_of(date: Date) -> Timestamp {

@@ -20,7 +20,7 @@ use crate::config::Egress;
 use crate::limits::SOURCE_RETRIED_AFTER;
 use crate::outcome::labelled;
 use crate::policy::Purpose;
-use crate::publish::{Entry, Notice};
+use crate::publish::{self, Entry, Notice};
 use crate::send::TenantId;
 
 /// An address of ours that deliveries leave from. The only way to a socket towards a destination.
@@ -182,6 +182,30 @@ impl Sources {
         slot.unusable(now).map(|reason| reason.told(slot, now))
     }
 
+    /// A line for each source, for whoever operates it: usable now, from when, until when, or why not.
+    pub fn told(&self, now: Timestamp) -> Vec<String> {
+        let line = |slot: &Slot| {
+            let Source { public, bind, pool } = &*slot.source;
+            let bound = if public == bind { String::new() } else { format!("bound as {bind}, ") };
+            let state = match (slot.unusable(now), slot.entry.retires) {
+                (Some(reason), _) => format!("not usable: {}", reason.told(slot, now)),
+                (None, Some(retires)) => format!("usable now, until {retires}"),
+                (None, None) => "usable now".to_owned(),
+            };
+            format!("source {public} ({bound}pool {pool}): {state}")
+        };
+        self.slots.iter().map(line).collect()
+    }
+
+    /// Pools of which no source is usable now.
+    pub fn pools_without(&self, now: Timestamp) -> Vec<Arc<str>> {
+        let mut pools: Vec<Arc<str>> = self.slots.iter().map(|slot| slot.source.pool.clone()).collect();
+        pools.sort();
+        pools.dedup();
+        pools.retain(|pool| !self.pool_usable(pool, now));
+        pools
+    }
+
     /// A bind said that the address is not on this host; tried again after [`SOURCE_RETRIED_AFTER`].
     pub fn not_on_host(&self, source: &Source, now: Timestamp) {
         if let Some(slot) = self.slot(source) {
@@ -272,7 +296,9 @@ impl Unusable {
         let Source { public, bind, .. } = &*slot.source;
         match self {
             Self::Announced => match slot.notice_ends.filter(|ends| *ends > now) {
-                Some(ends) => format!("{public} was first published too lately: its notice ends {ends}"),
+                Some(ends) => {
+                    format!("{public} was first published too lately: its notice ends {}", publish::shown(ends))
+                }
                 None => match slot.entry.active {
                     Some(active) => format!("{public} is announced, and active from {active}"),
                     None => format!("{public} is announced, without an `active` date"),

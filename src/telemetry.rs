@@ -30,8 +30,9 @@ pub fn metrics() -> Result<PrometheusHandle, BuildError> {
         .set_buckets_for_metric(Matcher::Full("egressd_queue_wait_seconds".to_owned()), QUEUE_BUCKETS)?
         .set_buckets_for_metric(Matcher::Full("egressd_store_commit_seconds".to_owned()), COMMIT_BUCKETS)?
         .install_recorder()?;
-    metrics::describe_gauge!("egressd_build_info", metrics::Unit::Count, "Always 1; the version is the label.");
-    metrics::gauge!("egressd_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    metrics::describe_gauge!("egressd_build_info", metrics::Unit::Count, "Always 1; version and commit are labels.");
+    metrics::gauge!("egressd_build_info", "version" => env!("CARGO_PKG_VERSION"), "commit" => env!("EGRESSD_COMMIT"))
+        .set(1.0);
     Ok(handle)
 }
 

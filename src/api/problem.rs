@@ -27,6 +27,7 @@ labelled! {
         Forbidden = "forbidden",
         Suspended = "suspended",
         NotFound = "not_found",
+        MethodNotAllowed = "method_not_allowed",
         Conflict = "conflict",
         IdempotencyMismatch = "idempotency_mismatch",
         ResendIncomplete = "resend_incomplete",
@@ -47,6 +48,7 @@ impl ProblemCode {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden | Self::Suspended => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict | Self::ResendIncomplete => StatusCode::CONFLICT,
             Self::IdempotencyMismatch => StatusCode::UNPROCESSABLE_ENTITY,
             Self::TenantFull => StatusCode::TOO_MANY_REQUESTS,
@@ -63,6 +65,7 @@ impl ProblemCode {
             Self::Forbidden => "This caller may not do that",
             Self::Suspended => "The tenant or workflow is suspended",
             Self::NotFound => "There is no such thing here",
+            Self::MethodNotAllowed => "This path does not take that method",
             Self::Conflict => "The execution has ended, or holds no more",
             Self::IdempotencyMismatch => "The Idempotency-Key came before with another body",
             Self::ResendIncomplete => "The original no longer holds all that a resend needs",
@@ -147,10 +150,10 @@ impl Problem {
         Self::new(ProblemCode::Unauthorized, detail).header(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
     }
 
-    /// 405 has no code of its own: for this method there is nothing here. The router adds `Allow`.
+    /// The router adds `Allow`.
     pub fn method_not_allowed(method: &http::Method) -> Self {
         let detail = format!("this path does not take {method}; the Allow header says what it takes");
-        Self::new(ProblemCode::NotFound, detail).status(StatusCode::METHOD_NOT_ALLOWED)
+        Self::new(ProblemCode::MethodNotAllowed, detail)
     }
 
     pub fn code(&self) -> ProblemCode {

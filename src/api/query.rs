@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 
 use super::access::Tenants;
-use super::problem::{BodyProblem, Problem};
+use super::problem::Problem;
 use crate::limits;
 use crate::outcome::{Code, Outcome};
 use crate::policy::{CheckedUrl, Host};
@@ -116,7 +116,8 @@ fn filter_for(tenants: &Tenants) -> Filter {
 
 #[derive(Default)]
 struct Parameters {
-    problems: Vec<BodyProblem>,
+    /// Told in the answer's `detail`: its `errors` point into a body.
+    problems: Vec<String>,
 }
 
 impl Parameters {
@@ -136,12 +137,8 @@ impl Parameters {
     fn bad(&mut self, name: &str, detail: String, hint: Option<&str>) {
         if self.problems.len() < limits::QUERY_PARAMETERS_MAX {
             let name: String = name.chars().take(limits::ECHO_CHARS_MAX).collect();
-            let pointer = String::new();
-            self.problems.push(BodyProblem {
-                pointer,
-                detail: format!("the parameter {name} {detail}"),
-                hint: hint.map(str::to_owned),
-            });
+            let hint = hint.map_or_else(String::new, |hint| format!(" ({hint})"));
+            self.problems.push(format!("the parameter {name} {detail}{hint}"));
         }
     }
 
@@ -154,10 +151,7 @@ impl Parameters {
     fn done<T>(self, value: T) -> Result<T, Problem> {
         match self.problems.as_slice() {
             [] => Ok(value),
-            problems => {
-                let details: Vec<&str> = problems.iter().map(|problem| problem.detail.as_str()).collect();
-                Err(Problem::shape(details.join("; ")).errors(self.problems))
-            }
+            problems => Err(Problem::shape(problems.join("; "))),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use metrics::counter;
+use metrics::{counter, gauge};
 
 use super::{App, ours};
 use crate::api::tls::Acceptor;
@@ -19,9 +19,11 @@ impl App {
         let result = self.try_reload().await;
         counter!("egressd_config_reloads_total", "result" => if result.is_ok() { "ok" } else { "refused" })
             .increment(1);
+        gauge!("egressd_config_last_reload_successful").set(if result.is_ok() { 1.0 } else { 0.0 });
         match result {
             Ok(()) => {
                 tracing::info!("the configuration was reloaded");
+                self.tell_sources();
                 Ok(())
             }
             Err(problems) => {

@@ -8,6 +8,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use anyhow::Context as _;
+use nix::unistd::AccessFlags;
+
 use super::out::{say, tell};
 use super::{ERROR, OK};
 use crate::api::tls::Acceptor;
@@ -15,21 +18,50 @@ use crate::clock;
 use crate::config::file::{Wrong, wrong};
 use crate::config::{Config, ConfigProblem};
 use crate::dial::{Dialer, plumbed};
+use crate::publish::Notice;
+use crate::source::Sources;
 
 #[derive(clap::Args)]
 pub struct Args {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// Look with this user's rights, and whether they suffice for the store: the one that `serve` runs as (needs root)
+    #[arg(long, value_name = "USER")]
+    as_user: Option<String>,
 }
 
 pub fn run(args: Args) -> u8 {
-    match load(&args.config) {
+    if let Some(user) = &args.as_user
+        && let Err(error) = become_user(user)
+    {
+        tell!("egressd: --as-user {user}: {error:#}");
+        return ERROR;
+    }
+    match load(&args.config, args.as_user.as_deref()) {
         Ok(config) => {
             let sources = match config.egress.sources.len() {
                 1 => "its source is on this host".to_owned(),
                 count => format!("its {count} sources are on this host"),
             };
+            let now = clock::wall();
+            // The store is not asked: a running node counts the notice of a new address from when it first listed it.
+            let all = Sources::new(&config.egress, &Notice::given(), None);
+            for line in all.told(now) {
+                say!("{line}");
+            }
+            let without = all.pools_without(now);
+            for pool in &without {
+                tell!(
+                    "{}: pool \"{pool}\" has no source that is usable now: its sends wait until one is, or expire; \
+                     see the dates in {}",
+                    args.config.display(),
+                    config.egress.published_path.display()
+                );
+            }
+            if !without.is_empty() {
+                return ERROR;
+            }
             say!("{} is good: {sources}", args.config.display());
             OK
         }
@@ -41,22 +73,30 @@ pub fn run(args: Args) -> u8 {
 }
 
 /// Everything that `serve` loads before it binds a listener or opens the store.
-fn load(file: &Path) -> Result<Config, Vec<ConfigProblem>> {
+fn load(file: &Path, user: Option<&str>) -> Result<Config, Vec<ConfigProblem>> {
     let config = Config::load_proven(file, clock::wall(), &on_this_host)?;
     let trust = Dialer::prepare(&config).err().map(|error| ("tls", error.to_string()));
     let api = config.api.tls.as_ref().and_then(|files| Acceptor::load(files).err());
     let api = api.map(|error| ("api.tls", error.to_string()));
-    let problems: Vec<_> = [trust, api]
-        .into_iter()
-        .flatten()
-        .map(|(key, detail)| ConfigProblem {
-            file: file.to_owned(),
-            line: None,
-            key: key.to_owned(),
-            detail,
-            fix: "correct the files that it names".to_owned(),
-        })
-        .collect();
+    let problem = |key: &str, detail: String, fix: String| ConfigProblem {
+        file: file.to_owned(),
+        line: None,
+        key: key.to_owned(),
+        detail,
+        fix,
+    };
+    let loaded = [trust, api].into_iter().flatten();
+    let mut problems: Vec<_> =
+        loaded.map(|(key, detail)| problem(key, detail, "correct the files that it names".to_owned())).collect();
+    if let Some(user) = user {
+        let paths = [("store.path", &config.store.path, true), ("store.key_file", &config.store.key_file, false)];
+        for (key, path, directory) in paths {
+            if let Some(denied) = denied(path, directory) {
+                let fix = format!("give it to {user} (chown {user} {})", denied.display());
+                problems.push(problem(key, format!("{user} may not use {}", denied.display()), fix));
+            }
+        }
+    }
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 
@@ -65,6 +105,30 @@ pub fn told(problems: &[ConfigProblem]) -> String {
     let lines: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
     let count = if problems.len() == 1 { "1 problem".to_owned() } else { format!("{} problems", problems.len()) };
     format!("{lines}{count}")
+}
+
+/// What keeps this user from a path of the store's: it, or where it would be made.
+fn denied(path: &Path, directory: bool) -> Option<PathBuf> {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let there = path.ancestors().find(|path| path.exists())?;
+    let rights = match there == path {
+        true if !directory => AccessFlags::R_OK,
+        _ => AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK,
+    };
+    nix::unistd::access(there, rights).is_err().then(|| there.to_owned())
+}
+
+/// Gives this process' rights up for those of a user, its groups included.
+fn become_user(name: &str) -> anyhow::Result<()> {
+    let user = nix::unistd::User::from_name(name)?.context("there is no such user on this host")?;
+    if nix::unistd::geteuid() == user.uid {
+        return Ok(());
+    }
+    let groups = nix::unistd::initgroups(&std::ffi::CString::new(name)?, user.gid);
+    groups.context("only root can look with another user's rights")?;
+    nix::unistd::setgid(user.gid)?;
+    nix::unistd::setuid(user.uid)?;
+    Ok(())
 }
 
 fn on_this_host(address: IpAddr) -> Result<(), Wrong> {

@@ -14,7 +14,7 @@ use super::client::{ApiArgs, ApiClient};
 use super::out::{reader_gone, say};
 use super::show::{Style, clean, timings};
 use super::{NO, OK, block_on};
-use crate::app::App;
+use crate::app::{App, Past};
 use crate::config::Config;
 use crate::request_bin::RequestBin;
 use crate::{clock, telemetry};
@@ -32,6 +32,9 @@ const SOURCES: [Ipv4Addr; 3] =
 
 /// Three customers' hosts: each sees a steady source, and not all the same one.
 const RECEIVERS: [Ipv4Addr; 3] = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 4)];
+
+/// Theirs where it is free, so that what the README shows can be sent as it stands there.
+const RECEIVER_PORT: u16 = 8710;
 
 /// One send, as a step would write it, and how it must end.
 struct Sample {
@@ -61,14 +64,17 @@ async fn demo(once: bool) -> anyhow::Result<u8> {
     let seen = RequestBin::default();
     let mut receivers = Vec::new();
     for host in RECEIVERS {
-        let listener = TcpListener::bind((host, 0)).await?;
+        let listener = match TcpListener::bind((host, RECEIVER_PORT)).await {
+            Ok(listener) => listener,
+            Err(_) => TcpListener::bind((host, 0)).await?,
+        };
         receivers.push(listener.local_addr()?);
         tokio::spawn(seen.clone().serve(listener));
     }
     let down = closed_port().await?;
 
     let config = config(&directory.0).await?;
-    let app = App::start(config, None, telemetry::metrics()?).await?;
+    let app = App::start(config, None, Past::Own, telemetry::metrics()?).await?;
     let api = ApiArgs { api: Some(format!("http://{}", app.api)), ..ApiArgs::default() };
     let client = ApiClient::new(&api)?;
 

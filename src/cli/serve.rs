@@ -6,7 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::out::tell;
 use super::{ERROR, NO, OK, block_on};
-use crate::app::App;
+use crate::app::{App, Past};
 use crate::config::Config;
 use crate::{clock, telemetry};
 
@@ -15,6 +15,9 @@ pub struct Args {
     /// The configuration; `config/egressd.toml` shows every key
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// The store is a copy of an earlier moment: all that waits in it ends `interrupted`, and none of it is sent
+    #[arg(long)]
+    restored: bool,
 }
 
 pub fn run(args: Args) -> u8 {
@@ -28,14 +31,14 @@ pub fn run(args: Args) -> u8 {
             return ERROR;
         }
     };
-    block_on(serve(config, args.config))
+    block_on(serve(config, args.config, if args.restored { Past::Restored } else { Past::Own }))
 }
 
 fn count(problems: usize) -> String {
     if problems == 1 { "1 problem".to_owned() } else { format!("{problems} problems") }
 }
 
-async fn serve(config: Config, file: PathBuf) -> anyhow::Result<u8> {
+async fn serve(config: Config, file: PathBuf, past: Past) -> anyhow::Result<u8> {
     telemetry::logs("info");
     // Before anything can take long, so that no signal gets its default effect.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -48,9 +51,17 @@ async fn serve(config: Config, file: PathBuf) -> anyhow::Result<u8> {
     }
     let metrics = telemetry::metrics()?;
     let app = tokio::select! {
-        started = App::start(config, Some(file), metrics) => started?,
+        started = App::start(config, Some(file), past, metrics) => started,
         _ = terminate.recv() => return Ok(OK),
         _ = interrupt.recv() => return Ok(OK),
+    };
+    let app = match app {
+        Ok(app) => app,
+        Err(error) => {
+            let code = if error.may_pass() { NO } else { ERROR };
+            tell!("egressd: {:#}", anyhow::Error::from(error));
+            return Ok(code);
+        }
     };
     tracing::info!(api = %app.api, metrics = %app.metrics, publish = ?app.publish, "ready");
     notify(&[sd_notify::NotifyState::Ready]);
@@ -62,8 +73,11 @@ async fn serve(config: Config, file: PathBuf) -> anyhow::Result<u8> {
             _ = hangup.recv() => {
                 reloading();
                 // A refused reload is logged and counted; the appliance goes on as it was.
-                let _ = app.reload().await;
-                notify(&[sd_notify::NotifyState::Ready]);
+                let status = match app.reload().await {
+                    Ok(()) => String::new(),
+                    Err(problems) => format!("the last reload was refused: {}, in the journal", count(problems)),
+                };
+                notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&status)]);
             }
             () = watchdog.tick() => {
                 if app.dispatcher_turns() {

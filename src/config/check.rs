@@ -307,6 +307,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         let expires_in = table.duration("expires_in", limits::EXPIRES_IN, SECOND..=30 * DAY);
         let keep_alive = table.duration("keep_alive", limits::KEEP_ALIVE, Duration::ZERO..=60 * SECOND);
         let user_agent = table.text("user_agent", default_user_agent(), user_agent);
+        let contact = table.text("contact", String::new(), contact);
         let drain =
             table.duration("drain", limits::DRAIN, ms(10)..=600 * SECOND).or_default(limits::DRAIN.max(deadline.value));
         self.at_most(&per_tenant, "in_flight", &in_flight, |n| n.to_string());
@@ -328,7 +329,10 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             hold_limit: hold_limit.value,
             expires_in: expires_in.value,
             keep_alive: keep_alive.value,
-            user_agent: user_agent.value,
+            user_agent: match &*contact.value {
+                "" => user_agent.value,
+                contact => format!("{} (+{contact})", user_agent.value),
+            },
             drain: drain.value,
         }
     }
@@ -615,6 +619,17 @@ fn user_agent(text: &str) -> Result<String, Wrong> {
         return Err(wrong(format!("{text:?} is not a User-Agent"), "1 to 256 visible ASCII characters"));
     }
     Ok(text.replace("<version>", env!("CARGO_PKG_VERSION")))
+}
+
+/// What stands in the User-Agent as a comment (RFC 9110 section 10.1.5), which parentheses would end.
+fn contact(text: &str) -> Result<String, Wrong> {
+    let good = |byte: u8| (0x21..0x7f).contains(&byte) && !matches!(byte, b'(' | b')' | b'\\');
+    if !text.bytes().all(good) || text.len() > 200 {
+        let fix =
+            "a URL or a mail address, like \"https://egress.example.net/\", of at most 200 visible ASCII characters";
+        return Err(wrong(format!("{text:?} is no contact"), fix));
+    }
+    Ok(text.to_owned())
 }
 
 fn default_user_agent() -> String {

@@ -447,7 +447,7 @@ pub fn show_size(bytes: u64) -> String {
 }
 
 /// The known name that a misspelt one most likely stands for.
-fn closest(name: &str, known: &[&'static str]) -> Option<&'static str> {
+pub fn closest(name: &str, known: &[&'static str]) -> Option<&'static str> {
     if name.len() > 64 {
         return None;
     }

@@ -33,6 +33,13 @@ fn every_problem_of_the_file_is_told_with_its_line() {
                 (2, "224.0.0.1 is no address that a connection can come from"),
             ],
         ),
+        (
+            "169.254.7.9\nfe80::1",
+            vec![
+                (1, "169.254.7.9 is link-local: it means another host on every link, and no receiver sees it"),
+                (2, "fe80::1 is link-local: it means another host on every link, and no receiver sees it"),
+            ],
+        ),
         ("::ffff:203.0.113.1", vec![(1, "::ffff:203.0.113.1 is an IPv4 address in IPv6 form")]),
         ("203.0.113.1\n\n203.0.113.1", vec![(3, "203.0.113.1 stands in line 1 already")]),
         ("2001:db8::1\n2001:db8:0::1", vec![(2, "2001:db8::1 stands in line 1 already")]),
@@ -97,15 +104,33 @@ fn no_line_shortens_the_notice_that_first_publication_began() {
     let notice = Notice::new(&first, start, Duration::from_secs(7 * 86_400));
     for (line, now, carries) in [
         ("203.0.113.1", "2026-11-01T00:00:00Z", true),
-        ("203.0.113.2", "2026-11-29T11:59:59Z", false),
-        ("203.0.113.2", "2026-11-29T12:00:00Z", true),
-        ("203.0.113.2 announced=2020-01-01 active=2020-02-01", "2026-11-29T11:59:59Z", false),
+        ("203.0.113.2", "2026-11-28T23:59:59Z", false),
+        ("203.0.113.2", "2026-11-29T00:00:00Z", true),
+        ("203.0.113.2 announced=2020-01-01 active=2020-02-01", "2026-11-28T23:59:59Z", false),
+        ("203.0.113.2 announced=2026-11-22 active=2026-11-29", "2026-11-29T00:00:00Z", true),
         ("203.0.113.2 active=2026-12-24", "2026-12-23T00:00:00Z", false),
         ("203.0.113.2 active=2026-12-24", "2026-12-24T00:00:00Z", true),
         ("203.0.113.2 retires=2026-11-25", "2026-11-24T00:00:00Z", false),
     ] {
         let entry = PublishedList::parse(line).unwrap().entries.remove(0);
         assert_eq!(entry.carries(&notice, at(now)), carries, "{line} {now}");
+    }
+}
+
+#[test]
+fn a_notice_counts_in_whole_days_from_the_day_of_first_publication() {
+    let (start, first) = (at("2026-11-01T00:00:00Z"), at("2026-11-22T23:59:59.987654321Z"));
+    let address = ip("203.0.113.2");
+    for (notice, ends, told) in [
+        (0, "2026-11-22T23:59:59.987654321Z", "2026-11-22T23:59:59Z"),
+        (8, "2026-11-23T00:00:07.987654321Z", "2026-11-23T00:00:07Z"),
+        (86_400, "2026-11-23T00:00:00Z", "2026-11-23"),
+        (36 * 3600, "2026-11-24T00:00:00Z", "2026-11-24"),
+        (7 * 86_400, "2026-11-29T00:00:00Z", "2026-11-29"),
+    ] {
+        let notice = Notice::new(&HashMap::from([(address, first)]), start, Duration::from_secs(notice));
+        assert_eq!(notice.ends(address), Some(at(ends)));
+        assert_eq!(shown(at(ends)), told);
     }
 }
 
@@ -161,5 +186,5 @@ fn an_address_within_its_notice_shows_the_day_that_ends_it() {
     let json: serde_json::Value = serde_json::from_str(&list.json(&notice, 0, now)).unwrap();
     assert_eq!(json["prefixes"][0]["status"], "announced");
     assert_eq!(json["prefixes"][0]["active"], "2026-11-29");
-    assert_eq!(list.next_change(&notice, now), Some(at("2026-11-29T12:00:00Z")));
+    assert_eq!(list.next_change(&notice, now), Some(at("2026-11-29T00:00:00Z")));
 }

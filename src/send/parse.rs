@@ -18,6 +18,7 @@ use serde_json::value::RawValue;
 use super::body::{self, Body};
 use super::headers::{self, Headers};
 use super::{Context, ExecutionId, HeaderLines, Method, SendSpec, Spelling, Target, params};
+use crate::config::file::closest;
 use crate::limits;
 use crate::policy::CheckedUrl;
 use crate::policy::url::without_userinfo;
@@ -481,7 +482,11 @@ pub(crate) fn known<'a, const N: usize>(
                 seen[index] = true;
                 values[index] = Some(*value).filter(|value| Kind::of(value) != Kind::Null);
             }
-            None => problems.add(at, format!("is not a key that is known here: {}", names.join(", ")), hint(key)),
+            None => {
+                let meant = || closest(&key.to_ascii_lowercase(), names).map(|name| format!("did you mean {name}?"));
+                let hint = hint(key).map(str::to_owned).or_else(meant);
+                problems.push(Fault::Shape, at, format!("is not a key that is known here: {}", names.join(", ")), hint);
+            }
         }
     }
     values

@@ -25,6 +25,7 @@
 mod bloom;
 mod checkpoint;
 mod claim;
+mod copy;
 mod doubt;
 mod entry;
 mod files;
@@ -159,6 +160,7 @@ struct Shared {
     faults: Faults,
     /// Of the directory and the lock: what is written elsewhere does not last.
     links: Vec<Link>,
+    copy: copy::Copy,
 }
 
 /// The places where a disk may refuse, for tests to refuse in its stead.
@@ -321,6 +323,11 @@ pub struct Embedded {
 }
 
 impl Embedded {
+    /// As [`Self::open`], of a store that is a copy of an earlier moment: [`copy`] says what becomes of it.
+    pub fn open_copy(settings: &StoreSettings, node: &str) -> Result<Self, StoreError> {
+        Self::open_as(settings, node, PieceLimits::of(settings), true)
+    }
+
     /// Opens the store, or makes it at the first start. Reads what the last process left; nothing is delivered,
     /// interrupted or discarded before `recover`.
     pub fn open(settings: &StoreSettings, node: &str) -> Result<Self, StoreError> {
@@ -328,6 +335,10 @@ impl Embedded {
     }
 
     fn open_with(settings: &StoreSettings, node: &str, limits: SegmentLimits) -> Result<Self, StoreError> {
+        Self::open_as(settings, node, limits, false)
+    }
+
+    fn open_as(settings: &StoreSettings, node: &str, limits: SegmentLimits, is_copy: bool) -> Result<Self, StoreError> {
         let root = settings.path.clone();
         files::make_directory(&root).map_err(|error| cannot_write(&root, &error))?;
         let lock = Lock::take(&root)?;
@@ -340,6 +351,7 @@ impl Embedded {
             let (path, paths) = (path.display(), failed.len());
             tracing::warn!(%path, paths, %error, "others than the owner can use the store's files: chmod them to 0600 and 0700");
         }
+        let copy = copy::Copy::of(&root, is_copy)?;
         state::check_format(&root)?;
         let segments = root.join("pieces");
         files::make_directory(&segments).map_err(|error| cannot_write(&segments, &error))?;
@@ -385,6 +397,7 @@ impl Embedded {
             untold: Mutex::default(),
             faults: Faults::default(),
             links: lock.links.clone(),
+            copy,
         });
         let left_behind = replay::load(&shared)?;
         // Told at once, not only by the first call that it cannot take.

@@ -99,6 +99,11 @@ pub fn doubted() -> Failure {
     UnmadeCause::Doubted.failure()
 }
 
+/// Why what waited in a restored copy is not made.
+pub fn restored() -> Failure {
+    UnmadeCause::Restored.failure()
+}
+
 /// Why a held send was never sent.
 pub fn discarded() -> Failure {
     UnmadeCause::Discarded.failure()

@@ -103,6 +103,12 @@ impl Node {
         self.start_set(egressd(), set);
     }
 
+    /// Ends with a code of its own instead of serving: that, and what it told.
+    pub fn refuses_to_start(&self) -> (Option<i32>, String) {
+        let (code, _, err) = run(&["serve", "--config", "egressd.toml"], self.directory.path());
+        (code, err)
+    }
+
     fn start_set(&mut self, mut command: Command, set: impl FnOnce(&mut Command)) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("log")).expect("the log");
         let command = command.args(["serve", "--config"]).arg(self.config()).stdin(Stdio::null()).stderr(log);

@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt;
 use crate::node::{Node, PATIENCE, call, call_text, counting_receiver, free_port};
 
 /// Every metric with its type, save `egressd_source_verified`, which has samples only where reflectors are asked.
-const METRICS: [(&str, &str); 20] = [
+const METRICS: [(&str, &str); 21] = [
     ("egressd_sends_accepted_total", "counter"),
     ("egressd_sends_refused_total", "counter"),
     ("egressd_sends_total", "counter"),
@@ -30,6 +30,7 @@ const METRICS: [(&str, &str); 20] = [
     ("egressd_store_commit_seconds", "histogram"),
     ("egressd_store_bytes", "gauge"),
     ("egressd_config_reloads_total", "counter"),
+    ("egressd_config_last_reload_successful", "gauge"),
     ("egressd_build_info", "gauge"),
 ];
 

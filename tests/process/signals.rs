@@ -99,6 +99,7 @@ async fn a_reload_takes_effect_as_a_whole_or_not_at_all() {
         }
     };
     assert_eq!(ends(&node).await, "delivered");
+    assert_eq!(node.metric("egressd_config_last_reload_successful").await, Some(1.0));
 
     // A good policy beside a problem: nothing of the file counts.
     node.configure("[policy]\nports = [443]\n[tls]\nroots = \"no such roots\"\n");
@@ -115,9 +116,13 @@ async fn a_reload_takes_effect_as_a_whole_or_not_at_all() {
     reloaded("refused", 2.0).await;
     assert!(node.log().contains("store.path"), "{}", node.log());
 
+    let lasting = "egressd_config_last_reload_successful";
+    assert_eq!(node.metric(lasting).await, Some(0.0));
+
     node.configure("[policy]\nports = [443]\n");
     node.signal(Signal::SIGHUP);
     reloaded("ok", 1.0).await;
+    assert_eq!(node.metric(lasting).await, Some(1.0));
     assert_eq!(ends(&node).await, "blocked");
     assert_eq!(seen.of("/").len(), 2);
 }
@@ -134,7 +139,7 @@ async fn a_store_has_one_owner_who_is_named() {
     let directory = node.directory.path().to_owned();
     let (code, _, err) =
         tokio::task::spawn_blocking(move || run(&["serve", "--config", "other.toml"], &directory)).await.unwrap();
-    assert_eq!(code, Some(2), "{err}");
+    assert_eq!(code, Some(1), "{err}");
     assert!(err.contains(&format!("process {pid}")), "{err}");
 }
 

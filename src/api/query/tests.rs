@@ -39,6 +39,24 @@ fn no_more_parameters_are_looked_at_than_the_bound() {
     assert!(none(Some("")).is_ok() && none(None).is_ok());
 }
 
+/// `errors` point into a body; a query's problems are told once, in `detail`.
+#[test]
+fn what_is_wrong_with_a_query_is_told_once_and_as_of_the_query() {
+    let problem = list(Some("limit=0&colour=red&colour=blue&since=now"), Tenants::All).expect_err("refused");
+    let told: serde_json::Value = serde_json::from_slice(&problem.body()).expect("JSON");
+    assert_eq!(told.get("errors"), None, "{told}");
+    let detail = told["detail"].as_str().expect("text");
+    for (part, times) in [
+        ("the parameter limit must be a number", 1),
+        ("the parameter colour is not one that this call takes", 1),
+        ("the parameter colour stands here a second time (keep one of the two)", 1),
+        ("the parameter since must be an instant", 1),
+        ("body", 0),
+    ] {
+        assert_eq!(detail.matches(part).count(), times, "{part}: {detail}");
+    }
+}
+
 #[test]
 fn a_page_has_a_default_size() {
     assert_eq!(page(None).ok(), Some(PageQuery { limit: limits::PAGE_ITEMS_DEFAULT, cursor: None }));

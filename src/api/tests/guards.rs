@@ -38,7 +38,7 @@ async fn what_is_not_there_is_a_problem_too() {
         ("POST", "/openapi.json", "GET,HEAD"),
     ] {
         let answer = desk.call(method, path, &[], "").await;
-        answer.problem(405, "not_found");
+        answer.problem(405, "method_not_allowed");
         assert_eq!(answer.header("allow"), allow, "{method} {path}");
     }
 }

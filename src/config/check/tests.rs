@@ -728,6 +728,15 @@ fn tenants_names_and_redaction_are_checked() {
     let config = good(&format!("[redact]\nheaders = [\"X-Secret\"]\n{SOURCE}"));
     assert_eq!(config.redact.headers, ["x-secret"]);
     assert_eq!(config.delivery.user_agent, format!("egressd/{}", env!("CARGO_PKG_VERSION")));
+    let agents = [
+        ("contact = \"https://egress.example.net/\"", "egressd/V (+https://egress.example.net/)"),
+        ("contact = \"abuse@example.net\"\nuser_agent = \"ours\"", "ours (+abuse@example.net)"),
+        ("contact = \"\"", "egressd/V"),
+    ];
+    for (keys, agent) in agents {
+        let config = good(&format!("[delivery]\n{keys}\n{SOURCE}"));
+        assert_eq!(config.delivery.user_agent, agent.replace('V', env!("CARGO_PKG_VERSION")));
+    }
 }
 
 #[test]

@@ -45,6 +45,7 @@ variants!(
     Discarded,
     Interrupted,
     Doubted,
+    Restored,
     Unreadable,
     Damaged,
     Defect

@@ -21,6 +21,8 @@ pub enum UnmadeCause<'a> {
     Interrupted,
     /// What the store says of it is not all that was written.
     Doubted,
+    /// It waited in a copy of an earlier moment.
+    Restored,
     /// What was to be sent cannot be read back.
     Unreadable,
     /// How it ended is known, and its record cannot be read; `place`: where the damage is.
@@ -56,6 +58,10 @@ impl UnmadeCause<'_> {
             Self::Doubted => row(
                 Code::Interrupted,
                 "part of this node's store is lost, which may have said that this send was made or called off: the receiver may or may not have it, and it is never sent again; ask the receiver, and resend if it has not",
+            ),
+            Self::Restored => row(
+                Code::Interrupted,
+                "it waited in a copy of the store that was restored: it may have been made since that copy was, so it is never sent from here; ask the receiver, and resend if it has not",
             ),
             Self::Unreadable => row(
                 Code::Internal,

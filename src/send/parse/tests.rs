@@ -205,6 +205,11 @@ fn unknown_keys_are_refused_with_what_was_meant() {
         ("dataBase64", Some("write data_base64")),
         ("tenant", Some("the tenant is named by the header Egressd-Tenant, or by the token")),
         ("workflow", Some("write context: {\"workflow\": …, \"execution\": …, \"step\": …}")),
+        ("ur", Some("did you mean url?")),
+        ("metod", Some("did you mean method?")),
+        ("Heders", Some("did you mean headers?")),
+        ("dta", Some("did you mean data?")),
+        ("contxt", Some("did you mean context?")),
         ("frobnicate", None),
         ("", None),
     ] {

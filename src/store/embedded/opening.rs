@@ -78,7 +78,7 @@ impl<'a> Opening<'a> {
     /// A send that is not done, in the order of acceptance.
     pub fn add(&mut self, segment: &Arc<Segment>, number: u32, row: &Row) -> Result<(), StoreError> {
         let place = (segment.number, number);
-        if row.is_begun() {
+        if row.is_begun() || self.shared.copy.is_one() {
             self.left.push(place);
             return Ok(());
         }

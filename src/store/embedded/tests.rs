@@ -1,5 +1,6 @@
 //! What only a store on disk can break.
 
+mod copies;
 mod hindered;
 mod losses;
 mod shares;

@@ -42,9 +42,10 @@ unit_says() { # unit_says KEY=VALUE…: each stands in the unit, as systemd read
         grep -qxF -- "$line" "$deploy/systemd/egressd.service" || { echo "missing: $line"; return 1; }
     done
 }
-check "the unit waits for readiness, has a watchdog, reloads by SIGHUP and does not restart on a bad configuration" \
+check "the unit waits for readiness, has a watchdog, checks before it reloads by SIGHUP, restarts on what may pass alone" \
     unit_says Type=notify NotifyAccess=main WatchdogSec=30 'ExecReload=/bin/kill -HUP $MAINPID' \
-    RestartPreventExitStatus=2 StateDirectory=egressd User=egressd LimitNOFILE=131072
+    'ExecReload=/usr/local/bin/egressd check --config /etc/egressd/egressd.toml' Restart=on-failure \
+    StartLimitIntervalSec=0 RestartPreventExitStatus=2 StateDirectory=egressd User=egressd LimitNOFILE=131072
 
 sysusers() {
     local there=$scratch/sysusers

@@ -71,6 +71,11 @@ fn unmade() -> Vec<Row<'static>> {
         row(UnmadeCause::Discarded, "discarded none no", &["discarded", "never sent"]),
         row(UnmadeCause::Interrupted, "interrupted none maybe", &["may or may not have it", "never sent again"]),
         row(UnmadeCause::Doubted, "interrupted none maybe", &["store is lost", "may or may not have it"]),
+        row(
+            UnmadeCause::Restored,
+            "interrupted none maybe",
+            &["copy of the store", "may have been made", "ask the receiver"],
+        ),
         row(UnmadeCause::Unreadable, "internal none no", &["unreadable", "was not sent", "submit it again"]),
         row(
             UnmadeCause::Damaged { code: Code::Timeout, place: "00000001/log is unreadable at bytes 0 to 96" },

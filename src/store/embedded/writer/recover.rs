@@ -41,6 +41,7 @@ impl Writer {
                 }
             }
         }
+        self.shared.copy.settled();
         recovered.damage = locked(&self.shared.damage).clone();
         Ok(recovered)
     }
@@ -104,6 +105,8 @@ impl Writer {
             view::discarded()
         } else if locked(&self.shared.doubted).contains(&row.id) {
             view::doubted()
+        } else if self.shared.copy.is_one() {
+            view::restored()
         } else {
             match segment.frame(row.accepted) {
                 Ok(_) => return Ok(None),
