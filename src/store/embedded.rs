@@ -325,7 +325,7 @@ pub struct Embedded {
 impl Embedded {
     /// As [`Self::open`], of a store that is a copy of an earlier moment: [`copy`] says what becomes of it.
     pub fn open_copy(settings: &StoreSettings, node: &str) -> Result<Self, StoreError> {
-        Self::open_as(settings, node, PieceLimits::of(settings), true)
+        Self::open_as(settings, node, SegmentLimits::of(settings), true)
     }
 
     /// Opens the store, or makes it at the first start. Reads what the last process left; nothing is delivered,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::cannot_write;
-use super::piece::sync_directory;
+use super::segment::sync_directory;
 use super::state::write_whole;
 use crate::store::StoreError;
 
