@@ -1,11 +1,11 @@
 //! The HTTP front: submitting sends, looking at them, and stopping them.
 //!
 //! [`router`] is every call of the API over what [`ApiState`] brings together; [`serve`] puts it on a listener. A
-//! call goes through the same steps wherever it leads: the browser guard, its connection's place ([`places`]) and room for
+//! call goes through the same steps wherever it leads: the browser guard, its connection's place ([`seats`]) and room for
 //! what it takes ([`budget`]), the token and its scope ([`access`]), the query ([`query`]), the body ([`body`]), then the
 //! work; what is answered counts until it was taken ([`answers`]). Every error is a [`problem::Problem`]. Records leave in
 //! the shape of [`view`] alone, which decides what a tenant may know; places in the store's order are sealed
-//! ([`place`]). Not here: what makes a send acceptable (`intake`), and anything about delivery.
+//! ([`cursors`]). Not here: what makes a send acceptable (`intake`), and anything about delivery.
 
 pub mod access;
 mod answers;

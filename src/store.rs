@@ -1,13 +1,14 @@
 //! Remembering: every step of a send's life, on disk before it is answered for.
 //!
 //! [`Store`] has three roles: the once-only protocol ([`OnceOnly`]), what is remembered of sends ([`Records`]), and the
-//! little beside them ([`Registry`]). [`embedded`] is the default, [`memory`] the twin for tests, and `conformance` the
+//! little beside them ([`Registry`]). [`embedded`] is the default, `memory` the twin for tests, and `conformance` the
 //! suite that both pass. A method that changes something returns once the change is **durable**; concurrent calls
 //! share commits. No module but `app` knows which store is in use.
 
 #[cfg(test)]
 pub mod conformance;
 pub mod embedded;
+#[cfg(test)]
 pub mod memory;
 mod once;
 mod records;

@@ -2,7 +2,7 @@
 //!
 //! Every answer is counted until its last byte was handed to the connection or dropped with it ([`taken`]): the call
 //! that it answers counts as under way until then, and its room ([`super::budget`]) is held. A caller over HTTP/2 that
-//! takes nothing of an answer for long loses its connection ([`super::places`]), as over HTTP/1.1 by the socket. Large
+//! takes nothing of an answer for long loses its connection ([`super::seats`]), as over HTTP/1.1 by the socket. Large
 //! answers take more room, and a turn: few are read and built at once, in all and for one holder. Who finds no turn
 //! within a short time, or no room, is told to come back, and nothing was built.
 

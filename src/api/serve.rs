@@ -1,4 +1,4 @@
-//! A listener that serves a router: HTTP/1.1 and HTTP/2, over TLS or in the clear, bounded in connections ([`super::places`]
+//! A listener that serves a router: HTTP/1.1 and HTTP/2, over TLS or in the clear, bounded in connections ([`super::seats`]
 //! says who stays), heads and time (for those who do not read, too), and let go gracefully when the process stops.
 
 mod explained;

@@ -1,6 +1,6 @@
 //! `GET /v1/tail`: finished sends as they finish, as Server-Sent Events.
 //!
-//! Each event's id is its place in the order of finishing, sealed ([`super::place`]), which outlives restarts, so
+//! Each event's id is its place in the order of finishing, sealed ([`super::cursors`]), which outlives restarts, so
 //! `Last-Event-ID` resumes without a gap. A slow reader costs nothing: the store is looked into only as fast as events
 //! are taken. Where nothing matches for a while, an id without an event moves the place on from which a client would
 //! resume.

@@ -6,10 +6,11 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use futures_util::FutureExt;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::view::{self, EndedExecution, Standing, host_text};
 use super::{
@@ -132,7 +133,7 @@ impl Inner {
     fn queued(&self) -> Vec<usize> {
         let queued = |place: &usize| {
             let kept = &self.sends[*place];
-            kept.finished.is_none() && self.standing(kept).state() == State::Queued
+            kept.finished.is_none() && is_queued(&self.standing(kept))
         };
         let mut places: Vec<usize> = (0..self.sends.len()).filter(queued).collect();
         places.sort_by_key(|place| (self.standing(&self.sends[*place]).released_at(), *place));
@@ -405,7 +406,7 @@ impl Inner {
     fn begin(&mut self, by: &Session, begin: Begin) -> Result<Started, StoreError> {
         let place = *self.places.get(&begin.id).ok_or(StoreError::NoSuchSend)?;
         let kept = &self.sends[place];
-        let waiting = kept.finished.is_none() && self.standing(kept).state() == State::Queued;
+        let waiting = kept.finished.is_none() && is_queued(&self.standing(kept));
         let is_mine = kept.claimed_by.as_ref() == Some(by);
         if kept.new.tenant != begin.tenant || !waiting || !is_mine {
             return Err(StoreError::NoSuchSend);
@@ -606,7 +607,7 @@ impl OnceOnly for Memory {
         ready(self.open_for(by).and_then(|mut inner| {
             inner.end_where(now, limit, |inner, kept| {
                 let released = inner.standing(kept).released_at()?;
-                view::is_expired(released, kept.new.expires_in, now).then(view::expired)
+                is_expired(released, kept.new.expires_in, now).then(view::expired)
             })
         }))
     }
@@ -722,6 +723,32 @@ impl Registry for Memory {
 
     fn publish(&self, addresses: Vec<IpAddr>, digest: Option<[u8; 32]>, now: Timestamp) -> StoreResult<'_, Published> {
         ready(self.open().map(|mut inner| inner.publish(addresses, digest, now)))
+    }
+}
+
+fn is_queued(standing: &Standing) -> bool {
+    State::of(standing.released_at(), standing.started_at) == State::Queued
+}
+
+/// Its time counts from its release.
+fn is_expired(released_at: Timestamp, expires_in: Duration, now: Timestamp) -> bool {
+    let expires_in = SignedDuration::try_from(expires_in).unwrap_or(SignedDuration::MAX);
+    released_at.checked_add(expires_in).is_ok_and(|at| at <= now)
+}
+
+impl WaitingCount {
+    /// Both together.
+    fn with(self, other: Self) -> Self {
+        let oldest = match (self.oldest, other.oldest) {
+            (Some(one), Some(another)) => Some(one.min(another)),
+            (one, another) => one.or(another),
+        };
+        Self {
+            held: self.held + other.held,
+            queued: self.queued + other.queued,
+            unclaimed: self.unclaimed + other.unclaimed,
+            oldest,
+        }
     }
 }
 

@@ -2,15 +2,15 @@
 //!
 //! Pure: values in, values out.
 
-use std::{net::IpAddr, time::Duration};
+use std::net::IpAddr;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-use super::{Ending, Filter, WaitingCount};
+use super::{Ending, Filter};
 use crate::outcome::words::UnmadeCause;
 use crate::outcome::{Ended, Failure, Timings};
 use crate::policy::{Asker, Host, Suspensions};
-use crate::record::{ExecutionState, Finished, FinishedBy, Record, State};
+use crate::record::{ExecutionState, Finished, FinishedBy, Record};
 use crate::send::SendId;
 
 /// How and when an execution ended.
@@ -57,10 +57,6 @@ impl Standing {
             (true, Some(EndedExecution { ending: Ending::Finish(_), at, .. })) => Some(at.max(self.created_at)),
             (true, _) => None,
         }
-    }
-
-    pub fn state(&self) -> State {
-        State::of(self.released_at(), self.started_at)
     }
 
     pub fn is_discarded(&self) -> bool {
@@ -125,12 +121,6 @@ pub fn suspended(suspensions: &Suspensions, asker: Asker<'_>, host: Option<&Host
     Some(UnmadeCause::Suspended { reason }.failure())
 }
 
-/// Its time counts from its release.
-pub fn is_expired(released_at: Timestamp, expires_in: Duration, now: Timestamp) -> bool {
-    let expires_in = SignedDuration::try_from(expires_in).unwrap_or(SignedDuration::MAX);
-    released_at.checked_add(expires_in).is_ok_and(|at| at <= now)
-}
-
 /// Ends are counted by the minute: those of this minute and of the 59 before it.
 pub fn is_of_the_hour(at: Timestamp, now: Timestamp) -> bool {
     minute(at) > minute(now) - 60
@@ -143,22 +133,6 @@ pub fn start_of_the_hour(now: Timestamp) -> Timestamp {
 
 pub fn minute(at: Timestamp) -> i64 {
     at.as_second().div_euclid(60)
-}
-
-impl WaitingCount {
-    /// Both together.
-    pub(in crate::store) fn with(self, other: Self) -> Self {
-        let oldest = match (self.oldest, other.oldest) {
-            (Some(one), Some(another)) => Some(one.min(another)),
-            (one, another) => one.or(another),
-        };
-        Self {
-            held: self.held + other.held,
-            queued: self.queued + other.queued,
-            unclaimed: self.unclaimed + other.unclaimed,
-            oldest,
-        }
-    }
 }
 
 /// A host as filters name it: IPv6 addresses without brackets.

@@ -414,7 +414,7 @@ async fn a_disk_that_turns_read_only_is_told_and_loses_nothing() {
     let directory = node.directory.path().to_owned();
     let (code, _, err) =
         tokio::task::spawn_blocking(move || run(&["serve", "--config", "egressd.toml"], &directory)).await.unwrap();
-    assert_eq!(code, Some(2), "{err}");
+    assert_eq!(code, Some(1), "{err}");
     assert!(err.contains("store/lock: Read-only file system") && err.contains("mount it writable"), "{err}");
 
     disk.unmount();

@@ -292,7 +292,8 @@ async fn check_tells_all_problems_and_where_a_source_is_missing() {
     let (_directory, config) = written("127.0.0.11\n", "[[egress.source]]\npublic = \"127.0.0.11\"\n");
     let (code, text, errors) = egressd(&["check", "--config", &config]).await;
     assert_eq!((code, errors.as_str()), (Some(0), ""));
-    assert_eq!(text, format!("{config} is good: its source is on this host\n"));
+    let each = "source 127.0.0.11 (pool default): usable now\n";
+    assert_eq!(text, format!("{each}{config} is good: its source is on this host\n"));
 
     let text = "[delivery]\ndrain = \"1s\"\ndedline = \"5s\"\n[[egress.source]]\npublic = \"192.0.2.1\"\n";
     let (_directory, config) = written("192.0.2.1\n", text);

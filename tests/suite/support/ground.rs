@@ -1,11 +1,11 @@
-//! Everything a delivery needs, on loopback: sources, a policy that opens 127.0.0.0/8, a store in memory.
+//! Everything a delivery needs, on loopback: sources, a policy that opens 127.0.0.0/8, a store.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use egressd::{
     clock,
-    config::Config,
+    config::{Config, StoreSettings},
     deadline::Deadline,
     deliver::{Attempt, Deliverer},
     dial::Dialer,
@@ -13,7 +13,7 @@ use egressd::{
     publish::Notice,
     record::ShownRequest,
     send::{Context, Method, SendId, SendSpec, Target, TenantId},
-    store::{Accept, Accepted, Course, NewSend, OnceOnly, Started, memory::Memory},
+    store::{Accept, Accepted, Course, NewSend, OnceOnly, Session, Started, embedded::Embedded},
     world::World,
 };
 use http::{HeaderName, HeaderValue};
@@ -30,7 +30,8 @@ pub const SOURCE: &str = "127.0.0.11";
 pub struct Ground {
     pub world: Arc<World>,
     pub deliverer: Arc<Deliverer>,
-    store: Memory,
+    store: Embedded,
+    session: tokio::sync::OnceCell<Session>,
     /// Removed with it: the published list and what tests put there.
     pub directory: tempfile::TempDir,
 }
@@ -130,7 +131,10 @@ impl Plan {
         let trust = Dialer::prepare(&config).expect("trust");
         let world = World::new(config, &Notice::default(), self.ours, Suspensions::default());
         let deliverer = Deliverer::new(world.clone(), trust);
-        Ground { world, deliverer, store: Memory::new(), directory: self.directory }
+        let (path, key_file) = (self.directory.path().join("store"), self.directory.path().join("key"));
+        let settings = StoreSettings { path, key_file, ..world.config().store.clone() };
+        let store = Embedded::open(&settings, "test").expect("a store");
+        Ground { world, deliverer, store, session: Default::default(), directory: self.directory }
     }
 }
 
@@ -165,8 +169,8 @@ impl Ground {
         };
         let accept =
             Accept { tenant: tenant.clone(), sends: vec![new], hold: None, idempotency: None, sends_per_execution: 1 };
-        let session = self.store.join(Arc::from("test")).await.expect("joined");
-        match self.store.accept(&session, accept).await {
+        let join = || async { self.store.join(Arc::from("test")).await.expect("joined") };
+        match self.store.accept(self.session.get_or_init(join).await, accept).await {
             Ok(Accepted::New { mut started, .. }) => started.pop().expect("begun"),
             other => panic!("not accepted: {other:?}"),
         }
