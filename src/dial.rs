@@ -63,7 +63,7 @@ pub struct Look {
 
 /// A [`Look`] before sources are chosen.
 #[derive(Debug)]
-pub struct Found {
+pub struct Vetted {
     pub resolved: Vec<(IpAddr, Verdict)>,
     pub would_block: Option<Code>,
     /// What passed; or why nothing may be dialled.
@@ -151,7 +151,7 @@ impl Dialer {
         purpose: Purpose,
         inquiry: &Inquiry,
     ) -> Look {
-        let Found { resolved, would_block, addresses } = self.find(asker, url, settings, purpose, inquiry).await;
+        let Vetted { resolved, would_block, addresses } = self.find(asker, url, settings, purpose, inquiry).await;
         // By what is in force now: a name may have taken its time, and a reload may have come between.
         let now = self.world.settings();
         let way = addresses.and_then(|addresses| self.candidates(asker, url, &now, &addresses));
@@ -166,13 +166,13 @@ impl Dialer {
         settings: &Settings,
         purpose: Purpose,
         inquiry: &Inquiry,
-    ) -> Found {
+    ) -> Vetted {
         let Destination { scheme, host, .. } = url.destination();
         if *scheme == Scheme::Https
             && let Err(failure) = tls::nameable(host)
         {
             // Before anything is looked up or opened for it.
-            return Found { resolved: Vec::new(), would_block: None, addresses: Err(failure) };
+            return Vetted { resolved: Vec::new(), would_block: None, addresses: Err(failure) };
         }
         let (aliases, addresses, failure) = match host {
             Host::Address(address) => (Vec::new(), vec![*address], None),
@@ -203,7 +203,7 @@ impl Dialer {
             (None, Some(failure)) => Err(failure),
             (None, None) => Ok(addresses),
         };
-        Found { resolved, would_block, addresses }
+        Vetted { resolved, would_block, addresses }
     }
 
     /// Which of these, in any form, the kernel takes for this host's own.

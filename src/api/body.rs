@@ -53,7 +53,7 @@ impl Shared {
         &self,
         received: Received,
         tenant: &TenantId,
-        read: impl FnOnce(&Bytes) -> Result<T, Vec<parse::Problem>> + Send + 'static,
+        read: impl FnOnce(&Bytes) -> Result<T, Vec<parse::ShapeProblem>> + Send + 'static,
     ) -> Result<(T, Room), Problem> {
         let Received { bytes, room } = received;
         let size = bytes.len();
@@ -78,7 +78,7 @@ impl Shared {
 }
 
 /// Refused with all that is wrong, in the room of what was read.
-pub(super) fn refusal(problems: Vec<parse::Problem>, room: Room) -> Problem {
+pub(super) fn refusal(problems: Vec<parse::ShapeProblem>, room: Room) -> Problem {
     Problem::from(problems).written(room)
 }
 

@@ -15,32 +15,32 @@ use crate::send::TenantId;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Holder {
     key: Arc<str>,
-    kind: Kind,
+    kind: Wideness,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum Wideness {
     /// One tenant, or callers that nobody knows.
     One,
     /// A client that speaks for any tenant.
     Many,
-    /// As [`Kind::One`] and [`Kind::Many`], and what operators have to themselves is open to it.
+    /// As [`Wideness::One`] and [`Wideness::Many`], and what operators have to themselves is open to it.
     Operator { many: bool },
 }
 
 impl Holder {
     /// All whom no token has named.
     pub(crate) fn nobody() -> Self {
-        Self { key: "nobody".into(), kind: Kind::One }
+        Self { key: "nobody".into(), kind: Wideness::One }
     }
 
     pub(crate) fn tenant(tenant: &str, operate: bool) -> Self {
-        let kind = if operate { Kind::Operator { many: false } } else { Kind::One };
+        let kind = if operate { Wideness::Operator { many: false } } else { Wideness::One };
         Self { key: format!("tenant {tenant}").into(), kind }
     }
 
     pub(crate) fn client(name: &str, operate: bool) -> Self {
-        let kind = if operate { Kind::Operator { many: true } } else { Kind::Many };
+        let kind = if operate { Wideness::Operator { many: true } } else { Wideness::Many };
         Self { key: format!("client {name}").into(), kind }
     }
 
@@ -54,12 +54,12 @@ impl Holder {
     }
 
     pub(crate) fn operates(&self) -> bool {
-        matches!(self.kind, Kind::Operator { .. })
+        matches!(self.kind, Wideness::Operator { .. })
     }
 
     /// Whether it speaks for any tenant.
     pub(crate) fn is_many(&self) -> bool {
-        matches!(self.kind, Kind::Many | Kind::Operator { many: true })
+        matches!(self.kind, Wideness::Many | Wideness::Operator { many: true })
     }
 }
 

@@ -180,8 +180,8 @@ impl Problem {
     }
 }
 
-impl From<Vec<parse::Problem>> for Problem {
-    fn from(problems: Vec<parse::Problem>) -> Self {
+impl From<Vec<parse::ShapeProblem>> for Problem {
+    fn from(problems: Vec<parse::ShapeProblem>) -> Self {
         let only_size = problems.iter().all(|problem| problem.fault == Fault::TooLarge);
         let code = if only_size { ProblemCode::TooLarge } else { ProblemCode::Shape };
         let detail = match problems.as_slice() {

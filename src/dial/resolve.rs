@@ -27,7 +27,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::cache::Cache;
 use self::inquiry::Inquiry;
-use self::message::{Kind, Name};
+use self::message::{Name, RecordType};
 use self::query::{AllFailed, Asking, ask};
 use self::servers::Servers;
 #[cfg(doc)]
@@ -188,12 +188,12 @@ fn has_addresses((family, _): &FamilyAnswer) -> bool {
 
 /// IPv6 first; a family that was not asked for, or not waited for, is missing.
 async fn both_families(asking: &Asking<'_>, name: &Name, with_v6: bool) -> Vec<FamilyAnswer> {
-    let v4 = family(asking, name, Kind::A);
+    let v4 = family(asking, name, RecordType::A);
     if !with_v6 {
         return vec![v4.await];
     }
-    let (v6, v4) = both(family(asking, name, Kind::AAAA), v4).await;
-    let mut answers = [(Kind::AAAA, v6), (Kind::A, v4)];
+    let (v6, v4) = both(family(asking, name, RecordType::AAAA), v4).await;
+    let mut answers = [(RecordType::AAAA, v6), (RecordType::A, v4)];
     let found = answers.iter().any(|(_, answer)| answer.as_ref().is_some_and(has_addresses));
     for (kind, answer) in &mut answers {
         // The lookup is not made once more, as there is something to go on with: a hiccup must not cost this family.
@@ -237,7 +237,7 @@ where
 }
 
 /// Asks for one family, along the aliases, until addresses or the end of the chain.
-async fn family(asking: &Asking<'_>, name: &Name, kind: Kind) -> FamilyAnswer {
+async fn family(asking: &Asking<'_>, name: &Name, kind: RecordType) -> FamilyAnswer {
     let mut aliases: Vec<String> = Vec::new();
     let mut at = name.clone();
     let mut ttl = u32::MAX;

@@ -10,7 +10,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::parse::{At, Bounds, Kind, Members, Problems, text};
+use super::parse::{At, Bounds, Members, Problems, ValueKind, text};
 
 /// What a body is, for the `Content-Type` it gets where the author gives none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,9 +106,9 @@ fn from_data(
 ) -> Option<Body> {
     let form = content_type.is_some_and(is_form);
     let multipart = content_type.is_some_and(is_multipart);
-    match Kind::of(data) {
-        Kind::Null => None,
-        kind @ (Kind::Object | Kind::Array) if multipart => {
+    match ValueKind::of(data) {
+        ValueKind::Null => None,
+        kind @ (ValueKind::Object | ValueKind::Array) if multipart => {
             problems.add(
                 at,
                 format!("is {}, and a multipart type has parts with a boundary, which JSON is not", kind.name()),
@@ -116,7 +116,7 @@ fn from_data(
             );
             None
         }
-        Kind::String => {
+        ValueKind::String => {
             let text = text(data, at, problems)?;
             let bytes = match text {
                 std::borrow::Cow::Borrowed(text) => shared(call, text.as_bytes()),
@@ -124,11 +124,11 @@ fn from_data(
             };
             Some(Body { kind: BodyKind::Text, bytes })
         }
-        Kind::Object if form => {
+        ValueKind::Object if form => {
             let members = Members::read(data, at, problems)?;
             form_encoded(at, &members, problems)
         }
-        Kind::Array if form => {
+        ValueKind::Array if form => {
             problems.add(
                 at,
                 "is an array, which a form cannot carry",
@@ -136,7 +136,7 @@ fn from_data(
             );
             None
         }
-        Kind::Object | Kind::Array | Kind::Number | Kind::Boolean => {
+        ValueKind::Object | ValueKind::Array | ValueKind::Number | ValueKind::Boolean => {
             Some(Body { kind: BodyKind::Json, bytes: shared(call, data.get().as_bytes()) })
         }
     }
@@ -153,14 +153,14 @@ fn form_encoded(at: At<'_>, members: &Members<'_>, problems: &mut Problems) -> O
             problems.add(at, "stands here a second time", "keep one of the two");
             sound = false;
         }
-        match Kind::of(value) {
-            Kind::Null => {}
-            Kind::String => match text(value, at, problems) {
+        match ValueKind::of(value) {
+            ValueKind::Null => {}
+            ValueKind::String => match text(value, at, problems) {
                 Some(text) => _ = form.append_pair(key, &text),
                 None => sound = false,
             },
-            Kind::Number | Kind::Boolean => _ = form.append_pair(key, value.get()),
-            nested @ (Kind::Array | Kind::Object) => {
+            ValueKind::Number | ValueKind::Boolean => _ = form.append_pair(key, value.get()),
+            nested @ (ValueKind::Array | ValueKind::Object) => {
                 problems.add(
                     at,
                     format!("is {}: a form carries plain values only", nested.name()),
@@ -174,8 +174,8 @@ fn form_encoded(at: At<'_>, members: &Members<'_>, problems: &mut Problems) -> O
 }
 
 fn from_base64(at: At<'_>, encoded: &RawValue, problems: &mut Problems) -> Option<Body> {
-    if Kind::of(encoded) != Kind::String {
-        problems.add(at, format!("is {}; it must be a string of base64", Kind::of(encoded).name()), None);
+    if ValueKind::of(encoded) != ValueKind::String {
+        problems.add(at, format!("is {}; it must be a string of base64", ValueKind::of(encoded).name()), None);
         return None;
     }
     let encoded = text(encoded, at, problems)?;

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use http::{HeaderName, HeaderValue, header};
 use serde_json::value::RawValue;
 
-use super::parse::{At, Kind, Members, Problems, elements, text};
+use super::parse::{At, Members, Problems, ValueKind, elements, text};
 use super::{HeaderLines, Spelling};
 use crate::limits;
 
@@ -68,7 +68,7 @@ fn is_dropped_as_written(name: &str) -> bool {
 pub(crate) fn read(value: &RawValue, at: At<'_>, problems: &mut Problems) -> Option<Headers> {
     let members =
         Members::expect(value, at, "it must be an object of names and values, e.g. {\"Accept\": \"*/*\"}", problems)?;
-    let mut reading = Reading {
+    let mut reading = HeaderReader {
         lines: Vec::with_capacity(members.0.len() + 2),
         last: HashMap::with_capacity(members.0.len()),
         spelling: Spelling::default(),
@@ -119,7 +119,7 @@ pub(crate) fn read(value: &RawValue, at: At<'_>, problems: &mut Problems) -> Opt
     reading.sound.then(|| reading.kept())
 }
 
-struct Reading {
+struct HeaderReader {
     /// Each with the member that it stands in.
     lines: Vec<(usize, HeaderName, HeaderValue)>,
     /// The last member of each name.
@@ -132,20 +132,20 @@ struct Reading {
     sound: bool,
 }
 
-impl Reading {
+impl HeaderReader {
     fn values(&mut self, name: &HeaderName, value: &RawValue, at: At<'_>, problems: &mut Problems) {
-        match Kind::of(value) {
-            Kind::String => self.string(name, value, at, problems),
-            Kind::Number => self.line(name, value.get(), at, problems),
-            Kind::Array => {
+        match ValueKind::of(value) {
+            ValueKind::String => self.string(name, value, at, problems),
+            ValueKind::Number => self.line(name, value.get(), at, problems),
+            ValueKind::Array => {
                 let Some(items) = elements(value, at, problems) else {
                     self.sound = false;
                     return;
                 };
                 for (index, item) in items.into_iter().enumerate() {
                     let at = At::Index(&at, index);
-                    match Kind::of(item) {
-                        Kind::String => self.string(name, item, at, problems),
+                    match ValueKind::of(item) {
+                        ValueKind::String => self.string(name, item, at, problems),
                         other => {
                             problems.add(at, format!("is {}; every line must be a string", other.name()), None);
                             self.sound = false;
@@ -155,8 +155,8 @@ impl Reading {
             }
             other => {
                 let hint = match other {
-                    Kind::Null => "leave the header out",
-                    Kind::Boolean => "put it into quotes",
+                    ValueKind::Null => "leave the header out",
+                    ValueKind::Boolean => "put it into quotes",
                     _ => "encode it into a string",
                 };
                 problems.add(

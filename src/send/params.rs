@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::parse::{At, Kind, Members, Problems, elements, text};
+use super::parse::{At, Members, Problems, ValueKind, elements, text};
 
 /// Keys in order, each with its values; a key without values only takes the URL's own out.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -75,14 +75,14 @@ pub(crate) fn read(value: &RawValue, at: At<'_>, problems: &mut Problems) -> Opt
             continue;
         }
         let mut values = Vec::new();
-        match Kind::of(value) {
-            Kind::Null => continue,
-            Kind::Array => match elements(value, at, problems) {
+        match ValueKind::of(value) {
+            ValueKind::Null => continue,
+            ValueKind::Array => match elements(value, at, problems) {
                 Some(items) => {
                     for (index, item) in items.into_iter().enumerate() {
                         let at = At::Index(&at, index);
-                        match Kind::of(item) {
-                            Kind::Null => {}
+                        match ValueKind::of(item) {
+                            ValueKind::Null => {}
                             _ => match plain(item, at, problems) {
                                 Some(text) => values.push(text.into_owned()),
                                 None => sound = false,
@@ -104,9 +104,9 @@ pub(crate) fn read(value: &RawValue, at: At<'_>, problems: &mut Problems) -> Opt
 
 /// A string's text, or a number's or boolean's as it stands in the call.
 fn plain<'a>(value: &'a RawValue, at: At<'_>, problems: &mut Problems) -> Option<Cow<'a, str>> {
-    match Kind::of(value) {
-        Kind::String => text(value, at, problems),
-        Kind::Number | Kind::Boolean => Some(Cow::Borrowed(value.get())),
+    match ValueKind::of(value) {
+        ValueKind::String => text(value, at, problems),
+        ValueKind::Number | ValueKind::Boolean => Some(Cow::Borrowed(value.get())),
         other => {
             problems.add(
                 at,

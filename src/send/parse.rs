@@ -48,7 +48,7 @@ pub enum Fault {
 
 /// One problem of a call, with the place it stands at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct ShapeProblem {
     pub fault: Fault,
     /// RFC 6901 pointer into the call's body; empty: the whole body.
     pub pointer: String,
@@ -90,7 +90,7 @@ impl At<'_> {
 /// Collects problems; bounded, so that a hostile call cannot make an answer many times its size.
 #[derive(Default)]
 pub(crate) struct Problems {
-    list: Vec<Problem>,
+    list: Vec<ShapeProblem>,
     left_out: usize,
 }
 
@@ -110,16 +110,16 @@ impl Problems {
         }
         let mut pointer = String::new();
         at.write(&mut pointer);
-        self.list.push(Problem { fault, pointer, detail, hint });
+        self.list.push(ShapeProblem { fault, pointer, detail, hint });
     }
 
     fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    fn into_list(mut self) -> Vec<Problem> {
+    fn into_list(mut self) -> Vec<ShapeProblem> {
         if self.left_out > 0 {
-            self.list.push(Problem {
+            self.list.push(ShapeProblem {
                 fault: Fault::Shape,
                 pointer: String::new(),
                 detail: format!("{} more problems are not listed", self.left_out),
@@ -132,7 +132,7 @@ impl Problems {
 
 /// The kinds of JSON value, told from the first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ValueKind {
     Null,
     Boolean,
     Number,
@@ -141,7 +141,7 @@ pub(crate) enum Kind {
     Object,
 }
 
-impl Kind {
+impl ValueKind {
     pub(crate) fn of(raw: &RawValue) -> Self {
         match raw.get().as_bytes().first() {
             Some(b'"') => Self::String,
@@ -281,8 +281,8 @@ impl<'a> Members<'a> {
 
     /// Reads an object, or says that there should be one.
     pub(crate) fn expect(raw: &'a RawValue, at: At<'_>, what: &str, problems: &mut Problems) -> Option<Self> {
-        match Kind::of(raw) {
-            Kind::Object => Self::read(raw, at, problems),
+        match ValueKind::of(raw) {
+            ValueKind::Object => Self::read(raw, at, problems),
             other => {
                 problems.add(at, format!("is {}; {what}", other.name()), None);
                 None
@@ -308,13 +308,13 @@ pub fn call(
     bounds: &Bounds,
     key: &RedactKey,
     held_by: Option<&ExecutionId>,
-) -> Result<Call, Vec<Problem>> {
+) -> Result<Call, Vec<ShapeProblem>> {
     let mut problems = Problems::default();
     let Some(json) = whole(raw, &mut problems) else { return Err(problems.into_list()) };
     let reading = CallReader { raw, bounds, key, held_by };
-    let call = match Kind::of(json) {
-        Kind::Object => reading.send(json, At::Root, &mut problems).map(|send| Call::One(Box::new(send))),
-        Kind::Array => reading.sends(json, &mut problems).map(Call::Many),
+    let call = match ValueKind::of(json) {
+        ValueKind::Object => reading.send(json, At::Root, &mut problems).map(|send| Call::One(Box::new(send))),
+        ValueKind::Array => reading.sends(json, &mut problems).map(Call::Many),
         other => {
             problems.add(
                 At::Root,
@@ -342,7 +342,7 @@ pub struct Supplied {
 }
 
 /// Reads the body of a resend; an empty one, or `null`, supplies nothing.
-pub fn supplied(raw: &Bytes, bounds: &Bounds, content_type: Option<&str>) -> Result<Supplied, Vec<Problem>> {
+pub fn supplied(raw: &Bytes, bounds: &Bounds, content_type: Option<&str>) -> Result<Supplied, Vec<ShapeProblem>> {
     let mut problems = Problems::default();
     if matches!(raw.trim_ascii(), b"" | b"null") {
         return Ok(Supplied::default());
@@ -374,7 +374,7 @@ pub fn supplied(raw: &Bytes, bounds: &Bounds, content_type: Option<&str>) -> Res
 }
 
 /// Reads `{method, url}`: what explaining a send needs of it.
-pub fn method_and_url(raw: &Bytes) -> Result<(Method, String), Vec<Problem>> {
+pub fn method_and_url(raw: &Bytes) -> Result<(Method, String), Vec<ShapeProblem>> {
     let mut problems = Problems::default();
     let Some(json) = whole(raw, &mut problems) else { return Err(problems.into_list()) };
     let what = "it must be an object with method and url";
@@ -397,7 +397,7 @@ pub fn strings<const N: usize>(
     raw: &Bytes,
     names: &[&'static str; N],
     chars_max: usize,
-) -> Result<[Option<String>; N], Vec<Problem>> {
+) -> Result<[Option<String>; N], Vec<ShapeProblem>> {
     let mut problems = Problems::default();
     let Some(json) = whole(raw, &mut problems) else { return Err(problems.into_list()) };
     let what = format!("it must be an object of {}", names.join(", "));
@@ -407,8 +407,8 @@ pub fn strings<const N: usize>(
     for ((slot, value), name) in texts.iter_mut().zip(values).zip(names) {
         let Some(value) = value else { continue };
         let at = At::Key(&At::Root, name);
-        if Kind::of(value) != Kind::String {
-            problems.add(at, format!("is {}; it must be a string", Kind::of(value).name()), None);
+        if ValueKind::of(value) != ValueKind::String {
+            problems.add(at, format!("is {}; it must be a string", ValueKind::of(value).name()), None);
             continue;
         }
         let Some(given) = text(value, at, &mut problems) else { continue };
@@ -480,7 +480,7 @@ pub(crate) fn known<'a, const N: usize>(
             Some(index) if seen[index] => problems.add(at, "stands here a second time", "keep one of the two"),
             Some(index) => {
                 seen[index] = true;
-                values[index] = Some(*value).filter(|value| Kind::of(value) != Kind::Null);
+                values[index] = Some(*value).filter(|value| ValueKind::of(value) != ValueKind::Null);
             }
             None => {
                 let meant = || closest(&key.to_ascii_lowercase(), names).map(|name| format!("did you mean {name}?"));
@@ -627,8 +627,8 @@ impl OwnedKey<'_> {
 
 fn read_method(value: &RawValue, at: OwnedKey<'_>, problems: &mut Problems) -> Option<Method> {
     let at = at.at();
-    if Kind::of(value) != Kind::String {
-        problems.add(at, format!("is {}; it must be a string", Kind::of(value).name()), None);
+    if ValueKind::of(value) != ValueKind::String {
+        problems.add(at, format!("is {}; it must be a string", ValueKind::of(value).name()), None);
         return None;
     }
     let given = text(value, at, problems)?;
@@ -657,8 +657,8 @@ fn read_method(value: &RawValue, at: OwnedKey<'_>, problems: &mut Problems) -> O
 
 fn read_url<'a>(value: &'a RawValue, at: OwnedKey<'_>, problems: &mut Problems) -> Option<Cow<'a, str>> {
     let at = at.at();
-    if Kind::of(value) != Kind::String {
-        problems.add(at, format!("is {}; it must be a string", Kind::of(value).name()), None);
+    if ValueKind::of(value) != ValueKind::String {
+        problems.add(at, format!("is {}; it must be a string", ValueKind::of(value).name()), None);
         return None;
     }
     text(value, at, problems)
@@ -666,8 +666,8 @@ fn read_url<'a>(value: &'a RawValue, at: OwnedKey<'_>, problems: &mut Problems) 
 
 fn read_context_text<'a>(value: Option<&'a RawValue>, at: At<'_>, problems: &mut Problems) -> Option<Cow<'a, str>> {
     let value = value?;
-    if Kind::of(value) != Kind::String {
-        problems.add(at, format!("is {}; it must be a string", Kind::of(value).name()), None);
+    if ValueKind::of(value) != ValueKind::String {
+        problems.add(at, format!("is {}; it must be a string", ValueKind::of(value).name()), None);
         return None;
     }
     let given = text(value, at, problems)?;
@@ -684,11 +684,12 @@ fn read_expires_in(value: &RawValue, at: At<'_>, problems: &mut Problems) -> Opt
     match value.get().parse::<u64>() {
         Ok(seconds) if (1..=most).contains(&seconds) => Some(Duration::from_secs(seconds)),
         _ => {
-            let detail = match Kind::of(value) {
-                Kind::Number => format!("must be a whole number of seconds from 1 to {most}"),
+            let detail = match ValueKind::of(value) {
+                ValueKind::Number => format!("must be a whole number of seconds from 1 to {most}"),
                 other => format!("is {}; it must be a whole number of seconds from 1 to {most}", other.name()),
             };
-            let hint = (Kind::of(value) == Kind::String).then_some("write 60 for a minute, without quotes or a unit");
+            let hint = (ValueKind::of(value) == ValueKind::String)
+                .then_some("write 60 for a minute, without quotes or a unit");
             problems.add(at, detail, hint);
             None
         }
@@ -713,9 +714,9 @@ fn basic(value: &RawValue, at: At<'_>, problems: &mut Problems) -> Option<Header
                 problems.add(at, "is missing: auth needs username and password", "write \"\" where it is empty");
                 None
             }
-            Some(value) if Kind::of(value) == Kind::String => text(value, at, problems).map(Cow::into_owned),
+            Some(value) if ValueKind::of(value) == ValueKind::String => text(value, at, problems).map(Cow::into_owned),
             Some(value) => {
-                problems.add(at, format!("is {}; it must be a string", Kind::of(value).name()), None);
+                problems.add(at, format!("is {}; it must be a string", ValueKind::of(value).name()), None);
                 None
             }
         }

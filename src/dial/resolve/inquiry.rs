@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::message::Kind;
+use super::message::RecordType;
 use crate::limits::{DNS_LOOKUPS_PER_DOMAIN, DNS_LOOKUPS_PER_TENANT};
 use crate::outcome::Failure;
 use crate::outcome::words::NameCause;
@@ -18,7 +18,7 @@ pub struct Inquiry(Mutex<Notes>);
 struct Notes {
     name: Arc<str>,
     /// The last word of each server about one kind of records.
-    heard: Vec<(SocketAddr, Kind, Result<(), Unanswered>)>,
+    heard: Vec<(SocketAddr, RecordType, Result<(), Unanswered>)>,
 }
 
 impl Inquiry {
@@ -32,7 +32,7 @@ impl Inquiry {
     }
 
     /// A question was sent. What had gone wrong before stays the word on that server until it says something else.
-    pub fn asked(&self, server: SocketAddr, kind: Kind) {
+    pub fn asked(&self, server: SocketAddr, kind: RecordType) {
         let all = &mut self.lock().heard;
         match all.iter_mut().find(|(of, about, _)| (*of, *about) == (server, kind)) {
             Some((_, _, heard)) if heard.is_ok() => *heard = Err(Unanswered::Silent),
@@ -41,7 +41,7 @@ impl Inquiry {
         }
     }
 
-    pub fn heard(&self, server: SocketAddr, kind: Kind, said: Result<(), Unanswered>) {
+    pub fn heard(&self, server: SocketAddr, kind: RecordType, said: Result<(), Unanswered>) {
         for (_, _, heard) in self.lock().heard.iter_mut().filter(|(of, about, _)| (*of, *about) == (server, kind)) {
             *heard = said;
         }

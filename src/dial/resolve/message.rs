@@ -21,9 +21,9 @@ const TYPE_OPT: u16 = 41;
 
 /// A type of record that is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Kind(u16);
+pub struct RecordType(u16);
 
-impl Kind {
+impl RecordType {
     pub const A: Self = Self(1);
     pub const AAAA: Self = Self(28);
     pub const NS: Self = Self(2);
@@ -111,7 +111,7 @@ pub struct Question {
 }
 
 impl Question {
-    pub fn new(name: &Name, kind: Kind, edns: bool) -> Self {
+    pub fn new(name: &Name, kind: RecordType, edns: bool) -> Self {
         let mut random = [0; 2 + 32];
         aws_lc_rs::rand::fill(&mut random).expect("random bytes: the system has them, or nothing is safe");
         let (id, cases) = random.split_at(2);
@@ -222,7 +222,7 @@ impl<'a> Answer<'a> {
 
     /// Only records that the question leads to count: whatever else an answer carries is passed over. `None`: it
     /// cannot be read.
-    pub fn read(self, name: &Name, kind: Kind) -> Option<Reading> {
+    pub fn read(self, name: &Name, kind: RecordType) -> Option<Reading> {
         let mut reader = Reader::new(self.bytes);
         let records = self.records(&mut reader, kind)?;
         let mut reading = Reading { ttl: u32::MAX, looked_at: reader.looked_at(), ..Reading::default() };
@@ -249,7 +249,7 @@ impl<'a> Answer<'a> {
     }
 
     /// The aliases and addresses of the answer section; fewer where there are more than are looked at.
-    fn records(self, reader: &mut Reader<'_>, kind: Kind) -> Option<Vec<Record>> {
+    fn records(self, reader: &mut Reader<'_>, kind: RecordType) -> Option<Vec<Record>> {
         for _ in 0..self.count(4).min(1) {
             reader.question()?;
         }
@@ -336,7 +336,7 @@ impl<'a> Reader<'a> {
     }
 
     /// One resource record; `None`: of another type or class.
-    fn record(&mut self, kind: Kind) -> Result<Option<Record>, Stop> {
+    fn record(&mut self, kind: RecordType) -> Result<Option<Record>, Stop> {
         let owner_at = self.at;
         self.pass_name()?;
         let fixed = self.take(10).ok_or(self.end())?;
@@ -350,8 +350,12 @@ impl<'a> Reader<'a> {
         }
         let data = match data.len() {
             _ if its == TYPE_CNAME => Data::Alias(self.name_at(data_at)?),
-            4 if kind == Kind::A => Data::Address(<[u8; 4]>::try_from(data).map_err(|_| Stop::Unreadable)?.into()),
-            16 if kind == Kind::AAAA => Data::Address(<[u8; 16]>::try_from(data).map_err(|_| Stop::Unreadable)?.into()),
+            4 if kind == RecordType::A => {
+                Data::Address(<[u8; 4]>::try_from(data).map_err(|_| Stop::Unreadable)?.into())
+            }
+            16 if kind == RecordType::AAAA => {
+                Data::Address(<[u8; 16]>::try_from(data).map_err(|_| Stop::Unreadable)?.into())
+            }
             _ => return Err(Stop::Unreadable),
         };
         // RFC 2181 section 8: the highest bit set means zero.

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
 use super::inquiry::{Inquiry, Unanswered};
-use super::message::{Answer, Kind, Name, Question, Rcode, Reading, Weighed};
+use super::message::{Answer, Name, Question, Rcode, Reading, RecordType, Weighed};
 use super::servers::Servers;
 use crate::limits::{DNS_MESSAGE_BYTES_MAX, DNS_PATIENCE, DNS_PROBE_TIME, DNS_RESENT_AFTER, DNS_STRAY_DATAGRAMS_MAX};
 
@@ -39,7 +39,7 @@ pub struct AllFailed;
 /// Puts the question to the servers in turn until one answers with addresses, aliases, or that there are none. Waits
 /// forever while all are silent; where some have failed and the lookup will be made once more, only a little. Each
 /// server costs one socket, however long it is silent.
-pub async fn ask(asking: &Asking<'_>, name: &Name, kind: Kind) -> Result<Reading, AllFailed> {
+pub async fn ask(asking: &Asking<'_>, name: &Name, kind: RecordType) -> Result<Reading, AllFailed> {
     let mut waiting = asking.order.iter();
     let mut open = FuturesUnordered::new();
     let mut failed = false;
@@ -63,7 +63,12 @@ pub async fn ask(asking: &Asking<'_>, name: &Name, kind: Kind) -> Result<Reading
 }
 
 /// One question to one server, and what it came to.
-async fn exchange(asking: &Asking<'_>, server: SocketAddr, name: &Name, kind: Kind) -> Result<Reading, Unanswered> {
+async fn exchange(
+    asking: &Asking<'_>,
+    server: SocketAddr,
+    name: &Name,
+    kind: RecordType,
+) -> Result<Reading, Unanswered> {
     asking.inquiry.asked(server, kind);
     let result = exchange_unnoted(asking, server, name, kind).await;
     asking.inquiry.heard(server, kind, result.as_ref().map(drop).map_err(|unanswered| *unanswered));
@@ -75,7 +80,7 @@ async fn exchange_unnoted(
     asking: &Asking<'_>,
     server: SocketAddr,
     name: &Name,
-    kind: Kind,
+    kind: RecordType,
 ) -> Result<Reading, Unanswered> {
     let judge = |answer: Answer<'_>| judge(answer, name, kind);
     let plain = Question::new(name, kind, false);
@@ -102,7 +107,7 @@ enum Judged {
     NoEdns(Rcode),
 }
 
-fn judge(answer: Answer<'_>, name: &Name, kind: Kind) -> Judged {
+fn judge(answer: Answer<'_>, name: &Name, kind: RecordType) -> Judged {
     match answer.rcode() {
         Rcode::NO_ERROR if answer.is_lame() => Judged::Failed(Unanswered::Lame),
         Rcode::NO_ERROR | Rcode::NX_DOMAIN => match answer.read(name, kind) {
@@ -119,7 +124,7 @@ fn judge(answer: Answer<'_>, name: &Name, kind: Kind) -> Judged {
 async fn over_udp<T>(
     asking: &Asking<'_>,
     server: SocketAddr,
-    kind: Kind,
+    kind: RecordType,
     questions: [&Question; 2],
     judge: impl Fn(Answer<'_>) -> T,
 ) -> Result<T, Unanswered> {
@@ -183,7 +188,7 @@ async fn over_tcp<T>(
 
 /// Whether this server says anything to a question that no tenant chose.
 pub async fn lives(server: SocketAddr) -> bool {
-    let question = Question::new(&Name::root(), Kind::NS, false);
+    let question = Question::new(&Name::root(), RecordType::NS, false);
     let said = async {
         let socket = connected(server).await?;
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];

@@ -6,12 +6,12 @@ fn key() -> RedactKey {
     RedactKey::new(b"a key for tests")
 }
 
-fn read(raw: &str) -> Result<Call, Vec<Problem>> {
+fn read(raw: &str) -> Result<Call, Vec<ShapeProblem>> {
     call(&Bytes::copy_from_slice(raw.as_bytes()), &BOUNDS, &key(), None)
 }
 
 /// One POST to https://example.com/ with these members beside method and url.
-fn send(members: &str) -> Result<SendSpec, Vec<Problem>> {
+fn send(members: &str) -> Result<SendSpec, Vec<ShapeProblem>> {
     one(&format!(r#"{{"method":"POST","url":"https://example.com/"{}{members}}}"#, comma(members)))
 }
 
@@ -19,7 +19,7 @@ fn comma(members: &str) -> &'static str {
     if members.is_empty() { "" } else { "," }
 }
 
-fn one(raw: &str) -> Result<SendSpec, Vec<Problem>> {
+fn one(raw: &str) -> Result<SendSpec, Vec<ShapeProblem>> {
     read(raw).map(|call| match call {
         Call::One(send) => *send,
         Call::Many(_) => panic!("one send was read as several: {raw}"),
@@ -27,12 +27,12 @@ fn one(raw: &str) -> Result<SendSpec, Vec<Problem>> {
 }
 
 /// The places of the problems, in order.
-fn pointers(problems: &[Problem]) -> Vec<&str> {
+fn pointers(problems: &[ShapeProblem]) -> Vec<&str> {
     problems.iter().map(|problem| problem.pointer.as_str()).collect()
 }
 
 #[track_caller]
-fn refused(result: Result<SendSpec, Vec<Problem>>, places: &[&str]) -> Vec<Problem> {
+fn refused(result: Result<SendSpec, Vec<ShapeProblem>>, places: &[&str]) -> Vec<ShapeProblem> {
     let problems = result.expect_err("should have been refused");
     assert_eq!(pointers(&problems), places, "{problems:?}");
     problems
@@ -821,7 +821,7 @@ proptest::proptest! {
     #[test]
     fn any_json_value_of_data_keeps_its_bytes(value in "[\\[\\]{}\":,a0 \\\\.eE+-]{0,40}") {
         if let Ok(json) = serde_json::from_str::<&RawValue>(&value)
-            && !matches!(Kind::of(json), Kind::String | Kind::Null)
+            && !matches!(ValueKind::of(json), ValueKind::String | ValueKind::Null)
         {
             let send = send(&format!(r#""data":{value}"#)).expect("JSON is taken");
             proptest::prop_assert_eq!(send.body.as_deref(), Some(json.get().as_bytes()));

@@ -46,13 +46,13 @@ const TXT: u16 = 16;
 
 fn read(question: &Question, draft: &Draft) -> Option<Reading> {
     match question.weigh(&draft.0[..draft.0.len().min(DNS_MESSAGE_BYTES_MAX)]) {
-        Weighed::Answer(answer) => answer.read(&name(NAME), Kind::A),
+        Weighed::Answer(answer) => answer.read(&name(NAME), RecordType::A),
         other => panic!("{other:?}"),
     }
 }
 
 fn question() -> Question {
-    Question::new(&name(NAME), Kind::A, true)
+    Question::new(&name(NAME), RecordType::A, true)
 }
 
 #[test]
@@ -319,7 +319,7 @@ fn no_bytes_make_it_panic_or_look_longer() {
         for cut in [bytes.len(), bytes.len() / 2, end] {
             if let Weighed::Answer(answer) = question.weigh(&bytes[..cut.min(bytes.len())]) {
                 let _ = (answer.rcode(), answer.is_lame(), answer.is_truncated());
-                for kind in [Kind::A, Kind::AAAA] {
+                for kind in [RecordType::A, RecordType::AAAA] {
                     if let Some(reading) = answer.read(&name(NAME), kind) {
                         prop_assert!(reading.looked_at <= DNS_LABELS_MAX);
                         prop_assert!(reading.addresses.len() <= DNS_ADDRESSES_MAX);
