@@ -1,0 +1,123 @@
+//! What is remembered of sends, and the little beside them: read beside the writer.
+
+use super::*;
+
+impl Records for Embedded {
+    fn record(&self, reach: Reach, id: SendId, bodies: bool) -> StoreResult<'_, Option<Record>> {
+        self.blocking(move |shared| {
+            let record = read::record(shared, id, bodies)?;
+            Ok(record.filter(|record| reach.takes_in(&record.tenant)))
+        })
+        .boxed()
+    }
+
+    fn list(&self, filter: Filter, cursor: Option<String>, limit: usize) -> StoreResult<'_, Page> {
+        self.blocking(move |shared| list::list(shared, &filter, cursor.as_deref(), limit)).boxed()
+    }
+
+    fn execution(
+        &self,
+        tenant: TenantId,
+        execution: ExecutionId,
+        cursor: Option<String>,
+        limit: usize,
+    ) -> StoreResult<'_, Option<Execution>> {
+        self.blocking(move |shared| read::execution(shared, &tenant, execution, cursor.as_deref(), limit)).boxed()
+    }
+
+    fn finished_after(
+        &self,
+        place: TailPlace,
+        filter: Filter,
+        limit: usize,
+    ) -> StoreResult<'_, (Vec<TailItem>, TailPlace)> {
+        self.blocking(move |shared| read::finished_after(shared, place.to_bits(), &filter, limit)).boxed()
+    }
+
+    fn newest_place(&self) -> StoreResult<'_, TailPlace> {
+        let newest = self.shared.last_seq.load(Ordering::Acquire);
+        std::future::ready(Ok(TailPlace::from_bits(newest))).boxed()
+    }
+
+    fn outcomes_of_the_hour(&self, now: Timestamp) -> StoreResult<'_, HashMap<TenantId, HashMap<Outcome, u64>>> {
+        self.blocking(move |shared| Ok(shared.hour.outcomes(now))).boxed()
+    }
+
+    fn retain(&self, now: Timestamp) -> StoreResult<'_, ()> {
+        async move {
+            let gone = self.ask(|answer| Job::Retain(now, answer)).await?;
+            // Freeing the blocks of large files takes its time; nobody waits for it but this caller.
+            self.blocking(move |_| {
+                gone.iter().for_each(|directory| retain::remove(directory));
+                Ok(())
+            })
+            .await
+        }
+        .boxed()
+    }
+
+    fn health(&self) -> Result<(), StoreError> {
+        self.shared.health()
+    }
+
+    fn damage(&self) -> Vec<String> {
+        locked(&self.shared.damage).clone()
+    }
+
+    fn close(&self) -> StoreResult<'_, ()> {
+        async move {
+            if self.shared.closed.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            let done = self.ask(Job::Close).await;
+            let threads: Vec<_> = locked(&self.threads).drain(..).collect();
+            let _ =
+                tokio::task::spawn_blocking(move || threads.into_iter().for_each(|thread| drop(thread.join()))).await;
+            *locked(&self.lock) = None;
+            done
+        }
+        .boxed()
+    }
+}
+
+impl Registry for Embedded {
+    fn redact_key(&self) -> RedactKey {
+        self.shared.keys.redact_key()
+    }
+
+    fn suspend(&self, suspension: Suspension) -> StoreResult<'_, ()> {
+        self.blocking(move |shared| shared.change_state(|state| state.suspensions.push(suspension))).boxed()
+    }
+
+    fn lift(&self, id: SendId, at: Timestamp, by: String) -> StoreResult<'_, bool> {
+        self.blocking(move |shared| {
+            shared.change_state(|state| crate::store::lift_in(&mut state.suspensions, id, at, by))
+        })
+        .boxed()
+    }
+
+    fn suspensions(&self) -> StoreResult<'_, Vec<Suspension>> {
+        let newest_first = locked(&self.shared.state).suspensions.iter().rev().cloned().collect();
+        std::future::ready(Ok(newest_first)).boxed()
+    }
+
+    fn publish(&self, addresses: Vec<IpAddr>, digest: Option<[u8; 32]>, now: Timestamp) -> StoreResult<'_, Published> {
+        self.blocking(move |shared| {
+            shared.change_state(|state| {
+                let published = &mut state.published;
+                if published.first.is_empty() {
+                    published.first_start = now;
+                }
+                for address in addresses {
+                    published.first.entry(address).or_insert(now);
+                }
+                if digest.is_some() && digest != state.digest {
+                    state.digest = digest;
+                    published.sync_token = crate::store::next_sync_token(published.sync_token, now);
+                }
+                published.clone()
+            })
+        })
+        .boxed()
+    }
+}
