@@ -5,7 +5,7 @@ use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-env-changed=EGRESSD_COMMIT");
-    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=deploy/build.rs");
     let said = std::env::var("EGRESSD_COMMIT").ok().filter(|commit| !commit.is_empty());
     let release = std::env::var("PROFILE").is_ok_and(|profile| profile == "release");
     let commit = said.or_else(|| if release { head() } else { None }).unwrap_or_else(|| "unknown".to_owned());
