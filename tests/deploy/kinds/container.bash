@@ -84,6 +84,6 @@ demonstrated() {
     grep -F 'each once' "$scratch/demo.log"
 }
 check "the image runs: egressd demo --once ends as it must" demonstrated
-versioned() { [ "$(inside_image /usr/local/bin/egressd --version)" = "egressd $(sed -n 's/^version = "\(.*\)"/\1/p' "$root/Cargo.toml" | head -n 1)" ]; }
+versioned() { [[ "$(inside_image /usr/local/bin/egressd --version)" == "egressd $(sed -n 's/^version = "\(.*\)"/\1/p' "$root/Cargo.toml" | head -n 1) ("*")" ]]; }
 check "and says its version" versioned
 refuses "nothing else is there to be run" "no such file|executable file not found" inside_image /bin/sh -c true
