@@ -296,6 +296,10 @@ ROWS = [
                         "reload {{result}}",
                     ),
                     (gauge("egressd_build_info", "version"), "nodes at {{version}}"),
+                    (
+                        f"sum(1 - egressd_config_last_reload_successful{{{SELECTED}}})",
+                        "nodes whose last reload was refused",
+                    ),
                 ],
             ),
         ],
