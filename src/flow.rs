@@ -516,7 +516,7 @@ impl Flow {
 
     // What came back.
 
-    /// Each event does so by itself; for who only looks.
+    /// Calls that need places, turns and ticks do so by themselves; this is for who only looks at what is in flight.
     pub fn take_back(&mut self, terms: &impl Terms) {
         while let Ok(returned) = self.returned.try_recv() {
             match returned {
