@@ -1,8 +1,8 @@
 //! The end-to-end bench: the real binary between this process (the load) and a receiver in a process of its own, with
 //! a bare hyper client loop on the same receiver beside it as the limit. Prints figures; asserts nothing about time.
 //!
-//! `cargo bench --bench end_to_end [-- SCENARIO...]`, with scenarios `limit idle single batch backlog silent noisy
-//! hosts holds chains neighbour_accepts hostile full restart`. With `EGRESSD=PATH` it measures another build of egressd, which is how two
+//! `cargo bench --bench end_to_end [-- SCENARIO...]`, with scenarios `limit idle single batch paced backlog silent
+//! noisy hosts holds chains neighbour_accepts hostile full restart`. With `EGRESSD=PATH` it measures another build of egressd, which is how two
 //! of them are compared in turns.
 
 #![allow(clippy::disallowed_methods, reason = "a load generator and a stopwatch, not the appliance")]
@@ -76,6 +76,11 @@ async fn bench(wanted: &[String]) {
     }
     if runs("batch") {
         accept_and_deliver(&receiver, 100, 100_000).await;
+    }
+    if runs("paced") {
+        for rate in [300, 2_000] {
+            paced(&receiver, rate, 8).await;
+        }
     }
     if runs("backlog") {
         backlog(&receiver, 10_000).await;
@@ -295,6 +300,66 @@ async fn silent(receiver: &Receiver, sends: u64) {
     );
 }
 
+/// So many sends a second, one a call, which is less than the node can do: what each costs, and how long after its call
+/// it is at the receiver.
+async fn paced(receiver: &Receiver, rate: u32, seconds: u32) {
+    const CALLERS: u32 = 16;
+    let node = Node::start("");
+    submit(&node, receiver, 1, 2_000).await;
+    node.settled(2_000).await;
+    receiver.latencies().await;
+    let cpu = cpu_seconds(node.pid());
+    let mut tasks = tokio::task::JoinSet::new();
+    for caller in 0..CALLERS {
+        let (api, to) = (node.api, receiver.fast);
+        tasks.spawn(async move {
+            let mut client = connect(api).await;
+            let first = tokio::time::Instant::now() + Duration::from_secs(1) * caller / rate;
+            let mut every = tokio::time::interval_at(first, Duration::from_secs(1) * CALLERS / rate);
+            for _ in 0..rate * seconds / CALLERS {
+                every.tick().await;
+                let (status, answer) = call(&mut client, "POST", "/v1/sends", timed(to)).await;
+                assert_eq!(status, 202, "{}", String::from_utf8_lossy(&answer));
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.expect("a caller");
+    }
+    let sends = u64::from(rate * seconds / CALLERS * CALLERS);
+    node.settled(2_000 + sends).await;
+    let cpu = (cpu_seconds(node.pid()) - cpu) / sends as f64 * 1e6;
+    let latencies = receiver.latencies().await;
+    let at = |share: f64| quantile(&latencies, share);
+    println!(
+        "{:<44} {:>12.0} {cpu:>14.1} {:>12.1}",
+        format!("paced, {rate} calls a second"),
+        f64::from(rate),
+        node.memory_mib()
+    );
+    println!(
+        "    accept-to-receiver ms: p50 {:.2}  p99 {:.1}  max {:.1}  ({} seen)",
+        at(0.5),
+        at(0.99),
+        at(1.0),
+        latencies.len()
+    );
+}
+
+/// A call whose send tells the receiver when it was made.
+fn timed(receiver: SocketAddr) -> Bytes {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock").as_micros();
+    let one = json!({ "method": "POST", "url": format!("http://{receiver}/timed"), "data": now.to_string() });
+    Bytes::from(serde_json::to_vec(&one).expect("JSON"))
+}
+
+fn quantile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let last = sorted.len().saturating_sub(1);
+    sorted.get(((sorted.len() as f64 * share) as usize).min(last)).copied().unwrap_or(f64::NAN)
+}
+
 /// One tenant floods a silent receiver; another sends 20 a second to one that answers.
 async fn noisy(receiver: &Receiver) {
     let mut figures = Vec::new();
@@ -315,22 +380,12 @@ async fn noisy(receiver: &Receiver) {
         let mut every = tokio::time::interval(Duration::from_millis(50));
         for _ in 0..200 {
             every.tick().await;
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock").as_micros();
-            let one =
-                json!({ "method": "POST", "url": format!("http://{}/timed", receiver.fast), "data": now.to_string() });
-            let body = Bytes::from(serde_json::to_vec(&one).expect("JSON"));
-            let (status, _) = call_as(&mut client, "POST", "/v1/sends", body, Some("quiet")).await;
+            let (status, _) = call_as(&mut client, "POST", "/v1/sends", timed(receiver.fast), Some("quiet")).await;
             assert_eq!(status, 202);
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let mut latencies = receiver.latencies().await;
-        latencies.sort_by(f64::total_cmp);
-        let at = |share: f64| {
-            latencies
-                .get(((latencies.len() as f64 * share) as usize).min(latencies.len().saturating_sub(1)))
-                .copied()
-                .unwrap_or(f64::NAN)
-        };
+        let latencies = receiver.latencies().await;
+        let at = |share: f64| quantile(&latencies, share);
         let name = if flood { "neighbour of a flood of 100,000" } else { "the same tenant alone" };
         println!(
             "{name:<44} accept-to-receiver ms: p50 {:.1}  p99 {:.1}  max {:.1}  ({} seen)",
