@@ -38,7 +38,7 @@ use crate::publication::Publication;
 use crate::publish;
 use crate::redact::Redactor;
 use crate::source;
-use crate::store::{Recovered, Session, Store, StoreError, embedded::Embedded};
+use crate::store::{Recovered, Session, Store, StoreError, Why, embedded::Embedded};
 use crate::verify::Verifier;
 use crate::world::World;
 
@@ -70,12 +70,17 @@ pub enum StartError {
     #[error(
         "{key} = \"{address}\" cannot be bound: {cause}; is another egressd running, or is the address not on this host?"
     )]
-    Bind { key: &'static str, address: SocketAddr, cause: std::io::Error },
+    Bind {
+        key: &'static str,
+        address: SocketAddr,
+        #[source]
+        cause: std::io::Error,
+    },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("this process cannot start its threads: {0}")]
-    Threads(std::io::Error),
-    #[error(transparent)]
+    Threads(#[source] std::io::Error),
+    #[error("{0:#}")]
     Other(#[from] anyhow::Error),
 }
 
@@ -85,11 +90,19 @@ impl StartError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Bind { cause, .. } => cause.kind() != std::io::ErrorKind::PermissionDenied,
-            Self::Store(StoreError::InUse { .. } | StoreError::CannotWrite(_) | StoreError::CannotRead(_)) => true,
+            Self::Store(StoreError::InUse { .. }) => true,
+            Self::Store(StoreError::CannotWrite(why)) => !is_denied(why),
+            // What the system would not read; where it read what is wrong (another's key), that stays so.
+            Self::Store(StoreError::CannotRead(why)) => why.source().is_some() && !is_denied(why),
             Self::Threads(_) => true,
             Self::Store(_) | Self::Other(_) => false,
         }
     }
+}
+
+fn is_denied(why: &Why) -> bool {
+    let error = why.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+    error.is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 /// A running appliance.
@@ -211,7 +224,7 @@ impl App {
         let (asked, first_round) = tokio::sync::oneshot::channel();
         tasks.spawn(Verifier::new(world.clone(), deliverer.clone()).run(asked, stopped.clone()));
         tasks.spawn(dispatch_once_verified(dispatcher.clone(), first_round, dispatch_stopped));
-        let restored = intake.restore().await.map_err(anyhow::Error::from)?;
+        let restored = intake.restore().await?;
         if restored > 0 {
             tracing::info!(restored, "sends that wait were taken up again");
         }
@@ -496,6 +509,26 @@ mod tests {
     use crate::store::{Reach, Records};
 
     const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn what_waits_for_a_person_is_told_from_what_may_pass() {
+        use std::io::{Error, ErrorKind};
+        let by = |kind: ErrorKind| Why::by("words".to_owned(), Error::from(kind));
+        let busy = StoreError::InUse { path: "store".to_owned(), pid: None };
+        for (error, may_pass) in [
+            (busy, true),
+            (StoreError::CannotWrite(by(ErrorKind::StorageFull)), true),
+            (StoreError::CannotWrite(by(ErrorKind::PermissionDenied)), false),
+            (StoreError::CannotRead(by(ErrorKind::TimedOut)), true),
+            (StoreError::CannotRead(by(ErrorKind::PermissionDenied)), false),
+            (StoreError::CannotRead("the key file has 5 bytes".into()), false),
+            (StoreError::Damaged("the state fails its checksum".into()), false),
+            (StoreError::TooNew { path: "store".to_owned(), found: 9, known: 8 }, false),
+        ] {
+            let told = format!("{error}");
+            assert_eq!(StartError::from(error).may_pass(), may_pass, "{told}");
+        }
+    }
 
     /// With more TOML.
     async fn started(more: &str) -> (App, tempfile::TempDir) {

@@ -16,6 +16,11 @@ mod registry;
 mod view;
 mod wire;
 
+use std::error::Error;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
 use futures_util::future::BoxFuture;
 
 pub use self::once::{
@@ -27,32 +32,109 @@ use self::registry::lift_in;
 pub use self::registry::{Published, Registry, Suspension, SuspensionScope, next_sync_token};
 
 /// What a store cannot do, and why. The message names file and cause and what to do next.
-#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreError {
     /// Nothing was written; the disk is full, read-only or failing. Later calls may succeed.
-    #[error("the store cannot write: {0}")]
-    CannotWrite(String),
-    #[error("the store cannot read: {0}")]
-    CannotRead(String),
+    CannotWrite(Why),
+    CannotRead(Why),
     /// Another process has it open.
-    #[error("the store at {path} is in use by {}: stop it, or give this one another `[store] path`", holder(*pid))]
-    InUse { path: String, pid: Option<i32> },
-    #[error(
-        "the store at {path} has format {found}, this egressd knows up to {known}: run the newer egressd that wrote it"
-    )]
-    TooNew { path: String, found: u32, known: u32 },
+    InUse {
+        path: String,
+        pid: Option<i32>,
+    },
+    TooNew {
+        path: String,
+        found: u32,
+        known: u32,
+    },
     /// No such send, or of another tenant, or it was begun or finished already.
-    #[error("no such send is waiting")]
     NoSuchSend,
     /// The session is over: another life of its node has begun, or the store took it for dead.
-    #[error("the session {0} is over: this node begins nothing more under it, and joins again")]
     Fenced(String),
-    #[error("{0}")]
-    Damaged(String),
+    Damaged(Why),
     /// The cursor is not one of ours.
-    #[error("this cursor is not one that a list answered")]
     BadCursor,
 }
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CannotWrite(why) => write!(f, "the store cannot write: {why}"),
+            Self::CannotRead(why) => write!(f, "the store cannot read: {why}"),
+            Self::InUse { path, pid } => {
+                let holder = holder(*pid);
+                write!(f, "the store at {path} is in use by {holder}: stop it, or give this one another `[store] path`")
+            }
+            Self::TooNew { path, found, known } => write!(
+                f,
+                "the store at {path} has format {found}, this egressd knows up to {known}: run the newer egressd that \
+                 wrote it"
+            ),
+            Self::NoSuchSend => f.write_str("no such send is waiting"),
+            Self::Fenced(session) => {
+                write!(f, "the session {session} is over: this node begins nothing more under it, and joins again")
+            }
+            Self::Damaged(why) => why.fmt(f),
+            Self::BadCursor => f.write_str("this cursor is not one that a list answered"),
+        }
+    }
+}
+
+// By hand, as a `Why` says in its words what its source says, and is no link of the chain itself.
+impl Error for StoreError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::CannotWrite(why) | Self::CannotRead(why) | Self::Damaged(why) => why.source(),
+            _ => None,
+        }
+    }
+}
+
+/// Words for people, and beneath them the error that the system gave, where it gave one.
+#[derive(Clone, Debug)]
+pub struct Why {
+    words: String,
+    source: Option<Arc<dyn Error + Send + Sync>>,
+}
+
+impl Why {
+    /// The words say what `source` says, too.
+    pub fn by(words: String, source: impl Error + Send + Sync + 'static) -> Self {
+        Self { words, source: Some(Arc::new(source)) }
+    }
+
+    pub fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl<T: Into<String>> From<T> for Why {
+    fn from(words: T) -> Self {
+        Self { words: words.into(), source: None }
+    }
+}
+
+impl Deref for Why {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.words
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
+}
+
+impl PartialEq for Why {
+    fn eq(&self, other: &Self) -> bool {
+        self.words == other.words
+    }
+}
+
+impl Eq for Why {}
 
 /// Who has a store open: its file `lock` tells, where nobody took that away.
 fn holder(pid: Option<i32>) -> String {

@@ -64,7 +64,7 @@ impl Cursors {
     }
 
     fn seal(&self, kind: Purpose, mut plain: Vec<u8>) -> Result<String, StoreError> {
-        let failed = || StoreError::CannotRead("sealing a place failed in the cipher".to_owned());
+        let failed = || StoreError::CannotRead("sealing a place failed in the cipher".into());
         let mut nonce = [0; NONCE_LEN];
         aws_lc_rs::rand::fill(&mut nonce).map_err(|_| failed())?;
         let cipher = self.cipher().ok_or_else(failed)?;

@@ -1,5 +1,6 @@
 //! TLS of the API listener, mutual where `client_ca` is given. Files are read anew by a reload.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,12 +19,23 @@ use crate::dial::chain;
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("[api] tls: {path} cannot be read as {what}: {cause}")]
-    File { path: PathBuf, what: &'static str, cause: String },
+    File {
+        path: PathBuf,
+        what: &'static str,
+        #[source]
+        cause: Cause,
+    },
     #[error("[api] tls: certificate and key cannot be used: {0}: is the key that of the first certificate?")]
-    Pair(rustls::Error),
+    Pair(#[source] rustls::Error),
     #[error("[api] tls: client_ca {path} cannot be used: {cause}")]
-    ClientCa { path: PathBuf, cause: String },
+    ClientCa {
+        path: PathBuf,
+        #[source]
+        cause: Cause,
+    },
 }
+
+type Cause = Box<dyn Error + Send + Sync>;
 
 /// The TLS settings in force; connections made before a reload keep theirs.
 pub struct Acceptor(ArcSwap<ServerConfig>);
@@ -48,7 +60,7 @@ fn server_config(files: &ApiTls) -> Result<Arc<ServerConfig>, TlsError> {
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| TlsError::File {
         path: files.key.clone(),
         what: "a private key in PEM",
-        cause: error.to_string(),
+        cause: error.into(),
     })?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -57,14 +69,14 @@ fn server_config(files: &ApiTls) -> Result<Arc<ServerConfig>, TlsError> {
     let builder = match &files.client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let unusable = |cause: String| TlsError::ClientCa { path: path.clone(), cause };
+            let unusable = |cause: Cause| TlsError::ClientCa { path: path.clone(), cause };
             let mut roots = RootCertStore::empty();
             for certificate in certificates(path)? {
-                roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
+                roots.add(certificate).map_err(|error| unusable(error.into()))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
                 .build()
-                .map_err(|error| unusable(error.to_string()))?;
+                .map_err(|error| unusable(error.into()))?;
             builder.with_client_cert_verifier(Arc::new(Bounded(verifier)))
         }
     };
@@ -123,12 +135,12 @@ impl ClientCertVerifier for Bounded {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let unreadable = |cause: String| TlsError::File { path: path.to_owned(), what: "certificates in PEM", cause };
+    let unreadable = |cause: Cause| TlsError::File { path: path.to_owned(), what: "certificates in PEM", cause };
     let certificates: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).map_err(|error| unreadable(error.to_string()))?.collect();
-    let certificates = certificates.map_err(|error| unreadable(error.to_string()))?;
+        CertificateDer::pem_file_iter(path).map_err(|error| unreadable(error.into()))?.collect();
+    let certificates = certificates.map_err(|error| unreadable(error.into()))?;
     if certificates.is_empty() {
-        return Err(unreadable("it holds none".to_owned()));
+        return Err(unreadable("it holds none".into()));
     }
     Ok(certificates)
 }

@@ -59,7 +59,7 @@ async fn serve(config: Config, file: PathBuf, past: Past) -> anyhow::Result<u8> 
         Ok(app) => app,
         Err(error) => {
             let code = if error.may_pass() { NO } else { ERROR };
-            tell!("egressd: {:#}", anyhow::Error::from(error));
+            tell!("egressd: {error}");
             return Ok(code);
         }
     };

@@ -10,6 +10,7 @@ mod verifier;
 use std::{
     cell::RefCell,
     collections::HashMap,
+    error::Error,
     fmt,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -34,13 +35,17 @@ use crate::send::TenantId;
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     #[error("`[tls] extra_ca` {path}: {cause}: give a readable PEM file of CA certificates")]
-    ExtraCa { path: PathBuf, cause: String },
+    ExtraCa {
+        path: PathBuf,
+        #[source]
+        cause: Box<dyn Error + Send + Sync>,
+    },
     #[error(
         "`[tls] roots = \"platform\"`: this host's certificate store is empty: install its ca-certificates, or use \"webpki\""
     )]
     NoPlatformRoots,
     #[error("TLS cannot be set up: {0}")]
-    Provider(String),
+    Provider(#[source] Box<dyn Error + Send + Sync>),
 }
 
 /// Whom we trust, as `[tls]` says, and each tenant's sessions.
@@ -72,27 +77,26 @@ impl Trust {
         }
         let mut extra = Vec::new();
         for path in &settings.extra_ca {
-            let bad = |cause: String| TrustError::ExtraCa { path: path.clone(), cause };
+            let bad = |cause: Box<dyn Error + Send + Sync>| TrustError::ExtraCa { path: path.clone(), cause };
             let mut any = false;
-            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| bad(error.to_string()))? {
-                let certificate = certificate.map_err(|error| bad(error.to_string()))?;
-                roots.add(certificate.clone()).map_err(|error| bad(error.to_string()))?;
+            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| bad(error.into()))? {
+                let certificate = certificate.map_err(|error| bad(error.into()))?;
+                roots.add(certificate.clone()).map_err(|error| bad(error.into()))?;
                 extra.push(certificate);
                 any = true;
             }
             if !any {
-                return Err(bad("it holds no certificate".to_owned()));
+                return Err(bad("it holds no certificate".into()));
             }
         }
         // Named, because a second provider in the dependency graph would make the default one ambiguous.
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let unusable = |error: &dyn fmt::Display| TrustError::Provider(error.to_string());
         let by_chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone())
             .build()
-            .map_err(|error| unusable(&error))?;
+            .map_err(|error| TrustError::Provider(error.into()))?;
         let mut base = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| unusable(&error))?
+            .map_err(|error| TrustError::Provider(error.into()))?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Verifier { by_chain, extra }))
             .with_client_cert_resolver(Arc::new(NoneOfOurs));

@@ -84,7 +84,7 @@ use self::writer::{AcceptJob, AcceptedJob, BeginJob, EndJob, FinishJob, Job, Sen
 use super::{
     Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, Filter, IdempotencyKey, OnceOnly,
     Page, Published, Reach, Records, Recovered, Registry, Released, Session, Started, StoreEnd, StoreError,
-    StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace, WaitingCount, Want, wire,
+    StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace, WaitingCount, Want, Why, wire,
 };
 use crate::config::StoreSettings;
 use crate::limits::INLINE_BYTES;
@@ -239,7 +239,7 @@ impl Shared {
             return Err(closed());
         }
         match &*locked(&self.failing) {
-            Some(why) => Err(StoreError::CannotWrite(why.clone())),
+            Some(why) => Err(StoreError::CannotWrite(why.clone().into())),
             None => Ok(()),
         }
     }
@@ -250,7 +250,7 @@ impl Shared {
             return Ok(());
         }
         self.health()?;
-        Err(StoreError::CannotWrite("its tables lag behind its log: try again".to_owned()))
+        Err(StoreError::CannotWrite("its tables lag behind its log: try again".into()))
     }
 
     /// Remembers and logs what is unreadable, each place once.
@@ -276,7 +276,7 @@ impl Shared {
             Ok(row) => Ok(Some(row)),
             Err(StoreError::Damaged(why)) => {
                 segment.distrust();
-                self.tell_damage(why);
+                self.tell_damage(why.to_string());
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -291,7 +291,7 @@ impl Shared {
         let answer = change(&mut changed);
         changed.trim();
         if changed != *state {
-            changed.save(&self.state_path()).map_err(|error| cannot_write(&self.state_path(), &error))?;
+            changed.save(&self.state_path()).map_err(|error| cannot_write(&self.state_path(), error))?;
             *state = changed;
         }
         Ok(answer)
@@ -299,11 +299,11 @@ impl Shared {
 }
 
 fn closed() -> StoreError {
-    StoreError::CannotWrite("it is closed".to_owned())
+    StoreError::CannotWrite("it is closed".into())
 }
 
 /// Says what failed, and what the operator may do about it.
-fn cannot_write(path: &Path, error: &io::Error) -> StoreError {
+fn cannot_write(path: &Path, error: io::Error) -> StoreError {
     let fix = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             "free some space on its file system, or lower `[store] max_bytes`"
@@ -312,7 +312,7 @@ fn cannot_write(path: &Path, error: &io::Error) -> StoreError {
         io::ErrorKind::PermissionDenied => "let the user who runs egressd write there",
         _ => "look at the disk and the kernel's log",
     };
-    StoreError::CannotWrite(format!("{}: {error}: {fix}", path.display()))
+    StoreError::CannotWrite(Why::by(format!("{}: {error}: {fix}", path.display()), error))
 }
 
 /// Sends remembered on disk. One process at a time has a store's path open.
@@ -342,7 +342,7 @@ impl Embedded {
 
     fn open_as(settings: &StoreSettings, node: &str, limits: SegmentLimits, is_copy: bool) -> Result<Self, StoreError> {
         let root = settings.path.clone();
-        files::make_directory(&root).map_err(|error| cannot_write(&root, &error))?;
+        files::make_directory(&root).map_err(|error| cannot_write(&root, error))?;
         let lock = Lock::take(&root)?;
         let (narrowed, failed) = files::narrow(&root);
         if let Some(first) = narrowed.first() {
@@ -356,26 +356,27 @@ impl Embedded {
         let copy = copy::Copy::of(&root, is_copy)?;
         state::check_format(&root)?;
         let segments = root.join("pieces");
-        files::make_directory(&segments).map_err(|error| cannot_write(&segments, &error))?;
+        files::make_directory(&segments).map_err(|error| cannot_write(&segments, error))?;
         let state_path = root.join("state");
         let state = State::load(&state_path)?;
         let keys = Keys::load(&settings.key_file, state.is_none())?;
-        let state = match state {
-            Some(state) if state.key_check == keys.check() => state,
-            Some(_) => {
-                return Err(StoreError::CannotRead(format!(
+        let state =
+            match state {
+                Some(state) if state.key_check == keys.check() => state,
+                Some(_) => {
+                    return Err(StoreError::CannotRead(format!(
                     "key file {} is not the one that the store at {} was made with: restore that one, or give this \
                      egressd another `[store] path`",
                     settings.key_file.display(),
                     root.display()
-                )));
-            }
-            None => {
-                let state = State { key_check: keys.check(), ..State::default() };
-                state.save(&state_path).map_err(|error| cannot_write(&state_path, &error))?;
-                state
-            }
-        };
+                ).into()));
+                }
+                None => {
+                    let state = State { key_check: keys.check(), ..State::default() };
+                    state.save(&state_path).map_err(|error| cannot_write(&state_path, error))?;
+                    state
+                }
+            };
         let shared = Arc::new(Shared {
             root,
             node: Arc::from(node),
@@ -408,7 +409,10 @@ impl Embedded {
             shared.set_failing(Some(why));
         }
         let (jobs, threads) = writer::start(shared.clone(), left_behind).map_err(|error| {
-            StoreError::CannotWrite(format!("starting the store's threads: {error}: raise the limit on processes"))
+            StoreError::CannotWrite(Why::by(
+                format!("starting the store's threads: {error}: raise the limit on processes"),
+                error,
+            ))
         })?;
         Ok(Self {
             shared,
@@ -441,7 +445,7 @@ impl Embedded {
             return Err(closed());
         }
         let done = tokio::task::spawn_blocking(move || work(&shared)).await;
-        done.map_err(|_| StoreError::CannotRead("a reading task did not come to its end".to_owned()))?
+        done.map_err(|_| StoreError::CannotRead("a reading task did not come to its end".into()))?
     }
 }
 
@@ -643,7 +647,7 @@ struct Lock {
 impl Lock {
     fn take(root: &Path) -> Result<Self, StoreError> {
         let path = root.join("lock");
-        let mut file = files::open(&path, true).map_err(|error| cannot_write(&path, &error))?;
+        let mut file = files::open(&path, true).map_err(|error| cannot_write(&path, error))?;
         let mut before = String::new();
         let _ = file.read_to_string(&mut before);
         let exclusive = |file: fs::File, path: &Path| match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -652,9 +656,9 @@ impl Lock {
                 let pid = before.trim().parse().ok();
                 Err(StoreError::InUse { path: root.display().to_string(), pid })
             }
-            Err((_, error)) => Err(cannot_write(path, &error.into())),
+            Err((_, error)) => Err(cannot_write(path, error.into())),
         };
-        let directory = fs::File::open(root).map_err(|error| cannot_write(root, &error))?;
+        let directory = fs::File::open(root).map_err(|error| cannot_write(root, error))?;
         let directory = exclusive(directory, root)?;
         let mut file = exclusive(file, &path)?;
         // Written over what is there, which a full disk takes too.
@@ -662,8 +666,8 @@ impl Lock {
         let written = io::Seek::rewind(&mut *file)
             .and_then(|()| file.write_all(pid.as_bytes()))
             .and_then(|()| file.set_len(pid.len() as u64));
-        written.map_err(|error| cannot_write(&path, &error))?;
-        let link = |path: &Path, file: &fs::File| Link::of(path, file).map_err(|error| cannot_write(path, &error));
+        written.map_err(|error| cannot_write(&path, error))?;
+        let link = |path: &Path, file: &fs::File| Link::of(path, file).map_err(|error| cannot_write(path, error));
         let links = vec![link(root, &directory)?, link(&path, &file)?];
         Ok(Self { _directory: directory, _file: file, links })
     }

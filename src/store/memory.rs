@@ -76,7 +76,7 @@ impl Memory {
 
     fn open(&self) -> Result<MutexGuard<'_, Inner>, StoreError> {
         let inner = self.lock();
-        if inner.closed { Err(StoreError::CannotWrite("it is closed".to_owned())) } else { Ok(inner) }
+        if inner.closed { Err(StoreError::CannotWrite("it is closed".into())) } else { Ok(inner) }
     }
 
     /// For a session that is in force.

@@ -23,7 +23,7 @@ use crate::record::Finished;
 use crate::send::{ExecutionId, TenantId};
 use crate::store::view::{self, EndedExecution, Standing};
 use crate::store::wire::{self, SendForm};
-use crate::store::{Pending, Session, StoreError, SweepPlace, Want};
+use crate::store::{Pending, Session, StoreError, SweepPlace, Want, Why};
 
 /// Looks that a claim takes beyond what it may bring, before it comes back and says that there is more.
 const LOOKS_BEYOND: usize = 4096;
@@ -67,7 +67,8 @@ impl Shared {
             return Ok(Some(row));
         }
         let end = segment.log_bytes.load(std::sync::atomic::Ordering::Acquire);
-        let failed = |error: std::io::Error| StoreError::CannotRead(format!("{}: {error}", segment.file("log")));
+        let failed =
+            |error: std::io::Error| StoreError::CannotRead(Why::by(format!("{}: {error}", segment.file("log")), error));
         let mut scanner = Scanner::new(&segment.log, 0, end).map_err(failed)?;
         loop {
             match scanner.next().map_err(failed)? {
@@ -287,7 +288,7 @@ impl<'s> Reader<'s> {
         match form {
             Ok(read) => Ok(Ok(read)),
             Err(StoreError::Damaged(why)) => {
-                self.shared.tell_damage(why);
+                self.shared.tell_damage(why.to_string());
                 Ok(Err(crate::clock::wall()))
             }
             Err(error) => Err(error),

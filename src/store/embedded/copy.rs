@@ -25,7 +25,7 @@ impl Copy {
         let mark = root.join("restored");
         if said && !mark.exists() {
             write_whole(&mark, b"what waits in this copy ends interrupted; egressd removes this file then\n")
-                .map_err(|error| cannot_write(&mark, &error))?;
+                .map_err(|error| cannot_write(&mark, error))?;
         }
         let is_one = mark.exists();
         if is_one {

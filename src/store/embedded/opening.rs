@@ -97,7 +97,7 @@ impl<'a> Opening<'a> {
                     Ok(name) => *self.numbers.entry(row.tenant).or_insert(self.waiting.number(&name)),
                     Err(StoreError::Damaged(why)) => {
                         // It can never be made, and its end says so.
-                        self.shared.tell_damage(why);
+                        self.shared.tell_damage(why.to_string());
                         self.left.push(place);
                         return Ok(());
                     }

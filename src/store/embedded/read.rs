@@ -18,7 +18,7 @@ use crate::record::{Execution, ExecutionState, Record, ShownRequest, State, Unfi
 use crate::send::{Context, ExecutionId, Method, SendId, SendSpec, Spelling, TenantId};
 use crate::store::view::{EndedExecution, Standing};
 use crate::store::wire::{self, CallForm, EndingForm, FinishForm, Rest, SendForm, Unreadable};
-use crate::store::{Accepted, Filter, IdempotencyKey, Reach, StoreError, TailItem, TailPlace};
+use crate::store::{Accepted, Filter, IdempotencyKey, Reach, StoreError, TailItem, TailPlace, Why};
 
 /// Places of the tail looked at in one call, so that a filter that matches nothing still comes back.
 const TAIL_PLACES_MAX: u32 = 16 * 1024;
@@ -123,7 +123,7 @@ impl Shared {
             };
             let bytes = match segment.frame(row.accepted) {
                 Err(StoreError::Damaged(why)) => {
-                    self.tell_damage(why);
+                    self.tell_damage(why.to_string());
                     continue;
                 }
                 read => read?,
@@ -155,7 +155,7 @@ impl Shared {
 
 fn damaged(segment: &Segment, at: Extent, why: Unreadable) -> StoreError {
     let to = u64::from(at.at) + u64::from(at.length);
-    StoreError::Damaged(format!("{} is unreadable at bytes {} to {to}: {}", segment.file("log"), at.at, why.0))
+    StoreError::Damaged(format!("{} is unreadable at bytes {} to {to}: {}", segment.file("log"), at.at, why.0).into())
 }
 
 pub fn payload<'a, T>(
@@ -182,7 +182,7 @@ fn body(segment: &Segment, place: BodyPlace) -> Result<Option<Bytes>, StoreError
 fn shown_body(shared: &Shared, segment: &Segment, place: BodyPlace) -> Result<(Option<Bytes>, bool), StoreError> {
     match body(segment, place) {
         Err(StoreError::Damaged(why)) => {
-            shared.tell_damage(why);
+            shared.tell_damage(why.to_string());
             Ok((None, true))
         }
         read => read.map(|bytes| (bytes, false)),
@@ -237,7 +237,7 @@ pub fn assemble(
         let place = row.finish;
         let missing = || {
             let why = format!("the segment {} that tells how send {} ended is gone", row.finish_segment, record.id);
-            StoreError::Damaged(why)
+            StoreError::Damaged(why.into())
         };
         let elsewhere;
         let log = if row.finish_segment == segment.number {
@@ -303,7 +303,7 @@ pub fn spec(shared: &Shared, id: SendId) -> Result<Option<std::sync::Arc<SendSpe
     let Some((segment, row)) = found.filter(|(_, row)| !row.is_done()) else { return Ok(None) };
     let bytes = segment.frame(row.accepted)?;
     let (head, form): (SendHead, SendForm<'_>) = payload(&segment, row.accepted, &bytes, SendHead::decode)?;
-    let lost = |what: &str| StoreError::Damaged(format!("{what} of send {id} in {}", segment.file("bodies")));
+    let lost = |what: &str| StoreError::Damaged(format!("{what} of send {id} in {}", segment.file("bodies")).into());
     let gone = || lost("the bodies file is gone, and with it the request");
     let request_body = match head.body.length {
         0 => None,
@@ -346,8 +346,9 @@ impl Window {
             let end = self.segment.log_bytes.load(std::sync::atomic::Ordering::Acquire);
             let most = usize::try_from(end.saturating_sub(at)).unwrap_or(usize::MAX);
             let read = frame::read_at(&self.segment.log, at, self.most.max(length).min(most));
-            self.bytes =
-                read.map_err(|error| StoreError::CannotRead(format!("{}: {error}", self.segment.file("log"))))?;
+            self.bytes = read.map_err(|error| {
+                StoreError::CannotRead(Why::by(format!("{}: {error}", self.segment.file("log")), error))
+            })?;
             self.at = at;
         }
         let from = (at - self.at) as usize;

@@ -17,9 +17,9 @@ use super::segment::{End, FORMAT, Head, SEND_BYTES, Segment};
 use super::table::{Extent, LOST, Row};
 use super::{Shared, cannot_write, locked, rebuild};
 use crate::clock;
-use crate::store::StoreError;
 use crate::store::view::EndedExecution;
 use crate::store::wire::{self, CallForm, EndingForm};
+use crate::store::{StoreError, Why};
 
 /// One log that is replayed, with the rows of its segment in memory.
 struct Replayed {
@@ -37,7 +37,7 @@ struct Replayed {
 /// for nothing but an end.
 pub fn load(shared: &Shared) -> Result<Vec<(u32, u32)>, StoreError> {
     let directory = shared.segments_directory();
-    let failed = |error: io::Error| StoreError::CannotRead(format!("{}: {error}", directory.display()));
+    let failed = |error: io::Error| StoreError::CannotRead(Why::by(format!("{}: {error}", directory.display()), error));
     let (heads, lost) = heads(shared).map_err(failed)?;
     if let Some((path, head)) = heads.iter().find(|(_, head)| head.format > FORMAT) {
         let path = path.display().to_string();
@@ -67,13 +67,13 @@ pub fn load(shared: &Shared) -> Result<Vec<(u32, u32)>, StoreError> {
         }
         if at + 1 == heads.len() {
             // Retention leaves the newest's alone, so where they are missing they are lost.
-            segment.make_bodies().map_err(|error| cannot_write(path, &error))?;
+            segment.make_bodies().map_err(|error| cannot_write(path, error))?;
         }
         // Until its tables are whole again, no index may say so.
-        segment.forget_index().map_err(|error| cannot_write(path, &error))?;
+        segment.forget_index().map_err(|error| cannot_write(path, error))?;
         let before = segment.sound_rows().and_then(|sound| Ok((sound, segment.newest_end()?)));
         let before = before.and_then(|before| segment.empty_ends().map(|()| before));
-        let ((rows_before, begun_before), newest_end) = before.map_err(|error| cannot_write(path, &error))?;
+        let ((rows_before, begun_before), newest_end) = before.map_err(|error| cannot_write(path, error))?;
         replayed.push(Replayed { segment, rows: Vec::new(), rows_before, begun_before, newest_end });
     }
     let mut doubts = Doubts::default();
@@ -114,7 +114,7 @@ pub fn load(shared: &Shared) -> Result<Vec<(u32, u32)>, StoreError> {
             }
         }
         let encoded: Vec<u8> = rows.iter().flat_map(Row::encode).collect();
-        segment.replace_rows(&encoded).map_err(|error| cannot_write(&segment.directory, &error))?;
+        segment.replace_rows(&encoded).map_err(|error| cannot_write(&segment.directory, error))?;
         segment.add_rows(0, &rows);
         let mut undone = 0;
         for (row, number) in rows.iter().zip(0..) {
@@ -149,7 +149,7 @@ pub fn load(shared: &Shared) -> Result<Vec<(u32, u32)>, StoreError> {
             previous_log_bytes: 0,
         };
         let segment =
-            Segment::create(&directory, &head, &shared.faults).map_err(|error| cannot_write(&directory, &error))?;
+            Segment::create(&directory, &head, &shared.faults).map_err(|error| cannot_write(&directory, error))?;
         segments.push(Arc::new(segment));
     }
     shared.replace_segments(segments.clone());

@@ -58,7 +58,7 @@ pub fn drop_segments(shared: &Shared, past: &[Arc<Segment>]) -> Result<Vec<PathB
     for segment in past {
         shared.forget_shares(segment, true);
         let directory = segment.directory.with_extension("gone");
-        fs::rename(&segment.directory, &directory).map_err(|error| cannot_write(&segment.directory, &error))?;
+        fs::rename(&segment.directory, &directory).map_err(|error| cannot_write(&segment.directory, error))?;
         tracing::info!(segment = segment.number, sends = segment.row_count(), "dropped a segment past its retention");
         gone.push(directory);
     }
@@ -79,7 +79,7 @@ pub fn drop_bodies(shared: &Shared, now: Timestamp) -> Result<(), StoreError> {
         if segment.has_bodies() {
             body_bytes -= segment.bodies_bytes.load(Ordering::Relaxed);
             shared.forget_shares(segment, false);
-            segment.drop_bodies().map_err(|error| cannot_write(&segment.directory.join("bodies"), &error))?;
+            segment.drop_bodies().map_err(|error| cannot_write(&segment.directory.join("bodies"), error))?;
             tracing::info!(segment = segment.number, "dropped the bodies of a segment past their retention");
         }
     }

@@ -16,7 +16,7 @@ use aws_lc_rs::hmac;
 
 use crate::redact::RedactKey;
 use crate::send::SendId;
-use crate::store::StoreError;
+use crate::store::{StoreError, Why};
 
 /// Bytes of the key file.
 const KEY_BYTES: usize = 32;
@@ -60,7 +60,7 @@ impl Keys {
                 if mode & 0o077 != 0 {
                     return Err(StoreError::CannotRead(format!(
                         "key file {shown} has mode {mode:03o}, so others than its owner may use it: chmod 600 {shown}"
-                    )));
+                    ).into()));
                 }
                 secret
             }
@@ -69,34 +69,40 @@ impl Keys {
                 return Err(StoreError::CannotRead(format!(
                     "key file {shown} is gone, and the store needs the one it was made with: restore it, or give this \
                      egressd another `[store] path`"
-                )));
+                ).into()));
             }
             Err(error) => {
-                return Err(StoreError::CannotRead(format!(
-                    "key file {shown}: {error}: let the user who runs egressd read it, or name another `[store] \
+                return Err(StoreError::CannotRead(Why::by(
+                    format!(
+                        "key file {shown}: {error}: let the user who runs egressd read it, or name another `[store] \
                      key_file`"
+                    ),
+                    error,
                 )));
             }
         };
         if secret.len() != KEY_BYTES {
-            return Err(StoreError::CannotRead(format!(
-                "key file {shown} has {} bytes instead of {KEY_BYTES}: restore it; only while the store is still \
+            return Err(StoreError::CannotRead(
+                format!(
+                    "key file {shown} has {} bytes instead of {KEY_BYTES}: restore it; only while the store is still \
                  empty, delete it and a new one is made",
-                secret.len()
-            )));
+                    secret.len()
+                )
+                .into(),
+            ));
         }
         Ok(Self::derive(&secret))
     }
 
     fn make(path: &Path) -> Result<Vec<u8>, StoreError> {
-        let failed = |error: &dyn std::fmt::Display| {
-            StoreError::CannotWrite(format!("making key file {}: {error}", path.display()))
+        let failed = |error: std::io::Error| {
+            StoreError::CannotWrite(Why::by(format!("making key file {}: {error}", path.display()), error))
         };
         let mut secret = vec![0; KEY_BYTES];
-        aws_lc_rs::rand::fill(&mut secret).map_err(|_| failed(&"the system gives no random bytes"))?;
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|error| failed(&error))?;
-        file.write_all(&secret).and_then(|()| file.sync_all()).map_err(|error| failed(&error))?;
+        aws_lc_rs::rand::fill(&mut secret)
+            .map_err(|_| failed(std::io::Error::other("the system gives no random bytes")))?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+        file.write_all(&secret).and_then(|()| file.sync_all()).map_err(failed)?;
         Ok(secret)
     }
 
@@ -137,7 +143,7 @@ impl Keys {
 
     /// Encrypts in place; the slot is what opens it again.
     pub fn seal(&self, id: SendId, plain: &mut Vec<u8>) -> Result<Slot, StoreError> {
-        let failed = || StoreError::CannotWrite("sealing a send's secrets failed in the cipher".to_owned());
+        let failed = || StoreError::CannotWrite("sealing a send's secrets failed in the cipher".into());
         let mut own = [0; 32];
         aws_lc_rs::rand::fill(&mut own).map_err(|_| failed())?;
         let cipher = key(&own).ok_or_else(failed)?;

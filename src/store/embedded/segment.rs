@@ -32,7 +32,7 @@ use super::seal::SLOT_BYTES;
 use super::table::{Extent, ROW_BYTES, Row};
 use super::zone_map::ZoneMap;
 use super::{Fault, Faults, locked};
-use crate::store::{StoreError, wire};
+use crate::store::{StoreError, Why, wire};
 
 /// Of everything under the store's path. A store of a later format is refused; those before are read as they are.
 pub const FORMAT: u32 = 2;
@@ -339,10 +339,13 @@ impl Segment {
                     return Err(self.unreadable(name, at, length, &error));
                 }
                 Err(error) if tries == READ_TRIES => {
-                    return Err(StoreError::CannotRead(format!(
-                        "{} at bytes {at} to {}: {error}, {tries} times: look at the disk and the kernel's log",
-                        self.file(name),
-                        at + length as u64
+                    return Err(StoreError::CannotRead(Why::by(
+                        format!(
+                            "{} at bytes {at} to {}: {error}, {tries} times: look at the disk and the kernel's log",
+                            self.file(name),
+                            at + length as u64
+                        ),
+                        error,
                     )));
                 }
                 Err(_) => {}
@@ -370,7 +373,7 @@ impl Segment {
              it is needed",
             self.file(name),
             at + length as u64
-        ))
+        ).into())
     }
 
     // The table.
@@ -396,7 +399,7 @@ impl Segment {
                  next start",
                 self.file("table"),
                 at + ROW_BYTES as u64
-            ))
+            ).into())
         })
     }
 
@@ -690,41 +693,44 @@ impl Segment {
     // What finds rows.
 
     /// Says of a failed read of the index what may be done about it.
-    fn index_unreadable(&self, error: &io::Error) -> StoreError {
+    fn index_unreadable(&self, error: io::Error) -> StoreError {
         let is_damage =
             matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::Other);
         if !is_damage {
-            return StoreError::CannotRead(format!(
-                "{}: {error}: look at the disk and the kernel's log",
-                self.file("index")
+            return StoreError::CannotRead(Why::by(
+                format!("{}: {error}: look at the disk and the kernel's log", self.file("index")),
+                error,
             ));
         }
-        StoreError::Damaged(format!(
-            "{} is unreadable: {error}; stop egressd, remove the file, and it is made anew from the log at the next start",
-            self.file("index")
+        StoreError::Damaged(Why::by(
+            format!(
+                "{} is unreadable: {error}; stop egressd, remove the file, and it is made anew from the log at the next start",
+                self.file("index")
+            ),
+            error,
         ))
     }
 
     /// Rows of this execution here, in order.
     pub fn members(&self, hash: u64) -> Result<Vec<u32>, StoreError> {
-        self.find().members(hash).map_err(|error| self.index_unreadable(&error))
+        self.find().members(hash).map_err(|error| self.index_unreadable(error))
     }
 
     pub fn member_count(&self, hash: u64) -> Result<u32, StoreError> {
-        self.find().member_count(hash).map_err(|error| self.index_unreadable(&error))
+        self.find().member_count(hash).map_err(|error| self.index_unreadable(error))
     }
 
     pub fn endings(&self, hash: u64) -> Result<Vec<FoundEnding>, StoreError> {
-        self.find().endings(hash).map_err(|error| self.index_unreadable(&error))
+        self.find().endings(hash).map_err(|error| self.index_unreadable(error))
     }
 
     /// First row and count of the calls with this key, newest last.
     pub fn calls(&self, hash: u64) -> Result<Vec<(u32, u32)>, StoreError> {
-        self.find().calls(hash).map_err(|error| self.index_unreadable(&error))
+        self.find().calls(hash).map_err(|error| self.index_unreadable(error))
     }
 
     pub fn all_calls(&self) -> Result<Vec<(u64, u32, u32)>, StoreError> {
-        self.find().all_calls().map_err(|error| self.index_unreadable(&error))
+        self.find().all_calls().map_err(|error| self.index_unreadable(error))
     }
 
     /// Whether a row with this term can be here.
@@ -734,13 +740,13 @@ impl Segment {
 
     /// The rows that have this term.
     pub fn rows_with(&self, term: u64) -> Result<RoaringBitmap, StoreError> {
-        let found = self.find().rows_with(term).map_err(|error| self.index_unreadable(&error))?;
+        let found = self.find().rows_with(term).map_err(|error| self.index_unreadable(error))?;
         Ok(found | self.ended().rows_with(term))
     }
 
     /// Rows of any tenant's execution of this name.
     pub fn members_of_any(&self, execution: u32) -> Result<RoaringBitmap, StoreError> {
-        self.find().members_of_any(execution).map_err(|error| self.index_unreadable(&error))
+        self.find().members_of_any(execution).map_err(|error| self.index_unreadable(error))
     }
 
     /// Writes the index and lets go of what was in memory. The table and all it depends on are synced already.

@@ -15,7 +15,7 @@ use super::frame::{self, Frame, FrameKind};
 use super::segment::{FORMAT, sync_directory};
 use crate::send::{SendId, TenantId};
 use crate::store::wire::{decode, encode, nanoseconds, timestamp};
-use crate::store::{Published, StoreError, Suspension, SuspensionScope};
+use crate::store::{Published, StoreError, Suspension, SuspensionScope, Why};
 
 /// Lifted suspensions that are remembered; the oldest go first.
 const LIFTED_KEPT: usize = 10_000;
@@ -131,7 +131,7 @@ impl State {
         let bytes = match fs::read(path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(StoreError::CannotRead(format!("{}: {error}", path.display()))),
+            Err(error) => return Err(StoreError::CannotRead(Why::by(format!("{}: {error}", path.display()), error))),
         };
         let form = match frame::parse(&bytes) {
             Some(Frame { kind: FrameKind::State, payload, .. }) => decode(payload).ok(),
@@ -142,7 +142,7 @@ impl State {
                 "{} fails its checksum: suspensions and the dates of first publication stood in it; restore it from a \
                  copy",
                 path.display()
-            ))
+            ).into())
         })
     }
 }
@@ -163,14 +163,14 @@ pub fn check_format(root: &Path) -> Result<(), StoreError> {
     let path = root.join("format");
     let mark = || {
         write_whole(&path, format!("egressd store, format {FORMAT}\n").as_bytes())
-            .map_err(|error| StoreError::CannotWrite(format!("making {}: {error}", path.display())))
+            .map_err(|error| StoreError::CannotWrite(Why::by(format!("making {}: {error}", path.display()), error)))
     };
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return mark();
         }
-        Err(error) => return Err(StoreError::CannotRead(format!("{}: {error}", path.display()))),
+        Err(error) => return Err(StoreError::CannotRead(Why::by(format!("{}: {error}", path.display()), error))),
     };
     match text.trim().rsplit(' ').next().and_then(|number| number.parse().ok()) {
         Some(found) if found > FORMAT => {
@@ -179,9 +179,12 @@ pub fn check_format(root: &Path) -> Result<(), StoreError> {
         // What is written from here on is not for the versions before. A full disk is no reason not to open.
         Some(found) if found < FORMAT => mark().or(Ok(())),
         Some(_) => Ok(()),
-        None => Err(StoreError::Damaged(format!(
-            "{} does not say the store's format but {text:?}: restore it; this egressd writes format {FORMAT}",
-            path.display()
-        ))),
+        None => Err(StoreError::Damaged(
+            format!(
+                "{} does not say the store's format but {text:?}: restore it; this egressd writes format {FORMAT}",
+                path.display()
+            )
+            .into(),
+        )),
     }
 }

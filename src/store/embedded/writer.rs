@@ -118,7 +118,7 @@ impl Writer {
                 Ok(job) => job,
                 Err(RecvTimeoutError::Timeout) => {
                     if let Err(why) = self.links_hold() {
-                        self.fail(&StoreError::CannotWrite(why));
+                        self.fail(&StoreError::CannotWrite(why.into()));
                     }
                     self.try_again();
                     continue;
@@ -139,7 +139,7 @@ impl Writer {
     fn come_to_rest(&mut self) -> Result<(), StoreError> {
         let segments = self.shared.segments();
         for segment in segments.iter() {
-            segment.sync_derived().map_err(|error| cannot_write(&segment.directory, &error))?;
+            segment.sync_derived().map_err(|error| cannot_write(&segment.directory, error))?;
         }
         Ok(())
     }
@@ -268,11 +268,11 @@ impl Writer {
             self.shared.health()?;
             if batch.segment != self.newest.number {
                 // It names places in a log that is not written to any more.
-                return Err(StoreError::CannotWrite("the store has just recovered: try again".to_owned()));
+                return Err(StoreError::CannotWrite("the store has just recovered: try again".into()));
             }
         }
         if let Err(why) = self.links_hold() {
-            let error = StoreError::CannotWrite(why);
+            let error = StoreError::CannotWrite(why.into());
             self.fail(&error);
             return Err(error);
         }
@@ -319,7 +319,7 @@ impl Writer {
                 let cut =
                     newest.log.set_len(log_at).and_then(|()| newest.with_bodies(|bodies| bodies.set_len(bodies_at)));
                 self.abandon_newest = !synced || cut.is_err();
-                let error = cannot_write(&newest.directory.join(file), &error);
+                let error = cannot_write(&newest.directory.join(file), error);
                 self.fail(&error);
                 Err(error)
             }
@@ -353,7 +353,7 @@ impl Writer {
         }
         let mut probed = self.links_hold().and_then(|()| probe(&self.shared));
         if probed.is_ok() && self.abandon_newest {
-            probed = self.open_segment().map_err(|error| why(&cannot_write(&self.shared.root, &error)));
+            probed = self.open_segment().map_err(|error| why(&error));
         }
         match probed {
             Ok(()) => {
@@ -391,7 +391,7 @@ impl Writer {
         let newest = self.newest.clone();
         let failed = |segment: &Segment| {
             let directory = segment.directory.clone();
-            move |error: io::Error| cannot_write(&directory, &error)
+            move |error: io::Error| cannot_write(&directory, error)
         };
         self.shared.faults.pass(Fault::Table).map_err(failed(&newest))?;
         match effect {
@@ -499,7 +499,8 @@ impl Writer {
         if send.segment == self.newest.number {
             return Ok(self.newest.clone());
         }
-        let missing = || StoreError::Damaged(format!("segment {} is gone while a send of it waits", send.segment));
+        let missing =
+            || StoreError::Damaged(format!("segment {} is gone while a send of it waits", send.segment).into());
         self.shared.segment(send.segment).ok_or_else(missing)
     }
 
@@ -528,7 +529,6 @@ impl Writer {
             let _ = self.checkpoint.send(());
         }
         if let Err(error) = opened {
-            let error = cannot_write(&self.shared.segments_directory(), &error);
             if log_bytes >= LOG_BYTES_MAX {
                 self.abandon_newest = true;
                 self.fail(&error);
@@ -544,7 +544,7 @@ impl Writer {
         self.shared.segments().len() >= self.shared.limits.many
     }
 
-    fn open_segment(&mut self) -> io::Result<()> {
+    fn open_segment(&mut self) -> Result<(), StoreError> {
         let head = Head {
             format: FORMAT,
             segment: self.newest.number + 1,
@@ -553,14 +553,15 @@ impl Writer {
             previous_log_bytes: self.newest.log_bytes.load(Ordering::Relaxed),
         };
         let directory = self.shared.segments_directory();
-        let made = Segment::create(&directory, &head, &self.shared.faults);
-        if let Err(error) = &made
-            && segment::exists(&directory, head.segment)
-        {
-            // Whatever were written to the log now would not count at the next start.
-            self.abandon_newest = true;
-            self.fail(&cannot_write(&directory, error));
-        }
+        let made = Segment::create(&directory, &head, &self.shared.faults).map_err(|error| {
+            let error = cannot_write(&directory, error);
+            if segment::exists(&directory, head.segment) {
+                // Whatever were written to the log now would not count at the next start.
+                self.abandon_newest = true;
+                self.fail(&error);
+            }
+            error
+        });
         let segment = Arc::new(made?);
         let mut segments = self.shared.segments().to_vec();
         segments.push(segment.clone());
@@ -577,9 +578,7 @@ impl Writer {
             && !self.is_crowded()
             && (self.newest.row_count() > 0 || self.newest.ends_count.load(Ordering::Relaxed) > 0)
         {
-            let directory = self.shared.segments_directory();
-            let opened = self.pay_debts();
-            let opened = opened.and_then(|()| self.open_segment().map_err(|error| cannot_write(&directory, &error)));
+            let opened = self.pay_debts().and_then(|()| self.open_segment());
             // What is old goes all the same: on a full disk that is what makes room.
             if let Err(error) = opened {
                 tracing::warn!(%error, "the store cannot open another segment yet");
@@ -634,7 +633,7 @@ impl Writer {
 /// Why an error of this store is one, without whose it is.
 fn why(error: &StoreError) -> String {
     match error {
-        StoreError::CannotWrite(why) | StoreError::CannotRead(why) | StoreError::Damaged(why) => why.clone(),
+        StoreError::CannotWrite(why) | StoreError::CannotRead(why) | StoreError::Damaged(why) => why.to_string(),
         other => other.to_string(),
     }
 }
@@ -650,5 +649,5 @@ pub fn probe(shared: &Shared) -> Result<(), String> {
         file.sync_data()
     })();
     let _ = std::fs::remove_file(&path);
-    done.map_err(|error| why(&cannot_write(&shared.root, &error)))
+    done.map_err(|error| why(&cannot_write(&shared.root, error)))
 }

@@ -190,6 +190,9 @@ async fn a_disk_that_does_not_answer_for_a_moment_is_no_damage_and_costs_no_send
         matches!(&record, Err(StoreError::CannotRead(why)) if why.contains("times: look at the disk")),
         "{record:?}"
     );
+    let source = record.as_ref().err().and_then(std::error::Error::source).expect("what the system said");
+    let source = source.downcast_ref::<std::io::Error>().expect("of its kind");
+    assert_eq!(source.raw_os_error(), Some(nix::errno::Errno::EIO as i32));
     let list = store.list(Filter::of(Reach::All), None, 10).await;
     assert!(matches!(list, Err(StoreError::CannotRead(_))), "{list:?}");
     // An end is durable, and is shown once its row can be read again.
