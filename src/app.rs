@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::deliver::{Deliverer, apart::Apart};
 use crate::dial::Dialer;
 use crate::dispatch::Dispatcher;
+use crate::doors;
 use crate::explain::Explainer;
 use crate::intake::Intake;
 use crate::ledger::Ledger;
@@ -148,7 +149,7 @@ impl Fronts {
     /// Bound over there: who comes is told to the runtime that a listener was made in, so that `/readyz` answers
     /// while no thread of the deliveries' turns.
     async fn bind(&self, address: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
-        let bound = self.handle.spawn(TcpListener::bind(address)).await.map_err(anyhow::Error::from)?;
+        let bound = self.handle.spawn(async move { doors::open(address) }).await.map_err(anyhow::Error::from)?;
         bound.map_err(|cause| StartError::Bind { key, address, cause })
     }
 }

@@ -15,7 +15,7 @@ use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use crate::clock;
 use crate::limits::{
     DOORS_CONNECTION_LIFE as CONNECTION_LIFE, DOORS_HEAD_BYTES_MAX as HEAD_BYTES_MAX, DOORS_HEAD_TIME as HEAD_TIME,
-    DOORS_HEADERS_MAX as HEADERS_MAX, DOORS_PLACE_TIME as PLACE_TIME,
+    DOORS_HEADERS_MAX as HEADERS_MAX, DOORS_PLACE_TIME as PLACE_TIME, LISTEN_BACKLOG,
 };
 
 /// After a failed accept (out of files, mostly): asking again at once would only spin.
@@ -35,6 +35,16 @@ pub struct Bounds {
     pub connections: usize,
     /// Of one IPv4 address or one IPv6 network of /64.
     pub connections_per_network: usize,
+}
+
+/// Opens a listener whose callers wait in line, however many come at once while nobody takes them in: the kernel drops
+/// the first packet of one too many, who then comes again a second later.
+pub fn open(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart need not wait for the last process's connections to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(LISTEN_BACKLOG)
 }
 
 /// Serves until `stopped` turns true; what is being answered then is finished. `service` is asked once for each

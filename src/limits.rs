@@ -43,6 +43,9 @@ pub const SUSPENSIONS: usize = 10_000;
 pub const SUSPENSIONS_OF_TENANT: usize = 256;
 /// Longest reason of a suspension, in characters.
 pub const REASON_CHARS_MAX: usize = 1024;
+/// Most connections to one listener that wait to be taken in (the kernel's `net.core.somaxconn` may allow fewer): more
+/// than come at once in the time for which its threads may be busy.
+pub const LISTEN_BACKLOG: u32 = 4096;
 /// Most connections to the API at once.
 pub const API_CONNECTIONS: usize = 4096;
 /// Of them, those of strangers: callers who have not shown a valid token yet.

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
 
 use super::out::say;
 use super::{OK, block_on};
@@ -18,7 +17,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> u8 {
     block_on(async move {
-        let listener = TcpListener::bind(args.listen).await.with_context(|| {
+        let listener = crate::doors::open(args.listen).with_context(|| {
             format!("--listen {} cannot be bound: choose an address of this host and a free port", args.listen)
         })?;
         say!("listening on http://{}", listener.local_addr()?);

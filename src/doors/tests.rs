@@ -1,3 +1,5 @@
+use std::net::TcpStream;
+
 use super::*;
 
 const BOUNDS: Bounds = Bounds { connections: 64, connections_per_network: 16 };
@@ -48,4 +50,18 @@ fn whoever_holds_a_place_for_long_makes_room() {
     let mut own: Vec<_> = (0..BOUNDS.connections_per_network).map(|_| enter("2001:db8::1", now).unwrap()).collect();
     let _newcomer = enter("2001:db8::2", later).unwrap();
     assert!(taken(&mut own[0]) && !taken(&mut own[1]) && !taken(&mut other));
+}
+
+#[tokio::test]
+#[allow(clippy::disallowed_methods, reason = "callers of a listener of ours")]
+async fn whoever_comes_while_nobody_takes_them_in_waits_in_line() {
+    const CALLERS: usize = 1000;
+    let listener = open("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    // This thread is the only one, and accepts none of them until all are connected.
+    let patience = std::time::Duration::from_secs(60);
+    let callers: Vec<_> = (0..CALLERS).map(|_| TcpStream::connect_timeout(&address, patience).unwrap()).collect();
+    for _ in &callers {
+        listener.accept().await.unwrap();
+    }
 }
