@@ -184,8 +184,6 @@ pub const IDLE_TOTAL: usize = 2_048;
 pub const REUSE_MEMORY_MAX: usize = 16_384;
 /// A connection is not reused once it is this old: its address was judged on an answer no older than that.
 pub const CONNECTION_AGE_MAX: Duration = DNS_TTL_MAX;
-/// Most tenants whose TLS sessions are kept apart and resumed.
-pub const TLS_TENANTS_MAX: usize = 256;
 /// Most certificates that a peer may show, its own among them: public chains have two to four.
 pub const TLS_CERTIFICATES_MAX: usize = 10;
 /// Most bytes of one of them: one that names a thousand hosts takes about that.
@@ -203,8 +201,12 @@ pub const HTTP1_ONLY_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Most such destinations that are remembered of one tenant, and of how many tenants: the rest is found out anew.
 pub const HTTP1_ONLY_PER_TENANT: usize = 64;
 pub const HTTP1_ONLY_TENANTS_MAX: usize = 1_024;
-/// TLS sessions kept for one tenant.
+/// Most TLS sessions that are kept to be resumed: in all, of one tenant, and of one server of it, which gives two at a
+/// time as a rule. One takes some KiB, and at most its ticket (64 KiB, RFC 8446 section 4.6.1) and the chain that was
+/// shown: 192 MiB in all, 6 MiB for a tenant. What is known of a server's key exchange counts as one.
+pub const TLS_SESSIONS: usize = 2_048;
 pub const TLS_SESSIONS_PER_TENANT: usize = 64;
+pub const TLS_SESSIONS_PER_SERVER: usize = 8;
 
 /// Most bytes of a line that frames chunks, its extensions and CRLF among them; trailers may have four times as much.
 pub const CHUNK_LINE_BYTES_MAX: usize = 8 * KIB as usize;
@@ -370,3 +372,6 @@ const _: () = assert!(DNS_LOOKUPS_PER_DOMAIN <= DNS_LOOKUPS_PER_TENANT);
 const _: () = assert!(DNS_CNAMES_MAX + DNS_ADDRESSES_MAX <= DNS_RECORDS_MAX);
 const _: () = assert!(DNS_CACHE_BYTES_PER_TENANT * 16 <= DNS_CACHE_BYTES, "no tenant alone pushes others out");
 const _: () = assert!(DNS_SERVERS_MAX <= NAME_SERVERS_MAX);
+const _: () = assert!(TLS_SESSIONS_PER_SERVER < TLS_SESSIONS_PER_TENANT);
+const _: () = assert!(TLS_SESSIONS_PER_TENANT * 16 <= TLS_SESSIONS, "no tenant alone pushes others out");
+const _: () = assert!(TLS_SESSIONS as u64 * (64 * KIB + TLS_CHAIN_BYTES_MAX as u64) <= 192 * MIB);

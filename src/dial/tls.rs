@@ -5,26 +5,20 @@
 //! listeners.
 
 pub mod faults;
+mod sessions;
 mod verifier;
 
-use std::{
-    cell::RefCell,
-    collections::HashMap,
-    error::Error,
-    fmt,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{cell::RefCell, error::Error, fmt, path::PathBuf, sync::Arc};
 
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, ProtocolVersion, RootCertStore};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
+use self::sessions::Sessions;
 use self::verifier::{NoneOfOurs, SEEN, Verifier};
 use super::wire::Wire;
 use crate::config::{Roots, Tls};
-use crate::limits::{TLS_SESSIONS_PER_TENANT, TLS_TENANTS_MAX};
 use crate::outcome::Failure;
 use crate::outcome::words::TlsCause;
 use crate::policy::Host;
@@ -53,7 +47,7 @@ pub struct Trust {
     base: ClientConfig,
     /// For what this node asks for its own sake, of which nothing is kept.
     unresumed: Arc<ClientConfig>,
-    tenants: Mutex<HashMap<TenantId, Arc<ClientConfig>>>,
+    sessions: Sessions,
 }
 
 impl fmt::Debug for Trust {
@@ -103,25 +97,16 @@ impl Trust {
         base.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
         base.enable_early_data = false;
         base.resumption = Resumption::disabled();
-        Ok(Self { unresumed: Arc::new(base.clone()), base, tenants: Mutex::default() })
+        Ok(Self { unresumed: Arc::new(base.clone()), base, sessions: Sessions::default() })
     }
 
     fn of(&self, tenant: &TenantId) -> Arc<ClientConfig> {
         if *tenant == TenantId::OURSELVES {
             return self.unresumed.clone();
         }
-        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(config) = tenants.get(tenant) {
-            return config.clone();
-        }
-        if tenants.len() >= TLS_TENANTS_MAX {
-            tenants.clear();
-        }
         let mut config = self.base.clone();
-        config.resumption = Resumption::in_memory_sessions(TLS_SESSIONS_PER_TENANT);
-        let config = Arc::new(config);
-        tenants.insert(tenant.clone(), config.clone());
-        config
+        config.resumption = self.sessions.of(tenant);
+        Arc::new(config)
     }
 
     /// The handshake. Runs until the caller's deadline drops it.
