@@ -249,6 +249,13 @@ pub const HOT_BYTES_MAX: u64 = 64 * MIB;
 /// Most values that are hidden one by one in one body.
 pub const HIDDEN_VALUES_MAX: usize = 4_096;
 
+/// Most log lines of one kind in a minute that name one tenant or client, and of those that name none: a line a second
+/// is what a person can follow, and what a failing disk says of every send fits a journal.
+pub const LOG_LINES_OF_ONE: u32 = 60;
+pub const LOG_LINES: u32 = 1_000;
+/// Most whose lines of one kind are counted apart in a minute; those of the rest share what names nobody has.
+pub const LOG_NAMES_MAX: usize = 1_024;
+
 /// Longest error message of a record, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 1024;
 

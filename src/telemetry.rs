@@ -2,6 +2,8 @@
 //!
 //! Every metric is described where it is counted; labels come from closed lists or the configured sources only.
 
+mod shares;
+
 use std::fmt::Write as _;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -10,6 +12,10 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+pub use self::shares::{MINUTE, Shares};
 
 /// From a millisecond to just past the default deadline, in seconds.
 const DELIVERY_BUCKETS: &[f64] =
@@ -37,19 +43,22 @@ pub fn metrics() -> Result<PrometheusHandle, BuildError> {
 }
 
 /// Logs go to stderr: as lines for a person on a terminal, as JSON when piped. `EGRESSD_LOG` filters
-/// (`tracing_subscriber`'s directives; default `info`).
-pub fn logs(default: &str) {
+/// (`tracing_subscriber`'s directives; default `info`). Nobody has more than a share of it: what is left out is told by
+/// [`Shares::tell`], once a minute.
+pub fn logs(default: &str) -> Shares {
     use std::io::IsTerminal;
     let filter = EnvFilter::try_from_env("EGRESSD_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // It would say on stderr that stderr cannot be written, and panic there.
     let builder = builder.log_internal_errors(false);
+    let shares = Shares::default();
     // A second call (tests start several appliances in one process) keeps the first.
     let _ = if std::io::stderr().is_terminal() {
-        builder.fmt_fields(plain_fields()).try_init()
+        builder.fmt_fields(plain_fields()).finish().with(shares.clone()).try_init()
     } else {
-        builder.json().try_init()
+        builder.json().finish().with(shares.clone()).try_init()
     };
+    shares
 }
 
 /// Fields of a line for a person. What others have written (ids, reasons, errors) stands among them: it neither steers

@@ -57,7 +57,7 @@ pub fn run(args: Args) -> u8 {
 }
 
 async fn demo(once: bool) -> anyhow::Result<u8> {
-    telemetry::logs("warn");
+    let _ = telemetry::logs("warn");
     let style = Style::of_stdout();
     let directory = Scratch::new()?;
 

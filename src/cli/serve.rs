@@ -39,7 +39,7 @@ fn count(problems: usize) -> String {
 }
 
 async fn serve(config: Config, file: PathBuf, past: Past) -> anyhow::Result<u8> {
-    telemetry::logs("info");
+    let lines = telemetry::logs("info");
     // Before anything can take long, so that no signal gets its default effect.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hangup = signal(SignalKind::hangup())?;
@@ -66,6 +66,7 @@ async fn serve(config: Config, file: PathBuf, past: Past) -> anyhow::Result<u8> 
     tracing::info!(api = %app.api, metrics = %app.metrics, publish = ?app.publish, "ready");
     notify(&[sd_notify::NotifyState::Ready]);
     let mut watchdog = watchdog();
+    let mut minute = tokio::time::interval(telemetry::MINUTE / 4);
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -79,6 +80,7 @@ async fn serve(config: Config, file: PathBuf, past: Past) -> anyhow::Result<u8> 
                 };
                 notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&status)]);
             }
+            _ = minute.tick() => lines.tell(false),
             () = watchdog.tick() => {
                 if app.dispatcher_turns() {
                     notify(&[sd_notify::NotifyState::Watchdog]);
@@ -87,7 +89,9 @@ async fn serve(config: Config, file: PathBuf, past: Past) -> anyhow::Result<u8> 
         }
     }
     notify(&[sd_notify::NotifyState::Stopping]);
-    Ok(if app.drain().await { OK } else { NO })
+    let clean = app.drain().await;
+    lines.tell(true);
+    Ok(if clean { OK } else { NO })
 }
 
 /// Tells the service manager, where there is one.

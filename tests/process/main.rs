@@ -12,6 +12,7 @@ mod greetings;
 #[path = "../suite/support/hostile.rs"]
 mod harm;
 mod hostile;
+mod journal;
 mod load;
 #[allow(dead_code, reason = "the suite uses more of it")]
 #[path = "../suite/support/name_server.rs"]
