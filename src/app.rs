@@ -91,7 +91,7 @@ impl StartError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Bind { cause, .. } => cause.kind() != std::io::ErrorKind::PermissionDenied,
-            Self::Store(StoreError::InUse { .. }) => true,
+            Self::Store(StoreError::InUse { .. } | StoreError::NodeInUse(_)) => true,
             Self::Store(StoreError::CannotWrite(why)) => !is_denied(why),
             // What the system would not read; where it read what is wrong (another's key), that stays so.
             Self::Store(StoreError::CannotRead(why)) => why.source().is_some() && !is_denied(why),
@@ -518,6 +518,8 @@ mod tests {
         let busy = StoreError::InUse { path: "store".to_owned(), pid: None };
         for (error, may_pass) in [
             (busy, true),
+            (StoreError::NodeInUse("one".to_owned()), true),
+            (StoreError::Unfit("no key file".to_owned()), false),
             (StoreError::CannotWrite(by(ErrorKind::StorageFull)), true),
             (StoreError::CannotWrite(by(ErrorKind::PermissionDenied)), false),
             (StoreError::CannotRead(by(ErrorKind::TimedOut)), true),

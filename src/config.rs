@@ -204,6 +204,8 @@ pub struct Limits {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreSettings {
+    /// `Some`: the tier's database; what is about files here is of the embedded store.
+    pub postgres: Option<PostgresSettings>,
     pub path: PathBuf,
     pub key_file: PathBuf,
     pub retention: Duration,
@@ -212,6 +214,18 @@ pub struct StoreSettings {
     pub body_max_bytes: u64,
     /// Of one tenant, records and bodies; past it that tenant's calls are refused.
     pub tenant_max_bytes: u64,
+}
+
+/// The database of a tier of many nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PostgresSettings {
+    /// Without a password.
+    pub url: String,
+    pub password_file: Option<PathBuf>,
+    /// Besides the roots of `[tls]`.
+    pub tls_ca: Option<PathBuf>,
+    pub connections: u32,
+    pub lease: Duration,
 }
 
 /// The pool of a tenant without settings of its own, and of a source that names none.

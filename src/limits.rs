@@ -328,6 +328,16 @@ pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 pub const BODY_RETENTION: Duration = Duration::from_secs(3 * 24 * 3600);
 pub const STORE_BYTES: u64 = 50 * GIB;
 pub const STORE_BODY_BYTES: u64 = 40 * GIB;
+/// Connections of one node to the tier's database: five have a work of their own, and calls and lists have the others.
+pub const POSTGRES_CONNECTIONS: u32 = 8;
+pub const POSTGRES_CONNECTIONS_MIN: u32 = 7;
+pub const POSTGRES_CONNECTIONS_MAX: u32 = 64;
+/// How long a node is not taken for dead after it was last heard of, and how many deadlines that is at least.
+pub const LEASE: Duration = Duration::from_secs(15);
+pub const LEASE_DEADLINES: u32 = 3;
+pub const LEASE_MAX: Duration = Duration::from_secs(600);
+/// How long after a node was declared dead what it had begun may still be on the wire, beside its deadline.
+pub const DEAD_GRACE: Duration = Duration::from_secs(1);
 pub const REQUEST_BODY: u64 = MIB;
 pub const API_REQUEST: u64 = 16 * MIB;
 /// The most that `[limits] api_request` may be set to.
@@ -343,6 +353,9 @@ pub const RESPONSE_HEADER_LINES_MAX: u32 = 4096;
 pub const DISTINCT_DESTINATIONS_PER_MINUTE: u32 = 1_000;
 
 const _: () = assert!(DRAIN.as_millis() >= DEADLINE.as_millis(), "a drain lets every delivery reach its deadline");
+const _: () = assert!(LEASE.as_millis() >= LEASE_DEADLINES as u128 * DEADLINE.as_millis());
+const _: () = assert!(LEASE_MAX.as_millis() >= LEASE_DEADLINES as u128 * DEADLINE_MAX.as_millis());
+const _: () = assert!(POSTGRES_CONNECTIONS_MIN <= POSTGRES_CONNECTIONS);
 const _: () = assert!(IN_FLIGHT_PER_TENANT <= IN_FLIGHT);
 const _: () = assert!(IN_FLIGHT_PER_TENANT_DESTINATION <= IN_FLIGHT_PER_TENANT);
 const _: () = assert!(QUEUED_PER_TENANT <= QUEUED);

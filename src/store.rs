@@ -1,9 +1,9 @@
 //! Remembering: every step of a send's life, on disk before it is answered for.
 //!
 //! [`Store`] has three roles: the once-only protocol ([`OnceOnly`]), what is remembered of sends ([`Records`]), and the
-//! little beside them ([`Registry`]). [`embedded`] is the default, `memory` the twin for tests, and `conformance` the
-//! suite that both pass. A method that changes something returns once the change is **durable**; concurrent calls
-//! share commits. No module but `app` knows which store is in use.
+//! little beside them ([`Registry`]). [`embedded`] is the default, [`postgres`] the one that many nodes share, `memory`
+//! the twin for tests, and `conformance` the suite that all pass. A method that changes something returns once the
+//! change is **durable**; concurrent calls share commits. No module but `app` knows which store is in use.
 
 #[cfg(test)]
 pub mod conformance;
@@ -11,6 +11,7 @@ pub mod embedded;
 #[cfg(test)]
 pub mod memory;
 mod once;
+pub mod postgres;
 mod records;
 mod registry;
 mod view;
@@ -29,7 +30,7 @@ pub use self::once::{
 };
 pub use self::records::{Filter, Page, Reach, Records, TailItem, TailPlace};
 use self::registry::lift_in;
-pub use self::registry::{Published, Registry, Suspension, SuspensionScope, next_sync_token};
+pub use self::registry::{News, Published, Registry, Suspension, SuspensionScope, next_sync_token};
 
 /// What a store cannot do, and why. The message names file and cause and what to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,10 @@ pub enum StoreError {
         path: String,
         pid: Option<i32>,
     },
+    /// Another life of this node goes on beside this one.
+    NodeInUse(String),
+    /// What is set up is not what the promises can rest on: for a person to mend, and no try again helps.
+    Unfit(String),
     TooNew {
         path: String,
         found: u32,
@@ -65,6 +70,13 @@ impl fmt::Display for StoreError {
                 let holder = holder(*pid);
                 write!(f, "the store at {path} is in use by {holder}: stop it, or give this one another `[store] path`")
             }
+            Self::NodeInUse(node) => {
+                write!(
+                    f,
+                    "another live process of this tier is called {node}: stop it, or give this one another `node`"
+                )
+            }
+            Self::Unfit(why) => f.write_str(why),
             Self::TooNew { path, found, known } => write!(
                 f,
                 "the store at {path} has format {found}, this egressd knows up to {known}: run the newer egressd that \
@@ -101,6 +113,11 @@ impl Why {
     /// The words say what `source` says, too.
     pub fn by(words: String, source: impl Error + Send + Sync + 'static) -> Self {
         Self { words, source: Some(Arc::new(source)) }
+    }
+
+    /// Of the same source, in other words.
+    fn said(&self, words: String) -> Self {
+        Self { words, source: self.source.clone() }
     }
 
     pub fn source(&self) -> Option<&(dyn Error + 'static)> {

@@ -437,6 +437,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         });
         table.finish();
         StoreSettings {
+            postgres: None,
             path: path.value,
             key_file: key_file.value,
             retention: retention.value,

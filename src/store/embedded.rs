@@ -40,7 +40,7 @@ mod rebuild;
 mod remembered;
 mod replay;
 mod retain;
-mod seal;
+pub(in crate::store) mod seal;
 mod segment;
 mod segments;
 mod state;

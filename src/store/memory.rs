@@ -223,7 +223,7 @@ impl Inner {
             }
             let Some(why) = why(self, kept) else { continue };
             if swept.ended.len() == limit {
-                swept.next = Some(SweepPlace(place as u64));
+                swept.next = Some(SweepPlace(place as u128));
                 break;
             }
             swept.ended.push(self.end(place, why, now)?);

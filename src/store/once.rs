@@ -235,7 +235,7 @@ pub struct Swept {
 
 /// How far a sweep has come; opaque.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SweepPlace(pub(in crate::store) u64);
+pub struct SweepPlace(pub(in crate::store) u128);
 
 /// Executions whose held sends were released because nobody ended them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::IpAddr};
 
 use jiff::Timestamp;
 
-use super::StoreResult;
+use super::{StoreResult, TailPlace};
 use crate::redact::RedactKey;
 use crate::send::{SendId, TenantId};
 
@@ -36,6 +36,18 @@ pub struct Published {
     pub first_start: Timestamp,
 }
 
+/// What other processes did on the same store, told so that nobody here has to look for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    Ended(Vec<(SendId, TailPlace)>),
+    /// More waits than before: of these tenants, or of any where none is named.
+    Waiting(Vec<TenantId>),
+    /// Suspensions were made or lifted: nothing more begins here until they are loaded.
+    Suspensions,
+    /// This process's session is over.
+    Fenced,
+}
+
 /// The little that is remembered beside sends: who is suspended, what was published when, and the store's own key.
 pub trait Registry: std::marker::Send + Sync + 'static {
     /// Keys everything shown as redacted; fixed for the life of the store.
@@ -46,6 +58,15 @@ pub trait Registry: std::marker::Send + Sync + 'static {
     fn lift(&self, id: SendId, at: Timestamp, by: String) -> StoreResult<'_, bool>;
     /// Those in force and those lifted, newest first.
     fn suspensions(&self) -> StoreResult<'_, Vec<Suspension>>;
+
+    /// What [`Self::suspensions`] answered last is in force in this process. Where several processes share a store,
+    /// none of them begins anything before it has said so of the newest.
+    fn suspensions_loaded(&self) {}
+
+    /// What comes from other processes; `None` where there are none, and for every call but the first.
+    fn news(&self) -> Option<tokio::sync::mpsc::Receiver<News>> {
+        None
+    }
 
     /// When each address was first published; addresses not seen before get `now`. Also the list's `syncToken`:
     /// `digest` is of the list as served, the answer the Unix second at which it last changed, never falling.

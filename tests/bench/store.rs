@@ -105,6 +105,7 @@ fn runtime() -> tokio::runtime::Runtime {
 
 fn settings(directory: &Path) -> StoreSettings {
     StoreSettings {
+        postgres: None,
         path: directory.join("store"),
         key_file: directory.join("key"),
         retention: Duration::from_secs(30 * 24 * 3600),

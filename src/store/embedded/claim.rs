@@ -474,7 +474,7 @@ pub fn suspended(
         let undone: Vec<u32> = segment.ended().undone.range(first..).take(SWEEP_ROWS + 1).collect();
         for number in undone {
             if rows == SWEEP_ROWS || ends.len() >= limit {
-                return (ends, Some(SweepPlace(u64::from(segment.number) << 32 | u64::from(number))));
+                return (ends, Some(SweepPlace(u128::from(segment.number) << 32 | u128::from(number))));
             }
             rows += 1;
             match suspended_row(shared, &mut reader, (segment, number), suspensions, now) {

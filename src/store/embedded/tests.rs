@@ -18,6 +18,7 @@ use crate::store::conformance::{self, Subject};
 
 fn settings(directory: &Path) -> StoreSettings {
     StoreSettings {
+        postgres: None,
         path: directory.join("store"),
         key_file: directory.join("key"),
         retention: Duration::from_secs(30 * 24 * 3600),

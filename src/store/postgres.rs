@@ -1,0 +1,557 @@
+//! The store that many nodes share: PostgreSQL.
+//!
+//! ```text
+//! accept ─ send ─┬─ live, begun ──────────────┐
+//!                ├─ live, claimed ──────begin─┼─ finish: live's row goes, done's comes
+//!                ├─ live + queue ─claim─┘     │
+//!                └─ live, held ─end_execution─┘
+//! ```
+//!
+//! `send` and `done` are written once each, by day; what changes in between is one narrow row of `live`, and `queue`
+//! has what is nobody's. Statements are in [`sql`], the schema beside it; the hot ones are made for many callers at once
+//! ([`hot`]), the others are in [`wait`] and [`read`]. A node's life is in [`life`].
+//!
+//! Once-only rests on three things, each tested on the row that it changes. A send is begun by one `UPDATE` of its
+//! row, which takes in who has claimed it. The node's own row is locked before, so that it is not declared dead, nor a
+//! suspension made, between the look and the commit. And the lease is over by the database's clock alone.
+
+mod address;
+mod counts;
+mod forms;
+mod hot;
+mod life;
+mod link;
+mod read;
+mod registry;
+mod schema;
+mod sql;
+#[cfg(test)]
+mod tests;
+mod wait;
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use jiff::Timestamp;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use self::counts::{Counts, Tally};
+use self::forms::Columns;
+use self::hot::{AcceptJob, BeginJob, EndJob, HotJob};
+use self::life::Life;
+pub use self::link::Address;
+use self::link::{Link, Trouble};
+use super::embedded::seal::Keys;
+use super::{
+    Accept, Accepted, Begin, Claimed, Ending, ExecutionAnswer, Filter, IdempotencyKey, News, OnceOnly, Page, Published,
+    Reach, Records, Recovered, Registry, Released, Session, Started, StoreError, StoreResult, Suspension, SweepPlace,
+    Swept, TailItem, TailPlace, WaitingCount, Want,
+};
+use crate::clock;
+use crate::outcome::Outcome;
+use crate::policy::Suspensions;
+use crate::record::{Execution, Finished, Record};
+use crate::redact::RedactKey;
+use crate::send::{ExecutionId, SendId, TenantId};
+
+/// How often a node looks at the others.
+const POLL: Duration = Duration::from_millis(100);
+/// How long a call that is to be accepted may wait for its answer.
+const ANSWER_WITHIN: Duration = Duration::from_millis(1_000);
+/// Jobs that may wait for the next statement; more callers wait for their turn.
+const JOBS_MAX: usize = 8 * 1024;
+/// News that may wait to be taken: what is lost of it is seen at the next look.
+const NEWS_MAX: usize = 1024;
+/// Connections that every node has: accepts and begins, ends, the lease, what it tends, the schema.
+const CONNECTIONS_OF_OWN: usize = 5;
+/// Fewest that make sense.
+const CONNECTIONS_MIN: usize = crate::limits::POSTGRES_CONNECTIONS_MIN as usize;
+const _: () = assert!(CONNECTIONS_MIN >= CONNECTIONS_OF_OWN + 2);
+
+/// How a node uses the tier's database.
+#[derive(Clone)]
+pub struct Settings {
+    pub key_file: PathBuf,
+    pub connections: usize,
+    pub lease: Duration,
+    /// How long after a death what the dead had begun may still be on the wire.
+    pub grace: Duration,
+    pub retention: Duration,
+    pub body_retention: Duration,
+}
+
+struct Shared {
+    address: Arc<Address>,
+    settings: Settings,
+    keys: Keys,
+    hot: Link,
+    ends: Link,
+    lease: Link,
+    tend: Link,
+    admin: Link,
+    slow: Vec<Link>,
+    lists: Vec<Link>,
+    turn: AtomicUsize,
+    life: Mutex<Option<Life>>,
+    /// The version of the suspensions that are in force here, and of those that were read last.
+    loaded: watch::Sender<i64>,
+    read: AtomicI64,
+    counts: Counts,
+    /// What this session has claimed and knows of.
+    claimed: Mutex<HashSet<uuid::Uuid>>,
+    /// The answer to a claim was lost.
+    strays: Notify,
+    end_jobs: mpsc::Sender<EndJob>,
+    news: mpsc::Sender<News>,
+    /// Until somebody takes it.
+    news_taken: Mutex<Option<mpsc::Receiver<News>>>,
+    /// Why nothing can be written at the moment.
+    failing: Mutex<Option<StoreError>>,
+    closed: AtomicBool,
+    /// Unless a test has it frozen, or wants to see what `recover` does.
+    renews: AtomicBool,
+    interrupts: AtomicBool,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn closed() -> StoreError {
+    StoreError::CannotWrite("it is closed".into())
+}
+
+impl Shared {
+    fn next<'a>(&self, of: &'a [Link]) -> &'a Link {
+        &of[self.turn.fetch_add(1, Ordering::Relaxed) % of.len()]
+    }
+
+    /// One that may wait for others' locks.
+    fn slow(&self) -> &Link {
+        self.next(&self.slow)
+    }
+
+    fn list(&self) -> &Link {
+        self.next(&self.lists)
+    }
+
+    fn open(&self) -> Result<(), StoreError> {
+        if self.closed.load(Ordering::Acquire) { Err(closed()) } else { Ok(()) }
+    }
+
+    /// The session that is this process's now.
+    fn session(&self) -> Option<Session> {
+        locked(&self.life).as_ref().map(|life| life.session.clone())
+    }
+
+    /// Counted from the sending of the last renewal, the lease is not over.
+    fn lease_holds(&self, by: &Session) -> bool {
+        let life = locked(&self.life);
+        let life = life.as_ref().filter(|life| life.session == *by);
+        life.is_some_and(|life| clock::monotonic().duration_since(life.renewed) < self.settings.lease)
+    }
+
+    async fn standing(&self, link: &Link, by: &Session) -> Result<life::Standing, Trouble> {
+        life::standing(link, by).await
+    }
+
+    async fn must_be_in_force(&self, by: &Session) -> Result<(), StoreError> {
+        let standing = self.standing(self.slow(), by).await.map_err(|trouble| trouble.on_write())?;
+        if standing.is_in_force() { Ok(()) } else { Err(standing.error(by)) }
+    }
+
+    fn count(&self, by: &Session, tenant: &TenantId, change: Tally) {
+        self.count_of(by.incarnation() as i64, tenant, change);
+    }
+
+    /// What another session changed comes with the next look at the others.
+    fn count_of(&self, incarnation: i64, tenant: &TenantId, change: Tally) {
+        let life = locked(&self.life);
+        if life.as_ref().is_some_and(|life| life.session.incarnation() as i64 == incarnation) {
+            self.counts.add(tenant, change);
+        }
+    }
+
+    fn tell(&self, news: News) {
+        let _ = self.news.try_send(news);
+    }
+
+    fn tell_suspensions(&self, newest: i64) {
+        if newest != *self.loaded.borrow() {
+            self.tell(News::Suspensions);
+        }
+    }
+
+    fn tell_fenced(&self, by: &Session) {
+        tracing::error!(session = %by, "this node was taken for dead, or another has its name");
+        self.tell(News::Fenced);
+    }
+
+    fn set_failing(&self, why: Option<StoreError>) {
+        let mut failing = locked(&self.failing);
+        match (&*failing, &why) {
+            (None, Some(why)) => tracing::error!(%why, "the database takes nothing"),
+            (Some(_), None) => tracing::info!("the database is back"),
+            _ => {}
+        }
+        *failing = why;
+    }
+
+    async fn finish(&self, by: &Session, finished: Finished) -> Result<TailPlace, StoreError> {
+        self.open()?;
+        let id = finished.id.0;
+        let (answer, said) = oneshot::channel();
+        let job = EndJob { by: by.clone(), finished, answer };
+        self.end_jobs.send(job).await.map_err(|_| closed())?;
+        let said = said.await.unwrap_or_else(|_| Err(closed()));
+        if said.is_ok() {
+            locked(&self.claimed).remove(&id);
+        }
+        said
+    }
+}
+
+/// Sends remembered in a database that other nodes use as well.
+pub struct Postgres {
+    shared: Arc<Shared>,
+    hot_jobs: mpsc::Sender<HotJob>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Postgres {
+    /// Connects, and makes the schema or brings it forward. To be called within the runtime that it is used in.
+    pub async fn open(address: Address, settings: Settings) -> Result<Self, StoreError> {
+        let address = Arc::new(address);
+        let link = |name| Link::new(address.clone(), name);
+        let admin = link("schema");
+        // Only the first node of a tier makes a key: the others have the same.
+        let load = |is_new| Keys::load(&settings.key_file, is_new);
+        let keys = schema::bring_forward(&admin, &address.schema, load).await?;
+        schema::make_ahead(&admin, &address.schema, clock::wall()).await.map_err(|trouble| trouble.on_write())?;
+
+        let rest = settings.connections.max(CONNECTIONS_MIN) - CONNECTIONS_OF_OWN;
+        let (hot_jobs, hot_taken) = mpsc::channel(JOBS_MAX);
+        let (end_jobs, ends_taken) = mpsc::channel(JOBS_MAX);
+        let (news, news_taken) = mpsc::channel(NEWS_MAX);
+        let shared = Arc::new(Shared {
+            keys,
+            hot: link("hot"),
+            ends: link("ends"),
+            lease: link("lease"),
+            tend: link("tend"),
+            admin,
+            slow: (0..rest.div_ceil(2)).map(|_| link("calls")).collect(),
+            lists: (0..(rest / 2).max(1)).map(|_| link("lists")).collect(),
+            address,
+            settings,
+            turn: AtomicUsize::new(0),
+            life: Mutex::default(),
+            loaded: watch::Sender::new(0),
+            read: AtomicI64::new(0),
+            counts: Counts::default(),
+            claimed: Mutex::default(),
+            strays: Notify::new(),
+            end_jobs,
+            news,
+            news_taken: Mutex::new(Some(news_taken)),
+            failing: Mutex::default(),
+            closed: AtomicBool::new(false),
+            renews: AtomicBool::new(true),
+            interrupts: AtomicBool::new(true),
+        });
+        let tasks = vec![
+            tokio::spawn(hot::accept_and_begin(shared.clone(), hot_taken)),
+            tokio::spawn(hot::finish(shared.clone(), ends_taken)),
+            tokio::spawn(life::renew(shared.clone())),
+            tokio::spawn(life::tend(shared.clone())),
+            tokio::spawn(life::give_back_strays(shared.clone())),
+        ];
+        Ok(Self { shared, hot_jobs, tasks: Mutex::new(tasks) })
+    }
+
+    /// Whether [`Self::open`] would find a tier that it can be a node of, or could make one. Changes nothing.
+    pub async fn check(address: Address, settings: &Settings) -> Result<(), StoreError> {
+        let address = Arc::new(address);
+        let link = Link::new(address.clone(), "check");
+        match schema::key_check(&link, &address.schema).await? {
+            Some(check) if Keys::load(&settings.key_file, false)?.check()[..] == check[..] => Ok(()),
+            Some(_) => Err(schema::another_key()),
+            None => schema::may_be_made(&link, &address.schema).await,
+        }
+    }
+
+    #[cfg(test)]
+    fn stop_renewing(&self) {
+        self.shared.renews.store(false, Ordering::Relaxed);
+    }
+
+    #[cfg(test)]
+    fn renew_again(&self) {
+        self.shared.renews.store(true, Ordering::Relaxed);
+    }
+
+    fn stop(&self) {
+        for task in locked(&self.tasks).drain(..) {
+            task.abort();
+        }
+    }
+
+    async fn accept(&self, by: &Session, call: Accept) -> Result<Accepted, StoreError> {
+        self.shared.open()?;
+        let mut columns = Columns::default();
+        for send in &call.sends {
+            columns.add(send, by.node(), call.hold.is_some(), &self.shared.keys)?;
+        }
+        let (answer, said) = oneshot::channel();
+        let needs_locks = call.idempotency.is_some() || columns.executions.iter().any(Option::is_some);
+        if needs_locks {
+            tokio::spawn(wait::accept_call(self.shared.clone(), by.clone(), call, columns, answer));
+        } else {
+            let job = HotJob::Accept(Box::new(AcceptJob { by: by.clone(), sends: call.sends, columns, answer }));
+            // Who waits for a place waits within the same time.
+            tokio::select! {
+                sent = self.hot_jobs.send(job) => sent.map_err(|_| closed())?,
+                () = tokio::time::sleep(ANSWER_WITHIN) => {
+                    return Err(StoreError::CannotWrite("too many calls wait for the database: try again".into()));
+                }
+            }
+        }
+        wait::within(said).await
+    }
+
+    async fn begin(&self, by: &Session, begins: Vec<Begin>) -> Result<Vec<Result<Started, StoreError>>, StoreError> {
+        self.shared.open()?;
+        let missing: Vec<SendId> = begins.iter().filter(|begin| begin.spec.is_none()).map(|begin| begin.id).collect();
+        let mut read = read::specs(&self.shared, &missing).await?;
+        let specs = begins.iter().map(|begin| match &begin.spec {
+            Some(spec) => Ok(spec.clone()),
+            None => read.get_mut(&begin.id.0).map_or(Err(StoreError::NoSuchSend), |spec| spec.clone()),
+        });
+        let specs = specs.collect();
+        let ids: Vec<_> = begins.iter().map(|begin| begin.id.0).collect();
+        let (answer, said) = oneshot::channel();
+        let job = HotJob::Begin(BeginJob { by: by.clone(), begins, specs, answer });
+        self.hot_jobs.send(job).await.map_err(|_| closed())?;
+        let answers = said.await.unwrap_or_else(|_| Err(closed()))?;
+        let mut claimed = locked(&self.shared.claimed);
+        for (id, answer) in ids.iter().zip(&answers) {
+            if matches!(answer, Ok(_) | Err(StoreError::NoSuchSend)) {
+                claimed.remove(id);
+            }
+        }
+        drop(claimed);
+        Ok(answers)
+    }
+
+    async fn recover(&self, by: &Session, now: Timestamp) -> Result<Recovered, StoreError> {
+        self.shared.open()?;
+        self.shared.must_be_in_force(by).await?;
+        let interrupted = life::interrupt(&self.shared, self.shared.settings.grace, now).await;
+        Ok(Recovered { interrupted: interrupted.map_err(|trouble| trouble.on_write())?, ..Recovered::default() })
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        if self.shared.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let left = match self.shared.session() {
+            // What it had claimed is the others' at once.
+            Some(session) => life::leave(&self.shared, &session).await,
+            None => Ok(()),
+        };
+        self.stop();
+        left
+    }
+}
+
+/// As a process that dies: nothing is handed over.
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl OnceOnly for Postgres {
+    fn join(&self, node: Arc<str>) -> StoreResult<'_, Session> {
+        async move {
+            self.shared.open()?;
+            life::join(&self.shared, node).await
+        }
+        .boxed()
+    }
+
+    /// The `grace` after a death is waited for by [`life::tend`]; what is past it ends here.
+    fn recover<'a>(&'a self, by: &'a Session, now: Timestamp) -> StoreResult<'a, Recovered> {
+        self.recover(by, now).boxed()
+    }
+
+    fn accept<'a>(&'a self, by: &'a Session, call: Accept) -> StoreResult<'a, Accepted> {
+        self.accept(by, call).boxed()
+    }
+
+    fn replay(&self, key: IdempotencyKey, now: Timestamp) -> StoreResult<'_, Option<Accepted>> {
+        wait::replay(&self.shared, key, now).boxed()
+    }
+
+    fn end_execution<'a>(
+        &'a self,
+        by: &'a Session,
+        tenant: TenantId,
+        execution: ExecutionId,
+        ending: Ending,
+        at: Timestamp,
+    ) -> StoreResult<'a, ExecutionAnswer> {
+        wait::end_execution(&self.shared, by, tenant, execution, ending, at).boxed()
+    }
+
+    fn claim<'a>(&'a self, by: &'a Session, wants: Vec<Want>, limit: usize) -> StoreResult<'a, Claimed> {
+        wait::claim(&self.shared, by, wants, limit).boxed()
+    }
+
+    fn give_back<'a>(&'a self, by: &'a Session, sends: Vec<SendId>) -> StoreResult<'a, ()> {
+        wait::give_back(&self.shared, by, sends).boxed()
+    }
+
+    fn begin<'a>(&'a self, by: &'a Session, sends: Vec<Begin>) -> StoreResult<'a, Vec<Result<Started, StoreError>>> {
+        self.begin(by, sends).boxed()
+    }
+
+    fn finish<'a>(&'a self, by: &'a Session, finished: Finished) -> StoreResult<'a, TailPlace> {
+        self.shared.finish(by, finished).boxed()
+    }
+
+    fn release_overdue<'a>(
+        &'a self,
+        by: &'a Session,
+        opened_before: Timestamp,
+        now: Timestamp,
+        limit: usize,
+    ) -> StoreResult<'a, Released> {
+        wait::release_overdue(&self.shared, by, opened_before, now, limit).boxed()
+    }
+
+    fn expire<'a>(&'a self, by: &'a Session, now: Timestamp, limit: usize) -> StoreResult<'a, Swept> {
+        wait::expire(&self.shared, by, now, limit).boxed()
+    }
+
+    fn end_suspended<'a>(
+        &'a self,
+        by: &'a Session,
+        suspensions: Arc<Suspensions>,
+        from: Option<SweepPlace>,
+        now: Timestamp,
+        limit: usize,
+    ) -> StoreResult<'a, Swept> {
+        async move { wait::end_suspended(&self.shared, by, &suspensions, from, now, limit).await }.boxed()
+    }
+
+    fn waiting_of(&self, tenant: &TenantId) -> WaitingCount {
+        self.shared.counts.of(tenant)
+    }
+
+    fn waiting_in_all(&self) -> WaitingCount {
+        self.shared.counts.in_all()
+    }
+
+    fn waiting(&self) -> Vec<(TenantId, WaitingCount)> {
+        self.shared.counts.each()
+    }
+}
+
+impl Records for Postgres {
+    fn record(&self, reach: Reach, id: SendId, bodies: bool) -> StoreResult<'_, Option<Record>> {
+        async move {
+            let record = read::records(&self.shared, &[id.0], bodies).await?.pop();
+            Ok(record.filter(|record| reach.takes_in(&record.tenant)))
+        }
+        .boxed()
+    }
+
+    fn list(&self, filter: Filter, cursor: Option<String>, limit: usize) -> StoreResult<'_, Page> {
+        read::list(&self.shared, filter, cursor, limit).boxed()
+    }
+
+    fn execution(
+        &self,
+        tenant: TenantId,
+        execution: ExecutionId,
+        cursor: Option<String>,
+        limit: usize,
+    ) -> StoreResult<'_, Option<Execution>> {
+        read::execution(&self.shared, tenant, execution, cursor, limit).boxed()
+    }
+
+    fn finished_after(
+        &self,
+        place: TailPlace,
+        filter: Filter,
+        limit: usize,
+    ) -> StoreResult<'_, (Vec<TailItem>, TailPlace)> {
+        read::finished_after(&self.shared, place, filter, limit).boxed()
+    }
+
+    fn newest_place(&self) -> StoreResult<'_, TailPlace> {
+        read::newest_place(&self.shared).boxed()
+    }
+
+    fn outcomes_of_the_hour(&self, now: Timestamp) -> StoreResult<'_, HashMap<TenantId, HashMap<Outcome, u64>>> {
+        read::outcomes_of_the_hour(&self.shared, now).boxed()
+    }
+
+    fn retain(&self, now: Timestamp) -> StoreResult<'_, ()> {
+        read::retain(&self.shared, now).boxed()
+    }
+
+    fn health(&self) -> Result<(), StoreError> {
+        self.shared.open()?;
+        locked(&self.shared.failing).clone().map_or(Ok(()), Err)
+    }
+
+    fn damage(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn close(&self) -> StoreResult<'_, ()> {
+        self.close().boxed()
+    }
+}
+
+impl Registry for Postgres {
+    fn redact_key(&self) -> RedactKey {
+        self.shared.keys.redact_key()
+    }
+
+    fn suspend(&self, suspension: Suspension) -> StoreResult<'_, ()> {
+        registry::suspend(&self.shared, suspension).boxed()
+    }
+
+    fn lift(&self, id: SendId, at: Timestamp, by: String) -> StoreResult<'_, bool> {
+        registry::lift(&self.shared, id, at, by).boxed()
+    }
+
+    fn suspensions(&self) -> StoreResult<'_, Vec<Suspension>> {
+        registry::suspensions(&self.shared).boxed()
+    }
+
+    fn suspensions_loaded(&self) {
+        self.shared.loaded.send_replace(self.shared.read.load(Ordering::Acquire));
+    }
+
+    fn news(&self) -> Option<mpsc::Receiver<News>> {
+        locked(&self.shared.news_taken).take()
+    }
+
+    fn publish(&self, addresses: Vec<IpAddr>, digest: Option<[u8; 32]>, now: Timestamp) -> StoreResult<'_, Published> {
+        registry::publish(&self.shared, addresses, digest, now).boxed()
+    }
+}

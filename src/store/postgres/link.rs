@@ -1,0 +1,230 @@
+//! Connections to the database: made anew when they break, each with its prepared statements.
+//!
+//! A statement either was not made ([`Trouble::Away`]), or was refused by the database ([`Trouble::Refused`]), or its
+//! answer was lost with the connection ([`Trouble::Lost`]): then nobody knows whether it was committed, and whoever
+//! made it finds out.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Config, NoTls, Row, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::store::{StoreError, Why};
+
+/// How long a connection may take to be made: a caller waits no longer for its refusal.
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+/// How long sent bytes may stay without the database's word on them.
+const SILENCE: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub enum Trouble {
+    Away(Why),
+    Lost(Why),
+    Refused(Arc<tokio_postgres::Error>),
+}
+
+impl Trouble {
+    pub fn code(&self) -> Option<&SqlState> {
+        match self {
+            Self::Refused(error) => error.code(),
+            _ => None,
+        }
+    }
+
+    pub fn detail(&self) -> Option<&str> {
+        match self {
+            Self::Refused(error) => error.as_db_error().and_then(|error| error.detail()),
+            _ => None,
+        }
+    }
+
+    fn why(&self) -> Why {
+        match self {
+            Self::Away(why) => why.said(format!("the database cannot be reached: {why}")),
+            Self::Lost(why) => why.said(format!("the connection to the database broke: {why}")),
+            Self::Refused(error) => Why::by(format!("the database refused: {}", told(error)), error.clone()),
+        }
+    }
+
+    pub fn on_write(&self) -> StoreError {
+        StoreError::CannotWrite(self.why())
+    }
+
+    pub fn on_read(&self) -> StoreError {
+        StoreError::CannotRead(self.why())
+    }
+
+    /// At the start: who is not let in, or asks for what is not there, waits for a person.
+    pub fn on_start(&self) -> StoreError {
+        match self.code().map(|code| &code.code()[..2]) {
+            Some("28" | "3D" | "42") => StoreError::Unfit(self.why().to_string()),
+            _ => self.on_read(),
+        }
+    }
+}
+
+/// With its cause, which the driver leaves out.
+pub fn told(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(error) => format!("{} ({})", error.message(), error.code().code()),
+        None => match std::error::Error::source(error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        },
+    }
+}
+
+fn because(error: tokio_postgres::Error) -> Why {
+    Why::by(told(&error), error)
+}
+
+/// Where the database is and how it is spoken to.
+#[derive(Clone)]
+pub struct Address {
+    pub config: Config,
+    pub tls: Option<MakeRustlsConnect>,
+    /// In which everything is.
+    pub schema: String,
+}
+
+impl Address {
+    /// One connection of its own.
+    pub async fn connect(&self, name: &str) -> Result<Client, Trouble> {
+        let mut config = self.config.clone();
+        config
+            .application_name(format!("{} {name}", self.schema))
+            .connect_timeout(CONNECT_WITHIN)
+            .tcp_user_timeout(SILENCE);
+        config.keepalives_idle(SILENCE).keepalives_interval(SILENCE).keepalives_retries(2);
+        let connecting = async {
+            let client = match &self.tls {
+                Some(tls) => {
+                    let (client, connection) = config.connect(tls.clone()).await?;
+                    tokio::spawn(connection);
+                    client
+                }
+                None => {
+                    let (client, connection) = config.connect(NoTls).await?;
+                    tokio::spawn(connection);
+                    client
+                }
+            };
+            // What the statements here rely on, whatever the server's or the role's defaults are.
+            client
+                .batch_execute(&format!(
+                    "SET search_path = {}; SET default_transaction_isolation = 'read committed'; \
+                     SET default_transaction_read_only = off; SET jit = off; SET enable_bitmapscan = off; \
+                     SET max_parallel_workers_per_gather = 0; SET idle_in_transaction_session_timeout = '10s'; \
+                     SET client_min_messages = 'warning'",
+                    self.schema
+                ))
+                .await?;
+            Ok(client)
+        };
+        tokio::select! {
+            made = connecting => made.map_err(|error: tokio_postgres::Error| match error.code() {
+                // It is there, and does not let this node in.
+                Some(code) if code.code().starts_with("28") || code.code().starts_with("3D") => {
+                    Trouble::Refused(Arc::new(error))
+                }
+                _ => Trouble::Away(because(error)),
+            }),
+            () = tokio::time::sleep(CONNECT_WITHIN) => {
+                let words = format!("no connection within {} s", CONNECT_WITHIN.as_secs());
+                Err(Trouble::Away(Why::by(words, std::io::Error::from(std::io::ErrorKind::TimedOut))))
+            }
+        }
+    }
+}
+
+/// A connection that is made when it is needed, and again after it broke.
+pub struct Link {
+    address: Arc<Address>,
+    name: &'static str,
+    current: tokio::sync::Mutex<Option<Arc<Open>>>,
+}
+
+/// An open one.
+pub struct Open {
+    client: Client,
+    statements: Mutex<HashMap<&'static str, Statement>>,
+}
+
+impl Link {
+    pub fn new(address: Arc<Address>, name: &'static str) -> Self {
+        Self { address, name, current: tokio::sync::Mutex::default() }
+    }
+
+    pub async fn open(&self) -> Result<Arc<Open>, Trouble> {
+        let mut current = self.current.lock().await;
+        if let Some(open) = current.as_ref().filter(|open| !open.client.is_closed()) {
+            return Ok(open.clone());
+        }
+        let client = self.address.connect(self.name).await?;
+        let open = Arc::new(Open { client, statements: Mutex::default() });
+        *current = Some(open.clone());
+        Ok(open)
+    }
+
+    pub async fn query(&self, sql: &'static str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Trouble> {
+        self.open().await?.query(sql, values).await
+    }
+
+    pub async fn one(&self, sql: &'static str, values: &[&(dyn ToSql + Sync)]) -> Result<Row, Trouble> {
+        let row = self.query(sql, values).await?.into_iter().next();
+        row.ok_or_else(|| Trouble::Away("the database gave no row where there is always one".into()))
+    }
+
+    /// Text that differs from call to call.
+    pub async fn ask(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Trouble> {
+        let open = self.open().await?;
+        open.client.query(sql, values).await.map_err(|error| open.trouble(error))
+    }
+
+    pub async fn run(&self, sql: &str) -> Result<(), Trouble> {
+        let open = self.open().await?;
+        open.client.batch_execute(sql).await.map_err(|error| open.trouble(error))
+    }
+}
+
+impl Open {
+    pub async fn query(&self, sql: &'static str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Trouble> {
+        let known = self.statements.lock().unwrap_or_else(PoisonError::into_inner).get(sql).cloned();
+        let statement = match known {
+            Some(statement) => statement,
+            None => {
+                // It was not made yet: a connection that breaks here has lost nothing.
+                let made = self.client.prepare(sql).await.map_err(|error| match self.trouble(error) {
+                    Trouble::Lost(why) => Trouble::Away(why),
+                    trouble => trouble,
+                })?;
+                self.statements.lock().unwrap_or_else(PoisonError::into_inner).insert(sql, made.clone());
+                made
+            }
+        };
+        self.client.query(&statement, values).await.map_err(|error| self.trouble(error))
+    }
+
+    /// Whose fault it is.
+    fn trouble(&self, error: tokio_postgres::Error) -> Trouble {
+        match error.code() {
+            // The backend ends, and the transaction may have been committed before.
+            Some(code) if code.code().starts_with("57P") || code.code().starts_with("08") => {
+                Trouble::Lost(because(error))
+            }
+            Some(_) => Trouble::Refused(Arc::new(error)),
+            None if self.client.is_closed() || error.is_closed() => Trouble::Lost(because(error)),
+            // An error of I/O: the connection's task ends with it.
+            None if std::error::Error::source(&error).is_some_and(|cause| cause.is::<std::io::Error>()) => {
+                Trouble::Lost(because(error))
+            }
+            None => Trouble::Refused(Arc::new(error)),
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! Reading: records, lists, executions, the tail. Each is short, so that it holds no vacuum back.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::forms::{self, Alive, Parts};
+use super::hot::place;
+use super::link::Trouble;
+use super::wait::state_of;
+use super::{Shared, schema, sql};
+use crate::limits::IDEMPOTENCY_KEPT;
+use crate::outcome::Outcome;
+use crate::record::{Execution, Record};
+use crate::send::{ExecutionId, SendSpec, TenantId};
+use crate::store::{Filter, Page, Reach, StoreError, TailItem, TailPlace, view, wire};
+
+/// How long the tail waits for transactions that are being committed, before it answers without their ends.
+const SETTLED_WITHIN: Duration = Duration::from_millis(100);
+const SETTLED_AGAIN: Duration = Duration::from_millis(2);
+/// Days of the first stretch that a list walks; each next one is twice as long.
+const FIRST_STRETCH: i64 = 1;
+const LONGEST_STRETCH: i64 = 16;
+
+fn failed(trouble: Trouble) -> StoreError {
+    trouble.on_read()
+}
+
+/// What deliveries need of these; one that is not there is left out.
+pub async fn specs(
+    shared: &Shared,
+    ids: &[crate::send::SendId],
+) -> Result<HashMap<Uuid, Result<Arc<SendSpec>, StoreError>>, StoreError> {
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+    // An outage is one of writing: what is to be begun waits.
+    let rows = shared.list().query(sql::SPECS, &[&ids]).await.map_err(|trouble| trouble.on_write())?;
+    Ok(rows.iter().map(|row| (row.get(0), forms::spec_of(row, &shared.keys).map(Arc::new))).collect())
+}
+
+/// Those of these that there are, in their order.
+pub async fn records(shared: &Shared, ids: &[Uuid], bodies: bool) -> Result<Vec<Record>, StoreError> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let link = shared.list().open().await.map_err(failed)?;
+    let asked: [&(dyn ToSql + Sync); 1] = [&ids];
+    // One behind the other: what is not in `live` any more by the second look is in `done` at the third.
+    let (sends, lives, dones) = tokio::try_join!(
+        link.query(sql::SENDS, &asked),
+        link.query(sql::LIVES, &asked),
+        link.query(sql::DONES, &asked),
+    )
+    .map_err(failed)?;
+    let (sent_bodies, done_bodies) = if bodies {
+        tokio::try_join!(link.query(sql::SEND_BODIES, &asked), link.query(sql::DONE_BODIES, &asked)).map_err(failed)?
+    } else {
+        (Vec::new(), Vec::new())
+    };
+    let by_id = |rows: &[tokio_postgres::Row]| -> HashMap<Uuid, usize> {
+        rows.iter().enumerate().map(|(at, row)| (row.get(0), at)).collect()
+    };
+    let (send_at, live_at, done_at) = (by_id(&sends), by_id(&lives), by_id(&dones));
+    let body_of = |rows: &[tokio_postgres::Row]| -> HashMap<Uuid, Bytes> {
+        rows.iter().map(|row| (row.get(0), Bytes::copy_from_slice(row.get(1)))).collect()
+    };
+    let (mut sent_bodies, mut done_bodies) = (body_of(&sent_bodies), body_of(&done_bodies));
+    let mut records = Vec::with_capacity(ids.len());
+    for id in ids {
+        let Some(send) = send_at.get(id).map(|at| &sends[*at]) else { continue };
+        let alive = live_at.get(id).map(|at| &lives[*at]).map(|row| Alive {
+            held: row.get(1),
+            released_at: row.get(2),
+            began_at: row.get(3),
+        });
+        let done = done_at.get(id).map(|at| &dones[*at]).map(|row| (row.get(1), row.get(2)));
+        if alive.is_none() && done.is_none() {
+            continue;
+        }
+        records.push(forms::record(Parts {
+            id: *id,
+            form: send.get(1),
+            place: send.get(2),
+            alive,
+            done,
+            body: sent_bodies.remove(id),
+            answer_body: done_bodies.remove(id),
+        })?);
+    }
+    Ok(records)
+}
+
+// Lists.
+
+/// The conditions of a filter, with what they are asked with.
+struct Sieve {
+    text: String,
+    values: Vec<Box<dyn ToSql + Sync + Send>>,
+    of_done: bool,
+}
+
+impl Sieve {
+    fn of(filter: &Filter) -> Self {
+        let mut sieve = Self { text: String::new(), values: Vec::new(), of_done: false };
+        if let Reach::One(tenant) = &filter.reach {
+            sieve.and("s.tenant = $", tenant.as_str().to_owned());
+        }
+        for (column, value) in [
+            ("s.workflow = $", &filter.workflow),
+            ("s.execution = $", &filter.execution),
+            ("s.step = $", &filter.step),
+            ("s.host = $", &filter.host_plain().map(str::to_owned)),
+        ] {
+            if let Some(value) = value {
+                sieve.and(column, value.clone());
+            }
+        }
+        let numbers = [
+            ("d.outcome = $", filter.outcome.map(|outcome| i16::from(wire::outcome_number(outcome)))),
+            ("d.code = $", filter.code.map(|code| i16::from(wire::code_number(code)))),
+            ("d.status = $", filter.status.and_then(|status| i16::try_from(status).ok())),
+        ];
+        for (column, value) in numbers {
+            if let Some(value) = value {
+                sieve.and(column, value);
+                sieve.of_done = true;
+            }
+        }
+        let mut instant = "s.created_at";
+        if let Some(ip) = filter.source_ip {
+            let at = sieve.values.len() + 1;
+            sieve.text += &format!(" AND (d.source = ${at} OR d.public = ${at})");
+            sieve.values.push(Box::new(ip.to_string()));
+            sieve.of_done = true;
+            instant = "d.started_at";
+        }
+        for (sign, bound) in [(">=", filter.since), ("<", filter.until)] {
+            if let Some(bound) = bound {
+                sieve.and(&format!("{instant} {sign} $"), wire::nanoseconds(bound));
+            }
+        }
+        sieve
+    }
+
+    fn and(&mut self, condition: &str, value: impl ToSql + Sync + Send + 'static) {
+        self.values.push(Box::new(value));
+        self.text += &format!(" AND {condition}{}", self.values.len());
+    }
+
+    fn values(&self) -> Vec<&(dyn ToSql + Sync)> {
+        self.values.iter().map(|value| value.as_ref() as &(dyn ToSql + Sync)).collect()
+    }
+}
+
+pub async fn list(shared: &Shared, filter: Filter, cursor: Option<String>, limit: usize) -> Result<Page, StoreError> {
+    let before = match &cursor {
+        Some(text) if text.len() == 36 => Some(Uuid::try_parse(text).map_err(|_| StoreError::BadCursor)?),
+        Some(_) => return Err(StoreError::BadCursor),
+        None => None,
+    };
+    let sieve = Sieve::of(&filter);
+    let days = schema::known_days(shared.list()).await.map_err(failed)?;
+    let (Some(first), Some(last)) = (days.first().copied(), days.last().copied()) else { return Ok(Page::default()) };
+    // A send's day is that of its id, which is a little older or newer than its acceptance.
+    let bound = |at: Option<Timestamp>, more: i64| at.map(|at| schema::day_at(at) + more);
+    let by_id = filter.source_ip.is_none();
+    let oldest = bound(filter.since.filter(|_| by_id), -1).map_or(first, |day| day.max(first));
+    let mut to = schema::first_of(last + 1);
+    if let Some(day) = bound(filter.until.filter(|_| by_id), 2) {
+        to = to.min(schema::first_of(day));
+    }
+    if let Some(before) = before {
+        to = to.min(before);
+    }
+    let mut ids: Vec<Uuid> = Vec::new();
+    let mut stretch = FIRST_STRETCH;
+    // Bounds are written out: planning over a month of partitions would cost more than the page.
+    while ids.len() <= limit && to > schema::first_of(oldest) {
+        let from_day = (schema::day_of(to) - stretch + 1).max(oldest);
+        let from_day = if schema::first_of(from_day) >= to { from_day - 1 } else { from_day };
+        let from = schema::first_of(from_day);
+        let join = if sieve.of_done {
+            format!("JOIN done d ON d.id = s.id AND d.id >= '{from}' AND d.id < '{to}'")
+        } else {
+            String::new()
+        };
+        let text = format!(
+            "SELECT s.id FROM send s {join} WHERE s.id >= '{from}' AND s.id < '{to}'{} ORDER BY s.id DESC LIMIT {}",
+            sieve.text,
+            limit + 1 - ids.len()
+        );
+        let rows = shared.list().ask(&text, &sieve.values()).await.map_err(failed)?;
+        ids.extend(rows.iter().map(|row| row.get::<_, Uuid>(0)));
+        to = from;
+        stretch = (stretch * 2).min(LONGEST_STRETCH);
+    }
+    let more = ids.len() > limit;
+    ids.truncate(limit);
+    let next = ids.last().filter(|_| more).map(|id| id.as_hyphenated().to_string());
+    Ok(Page { sends: records(shared, &ids, false).await?, next })
+}
+
+// Executions.
+
+pub async fn execution(
+    shared: &Shared,
+    tenant: TenantId,
+    execution: ExecutionId,
+    cursor: Option<String>,
+    limit: usize,
+) -> Result<Option<Execution>, StoreError> {
+    let from: i32 = match cursor {
+        Some(text) => text.parse().ok().filter(|from| *from >= 0).ok_or(StoreError::BadCursor)?,
+        None => 0,
+    };
+    let (of, name) = (tenant.as_str(), execution.as_str());
+    let link = shared.list().open().await.map_err(failed)?;
+    let rows = link.query(sql::EXECUTION, &[&of, &name]).await.map_err(failed)?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let (state, finished_by) = state_of(row.get(0));
+    let total: i32 = row.get(1);
+    let delivered: i64 = link.query(sql::DELIVERED, &[&of, &name]).await.map_err(failed)?[0].get(0);
+    let some = limit as i64;
+    let members = link.query(sql::MEMBERS, &[&of, &name, &from, &some]).await.map_err(failed)?;
+    let ids: Vec<Uuid> = members.iter().map(|row| row.get(0)).collect();
+    let sends = records(shared, &ids, false).await?;
+    let reached = from + i32::try_from(ids.len()).unwrap_or(i32::MAX);
+    let next = (reached < total && !ids.is_empty()).then(|| reached.to_string());
+    Ok(Some(Execution {
+        execution,
+        state,
+        finished_by,
+        delivered: delivered.unsigned_abs(),
+        total: u64::from(total.unsigned_abs()),
+        sends,
+        next,
+    }))
+}
+
+// The tail.
+
+/// Waits, a little, until what has been committed by now can be told in its order; up to where that is.
+async fn settled(shared: &Shared) -> Result<Option<i64>, StoreError> {
+    let since = crate::clock::monotonic();
+    let mut target = None;
+    loop {
+        let row = shared.list().one(sql::NEWEST, &[]).await.map_err(failed)?;
+        let (newest, bound): (Option<i64>, i64) = (row.get(0), row.get(1));
+        let target = *target.get_or_insert(newest);
+        let is_below = target.is_none_or(|target| target < bound);
+        if is_below {
+            return Ok(target);
+        }
+        if crate::clock::monotonic().duration_since(since) >= SETTLED_WITHIN {
+            // Others' transactions are open: what is below them is all that can be told.
+            let row = shared.list().query(sql::NEWEST_BELOW, &[&bound]).await.map_err(failed)?;
+            return Ok(row.first().map(|row| row.get(0)));
+        }
+        tokio::time::sleep(SETTLED_AGAIN).await;
+    }
+}
+
+pub async fn newest_place(shared: &Shared) -> Result<TailPlace, StoreError> {
+    Ok(settled(shared).await?.map_or(TailPlace::START, place))
+}
+
+pub async fn finished_after(
+    shared: &Shared,
+    after: TailPlace,
+    filter: Filter,
+    limit: usize,
+) -> Result<(Vec<TailItem>, TailPlace), StoreError> {
+    settled(shared).await?;
+    let mut from = i64::try_from(after.to_bits()).unwrap_or(i64::MAX);
+    let some = (limit as i64).max(200);
+    let rows = shared.list().query(sql::TAIL, &[&from, &some]).await.map_err(failed)?;
+    let seqs: HashMap<Uuid, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+    let mut items = Vec::new();
+    let known: HashMap<Uuid, Record> =
+        records(shared, &ids, false).await?.into_iter().map(|record| (record.id.0, record)).collect();
+    for id in ids {
+        if items.len() == limit {
+            break;
+        }
+        from = seqs[&id];
+        let Some(record) = known.get(&id) else { continue };
+        let host = host_of(record);
+        if filter.lets_through(record, host.as_deref()) {
+            items.push(TailItem { place: place(from), record: record.clone() });
+        }
+    }
+    Ok((items, TailPlace::from_bits(from.unsigned_abs())))
+}
+
+fn host_of(record: &Record) -> Option<String> {
+    let url = crate::policy::CheckedUrl::parse(&record.request.url).ok()?;
+    Some(view::host_text(&url.destination().host))
+}
+
+pub async fn outcomes_of_the_hour(
+    shared: &Shared,
+    now: Timestamp,
+) -> Result<HashMap<TenantId, HashMap<Outcome, u64>>, StoreError> {
+    let before = view::minute(now) - 60;
+    let mut counts: HashMap<TenantId, HashMap<Outcome, u64>> = HashMap::new();
+    for row in shared.list().query(sql::HOUR, &[&before]).await.map_err(failed)? {
+        let (tenant, outcome, n): (&str, i16, i64) = (row.get(0), row.get(1), row.get(2));
+        if let Ok(outcome) = wire::outcome_of(u8::try_from(outcome).unwrap_or(u8::MAX)) {
+            counts.entry(TenantId::new(tenant)).or_default().insert(outcome, n.unsigned_abs());
+        }
+    }
+    Ok(counts)
+}
+
+/// Drops what is past its retention, whole days at a time, and makes the days ahead.
+pub async fn retain(shared: &Shared, now: Timestamp) -> Result<(), StoreError> {
+    shared.open()?;
+    let failed = |trouble: Trouble| trouble.on_write();
+    let before = |kept: Duration| {
+        let kept = SignedDuration::try_from(kept).unwrap_or(SignedDuration::MAX);
+        now.checked_sub(kept).map_or(0, schema::day_at)
+    };
+    let link = &shared.admin;
+    schema::make_ahead(link, &shared.address.schema, now).await.map_err(failed)?;
+    // What waits is kept, however old it is.
+    let live = link.query(sql::OLDEST_LIVE, &[]).await.map_err(failed)?;
+    let live = live.first().map_or(i64::MAX, |row| schema::day_of(row.get(0)));
+    let (bodies, records) = (before(shared.settings.body_retention), before(shared.settings.retention));
+    schema::drop_before(link, bodies.min(live), true).await.map_err(failed)?;
+    schema::drop_before(link, records.min(live), false).await.map_err(failed)?;
+    let keys = now.checked_sub(SignedDuration::try_from(IDEMPOTENCY_KEPT).unwrap_or(SignedDuration::MAX));
+    link.query(sql::FORGET_KEYS, &[&keys.map_or(0, wire::nanoseconds)]).await.map_err(failed)?;
+    let bytes: i64 = link.one(sql::BYTES, &[]).await.map_err(failed)?.get(0);
+    #[allow(clippy::cast_precision_loss, reason = "gauges are floats")]
+    metrics::gauge!("egressd_store_bytes").set(bytes as f64);
+    Ok(())
+}

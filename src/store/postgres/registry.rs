@@ -1,0 +1,76 @@
+//! Suspensions and publications. They are the tier's: every node reads the same.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+
+use jiff::Timestamp;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::hot::one_known;
+use super::{Shared, sql};
+use crate::send::{SendId, TenantId};
+use crate::store::{Published, StoreError, Suspension, SuspensionScope, wire};
+
+/// Once it answers, no node begins anything that it has not judged by it.
+pub async fn suspend(shared: &Shared, suspension: Suspension) -> Result<(), StoreError> {
+    shared.open()?;
+    let (tenant, workflow, host) = match &suspension.scope {
+        SuspensionScope::Tenant { tenant, workflow } => (Some(tenant.as_str()), workflow.as_deref(), None),
+        SuspensionScope::Host { host } => (None, None, Some(host.as_str())),
+    };
+    let (id, at) = (suspension.id.0, wire::nanoseconds(suspension.at));
+    let values: [&(dyn ToSql + Sync); 7] = [&id, &tenant, &workflow, &host, &suspension.reason, &suspension.by, &at];
+    one_known(shared.slow(), sql::SUSPEND, &values).await.map(drop).map_err(|trouble| trouble.on_write())
+}
+
+pub async fn lift(shared: &Shared, id: SendId, at: Timestamp, by: String) -> Result<bool, StoreError> {
+    shared.open()?;
+    let row = shared.slow().one(sql::LIFT, &[&id.0, &wire::nanoseconds(at), &by]).await;
+    row.map(|row| row.get(0)).map_err(|trouble| trouble.on_write())
+}
+
+pub async fn suspensions(shared: &Shared) -> Result<Vec<Suspension>, StoreError> {
+    let rows = shared.list().query(sql::SUSPENSIONS, &[]).await.map_err(|trouble| trouble.on_read())?;
+    if let Some(row) = rows.first() {
+        shared.read.fetch_max(row.get(0), Ordering::AcqRel);
+    }
+    let of = |row: &tokio_postgres::Row| {
+        let id: Uuid = row.get::<_, Option<Uuid>>(1)?;
+        let scope = match (row.get::<_, Option<&str>>(2), row.get::<_, Option<String>>(4)) {
+            (_, Some(host)) => SuspensionScope::Host { host },
+            (tenant, None) => {
+                SuspensionScope::Tenant { tenant: TenantId::new(tenant.unwrap_or_default()), workflow: row.get(3) }
+            }
+        };
+        let lifted_at: Option<i64> = row.get(8);
+        Some(Suspension {
+            id: SendId(id),
+            scope,
+            reason: row.get(5),
+            by: row.get(6),
+            at: wire::timestamp(row.get(7)),
+            lifted: lifted_at.map(|at| (wire::timestamp(at), row.get::<_, Option<String>>(9).unwrap_or_default())),
+        })
+    };
+    Ok(rows.iter().filter_map(of).collect())
+}
+
+pub async fn publish(
+    shared: &Shared,
+    addresses: Vec<IpAddr>,
+    digest: Option<[u8; 32]>,
+    now: Timestamp,
+) -> Result<Published, StoreError> {
+    let failed = |trouble: super::Trouble| trouble.on_write();
+    let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+    let digest = digest.as_ref().map(|digest| &digest[..]);
+    let row = shared.slow().one(sql::PUBLISH, &[&texts, &digest, &wire::nanoseconds(now)]).await.map_err(failed)?;
+    let rows = shared.slow().query(sql::PUBLISHED, &[]).await.map_err(failed)?;
+    let first: HashMap<IpAddr, Timestamp> = rows
+        .iter()
+        .filter_map(|row| Some((row.get::<_, &str>(0).parse().ok()?, wire::timestamp(row.get(1)))))
+        .collect();
+    Ok(Published { first, sync_token: row.get::<_, i64>(0).unsigned_abs(), first_start: wire::timestamp(row.get(1)) })
+}

@@ -1,0 +1,326 @@
+//! Every statement that the store makes, but for lists, whose text depends on their filter. Schemas are beside this
+//! (`schema_1.sql` …).
+//!
+//! The session is at READ COMMITTED, and each statement is a transaction. What decides is in the `WHERE` of the very
+//! row that is locked or changed: a test in another row's subquery is made on a snapshot from before the wait.
+
+/// The node's own row, which stays as it is until the statement has committed. Zero rows: fenced, its lease is over by
+/// the database's clock, or a suspension was made that it has not loaded (`$2`).
+macro_rules! me {
+    () => {
+        "me AS MATERIALIZED (SELECT incarnation FROM node WHERE incarnation = $1::bigint AND dead_at IS NULL \
+         AND suspensions = $2::bigint AND lease_until > clock_timestamp() FOR SHARE)"
+    };
+}
+
+/// The same whatever it has loaded.
+macro_rules! in_force {
+    () => {
+        "me AS MATERIALIZED (SELECT incarnation FROM node WHERE incarnation = $1::bigint AND dead_at IS NULL \
+         AND lease_until > clock_timestamp() FOR SHARE)"
+    };
+}
+
+/// When something that is released then expires, without running over.
+macro_rules! expires_at {
+    () => {
+        "released_at + least(expires_in, 9223372036854775807 - released_at)"
+    };
+}
+
+/// What follows once it is known which are to be claimed.
+macro_rules! claim_end {
+    () => {
+        "gone AS (DELETE FROM queue q USING picked p WHERE q.tenant = p.tenant AND q.released_at = p.released_at \
+         AND q.id = p.id RETURNING p.n, q.id), \
+         mine AS (UPDATE live l SET incarnation = $1 FROM gone WHERE l.id = gone.id AND l.incarnation IS NULL \
+         AND l.began_at IS NULL AND NOT l.held RETURNING gone.n, l.id, l.tenant, l.created_at, l.released_at, \
+         l.expires_in), \
+         counted AS (INSERT INTO tally (incarnation, tenant, held, queued, unclaimed) \
+         SELECT $1, tenant, 0, 0, -count(*) FROM mine GROUP BY tenant) \
+         SELECT id, tenant, created_at, released_at, expires_in, (SELECT s.form FROM send s WHERE s.id = mine.id) \
+         FROM mine ORDER BY n, released_at, id"
+    };
+}
+
+/// Calls without key and execution, many in one. Again after a lost answer it waits for the old backend, and changes
+/// nothing where that has committed.
+pub const ACCEPT: &str = concat!(
+    "WITH ",
+    me!(),
+    ", given AS (SELECT g.*, me.incarnation FROM unnest($3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], \
+     $8::bytea[], $9::bytea[], $10::bytea[], $11::bytea[], $12::smallint[], $13::bigint[], $14::bigint[], \
+     $15::bigint[]) AS g(id, tenant, workflow, step, host, form, body, sealed, slot, course, destination, created_at, \
+     expires_in), me), \
+     made AS (INSERT INTO send (id, tenant, workflow, step, host, created_at, form, sealed) \
+     SELECT id, tenant, workflow, step, host, created_at, form, sealed FROM given ON CONFLICT (id) DO NOTHING \
+     RETURNING id), \
+     bodies AS (INSERT INTO send_body (id, bytes) SELECT id, body FROM given JOIN made USING (id) \
+     WHERE body IS NOT NULL), \
+     lives AS (INSERT INTO live (id, tenant, incarnation, held, destination, created_at, expires_in, released_at, \
+     began_at, slot) SELECT id, tenant, CASE WHEN course <> 0 THEN incarnation END, false, destination, created_at, \
+     expires_in, created_at, CASE WHEN course = 2 THEN created_at END, slot FROM given JOIN made USING (id)), \
+     waits AS (INSERT INTO queue (tenant, released_at, id, destination, expires_at) \
+     SELECT tenant, created_at, id, destination, \
+     created_at + least(expires_in, 9223372036854775807 - created_at) \
+     FROM given JOIN made USING (id) WHERE course = 0), \
+     counted AS (INSERT INTO tally (incarnation, tenant, held, queued, unclaimed) \
+     SELECT incarnation, tenant, 0, count(*), count(*) FILTER (WHERE course = 0) FROM given JOIN made USING (id) \
+     WHERE course <> 2 GROUP BY incarnation, tenant) \
+     SELECT count(*) FROM me"
+);
+
+pub const ACCEPT_CALL: &str = "SELECT o_verdict, o_places, o_before FROM accept_call($1, $2, $3, $4, $5, $6, $7, $8, \
+     $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)";
+
+pub const BEGIN: &str = concat!(
+    "WITH ",
+    me!(),
+    ", begun AS (UPDATE live l SET began_at = g.at FROM unnest($3::uuid[], $4::text[], $5::bigint[]) \
+     AS g(id, tenant, at), me WHERE l.id = g.id AND l.tenant = g.tenant AND l.incarnation = me.incarnation \
+     AND l.began_at IS NULL RETURNING l.id, l.tenant), \
+     counted AS (INSERT INTO tally (incarnation, tenant, held, queued, unclaimed) \
+     SELECT $1, tenant, 0, -count(*), 0 FROM begun GROUP BY tenant) \
+     SELECT (SELECT count(*) FROM me), (SELECT array_agg(id) FROM begun)"
+);
+
+/// Which of these this session has begun at these very times: asked where the answer to [`BEGIN`] was lost.
+pub const BEGUN: &str = "SELECT l.id FROM live l JOIN unnest($2::uuid[], $3::bigint[]) AS g(id, at) ON l.id = g.id \
+     WHERE l.incarnation = $1 AND l.began_at = g.at";
+
+/// What a delivery needs and memory no longer has.
+pub const SPECS: &str = "SELECT g.id, (SELECT s.form FROM send s WHERE s.id = g.id), \
+     (SELECT s.sealed FROM send s WHERE s.id = g.id), (SELECT l.slot FROM live l WHERE l.id = g.id), \
+     (SELECT b.bytes FROM send_body b WHERE b.id = g.id) FROM unnest($1::uuid[]) AS g(id)";
+
+/// A begun one's end is taken from whoever began it, in force or not; one that was only claimed from who is.
+pub const FINISH: &str = concat!(
+    "WITH ",
+    in_force!(),
+    ", given AS (SELECT * FROM unnest($2::uuid[], $3::smallint[], $4::smallint[], $5::smallint[], $6::text[], \
+     $7::text[], $8::bigint[], $9::bigint[], $10::bytea[], $11::bytea[]) WITH ORDINALITY AS g(id, outcome, code, \
+     status, source, public, started_at, finished_at, form, body, n)), \
+     gone AS (DELETE FROM live l USING given g WHERE l.id = g.id AND l.incarnation = $1 \
+     AND (l.began_at IS NOT NULL OR EXISTS (SELECT FROM me)) RETURNING l.id, l.tenant, l.began_at), \
+     ended AS (SELECT g.*, gone.tenant, gone.began_at, \
+     (pg_current_xact_id()::text::bigint << 20) | (row_number() OVER (ORDER BY g.n)) AS seq \
+     FROM given g JOIN gone USING (id)), \
+     ends AS (INSERT INTO done (id, seq, tenant, outcome, code, status, source, public, started_at, finished_at, node, \
+     form) SELECT id, seq, tenant, outcome, code, status, source, public, started_at, finished_at, $12::text, form \
+     FROM ended), \
+     bodies AS (INSERT INTO done_body (id, bytes) SELECT id, body FROM ended WHERE body IS NOT NULL), \
+     counted AS (INSERT INTO tally (incarnation, tenant, held, queued, unclaimed) \
+     SELECT $1, tenant, 0, -count(*), 0 FROM ended WHERE began_at IS NULL GROUP BY tenant), \
+     minutes AS (INSERT INTO hour (minute, tenant, outcome, n) \
+     SELECT finished_at / 60000000000, tenant, outcome, count(*) FROM ended GROUP BY 1, 2, 3) \
+     SELECT id, seq, tenant, began_at IS NULL FROM ended"
+);
+
+/// How those that had no end from [`FINISH`] stand.
+pub const WHY_NOT_FINISHED: &str = "SELECT g.id, l.incarnation = $2::bigint AND l.began_at IS NULL, d.seq, d.form FROM unnest($1::uuid[]) AS g(id) \
+     LEFT JOIN live l ON l.id = g.id LEFT JOIN LATERAL (SELECT seq, form FROM done WHERE done.id = g.id) d ON true";
+
+/// Ends that the store gives to what waits and is nobody's: `$3` tells the queue's key, NULL a held one's.
+pub const END_WAITING: &str = concat!(
+    "WITH ",
+    in_force!(),
+    ", given AS (SELECT * FROM unnest($2::uuid[], $3::bigint[], $4::text[], $5::bytea[]) WITH ORDINALITY \
+     AS g(id, released_at, tenant, form, n), me), \
+     unqueued AS (DELETE FROM queue q USING given g WHERE q.tenant = g.tenant AND q.released_at = g.released_at \
+     AND q.id = g.id RETURNING q.id), \
+     gone AS (DELETE FROM live l USING given g WHERE l.id = g.id AND l.began_at IS NULL AND l.incarnation IS NULL \
+     AND (l.held AND g.released_at IS NULL OR NOT l.held AND EXISTS (SELECT FROM unqueued u WHERE u.id = l.id)) \
+     RETURNING l.id, l.held), \
+     ended AS (SELECT g.*, gone.held, (pg_current_xact_id()::text::bigint << 20) | (row_number() OVER (ORDER BY g.n)) \
+     AS seq FROM given g JOIN gone USING (id)), \
+     ends AS (INSERT INTO done (id, seq, tenant, outcome, code, finished_at, node, form) \
+     SELECT id, seq, tenant, $6::smallint, $7::smallint, $8::bigint, $9::text, form FROM ended), \
+     counted AS (INSERT INTO tally (incarnation, tenant, held, queued, unclaimed) \
+     SELECT $1, tenant, -count(*) FILTER (WHERE held), -count(*) FILTER (WHERE NOT held), \
+     -count(*) FILTER (WHERE NOT held) FROM ended GROUP BY tenant), \
+     minutes AS (INSERT INTO hour (minute, tenant, outcome, n) \
+     SELECT $8::bigint / 60000000000, tenant, $6::smallint, count(*) FROM ended GROUP BY tenant) \
+     SELECT id, seq, tenant, held FROM ended ORDER BY seq"
+);
+
+/// What a dead incarnation had begun, once nothing of it can be on the wire any more.
+pub const INTERRUPTED: &str = "SELECT l.id, l.incarnation, l.created_at, l.released_at, l.began_at FROM live l \
+     WHERE l.began_at IS NOT NULL AND l.incarnation IN (SELECT incarnation FROM node WHERE dead_at IS NOT NULL \
+     AND dead_at + make_interval(secs => $1::float8) <= clock_timestamp()) ORDER BY l.id LIMIT $2::bigint";
+
+pub const END_INTERRUPTED: &str = "WITH given AS (SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], \
+     $4::bytea[]) WITH ORDINALITY AS g(id, incarnation, started_at, form, n)), \
+     gone AS (DELETE FROM live l USING given g WHERE l.id = g.id AND l.incarnation = g.incarnation \
+     AND l.began_at IS NOT NULL RETURNING l.id, l.tenant), \
+     ended AS (SELECT g.*, gone.tenant, (pg_current_xact_id()::text::bigint << 20) | \
+     (row_number() OVER (ORDER BY g.n)) AS seq FROM given g JOIN gone USING (id)), \
+     ends AS (INSERT INTO done (id, seq, tenant, outcome, code, started_at, finished_at, node, form) \
+     SELECT id, seq, tenant, $5::smallint, $6::smallint, started_at, $7::bigint, \
+     (SELECT name FROM node WHERE node.incarnation = ended.incarnation), form FROM ended), \
+     minutes AS (INSERT INTO hour (minute, tenant, outcome, n) \
+     SELECT $7::bigint / 60000000000, tenant, $5::smallint, count(*) FROM ended GROUP BY tenant) \
+     SELECT id, seq, tenant FROM ended ORDER BY seq";
+
+/// Where no destination is full: in the order of release.
+pub const CLAIM: &str = concat!(
+    "WITH ",
+    in_force!(),
+    ", picked AS MATERIALIZED (SELECT w.n, p.tenant, p.released_at, p.id \
+     FROM unnest($2::text[], $3::bigint[]) WITH ORDINALITY AS w(tenant, room, n), me, \
+     LATERAL (SELECT q.tenant, q.released_at, q.id FROM queue q WHERE q.tenant = w.tenant \
+     AND NOT EXISTS (SELECT FROM unnest($4::bigint[], $5::bigint[]) AS f(n, destination) \
+     WHERE f.n = w.n AND f.destination = q.destination) \
+     ORDER BY q.released_at, q.id LIMIT w.room FOR UPDATE OF q SKIP LOCKED) p LIMIT $6::bigint), ",
+    claim_end!()
+);
+
+pub const GIVE_BACK: &str = concat!(
+    "WITH ",
+    in_force!(),
+    ", back AS (UPDATE live l SET incarnation = NULL FROM me WHERE l.id = ANY($2::uuid[]) \
+     AND l.incarnation = me.incarnation AND l.began_at IS NULL \
+     RETURNING l.id, l.tenant, l.released_at, l.destination, l.expires_in), \
+     waits AS (INSERT INTO queue (tenant, released_at, id, destination, expires_at) \
+     SELECT tenant, released_at, id, destination, ",
+    expires_at!(),
+    " FROM back), \
+     counted AS (INSERT INTO tally (incarnation, tenant, held, queued, unclaimed) \
+     SELECT $1, tenant, 0, 0, count(*) FROM back GROUP BY tenant) \
+     SELECT (SELECT count(*) FROM me), (SELECT array_agg(tenant) FROM back)"
+);
+
+/// What this session has claimed and not begun.
+pub const CLAIMED: &str = "SELECT id FROM live WHERE incarnation = $1::bigint AND began_at IS NULL";
+
+/// What the dead had claimed is nobody's again. A later statement than the one that declares them dead, and repeated:
+/// what another adopter holds is passed over, and comes back where that one dies.
+pub const ADOPT: &str = concat!(
+    "WITH theirs AS MATERIALIZED (SELECT l.id FROM live l WHERE l.began_at IS NULL AND l.incarnation IN \
+     (SELECT incarnation FROM node WHERE dead_at IS NOT NULL) ORDER BY l.id LIMIT $1::bigint \
+     FOR UPDATE OF l SKIP LOCKED), \
+     back AS (UPDATE live l SET incarnation = NULL FROM theirs WHERE l.id = theirs.id AND l.began_at IS NULL \
+     AND l.incarnation IS NOT NULL RETURNING l.id, l.tenant, l.released_at, l.destination, l.expires_in), \
+     waits AS (INSERT INTO queue (tenant, released_at, id, destination, expires_at) \
+     SELECT tenant, released_at, id, destination, ",
+    expires_at!(),
+    " FROM back), \
+     counted AS (INSERT INTO tally (incarnation, tenant, held, queued, unclaimed) \
+     SELECT $2::bigint, tenant, 0, 0, count(*) FROM back GROUP BY tenant) \
+     SELECT tenant, count(*) FROM back GROUP BY tenant"
+);
+
+/// Those whose lease is over, by one whose own has been unbroken for a whole lease.
+pub const DECLARE_DEAD: &str = "UPDATE node SET dead_at = clock_timestamp() WHERE dead_at IS NULL \
+     AND lease_until < clock_timestamp() AND incarnation <> $1::bigint AND EXISTS (SELECT FROM node m \
+     WHERE m.incarnation = $1 AND m.dead_at IS NULL AND m.lease_until > clock_timestamp() \
+     AND m.unbroken_since <= clock_timestamp() - make_interval(secs => $2::float8)) \
+     RETURNING name, incarnation";
+
+/// Dead ones that something still names, or may: an hour later nothing new does.
+pub const FORGET_DEAD: &str = "DELETE FROM node n WHERE n.dead_at < clock_timestamp() - interval '1 hour' \
+     AND NOT EXISTS (SELECT FROM live l WHERE l.incarnation = n.incarnation)";
+
+/// Whether there is a dead one, and what this one has to have loaded.
+pub const LOOK: &str = "SELECT EXISTS (SELECT FROM node WHERE dead_at IS NOT NULL), \
+     (SELECT suspensions FROM node WHERE incarnation = $1::bigint AND dead_at IS NULL)";
+
+pub const RENEW: &str = "UPDATE node SET unbroken_since = CASE WHEN lease_until < clock_timestamp() \
+     THEN clock_timestamp() ELSE unbroken_since END, lease_until = clock_timestamp() + make_interval(secs => $2::float8) \
+     WHERE incarnation = $1::bigint AND dead_at IS NULL RETURNING suspensions";
+
+/// It leaves by itself.
+pub const LEAVE: &str =
+    "UPDATE node SET dead_at = clock_timestamp() WHERE incarnation = $1::bigint AND dead_at IS NULL";
+
+pub const STANDING: &str = "SELECT suspensions, lease_until > clock_timestamp() FROM node \
+     WHERE incarnation = $1::bigint AND dead_at IS NULL";
+
+/// Held by the connection of a process that lives: a second one of the same name is told, and a dead one's is free.
+pub const TAKE_NAME: &str = "SELECT pg_try_advisory_lock(hashtext(current_schema()), hashtext('node ' || $1::text)), \
+     EXISTS (SELECT FROM node WHERE name = $1 AND dead_at IS NULL AND lease_until > clock_timestamp())";
+
+pub const JOIN: &str = "SELECT o_incarnation, o_suspensions FROM node_join($1::text, $2::text, $3::float8)";
+
+pub const END_EXECUTION: &str =
+    "SELECT o_state, o_first, o_count, o_ended, o_seqs FROM end_execution($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+
+pub const OVERDUE: &str = "SELECT tenant, execution FROM execution WHERE state = 0 AND opened_at < $1::bigint \
+     ORDER BY opened_at, tenant, execution LIMIT $2::bigint";
+
+pub const EXPIRED: &str = "SELECT q.id, q.tenant, q.released_at, \
+     (SELECT l.created_at FROM live l WHERE l.id = q.id) FROM queue q WHERE q.expires_at <= $1::bigint \
+     ORDER BY q.expires_at LIMIT $2::bigint";
+
+/// What waits and is nobody's, a page at a time.
+pub const WAITING: &str = "SELECT l.id, l.tenant, l.created_at, l.released_at, \
+     (SELECT s.workflow FROM send s WHERE s.id = l.id), (SELECT s.form FROM send s WHERE s.id = l.id) \
+     FROM live l WHERE l.id > $1::uuid AND l.began_at IS NULL AND l.incarnation IS NULL ORDER BY l.id LIMIT $2::bigint";
+
+pub const REPLAY: &str =
+    "SELECT fingerprint, at, sends FROM idem WHERE tenant = $1::text AND path = $2::text AND key = $3::text";
+
+// Counts.
+
+pub const TALLY: &str = "SELECT tenant, sum(held)::bigint, sum(queued)::bigint, sum(unclaimed)::bigint FROM tally \
+     WHERE incarnation <> $1::bigint GROUP BY tenant";
+
+pub const OLDEST: &str = "SELECT t.tenant, (SELECT q.released_at FROM queue q WHERE q.tenant = t.tenant \
+     ORDER BY q.released_at, q.id LIMIT 1) FROM unnest($1::text[]) AS t(tenant)";
+
+pub const COMPACT_TALLY: &str = "WITH gone AS (DELETE FROM tally RETURNING incarnation, tenant, held, queued, \
+     unclaimed) INSERT INTO tally (incarnation, tenant, held, queued, unclaimed) SELECT incarnation, tenant, sum(held), \
+     sum(queued), sum(unclaimed) FROM gone GROUP BY incarnation, tenant \
+     HAVING (sum(held), sum(queued), sum(unclaimed)) <> (0, 0, 0)";
+
+pub const COMPACT_HOUR: &str = "WITH newest AS MATERIALIZED (SELECT max(minute) AS minute FROM hour), \
+     gone AS (DELETE FROM hour RETURNING minute, tenant, outcome, n) \
+     INSERT INTO hour (minute, tenant, outcome, n) SELECT g.minute, tenant, outcome, sum(n) FROM gone g, newest \
+     WHERE g.minute > newest.minute - 120 GROUP BY g.minute, tenant, outcome";
+
+pub const HOUR: &str =
+    "SELECT tenant, outcome, sum(n)::bigint FROM hour WHERE minute > $1::bigint GROUP BY tenant, outcome";
+
+pub const FORGET_KEYS: &str = "DELETE FROM idem WHERE at < $1::bigint";
+
+// Records.
+
+pub const SENDS: &str = "SELECT id, form, place, created_at FROM send WHERE id = ANY($1::uuid[])";
+pub const LIVES: &str = "SELECT id, held, released_at, began_at FROM live WHERE id = ANY($1::uuid[])";
+pub const DONES: &str = "SELECT id, form, node FROM done WHERE id = ANY($1::uuid[])";
+pub const SEND_BODIES: &str = "SELECT id, bytes FROM send_body WHERE id = ANY($1::uuid[])";
+pub const DONE_BODIES: &str = "SELECT id, bytes FROM done_body WHERE id = ANY($1::uuid[])";
+
+pub const EXECUTION: &str = "SELECT state, next FROM execution WHERE tenant = $1::text AND execution = $2::text";
+pub const MEMBERS: &str = "SELECT id FROM send WHERE tenant = $1::text AND execution = $2::text AND place >= $3::int \
+     ORDER BY place LIMIT $4::bigint";
+pub const DELIVERED: &str = "SELECT count(*) FROM send s WHERE s.tenant = $1::text AND s.execution = $2::text \
+     AND EXISTS (SELECT FROM done d WHERE d.id = s.id AND d.outcome = 0)";
+
+/// Ends below the oldest transaction that is still open, which none can come before any more. The last column tells
+/// whether there are ends beyond it.
+pub const TAIL: &str = "WITH bound AS MATERIALIZED (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint << 20 \
+     AS seq) SELECT d.id, d.seq, bound.seq FROM bound, LATERAL (SELECT id, seq FROM done WHERE done.seq > $1::bigint \
+     AND done.seq < bound.seq ORDER BY done.seq LIMIT $2::bigint) d";
+
+/// The newest end that is there, and the bound below which the tail is told.
+pub const NEWEST: &str = "SELECT (SELECT seq FROM done ORDER BY seq DESC LIMIT 1), \
+     pg_snapshot_xmin(pg_current_snapshot())::text::bigint << 20";
+
+/// The newest end below this bound.
+pub const NEWEST_BELOW: &str = "SELECT seq FROM done WHERE seq < $1::bigint ORDER BY seq DESC LIMIT 1";
+
+/// The oldest that is not done: its day stays.
+pub const OLDEST_LIVE: &str = "SELECT id FROM live ORDER BY id LIMIT 1";
+
+pub const BYTES: &str = "SELECT coalesce(sum(pg_table_size(c.oid) + pg_indexes_size(c.oid)), 0)::bigint FROM pg_class c \
+     WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r'";
+
+// The registry.
+
+pub const SUSPEND: &str = "SELECT suspend($1::uuid, $2::text, $3::text, $4::text, $5::text, $6::text, $7::bigint)";
+pub const LIFT: &str = "SELECT lift($1::uuid, $2::bigint, $3::text)";
+/// With the version that they are of, in one snapshot.
+pub const SUSPENSIONS: &str = "SELECT t.suspensions, s.id, s.tenant, s.workflow, s.host, s.reason, s.made_by, s.made_at, \
+     s.lifted_at, s.lifted_by FROM tier t LEFT JOIN suspension s ON true ORDER BY s.id DESC";
+pub const PUBLISH: &str = "SELECT o_token, o_first_start FROM publish($1::text[], $2::bytea, $3::bigint)";
+pub const PUBLISHED: &str = "SELECT address, first_at FROM published";

@@ -1,0 +1,483 @@
+//! What waits: calls with keys and executions, their ends, claims, and the sweeps.
+//!
+//! None of this is on the hot connection: a key or an execution may have to be waited for.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use super::Shared;
+use super::counts::Tally;
+use super::forms::{self, Columns, end_of, short};
+use super::hot::{Answer, count_accepted, give, is_day_missing, one_known, place, started};
+use super::link::{Link, Trouble};
+use super::{schema, sql};
+use crate::limits::IDEMPOTENCY_KEPT;
+use crate::outcome::{Code, Ended, Failure};
+use crate::policy::{Asker, Suspensions};
+use crate::record::{ExecutionState, FinishedBy, waited};
+use crate::send::{ExecutionId, SendId, TenantId};
+use crate::store::wire::{self, SendForm};
+use crate::store::{
+    Accept, Accepted, Claimed, Ending, ExecutionAnswer, ExecutionEnd, IdempotencyKey, Released, Session, StoreEnd,
+    StoreError, SweepPlace, Swept, Want, view,
+};
+
+/// Rows that a sweep looks at in one go.
+const LOOKED_AT: i64 = 1_000;
+/// Most of one statement's ends.
+const ENDS_AT_ONCE: usize = 512;
+/// How often a call that finds newer suspensions than are loaded is made again, every [`super::POLL`].
+const STALE_TRIES: u32 = 8;
+
+/// A refusal that undid its transaction.
+enum Refused {
+    Fenced,
+    Answer(Accepted),
+}
+
+fn refused(trouble: &Trouble) -> Option<Refused> {
+    match trouble.code()?.code() {
+        "EGFEN" => Some(Refused::Fenced),
+        "EGFUL" => Some(Refused::Answer(Accepted::ExecutionFull)),
+        "EGEND" => {
+            let state = trouble.detail().and_then(|detail| detail.parse().ok()).unwrap_or_default();
+            Some(Refused::Answer(Accepted::Ended(ending_of(state).state())))
+        }
+        _ => None,
+    }
+}
+
+fn ending_of(state: i16) -> Ending {
+    match state {
+        1 => Ending::Finish(FinishedBy::Call),
+        2 => Ending::Finish(FinishedBy::HoldLimit),
+        _ => Ending::Discard,
+    }
+}
+
+fn number_of(ending: Ending) -> i16 {
+    match ending {
+        Ending::Finish(FinishedBy::Call) => 1,
+        Ending::Finish(FinishedBy::HoldLimit) => 2,
+        Ending::Discard => 3,
+    }
+}
+
+/// How an execution's row says it stands.
+pub fn state_of(number: i16) -> (ExecutionState, Option<FinishedBy>) {
+    if number == 0 {
+        return (ExecutionState::Open, None);
+    }
+    let ending = ending_of(number);
+    (ending.state(), ending.finished_by())
+}
+
+/// A call with a key or with executions; its answer goes where it is waited for, or not any more.
+pub async fn accept_call(shared: Arc<Shared>, by: Session, call: Accept, columns: Columns, answer: Answer<Accepted>) {
+    let said = call_accepted(&shared, &by, &call, &columns).await;
+    if matches!(said, Ok((_, true))) {
+        count_accepted(&shared, &by, &call.sends, call.hold.is_some());
+    }
+    give(&shared, by, call.sends, answer, said.map(|(accepted, _)| accepted));
+}
+
+/// With whether it was accepted now.
+async fn call_accepted(
+    shared: &Shared,
+    by: &Session,
+    call: &Accept,
+    columns: &Columns,
+) -> Result<(Accepted, bool), StoreError> {
+    let incarnation = by.incarnation() as i64;
+    let key = call.idempotency.as_ref();
+    let (path, name) = (key.map(|key| key.path.as_str()), key.map(|key| key.key.as_str()));
+    let fingerprint = key.map(|key| shared.keys.fingerprint(&key.fingerprint));
+    let fingerprint = fingerprint.as_ref().map(|bytes| &bytes[..]);
+    let now = call.sends.first().map_or(0, |send| wire::nanoseconds(send.created_at));
+    let kept = i64::try_from(IDEMPOTENCY_KEPT.as_nanos()).unwrap_or(i64::MAX);
+    let hold = call.hold.as_ref().map(ExecutionId::as_str);
+    let limit = i32::try_from(call.sends_per_execution).unwrap_or(i32::MAX);
+    let bodies = columns.bodies();
+    let mut days_made = false;
+    let mut tries = 0;
+    loop {
+        let loaded = *shared.loaded.borrow();
+        let tenant = call.tenant.as_str();
+        let values: [&(dyn ToSql + Sync); 23] = [
+            &incarnation,
+            &loaded,
+            &tenant,
+            &path,
+            &name,
+            &fingerprint,
+            &now,
+            &kept,
+            &hold,
+            &limit,
+            &columns.ids,
+            &columns.workflows,
+            &columns.executions,
+            &columns.steps,
+            &columns.hosts,
+            &columns.forms,
+            &bodies,
+            &columns.sealed,
+            &columns.slots,
+            &columns.courses,
+            &columns.destinations,
+            &columns.created,
+            &columns.expires,
+        ];
+        let made = one_known(shared.slow(), sql::ACCEPT_CALL, &values).await;
+        let trouble = match made {
+            Ok((row, _)) => return Ok(answered(&row, by, call)),
+            Err(trouble) => trouble,
+        };
+        if is_day_missing(&trouble) && !std::mem::replace(&mut days_made, true) {
+            let days = columns.ids.iter().map(|id| schema::day_of(*id));
+            let made = schema::make_days(&shared.admin, &shared.address.schema, days).await;
+            made.map_err(|trouble| trouble.on_write())?;
+            continue;
+        }
+        match refused(&trouble) {
+            Some(Refused::Answer(answer)) => return Ok((answer, false)),
+            Some(Refused::Fenced) => {
+                let standing = shared.standing(shared.slow(), by).await.map_err(|trouble| trouble.on_write())?;
+                let Some(newer) = standing.is_behind(loaded).filter(|_| tries < STALE_TRIES) else {
+                    return Err(standing.error(by));
+                };
+                tries += 1;
+                shared.tell_suspensions(newer);
+                tokio::time::sleep(super::POLL).await;
+            }
+            None => return Err(trouble.on_write()),
+        }
+    }
+}
+
+fn answered(row: &Row, by: &Session, call: &Accept) -> (Accepted, bool) {
+    match row.get::<_, i32>(0) {
+        1 => {
+            let ids: Vec<Uuid> = row.get(2);
+            (Accepted::Replayed(ids.into_iter().map(SendId).collect()), false)
+        }
+        2 => (Accepted::Mismatch, false),
+        _ => {
+            let places: Vec<Option<i32>> = row.get(1);
+            let indexes = places.into_iter().map(|place| place.and_then(|place| u32::try_from(place).ok())).collect();
+            let started = if call.hold.is_some() { Vec::new() } else { started(by, &call.sends) };
+            (Accepted::New { indexes, started }, true)
+        }
+    }
+}
+
+pub async fn replay(shared: &Shared, key: IdempotencyKey, now: Timestamp) -> Result<Option<Accepted>, StoreError> {
+    let rows = shared.list().query(sql::REPLAY, &[&key.tenant.as_str(), &key.path, &key.key]).await;
+    // Who cannot be told of its first call is not accepted either: an outage is one of writing.
+    let rows = rows.map_err(|trouble| trouble.on_write())?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let (fingerprint, at): (&[u8], i64) = (row.get(0), row.get(1));
+    if waited(wire::timestamp(at), now) >= IDEMPOTENCY_KEPT {
+        return Ok(None);
+    }
+    if fingerprint != shared.keys.fingerprint(&key.fingerprint) {
+        return Ok(Some(Accepted::Mismatch));
+    }
+    let ids: Vec<Uuid> = row.get(2);
+    Ok(Some(Accepted::Replayed(ids.into_iter().map(SendId).collect())))
+}
+
+// Ends of executions.
+
+pub async fn end_execution(
+    shared: &Shared,
+    by: &Session,
+    tenant: TenantId,
+    execution: ExecutionId,
+    ending: Ending,
+    at: Timestamp,
+) -> Result<ExecutionAnswer, StoreError> {
+    // All of them end alike, and were never released.
+    let why = view::discarded();
+    let form = wire::ended(&end_of(Uuid::nil(), wire::nanoseconds(at), None, None, why.clone(), at)).0;
+    let outcome = i16::from(wire::outcome_number(Ended::because(why).outcome));
+    let code = i16::from(wire::code_number(Code::Discarded));
+    let (incarnation, state, node) = (by.incarnation() as i64, number_of(ending), by.node().to_string());
+    let (now, of, named) = (wire::nanoseconds(at), tenant.as_str(), execution.as_str());
+    let values: [&(dyn ToSql + Sync); 9] = [&incarnation, &of, &named, &state, &now, &outcome, &code, &node, &form];
+    let made = one_known(shared.slow(), sql::END_EXECUTION, &values).await;
+    let row = match made {
+        Ok((row, _)) => row,
+        Err(trouble) if matches!(refused(&trouble), Some(Refused::Fenced)) => {
+            return Err(shared.standing(shared.slow(), by).await.map_err(|trouble| trouble.on_write())?.error(by));
+        }
+        Err(trouble) => return Err(trouble.on_write()),
+    };
+    let (found, first, count): (i16, bool, i64) = (row.get(0), row.get(1), row.get(2));
+    if !first {
+        let end = if ending_of(found).state() == ending.state() {
+            ExecutionEnd::Done { count: count.unsigned_abs(), first: false }
+        } else {
+            ExecutionEnd::Conflict(ending_of(found).state())
+        };
+        return Ok(ExecutionAnswer { end, ended: Vec::new() });
+    }
+    let change = if ending == Ending::Discard { Tally::held(-count) } else { Tally::released(count) };
+    shared.count(by, &tenant, change);
+    if ending != Ending::Discard && count > 0 {
+        look_at_fronts(shared, std::slice::from_ref(&tenant)).await;
+    }
+    let ids: Vec<Uuid> = row.get::<_, Option<_>>(3).unwrap_or_default();
+    let seqs: Vec<i64> = row.get::<_, Option<_>>(4).unwrap_or_default();
+    let ended = ids.into_iter().zip(seqs).map(|(id, seq)| StoreEnd {
+        id: SendId(id),
+        tenant: tenant.clone(),
+        code: Code::Discarded,
+        place: place(seq),
+    });
+    Ok(ExecutionAnswer { end: ExecutionEnd::Done { count: count.unsigned_abs(), first: true }, ended: ended.collect() })
+}
+
+pub async fn release_overdue(
+    shared: &Shared,
+    by: &Session,
+    opened_before: Timestamp,
+    now: Timestamp,
+    limit: usize,
+) -> Result<Released, StoreError> {
+    let (before, some) = (wire::nanoseconds(opened_before), limit as i64 + 1);
+    let rows = shared.slow().query(sql::OVERDUE, &[&before, &some]).await.map_err(|trouble| trouble.on_write())?;
+    let mut released = Released { executions: Vec::new(), more: rows.len() > limit };
+    if rows.is_empty() {
+        shared.must_be_in_force(by).await?;
+    }
+    for row in rows.iter().take(limit) {
+        let (tenant, execution) = (TenantId::new(row.get::<_, &str>(0)), ExecutionId::new(row.get::<_, &str>(1)));
+        let ending = Ending::Finish(FinishedBy::HoldLimit);
+        let answer = end_execution(shared, by, tenant.clone(), execution.clone(), ending, now).await?;
+        if let ExecutionEnd::Done { count, first: true } = answer.end {
+            released.executions.push((tenant, execution, count));
+        }
+    }
+    Ok(released)
+}
+
+// Claims.
+
+pub async fn claim(shared: &Shared, by: &Session, wants: Vec<Want>, limit: usize) -> Result<Claimed, StoreError> {
+    let incarnation = by.incarnation() as i64;
+    let tenants: Vec<&str> = wants.iter().map(|want| want.tenant.as_str()).collect();
+    let rooms: Vec<i64> = wants.iter().map(|want| want.room as i64).collect();
+    let mut full_of = Vec::new();
+    let mut full = Vec::new();
+    for (at, want) in wants.iter().enumerate() {
+        for destination in &want.full {
+            full_of.push(at as i64 + 1);
+            full.push(short(Some(destination)));
+        }
+    }
+    let most = limit as i64;
+    let link = shared.slow();
+    // An answer that is lost leaves its sends claimed by this session, and in nobody's window: they are given back.
+    let rows = match link.query(sql::CLAIM, &[&incarnation, &tenants, &rooms, &full_of, &full, &most]).await {
+        Ok(rows) => rows,
+        Err(trouble) => {
+            if matches!(trouble, Trouble::Lost(_)) {
+                shared.strays.notify_one();
+            }
+            return Err(trouble.on_write());
+        }
+    };
+    if rows.is_empty() {
+        shared.must_be_in_force(by).await?;
+    }
+    let mut claimed = Claimed::default();
+    let wanted: usize = wants.iter().map(|want| want.room).sum();
+    claimed.more = rows.len() == limit && wanted > limit;
+    let mut unreadable = Vec::new();
+    let mut of: HashMap<TenantId, i64> = HashMap::new();
+    for row in &rows {
+        *of.entry(TenantId::new(row.get::<_, &str>(1))).or_default() += 1;
+        match forms::pending(row) {
+            Ok(pending) => {
+                super::locked(&shared.claimed).insert(pending.id.0);
+                claimed.sends.push(pending);
+            }
+            Err((id, tenant)) => unreadable.push((id, tenant, row.get::<_, i64>(2), row.get::<_, i64>(3))),
+        }
+    }
+    for (tenant, count) in &of {
+        shared.count(by, tenant, Tally::unclaimed(-count));
+    }
+    look_at_fronts(shared, &of.keys().cloned().collect::<Vec<_>>()).await;
+    for (id, tenant, created_at, released_at) in unreadable {
+        let now = crate::clock::wall();
+        let why = view::unreadable();
+        let code = why.code;
+        let end = end_of(id.0, created_at, Some(released_at), None, why, now);
+        let place = shared.finish(by, end).await?;
+        claimed.ended.push(StoreEnd { id, tenant, code, place });
+    }
+    Ok(claimed)
+}
+
+pub async fn give_back(shared: &Shared, by: &Session, sends: Vec<SendId>) -> Result<(), StoreError> {
+    if sends.is_empty() {
+        return Ok(());
+    }
+    let incarnation = by.incarnation() as i64;
+    let mut ids: Vec<Uuid> = sends.iter().map(|id| id.0).collect();
+    ids.sort_unstable();
+    let row = shared.slow().one(sql::GIVE_BACK, &[&incarnation, &ids]).await.map_err(|trouble| trouble.on_write())?;
+    if row.get::<_, i64>(0) == 0 {
+        return shared.must_be_in_force(by).await;
+    }
+    super::locked(&shared.claimed).retain(|id| ids.binary_search(id).is_err());
+    let mut of: HashMap<TenantId, i64> = HashMap::new();
+    for tenant in row.get::<_, Option<Vec<String>>>(1).unwrap_or_default() {
+        *of.entry(TenantId::new(tenant)).or_default() += 1;
+    }
+    for (tenant, count) in &of {
+        shared.count(by, tenant, Tally::unclaimed(*count));
+    }
+    look_at_fronts(shared, &of.keys().cloned().collect::<Vec<_>>()).await;
+    Ok(())
+}
+
+/// When the front of each of these was released. Where it cannot be asked, the next poll does.
+pub async fn look_at_fronts(shared: &Shared, tenants: &[TenantId]) {
+    if tenants.is_empty() {
+        return;
+    }
+    let names: Vec<&str> = tenants.iter().map(TenantId::as_str).collect();
+    shared.counts.changing_fronts();
+    if let Ok(rows) = shared.slow().query(sql::OLDEST, &[&names]).await {
+        for row in rows {
+            shared.counts.set_oldest(&TenantId::new(row.get::<_, &str>(0)), row.get(1));
+        }
+    }
+}
+
+// Sweeps.
+
+/// One that waits and is to end.
+struct Doomed {
+    id: Uuid,
+    tenant: String,
+    created_at: i64,
+    released_at: Option<i64>,
+    why: Failure,
+}
+
+pub async fn expire(shared: &Shared, by: &Session, now: Timestamp, limit: usize) -> Result<Swept, StoreError> {
+    let (at, most) = (wire::nanoseconds(now), limit as i64);
+    let rows = shared.slow().query(sql::EXPIRED, &[&at, &most]).await.map_err(|trouble| trouble.on_write())?;
+    if rows.is_empty() {
+        shared.must_be_in_force(by).await?;
+        return Ok(Swept::default());
+    }
+    let doomed = rows.iter().map(|row| Doomed {
+        id: row.get(0),
+        tenant: row.get(1),
+        released_at: row.get(2),
+        created_at: row.get::<_, Option<i64>>(3).unwrap_or_default(),
+        why: view::expired(),
+    });
+    let ended = end_waiting(shared, by, doomed.collect(), now).await?;
+    Ok(Swept { ended, next: (rows.len() >= limit).then_some(SweepPlace(0)) })
+}
+
+pub async fn end_suspended(
+    shared: &Shared,
+    by: &Session,
+    suspensions: &Suspensions,
+    from: Option<SweepPlace>,
+    now: Timestamp,
+    limit: usize,
+) -> Result<Swept, StoreError> {
+    let mut after = Uuid::from_u128(from.map_or(0, |place| place.0));
+    let most = LOOKED_AT;
+    let rows = shared.slow().query(sql::WAITING, &[&after, &most]).await.map_err(|trouble| trouble.on_write())?;
+    if rows.is_empty() {
+        shared.must_be_in_force(by).await?;
+        return Ok(Swept::default());
+    }
+    let mut doomed = Vec::new();
+    let mut came_to_end = rows.len() < LOOKED_AT as usize;
+    for row in &rows {
+        if doomed.len() == limit {
+            came_to_end = false;
+            break;
+        }
+        let (id, tenant): (Uuid, String) = (row.get(0), row.get(1));
+        after = id;
+        let destination =
+            row.get::<_, Option<&[u8]>>(5).and_then(|form| wire::decode::<SendForm<'_>>(form).ok()?.destination());
+        let named = TenantId::new(tenant.as_str());
+        let asker = Asker { tenant: &named, workflow: row.get(4) };
+        if let Some(why) = view::suspended(suspensions, asker, destination.as_ref().map(|to| &to.host)) {
+            doomed.push(Doomed { id, tenant, created_at: row.get(2), released_at: row.get(3), why });
+        }
+    }
+    let ended = end_waiting(shared, by, doomed, now).await?;
+    Ok(Swept { ended, next: (!came_to_end).then_some(SweepPlace(after.as_u128())) })
+}
+
+/// Ends those that still wait and are nobody's.
+async fn end_waiting(
+    shared: &Shared,
+    by: &Session,
+    mut doomed: Vec<Doomed>,
+    now: Timestamp,
+) -> Result<Vec<StoreEnd>, StoreError> {
+    doomed.sort_unstable_by_key(|one| one.id);
+    let (incarnation, at, node) = (by.incarnation() as i64, wire::nanoseconds(now), by.node().to_string());
+    let mut ended = Vec::new();
+    let mut tenants = BTreeSet::new();
+    for some in doomed.chunks(ENDS_AT_ONCE) {
+        let ids: Vec<Uuid> = some.iter().map(|one| one.id).collect();
+        let released: Vec<Option<i64>> = some.iter().map(|one| one.released_at).collect();
+        let names: Vec<&str> = some.iter().map(|one| one.tenant.as_str()).collect();
+        let ends = some
+            .iter()
+            .map(|one| wire::ended(&end_of(one.id, one.created_at, one.released_at, None, one.why.clone(), now)).0);
+        let forms: Vec<Vec<u8>> = ends.collect();
+        // A sweep ends all of its sends for one reason.
+        let code = some[0].why.code;
+        let outcome = i16::from(wire::outcome_number(Ended::because(some[0].why.clone()).outcome));
+        let number = i16::from(wire::code_number(code));
+        let link: &Link = shared.slow();
+        let rows = link
+            .query(sql::END_WAITING, &[&incarnation, &ids, &released, &names, &forms, &outcome, &number, &at, &node])
+            .await
+            .map_err(|trouble| trouble.on_write())?;
+        for row in rows {
+            let (id, seq, tenant, held): (Uuid, i64, &str, bool) = (row.get(0), row.get(1), row.get(2), row.get(3));
+            let tenant = TenantId::new(tenant);
+            shared.count(by, &tenant, if held { Tally::held(-1) } else { Tally::waiting(-1) });
+            tenants.insert(tenant.clone());
+            ended.push(StoreEnd { id: SendId(id), tenant, code, place: place(seq) });
+        }
+    }
+    if ended.is_empty() {
+        shared.must_be_in_force(by).await?;
+    }
+    look_at_fronts(shared, &tenants.into_iter().collect::<Vec<_>>()).await;
+    Ok(ended)
+}
+
+/// What an answer that is waited for too long is told.
+pub async fn within<T>(answer: oneshot::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
+    tokio::select! {
+        answer = answer => answer.unwrap_or_else(|_| Err(super::closed())),
+        () = tokio::time::sleep(super::ANSWER_WITHIN) => Err(StoreError::CannotWrite(format!(
+            "the database has not answered within {} ms: try again", super::ANSWER_WITHIN.as_millis()
+        ).into())),
+    }
+}
