@@ -1,12 +1,13 @@
 //! Composition: builds every part, owns the lifetimes of tasks and listeners, reloads and drains.
 //!
-//! The one module that knows which store is in use. Order at the start: listeners are bound (so that a taken port
-//! is told before anything is touched), the store is opened and brought to order, what waits is put back, and only
-//! then are calls answered.
+//! Order at the start: listeners are bound (so that a taken port is told before anything is touched), the store is
+//! opened and brought to order, what waits is put back, and only then are calls answered.
 
+mod news;
 pub mod ours;
 mod plumbing;
 mod reload;
+pub mod stores;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -39,7 +40,7 @@ use crate::publication::Publication;
 use crate::publish;
 use crate::redact::Redactor;
 use crate::source;
-use crate::store::{Recovered, Session, Store, StoreError, Why, embedded::Embedded};
+use crate::store::{Recovered, Session, Store, StoreError, Why};
 use crate::verify::Verifier;
 use crate::world::World;
 
@@ -185,14 +186,7 @@ impl App {
         let publish = publish_listener.as_ref().map(local).transpose()?;
         let listeners: Vec<SocketAddr> = [api, metrics_address].into_iter().chain(publish).collect();
 
-        let (settings, node) = (config.store.clone(), config.node.clone());
-        let opened = tokio::task::spawn_blocking(move || match past {
-            Past::Own => Embedded::open(&settings, &node),
-            Past::Restored => Embedded::open_copy(&settings, &node),
-        })
-        .await;
-        let opened = opened.map_err(anyhow::Error::from)?;
-        let store: Arc<dyn Store> = Arc::new(opened?);
+        let store = stores::open(&config, past).await?;
         let session = store.join(config.node.as_str().into()).await?;
         let recovered = match store.recover(&session, clock::wall()).await {
             Ok(recovered) => {
@@ -224,11 +218,15 @@ impl App {
         }
         let (asked, first_round) = tokio::sync::oneshot::channel();
         tasks.spawn(Verifier::new(world.clone(), deliverer.clone()).run(asked, stopped.clone()));
-        tasks.spawn(dispatch_once_verified(dispatcher.clone(), first_round, dispatch_stopped));
+        if let Some(told) = store.news() {
+            tasks.spawn(news::follow(told, intake.clone(), dispatcher.clone(), ledger.clone(), stopped.clone()));
+        }
         let restored = intake.restore().await?;
         if restored > 0 {
             tracing::info!(restored, "sends that wait were taken up again");
         }
+        // Not before the suspensions are loaded.
+        tasks.spawn(dispatch_once_verified(dispatcher.clone(), first_round, dispatch_stopped));
 
         let readiness = Arc::new(Readiness {
             world: world.clone(),
@@ -312,6 +310,13 @@ impl App {
             tracing::error!(in_flight = self.dispatcher.in_flight(), "deliveries did not end within the drain time");
         }
         clean
+    }
+
+    /// Ready once this process's session is over: it can do nothing more than end what is in flight.
+    pub async fn session_over(&self) {
+        while !self.dispatcher.fenced() {
+            tokio::time::sleep(TEND).await;
+        }
     }
 
     /// A sign of life for the service manager: the dispatcher's loop turns.
@@ -507,6 +512,7 @@ mod tests {
     use crate::policy::CheckedUrl;
     use crate::record::{Record, State};
     use crate::send::{Context, Method, SendSpec, Target, TenantId};
+    use crate::store::embedded::Embedded;
     use crate::store::{Reach, Records};
 
     const PATIENCE: Duration = Duration::from_secs(60);

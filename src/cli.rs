@@ -99,6 +99,12 @@ fn no_core_dumps() {
     }
 }
 
+/// One for a command that has little to wait for.
+fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    let made = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    made.map_err(|error| format!("this process cannot start its threads: {error}"))
+}
+
 /// Runs a command's work on a runtime of its own. An error is printed with its causes and exits with [`ERROR`].
 pub fn block_on(work: impl Future<Output = anyhow::Result<u8>>) -> u8 {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

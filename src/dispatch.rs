@@ -229,7 +229,7 @@ impl Dispatcher {
     }
 
     /// Nothing of this process counts any more: it begins nothing, and says so.
-    fn fence(&self, error: &StoreError) {
+    pub fn fence(&self, error: &StoreError) {
         if !self.fenced.swap(true, Ordering::AcqRel) {
             tracing::error!(%error, "this node begins nothing more");
         }

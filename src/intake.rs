@@ -95,6 +95,8 @@ pub struct Intake {
     draining: AtomicBool,
     ids: Ids,
     apart: Apart,
+    /// Held while suspensions are loaded, so that older ones never replace newer ones.
+    loading: tokio::sync::Mutex<()>,
 }
 
 impl Intake {
@@ -111,8 +113,16 @@ impl Intake {
             Unit::Count,
             "Sends accepted: each will have exactly one outcome."
         );
-        let (draining, ids) = (AtomicBool::new(false), Ids::default());
-        Arc::new(Self { world, ledger, backlog, dispatcher, draining, ids, apart })
+        Arc::new(Self {
+            world,
+            ledger,
+            backlog,
+            dispatcher,
+            draining: AtomicBool::new(false),
+            ids: Ids::default(),
+            apart,
+            loading: tokio::sync::Mutex::default(),
+        })
     }
 
     /// Where what is large of a call is worked on.
@@ -387,7 +397,18 @@ impl Intake {
         Ok(waiting.held + waiting.queued)
     }
 
+    /// What another process suspended or lifted: effective here from now on.
+    pub async fn suspended_elsewhere(&self) {
+        match self.load_suspensions().await {
+            Ok(()) => {
+                self.end_suspended().await;
+            }
+            Err(error) => tracing::warn!(%error, "suspensions were not loaded; nothing more begins before they are"),
+        }
+    }
+
     async fn load_suspensions(&self) -> Result<(), StoreError> {
+        let _alone = self.loading.lock().await;
         let mut image = Suspensions::default();
         for suspension in self.ledger.store.suspensions().await? {
             if suspension.lifted.is_some() {
@@ -407,6 +428,7 @@ impl Intake {
             }
         }
         self.world.set_suspensions(image);
+        self.ledger.store.suspensions_loaded();
         Ok(())
     }
 

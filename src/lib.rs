@@ -44,7 +44,7 @@
 //! - Nothing retries a started send. The one second try there is: another address or source, or a new connection
 //!   for an idle one that was handed the request and took no byte of it.
 //! - No [`outcome::Failure`] is made but by a row of the one table, [`outcome::words`], or read back from a store.
-//! - No module but [`app`] knows which store is in use.
+//! - No module but [`app::stores`] knows which store is in use.
 //! - No secret leaves [`redact`] or a sealed part of the store.
 //!
 //! The suite's `house` test and the bans in `.clippy.toml` hold the code to these.

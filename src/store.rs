@@ -3,7 +3,7 @@
 //! [`Store`] has three roles: the once-only protocol ([`OnceOnly`]), what is remembered of sends ([`Records`]), and the
 //! little beside them ([`Registry`]). [`embedded`] is the default, [`postgres`] the one that many nodes share, `memory`
 //! the twin for tests, and `conformance` the suite that all pass. A method that changes something returns once the
-//! change is **durable**; concurrent calls share commits. No module but `app` knows which store is in use.
+//! change is **durable**; concurrent calls share commits. No module but `app::stores` knows which store is in use.
 
 #[cfg(test)]
 pub mod conformance;

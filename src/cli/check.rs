@@ -1,7 +1,7 @@
 //! `egressd check`: everything that `serve` would load, and all of its problems at once.
 //!
-//! Every source is bound, to prove that its address is on this host. Neither the store nor a listener is touched, so
-//! it runs beside `serve`.
+//! Every source is bound, to prove that its address is on this host, and a tier's database is asked whether it can be
+//! relied on. Neither the embedded store nor a listener is touched, and nothing is written, so it runs beside `serve`.
 
 use std::{
     net::IpAddr,
@@ -14,6 +14,7 @@ use nix::unistd::AccessFlags;
 use super::out::{say, tell};
 use super::{ERROR, OK};
 use crate::api::tls::Acceptor;
+use crate::app::stores;
 use crate::clock;
 use crate::config::file::{Wrong, wrong};
 use crate::config::{Config, ConfigProblem};
@@ -88,9 +89,13 @@ fn load(file: &Path, user: Option<&str>) -> Result<Config, Vec<ConfigProblem>> {
     let loaded = [trust, api].into_iter().flatten();
     let mut problems: Vec<_> =
         loaded.map(|(key, detail)| problem(key, detail, "correct the files that it names".to_owned())).collect();
+    if let Err(detail) = database(&config) {
+        problems.push(problem("store", detail, "see `[store]` in the README".to_owned()));
+    }
     if let Some(user) = user {
-        let paths = [("store.path", &config.store.path, true), ("store.key_file", &config.store.key_file, false)];
-        for (key, path, directory) in paths {
+        let key = ("store.key_file", &config.store.key_file, false);
+        let path = config.store.postgres.is_none().then_some(("store.path", &config.store.path, true));
+        for (key, path, directory) in path.into_iter().chain([key]) {
             if let Some(denied) = denied(path, directory) {
                 let fix = format!("give it to {user} (chown {user} {})", denied.display());
                 problems.push(problem(key, format!("{user} may not use {}", denied.display()), fix));
@@ -98,6 +103,11 @@ fn load(file: &Path, user: Option<&str>) -> Result<Config, Vec<ConfigProblem>> {
         }
     }
     if problems.is_empty() { Ok(config) } else { Err(problems) }
+}
+
+/// Whether a tier's database can be relied on. Nothing in it is changed.
+fn database(config: &Config) -> Result<(), String> {
+    super::runtime()?.block_on(stores::check(config)).map_err(|error| error.to_string())
 }
 
 /// One line a problem, and how many there are, without a newline at the end.

@@ -67,10 +67,16 @@ async fn serve(config: Config, file: PathBuf, past: Past) -> anyhow::Result<u8> 
     notify(&[sd_notify::NotifyState::Ready]);
     let mut watchdog = watchdog();
     let mut minute = tokio::time::interval(telemetry::MINUTE / 4);
+    let mut over = false;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            // What is in flight comes to its end; the service manager starts a new life of this node.
+            () = app.session_over() => {
+                over = true;
+                break;
+            }
             _ = hangup.recv() => {
                 reloading();
                 // A refused reload is logged and counted; the appliance goes on as it was.
@@ -91,7 +97,7 @@ async fn serve(config: Config, file: PathBuf, past: Past) -> anyhow::Result<u8> 
     notify(&[sd_notify::NotifyState::Stopping]);
     let clean = app.drain().await;
     lines.tell(true);
-    Ok(if clean { OK } else { NO })
+    Ok(if clean && !over { OK } else { NO })
 }
 
 /// Tells the service manager, where there is one.

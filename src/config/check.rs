@@ -22,8 +22,8 @@ use jiff::Timestamp;
 
 use super::file::{ConfigProblem, KeyAt, Reader, Setting, Table, Wrong, show_duration, show_size, wrong};
 use super::{
-    Api, ApiClient, ApiTls, Config, DEFAULT_POOL, Delivery, Limits, Redact, Roots, Scopes, StoreSettings,
-    TenantSettings, Tls,
+    Api, ApiClient, ApiTls, Config, DEFAULT_POOL, Delivery, Limits, PostgresSettings, Redact, Roots, Scopes,
+    StoreSettings, TenantSettings, Tls,
 };
 use crate::limits::{self, KIB, MIB, TIB};
 use crate::publish::PublishedList;
@@ -130,7 +130,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         policy.tenants = hosts;
         let redact = redact(root.table("redact"));
         let limits = self.limits(root.table("limits"), &delivery);
-        let store = self.store(root.table("store"));
+        let store = self.store(root.table("store"), delivery.deadline);
         if !node.written {
             self.known_host(&node);
         }
@@ -414,10 +414,12 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         }
     }
 
-    fn store(&self, table: Table<'a, 'r>) -> StoreSettings {
+    fn store(&self, table: Table<'a, 'r>, deadline: Duration) -> StoreSettings {
         let path = table.text("path", PathBuf::from("/var/lib/egressd"), |text| self.store_path(text));
-        let key_file =
-            table.text("key_file", PathBuf::new(), |text| self.store_path(text)).or_default(path.value.join("key"));
+        let postgres = self.postgres(&table, deadline);
+        let key_file = table
+            .text("key_file", PathBuf::new(), |text| self.store_path(text))
+            .or_default(if postgres.is_some() { PathBuf::from("/etc/egressd/key") } else { path.value.join("key") });
         // A key is promised for as long; where records go earlier for want of room, it is carried on.
         let retention = table.duration("retention", limits::RETENTION, limits::IDEMPOTENCY_KEPT..=3650 * DAY);
         let body_retention = table
@@ -437,7 +439,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         });
         table.finish();
         StoreSettings {
-            postgres: None,
+            postgres,
             path: path.value,
             key_file: key_file.value,
             retention: retention.value,
@@ -446,6 +448,58 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             body_max_bytes: body_max_bytes.value,
             tenant_max_bytes: tenant_max_bytes.value,
         }
+    }
+
+    /// The database of a tier, where that is the engine.
+    fn postgres(&self, table: &Table<'a, 'r>, deadline: Duration) -> Option<PostgresSettings> {
+        let engine = table.text("engine", false, |text| match text {
+            "embedded" => Ok(false),
+            "postgres" => Ok(true),
+            _ => Err(wrong(format!("{text:?} is not an engine"), "\"embedded\" or \"postgres\"")),
+        });
+        let url = table.optional("url", database_url);
+        let password_file = table.optional("password_file", |text| self.store_path(text));
+        let tls_ca = table.optional("tls_ca", |text| {
+            let path = self.path(text);
+            files::certificates(&path)?;
+            Ok(path)
+        });
+        let connections = table.count(
+            "connections",
+            limits::POSTGRES_CONNECTIONS,
+            limits::POSTGRES_CONNECTIONS_MIN..=limits::POSTGRES_CONNECTIONS_MAX,
+        );
+        let least = deadline * limits::LEASE_DEADLINES;
+        let lease =
+            table.duration("lease", limits::LEASE, SECOND..=limits::LEASE_MAX).or_default(limits::LEASE.max(least));
+        if !engine.value {
+            if url.written && !engine.written {
+                let fix = "write engine = \"postgres\", or take the url out";
+                table.note("engine", wrong("is missing, and a url is given", fix));
+            }
+            return None;
+        }
+        if lease.value < least && !lease.broken {
+            let (is, least) = (show_duration(lease.value), show_duration(least));
+            let detail =
+                format!("{is} is less than three times [delivery] deadline: a slow answer would be taken for a death");
+            self.reader.note(&lease.place, wrong(detail, format!("at least {least}")));
+        }
+        for key in ["path", "max_bytes", "body_max_bytes", "tenant_max_bytes"] {
+            if table.item(key).is_some() {
+                table.note(key, wrong("is of the embedded store, and engine is \"postgres\"", "take it out"));
+            }
+        }
+        if !url.written {
+            self.reader.note(&url.place, wrong("is missing", "postgres://USER@HOST/DATABASE"));
+        }
+        Some(PostgresSettings {
+            url: url.value?,
+            password_file: password_file.value,
+            tls_ca: tls_ca.value,
+            connections: connections.value,
+            lease: lease.value,
+        })
     }
 
     fn store_path(&self, text: &str) -> Result<PathBuf, Wrong> {
@@ -594,6 +648,19 @@ fn name_server(text: &str) -> Result<SocketAddr, Wrong> {
         return Err(wrong(format!("{text:?} cannot be asked"), "name the address at which the name server answers"));
     }
     Ok(server)
+}
+
+/// A database's URL, without a password: it would stand in a file that many read.
+fn database_url(text: &str) -> Result<String, Wrong> {
+    const FORM: &str = "postgres://USER@HOST/DATABASE";
+    let rest = text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"));
+    let rest = rest.ok_or_else(|| wrong("is not the URL of a PostgreSQL database", FORM))?;
+    let (front, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let user = front.split('/').next().and_then(|authority| authority.rsplit_once('@')).map(|(user, _)| user);
+    if user.is_some_and(|user| user.contains(':')) || query.split('&').any(|pair| pair.starts_with("password=")) {
+        return Err(wrong("has a password in it", "put the password into a file, and name that as password_file"));
+    }
+    Ok(text.to_owned())
 }
 
 fn sha256_hex(text: &str) -> Result<[u8; 32], Wrong> {

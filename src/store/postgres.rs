@@ -236,6 +236,7 @@ impl Postgres {
         let admin = link("schema");
         // Only the first node of a tier makes a key: the others have the same.
         let load = |is_new| Keys::load(&settings.key_file, is_new);
+        admin.open_first().await.map_err(|trouble| trouble.on_start())?;
         let keys = schema::bring_forward(&admin, &address.schema, load).await?;
         schema::make_ahead(&admin, &address.schema, clock::wall()).await.map_err(|trouble| trouble.on_write())?;
 
@@ -269,6 +270,11 @@ impl Postgres {
             renews: AtomicBool::new(true),
             interrupts: AtomicBool::new(true),
         });
+        // Before anybody calls.
+        let own = [&shared.hot, &shared.ends, &shared.lease, &shared.tend];
+        let links = own.into_iter().chain(&shared.slow).chain(&shared.lists);
+        let opened = futures_util::future::try_join_all(links.map(Link::open_first)).await;
+        opened.map_err(|trouble| trouble.on_start())?;
         let tasks = vec![
             tokio::spawn(hot::accept_and_begin(shared.clone(), hot_taken)),
             tokio::spawn(hot::finish(shared.clone(), ends_taken)),

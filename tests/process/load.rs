@@ -20,6 +20,8 @@ pub struct Promises {
     finished: HashMap<String, u64>,
     /// Idempotency keys: the call's body and the ids that it was first answered with.
     keyed: HashMap<String, (String, Vec<String>)>,
+    /// A process was frozen past a deadline, which may be short.
+    pub frozen: bool,
 }
 
 pub type Ledger = Arc<Mutex<Promises>>;
@@ -128,7 +130,9 @@ impl Worker {
             let mut answered = Vec::new();
             for answer in [one, two].into_iter().flatten() {
                 if answer.0 == 503 {
-                    assert_eq!(answer.1["code"], "draining", "{}", answer.1);
+                    // A node of a tier whose lease is over says so as its store does.
+                    let code = &answer.1["code"];
+                    assert!(code == "draining" || code == "store", "{}", answer.1);
                     continue;
                 }
                 assert_eq!(answer.0, 202, "{}", answer.1);
@@ -181,6 +185,10 @@ pub fn judge(
         match outcome.as_str() {
             "delivered" => assert_eq!(reached, 1, "{path}: {record}"),
             "interrupted" => assert!(reached <= 1, "{path} reached its receiver {reached} times"),
+            // It finds its deadline past when it goes on.
+            "failed" if record["error"]["code"] == "timeout" => {
+                assert!(promises.frozen && reached <= 1, "{path} reached its receiver {reached} times: {record}");
+            }
             "discarded" => assert_eq!(reached, 0, "{path} was discarded"),
             _ => panic!("{path} ended {record}"),
         }

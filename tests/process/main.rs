@@ -31,6 +31,7 @@ mod starts;
 mod strangers;
 mod suspensions;
 mod tail;
+mod tier;
 #[allow(dead_code, reason = "the suite uses more of it")]
 #[path = "../suite/support/tls.rs"]
 mod tls;

@@ -63,6 +63,20 @@ impl Node {
         node
     }
 
+    /// A node with a name, sources and a store of its own.
+    pub fn of(name: &str, sources: &[&str], store: &str, extra: &str) -> Self {
+        let node = Self::new("");
+        let sources: String = sources.iter().map(|ip| format!("[[egress.source]]\npublic = \"{ip}\"\n")).collect();
+        let text = format!(
+            "node = \"{name}\"\n[api]\nlisten = \"{}\"\n[metrics]\nlisten = \"{}\"\n{sources}\
+             [dns]\nservers = [\"127.0.0.1:53\"]\n{store}\
+             [[policy.exception]]\nnetworks = [\"127.0.0.0/8\"]\nreason = \"receivers of tests\"\n{extra}",
+            node.api, node.metrics
+        );
+        std::fs::write(node.config(), text).expect("the configuration");
+        node
+    }
+
     pub fn started(extra: &str) -> Self {
         let mut node = Self::new(extra);
         node.start();

@@ -20,6 +20,7 @@ pub fn unchangeable(file: &Path, old: &Config, new: &Config) -> Vec<ConfigProble
         ("api.tls", tls(old), tls(new)),
         ("metrics.listen", listener(Some(old.metrics_listen)), listener(Some(new.metrics_listen))),
         ("publish.listen", listener(old.publish_listen), listener(new.publish_listen)),
+        ("store.engine", text(&a.postgres), text(&b.postgres)),
         ("store.path", text(&a.path), text(&b.path)),
         ("store.key_file", text(&a.key_file), text(&b.key_file)),
         ("store.retention", time(a.retention), time(b.retention)),

@@ -60,7 +60,7 @@ impl Address {
 
     /// Whether it can be reached, and keeps what it says it has kept. The problems, each with what to do.
     pub async fn prove(&self) -> Result<(), StoreError> {
-        let client = self.connect("check").await.map_err(|trouble| trouble.on_start())?;
+        let client = self.connect_first("check").await.map_err(|trouble| trouble.on_start())?;
         for setting in SYNCS {
             let row = client.query_one("SELECT current_setting($1)", &[&setting]).await;
             let row = row.map_err(|error| StoreError::CannotRead(Why::by(told(&error), error)))?;

@@ -17,8 +17,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::store::{StoreError, Why};
 
-/// How long a connection may take to be made: a caller waits no longer for its refusal.
+/// How long a connection may take to be made; who calls waits no longer for a refusal.
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+/// The same at a start, where nobody waits yet and much is under way at once.
+const START_WITHIN: Duration = Duration::from_secs(15);
 /// How long sent bytes may stay without the database's word on them.
 const SILENCE: Duration = Duration::from_secs(5);
 
@@ -94,13 +96,15 @@ pub struct Address {
 }
 
 impl Address {
+    /// One that nobody waits for.
+    pub async fn connect_first(&self, name: &str) -> Result<Client, Trouble> {
+        self.connect(name, START_WITHIN).await
+    }
+
     /// One connection of its own.
-    pub async fn connect(&self, name: &str) -> Result<Client, Trouble> {
+    async fn connect(&self, name: &str, within: Duration) -> Result<Client, Trouble> {
         let mut config = self.config.clone();
-        config
-            .application_name(format!("{} {name}", self.schema))
-            .connect_timeout(CONNECT_WITHIN)
-            .tcp_user_timeout(SILENCE);
+        config.application_name(format!("{} {name}", self.schema)).connect_timeout(within).tcp_user_timeout(SILENCE);
         config.keepalives_idle(SILENCE).keepalives_interval(SILENCE).keepalives_retries(2);
         let connecting = async {
             let client = match &self.tls {
@@ -135,8 +139,8 @@ impl Address {
                 }
                 _ => Trouble::Away(because(error)),
             }),
-            () = tokio::time::sleep(CONNECT_WITHIN) => {
-                let words = format!("no connection within {} s", CONNECT_WITHIN.as_secs());
+            () = tokio::time::sleep(within) => {
+                let words = format!("no connection within {} s", within.as_secs());
                 Err(Trouble::Away(Why::by(words, std::io::Error::from(std::io::ErrorKind::TimedOut))))
             }
         }
@@ -162,14 +166,23 @@ impl Link {
     }
 
     pub async fn open(&self) -> Result<Arc<Open>, Trouble> {
+        self.open_within(CONNECT_WITHIN).await
+    }
+
+    async fn open_within(&self, within: Duration) -> Result<Arc<Open>, Trouble> {
         let mut current = self.current.lock().await;
         if let Some(open) = current.as_ref().filter(|open| !open.client.is_closed()) {
             return Ok(open.clone());
         }
-        let client = self.address.connect(self.name).await?;
+        let client = self.address.connect(self.name, within).await?;
         let open = Arc::new(Open { client, statements: Mutex::default() });
         *current = Some(open.clone());
         Ok(open)
+    }
+
+    /// At a start.
+    pub async fn open_first(&self) -> Result<(), Trouble> {
+        self.open_within(START_WITHIN).await.map(drop)
     }
 
     pub async fn query(&self, sql: &'static str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Trouble> {

@@ -46,7 +46,7 @@ impl Schema {
 
     /// A session of the database's own, outside of any node.
     pub async fn raw(&self) -> tokio_postgres::Client {
-        cluster().address(&self.name).connect("a test").await.expect("connected")
+        cluster().address(&self.name).connect_first("a test").await.expect("connected")
     }
 }
 

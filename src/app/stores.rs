@@ -1,0 +1,49 @@
+//! Which store is in use: the one place that knows.
+
+use std::sync::Arc;
+
+use super::{Past, StartError};
+use crate::config::{Config, PostgresSettings};
+use crate::limits;
+use crate::store::embedded::Embedded;
+use crate::store::postgres::{Address, Postgres, Settings};
+use crate::store::{Store, StoreError};
+
+/// Opens the store that the configuration names.
+pub async fn open(config: &Config, past: Past) -> Result<Arc<dyn Store>, StartError> {
+    if let Some(postgres) = &config.store.postgres {
+        if past == Past::Restored {
+            let why = "`--restored` is of the embedded store: a tier's database is not brought back by a node";
+            return Err(StoreError::Unfit(why.to_owned()).into());
+        }
+        let address = Address::read(postgres, config.tls.roots)?;
+        address.prove().await?;
+        return Ok(Arc::new(Postgres::open(address, settings(config, postgres)).await?));
+    }
+    let (settings, node) = (config.store.clone(), config.node.clone());
+    let opened = tokio::task::spawn_blocking(move || match past {
+        Past::Own => Embedded::open(&settings, &node),
+        Past::Restored => Embedded::open_copy(&settings, &node),
+    })
+    .await;
+    Ok(Arc::new(opened.map_err(anyhow::Error::from)??))
+}
+
+fn settings(config: &Config, postgres: &PostgresSettings) -> Settings {
+    Settings {
+        key_file: config.store.key_file.clone(),
+        connections: postgres.connections as usize,
+        lease: postgres.lease,
+        grace: config.delivery.deadline + limits::DEAD_GRACE,
+        retention: config.store.retention,
+        body_retention: config.store.body_retention,
+    }
+}
+
+/// What is wrong with the tier's database, as `egressd check` tells it: it is reached, and nothing in it is changed.
+pub async fn check(config: &Config) -> Result<(), StoreError> {
+    let Some(postgres) = &config.store.postgres else { return Ok(()) };
+    let address = Address::read(postgres, config.tls.roots)?;
+    address.prove().await?;
+    Postgres::check(address, &settings(config, postgres)).await
+}

@@ -1,0 +1,267 @@
+//! Two nodes on one PostgreSQL: killed, frozen, drained and started again under load; then the ledger.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::load::{Ledger, judge, replayed_keys_answer_the_same, start_load};
+use crate::node::{Node, PATIENCE, SOURCES, alone, counting_receiver, free_port, run};
+
+/// A database of the test's own, which ends with this value.
+pub struct Cluster {
+    child: Child,
+    port: u16,
+}
+
+impl Cluster {
+    pub fn start() -> Self {
+        let port = free_port().port();
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/postgres/cluster");
+        let mut child = Command::new(script)
+            .arg(port.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("tests/postgres/cluster runs");
+        let mut directory = String::new();
+        BufReader::new(child.stdout.take().expect("its output")).read_line(&mut directory).expect("its directory");
+        assert!(!directory.is_empty(), "no cluster was started");
+        Self { child, port }
+    }
+
+    pub fn url(&self) -> String {
+        format!("postgres://egressd@127.0.0.1:{}/postgres", self.port)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// The `[store]` of a tier, and a lease that is soon over.
+fn in_tier(url: &str, key: &std::path::Path) -> String {
+    format!("[store]\nengine = \"postgres\"\nurl = \"{url}\"\nkey_file = \"{}\"\nlease = \"3s\"\n", key.display())
+}
+
+const SOON: &str = "[delivery]\ndeadline = \"1s\"\nhold_limit = \"1s\"\n";
+
+/// Callers of some nodes, as many of them as it takes until so much more is accepted.
+struct Load<'a> {
+    receiver: SocketAddr,
+    ledger: &'a Ledger,
+    rounds: usize,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Load<'_> {
+    async fn until_more(&mut self, nodes: &[&Node], more: usize) {
+        let goal = self.ledger.lock().unwrap().accepted.len() + more;
+        let started = Instant::now();
+        loop {
+            for node in nodes {
+                if self.workers.iter().filter(|worker| !worker.is_finished()).count() < 6 * nodes.len() {
+                    self.rounds += 1;
+                    self.workers.extend(start_load(node.api, self.receiver, &self.rounds.to_string(), self.ledger));
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            if self.ledger.lock().unwrap().accepted.len() >= goal {
+                return;
+            }
+            let logs = || nodes.iter().map(|node| node.log()).collect::<Vec<_>>().join("\n");
+            assert!(started.elapsed() < PATIENCE, "nothing more is accepted: {}", logs());
+        }
+    }
+}
+
+async fn logged(node: &Node, what: &str, times: usize) {
+    let started = Instant::now();
+    while node.log().matches(what).count() < times {
+        assert!(started.elapsed() < PATIENCE, "{what}: {}", node.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tier_goes_on_while_its_nodes_die_freeze_drain_and_come_back() {
+    let _alone = alone().await;
+    let cluster = Cluster::start();
+    let (receiver, seen) = counting_receiver(Duration::from_millis(20)).await;
+    let keys = tempfile::tempdir().expect("a directory");
+    let store = in_tier(&cluster.url(), &keys.path().join("key"));
+    let mut one = Node::of("one", &SOURCES[..2], &store, SOON);
+    let mut other = Node::of("other", &SOURCES[2..], &store, SOON);
+    let (code, told, why) = run(&["check", "--config", one.config().to_str().unwrap()], one.directory.path());
+    assert_eq!(code, Some(0), "{told}{why}");
+    for node in [&mut one, &mut other] {
+        node.start();
+        logged(node, "\"ready\"", 1).await;
+    }
+    let ledger = Ledger::default();
+    let mut load = Load { receiver, ledger: &ledger, rounds: 0, workers: Vec::new() };
+
+    load.until_more(&[&one, &other], 300).await;
+    // Killed, and at once back under its name.
+    one.kill();
+    load.until_more(&[&other], 100).await;
+    one.start();
+    load.until_more(&[&one, &other], 100).await;
+    // Killed for longer: the other takes its queue over.
+    other.kill();
+    logged(&one, "a node's lease is over", 1).await;
+    load.until_more(&[&one], 100).await;
+    other.start();
+    load.until_more(&[&one, &other], 100).await;
+    // Frozen, past its lease: it finds itself fenced, ends what it had in flight, and leaves.
+    ledger.lock().unwrap().frozen = true;
+    other.signal(Signal::SIGSTOP);
+    logged(&one, "a node's lease is over", 2).await;
+    load.until_more(&[&one], 100).await;
+    other.signal(Signal::SIGCONT);
+    assert_eq!(other.ended(), Some(1), "{}", other.log());
+    assert!(other.log().contains("this node was taken for dead"), "{}", other.log());
+    other.start();
+    load.until_more(&[&one, &other], 100).await;
+    // Drained, one after the other.
+    for node in [&mut one, &mut other] {
+        node.signal(Signal::SIGTERM);
+        assert_eq!(node.ended(), Some(0), "{}", node.log());
+        node.start();
+    }
+    load.until_more(&[&one, &other], 100).await;
+    for node in [&mut one, &mut other] {
+        node.signal(Signal::SIGTERM);
+        assert_eq!(node.ended(), Some(0), "{}", node.log());
+    }
+    for worker in load.workers {
+        worker.await.expect("a caller ends when nothing is accepted any more");
+    }
+    one.start();
+    other.start();
+    replayed_keys_answer_the_same(&one, &ledger).await;
+    replayed_keys_answer_the_same(&other, &ledger).await;
+    let records = one.settled().await;
+    let outcomes = judge(&records, &ledger.lock().unwrap(), &seen.all());
+    println!("{} accepted, {} records: {outcomes:?}", ledger.lock().unwrap().accepted.len(), records.len());
+    assert!(outcomes.get("interrupted").copied().unwrap_or_default() > 0, "nothing was met in flight");
+    let of = |name: &str| records.iter().filter(|record| record["node"] == name).collect::<Vec<_>>();
+    for (name, sources) in [("one", &SOURCES[..2]), ("other", &SOURCES[2..])] {
+        let delivered: Vec<&&str> = of(name)
+            .into_iter()
+            .filter_map(|record| record["connection"]["source_ip"].as_str())
+            .map(|ip| sources.iter().find(|source| **source == ip).unwrap_or_else(|| panic!("{name} from {ip}")))
+            .collect();
+        assert!(delivered.len() > 50, "{name} delivered {}", delivered.len());
+    }
+    // Every node tells the same.
+    let ids = |records: &[Value]| records.iter().map(|record| record["id"].clone()).collect::<Vec<_>>();
+    assert_eq!(ids(&records), ids(&other.settled().await));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_call_works_on_every_node() {
+    let cluster = Cluster::start();
+    let (receiver, seen) = counting_receiver(Duration::ZERO).await;
+    let keys = tempfile::tempdir().expect("a directory");
+    let store = in_tier(&cluster.url(), &keys.path().join("key"));
+    let mut one = Node::of("one", &SOURCES[..2], &store, SOON);
+    let mut other = Node::of("other", &SOURCES[2..], &store, SOON);
+    for node in [&mut one, &mut other] {
+        node.start();
+        logged(node, "\"ready\"", 1).await;
+    }
+    // Opened here, filled there, finished here, looked at there.
+    let send =
+        |path: &str| json!({ "method": "POST", "url": format!("http://{receiver}{path}"), "data": 1 }).to_string();
+    for (node, path) in [(&one, "/a"), (&other, "/b")] {
+        let (status, answer) = node.call("POST", "/v1/executions/e/sends", &send(path)).await.expect("an answer");
+        assert_eq!((status, answer["state"].as_str()), (202, Some("held")), "{answer}");
+    }
+    let (_, answer) = one.call("POST", "/v1/executions/e/finish", "").await.expect("an answer");
+    assert_eq!(answer["released"], 2);
+    let started = Instant::now();
+    loop {
+        let execution = other.get("/v1/executions/e").await;
+        if execution["delivered"] == 2 {
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "{execution}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Waited for on the other node.
+    let (_, answer) = one.call("POST", "/v1/sends", &send("/c")).await.expect("an answer");
+    let record = other.done_as("default", answer["id"].as_str().expect("an id")).await;
+    assert_eq!((record["outcome"].as_str(), record["node"].as_str()), (Some("delivered"), Some("one")));
+    assert!(["/a", "/b", "/c"].iter().all(|path| seen.of(path).len() == 1), "{:?}", seen.all());
+    // Suspended here: refused and ended there.
+    let suspension = json!({ "host": receiver.ip().to_string(), "reason": "enough" }).to_string();
+    let (status, _) = one.call("POST", "/v1/suspensions", &suspension).await.expect("an answer");
+    assert_eq!(status, 201);
+    let answer = loop {
+        // Nothing is accepted there before it is loaded there, which takes a moment.
+        let (status, answer) = other.call("POST", "/v1/sends", &send("/d")).await.expect("an answer");
+        if status == 202 {
+            break answer;
+        }
+        assert!(status == 503 && started.elapsed() < PATIENCE, "{answer}");
+    };
+    let record = one.done_as("default", answer["id"].as_str().expect("an id")).await;
+    assert_eq!((record["outcome"].as_str(), record["error"]["code"].as_str()), (Some("blocked"), Some("suspended")));
+    assert_eq!(seen.of("/d"), []);
+    // A second process under a name that lives is refused.
+    let twin = Node::of("other", &SOURCES[2..], &store, SOON);
+    let (code, _, why) = {
+        let (config, directory) = (twin.config(), twin.directory.path().to_owned());
+        tokio::task::spawn_blocking(move || run(&["serve", "--config", config.to_str().unwrap()], &directory))
+            .await
+            .unwrap()
+    };
+    assert_eq!(code, Some(1), "{why}");
+    assert!(why.contains("another live process of this tier is called other"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_tells_what_is_wrong_with_the_database() {
+    let cluster = Cluster::start();
+    let url = cluster.url();
+    let keys = tempfile::tempdir().expect("a directory");
+    let key = keys.path().join("key");
+    let told = |url: &str, key: &std::path::Path| {
+        let node = Node::of("one", &SOURCES[..1], &in_tier(url, key), SOON);
+        let (code, out, why) = run(&["check", "--config", node.config().to_str().unwrap()], node.directory.path());
+        (code, format!("{out}{why}"))
+    };
+    assert_eq!(told(&url, &key).0, Some(0));
+    assert!(!key.exists(), "it changes nothing");
+    let nobody = format!("postgres://egressd@127.0.0.1:{}/postgres", free_port().port());
+    for (url, expected) in [
+        (nobody, "the database cannot be reached"),
+        (url.replace("/postgres", "/nowhere"), "nowhere"),
+        (format!("{url}?sslmode=verify-full"), "TLS"),
+        (url.replace("egressd@", "egressd:secret@"), "has a password in it"),
+        (url.replace("postgres://", "mysql://"), "is not the URL of a PostgreSQL database"),
+        (format!("{url}?options=-c%20synchronous_commit%3Doff"), "synchronous_commit = off"),
+    ] {
+        let (code, told) = told(&url, &key);
+        assert_eq!(code, Some(2), "{url}: {told}");
+        assert!(told.contains(expected), "{url}: {told}");
+    }
+    // A node makes the tier, with its key; who comes with another is told.
+    let mut node = Node::of("one", &SOURCES[..1], &in_tier(&url, &key), SOON);
+    node.start();
+    logged(&node, "\"ready\"", 1).await;
+    assert_eq!(told(&url, &key).0, Some(0), "beside a node that runs");
+    let another = keys.path().join("another");
+    assert!(told(&url, &another).1.contains("key file"), "a missing one");
+    std::fs::write(&another, [7; 32]).expect("written");
+    std::fs::set_permissions(&another, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("narrowed");
+    assert!(told(&url, &another).1.contains("not the one that this tier was made with"));
+}
