@@ -8,6 +8,9 @@
 //! - `index`: written when the segment is checkpointed: what finds rows ([`Find`]), and what the table holds in sum
 //!   ([`ZoneMap`]). Until then both are in memory alone.
 
+mod finding;
+mod rows;
+
 use std::{
     collections::HashMap,
     fs::{self, File},
@@ -20,18 +23,15 @@ use std::{
     },
 };
 
-use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
-use roaring::RoaringBitmap;
 use serde::{Deserialize, Serialize};
 
 use super::files::{self, Link};
 use super::frame::{self, Frame, FrameKind};
-use super::index::{Ended, Find, FoundEnding, Growing, OnDisk, Shares};
+use super::index::{Ended, Find, Growing};
 use super::seal::SLOT_BYTES;
 use super::table::{Extent, ROW_BYTES, Row};
 use super::zone_map::ZoneMap;
-use super::{Fault, Faults, locked};
+use super::{Fault, Faults};
 use crate::store::{StoreError, Why, wire};
 
 /// Of everything under the store's path. A store of a later format is refused; those before are read as they are.
@@ -357,7 +357,7 @@ impl Segment {
     fn answers(&self) -> io::Result<()> {
         let failing = |left: u32| left.checked_sub(1);
         match self.failing_reads.fetch_update(Ordering::AcqRel, Ordering::Acquire, failing) {
-            Ok(_) => Err(io::Error::from_raw_os_error(Errno::EIO as i32)),
+            Ok(_) => Err(io::Error::from_raw_os_error(nix::errno::Errno::EIO as i32)),
             Err(_) => Ok(()),
         }
     }
@@ -374,170 +374,6 @@ impl Segment {
             self.file(name),
             at + length as u64
         ).into())
-    }
-
-    // The table.
-
-    /// Writes consecutive rows.
-    pub fn write_rows(&self, first: u32, rows: &[u8]) -> io::Result<()> {
-        let _lock = self.table_lock.write().unwrap_or_else(PoisonError::into_inner);
-        let written = self.table.write_all_at(rows, u64::from(first) * ROW_BYTES as u64);
-        self.dirty.store(true, Ordering::Release);
-        written
-    }
-
-    pub fn row(&self, number: u32) -> Result<Row, StoreError> {
-        let at = u64::from(number) * ROW_BYTES as u64;
-        let mut bytes = [0; ROW_BYTES];
-        self.read("table", (at, ROW_BYTES), || {
-            let _lock = self.table_lock.read().unwrap_or_else(PoisonError::into_inner);
-            self.table.read_exact_at(&mut bytes, at)
-        })?;
-        Row::decode(&bytes).ok_or_else(|| {
-            StoreError::Damaged(format!(
-                "{} is unreadable at bytes {at} to {}: the row fails its checksum; it is made anew from the log at the \
-                 next start",
-                self.file("table"),
-                at + ROW_BYTES as u64
-            ).into())
-        })
-    }
-
-    /// A row or the index turned out to be damaged: the log knows it still, so the next start is to read that instead
-    /// of the index.
-    pub fn distrust(&self) {
-        if !self.distrusted.swap(true, Ordering::AcqRel)
-            && let Err(error) = self.forget_index()
-        {
-            tracing::error!(%error, index = self.file("index"), "remove it and restart: it is damaged, or a row of the table is");
-        }
-    }
-
-    /// The next start reads the log, also after a loss of power.
-    pub fn forget_index(&self) -> io::Result<()> {
-        match fs::remove_file(self.directory.join("index")) {
-            Ok(()) => sync_directory(&self.directory),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Whether the rows of all sends that are not done pass their checksums.
-    pub fn waiting_rows_are_sound(&self) -> Result<bool, StoreError> {
-        let waiting = self.ended().undone.clone();
-        let rows = self.row_count();
-        let mut bytes = Vec::new();
-        for from in (0..rows).step_by(SCAN_ROWS as usize) {
-            let to = rows.min(from + SCAN_ROWS);
-            if waiting.range_cardinality(from..to) == 0 {
-                continue;
-            }
-            self.rows(from, to, &mut bytes)?;
-            let row = |number: u32| bytes[(number - from) as usize * ROW_BYTES..].first_chunk();
-            if !waiting.range(from..to).all(|number| row(number).and_then(Row::decode).is_some()) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// The bytes of rows `from..to`.
-    pub fn rows(&self, from: u32, to: u32, into: &mut Vec<u8>) -> Result<(), StoreError> {
-        let at = u64::from(from) * ROW_BYTES as u64;
-        into.resize((to - from) as usize * ROW_BYTES, 0);
-        self.read("table", (at, into.len()), || {
-            let _lock = self.table_lock.read().unwrap_or_else(PoisonError::into_inner);
-            self.table.read_exact_at(into, at)
-        })
-    }
-
-    /// How many sound rows the table has on disk, and of those that were begun or ended, number and id.
-    pub fn sound_rows(&self) -> io::Result<(u32, Vec<(u32, u128)>)> {
-        let length = self.table.metadata()?.len();
-        let (mut at, mut sound, mut begun) = (0, 0, Vec::new());
-        let mut bytes = vec![0; ROW_BYTES * SCAN_ROWS as usize];
-        while at + ROW_BYTES as u64 <= length {
-            let most = ((length - at) as usize / ROW_BYTES * ROW_BYTES).min(bytes.len());
-            self.table.read_exact_at(&mut bytes[..most], at)?;
-            let first = (at / ROW_BYTES as u64) as u32;
-            for (row, number) in bytes[..most].chunks_exact(ROW_BYTES).zip(first..) {
-                let Some(row) = row.first_chunk().and_then(Row::decode) else { continue };
-                sound += 1;
-                if row.is_begun() || row.is_done() {
-                    begun.push((number, row.id));
-                }
-            }
-            at += most as u64;
-        }
-        Ok((sound, begun))
-    }
-
-    /// All rows, where each is sound and nothing is left over.
-    pub fn whole_table(&self) -> io::Result<Option<Vec<Row>>> {
-        let length = self.table.metadata()?.len();
-        let count = u32::try_from(length / ROW_BYTES as u64).unwrap_or(u32::MAX);
-        if u64::from(count) * ROW_BYTES as u64 != length {
-            return Ok(None);
-        }
-        let mut rows = Vec::with_capacity(count as usize);
-        let mut bytes = Vec::new();
-        for from in (0..count).step_by(SCAN_ROWS as usize) {
-            self.rows(from, count.min(from + SCAN_ROWS), &mut bytes).map_err(io::Error::other)?;
-            for row in bytes.chunks_exact(ROW_BYTES) {
-                let Some(row) = row.first_chunk().and_then(Row::decode) else { return Ok(None) };
-                rows.push(row);
-            }
-        }
-        Ok(Some(rows))
-    }
-
-    /// Writes all of the rows anew. In the room that they have already, so that a full disk takes them too.
-    pub fn replace_rows(&self, rows: &[u8]) -> io::Result<()> {
-        self.write_rows(0, rows)?;
-        self.table.set_len(rows.len() as u64)
-    }
-
-    /// Has the file system set room aside for this many rows and ends, some ahead, so that once a log says something
-    /// its row can be written too. Where a file system cannot do that, nothing is set aside.
-    pub fn reserve(&self, rows: u32, ends: u64) -> io::Result<()> {
-        for (file, bytes, reserved) in [
-            (&self.table, u64::from(rows) * ROW_BYTES as u64, &self.reserved.0),
-            (&self.ends, ends.saturating_mul(END_BYTES as u64), &self.reserved.1),
-        ] {
-            let before = reserved.load(Ordering::Relaxed);
-            if bytes <= before {
-                continue;
-            }
-            let Some(after) = bytes.checked_next_multiple_of(RESERVED_BYTES) else { continue };
-            match fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, before as i64, (after - before) as i64) {
-                Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => reserved.store(after, Ordering::Relaxed),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Finds a send's row by its id.
-    pub fn row_of(&self, id: u128) -> Result<Option<(u32, Row)>, StoreError> {
-        let near = |from| self.zones().rows_near_id(id, from);
-        let rows = self.row_count();
-        let mut bytes = Vec::new();
-        let mut next = near(0);
-        while let Some((from, to)) = next {
-            next = near(to);
-            let to = rows.min(to);
-            if from >= to {
-                break;
-            }
-            self.rows(from, to, &mut bytes)?;
-            let wanted = id.to_le_bytes();
-            let found = bytes.chunks_exact(ROW_BYTES).position(|row| row[..16] == wanted);
-            if let Some(found) = found {
-                let number = from + found as u32;
-                return Ok(Some((number, self.row(number)?)));
-            }
-        }
-        Ok(None)
     }
 
     // The tail.
@@ -688,157 +524,5 @@ impl Segment {
             return synced;
         }
         Ok(())
-    }
-
-    // What finds rows.
-
-    /// Says of a failed read of the index what may be done about it.
-    fn index_unreadable(&self, error: io::Error) -> StoreError {
-        let is_damage =
-            matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData | io::ErrorKind::Other);
-        if !is_damage {
-            return StoreError::CannotRead(Why::by(
-                format!("{}: {error}: look at the disk and the kernel's log", self.file("index")),
-                error,
-            ));
-        }
-        StoreError::Damaged(Why::by(
-            format!(
-                "{} is unreadable: {error}; stop egressd, remove the file, and it is made anew from the log at the next start",
-                self.file("index")
-            ),
-            error,
-        ))
-    }
-
-    /// Rows of this execution here, in order.
-    pub fn members(&self, hash: u64) -> Result<Vec<u32>, StoreError> {
-        self.find().members(hash).map_err(|error| self.index_unreadable(error))
-    }
-
-    pub fn member_count(&self, hash: u64) -> Result<u32, StoreError> {
-        self.find().member_count(hash).map_err(|error| self.index_unreadable(error))
-    }
-
-    pub fn endings(&self, hash: u64) -> Result<Vec<FoundEnding>, StoreError> {
-        self.find().endings(hash).map_err(|error| self.index_unreadable(error))
-    }
-
-    /// First row and count of the calls with this key, newest last.
-    pub fn calls(&self, hash: u64) -> Result<Vec<(u32, u32)>, StoreError> {
-        self.find().calls(hash).map_err(|error| self.index_unreadable(error))
-    }
-
-    pub fn all_calls(&self) -> Result<Vec<(u64, u32, u32)>, StoreError> {
-        self.find().all_calls().map_err(|error| self.index_unreadable(error))
-    }
-
-    /// Whether a row with this term can be here.
-    pub fn may_have(&self, term: u64) -> bool {
-        self.find().may_have(term) || self.ended().may_have(term)
-    }
-
-    /// The rows that have this term.
-    pub fn rows_with(&self, term: u64) -> Result<RoaringBitmap, StoreError> {
-        let found = self.find().rows_with(term).map_err(|error| self.index_unreadable(error))?;
-        Ok(found | self.ended().rows_with(term))
-    }
-
-    /// Rows of any tenant's execution of this name.
-    pub fn members_of_any(&self, execution: u32) -> Result<RoaringBitmap, StoreError> {
-        self.find().members_of_any(execution).map_err(|error| self.index_unreadable(error))
-    }
-
-    /// Writes the index and lets go of what was in memory. The table and all it depends on are synced already.
-    pub fn checkpoint(&self) -> io::Result<()> {
-        let counts = (self.row_count(), self.ends_count.load(Ordering::Acquire));
-        let then = self.ended().clone();
-        let zones = self.zones().clone();
-        let shares = self.shares();
-        let checkpointed = self.find().checkpoint(&self.directory, counts, zones, &then, &shares)?;
-        // Both at once: a reader between the two would look for an end in neither, or count it twice.
-        let mut find = self.find.write().unwrap_or_else(PoisonError::into_inner);
-        let mut ended = self.ended.write().unwrap_or_else(PoisonError::into_inner);
-        let mut since = Ended::of(ended.undone.clone());
-        for number in &then.undone - &ended.undone {
-            // It ended while the index was written.
-            since.add(number, &self.row(number).map_err(io::Error::other)?);
-        }
-        *find = Find::OnDisk(checkpointed);
-        *ended = since;
-        Ok(())
-    }
-
-    // What each tenant has stored here.
-
-    /// Of a tenant, by the row's hash of it.
-    pub fn add_share(&self, tenant: u32, records: u64, bodies: u64) {
-        let mut shares = locked(&self.shares);
-        let share = shares.entry(tenant).or_default();
-        *share = (share.0 + records, share.1 + bodies);
-    }
-
-    pub fn shares(&self) -> Shares {
-        let mut shares: Shares =
-            locked(&self.shares).iter().map(|(&tenant, &(log, bodies))| (tenant, log, bodies)).collect();
-        shares.sort_unstable();
-        shares
-    }
-
-    /// As far as the rows know: for an index from before it had shares. Bodies are shared out by the sends.
-    fn shares_of_rows(&self) -> Result<HashMap<u32, (u64, u64)>, StoreError> {
-        let mut shares: HashMap<u32, (u64, u64)> = HashMap::new();
-        let rows = self.row_count();
-        let of_bodies = self.bodies_bytes.load(Ordering::Relaxed) / u64::from(rows.max(1));
-        let mut bytes = Vec::new();
-        for from in (0..rows).step_by(SCAN_ROWS as usize) {
-            self.rows(from, rows.min(from + SCAN_ROWS), &mut bytes)?;
-            for row in bytes.chunks_exact(ROW_BYTES).filter_map(|row| row.first_chunk()).map(Row::peek) {
-                let share = shares.entry(row.tenant).or_default();
-                share.0 += u64::from(row.accepted.length) + u64::from(row.finish.length) + SEND_BYTES;
-                share.1 += of_bodies;
-            }
-        }
-        Ok(shares)
-    }
-
-    /// Takes the index up again; `false`: there is none, or it is not sound, and the log has to be replayed.
-    pub fn load_index(&self) -> io::Result<bool> {
-        let Some((checkpointed, form)) = OnDisk::load(&self.directory)? else { return Ok(false) };
-        if !self.may_hold(&form.zones, form.rows) {
-            return Ok(false);
-        }
-        let sound = self.table.metadata()?.len() == u64::from(form.rows) * ROW_BYTES as u64
-            && self.ends.metadata()?.len() >= u64::from(form.ends) * END_BYTES as u64;
-        if !sound {
-            return Ok(false);
-        }
-        self.rows.store(form.rows, Ordering::Release);
-        self.ends_count.store(form.ends, Ordering::Release);
-        self.undone.store(form.undone.len() as u32, Ordering::Release);
-        self.change_zones(|zones| {
-            *zones = form.zones;
-            zones.complete();
-        });
-        self.change_ended(|ended| ended.undone = form.undone);
-        let shares = match checkpointed.shares()? {
-            Some(shares) => shares.into_iter().map(|(tenant, records, bodies)| (tenant, (records, bodies))).collect(),
-            None => self.shares_of_rows().map_err(io::Error::other)?,
-        };
-        *locked(&self.shares) = shares;
-        *self.find.write().unwrap_or_else(PoisonError::into_inner) = Find::OnDisk(checkpointed);
-        Ok(true)
-    }
-
-    /// Whether these can be the zones of this table, and not of another segment's.
-    fn may_hold(&self, zones: &ZoneMap, rows: u32) -> bool {
-        let (least, greatest) = zones.ids();
-        let held = |number: u32| self.row(number).map_or(true, |row| (least..=greatest).contains(&row.id));
-        rows == 0 || held(0) && held(rows - 1)
-    }
-
-    /// How its sends ended, as far as the index does not say so.
-    pub fn ended(&self) -> RwLockReadGuard<'_, Ended> {
-        self.ended.read().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,11 +8,11 @@
 mod batch;
 mod job;
 mod recover;
+mod segments;
 
 use std::{
     io,
     os::unix::fs::FileExt,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::Ordering,
@@ -22,7 +22,6 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use metrics::{Gauge, Histogram};
 use tokio::time::Instant;
 
@@ -30,9 +29,9 @@ pub use self::batch::SendAt;
 use self::batch::{Batch, Effect, Reply, Was};
 pub use self::job::{AcceptJob, AcceptedJob, Answer, BeginJob, EndJob, FinishJob, Job, StoreEndJob};
 use super::files::Link;
-use super::segment::{self, End, FORMAT, Head, SEND_BYTES, Segment};
+use super::segment::{End, SEND_BYTES, Segment};
 use super::waiting::{Hand, Queued, Taken, second, second_after};
-use super::{Fault, Shared, cannot_write, checkpoint, closed, locked, retain};
+use super::{Fault, Shared, cannot_write, checkpoint, closed, locked};
 use crate::clock;
 use crate::send::SendId;
 use crate::store::{Course, Session, StoreError, wire};
@@ -502,114 +501,6 @@ impl Writer {
         let missing =
             || StoreError::Damaged(format!("segment {} is gone while a send of it waits", send.segment).into());
         self.shared.segment(send.segment).ok_or_else(missing)
-    }
-
-    // Segments.
-
-    /// Opens another segment once the newest is full.
-    fn make_room(&mut self) {
-        let limits = &self.shared.limits;
-        let log_bytes = self.newest.log_bytes.load(Ordering::Relaxed);
-        let full = self.newest.row_count() >= limits.sends
-            || log_bytes >= limits.log_bytes
-            || self.newest.bodies_bytes.load(Ordering::Relaxed) >= limits.bodies_bytes && !self.is_crowded();
-        if !full || !self.owed.is_empty() {
-            return;
-        }
-        let newest_at = self.newest.zones().newest_at();
-        let opened = self.open_segment();
-        if opened.is_ok() {
-            let past = retain::past_their_time(&self.shared, None);
-            // A clock that was set forward forgets no key.
-            let now = wire::timestamp(newest_at).min(clock::wall());
-            match self.drop_segments(&past, now) {
-                Ok(gone) => super::locked(&self.shared.gone).extend(gone),
-                Err(error) => tracing::warn!(%error, "retention was not applied; it is tried again"),
-            }
-            let _ = self.checkpoint.send(());
-        }
-        if let Err(error) = opened {
-            if log_bytes >= LOG_BYTES_MAX {
-                self.abandon_newest = true;
-                self.fail(&error);
-            } else {
-                tracing::warn!(%error, "the store cannot open another segment yet");
-            }
-        }
-    }
-
-    /// Each segment keeps its files open. Past so many another is made only where the records need it; what is dropped
-    /// with one is more then.
-    fn is_crowded(&self) -> bool {
-        self.shared.segments().len() >= self.shared.limits.many
-    }
-
-    fn open_segment(&mut self) -> Result<(), StoreError> {
-        let head = Head {
-            format: FORMAT,
-            segment: self.newest.number + 1,
-            first_seq: self.shared.last_seq.load(Ordering::Acquire) + 1,
-            opened_at: wire::nanoseconds(clock::wall()),
-            previous_log_bytes: self.newest.log_bytes.load(Ordering::Relaxed),
-        };
-        let directory = self.shared.segments_directory();
-        let made = Segment::create(&directory, &head, &self.shared.faults).map_err(|error| {
-            let error = cannot_write(&directory, error);
-            if segment::exists(&directory, head.segment) {
-                // Whatever were written to the log now would not count at the next start.
-                self.abandon_newest = true;
-                self.fail(&error);
-            }
-            error
-        });
-        let segment = Arc::new(made?);
-        let mut segments = self.shared.segments().to_vec();
-        segments.push(segment.clone());
-        self.newest = segment;
-        self.shared.replace_segments(segments);
-        let _ = self.checkpoint.send(());
-        Ok(())
-    }
-
-    fn retain(&mut self, now: Timestamp) -> Result<Vec<PathBuf>, StoreError> {
-        let age = now.as_nanosecond() - i128::from(self.newest.opened_at);
-        let old = age >= self.shared.limits.age.as_nanos() as i128;
-        if old
-            && !self.is_crowded()
-            && (self.newest.row_count() > 0 || self.newest.ends_count.load(Ordering::Relaxed) > 0)
-        {
-            let opened = self.pay_debts().and_then(|()| self.open_segment());
-            // What is old goes all the same: on a full disk that is what makes room.
-            if let Err(error) = opened {
-                tracing::warn!(%error, "the store cannot open another segment yet");
-            }
-        }
-        let past = retain::past_their_time(&self.shared, Some(now));
-        let gone = self.drop_segments(&past, now)?;
-        retain::drop_bodies(&self.shared, now)?;
-        self.tell_bytes();
-        Ok(gone)
-    }
-
-    /// Drops the store's oldest segments, once their keys that are still promised stand in the newest log.
-    fn drop_segments(&mut self, past: &[Arc<Segment>], now: Timestamp) -> Result<Vec<PathBuf>, StoreError> {
-        for segment in past {
-            let calls = self.shared.calls_to_carry(segment, now)?;
-            if calls.is_empty() {
-                continue;
-            }
-            self.pay_debts()?;
-            let mut batch = self.empty_batch();
-            for (hash, form) in calls {
-                self.carry(&mut batch, hash, &form);
-                if batch.is_full() {
-                    let full = std::mem::replace(&mut batch, self.empty_batch());
-                    self.write_alone(full)?;
-                }
-            }
-            self.write_alone(batch)?;
-        }
-        retain::drop_segments(&self.shared, past)
     }
 
     /// A batch that nobody waits for.
