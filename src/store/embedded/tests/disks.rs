@@ -113,16 +113,19 @@ fn a_full_disk_is_freed_by_retention() {
 fn on_a_small_disk(child: &str) {
     let directory = tempfile::tempdir().unwrap();
     let program = std::env::current_exe().unwrap();
-    let script = "mount -t tmpfs -o size=4m tmpfs \"$EGRESSD_TEST_SMALL_DISK\" && exec \"$0\" --exact \
-                  \"store::embedded::tests::$1\" --nocapture";
-    let status = std::process::Command::new("unshare")
+    let script =
+        "mount -t tmpfs -o size=4m tmpfs \"$EGRESSD_TEST_SMALL_DISK\" && exec \"$0\" --exact \"$1\" --nocapture";
+    let (_, room) = module_path!().split_once("::").expect("a crate and its modules");
+    let ran = std::process::Command::new("unshare")
         .args(["--mount", "--map-root-user", "sh", "-c", script])
         .arg(program)
-        .arg(child)
+        .arg(format!("{room}::{child}"))
         .env(SMALL_DISK, directory.path())
-        .status()
+        .output()
         .expect("unshare (util-linux) is installed");
-    assert!(status.success(), "the child failed, or this system lets nobody mount a tmpfs in a namespace: {status}");
+    let told = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    assert!(ran.status.success(), "the child failed, or this system lets nobody mount a tmpfs in a namespace: {told}");
+    assert!(told.contains("1 passed"), "the child has another name: {told}");
 }
 
 #[test]

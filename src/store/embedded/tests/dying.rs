@@ -110,7 +110,7 @@ async fn killed_at_any_moment_it_loses_nothing_and_begins_nothing_twice() {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let lines = (random >> 33) % 400;
         let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "store::embedded::tests::the_child_that_is_killed", "--nocapture"])
+            .args(["--exact", "store::embedded::tests::dying::the_child_that_is_killed", "--nocapture"])
             .env(CHILD, directory.path())
             .stdout(std::process::Stdio::piped())
             .spawn()
