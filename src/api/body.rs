@@ -125,8 +125,9 @@ async fn collect(mut body: Body, limit: u64, declared: Option<u64>, mut room: Ro
             // By doubling, where there is room for that, and never past what was declared.
             let ample =
                 (2 * whole.capacity()).max(length).max(GROWTH).min(declared.unwrap_or(limit) as usize).max(length);
-            let capacity = if room.cover_beyond(ample) { ample } else { length };
-            if !room.cover_beyond(capacity) {
+            let beside = limits::API_PIECES_BYTES;
+            let capacity = if room.cover_beyond(ample + beside) { ample } else { length };
+            if !room.cover_beyond(capacity + beside) {
                 return Err(full());
             }
             whole.reserve_exact(capacity - whole.len());
