@@ -235,7 +235,7 @@ fn replay(
     let log = this.segment.log.try_clone()?;
     let log_name = this.segment.file("log");
     let mut scanner = Scanner::new(&log, 0, counts.unwrap_or(u64::MAX))?;
-    let mut newest_seq = 0;
+    let mut newest_seq = this.segment.first_seq.saturating_sub(1);
     // Sends of a call whose last has not come yet: where the call began, and its first row.
     let mut open_call: Option<(u64, usize)> = None;
     let mut open_key = None;
@@ -245,7 +245,7 @@ fn replay(
         }
     };
     let mut bodies_end = 0;
-    let examine = |doubts: &mut Doubts, extent, before: &[Replayed], this: &Replayed| {
+    let examine = |doubts: &mut Doubts, extent, newest, before: &[Replayed], this: &Replayed| {
         let id_at = |(segment, row): RowAt| {
             let mut all = before.iter().chain(std::iter::once(this));
             match all.find(|replayed| replayed.segment.number == segment) {
@@ -253,7 +253,7 @@ fn replay(
                 None => checkpointed.iter().find(|one| one.number == segment)?.row(row).ok().map(|row| row.id),
             }
         };
-        doubts.examine(&this.segment.log, extent, (this.segment.number, this.rows.len() as u32), id_at)
+        doubts.examine(&this.segment.log, extent, (this.segment.number, this.rows.len() as u32), newest, id_at)
     };
     let lost = |from: u64, to: u64, why: &str| {
         shared
@@ -264,7 +264,7 @@ fn replay(
             Scanned::Frame { at, frame } => (at, frame),
             Scanned::Damage { from, to } => {
                 lost(from, to, "it fails its checksum");
-                newest_seq = newest_seq.max(examine(doubts, (from, to), before, this)?);
+                newest_seq = examine(doubts, (from, to), newest_seq, before, this)?;
                 // What is left of a call was accepted with it: the damage is within what was answered for, so it is not a
                 // call that was cut off, and its other sends must not be forgotten with the one that is lost.
                 open_call = None;
@@ -365,7 +365,7 @@ fn replay(
     match counts {
         Some(counts) if end < counts => {
             lost(end, counts, "it ends too early, or fails its checksum");
-            examine(doubts, (end, counts), before, this)?;
+            newest_seq = examine(doubts, (end, counts), newest_seq, before, this)?;
         }
         Some(_) => {}
         // Only the newest log may end in the middle: nothing was written behind it, so what is not whole was not synced,

@@ -300,3 +300,35 @@ async fn outcomes_of_the_hour_are_counted_again_after_a_start_whatever_records_a
         }
     }
 }
+
+#[tokio::test]
+async fn no_number_of_a_damaged_end_is_believed() {
+    // Of the number in the tail, which stands behind the frame's header, the send's id and its place.
+    for bit in [0, 7, 27, 33, 40, 55, 62, 63] {
+        for end in [3, 5] {
+            let subject = OnDisk::fresh().await;
+            for _ in 0..5 {
+                let id = accept_one(subject.store(), subject.session(), &draft()).await;
+                subject.store().finish(subject.session(), finished(id, 200, at(1))).await.expect("ended");
+            }
+            // What is behind a loss shows that it is one, and not the end of what was written.
+            accept_one(subject.store(), subject.session(), &draft()).await;
+            let newest = subject.store().newest_place().await.expect("a place").to_bits();
+            let (subject, recovered) = subject
+                .harmed(|subject| {
+                    let at = frames(&subject.file("log"))[2 * end] + frame::HEADER_BYTES + 24 + bit / 8;
+                    change(&subject.file("log"), |log| log[at] ^= 1 << (bit % 8));
+                })
+                .await;
+            assert!(recovered.damage[0].contains("log is unreadable at bytes"), "{:?}", recovered.damage);
+            let place = subject.store().newest_place().await.expect("a place").to_bits();
+            // One more where the send that lost its end is given one.
+            assert!((newest..=newest + 1).contains(&place), "bit {bit} of end {end}: {place} after {newest}");
+            let id = accept_one(subject.store(), subject.session(), &draft()).await;
+            subject.store().finish(subject.session(), finished(id, 200, at(1))).await.expect("ended");
+            subject.store().health().expect("it writes");
+            let taken = |name: &str| fs::metadata(subject.file(name)).unwrap().blocks() * 512;
+            assert!(taken("ends") + taken("table") < 1 << 20, "bit {bit}: {} bytes are set aside", taken("ends"));
+        }
+    }
+}
