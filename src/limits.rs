@@ -259,6 +259,10 @@ pub const LOG_LINES: u32 = 1_000;
 /// Most whose lines of one kind are counted apart in a minute; those of the rest share what names nobody has.
 pub const LOG_NAMES_MAX: usize = 1_024;
 
+/// Most bytes of log lines that wait for whoever reads stderr, and how long the end of the process waits for that.
+pub const LOG_BYTES_WAITING: usize = 4 * MIB as usize;
+pub const LOG_FLUSH: Duration = Duration::from_secs(2);
+
 /// Longest error message of a record, in bytes.
 pub const MESSAGE_BYTES_MAX: usize = 1024;
 

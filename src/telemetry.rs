@@ -3,6 +3,7 @@
 //! Every metric is described where it is counted; labels come from closed lists or the configured sources only.
 
 mod shares;
+mod writer;
 
 use std::fmt::Write as _;
 
@@ -12,10 +13,14 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-pub use self::shares::{MINUTE, Shares};
+pub use self::shares::MINUTE;
+use self::shares::Shares;
+use self::writer::Lines;
+use crate::clock;
 
 /// From a millisecond to just past the default deadline, in seconds.
 const DELIVERY_BUCKETS: &[f64] =
@@ -42,23 +47,65 @@ pub fn metrics() -> Result<PrometheusHandle, BuildError> {
     Ok(handle)
 }
 
+/// What becomes of lines on their way to stderr.
+#[derive(Debug)]
+pub struct Logs {
+    shares: Shares,
+    lines: Option<Lines>,
+}
+
+impl Logs {
+    /// Tells what was left out, of minutes that are over. To be called a few times a minute.
+    pub fn tell(&self) {
+        self.shares.tell(false);
+    }
+
+    /// Tells what was left out, and waits a little until all is written: the process ends.
+    pub fn close(self) {
+        self.shares.tell(true);
+        if let Some(lines) = &self.lines {
+            lines.flush();
+        }
+    }
+}
+
 /// Logs go to stderr: as lines for a person on a terminal, as JSON when piped. `EGRESSD_LOG` filters
-/// (`tracing_subscriber`'s directives; default `info`). Nobody has more than a share of it: what is left out is told by
-/// [`Shares::tell`], once a minute.
-pub fn logs(default: &str) -> Shares {
-    use std::io::IsTerminal;
+/// (`tracing_subscriber`'s directives; default `info`). Nobody has more than a share of them, and nobody waits for
+/// whoever reads them.
+pub fn logs(default: &str) -> Logs {
+    use std::io::{self, IsTerminal};
     let filter = EnvFilter::try_from_env("EGRESSD_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let is_terminal = io::stderr().is_terminal();
+    let lines = Lines::start(io::stderr(), if is_terminal { no_room } else { no_room_json }).ok();
+    let writer = match lines.clone() {
+        Some(lines) => BoxMakeWriter::new(lines),
+        // Without a thread of their own they are written where they come from.
+        None => BoxMakeWriter::new(io::stderr),
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     // It would say on stderr that stderr cannot be written, and panic there.
     let builder = builder.log_internal_errors(false);
     let shares = Shares::default();
     // A second call (tests start several appliances in one process) keeps the first.
-    let _ = if std::io::stderr().is_terminal() {
+    let _ = if is_terminal {
         builder.fmt_fields(plain_fields()).finish().with(shares.clone()).try_init()
     } else {
         builder.json().finish().with(shares.clone()).try_init()
     };
-    shares
+    Logs { shares, lines }
+}
+
+const NO_ROOM: &str = "log lines were left out: nobody read them";
+
+fn no_room(count: u64) -> String {
+    format!("{} {count} {NO_ROOM}\n", clock::wall())
+}
+
+fn no_room_json(count: u64) -> String {
+    let at = clock::wall();
+    format!(
+        "{{\"timestamp\":\"{at}\",\"level\":\"WARN\",\"fields\":{{\"message\":\"{NO_ROOM}\",\"left_out\":{count}}},\"target\":\"egressd::log\"}}\n"
+    )
 }
 
 /// Fields of a line for a person. What others have written (ids, reasons, errors) stands among them: it neither steers

@@ -7,8 +7,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::out::tell;
 use super::{ERROR, NO, OK, block_on};
 use crate::app::{App, Past};
+use crate::clock;
 use crate::config::Config;
-use crate::{clock, telemetry};
+use crate::telemetry::{self, Logs};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -39,7 +40,13 @@ fn count(problems: usize) -> String {
 }
 
 async fn serve(config: Config, file: PathBuf, past: Past) -> anyhow::Result<u8> {
-    let lines = telemetry::logs("info");
+    let logs = telemetry::logs("info");
+    let ended = run_until_told(config, file, past, &logs).await;
+    logs.close();
+    ended
+}
+
+async fn run_until_told(config: Config, file: PathBuf, past: Past, logs: &Logs) -> anyhow::Result<u8> {
     // Before anything can take long, so that no signal gets its default effect.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hangup = signal(SignalKind::hangup())?;
@@ -86,7 +93,7 @@ async fn serve(config: Config, file: PathBuf, past: Past) -> anyhow::Result<u8> 
                 };
                 notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&status)]);
             }
-            _ = minute.tick() => lines.tell(false),
+            _ = minute.tick() => logs.tell(),
             () = watchdog.tick() => {
                 if app.dispatcher_turns() {
                     notify(&[sd_notify::NotifyState::Watchdog]);
@@ -96,7 +103,6 @@ async fn serve(config: Config, file: PathBuf, past: Past) -> anyhow::Result<u8> 
     }
     notify(&[sd_notify::NotifyState::Stopping]);
     let clean = app.drain().await;
-    lines.tell(true);
     Ok(if clean && !over { OK } else { NO })
 }
 

@@ -166,3 +166,31 @@ async fn a_node_serves_on_though_nobody_reads_its_log() {
     node.signal(Signal::SIGTERM);
     assert_eq!(tokio::task::spawn_blocking(move || node.ended()).await.unwrap(), Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_stops_reading_the_log_holds_up_no_send_and_no_end() {
+    let (receiver, seen) = counting_receiver(Duration::ZERO).await;
+    let (kept, log) = std::io::pipe().unwrap();
+    // As little as the kernel has it hold.
+    nix::fcntl::fcntl(&log, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    let mut node = Node::new("");
+    node.start_with(|command| {
+        command.stderr(log).env("EGRESSD_LOG", "debug");
+    });
+    let body = |url: &str, count| {
+        serde_json::Value::Array(vec![serde_json::json!({ "method": "GET", "url": url }); count]).to_string()
+    };
+    // Each is a line, and nobody reads any.
+    let (status, answer) = node.call("POST", "/v1/sends", &body("http://169.254.169.254/", 1_000)).await.unwrap();
+    assert_eq!(status, 202, "{answer}");
+    let (status, answer) = node.call("POST", "/v1/sends", &body(&format!("http://{receiver}/on"), 10)).await.unwrap();
+    assert_eq!(status, 202, "{answer}");
+    for send in answer["sends"].as_array().unwrap() {
+        let record = node.done_as("default", send["id"].as_str().unwrap()).await;
+        assert_eq!(record["outcome"], "delivered", "{record}");
+    }
+    assert_eq!(seen.of("/on").len(), 10);
+    node.signal(Signal::SIGTERM);
+    assert_eq!(node.ended(), Some(0));
+    drop(kept);
+}
