@@ -152,6 +152,7 @@ impl Deliverer {
         journey.goes_to(url);
         let asker = Asker { tenant, workflow: spec.context.workflow.as_deref() };
         let generation = self.pool.generation();
+        let judged_by = self.world.in_force();
         let judged = self.world.judge_url(asker, url, clock::wall());
         journey.would_block = judged.would_block;
         if let Some(denial) = judged.denial {
@@ -173,18 +174,23 @@ impl Deliverer {
 
         journey.watch.enter(Phase::Dns);
         let looking = self.dialer.look(asker, url, &settings, Purpose::Delivery, &journey.inquiry);
-        let Look { resolved, would_block, way } = looking.await;
+        let Look { aliases, resolved, would_block, way } = looking.await;
         if journey.inquiry.has_begun() {
             journey.watch.leave();
         } else {
             journey.watch.cancel();
         }
         journey.would_block = journey.would_block.or(would_block);
+        let addresses: Vec<_> = resolved.iter().map(|(address, _)| *address).collect();
         journey.connection.get_or_insert_default().resolved = resolved;
         let candidates = way?;
 
         let way = Way { tenant, spec, url, settings: &settings, purpose: Purpose::Delivery, generation, reused: false };
         let channel = self.open(&way, &candidates, journey, &mut in_flight).await?;
+        if !self.world.in_force().is(&judged_by) {
+            // All of that took its time: whoever was stopped meanwhile, or whatever was denied, is sent nothing.
+            self.dialer.judge_again(asker, url, &aliases, &addresses, channel.line().remote)?;
+        }
         match self.exchange(&way, channel, journey).await {
             Ok(status) => Ok(status),
             Err(Unanswered::Failed(failure)) => Err(failure),

@@ -16,7 +16,7 @@ pub mod tls;
 pub mod wire;
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -53,6 +53,8 @@ pub struct Dialer {
 /// What a destination's name came to.
 #[derive(Debug)]
 pub struct Look {
+    /// Where the name leads under other names.
+    pub aliases: Vec<String>,
     /// Every address looked at, with its verdict.
     pub resolved: Vec<(IpAddr, Verdict)>,
     /// What report mode let pass.
@@ -64,6 +66,7 @@ pub struct Look {
 /// A [`Look`] before sources are chosen.
 #[derive(Debug)]
 pub struct Vetted {
+    pub aliases: Vec<String>,
     pub resolved: Vec<(IpAddr, Verdict)>,
     pub would_block: Option<Code>,
     /// What passed; or why nothing may be dialled.
@@ -151,11 +154,12 @@ impl Dialer {
         purpose: Purpose,
         inquiry: &Inquiry,
     ) -> Look {
-        let Vetted { resolved, would_block, addresses } = self.find(asker, url, settings, purpose, inquiry).await;
+        let Vetted { aliases, resolved, would_block, addresses } =
+            self.find(asker, url, settings, purpose, inquiry).await;
         // By what is in force now: a name may have taken its time, and a reload may have come between.
         let now = self.world.settings();
         let way = addresses.and_then(|addresses| self.candidates(asker, url, &now, &addresses));
-        Look { resolved, would_block, way }
+        Look { aliases, resolved, would_block, way }
     }
 
     /// As [`Self::look`], without the sources.
@@ -172,7 +176,7 @@ impl Dialer {
             && let Err(failure) = tls::nameable(host)
         {
             // Before anything is looked up or opened for it.
-            return Vetted { resolved: Vec::new(), would_block: None, addresses: Err(failure) };
+            return Vetted { aliases: Vec::new(), resolved: Vec::new(), would_block: None, addresses: Err(failure) };
         }
         let (aliases, addresses, failure) = match host {
             Host::Address(address) => (Vec::new(), vec![*address], None),
@@ -192,18 +196,49 @@ impl Dialer {
                 }
             }
         };
-        let (ours, suspensions) = (self.world.ours(), self.world.suspensions());
-        let local = self.local(&addresses);
-        let by = Circumstances { ours: &ours, local: &local, suspensions: &suspensions, purpose };
-        let Answer { resolved, addresses, denial, would_block } =
-            settings.policy.judge_answer(asker, url, &aliases, &addresses, by);
+        let Answer { resolved, addresses, denial, would_block } = self.judge(asker, url, &aliases, &addresses, purpose);
         // An alias is denied whether or not it has an address: a failure must not tell more than a refusal.
         let addresses = match (denial, failure) {
             (Some(denial), _) => Err(denial.into()),
             (None, Some(failure)) => Err(failure),
             (None, None) => Ok(addresses),
         };
-        Vetted { resolved, would_block, addresses }
+        Vetted { aliases, resolved, would_block, addresses }
+    }
+
+    /// An answer, by what is in force now: a name may have taken its time, and a reload may have come between.
+    fn judge(
+        &self,
+        asker: Asker<'_>,
+        url: &CheckedUrl,
+        aliases: &[String],
+        addresses: &[IpAddr],
+        purpose: Purpose,
+    ) -> Answer {
+        let (policy, ours, suspensions) = (self.world.policy(), self.world.ours(), self.world.suspensions());
+        let local = self.local(addresses);
+        let by = Circumstances { ours: &ours, local: &local, suspensions: &suspensions, purpose };
+        policy.judge_answer(asker, url, aliases, addresses, by)
+    }
+
+    /// Whether a send may still go where it was connected to, by what is in force now.
+    pub fn judge_again(
+        &self,
+        asker: Asker<'_>,
+        url: &CheckedUrl,
+        aliases: &[String],
+        addresses: &[IpAddr],
+        remote: SocketAddr,
+    ) -> Result<(), Failure> {
+        if let Some(denial) = self.world.judge_url(asker, url, clock::wall()).denial {
+            return Err(denial.into());
+        }
+        match self.judge(asker, url, aliases, addresses, Purpose::Delivery) {
+            Answer { denial: Some(denial), .. } => Err(denial.into()),
+            Answer { addresses, .. } if addresses.iter().any(|address| address.socket_addr() == remote) => Ok(()),
+            // Passed over, and nothing is said against it: as if it had not been found.
+            Answer { .. } => Err(NameCause::OutOfReach.failure(&url.destination().host.text())),
+        }
     }
 
     /// Which of these, in any form, the kernel takes for this host's own.

@@ -82,6 +82,11 @@ impl World {
         }
     }
 
+    /// What a send is judged by at this moment.
+    pub fn in_force(&self) -> InForce {
+        InForce { policy: self.policy(), ours: self.ours(), suspensions: self.suspensions() }
+    }
+
     /// The URL stage under the settings in force; notes the try.
     pub fn judge_url(&self, asker: Asker<'_>, url: &CheckedUrl, now: Timestamp) -> Judged {
         let policy = self.policy();
@@ -102,6 +107,22 @@ impl World {
 
     pub fn set_suspensions(&self, suspensions: Suspensions) {
         self.suspensions.store(Arc::new(suspensions));
+    }
+}
+
+/// What a send is judged by, to be compared with that of another moment.
+pub struct InForce {
+    policy: Arc<Policy>,
+    ours: Arc<SelfAddrs>,
+    suspensions: Arc<Suspensions>,
+}
+
+impl InForce {
+    /// Nothing of it was replaced.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.policy, &other.policy)
+            && Arc::ptr_eq(&self.ours, &other.ours)
+            && Arc::ptr_eq(&self.suspensions, &other.suspensions)
     }
 }
 

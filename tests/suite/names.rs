@@ -1,15 +1,23 @@
 //! Names: what a scripted name server says, what comes of it, and that nobody behind a forbidden answer is reached.
 
-use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use egressd::outcome::Code;
 use egressd::policy::{Suspensions, Verdict};
+use egressd::publish::Notice;
+use egressd::send::TenantId;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::RecordType;
 
 use crate::support::ground::{Ground, LONG, Plan, SHORT, SOURCE, StoppedClock, end_of, get};
 use crate::support::name_server::{Asked, NameServer, Reply, address, alias};
 use crate::support::receiver::{Receiver, Step, ok};
+use crate::support::tls::{Authority, Leaf};
 
 const NAME: &str = "hook.example.com";
 /// Opened by the test's exception.
@@ -235,6 +243,84 @@ async fn a_suspended_host_is_reached_under_no_name() {
     assert_eq!(receiver.requests(), requests, "nothing was sent after it was suspended");
     ground.world.set_suspensions(Suspensions::default());
     assert_eq!(end_of(&ground.get(&url(NAME)).await), "delivered");
+}
+
+#[tokio::test]
+async fn what_is_stopped_or_denied_while_its_name_is_looked_up_is_sent_nothing() {
+    type Change = fn(&Ground);
+    fn suspend(ground: &Ground, change: impl FnOnce(&mut Suspensions)) {
+        let mut suspensions = Suspensions::default();
+        change(&mut suspensions);
+        ground.world.set_suspensions(suspensions);
+    }
+    fn reload(ground: &Ground, toml: &str) {
+        let mut plan = Plan::new();
+        plan.opened = vec![format!("{GOOD}/32")];
+        plan.more = toml.to_owned();
+        ground.world.reload(plan.config(), &Notice::default());
+    }
+    let changes: [(&str, Change, &str); 7] = [
+        ("nothing", |_| {}, "delivered"),
+        ("something else", |ground| suspend(ground, |all| all.stop_host("other.example", "r".into())), "delivered"),
+        ("its host", |ground| suspend(ground, |all| all.stop_host(NAME, "r".into())), "blocked suspended"),
+        ("its address", |ground| suspend(ground, |all| all.stop_host(GOOD, "r".into())), "blocked suspended"),
+        (
+            "its tenant",
+            |ground| suspend(ground, |all| drop(all.tenants.insert(TenantId::new("acme"), "r".into()))),
+            "blocked suspended",
+        ),
+        (
+            "its host, by a reload",
+            |ground| reload(ground, &format!("[policy]\ndeny_hosts = [\"{NAME}\"]\n")),
+            "blocked policy_denied",
+        ),
+        (
+            "its address, by a reload",
+            |ground| reload(ground, &format!("[policy]\ndeny_networks = [\"{GOOD}/32\"]\n")),
+            "blocked policy_denied",
+        ),
+    ];
+    for (what, change, end) in changes {
+        let world: Arc<OnceLock<Arc<Ground>>> = Arc::default();
+        let there = world.clone();
+        // As late as may be: with the answer, which is judged right after.
+        let names = NameServer::start(move |asked| {
+            let ground = there.get().expect("built").clone();
+            change(&ground);
+            only_a(asked, GOOD)
+        })
+        .await;
+        let ground = Arc::new(plan(&names).build());
+        assert!(world.set(ground.clone()).is_ok());
+        let receiver = Receiver::start([Step::Read, ok()]).await;
+        let attempt = ground.get(&format!("http://{NAME}:{}/", receiver.port())).await;
+        assert_eq!(end_of(&attempt), end, "{what}: {:?}", attempt.ended);
+        assert_eq!(receiver.requests(), usize::from(end == "delivered"), "{what}");
+    }
+}
+
+#[tokio::test]
+#[allow(clippy::disallowed_methods, reason = "somebody between egressd and its receiver")]
+async fn what_is_stopped_while_a_connection_is_made_is_sent_nothing() {
+    let authority = Authority::new();
+    let names = NameServer::with_addresses(60, &[GOOD]).await;
+    let ground = Arc::new(Plan::new().name_server(names.address()).trust(&authority).build());
+    let receiver = Receiver::start_tls(authority.server(&[NAME], Leaf::Good, &[]), [Step::Read, ok()]).await;
+    // Reached through somebody who hands on what is said, and acts in the middle of the handshake.
+    let between = tokio::net::TcpListener::bind((GOOD, 0)).await.unwrap();
+    let (port, behind, stopped) = (between.local_addr().unwrap().port(), receiver.address(), ground.clone());
+    tokio::spawn(async move {
+        let (mut near, _) = between.accept().await.unwrap();
+        near.readable().await.unwrap();
+        let mut suspensions = Suspensions::default();
+        suspensions.stop_host(NAME, "its owner asked".into());
+        stopped.world.set_suspensions(suspensions);
+        let mut far = tokio::net::TcpStream::connect(behind).await.unwrap();
+        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+    });
+    let attempt = ground.get(&format!("https://{NAME}:{port}/")).await;
+    assert_eq!(end_of(&attempt), "blocked suspended", "{:?}", attempt.ended);
+    assert_eq!(receiver.requests(), 0);
 }
 
 #[tokio::test]
