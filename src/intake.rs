@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use metrics::{Unit, counter, describe_counter};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use self::ids::Ids;
 use crate::backlog::{Backlog, TenantBacklog};
@@ -95,8 +96,33 @@ pub struct Intake {
     draining: AtomicBool,
     ids: Ids,
     apart: Apart,
-    /// Held while suspensions are loaded, so that older ones never replace newer ones.
-    loading: tokio::sync::Mutex<()>,
+    /// Held by who changes suspensions: what is in force is read from the store and put in force by one at a time, or
+    /// the older of two images would stay.
+    changing: Arc<Mutex<()>>,
+    /// Held by who ends what is suspended: each walks over all that waits.
+    ending: Mutex<()>,
+}
+
+/// Whose turn it is to change suspensions.
+pub struct Changing {
+    _turn: OwnedMutexGuard<()>,
+}
+
+fn image_of(suspensions: impl IntoIterator<Item = Suspension>) -> Suspensions {
+    let mut image = Suspensions::default();
+    for suspension in suspensions {
+        let reason: Arc<str> = suspension.reason.as_str().into();
+        match suspension.scope {
+            SuspensionScope::Tenant { tenant, workflow: None } => {
+                image.tenants.insert(tenant, reason);
+            }
+            SuspensionScope::Tenant { tenant, workflow: Some(workflow) } => {
+                image.workflows.insert((tenant, workflow.into()), reason);
+            }
+            SuspensionScope::Host { host } => image.stop_host(&host, reason),
+        }
+    }
+    image
 }
 
 impl Intake {
@@ -113,16 +139,9 @@ impl Intake {
             Unit::Count,
             "Sends accepted: each will have exactly one outcome."
         );
-        Arc::new(Self {
-            world,
-            ledger,
-            backlog,
-            dispatcher,
-            draining: AtomicBool::new(false),
-            ids: Ids::default(),
-            apart,
-            loading: tokio::sync::Mutex::default(),
-        })
+        let (draining, ids) = (AtomicBool::new(false), Ids::default());
+        let (changing, ending) = Default::default();
+        Arc::new(Self { world, ledger, backlog, dispatcher, draining, ids, apart, changing, ending })
     }
 
     /// Where what is large of a call is worked on.
@@ -334,21 +353,24 @@ impl Intake {
         scope: SuspensionScope,
         reason: String,
         by: String,
+        turn: Changing,
     ) -> Result<(Suspension, u64), Refusal> {
         let at = clock::wall();
         let suspension = Suspension { id: self.ids.call(at).id(), scope, reason, by, at, lifted: None };
         self.ledger.store.suspend(suspension.clone()).await?;
-        self.load_suspensions().await?;
+        self.load_suspensions(&turn).await?;
+        drop(turn);
         tracing::warn!(id = %suspension.id, scope = ?suspension.scope, by = %suspension.by, reason = %suspension.reason, "suspended");
-        let hit = self.end_suspended().await;
+        let hit = self.end_suspended(image_of([suspension.clone()]).into()).await;
         Ok((suspension, hit))
     }
 
     /// `false`: no such suspension is in force.
     pub async fn lift(&self, id: SendId, by: String) -> Result<bool, Refusal> {
+        let turn = self.change_suspensions().await;
         let lifted = self.ledger.store.lift(id, clock::wall(), by.clone()).await?;
         if lifted {
-            self.load_suspensions().await?;
+            self.load_suspensions(&turn).await?;
             tracing::warn!(%id, %by, "suspension lifted");
         }
         Ok(lifted)
@@ -386,12 +408,12 @@ impl Intake {
 
     /// Takes up what the store remembers as waiting; how many sends. Called once, before the dispatcher runs.
     pub async fn restore(self: &Arc<Self>) -> Result<u64, StoreError> {
-        self.load_suspensions().await?;
+        self.load_suspensions(&self.change_suspensions().await).await?;
         self.dispatcher.look();
         if !self.world.suspensions().is_empty() {
             // Whoever stopped before the last of them had its end. Nothing suspended starts meanwhile.
             let this = self.clone();
-            tokio::spawn(async move { this.end_suspended().await });
+            tokio::spawn(async move { this.end_suspended(this.world.suspensions()).await });
         }
         let waiting = self.ledger.store.waiting_in_all();
         Ok(waiting.held + waiting.queued)
@@ -399,51 +421,40 @@ impl Intake {
 
     /// What another process suspended or lifted: effective here from now on.
     pub async fn suspended_elsewhere(&self) {
-        match self.load_suspensions().await {
+        let loaded = self.load_suspensions(&self.change_suspensions().await).await;
+        match loaded {
             Ok(()) => {
-                self.end_suspended().await;
+                self.end_suspended(self.world.suspensions()).await;
             }
             Err(error) => tracing::warn!(%error, "suspensions were not loaded; nothing more begins before they are"),
         }
     }
 
-    async fn load_suspensions(&self) -> Result<(), StoreError> {
-        let _alone = self.loading.lock().await;
-        let mut image = Suspensions::default();
-        for suspension in self.ledger.store.suspensions().await? {
-            if suspension.lifted.is_some() {
-                continue;
-            }
-            let reason: Arc<str> = suspension.reason.as_str().into();
-            match suspension.scope {
-                SuspensionScope::Tenant { tenant, workflow: None } => {
-                    image.tenants.insert(tenant, reason);
-                }
-                SuspensionScope::Tenant { tenant, workflow: Some(workflow) } => {
-                    image.workflows.insert((tenant, workflow.into()), reason);
-                }
-                SuspensionScope::Host { host } => {
-                    image.stop_host(&host, reason);
-                }
-            }
-        }
-        self.world.set_suspensions(image);
+    /// Waits for one's turn to change them: what is asked of those in force holds until it is over.
+    pub async fn change_suspensions(&self) -> Changing {
+        Changing { _turn: self.changing.clone().lock_owned().await }
+    }
+
+    async fn load_suspensions(&self, _turn: &Changing) -> Result<(), StoreError> {
+        let all = self.ledger.store.suspensions().await?;
+        self.world.set_suspensions(image_of(all.into_iter().filter(|one| one.lifted.is_none())));
         self.ledger.store.suspensions_loaded();
         Ok(())
     }
 
-    /// Ends what waits and is suspended by now: how many sends.
-    async fn end_suspended(&self) -> u64 {
+    /// Ends what waits and is suspended by now, in the store by these suspensions: how many sends.
+    async fn end_suspended(&self, suspensions: Arc<Suspensions>) -> u64 {
         let unsent = {
             let terms = self.world.terms();
             self.backlog.decide(|flow| flow.suspended(&terms))
         };
         let mut hit = unsent.len() as u64;
         self.dispatcher.close_unsent(unsent).await;
+        let _turn = self.ending.lock().await;
         let mut from = None;
         loop {
             let (store, session) = (&self.ledger.store, &self.ledger.session);
-            match store.end_suspended(session, self.world.suspensions(), from, clock::wall(), SWEEP).await {
+            match store.end_suspended(session, suspensions.clone(), from, clock::wall(), SWEEP).await {
                 Ok(swept) => {
                     hit += swept.ended.len() as u64;
                     self.ledger.closed_by_store(&swept.ended);

@@ -182,9 +182,11 @@ pub(super) async fn suspend(State(api): State<Arc<Shared>>, request: Request) ->
         let detail = "this concerns other tenants too, which this token may not touch";
         return Err(Problem::new(ProblemCode::Forbidden, detail));
     }
-    api.room_for_suspension(&reach).await?;
     let warning = api.never_seen(&scope).await?;
-    let (suspension, hit) = in_full(async move { api.intake.suspend(scope, reason, caller.name).await }).await??;
+    let turn = api.intake.change_suspensions().await;
+    api.room_for_suspension(&reach).await?;
+    let (suspension, hit) =
+        in_full(async move { api.intake.suspend(scope, reason, caller.name, turn).await }).await??;
     Ok(json(StatusCode::CREATED, &MadeView { suspension: SuspensionView::new(&suspension), hit, warning }))
 }
 

@@ -104,6 +104,12 @@ pub struct Suspensions {
 }
 
 impl Suspensions {
+    /// Whose sends alone are stopped; `None`: a host is stopped, for everybody.
+    pub fn only_of(&self) -> Option<impl Iterator<Item = &crate::send::TenantId>> {
+        let stops_a_host = !self.names.is_empty() || !self.under.is_empty() || !self.networks.is_empty();
+        (!stops_a_host).then(|| self.tenants.keys().chain(self.workflows.keys().map(|(tenant, _)| tenant)))
+    }
+
     /// `host` as the store has it: what [`StoppedHost`] shows.
     pub fn stop_host(&mut self, host: &str, reason: Arc<str>) {
         match StoppedHost::parse(host) {

@@ -1,6 +1,9 @@
 use serde_json::json;
 
 use super::*;
+use futures_util::FutureExt;
+
+use crate::policy::Host;
 use crate::source::Verified;
 
 #[tokio::test]
@@ -28,6 +31,35 @@ async fn a_suspended_tenant_is_refused_until_it_is_lifted() {
     let all = desk.get("/v1/suspensions").await.ok(200);
     assert_eq!(all["suspensions"][0]["lifted_by"], "local");
     assert_eq!(all["suspensions"][0]["reason"], "abuse report 1");
+}
+
+#[tokio::test]
+async fn suspensions_are_changed_by_one_at_a_time() {
+    let desk = Desk::new();
+    let suspend = |host: &str| json!({ "host": host, "reason": "r" }).to_string();
+    let first = desk.post("/v1/suspensions", &suspend("first.example.com")).await.ok(201);
+    let path = format!("/v1/suspensions/{}", first["id"].as_str().expect("an id"));
+    let bodies = [suspend("second.example.com"), suspend("third.example.com")];
+    let turn = desk.intake.change_suspensions().await;
+    // Whoever has read what is in force puts that in force before the next reads it.
+    let mut changes = std::pin::pin!(futures_util::future::join3(
+        desk.post("/v1/suspensions", &bodies[0]),
+        desk.post("/v1/suspensions", &bodies[1]),
+        desk.call("DELETE", &path, &[], ""),
+    ));
+    for _ in 0..100 {
+        assert!(changes.as_mut().now_or_never().is_none());
+        tokio::task::yield_now().await;
+    }
+    let in_force = |host: &str| desk.world.suspensions().of_host(&Host::Name(host.into())).is_some();
+    assert!(in_force("first.example.com") && !in_force("second.example.com"));
+    drop(turn);
+    let (second, third, lifted) = changes.await;
+    second.ok(201);
+    third.ok(201);
+    assert_eq!(lifted.status.as_u16(), 204);
+    let hosts = ["first.example.com", "second.example.com", "third.example.com"];
+    assert_eq!(hosts.map(in_force), [false, true, true]);
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ use crate::record::Finished;
 use crate::send::{ExecutionId, TenantId};
 use crate::store::view::{self, EndedExecution, Standing};
 use crate::store::wire::{self, SendForm};
-use crate::store::{Pending, Session, StoreError, SweepPlace, Want, Why};
+use crate::store::{Pending, Session, StoreError, SweepPlace, WaitingCount, Want, Why};
 
 /// Looks that a claim takes beyond what it may bring, before it comes back and says that there is more.
 const LOOKS_BEYOND: usize = 4096;
@@ -465,6 +465,11 @@ pub fn suspended(
     now: Timestamp,
     limit: usize,
 ) -> (Vec<ToEnd>, Option<SweepPlace>) {
+    let nothing_waits_of = |tenant: &TenantId| locked(&shared.waiting).count_of(tenant) == WaitingCount::default();
+    if suspensions.only_of().is_some_and(|mut tenants| tenants.all(nothing_waits_of)) {
+        // A walk over all that waits would find nothing.
+        return (Vec::new(), None);
+    }
     let from = from.map_or((0, 0), |place| ((place.0 >> 32) as u32, place.0 as u32));
     let mut ends = Vec::new();
     let mut rows = 0;
