@@ -41,7 +41,7 @@ fn count(problems: usize) -> String {
 
 async fn serve(config: Config, file: PathBuf, past: Past) -> anyhow::Result<u8> {
     let logs = telemetry::logs("info");
-    let ended = run_until_told(config, file, past, &logs).await;
+    let ended = Box::pin(run_until_told(config, file, past, &logs)).await;
     logs.close();
     ended
 }
