@@ -17,7 +17,7 @@ use super::view::{ResolvedView, Sight};
 use super::{Shared, json, openapi, query};
 use crate::explain::Explanation;
 use crate::outcome::{Ended, Outcome};
-use crate::policy::{Asker, without_internal_addresses};
+use crate::policy::{Asker, without_internal_addresses, written_address};
 use crate::send::{TenantId, parse};
 
 /// What would become of a send.
@@ -66,7 +66,10 @@ impl<'a> ExplanationView<'a> {
             message: refusal.map(|refusal| match sight.operate {
                 true => Cow::Borrowed(&*refusal.message),
                 // What the author wrote is no news.
-                false => without_internal_addresses(&refusal.message, |ip| explanation.url.contains(&ip.to_string())),
+                false => {
+                    let written = written_address(&explanation.url);
+                    without_internal_addresses(&refusal.message, |ip| written == Some(ip))
+                }
             }),
             would_block: explanation.would_block.map(|code| code.label()),
             resolved: resolved.map(|&(ip, verdict)| ResolvedView::new(ip, verdict, sight)).collect(),

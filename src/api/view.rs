@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use super::openapi;
 use crate::outcome::{Outcome, Processed, Timings, redirected};
-use crate::policy::{Verdict, without_internal_addresses};
+use crate::policy::{Verdict, without_internal_addresses, written_address};
 use crate::record::{Certificate, Connection, Execution, Record, ShownBody, ShownHeaders, TlsFacts};
 use crate::send::SendId;
 
@@ -120,6 +120,8 @@ pub(super) fn shown_message<'a>(message: &'a str, record: &Record, sight: Sight)
     if sight.operate {
         return Cow::Borrowed(message);
     }
+    // What the author wrote is no news.
+    let written = written_address(&record.request.url);
     without_internal_addresses(message, |ip| {
         let in_connection = record.connection.as_ref().is_some_and(|connection| {
             let allowed = |(one, verdict): &(IpAddr, Verdict)| *one == ip && !matches!(verdict, Verdict::Denied(_));
@@ -127,7 +129,7 @@ pub(super) fn shown_message<'a>(message: &'a str, record: &Record, sight: Sight)
                 || connection.remote.is_some_and(|remote| remote.ip() == ip)
                 || connection.resolved.iter().any(allowed)
         });
-        in_connection || record.request.url.contains(&ip.to_string())
+        in_connection || written == Some(ip)
     })
 }
 

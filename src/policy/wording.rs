@@ -95,18 +95,36 @@ pub fn leads_to_us(host: &str) -> Denial {
     Denial::new(Code::PolicySelf, message)
 }
 
+/// `[fe80::1%eth0]:53` without its `%eth0`.
+fn without_zone(word: &str) -> Cow<'_, str> {
+    let Some((address, rest)) = word.split_once('%') else { return Cow::Borrowed(word) };
+    let after = rest.find(']').map_or("", |end| &rest[end..]);
+    Cow::Owned(format!("{address}{after}"))
+}
+
+/// The address that a URL's author wrote for its host, whichever way: that much he knows. `None` where it is a name.
+pub fn written_address(url: &str) -> Option<IpAddr> {
+    match url::Url::parse(url).ok()?.host()? {
+        url::Host::Ipv4(address) => Some(address.into()),
+        url::Host::Ipv6(address) => Some(address.into()),
+        url::Host::Domain(_) => None,
+    }
+}
+
 /// A message as who may not see what is near us reads it: without addresses that are not of the public internet, those
 /// of name servers and sources among them. `told`: what the reader knows anyway. Networks (`10.0.0.0/8`) are no
 /// addresses.
 pub fn without_internal_addresses(message: &str, told: impl Fn(IpAddr) -> bool) -> Cow<'_, str> {
-    let outside = |c: char| !(c.is_ascii_alphanumeric() || "-_.:[]".contains(c));
+    let outside = |c: char| !(c.is_ascii_alphanumeric() || "-_.:[]%".contains(c));
     let hidden = |word: &str| {
-        let word = word.trim_end_matches(['.', ':']);
+        let whole = word.trim_end_matches(['.', ':']);
+        let plain = without_zone(whole);
+        let word = &*plain;
         let bare = word.strip_prefix('[').and_then(|word| word.strip_suffix(']')).unwrap_or(word);
         let address = bare.parse().or_else(|_| word.parse().map(|address: SocketAddr| address.ip())).ok()?;
         let canonical = address.to_canonical();
         let internal = address::special(canonical).is_some() || address::is_metadata(canonical);
-        (internal && !told(address)).then_some(word.len())
+        (internal && !told(address)).then_some(whole.len())
     };
     let mut shown = String::new();
     let (mut copied, mut at) = (0, 0);
@@ -154,6 +172,21 @@ mod tests {
     }
 
     #[test]
+    fn what_a_url_says_beside_its_host_tells_no_address() {
+        for (url, address) in [
+            ("http://10.0.0.1/", Some("10.0.0.1")),
+            ("http://0x0a000001:8080/", Some("10.0.0.1")),
+            ("https://user:pass@[fd00::1]/x", Some("fd00::1")),
+            ("https://example.com/?10.0.0.1", None),
+            ("https://10.0.0.1@example.com/10.0.0.1#10.0.0.1", None),
+            ("https://10.0.0.1.example.com/", None),
+            ("10.0.0.1", None),
+        ] {
+            assert_eq!(written_address(url), address.map(|address| address.parse().unwrap()), "{url}");
+        }
+    }
+
+    #[test]
     fn a_message_without_internal_addresses_is_the_same_for_the_rest() {
         let told: IpAddr = [10, 9, 9, 9].into();
         for (message, shown) in [
@@ -174,6 +207,8 @@ mod tests {
             ("ip-10.0.0.1.example.com and 10.0.0.1.example.com", None),
             ("10.0.0.1/path", Some("X/path")),
             ("at 12:30:01 ::: 1.2.3 ...", None),
+            ("at fe80::1234%1, [fe80::1234%eth0]:5399 and [fe80::1%3].", Some("at X, X and X.")),
+            ("https://example.com/a%20b%3A and 100% of 10%", None),
         ] {
             let expected = shown.unwrap_or(message).replace('X', "[an internal address]");
             assert_eq!(without_internal_addresses(message, |address| address == told), expected, "{message}");
