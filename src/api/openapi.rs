@@ -243,7 +243,7 @@ pub(super) struct Filters {
     code: Option<String>,
     #[param(minimum = 100, maximum = 999)]
     status: Option<u16>,
-    /// Bound or public address that it left from.
+    /// Public address that it left from; with the scope `operate` the bound one, too.
     #[param(example = "198.51.100.10")]
     source_ip: Option<String>,
     /// From this instant on: of `created_at`, or of `started_at` where `source_ip` is given.

@@ -27,9 +27,9 @@ impl Default for PageQuery {
 }
 
 /// `GET /v1/sends`.
-pub fn list(query: Option<&str>, tenants: Tenants) -> Result<(Filter, PageQuery), Problem> {
+pub fn list(query: Option<&str>, tenants: Tenants, operate: bool) -> Result<(Filter, PageQuery), Problem> {
     let mut reading = Parameters::default();
-    let mut filter = filter_for(&tenants);
+    let mut filter = filter_for(&tenants, operate);
     let mut page = PageQuery::default();
     for (name, value) in reading.parameters(query) {
         let known = reading.page(&mut page, &name, &value) || reading.filter(&mut filter, &tenants, &name, &value);
@@ -39,9 +39,9 @@ pub fn list(query: Option<&str>, tenants: Tenants) -> Result<(Filter, PageQuery)
 }
 
 /// `GET /v1/tail`.
-pub fn tail(query: Option<&str>, tenants: Tenants) -> Result<Filter, Problem> {
+pub fn tail(query: Option<&str>, tenants: Tenants, operate: bool) -> Result<Filter, Problem> {
     let mut reading = Parameters::default();
-    let mut filter = filter_for(&tenants);
+    let mut filter = filter_for(&tenants, operate);
     for (name, value) in reading.parameters(query) {
         let known = reading.filter(&mut filter, &tenants, &name, &value);
         reading.known(known, &name, FILTERS);
@@ -110,8 +110,9 @@ const FILTERS: &str =
 const FILTERS_AND_PAGE: &str =
     "workflow execution step host outcome code status source_ip since until limit cursor, and tenant for all tenants";
 
-fn filter_for(tenants: &Tenants) -> Filter {
-    Filter::of(tenants.clone().reach())
+/// `operate`: whether the caller may know which addresses are bound behind the public ones.
+fn filter_for(tenants: &Tenants, operate: bool) -> Filter {
+    Filter { public_only: !operate, ..Filter::of(tenants.clone().reach()) }
 }
 
 #[derive(Default)]

@@ -264,7 +264,7 @@ pub(super) fn send_id(path: Result<Path<String>, PathRejection>) -> Result<SendI
 pub(super) async fn list(State(api): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
     let caller = Caller::admit(request.headers(), &api.world.config(), Need::Read)?;
     let tenants = caller.tenants(request.headers())?;
-    let (filter, page) = query::list(request.uri().query(), tenants)?;
+    let (filter, page) = query::list(request.uri().query(), tenants, caller.operate)?;
     let cursor = page.cursor.map(|next| api.places.list_cursor(&next)).transpose()?;
     let turn = api.turns.turn(&caller.holder(), page.limit * LISTED_JSON_BYTES).await?;
     let store = api.store.clone();

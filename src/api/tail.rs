@@ -50,7 +50,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 pub(super) async fn tail(State(api): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
     let caller = Caller::admit(request.headers(), &api.world.config(), Need::Read)?;
     let tenants = caller.tenants(request.headers())?;
-    let filter = query::tail(request.uri().query(), tenants)?;
+    let filter = query::tail(request.uri().query(), tenants, caller.operate)?;
     let resume = last_event_id(request.headers(), &api.places)?;
     let head = request.method() == Method::HEAD;
     // Whoever follows keeps its place, not its call.

@@ -455,6 +455,8 @@ async fn every_filter_finds_its_sends<S: Subject>() {
         (Filter { source_ip: ip("10.0.0.10"), ..all() }, vec![placed_id]),
         (Filter { source_ip: ip("198.51.100.11"), ..all() }, vec![foreign]),
         (Filter { source_ip: ip("198.51.100.12"), ..all() }, vec![]),
+        (Filter { source_ip: ip("198.51.100.11"), public_only: true, ..all() }, vec![foreign]),
+        (Filter { source_ip: ip("10.0.0.11"), public_only: true, ..all() }, vec![]),
         (Filter { since: Some(at(10)), ..all() }, vec![failing, foreign, placed_id]),
         (Filter { until: Some(at(10)), ..all() }, vec![plain]),
         (Filter { since: Some(at(10)), until: Some(at(30)), ..all() }, vec![foreign, placed_id]),

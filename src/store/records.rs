@@ -46,6 +46,8 @@ pub struct Filter {
     pub status: Option<u16>,
     /// Bound or public.
     pub source_ip: Option<IpAddr>,
+    /// Only the public address counts: who asks may not know which one is bound behind it.
+    pub public_only: bool,
     /// Inclusive. Bound `created_at`, or `started_at` where `source_ip` is given.
     pub since: Option<Timestamp>,
     /// Exclusive.
@@ -65,6 +67,7 @@ impl Filter {
             code: None,
             status: None,
             source_ip: None,
+            public_only: false,
             since: None,
             until: None,
         }

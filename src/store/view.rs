@@ -160,7 +160,8 @@ impl Filter {
         let context = &record.context;
         let by = |ip: IpAddr| {
             record.connection.as_ref().is_some_and(|connection| {
-                connection.public == Some(ip) || connection.source.is_some_and(|source| source.ip() == ip)
+                let is_bound = || connection.source.is_some_and(|source| source.ip() == ip);
+                connection.public == Some(ip) || !self.public_only && is_bound()
             })
         };
         let instant = if self.source_ip.is_some() { record.started_at } else { Some(record.created_at) };

@@ -172,16 +172,16 @@ fn described_parameters_are_taken() {
         for (name, parameter) in names {
             let text = format!("{name}={}", value_of(&name));
             let taken = if path == "/v1/tail" {
-                query::tail(Some(&text), Tenants::All).is_ok()
+                query::tail(Some(&text), Tenants::All, true).is_ok()
             } else {
-                query::list(Some(&text), Tenants::All).is_ok()
+                query::list(Some(&text), Tenants::All, true).is_ok()
             };
             assert!(taken, "{path} {text}");
             assert!(parameter["required"] != true, "{name}");
             assert!(parameter["schema"]["type"].is_string(), "{name}: {parameter}");
         }
     }
-    assert!(query::list(Some("tenant=x"), Tenants::One(TenantId::new("a"))).is_err());
+    assert!(query::list(Some("tenant=x"), Tenants::One(TenantId::new("a")), true).is_err());
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn no_more_parameters_are_looked_at_than_the_bound() {
 /// `errors` point into a body; a query's problems are told once, in `detail`.
 #[test]
 fn what_is_wrong_with_a_query_is_told_once_and_as_of_the_query() {
-    let problem = list(Some("limit=0&colour=red&colour=blue&since=now"), Tenants::All).expect_err("refused");
+    let problem = list(Some("limit=0&colour=red&colour=blue&since=now"), Tenants::All, true).expect_err("refused");
     let told: serde_json::Value = serde_json::from_slice(&problem.body()).expect("JSON");
     assert_eq!(told.get("errors"), None, "{told}");
     let detail = told["detail"].as_str().expect("text");

@@ -34,6 +34,7 @@ pub struct Sieve {
     /// With its tenant.
     execution_of_tenant: u64,
     source: u32,
+    public_only: bool,
     outcome: Option<u8>,
     code: Option<u8>,
     status: Option<u16>,
@@ -76,6 +77,7 @@ impl Sieve {
             execution: short(Asked::Execution, named_execution),
             execution_of_tenant,
             source,
+            public_only: filter.public_only,
             outcome,
             code,
             status: filter.status,
@@ -117,7 +119,7 @@ impl Sieve {
             && (self.host == 0 || self.host == row.host)
             && (self.execution == 0 || self.execution == row.execution as u32)
             && (self.execution_of_tenant == 0 || self.execution_of_tenant == row.execution)
-            && (self.source == 0 || self.source == row.source || self.source == row.public)
+            && (self.source == 0 || self.source == row.public || !self.public_only && self.source == row.source)
             && self.outcome.is_none_or(|outcome| outcome == row.outcome)
             && self.code.is_none_or(|code| code == row.code)
             && self.status.is_none_or(|status| status == row.status)

@@ -136,7 +136,10 @@ impl Sieve {
         let mut instant = "s.created_at";
         if let Some(ip) = filter.source_ip {
             let at = sieve.values.len() + 1;
-            sieve.text += &format!(" AND (d.source = ${at} OR d.public = ${at})");
+            sieve.text += &match filter.public_only {
+                true => format!(" AND d.public = ${at}"),
+                false => format!(" AND (d.source = ${at} OR d.public = ${at})"),
+            };
             sieve.values.push(Box::new(ip.to_string()));
             sieve.of_done = true;
             instant = "d.started_at";

@@ -56,6 +56,7 @@ fn some_filter(random: &mut Random, seconds: u64) -> Filter {
             let ip = ["10.0.0.10", "198.51.100.10", "203.0.113.9"][random.below(3) as usize];
             ip.parse().expect("an address")
         }),
+        public_only: random.below(2) == 0,
         since: random.sometimes(|random| at(random.below(seconds) as i64)),
         until: random.sometimes(|random| at(random.below(seconds) as i64)),
     }
