@@ -315,6 +315,19 @@ fn cannot_write(path: &Path, error: io::Error) -> StoreError {
     StoreError::CannotWrite(Why::by(format!("{}: {error}: {fix}", path.display()), error))
 }
 
+/// What stands in the way of a store with this path and key file, as far as can be seen without opening or making it,
+/// by the key of the configuration.
+pub fn hindrances(path: &Path, key_file: &Path) -> Vec<(&'static str, StoreError)> {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let no_directory = absolute.ancestors().find(|above| above.exists()).filter(|above| !above.is_dir());
+    let place = no_directory.map(|file| StoreError::CannotWrite(format!("{} is no directory", file.display()).into()));
+    let key = Keys::look_at(key_file).err();
+    [place.map(|error| ("store.path", error)), key.map(|error| ("store.key_file", error))]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
 /// Sends remembered on disk. One process at a time has a store's path open.
 pub struct Embedded {
     shared: Arc<Shared>,

@@ -11,7 +11,7 @@ use crate::node::{Node, PATIENCE, SOURCES, egressd, run};
 #[test]
 fn a_start_that_fails_says_whether_another_may_succeed() {
     type Spoil = fn(&Node) -> Box<dyn std::any::Any>;
-    let rows: [(&str, i32, &str, Spoil); 7] = [
+    let rows: [(&str, i32, &str, Spoil); 9] = [
         ("the API's port is taken", 1, "[api] listen", |node| Box::new(std::net::TcpListener::bind(node.api).unwrap())),
         ("the metrics' port is taken", 1, "[metrics] listen", |node| {
             Box::new(std::net::TcpListener::bind(node.metrics).unwrap())
@@ -23,6 +23,16 @@ fn a_start_that_fails_says_whether_another_may_succeed() {
         ("the store is of a later format", 2, "format 99", |node| {
             std::fs::create_dir(node.path("store")).unwrap();
             std::fs::write(node.path("store/format"), "egressd store, format 99\n").unwrap();
+            Box::new(())
+        }),
+        ("the key file is open to others", 2, "chmod 600", |node| {
+            std::fs::write(node.path("key"), [7; 32]).unwrap();
+            std::fs::set_permissions(node.path("key"), std::fs::Permissions::from_mode(0o644)).unwrap();
+            Box::new(())
+        }),
+        ("the key file is cut", 2, "5 bytes", |node| {
+            std::fs::write(node.path("key"), "short").unwrap();
+            std::fs::set_permissions(node.path("key"), std::fs::Permissions::from_mode(0o600)).unwrap();
             Box::new(())
         }),
         ("the list is gone", 2, "public-ips.txt", |node| {
@@ -44,6 +54,36 @@ fn a_start_that_fails_says_whether_another_may_succeed() {
         let (ended, err) = node.refuses_to_start();
         assert_eq!(ended, Some(code), "{what}: {err}");
         assert!(err.contains(told), "{what}: {err}");
+    }
+}
+
+/// What `serve` would stumble over in its store's place and key file; nothing is made by looking.
+#[test]
+fn check_sees_what_stands_in_the_way_of_the_store() {
+    type Spoil = fn(&Node);
+    fn key(node: &Node, bytes: &[u8], mode: u32) {
+        std::fs::write(node.path("key"), bytes).unwrap();
+        std::fs::set_permissions(node.path("key"), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let rows: [(&str, &[&str], Spoil); 5] = [
+        ("nothing", &[], |_| {}),
+        ("the key file is open to others", &["store.key_file", "chmod 600"], |node| key(node, &[7; 32], 0o644)),
+        ("the key file is cut", &["store.key_file", "5 bytes"], |node| key(node, b"short", 0o600)),
+        ("the key file is a directory", &["store.key_file", "key"], |node| {
+            std::fs::create_dir(node.path("key")).unwrap();
+            std::fs::set_permissions(node.path("key"), std::fs::Permissions::from_mode(0o700)).unwrap();
+        }),
+        ("the store is a file", &["store.path", "is no directory"], |node| {
+            std::fs::write(node.path("store"), "a file").unwrap();
+        }),
+    ];
+    for (what, told, spoil) in rows {
+        let node = Node::new("");
+        spoil(&node);
+        let (code, out, err) = run(&["check", "--config", "egressd.toml"], node.directory.path());
+        assert_eq!(code, Some(if told.is_empty() { 0 } else { 2 }), "{what}: {out}{err}");
+        assert!(told.iter().all(|told| err.contains(told)), "{what}: {out}{err}");
+        assert!(what != "nothing" || !node.path("key").exists() && !node.path("store").exists());
     }
 }
 

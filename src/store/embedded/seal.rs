@@ -94,6 +94,20 @@ impl Keys {
         Ok(Self::derive(&secret))
     }
 
+    /// Whether [`Self::load`] could read the key file or make it; nothing is made. A store that is not new needs more.
+    pub fn look_at(path: &Path) -> Result<(), StoreError> {
+        if path.exists() {
+            return Self::load(path, false).map(drop);
+        }
+        let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+        match directory.filter(|directory| !directory.is_dir()) {
+            Some(directory) => Err(StoreError::CannotWrite(
+                format!("key file {} cannot be made: {} is no directory", path.display(), directory.display()).into(),
+            )),
+            None => Ok(()),
+        }
+    }
+
     fn make(path: &Path) -> Result<Vec<u8>, StoreError> {
         let failed = |error: std::io::Error| {
             StoreError::CannotWrite(Why::by(format!("making key file {}: {error}", path.display()), error))
