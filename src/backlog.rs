@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 
 use crate::config::Config;
+use crate::files;
 use crate::flow::Flow;
 use crate::limits;
 use crate::schedule::{Caps, HotSpec};
@@ -30,10 +31,13 @@ pub struct Backlog {
     hot_bytes_max: u64,
 }
 
+/// As configured, and no more than there are files for: then no tenant has more than half of them.
 pub fn caps(config: &Config) -> Caps {
+    let (wanted, most) = (config.delivery.in_flight, files::of_deliveries());
+    let of_tenant = if wanted > most { most / 2 } else { most };
     Caps {
-        in_flight: config.delivery.in_flight,
-        per_tenant: config.delivery.in_flight_per_tenant,
+        in_flight: wanted.min(most),
+        per_tenant: config.delivery.in_flight_per_tenant.min(of_tenant),
         per_destination: config.delivery.in_flight_per_tenant_destination,
     }
 }

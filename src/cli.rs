@@ -72,6 +72,9 @@ pub fn main() -> ExitCode {
     // rustls wants one provider for the process; every configuration of ours names it as well.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     no_core_dumps();
+    if let Err(error) = crate::files::raise() {
+        tell!("egressd: the limit of open files could not be raised: {error}");
+    }
     let code = match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
         Command::Demo(args) => demo::run(args),

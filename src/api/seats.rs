@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::answers::Untaken;
 use crate::clock;
+use crate::files;
 use crate::limits;
 
 #[derive(Clone, Copy, Debug)]
@@ -33,11 +34,9 @@ pub(crate) struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self {
-            all: limits::API_CONNECTIONS,
-            strangers: limits::API_STRANGERS,
-            strangers_of_network: limits::API_STRANGERS_OF_NETWORK,
-        }
+        let all = files::of_callers(limits::API_CONNECTIONS);
+        let strangers = limits::API_STRANGERS.min(all / 2);
+        Self { all, strangers, strangers_of_network: limits::API_STRANGERS_OF_NETWORK.min(strangers / 2) }
     }
 }
 

@@ -9,6 +9,7 @@ use super::{ERROR, NO, OK, block_on};
 use crate::app::{App, Past};
 use crate::clock;
 use crate::config::Config;
+use crate::files;
 use crate::telemetry::{self, Logs};
 
 #[derive(clap::Args)]
@@ -50,6 +51,14 @@ async fn run_until_told(config: Config, file: PathBuf, past: Past, logs: &Logs) 
     // Before anything can take long, so that no signal gets its default effect.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hangup = signal(SignalKind::hangup())?;
+    if config.delivery.in_flight > files::of_deliveries() {
+        tracing::warn!(
+            files = files::limit(),
+            in_flight = files::of_deliveries(),
+            configured = config.delivery.in_flight,
+            "this process may open too few files for what is configured: raise LimitNOFILE (ulimit -n), or lower `[delivery] in_flight`"
+        );
+    }
     for exception in &config.policy.exceptions {
         tracing::warn!(
             networks = ?exception.networks, hosts = ?exception.hosts, reason = %exception.reason,

@@ -14,6 +14,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::clock;
+use crate::files;
 use crate::limits::{
     CONNECTION_AGE_MAX, IDLE_PER_DESTINATION, IDLE_TOTAL, REUSE_MEMORY_MAX, REUSE_OFF_AFTER_STALE, REUSE_PROVEN_AFTER,
 };
@@ -140,7 +141,7 @@ impl<C: Idle> Pool<C> {
         let now = clock::monotonic();
         let mut places = self.lock();
         if places.generation != generation.0
-            || places.idle >= IDLE_TOTAL
+            || places.idle >= files::of_idle(IDLE_TOTAL)
             || now.duration_since(connection.opened_at()) >= CONNECTION_AGE_MAX
             || connection.idle_max().is_some_and(|idle_max| idle_max.is_zero())
         {

@@ -8,6 +8,7 @@ mod crash;
 mod disk;
 mod executions;
 mod fairness;
+mod files;
 mod greetings;
 #[path = "../suite/support/hostile.rs"]
 mod harm;

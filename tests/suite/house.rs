@@ -8,7 +8,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("words", &["clock", "limits", "outcome", "send", "policy", "record", "redact", "publish", "config"]),
     ("deciding", &["schedule", "flow", "source"]),
     ("remembering", &["store", "publication", "events"]),
-    ("reaching out", &["world", "deadline", "dial", "deliver", "verify", "ledger", "backlog", "dispatch"]),
+    ("reaching out", &["files", "world", "deadline", "dial", "deliver", "verify", "ledger", "backlog", "dispatch"]),
     ("fronts", &["intake", "explain", "doors", "publish::front", "ops", "api", "request_bin"]),
     ("composition", &["telemetry", "app", "cli"]),
 ];
