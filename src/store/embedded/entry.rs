@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::frame::HEADER_BYTES;
 use super::seal::{Asked, Keys};
 use super::table::{Extent, HELD, NONE, Row, SEALED, expiry_number};
 use crate::record::{Finished, FinishedBy};
@@ -52,6 +53,20 @@ pub struct BeginHead {
 const SEND_HEAD_BYTES: usize = 16 + 4 + 4 + 4 + 12 + 12;
 const FINISH_HEAD_BYTES: usize = 16 + 4 + 4 + 8 + 12;
 const BEGIN_BYTES: usize = 16 + 4 + 4 + 8;
+
+/// Frames of sends and of ends are at least so long: no log names more of them than it has bytes for.
+const SEND_FRAME_BYTES_MIN: usize = HEADER_BYTES + SEND_HEAD_BYTES;
+const FINISH_FRAME_BYTES_MIN: usize = HEADER_BYTES + FINISH_HEAD_BYTES;
+
+/// The greatest row that a log can name at this byte.
+pub fn row_at_most(at: u64) -> u64 {
+    at / SEND_FRAME_BYTES_MIN as u64
+}
+
+/// The greatest number of the tail that a log can name at this byte.
+pub fn seq_at_most(first_seq: u64, at: u64) -> u64 {
+    first_seq.saturating_add(at / FINISH_FRAME_BYTES_MIN as u64)
+}
 
 /// Takes numbers off the front of bytes.
 struct Take<'a>(&'a [u8]);

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 
 use super::Shared;
-use super::entry::{FinishHead, SendHead};
+use super::entry::{FinishHead, SendHead, seq_at_most};
 use super::frame::{FrameKind, Scanned, Scanner};
 use super::index::OnDisk;
 use super::seal::Asked;
@@ -121,6 +121,9 @@ fn read(shared: &Shared, segment: &Segment, log_bytes: u64, rows: &[Row]) -> io:
             }
             FrameKind::Finish => {
                 let Ok((head, _)) = FinishHead::decode(frame.payload) else { return Ok(None) };
+                if head.seq > seq_at_most(segment.first_seq, at) {
+                    return Ok(None);
+                }
                 let place = head.seq.checked_sub(segment.first_seq).and_then(|place| u32::try_from(place).ok());
                 let Some(place) = place else { return Ok(None) };
                 if let Some(row) = shared.row_of_any(segment, rows, (head.segment, head.row)) {

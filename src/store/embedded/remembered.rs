@@ -105,12 +105,7 @@ impl Registry for Embedded {
         self.blocking(move |shared| {
             shared.change_state(|state| {
                 let published = &mut state.published;
-                if published.first.is_empty() {
-                    published.first_start = now;
-                }
-                for address in addresses {
-                    published.first.entry(address).or_insert(now);
-                }
+                published.add(addresses, now);
                 if digest.is_some() && digest != state.digest {
                     state.digest = digest;
                     published.sync_token = crate::store::next_sync_token(published.sync_token, now);

@@ -18,7 +18,7 @@ use super::table::{Extent, LOST, Row};
 use super::{Shared, cannot_write, locked, rebuild};
 use crate::clock;
 use crate::store::view::EndedExecution;
-use crate::store::wire::{self, CallForm, EndingForm};
+use crate::store::wire::{self, CallForm, EndingForm, Unreadable};
 use crate::store::{StoreError, Why};
 
 /// One log that is replayed, with the rows of its segment in memory.
@@ -235,7 +235,8 @@ fn replay(
     let log = this.segment.log.try_clone()?;
     let log_name = this.segment.file("log");
     let mut scanner = Scanner::new(&log, 0, counts.unwrap_or(u64::MAX))?;
-    let mut newest_seq = this.segment.first_seq.saturating_sub(1);
+    let first_seq = this.segment.first_seq;
+    let mut newest_seq = first_seq.saturating_sub(1);
     // Sends of a call whose last has not come yet: where the call began, and its first row.
     let mut open_call: Option<(u64, usize)> = None;
     let mut open_key = None;
@@ -275,7 +276,10 @@ fn replay(
         };
         let extent = Extent { at: at as u32, length: frame.length as u32 };
         let read = match frame.kind {
-            FrameKind::Send => SendHead::decode(frame.payload).map(|(head, form)| {
+            FrameKind::Send => SendHead::decode(frame.payload).and_then(|(head, form)| {
+                if u64::from(head.row) > entry::row_at_most(at) {
+                    return Err(Unreadable("it names a row that this log cannot have"));
+                }
                 let number = head.row as usize;
                 // Numbers of rows are positions in the table, and later frames name them: what is lost keeps its place.
                 while this.rows.len() < number {
@@ -301,6 +305,7 @@ fn replay(
                 for body in [head.body, head.rest] {
                     bodies_end = bodies_end.max(body.at + u64::from(body.length));
                 }
+                Ok(())
             }),
             FrameKind::Ending => wire::decode::<EndingForm<'_>>(frame.payload).and_then(|form| {
                 let ended: EndedExecution = form.ended()?;
@@ -321,7 +326,10 @@ fn replay(
                     facts.apply(row, number, extent);
                     done = Some(*row);
                 });
-                newest_seq = newest_seq.max(head.seq);
+                // One that this log cannot have is of a log that was read wrong, once or now: it comes next.
+                let is_possible = head.seq <= entry::seq_at_most(first_seq, at);
+                let seq = if is_possible { head.seq } else { newest_seq + 1 };
+                newest_seq = newest_seq.max(seq);
                 bodies_end = bodies_end.max(head.body.at + u64::from(head.body.length));
                 if let Some(row) = &done {
                     this.segment.add_share(row.tenant, frame.length as u64, u64::from(head.body.length));
@@ -333,7 +341,7 @@ fn replay(
                     tenant: done.map_or(0, |row| row.tenant),
                     outcome: form.outcome(),
                 };
-                let written = this.segment.write_end(head.seq, &end);
+                let written = this.segment.write_end(seq, &end);
                 this.segment
                     .change_zones(|known| known.newest_finished_at = known.newest_finished_at.max(end.finished_at));
                 if let Err(error) = written {

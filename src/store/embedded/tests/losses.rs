@@ -332,3 +332,80 @@ async fn no_number_of_a_damaged_end_is_believed() {
         }
     }
 }
+
+#[tokio::test]
+async fn no_flipped_bit_of_a_rows_number_makes_tail_or_table_larger_than_their_log() {
+    const SENDS: u64 = 4;
+    // Of a row's number: in which kind of frame, and where in its payload.
+    let rows = [(2_u8, 16), (4, 20), (5, 20)];
+    for (kind, at, bit) in rows.into_iter().flat_map(|(kind, at)| [0, 13, 31].map(|bit| (kind, at, bit))) {
+        // The last such frame, behind which nothing says more, and one with others behind it.
+        for last in [true, false] {
+            let subject = OnDisk::fresh().await;
+            for _ in 0..SENDS {
+                let id = accept_one(subject.store(), subject.session(), &draft()).await;
+                begin_one(subject.store(), subject.session(), begin_of(id, &draft(), conformance::at(1)))
+                    .await
+                    .expect("begun");
+                subject.store().finish(subject.session(), finished(id, 200, conformance::at(2))).await.expect("ended");
+            }
+            let (subject, recovered) = subject
+                .harmed(|subject| {
+                    let starts = frames(&subject.file("log"));
+                    change(&subject.file("log"), |log| {
+                        let mut of_kind: Vec<usize> =
+                            starts.into_iter().filter(|&start| log.get(start + 4) == Some(&kind)).collect();
+                        let start = if last { of_kind.pop() } else { of_kind.get(1).copied() }.expect("there is one");
+                        log[start + frame::HEADER_BYTES + at + bit / 8] ^= 1 << (bit % 8);
+                    });
+                })
+                .await;
+            let which = format!("bit {bit} from byte {at} of frame kind {kind}, the last: {last}");
+            assert!(!recovered.damage.is_empty() || last, "{which}: nothing was told");
+            // What was interrupted for it has its own number.
+            let newest = subject.shared().last_seq.load(Ordering::Acquire);
+            assert!((SENDS - 1..=2 * SENDS).contains(&newest), "{which}: the tail reaches to {newest}");
+            let id = accept_one(subject.store(), subject.session(), &draft()).await;
+            begin_one(subject.store(), subject.session(), begin_of(id, &draft(), conformance::at(3)))
+                .await
+                .expect("begun");
+            let place =
+                subject.store().finish(subject.session(), finished(id, 200, conformance::at(4))).await.expect("ended");
+            assert_eq!(place.to_bits(), newest + 1, "{which}");
+            for name in ["table", "ends"] {
+                let taken = fs::metadata(subject.file(name)).unwrap().blocks() * 512;
+                assert!(taken <= 256 * 1024, "{which}: {name} takes {taken} bytes");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_sound_frame_that_no_such_log_can_have_is_damage_and_no_measure() {
+    // As a disk has it that wrote another log's block here: each frame is sound.
+    let subject = OnDisk::fresh().await;
+    let id = accept_one(subject.store(), subject.session(), &draft()).await;
+    begin_one(subject.store(), subject.session(), begin_of(id, &draft(), conformance::at(1))).await.expect("begun");
+    subject.store().finish(subject.session(), finished(id, 200, conformance::at(2))).await.expect("ended");
+    let again = |log: &mut Vec<u8>, starts: &[usize], kind: u8, change: fn(&mut Vec<u8>)| {
+        let at = starts.iter().position(|&start| log[start + 4] == kind).expect("there is one");
+        let mut payload = log[starts[at] + frame::HEADER_BYTES..starts[at + 1]].to_vec();
+        change(&mut payload);
+        let kind = if kind == 2 { frame::FrameKind::Send } else { frame::FrameKind::Finish };
+        frame::append(log, kind, &[&payload], None);
+    };
+    let (subject, recovered) = subject
+        .harmed(|subject| {
+            let starts = frames(&subject.file("log"));
+            change(&subject.file("log"), |log| {
+                again(log, &starts, 2, |send| send[16..20].copy_from_slice(&u32::MAX.to_le_bytes()));
+                again(log, &starts, 5, |end| end[24..32].copy_from_slice(&u64::MAX.to_le_bytes()));
+            });
+        })
+        .await;
+    assert!(recovered.damage.iter().any(|told| told.contains("a row that this log cannot have")), "{recovered:?}");
+    assert_eq!(subject.shared().last_seq.load(Ordering::Acquire), 2);
+    let record = subject.store().record(Reach::All, id, false).await.unwrap().unwrap();
+    assert_eq!(record.ended.map(|ended| ended.outcome), Some(Outcome::Delivered));
+    accept_one(subject.store(), subject.session(), &draft()).await;
+}
