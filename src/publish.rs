@@ -65,12 +65,13 @@ pub struct Notice {
 }
 
 impl Notice {
-    /// An address published at the very first start owes none; any later one carries nothing before its first
-    /// publication plus `notice`, whatever its line says. Dates are days, and so is a notice of a day or more: it counts
+    /// An address published at the very first start, which has that very instant, owes none; any other carries nothing
+    /// before its first publication plus `notice`, whatever its line says. So also one whose instant is earlier: the
+    /// clock of the first start was ahead. Dates are days, and so is a notice of a day or more: it counts
     /// from the day of the first publication, so that an address announced today is usable on the date that its line
     /// names.
     pub fn new(first: &HashMap<IpAddr, Timestamp>, first_start: Timestamp, notice: Duration) -> Self {
-        let owing = first.iter().filter(|(_, at)| **at > first_start);
+        let owing = first.iter().filter(|(_, at)| **at != first_start);
         let ends = owing.map(|(address, at)| {
             let days = notice.as_secs().div_ceil(DAY);
             let end = if notice.as_secs() < DAY {

@@ -100,7 +100,9 @@ fn a_date_decides_what_an_address_may_do() {
 fn no_line_shortens_the_notice_that_first_publication_began() {
     let start = at("2026-11-01T00:00:00Z");
     let later = at("2026-11-22T12:00:00Z");
-    let first = HashMap::from([(ip("203.0.113.1"), start), (ip("203.0.113.2"), later)]);
+    // The third was published by a clock that was right, after a first start whose clock was ahead.
+    let behind = at("2026-10-30T08:00:00Z");
+    let first = HashMap::from([(ip("203.0.113.1"), start), (ip("203.0.113.2"), later), (ip("203.0.113.3"), behind)]);
     let notice = Notice::new(&first, start, Duration::from_secs(7 * 86_400));
     for (line, now, carries) in [
         ("203.0.113.1", "2026-11-01T00:00:00Z", true),
@@ -111,6 +113,10 @@ fn no_line_shortens_the_notice_that_first_publication_began() {
         ("203.0.113.2 active=2026-12-24", "2026-12-23T00:00:00Z", false),
         ("203.0.113.2 active=2026-12-24", "2026-12-24T00:00:00Z", true),
         ("203.0.113.2 retires=2026-11-25", "2026-11-24T00:00:00Z", false),
+        ("203.0.113.1", "2026-10-30T08:00:00Z", true),
+        ("203.0.113.3", "2026-10-30T08:00:00Z", false),
+        ("203.0.113.3", "2026-11-05T23:59:59Z", false),
+        ("203.0.113.3", "2026-11-06T00:00:00Z", true),
     ] {
         let entry = PublishedList::parse(line).unwrap().entries.remove(0);
         assert_eq!(entry.carries(&notice, at(now)), carries, "{line} {now}");

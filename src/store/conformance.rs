@@ -586,6 +586,10 @@ async fn first_publication_is_remembered<S: Subject>() {
     let published = store.publish(vec![one], Some([2; 32]), at(15)).await.expect("published");
     assert_eq!(second(&published), 21, "the clock stepped back, the token does not");
     assert_eq!(published.first.len(), 2, "an address that was taken out is still known");
+    let third: IpAddr = "198.51.100.11".parse().expect("an address");
+    let published = store.publish(vec![one, third], None, at(5)).await.expect("published");
+    let known = HashMap::from([(one, at(10)), (two, at(30)), (third, at(5))]);
+    assert_eq!((published.first_start, published.first), (at(10), known), "the first start's clock was ahead");
 }
 
 async fn a_closed_store_takes_nothing<S: Subject>() {

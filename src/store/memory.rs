@@ -522,12 +522,7 @@ impl Inner {
     }
 
     fn publish(&mut self, addresses: Vec<IpAddr>, digest: Option<[u8; 32]>, now: Timestamp) -> Published {
-        if self.published.first.is_empty() {
-            self.published.first_start = now;
-        }
-        for address in addresses {
-            self.published.first.entry(address).or_insert(now);
-        }
+        self.published.add(addresses, now);
         if digest.is_some() && digest != self.digest {
             self.digest = digest;
             self.published.sync_token = super::next_sync_token(self.published.sync_token, now);

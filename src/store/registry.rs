@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{StoreResult, TailPlace};
 use crate::redact::RedactKey;
@@ -31,9 +31,26 @@ pub struct Published {
     pub first: HashMap<IpAddr, Timestamp>,
     /// Zero until a digest was given.
     pub sync_token: u64,
-    /// When this store first published anything: the addresses of that call need no further notice, at any later
-    /// start either.
+    /// When this store first published anything. The addresses of that call have this very instant in `first`, and no
+    /// other has: they need no further notice, at any later start either, wherever the clock stood then or stands now.
     pub first_start: Timestamp,
+}
+
+impl Published {
+    /// Takes in what is published at `now`.
+    pub(in crate::store) fn add(&mut self, addresses: Vec<IpAddr>, now: Timestamp) {
+        let at = if self.first.is_empty() {
+            self.first_start = now;
+            now
+        } else if now == self.first_start {
+            now.saturating_add(SignedDuration::from_nanos(1)).unwrap_or(Timestamp::MIN)
+        } else {
+            now
+        };
+        for address in addresses {
+            self.first.entry(address).or_insert(at);
+        }
+    }
 }
 
 /// What other processes did on the same store, told so that nobody here has to look for it.
@@ -88,5 +105,23 @@ pub(in crate::store) fn lift_in(suspensions: &mut [Suspension], id: SendId, at: 
             true
         }
         None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_first_call_published_has_the_instant_of_the_first_start() {
+        let start = Timestamp::UNIX_EPOCH;
+        let [one, two, three, four]: [IpAddr; 4] = [1, 2, 3, 4].map(|last| IpAddr::from([198, 51, 100, last]));
+        let mut published = Published::default();
+        published.add(vec![one, two], start);
+        for (address, nanos) in [(three, 0), (four, -1)] {
+            published.add(vec![one, address], start.saturating_add(SignedDuration::from_nanos(nanos)).unwrap());
+        }
+        let has = |address| published.first[&address] == published.first_start;
+        assert_eq!([one, two, three, four].map(has), [true, true, false, false]);
     }
 }
