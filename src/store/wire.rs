@@ -588,6 +588,18 @@ pub fn ended(finished: &Finished) -> (Vec<u8>, Option<Bytes>) {
     (encode(&form, Vec::with_capacity(512)), body)
 }
 
+/// The same end without what a peer or an author can make large: headers, and of the body all but how long it was.
+pub fn without_answer(ended: &[u8]) -> Read<Vec<u8>> {
+    let mut form: FinishForm<'_> = decode(ended)?;
+    form.sent_headers = None;
+    if let Some(response) = &mut form.response {
+        response.headers.clear();
+        let body = &mut response.body;
+        *body = BodyForm { kept: false, truncated: body.truncated || body.total > 0, ..*body };
+    }
+    Ok(encode(&form, Vec::with_capacity(512)))
+}
+
 impl FinishForm<'_> {
     pub fn outcome(&self) -> u8 {
         self.outcome

@@ -39,6 +39,8 @@ pub const FORMAT: u32 = 2;
 /// What a send takes beside its frames and bodies: its row, its end's place in the tail, and what its index entries
 /// come to.
 pub const SEND_BYTES: u64 = ROW_BYTES as u64 + END_BYTES as u64 + 64;
+/// What is kept free of a tenant's share for the end of each send that is not done: enough for one without the answer.
+pub const END_BYTES_RESERVED: u64 = 1024;
 /// A read that fails is tried so many times in all before anybody is told.
 const READ_TRIES: u32 = 4;
 /// Rows read at once by a scan.

@@ -665,6 +665,12 @@ impl Waiting {
         tenant.map(|tenant| shown(tenant.count, tenant.oldest)).unwrap_or_default()
     }
 
+    /// Sends of a tenant that are not done: held, in line, claimed or begun.
+    pub fn undone_of(&self, number: u32) -> u64 {
+        let tenant = self.tenants.get(number as usize).and_then(Option::as_ref);
+        tenant.map_or(0, |tenant| tenant.count.held + tenant.count.unclaimed + tenant.taken)
+    }
+
     pub fn count_of_all(&self) -> WaitingCount {
         shown(self.all, self.oldest.first().map(|(oldest, _)| *oldest))
     }

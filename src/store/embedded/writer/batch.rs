@@ -10,7 +10,7 @@ use crate::store::embedded::entry::{BeginHead, BodyPlace, FinishFacts, FinishHea
 use crate::store::embedded::frame::{self, FrameKind};
 use crate::store::embedded::locked;
 use crate::store::embedded::seal::Asked;
-use crate::store::embedded::segment::SEND_BYTES;
+use crate::store::embedded::segment::{END_BYTES_RESERVED, SEND_BYTES};
 use crate::store::embedded::table::{Extent, ROW_BYTES, Row};
 use crate::store::embedded::waiting::{Counted, Hand};
 use crate::store::view::EndedExecution;
@@ -162,9 +162,10 @@ impl Writer {
             };
             let before = batch.stored.get(&send.row.tenant).copied().unwrap_or(0);
             let stored = self.shared.stored_by(send.row.tenant) + before;
-            let more: u64 = job.sends.iter().map(bytes).sum();
+            let more: u64 = job.sends.iter().map(|send| bytes(send) + END_BYTES_RESERVED).sum();
             let share = self.shared.settings.tenant_max_bytes;
-            if stored + more > share {
+            let number = locked(&self.shared.waiting).known(&job.tenant);
+            if stored + self.reserved(number, 0) + more > share {
                 return Ok(Accepted::ShareFull { stored, share });
             }
             batch.stored.insert(send.row.tenant, before + more);
@@ -258,7 +259,8 @@ impl Writer {
         if count == 0 && self.member_count(batch, job.hash)? == 0 {
             // Nobody waits for it, so it is refused as a send would be.
             let (stored, share) = (self.shared.stored_by(tenant), self.shared.settings.tenant_max_bytes);
-            if stored + SEND_BYTES > share {
+            let number = locked(&self.shared.waiting).known(&job.tenant);
+            if stored + self.reserved(number, 0) + SEND_BYTES + END_BYTES_RESERVED > share {
                 return Ok(ExecutionEnd::ShareFull { stored, share });
             }
         }
@@ -371,8 +373,9 @@ impl Writer {
         Some(self.decide_finish(batch, send, was, finish))
     }
 
-    fn decide_finish(&self, batch: &mut Batch, send: SendAt, was: Was, job: FinishJob) -> u64 {
+    fn decide_finish(&self, batch: &mut Batch, send: SendAt, was: Was, mut job: FinishJob) -> u64 {
         batch.done.insert(job.id);
+        self.hold_to_share(batch, send.tenant, was, &mut job);
         let seq = batch.next_seq;
         batch.next_seq += 1;
         let body = self.append_body(batch, job.body.as_deref());
@@ -393,6 +396,31 @@ impl Writer {
             body: u64::from(body.length),
         });
         seq
+    }
+
+    /// What this tenant's sends that are not done, but for so many, may still need for their ends.
+    fn reserved(&self, number: Option<u32>, but: u64) -> u64 {
+        let undone = number.map_or(0, |number| locked(&self.shared.waiting).undone_of(number));
+        undone.saturating_sub(but) * END_BYTES_RESERVED
+    }
+
+    /// A send ends whatever its tenant has stored. But what came back is kept only within the tenant's share, or answers
+    /// would take from others what calls may not.
+    fn hold_to_share(&self, batch: &mut Batch, tenant: u32, was: Was, job: &mut FinishJob) {
+        let number = match was {
+            Was::Taken => locked(&self.shared.waiting).taken(job.id).map(|taken| taken.tenant),
+            Was::Untaken(number, _) => Some(number),
+        };
+        let before = batch.stored.get(&tenant).copied().unwrap_or(0);
+        let stored = self.shared.stored_by(tenant) + before + self.reserved(number, 1);
+        let bytes = |job: &FinishJob| (job.form.len() + job.body.as_ref().map_or(0, |body| body.len())) as u64;
+        let is_large = bytes(job) > END_BYTES_RESERVED;
+        if is_large && stored + bytes(job) > self.shared.settings.tenant_max_bytes {
+            // It was encoded here, so it reads back.
+            job.form = wire::without_answer(&job.form).unwrap_or_else(|_| std::mem::take(&mut job.form));
+            job.body = None;
+        }
+        batch.stored.insert(tenant, before + bytes(job));
     }
 
     /// A call's key outlives its records.
