@@ -139,6 +139,8 @@ struct Shared {
     gone: Mutex<Vec<PathBuf>>,
     /// Held by who gives released sends their places in line.
     lining_up: Mutex<()>,
+    /// Read while rows are looked at whose places are in no line: none is moved on meanwhile.
+    places: RwLock<()>,
     hasher: RandomState,
     keys: Keys,
     settings: StoreSettings,
@@ -398,6 +400,7 @@ impl Embedded {
             hour: Hour::default(),
             gone: Mutex::default(),
             lining_up: Mutex::default(),
+            places: RwLock::default(),
             hasher: RandomState::new(),
             keys,
             settings: settings.clone(),
@@ -548,7 +551,7 @@ impl Embedded {
                 Err(error) => {
                     let left = some.iter().chain(ends.as_slice());
                     let queued = left.filter(|end| out_of_line && end.counted == Counted::Queued);
-                    claim::put_back(&self.shared, queued.map(|end| (end.number, end.queued)));
+                    claim::put_back(&self.shared, queued.map(|end| (end.number, self.shared.queued_now(end))));
                     self.tell_later(told);
                     return Err(error);
                 }

@@ -128,6 +128,8 @@ pub struct SendForm<'a> {
 
 /// Of [`SendForm::more`]: the header names of its [`Spelling`], with a line's end between them.
 const SPELLING: u8 = 0;
+/// Where a send stood that was moved, its segment and its row there, and when it was.
+const MOVED_FROM: u8 = 1;
 
 type HeadersForm<'a> = Vec<(&'a str, Vec<&'a str>)>;
 
@@ -354,6 +356,25 @@ impl SendForm<'_> {
 
     pub fn rest(&self) -> Rest {
         self.rest
+    }
+
+    /// The place, and the instant.
+    pub fn moved_from(&self) -> Option<((u32, u32), i64)> {
+        let (_, fact) = self.more.iter().find(|(number, _)| *number == MOVED_FROM)?;
+        let (segment, rest) = fact.split_first_chunk()?;
+        let (row, rest) = rest.split_first_chunk()?;
+        let place = (u32::from_le_bytes(*segment), u32::from_le_bytes(*row));
+        Some((place, i64::from_le_bytes(*rest.first_chunk()?)))
+    }
+
+    /// The same send where it is moved to, without its call's key: that is of the call's sends where they were.
+    pub fn moved(self, (segment, row): (u32, u32), at: i64) -> Vec<u8> {
+        let fact = [&segment.to_le_bytes()[..], &row.to_le_bytes(), &at.to_le_bytes()].concat();
+        let mut form: SendForm<'_> = self;
+        form.key = None;
+        form.more.retain(|(number, _)| *number != MOVED_FROM);
+        form.more.push((MOVED_FROM, &fact));
+        encode(&form, Vec::with_capacity(512))
     }
 
     /// The body as shown was kept (it may be gone by now).

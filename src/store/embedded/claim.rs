@@ -6,16 +6,16 @@
 //! and to [`Waiting`](super::waiting::Waiting).
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLockReadGuard};
 
 use jiff::Timestamp;
 
-use super::entry::{SendHead, accepted_row};
+use super::entry::{SendHead, accepted_row, id_of};
 use super::frame::{FrameKind, Scanned, Scanner};
-use super::read::{Window, payload};
+use super::read::{Window, in_call_order, payload};
 use super::segment::Segment;
 use super::table::{Extent, Row};
-use super::waiting::{Closing, Counted, Hand, Looked, Open, Queued, Taken, second, second_after};
+use super::waiting::{Closing, Counted, Hand, Looked, Open, Place, Queued, Taken, second, second_after};
 use super::{Shared, locked};
 use crate::outcome::Failure;
 use crate::policy::{Asker, Suspensions};
@@ -85,6 +85,28 @@ impl Shared {
         }
     }
 
+    /// While this is held no send is moved on.
+    fn places_hold(&self) -> RwLockReadGuard<'_, ()> {
+        self.places.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a send is by now that was at this place when it was looked at; `None`: it is done.
+    pub fn undone_now(&self, id: u128, place: Place) -> Option<Place> {
+        let is_there =
+            |place: &Place| self.segment(place.0).is_some_and(|segment| segment.ended().undone.contains(place.1));
+        if is_there(&place) {
+            return Some(place);
+        }
+        let (segment, row, _) = self.find(id_of(id)).ok()??;
+        Some((segment.number, row)).filter(is_there)
+    }
+
+    pub fn queued_now(&self, end: &ToEnd) -> Queued {
+        let (segment, row) =
+            self.undone_now(end.finished.id.0.as_u128(), end.queued.place()).unwrap_or(end.queued.place());
+        Queued { segment, row, ..end.queued }
+    }
+
     /// How the execution that holds this send has ended, if any does.
     fn ended_of(&self, row: &Row) -> Result<Option<EndedExecution>, StoreError> {
         if row.is_held() { self.ending(row.execution, None) } else { Ok(None) }
@@ -123,6 +145,7 @@ fn standing(row: &Row, ended: Option<EndedExecution>) -> Standing {
 // Claiming.
 
 pub fn claim(shared: &Arc<Shared>, by: &Session, wants: &[Want], limit: usize) -> Result<Claim, StoreError> {
+    let _still = shared.places_hold();
     let mut claiming =
         Claiming { shared, by, claim: Claim::default(), looks: limit + LOOKS_BEYOND, unread: Vec::new() };
     let done = wants.iter().try_for_each(|want| claiming.want(want, limit));
@@ -147,7 +170,7 @@ struct Claiming<'s> {
 impl Claiming<'_> {
     fn want(&mut self, want: &Want, limit: usize) -> Result<(), StoreError> {
         let known = || locked(&self.shared.waiting).known(&want.tenant);
-        if let Some(Err(error)) = known().map(|number| line_up(self.shared, number)) {
+        if let Some(Err(error)) = known().map(|number| give_places(self.shared, number)) {
             // What is in line already can be claimed.
             self.shared.tell_unread(&error);
         }
@@ -311,6 +334,11 @@ fn waiting(shared: &Shared, segment: u32, number: u32) -> Result<Option<(Arc<Seg
 /// Gives the sends of this tenant's finished executions their places in line. One execution that cannot be read does
 /// not keep the others out; it is tried again with the next claim.
 pub fn line_up(shared: &Shared, number: u32) -> Result<(), StoreError> {
+    let _still = shared.places_hold();
+    give_places(shared, number)
+}
+
+fn give_places(shared: &Shared, number: u32) -> Result<(), StoreError> {
     if !locked(&shared.waiting).is_closing(number, true) {
         return Ok(());
     }
@@ -361,6 +389,7 @@ pub fn discarded(
     closing: &Closing,
     now: Timestamp,
 ) -> Result<(Vec<ToEnd>, Option<StoreError>), StoreError> {
+    let _still = shared.places_hold();
     let tenant = name_of(shared, number);
     let mut ends = Vec::new();
     let mut failed = None;
@@ -406,6 +435,7 @@ fn held(shared: &Shared, hash: u64) -> Result<Vec<HeldRow>, StoreError> {
             }
         }
     }
+    in_call_order(&mut rows, |(_, _, row)| row.as_ref().ok());
     Ok(rows)
 }
 
@@ -419,6 +449,7 @@ pub fn held_rows(shared: &Shared, hash: u64) -> Result<Vec<(u32, u32)>, StoreErr
 /// What has expired by now, taken out of line; and whether there may be more. What cannot be read holds nothing up: it
 /// is in line again, and looked at later.
 pub fn expired(shared: &Shared, now: Timestamp, limit: usize) -> (Vec<ToEnd>, bool) {
+    let _still = shared.places_hold();
     let taken = locked(&shared.waiting).take_expired(second(now), limit);
     let more = taken.len() >= limit;
     let mut ends = Vec::with_capacity(taken.len());
@@ -470,6 +501,7 @@ pub fn suspended(
         // A walk over all that waits would find nothing.
         return (Vec::new(), None);
     }
+    let _still = shared.places_hold();
     let from = from.map_or((0, 0), |place| ((place.0 >> 32) as u32, place.0 as u32));
     let mut ends = Vec::new();
     let mut rows = 0;
@@ -558,6 +590,7 @@ pub struct Overdue {
 
 /// Those that are open since before then. What cannot be read is passed over, and looked at again the next time.
 pub fn overdue(shared: &Shared, before: Timestamp, now: Timestamp, limit: usize) -> Overdue {
+    let _still = shared.places_hold();
     let open = locked(&shared.waiting).overdue(wire::nanoseconds(before), limit + 1);
     let is_more = open.len() > limit;
     let mut overdue = Overdue::default();

@@ -72,6 +72,8 @@ impl Doubts {
             match kind {
                 FrameKind::Send if number(16) == Some(next.1) => {
                     here.extend(id.map(|id| (next, id)));
+                    // Where it was moved here, it still seems to wait where it stood before.
+                    id.into_iter().for_each(|id| self.about(id));
                     next.1 += 1;
                 }
                 FrameKind::Begin | FrameKind::Finish => match (id, number(16), number(20)) {
@@ -118,7 +120,7 @@ mod tests {
             frame::append(&mut bytes, kind, &[payload], None);
             bytes
         };
-        let (mine, other, later) = ((7, (1, 2)), (8, (1, 3)), (9, (1, 5)));
+        let (mine, other, later) = ((7, (1, 2)), (8, (1, 3)), (10, (1, 5)));
         for (name, bytes, doubted, held) in [
             ("its begin", make(FrameKind::Begin, &subject(7, 1, 2)), [true, false], [true, false]),
             ("its end", make(FrameKind::Finish, &subject(7, 1, 2)), [true, false], [true, false]),

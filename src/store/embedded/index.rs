@@ -67,6 +67,8 @@ pub struct OnDisk {
 #[derive(Clone, Default)]
 pub struct Ended {
     pub undone: RoaringBitmap,
+    /// Those that were moved on since the index file was written, which has them among their executions' rows still.
+    pub moved: RoaringBitmap,
     rows: Postings,
 }
 
@@ -77,6 +79,9 @@ impl Ended {
 
     pub fn add(&mut self, number: u32, row: &Row) {
         self.undone.remove(number);
+        if row.is_moved() {
+            self.moved.insert(number);
+        }
         self.rows.add(row.end_terms(), number);
     }
 
@@ -258,7 +263,7 @@ impl Find {
             Self::Growing(growing) => {
                 for (&hash, &(last, _)) in &growing.members {
                     let any = term(Asked::Execution, hash as u32);
-                    let rows = growing.chain(last).into_iter().map(u64::from);
+                    let rows = growing.chain(last).into_iter().filter(|&row| !ended.moved.contains(row)).map(u64::from);
                     entries.extend(rows.flat_map(|row| [entry(hash, MEMBER, row), entry(any, MEMBER, row | ANY)]));
                 }
                 let keys = growing.keys.iter();
@@ -273,7 +278,7 @@ impl Find {
                 for (hash, value) in checkpointed.all_entries()? {
                     if value >> 62 == ROWS {
                         *postings.0.entry(hash).or_default() |= checkpointed.rows_at(value & VALUE)?;
-                    } else {
+                    } else if value >> 62 != MEMBER || !ended.moved.contains(value as u32) {
                         entries.push((hash, value));
                     }
                 }

@@ -126,6 +126,7 @@ impl Sieve {
             && instant >= self.window.since
             && instant < self.window.until
             && !row.is_lost()
+            && !row.is_moved()
     }
 }
 

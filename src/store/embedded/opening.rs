@@ -21,6 +21,8 @@ pub struct Opening<'a> {
     /// By the row's hash of a tenant. Two tenants of one hash are told apart when their sends are claimed.
     numbers: HashMap<u32, u32>,
     held: HashMap<u64, Held>,
+    /// By tenant: what was moved on from where it stood in line.
+    carried: HashMap<u32, Vec<Queued>>,
     doubted: HashSet<u128>,
     left: Vec<(u32, u32)>,
 }
@@ -41,6 +43,7 @@ impl<'a> Opening<'a> {
             waiting: Waiting::default(),
             numbers: HashMap::new(),
             held: HashMap::new(),
+            carried: HashMap::new(),
             doubted: HashSet::new(),
             left: Vec::new(),
         }
@@ -108,10 +111,16 @@ impl<'a> Opening<'a> {
         if row.is_held() {
             let (since, first) = (row.created_at, place);
             let held = self.held.entry(row.execution).or_insert(Held { number: tenant, since, first, sends: 0 });
+            // One that was moved comes after those that were accepted later.
+            held.since = held.since.min(since);
             held.sends += 1;
         } else {
             let queued = self.shared.queued(segment, number, row, wire::timestamp(row.created_at))?;
-            self.waiting.queue(tenant, queued);
+            if row.is_carried() {
+                self.carried.entry(tenant).or_default().push(queued);
+            } else {
+                self.waiting.queue(tenant, queued);
+            }
         }
         Ok(())
     }
@@ -143,7 +152,14 @@ impl<'a> Opening<'a> {
                 }
             }
         }
-        released.into_iter().for_each(|(number, entries)| self.waiting.merge(number, entries));
+        // What was moved on was accepted before all of its second that was not.
+        let carried = std::mem::take(&mut self.carried);
+        carried
+            .into_iter()
+            .for_each(|(number, entries)| self.waiting.merge(number, entries, |one, other| one <= other));
+        released
+            .into_iter()
+            .for_each(|(number, entries)| self.waiting.merge(number, entries, |one, other| one < other));
         let mut stored: HashMap<u32, u64> = HashMap::new();
         for segment in self.shared.segments().iter() {
             let has_bodies = segment.has_bodies();

@@ -193,7 +193,11 @@ fn shown_body(shared: &Shared, segment: &Segment, place: BodyPlace) -> Result<(O
 
 pub fn record(shared: &Shared, id: SendId, bodies: bool) -> Result<Option<Record>, StoreError> {
     match shared.find(id)? {
-        Some((segment, _, row)) => Ok(Some(assemble(shared, &segment, &row, bodies)?.0)),
+        Some((segment, _, row)) => match assemble(shared, &segment, &row, bodies) {
+            // Its segment went meanwhile, and with it the one that tells how it ended.
+            Err(_) if shared.segment(segment.number).is_none() => Ok(None),
+            assembled => assembled.map(|(record, _)| Some(record)),
+        },
         None => Ok(None),
     }
 }
@@ -233,7 +237,7 @@ pub fn assemble(
         released_at: standing.released_at(),
         started_at: standing.started_at,
     });
-    if row.is_done() {
+    if row.has_end() {
         let place = row.finish;
         let missing = || {
             let why = format!("the segment {} that tells how send {} ended is gone", row.finish_segment, record.id);
@@ -292,10 +296,27 @@ pub fn unreadable(shared: &Shared, filter: &Filter, row: &Row, why: &StoreError)
 
 /// What is to be delivered, opened where it was sealed. `None`: no such send waits.
 pub fn spec(shared: &Shared, id: SendId) -> Result<Option<std::sync::Arc<SendSpec>>, StoreError> {
-    let taken = super::locked(&shared.waiting).taken(id.0.as_u128()).map(|taken| taken.queued);
-    let found = match taken {
-        Some(place) => match shared.segment(place.segment) {
-            Some(segment) => shared.waiting_row(&segment, place.row)?.map(|row| (segment, row)),
+    let place = || super::locked(&shared.waiting).taken(id.0.as_u128()).map(|taken| taken.queued.place());
+    let mut at = place();
+    loop {
+        let read = spec_at(shared, id, at);
+        let now = place();
+        if matches!(read, Ok(Some(_))) || at == now {
+            return read;
+        }
+        // It was moved on while it was read.
+        at = now;
+    }
+}
+
+fn spec_at(
+    shared: &Shared,
+    id: SendId,
+    place: Option<(u32, u32)>,
+) -> Result<Option<std::sync::Arc<SendSpec>>, StoreError> {
+    let found = match place {
+        Some((segment, row)) => match shared.segment(segment) {
+            Some(segment) => shared.waiting_row(&segment, row)?.map(|row| (segment, row)),
             None => None,
         },
         None => shared.find(id)?.map(|(segment, _, row)| (segment, row)),
@@ -372,25 +393,30 @@ pub fn execution(
     let mut sends = Vec::new();
     let mut next = None;
     let filter = Filter::of(Reach::One(tenant.clone()));
+    let mut members = Vec::new();
     for segment in shared.segments().with(hash).rev() {
         let rows = segment.row_count();
         for number in segment.members(hash)?.into_iter().filter(|&number| number < rows) {
             total += 1;
             let Some(row) = shared.sound_row(segment, number)? else { continue };
             delivered += u64::from(row.outcome == delivered_number);
-            if (segment.number, number) < from {
-                continue;
-            }
-            if sends.len() == limit {
-                next.get_or_insert_with(|| cursor('e', segment.number, number));
-                continue;
-            }
-            sends.push(match assemble(shared, segment, &row, false) {
-                Ok((record, _)) => record,
-                Err(error @ StoreError::Damaged(_)) => unreadable(shared, &filter, &row, &error),
-                Err(error) => return Err(error),
-            });
+            members.push((segment.clone(), number, row));
         }
+    }
+    in_call_order(&mut members, |(_, _, row)| Some(row));
+    let place = |member: &(std::sync::Arc<Segment>, u32, Row)| (member.0.number, member.1);
+    let first = members.iter().position(|member| place(member) == from);
+    let first = first.or_else(|| members.iter().position(|member| place(member) > from));
+    for (segment, number, row) in &members[first.unwrap_or(members.len())..] {
+        if sends.len() == limit {
+            next = Some(cursor('e', segment.number, *number));
+            break;
+        }
+        sends.push(match assemble(shared, segment, row, false) {
+            Ok((record, _)) => record,
+            Err(error @ StoreError::Damaged(_)) => unreadable(shared, &filter, row, &error),
+            Err(error) => return Err(error),
+        });
     }
     if ended.is_none() && total == 0 {
         return Ok(None);
@@ -404,6 +430,14 @@ pub fn execution(
         sends,
         next,
     }))
+}
+
+/// Rows of an execution, as they were accepted: that is how they stand, but for those that were moved on. Ids grow with
+/// acceptance.
+pub fn in_call_order<T>(members: &mut [T], row: impl Fn(&T) -> Option<&Row>) {
+    if members.iter().filter_map(&row).any(Row::is_carried) {
+        members.sort_by_key(|member| row(member).map(|row| row.id));
+    }
 }
 
 // The tail.

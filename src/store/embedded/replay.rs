@@ -14,7 +14,7 @@ use super::frame::{FrameKind, Scanned, Scanner};
 use super::opening::Opening;
 use super::seal::Asked;
 use super::segment::{End, FORMAT, Head, SEND_BYTES, Segment};
-use super::table::{Extent, LOST, Row};
+use super::table::{Extent, LOST, MOVED, Row};
 use super::{Shared, cannot_write, locked, rebuild};
 use crate::clock;
 use crate::store::view::EndedExecution;
@@ -288,6 +288,10 @@ fn replay(
                 // A number that comes again: what had it was of a batch that was cut off, and answered for by nobody.
                 this.rows.truncate(number);
                 let row = entry::accepted_row(&shared.keys, head.id, &form, extent);
+                if let Some(((segment, row), moved_at)) = form.moved_from() {
+                    this.segment.change_zones(|known| known.keep_from(moved_at));
+                    change(checkpointed, before, this, (segment, row, head.id), |row| row.flags |= MOVED);
+                }
                 let bodies = u64::from(head.body.length) + u64::from(head.rest.length);
                 this.segment.add_share(row.tenant, frame.length as u64 + SEND_BYTES, bodies);
                 if let Some(key) = &form.key {

@@ -1,9 +1,13 @@
 //! Retention: the oldest segments go, as wholes, and before them their bodies.
 //!
 //! A segment goes when its newest send is older than `[store] retention`, or while all segments together are larger
-//! than `max_bytes`; its bodies by `body_retention` and `body_max_bytes`. Always from the oldest on, never the newest
-//! segment, and never one with a send that is not done: what is behind such a segment waits with it, because logs tell
-//! of sends of earlier segments. `max_bytes` is asked for whenever a segment is opened, so that no flood outruns it.
+//! than `max_bytes`; its bodies by `body_retention` and `body_max_bytes`. Always from the oldest on, because logs tell of
+//! sends of earlier segments, and never the newest segment. `max_bytes` is asked for whenever a segment is opened, so
+//! that no flood outruns it.
+//!
+//! Never is a send lost that is not done: before a segment or its bodies go, the sends that wait there are moved on into
+//! the newest, a batch at a time. So one send that waits for months holds up nobody's retention. To keep the size alone,
+//! no more is moved than a multiple of what is written: a store full of what waits grows past its size instead.
 //!
 //! Whatever becomes of records, idempotency keys live their day: before a segment goes, the calls whose keys are still
 //! promised are carried on into the newest log, each with the ids of its sends.
@@ -20,25 +24,36 @@ use super::segment::Segment;
 use super::{Shared, cannot_write};
 use crate::store::{StoreError, wire};
 
+/// A segment that is past its time, or whose bodies are. By its age, or else because there is no room for it.
+pub struct Past {
+    pub segment: Arc<Segment>,
+    pub by_age: bool,
+}
+
+/// The first of these, in which nothing waits any more.
+pub fn free(past: &[Past]) -> Vec<Arc<Segment>> {
+    let free = past.iter().take_while(|past| past.segment.undone_count() == 0);
+    free.map(|past| past.segment.clone()).collect()
+}
+
 /// The segments that are past their time, oldest first. `now`: `None` asks for those alone for which there is no room.
-pub fn past_their_time(shared: &Shared, now: Option<Timestamp>) -> Vec<Arc<Segment>> {
+pub fn past_their_time(shared: &Shared, now: Option<Timestamp>) -> Vec<Past> {
     let settings = &shared.settings;
     let segments = shared.segments();
     let newest = segments.len().saturating_sub(1);
-    let done = segments[..newest].iter().take_while(|segment| segment.undone_count() == 0).count();
     let (mut record_bytes, mut body_bytes) = shared.bytes();
     let mut past = Vec::new();
-    for segment in &segments[..done] {
+    for segment in &segments[..newest] {
         // What ended late in this log keeps it, and the records of those sends are no older than that.
         let newest_at = segment.zones().newest_at();
         let (records, bodies) = segment.bytes();
-        let is_old = now.is_some_and(|now| older(now, newest_at, settings.retention));
-        if !is_old && record_bytes + body_bytes <= settings.max_bytes {
+        let by_age = now.is_some_and(|now| older(now, newest_at, settings.retention));
+        if !by_age && record_bytes + body_bytes <= settings.max_bytes {
             break;
         }
         record_bytes -= records;
         body_bytes -= bodies;
-        past.push(segment.clone());
+        past.push(Past { segment: segment.clone(), by_age });
     }
     past
 }
@@ -65,16 +80,20 @@ pub fn drop_segments(shared: &Shared, past: &[Arc<Segment>]) -> Result<Vec<PathB
     Ok(gone)
 }
 
-/// Drops the bodies of segments whose bodies are past their time.
-pub fn drop_bodies(shared: &Shared, now: Timestamp) -> Result<(), StoreError> {
+/// Drops the bodies of segments whose bodies are past their time, up to the first in which a send waits: that is the
+/// answer.
+pub fn drop_bodies(shared: &Shared, now: Timestamp) -> Result<Option<Past>, StoreError> {
     let settings = &shared.settings;
     let segments = shared.segments();
     let newest = segments.len().saturating_sub(1);
     let (_, mut body_bytes) = shared.bytes();
-    for segment in segments[..newest].iter().take_while(|segment| segment.undone_count() == 0) {
-        let newest_at = segment.zones().newest_at();
-        if !older(now, newest_at, settings.body_retention) && body_bytes <= settings.body_max_bytes {
+    for segment in &segments[..newest] {
+        let by_age = older(now, segment.zones().newest_at(), settings.body_retention);
+        if !by_age && body_bytes <= settings.body_max_bytes {
             break;
+        }
+        if segment.undone_count() > 0 {
+            return Ok(Some(Past { segment: segment.clone(), by_age }));
         }
         if segment.has_bodies() {
             body_bytes -= segment.bodies_bytes.load(Ordering::Relaxed);
@@ -83,7 +102,7 @@ pub fn drop_bodies(shared: &Shared, now: Timestamp) -> Result<(), StoreError> {
             tracing::info!(segment = segment.number, "dropped the bodies of a segment past their retention");
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Frees what a dropped segment held on disk. What cannot be removed is removed at the next start.

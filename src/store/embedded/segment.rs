@@ -35,7 +35,7 @@ use super::{Fault, Faults};
 use crate::store::{StoreError, Why, wire};
 
 /// Of everything under the store's path. A store of a later format is refused; those before are read as they are.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 /// What a send takes beside its frames and bodies: its row, its end's place in the tail, and what its index entries
 /// come to.
 pub const SEND_BYTES: u64 = ROW_BYTES as u64 + END_BYTES as u64 + 64;

@@ -69,6 +69,10 @@ pub const HELD: u8 = 1;
 pub const SEALED: u8 = 2;
 /// Its accept frame was lost to damage; nothing is known of it.
 pub const LOST: u8 = 4;
+/// It was moved on to a later segment, and its row there is the one that counts.
+pub const MOVED: u8 = 8;
+/// It was moved here from an earlier segment.
+pub const CARRIED: u8 = 16;
 /// No outcome, no code.
 pub const NONE: u8 = 0xff;
 
@@ -76,8 +80,18 @@ impl Row {
     pub fn id(&self) -> SendId {
         SendId(uuid::Uuid::from_u128(self.id))
     }
+    /// Nothing waits here.
     pub fn is_done(&self) -> bool {
-        self.finish_segment != 0 || self.is_lost()
+        self.has_end() || self.is_lost() || self.is_moved()
+    }
+    pub fn has_end(&self) -> bool {
+        self.finish_segment != 0
+    }
+    pub fn is_moved(&self) -> bool {
+        self.flags & MOVED != 0
+    }
+    pub fn is_carried(&self) -> bool {
+        self.flags & CARRIED != 0
     }
     pub fn is_lost(&self) -> bool {
         self.flags & LOST != 0

@@ -168,6 +168,10 @@ impl OnDisk {
         self.path().join("pieces/00000001").join(name)
     }
 
+    fn file_of_newest(&self, name: &str) -> PathBuf {
+        self.shared().segments().last().expect("there is one").directory.join(name)
+    }
+
     fn shared(&self) -> &Shared {
         &self.store().shared
     }

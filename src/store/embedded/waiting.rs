@@ -32,6 +32,15 @@ pub struct Queued {
     pub released: u32,
 }
 
+impl Queued {
+    pub fn place(&self) -> Place {
+        (self.segment, self.row)
+    }
+}
+
+/// Where a row stands: its segment, and its number there.
+pub type Place = (u32, u32);
+
 /// With its order among all that were taken from the front of the line.
 pub type Aside = (u64, Queued);
 
@@ -375,13 +384,14 @@ impl Waiting {
         });
     }
 
-    /// Sends that were released among others, each to the place that its release gives it.
-    pub fn merge(&mut self, number: u32, mut entries: Vec<Queued>) {
+    /// Sends that were released among others, each to the place that its release gives it: before those released in
+    /// the second in which it `comes_before` them.
+    pub fn merge(&mut self, number: u32, mut entries: Vec<Queued>, comes_before: impl Fn(u32, u32) -> bool) {
         entries.sort_by_key(|queued| queued.released);
         let before = self.change(number, |tenant, _| std::mem::take(&mut tenant.line.blocks));
         let mut entries = entries.into_iter().peekable();
         for queued in before.into_iter().flat_map(|block| block.entries) {
-            while let Some(earlier) = entries.next_if(|entry| entry.released < queued.released) {
+            while let Some(earlier) = entries.next_if(|entry| comes_before(entry.released, queued.released)) {
                 self.queue(number, earlier);
             }
             self.line_up(number, queued);
@@ -417,6 +427,24 @@ impl Waiting {
     pub fn begun_before(&self) -> Vec<(u128, Taken)> {
         let before = |taken: &Taken| matches!(taken.hand, Hand::Begun(by) if by != self.incarnation);
         self.taken.iter().filter(|(_, taken)| before(taken)).map(|(&id, &taken)| (id, taken)).collect()
+    }
+
+    /// These were moved on, from the first place to the second. One look at all that waits.
+    pub fn moved(&mut self, places: &HashMap<Place, Place>) {
+        let follow = |segment: &mut u32, row: &mut u32| {
+            if let Some(place) = places.get(&(*segment, *row)) {
+                (*segment, *row) = *place;
+            }
+        };
+        for tenant in self.tenants.iter_mut().flatten() {
+            let line = tenant.line.blocks.iter_mut().flat_map(|block| &mut block.entries);
+            line.for_each(|queued| follow(&mut queued.segment, &mut queued.row));
+            let aside = tenant.aside.values_mut().flat_map(|line| &mut line.blocks);
+            let aside = aside.flat_map(|block| &mut block.entries);
+            aside.for_each(|(_, queued)| follow(&mut queued.segment, &mut queued.row));
+        }
+        self.taken.values_mut().for_each(|taken| follow(&mut taken.queued.segment, &mut taken.queued.row));
+        self.open.values_mut().for_each(|open| follow(&mut open.segment, &mut open.row));
     }
 
     // Executions.

@@ -14,7 +14,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::Ordering,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
@@ -22,6 +22,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use metrics::{Gauge, Histogram};
 use tokio::time::Instant;
 
@@ -30,6 +31,7 @@ use self::batch::{Batch, Effect, Reply, Was};
 pub use self::job::{AcceptJob, AcceptedJob, Answer, BeginJob, EndJob, FinishJob, Job, StoreEndJob};
 use super::files::Link;
 use super::segment::{End, SEND_BYTES, Segment};
+use super::table::{MOVED, Row};
 use super::waiting::{Hand, Queued, Taken, second, second_after};
 use super::{Fault, Shared, cannot_write, checkpoint, closed, locked};
 use crate::clock;
@@ -63,6 +65,11 @@ struct Writer {
     committed_at: Instant,
     /// The last batch had company: waiting a little gathers more.
     busy: bool,
+    /// Retention has more to do, by time or (`None`) by size alone.
+    letting_go: Option<Option<Timestamp>>,
+    /// Bytes that may be moved on to keep the size: as much as is written, a few times over, and no more, or a store
+    /// full of what waits would do nothing else.
+    may_move: u64,
     checkpoint: Sender<()>,
     commit_seconds: Histogram,
     bytes_gauge: Gauge,
@@ -94,6 +101,8 @@ pub fn start(shared: Arc<Shared>, left_behind: Vec<(u32, u32)>) -> io::Result<(S
         tried_at: now,
         committed_at: now,
         busy: false,
+        letting_go: None,
+        may_move: shared.limits.log_bytes + shared.limits.bodies_bytes,
         checkpoint,
         commit_seconds: metrics::histogram!("egressd_store_commit_seconds"),
         bytes_gauge: metrics::gauge!("egressd_store_bytes"),
@@ -112,7 +121,11 @@ pub fn start(shared: Arc<Shared>, left_behind: Vec<(u32, u32)>) -> io::Result<(S
 impl Writer {
     fn run(mut self) {
         loop {
-            let wait = if self.is_failing() { TRY_AGAIN_EVERY } else { LOOK_EVERY };
+            let wait = match self.letting_go {
+                _ if self.is_failing() => TRY_AGAIN_EVERY,
+                Some(_) => Duration::ZERO,
+                None => LOOK_EVERY,
+            };
             let job = match self.jobs.recv_timeout(wait) {
                 Ok(job) => job,
                 Err(RecvTimeoutError::Timeout) => {
@@ -120,6 +133,7 @@ impl Writer {
                         self.fail(&StoreError::CannotWrite(why.into()));
                     }
                     self.try_again();
+                    self.go_on();
                     continue;
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -130,6 +144,7 @@ impl Writer {
                 let _ = closing.send(done);
                 return;
             }
+            self.go_on();
         }
         let _ = self.come_to_rest();
     }
@@ -212,6 +227,7 @@ impl Writer {
         let done = self.write(&batch);
         match done {
             Ok(()) => {
+                self.earn((batch.log.len() + batch.bodies.len()) as u64);
                 self.owed.extend(batch.effects);
                 self.apply_owed();
                 for reply in batch.replies {
@@ -425,6 +441,38 @@ impl Writer {
                 drop(waiting);
                 newest.undone.fetch_add(sends.len() as u32, Ordering::AcqRel);
                 newest.rows.store(first + sends.len() as u32, Ordering::Release);
+            }
+            Effect::Moved(moved, at) => {
+                let shared = self.shared.clone();
+                let _alone = shared.places.write().unwrap_or_else(PoisonError::into_inner);
+                let mut left = Vec::with_capacity(moved.len());
+                for one in moved {
+                    newest.write_rows(one.number, &one.row.encode()).map_err(failed(&newest))?;
+                    let segment = self.segment_of(&SendAt { segment: one.from.0, row: one.from.1, tenant: 0 })?;
+                    let row =
+                        shared.sound_row(&segment, one.from.1)?.map(|row| Row { flags: row.flags | MOVED, ..row });
+                    if let Some(row) = &row {
+                        segment.write_rows(one.from.1, &row.encode()).map_err(failed(&segment))?;
+                        if row.is_sealed() {
+                            segment.wipe(row.accepted).map_err(failed(&segment))?;
+                        }
+                    }
+                    left.push((segment, row));
+                }
+                for (one, (segment, row)) in moved.iter().zip(left) {
+                    newest.add_rows(one.number, &[one.row]);
+                    shared.store(&newest, one.row.tenant, u64::from(one.row.accepted.length) + SEND_BYTES, one.bodies);
+                    newest.undone.fetch_add(1, Ordering::AcqRel);
+                    newest.rows.store(one.number + 1, Ordering::Release);
+                    match row {
+                        Some(row) => segment.add_end(one.from.1, &row),
+                        None => segment.add_lost_end(one.from.1),
+                    }
+                    segment.undone.fetch_sub(1, Ordering::AcqRel);
+                }
+                newest.change_zones(|known| known.keep_from(*at));
+                let places = moved.iter().map(|one| (one.from, (newest.number, one.number))).collect();
+                locked(&shared.waiting).moved(&places);
             }
             Effect::Carried { hash, at } => newest.change_growing(|growing| growing.add_key(*hash, *at, 0)),
             Effect::Key { hash, first, count } => {

@@ -13,7 +13,7 @@ const ZONE_ROWS: u32 = 256;
 pub struct ZoneMap {
     zones: Vec<Zone>,
     whole: Zone,
-    /// Of the finishes in this segment's log.
+    /// Of the finishes in this segment's log, or when the last send was moved here, if that was later.
     pub newest_finished_at: i64,
     /// The greatest id up to the end of each zone.
     #[serde(skip)]
@@ -109,7 +109,12 @@ impl ZoneMap {
         self.whole.add_start(row.started_at);
     }
 
-    /// When the newest of its sends was accepted or the newest end in its log came about.
+    /// Its time counts from then on at the earliest.
+    pub fn keep_from(&mut self, at: i64) {
+        self.newest_finished_at = self.newest_finished_at.max(at);
+    }
+
+    /// When the newest of its sends was accepted or moved here, or the newest end in its log came about.
     pub fn newest_at(&self) -> i64 {
         self.whole.created.1.max(self.newest_finished_at)
     }

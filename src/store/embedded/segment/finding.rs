@@ -35,10 +35,18 @@ impl Segment {
 
     /// Rows of this execution here, in order.
     pub fn members(&self, hash: u64) -> Result<Vec<u32>, StoreError> {
-        self.find().members(hash).map_err(|error| self.index_unreadable(error))
+        let mut rows = self.find().members(hash).map_err(|error| self.index_unreadable(error))?;
+        let ended = self.ended();
+        if !ended.moved.is_empty() {
+            rows.retain(|&row| !ended.moved.contains(row));
+        }
+        Ok(rows)
     }
 
     pub fn member_count(&self, hash: u64) -> Result<u32, StoreError> {
+        if !self.ended().moved.is_empty() {
+            return self.members(hash).map(|rows| rows.len() as u32);
+        }
         self.find().member_count(hash).map_err(|error| self.index_unreadable(error))
     }
 

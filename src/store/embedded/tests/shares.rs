@@ -3,6 +3,7 @@
 use super::*;
 use crate::limits::IDEMPOTENCY_KEPT;
 use crate::record::ShownBody;
+use crate::store::NewSend;
 
 struct Small {
     directory: TempDir,
@@ -204,12 +205,58 @@ async fn answers_take_no_more_than_their_tenants_share_and_every_send_ends_all_t
 
 #[tokio::test]
 async fn no_more_is_kept_than_may_be_whenever_a_segment_is_opened() {
-    let small = Small::of(|settings| settings.max_bytes = 8_000);
-    let mut most = 0;
-    for _ in 0..80 {
-        small.flood("a", 1, 10).await;
-        most = most.max(bytes_of(small.store()));
+    // Also where another tenant has sends that wait and will for long.
+    for waits in [0, 1, 3] {
+        let mut small = Small::of(|settings| settings.max_bytes = 8_000);
+        let (store, session) = small.store.as_ref().expect("open");
+        let mut waiting = Vec::new();
+        for _ in 0..waits {
+            waiting.push(accept_one(store, session, &draft().of("quiet").created(at(9))).await);
+        }
+        let mut most = 0;
+        for _ in 0..80 {
+            assert_eq!(small.flood("a", 1, 10).await, 1, "{waits} wait");
+            most = most.max(bytes_of(small.store()));
+        }
+        assert!(small.store().shared.segments()[0].number > 5, "{waits} wait: segments were dropped");
+        assert!(most < 8_000 + 2 * 4 * 1_000, "{waits} wait: {most} bytes stood there");
+        small.reopen();
+        let (store, session) = small.store.as_ref().expect("open");
+        let want = Want { tenant: tenant("quiet"), room: 99, full: Vec::new() };
+        let claimed = store.claim(session, vec![want], 99).await.expect("claimed").sends;
+        assert_eq!(claimed.iter().map(|send| send.id).collect::<Vec<_>>(), waiting, "none is lost");
     }
-    assert!(small.store().shared.segments()[0].number > 5, "segments were dropped");
-    assert!(most < 8_000 + 2 * 4 * 1_000, "{most} bytes stood there");
+}
+
+#[tokio::test]
+async fn a_store_full_of_what_waits_moves_no_more_than_a_multiple_of_what_is_written() {
+    const SENDS: u64 = 100;
+    let directory = tempfile::tempdir().unwrap();
+    let settings = StoreSettings { max_bytes: 8_000, ..settings(directory.path()) };
+    let limits = SegmentLimits { sends: 4, log_bytes: 4_000, bodies_bytes: 4_000, ..OnDisk::limits() };
+    let store = Embedded::open_with(&settings, conformance::NODE, limits).expect("it opens");
+    let session = joined_at_once(&store);
+    let mut ids = Vec::new();
+    for _ in 0..SENDS {
+        let send = NewSend { course: Course::Wait, ..draft().created(at(10)).send() };
+        ids.push(send.id);
+        accept_new(&store, &session, call(vec![send], None)).await;
+    }
+    // With nothing more written it comes to rest: a few rounds of the writer's after which nothing was moved.
+    let moved = || store.shared.segments().last().map(|newest| (newest.number, newest.row_count()));
+    let mut before = None;
+    let patience = Patience::begun();
+    loop {
+        let now = moved();
+        if std::mem::replace(&mut before, now) == now {
+            break;
+        }
+        for _ in 0..4 {
+            store.give_back(&session, Vec::new()).await.expect("answered");
+        }
+        patience.lasts();
+    }
+    let segments = u64::from(store.shared.segments().last().expect("one").number);
+    assert!(segments < SENDS, "{segments} segments were written for {SENDS} sends");
+    assert_eq!(claimed(&store, &session).await, ids, "in order");
 }

@@ -9,10 +9,11 @@ use crate::send::{ExecutionId, SendId, TenantId};
 use crate::store::embedded::entry::{BeginHead, BodyPlace, FinishFacts, FinishHead, SendHead};
 use crate::store::embedded::frame::{self, FrameKind};
 use crate::store::embedded::locked;
+use crate::store::embedded::read::payload;
 use crate::store::embedded::seal::Asked;
-use crate::store::embedded::segment::{END_BYTES_RESERVED, SEND_BYTES};
-use crate::store::embedded::table::{Extent, ROW_BYTES, Row};
-use crate::store::embedded::waiting::{Counted, Hand};
+use crate::store::embedded::segment::{END_BYTES_RESERVED, SEND_BYTES, Segment};
+use crate::store::embedded::table::{CARRIED, Extent, ROW_BYTES, Row};
+use crate::store::embedded::waiting::{Counted, Hand, Place};
 use crate::store::view::EndedExecution;
 use crate::store::wire::{self, EndingForm};
 use crate::store::{Accepted, Course, Ending, ExecutionEnd, IdempotencyKey, Session, StoreError};
@@ -38,6 +39,8 @@ pub enum Effect {
         hash: u64,
         at: u32,
     },
+    /// Sends that wait and whose segment goes, moved on at this instant.
+    Moved(Vec<Moved>, i64),
     Key {
         hash: u64,
         first: u32,
@@ -65,6 +68,15 @@ pub enum Effect {
         was: Was,
         body: u64,
     },
+}
+
+/// A send that was moved on.
+pub struct Moved {
+    pub from: Place,
+    /// Its number in the newest segment, and its row there.
+    pub number: u32,
+    pub row: Row,
+    pub bodies: u64,
 }
 
 /// Where a send's row is, and the hash of its tenant there.
@@ -265,12 +277,7 @@ impl Writer {
             }
         }
         let ended = EndedExecution { ending: job.ending, at: job.at, count };
-        let form = EndingForm::of(job.tenant.as_str(), job.execution.as_str(), &ended);
-        let at = self.newest.log_bytes.load(Ordering::Relaxed) + batch.log.len() as u64;
-        let length = frame::append(&mut batch.log, FrameKind::Ending, &[&wire::encode(&form, Vec::new())], None);
-        let at = Extent { at: at as u32, length: length as u32 };
-        batch.effects.push(Effect::Ending { hash: job.hash, at, ended, tenant });
-        batch.endings.insert(job.hash, ended);
+        self.append_ending(batch, job.hash, (job.tenant.as_str(), job.execution.as_str(), tenant), ended);
         Ok(ExecutionEnd::Done { count, first: true })
     }
 
@@ -350,13 +357,11 @@ impl Writer {
             }
             other => other,
         };
-        let segment = self.shared.segment(send.segment)?;
-        if batch.done.contains(&finish.id)
-            || batch.begun.contains(&finish.id)
-            || !segment.ended().undone.contains(send.row)
-        {
+        if batch.done.contains(&finish.id) || batch.begun.contains(&finish.id) {
             return None;
         }
+        let (segment, row) = self.shared.undone_now(finish.id, (send.segment, send.row))?;
+        let send = SendAt { segment, row, ..send };
         let mut waiting = locked(&self.shared.waiting);
         let was = match waiting.taken(finish.id) {
             None => Was::Untaken(number, counted),
@@ -428,6 +433,67 @@ impl Writer {
         let at = self.newest.log_bytes.load(Ordering::Relaxed) + batch.log.len() as u64;
         frame::append(&mut batch.log, FrameKind::Call, &[form], None);
         batch.effects.push(Effect::Carried { hash, at: at as u32 });
+    }
+
+    /// A send that waits, with all that it is made of, and the end of the execution that held it.
+    pub fn move_on(
+        &self,
+        batch: &mut Batch,
+        segment: &Segment,
+        number: u32,
+        row: &Row,
+        now: i64,
+    ) -> Result<Moved, StoreError> {
+        let bytes = segment.frame(row.accepted)?;
+        let (head, form) = payload(segment, row.accepted, &bytes, SendHead::decode)?;
+        let slot = row.is_sealed().then(|| bytes.last_chunk()).flatten();
+        let body_of = |place: BodyPlace| match place.length {
+            0 => Ok(None),
+            _ => segment.body(place.at, place.length)?.map(Some).ok_or_else(|| {
+                StoreError::Damaged(format!("{} is gone while a send of it waits", segment.file("bodies")).into())
+            }),
+        };
+        let (body, rest) = (body_of(head.body)?, body_of(head.rest)?);
+        if row.is_held()
+            && !batch.endings.contains_key(&row.execution)
+            && let Some(ended) = self.shared.ending(row.execution, None)?
+            && let Some(execution) = form.execution()
+        {
+            self.append_ending(batch, row.execution, (form.tenant, execution, row.tenant), ended);
+        }
+        let head = SendHead {
+            row: self.newest.row_count() + batch.rows,
+            remaining: 0,
+            body: self.append_body(batch, body.as_deref()),
+            rest: self.append_body(batch, rest.as_deref()),
+            ..head
+        };
+        let at = self.newest.log_bytes.load(Ordering::Relaxed) + batch.log.len() as u64;
+        let form = form.moved((segment.number, number), now);
+        let length = frame::append(&mut batch.log, FrameKind::Send, &[&head.encode(), &form], slot);
+        batch.rows += 1;
+        let accepted = Extent { at: at as u32, length: length as u32 };
+        Ok(Moved {
+            from: (segment.number, number),
+            number: head.row,
+            row: Row { accepted, flags: row.flags | CARRIED, ..*row },
+            bodies: u64::from(head.body.length) + u64::from(head.rest.length),
+        })
+    }
+
+    fn append_ending(
+        &self,
+        batch: &mut Batch,
+        hash: u64,
+        (tenant, execution, tenant_hash): (&str, &str, u32),
+        ended: EndedExecution,
+    ) {
+        let form = EndingForm::of(tenant, execution, &ended);
+        let at = self.newest.log_bytes.load(Ordering::Relaxed) + batch.log.len() as u64;
+        let length = frame::append(&mut batch.log, FrameKind::Ending, &[&wire::encode(&form, Vec::new())], None);
+        let at = Extent { at: at as u32, length: length as u32 };
+        batch.effects.push(Effect::Ending { hash, at, ended, tenant: tenant_hash });
+        batch.endings.insert(hash, ended);
     }
 
     fn append_body(&self, batch: &mut Batch, body: Option<&[u8]>) -> BodyPlace {
