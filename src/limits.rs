@@ -116,6 +116,9 @@ pub const TAILS_RESERVE: usize = 32;
 pub const TAILS_OF_ONE: usize = 64;
 /// Most items in one page of a list.
 pub const PAGE_ITEMS_MAX: usize = 200;
+/// Sends that are looked at for one page, whatever it asks for: a filter that finds little costs its caller more pages,
+/// and nobody else anything.
+pub const LIST_LOOKED_AT_MAX: usize = if cfg!(test) { 250 } else { 20_000 };
 /// Items of a page when the caller names no limit.
 pub const PAGE_ITEMS_DEFAULT: usize = 50;
 /// Longest `?wait=` of `GET /v1/sends/{id}`.

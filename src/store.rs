@@ -28,7 +28,7 @@ pub use self::once::{
     Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, IdempotencyKey, NewSend, OnceOnly,
     Pending, Recovered, Released, Session, Started, StoreEnd, SweepPlace, Swept, WaitingCount, Want,
 };
-pub use self::records::{Filter, Page, Reach, Records, TailItem, TailPlace};
+pub use self::records::{Filter, HostFilter, Page, Reach, Records, StatusFilter, TailItem, TailPlace};
 use self::registry::lift_in;
 pub use self::registry::{News, Published, Registry, Suspension, SuspensionScope, next_sync_token};
 

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use utoipa::openapi::schema::{Object, ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::openapi::schema::{Array, ArrayBuilder, Object, ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{IntoParams, Modify, OpenApi, ToSchema};
 
@@ -234,15 +234,24 @@ pub(super) struct Filters {
     workflow: Option<String>,
     execution: Option<String>,
     step: Option<String>,
-    /// Host of the URL.
+    /// Host of the URL; `*.example.com` are all names below that one.
     #[param(example = "hooks.example.com")]
     host: Option<String>,
-    #[param(schema_with = outcome)]
-    outcome: Option<String>,
-    #[param(schema_with = code)]
-    code: Option<String>,
-    #[param(minimum = 100, maximum = 999)]
-    status: Option<u16>,
+    /// May stand several times, as `code` and `status` may: any of them will do.
+    #[param(schema_with = outcomes)]
+    outcome: Option<Vec<String>>,
+    #[param(schema_with = codes)]
+    code: Option<Vec<String>>,
+    /// A status code, or a class such as `5xx`.
+    #[param(schema_with = statuses)]
+    status: Option<Vec<String>>,
+    #[param(schema_with = state)]
+    state: Option<String>,
+    #[param(schema_with = method)]
+    method: Option<String>,
+    /// What the path of the URL begins with.
+    #[param(pattern = "^/", example = "/orders")]
+    path: Option<String>,
     /// Public address that it left from; with the scope `operate` the bound one, too.
     #[param(example = "198.51.100.10")]
     source_ip: Option<String>,
@@ -399,6 +408,22 @@ fn text_of(values: impl Iterator<Item = &'static str>, or_null: bool) -> Object 
         SchemaType::new(Type::String)
     };
     ObjectBuilder::new().schema_type(kind).enum_values(Some(values)).build()
+}
+
+fn any_of(item: Object) -> Array {
+    ArrayBuilder::new().items(item).build()
+}
+
+pub(super) fn outcomes() -> Array {
+    any_of(outcome())
+}
+
+pub(super) fn codes() -> Array {
+    any_of(code())
+}
+
+pub(super) fn statuses() -> Array {
+    any_of(ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[1-9]([0-9]{2}|xx)$")).build())
 }
 
 pub(super) fn method() -> Object {

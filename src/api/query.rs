@@ -1,4 +1,4 @@
-//! What stands after the `?`: filters, pages and waits, every parameter known and given once.
+//! What stands after the `?`: filters, pages and waits, every parameter known and, but for some filters, given once.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -10,8 +10,9 @@ use super::problem::Problem;
 use crate::limits;
 use crate::outcome::{Code, Outcome};
 use crate::policy::{CheckedUrl, Host};
-use crate::send::TenantId;
-use crate::store::{Filter, Reach};
+use crate::record::State;
+use crate::send::{Method, TenantId};
+use crate::store::{Filter, HostFilter, Reach, StatusFilter};
 
 /// One page of a list.
 #[derive(Debug, PartialEq, Eq)]
@@ -105,10 +106,31 @@ pub fn host(given: &str) -> Option<String> {
     })
 }
 
-const FILTERS: &str =
-    "workflow execution step host outcome code status source_ip since until, and tenant for all tenants";
-const FILTERS_AND_PAGE: &str =
-    "workflow execution step host outcome code status source_ip since until limit cursor, and tenant for all tenants";
+const FILTERS: &str = "workflow execution step host outcome code status state method path source_ip since until, and \
+                       tenant for all tenants";
+const FILTERS_AND_PAGE: &str = "workflow execution step host outcome code status state method path source_ip since \
+                                until limit cursor, and tenant for all tenants";
+/// Each of these may stand several times: any of its values will do.
+const SEVERAL: [&str; 3] = ["outcome", "code", "status"];
+
+/// A host, or `*.` and the name above those that are asked for.
+fn hosts(given: &str) -> Option<HostFilter> {
+    match given.trim().strip_prefix("*.") {
+        Some(parent) => match parent.parse::<IpAddr>() {
+            Ok(_) => None,
+            Err(_) => host(parent).map(HostFilter::Below),
+        },
+        None => host(given).map(HostFilter::One),
+    }
+}
+
+/// `503` or `5xx`.
+fn statuses(given: &str) -> Option<StatusFilter> {
+    match given.strip_suffix("xx") {
+        Some(class) => class.parse().ok().filter(|class| (1..=9).contains(class)).map(StatusFilter::Class),
+        None => given.parse().ok().filter(|status| (100..=999).contains(status)).map(StatusFilter::One),
+    }
+}
 
 /// `operate`: whether the caller may know which addresses are bound behind the public ones.
 fn filter_for(tenants: &Tenants, operate: bool) -> Filter {
@@ -126,7 +148,7 @@ impl Parameters {
     fn parameters<'q>(&mut self, query: Option<&'q str>) -> Vec<(Cow<'q, str>, Cow<'q, str>)> {
         let mut seen: Vec<(Cow<'q, str>, Cow<'q, str>)> = Vec::new();
         for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-            if seen.iter().any(|(known, _)| *known == name) {
+            if !SEVERAL.contains(&&*name) && seen.iter().any(|(known, _)| *known == name) {
                 self.bad(&name, "stands here a second time".to_owned(), Some("keep one of the two"));
             } else if seen.len() < limits::QUERY_PARAMETERS_MAX {
                 seen.push((name, value));
@@ -176,22 +198,39 @@ impl Parameters {
             "workflow" => filter.workflow = Some(value.to_owned()),
             "execution" => filter.execution = Some(value.to_owned()),
             "step" => filter.step = Some(value.to_owned()),
-            "host" => match host(value) {
-                Some(host) => filter.host = Some(host),
-                None => self.bad("host", "must be a host name or address, without scheme and port".to_owned(), None),
+            "host" => match hosts(value) {
+                Some(hosts) => filter.host = Some(hosts),
+                None => {
+                    let detail = "must be a host name, *.name or address, without scheme and port".to_owned();
+                    self.bad("host", detail, None);
+                }
             },
             "outcome" => match Outcome::from_label(value) {
-                Some(outcome) => filter.outcome = Some(outcome),
+                Some(outcome) => filter.outcomes.push(outcome),
                 None => self.bad("outcome", one_of(Outcome::ALL.iter().map(|outcome| outcome.label())), None),
             },
             "code" => match Code::from_label(value) {
-                Some(code) => filter.code = Some(code),
+                Some(code) => filter.codes.push(code),
                 None => self.bad("code", one_of(Code::ALL.iter().map(|code| code.label())), None),
             },
-            "status" => match value.parse() {
-                Ok(status @ 100..=999) => filter.status = Some(status),
-                _ => self.bad("status", "must be a status code, e.g. 503".to_owned(), None),
+            "status" => match statuses(value) {
+                Some(statuses) => filter.statuses.push(statuses),
+                None => {
+                    self.bad("status", "must be a status code or a class of them, e.g. 503 or 5xx".to_owned(), None)
+                }
             },
+            "state" => match State::from_label(value) {
+                Some(state) => filter.state = Some(state),
+                None => self.bad("state", one_of(State::ALL.iter().map(|state| state.label())), None),
+            },
+            "method" => match Method::from_label(value) {
+                Some(method) => filter.method = Some(method),
+                None => self.bad("method", one_of(Method::ALL.iter().map(|method| method.label())), None),
+            },
+            "path" if !value.starts_with('/') => {
+                self.bad("path", "must begin with /".to_owned(), Some("it is what the URL's path begins with"));
+            }
+            "path" => filter.path = Some(value.to_owned()),
             "source_ip" => match value.parse::<IpAddr>() {
                 Ok(address) => filter.source_ip = Some(address),
                 Err(_) => self.bad("source_ip", "must be an IP address".to_owned(), None),

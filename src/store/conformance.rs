@@ -54,7 +54,8 @@ pub async fn run<S: Subject>() {
     a_call_with_a_known_key_is_replayed::<S>().await;
     a_crash_interrupts_what_had_begun_and_nothing_else::<S>().await;
     a_crash_ends_the_held_sends_of_a_discarded_execution::<S>().await;
-    every_filter_finds_its_sends::<S>().await;
+    Box::pin(every_filter_finds_its_sends::<S>()).await;
+    a_page_looks_at_so_many_sends_and_no_more::<S>().await;
     a_list_pages_while_sends_are_added::<S>().await;
     the_tail_follows_the_order_of_finishing::<S>().await;
     outcomes_are_counted_per_tenant::<S>().await;
@@ -445,13 +446,12 @@ async fn every_filter_finds_its_sends<S: Subject>() {
         (Filter { workflow: Some("e".to_owned()), ..all() }, vec![]),
         (Filter { execution: Some("e".to_owned()), ..all() }, vec![foreign, placed_id]),
         (Filter { step: Some("s".to_owned()), reach: Reach::One(tenant("other")), ..all() }, vec![foreign]),
-        (Filter { host: Some("other.example.com".to_owned()), ..all() }, vec![placed_id]),
-        (Filter { host: Some("[2001:db8::7]".to_owned()), ..all() }, vec![foreign]),
-        (Filter { host: Some("2001:db8::7".to_owned()), ..all() }, vec![foreign]),
-        (Filter { outcome: Some(Outcome::Rejected), ..all() }, vec![placed_id]),
-        (Filter { outcome: Some(Outcome::Blocked), ..all() }, vec![]),
-        (Filter { code: Some(Code::Timeout), ..all() }, vec![failing]),
-        (Filter { status: Some(200), ..all() }, vec![foreign]),
+        (Filter { host: Some(HostFilter::One("other.example.com".to_owned())), ..all() }, vec![placed_id]),
+        (Filter { host: Some(HostFilter::One("2001:db8::7".to_owned())), ..all() }, vec![foreign]),
+        (Filter { outcomes: vec![Outcome::Rejected], ..all() }, vec![placed_id]),
+        (Filter { outcomes: vec![Outcome::Blocked], ..all() }, vec![]),
+        (Filter { codes: vec![Code::Timeout], ..all() }, vec![failing]),
+        (Filter { statuses: vec![StatusFilter::One(200)], ..all() }, vec![foreign]),
         (Filter { source_ip: ip("10.0.0.10"), ..all() }, vec![placed_id]),
         (Filter { source_ip: ip("198.51.100.11"), ..all() }, vec![foreign]),
         (Filter { source_ip: ip("198.51.100.12"), ..all() }, vec![]),
@@ -463,11 +463,50 @@ async fn every_filter_finds_its_sends<S: Subject>() {
         // With a source, the bounds are those of the delivery's start.
         (Filter { source_ip: ip("10.0.0.10"), since: Some(at(40)), until: Some(at(41)), ..all() }, vec![placed_id]),
         (Filter { source_ip: ip("10.0.0.10"), since: Some(at(10)), until: Some(at(40)), ..all() }, vec![]),
-        (Filter { workflow: Some("w".to_owned()), status: Some(503), ..all() }, vec![placed_id]),
-        (Filter { workflow: Some("w".to_owned()), status: Some(504), ..all() }, vec![]),
+        (Filter { workflow: Some("w".to_owned()), statuses: vec![StatusFilter::One(503)], ..all() }, vec![placed_id]),
+        (Filter { workflow: Some("w".to_owned()), statuses: vec![StatusFilter::One(504)], ..all() }, vec![]),
+        (Filter { outcomes: vec![Outcome::Rejected, Outcome::Failed], ..all() }, vec![failing, placed_id]),
+        (Filter { codes: vec![Code::Timeout, Code::Expired], ..all() }, vec![failing]),
+        (Filter { statuses: vec![StatusFilter::Class(5)], ..all() }, vec![placed_id]),
+        (Filter { statuses: vec![StatusFilter::Class(2), StatusFilter::One(503)], ..all() }, vec![foreign, placed_id]),
+        (Filter { statuses: vec![StatusFilter::Class(4)], ..all() }, vec![]),
+        (Filter { state: Some(State::Done), ..all() }, vec![failing, foreign, placed_id]),
+        (Filter { state: Some(State::Sending), ..all() }, vec![]),
+        (Filter { state: Some(State::Queued), ..all() }, vec![plain]),
+        (Filter { state: Some(State::Held), ..all() }, vec![]),
+        (Filter { host: Some(HostFilter::Below("example.com".to_owned())), ..all() }, vec![failing, placed_id, plain]),
+        (Filter { host: Some(HostFilter::Below("other.example.com".to_owned())), ..all() }, vec![]),
+        (Filter { host: Some(HostFilter::Below("ample.com".to_owned())), ..all() }, vec![]),
+        (Filter { method: Some(Method::Get), ..all() }, vec![]),
+        (Filter { path: Some("/".to_owned()), outcomes: vec![Outcome::Delivered], ..all() }, vec![foreign]),
+        (Filter { path: Some("/no".to_owned()), ..all() }, vec![]),
     ] {
         assert_eq!(listed(store, filter.clone()).await, expected, "{filter:?}");
     }
+}
+
+/// A filter that finds little costs its caller more pages.
+async fn a_page_looks_at_so_many_sends_and_no_more<S: Subject>() {
+    let subject = S::fresh().await;
+    let (store, session) = (subject.store(), subject.session());
+    let rare = accept_one(store, session, &draft().to("https://a.example.com/rare")).await;
+    for _ in 0..crate::limits::LIST_LOOKED_AT_MAX * 2 {
+        accept_one(store, session, &draft().created(at(1))).await;
+    }
+    let filter = Filter { path: Some("/rare".to_owned()), ..Filter::of(Reach::All) };
+    let mut pages = 0;
+    let (mut cursor, mut found) = (None, Vec::new());
+    loop {
+        let page = store.list(filter.clone(), cursor, 50).await.expect("a page");
+        found.extend(page.sends.into_iter().map(|record| record.id));
+        pages += 1;
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, vec![rare]);
+    assert!((2..6).contains(&pages), "{pages}");
 }
 
 async fn a_list_pages_while_sends_are_added<S: Subject>() {

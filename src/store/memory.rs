@@ -18,7 +18,7 @@ use super::{
     OnceOnly, Page, Pending, Published, Reach, Records, Recovered, Registry, Released, Session, Started, StoreEnd,
     StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace, WaitingCount, Want,
 };
-use crate::limits::IDEMPOTENCY_KEPT;
+use crate::limits::{self, IDEMPOTENCY_KEPT};
 use crate::outcome::{Failure, Outcome};
 use crate::policy::{Asker, Suspensions};
 use crate::record::{Execution, ExecutionState, Finished, FinishedBy, Record, State, Unfinished};
@@ -446,7 +446,11 @@ impl Inner {
             Some(cursor) => cursor.parse().ok().filter(|at| *at <= self.sends.len()).ok_or(StoreError::BadCursor)?,
         };
         let mut page = Page::default();
-        for place in (0..before).rev() {
+        for (looked_at, place) in (0..before).rev().enumerate() {
+            if looked_at == limits::LIST_LOOKED_AT_MAX {
+                page.next = Some((place + 1).to_string());
+                break;
+            }
             let record = self.record(place, false);
             if !filter.lets_through(&record, self.sends[place].host().as_deref()) {
                 continue;

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use super::{StoreError, StoreResult};
 use crate::outcome::{Code, Outcome};
-use crate::record::{Execution, Record};
-use crate::send::{ExecutionId, SendId, TenantId};
+use crate::record::{Execution, Record, State};
+use crate::send::{ExecutionId, Method, SendId, TenantId};
 
 /// Whose sends are asked about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,11 +39,15 @@ pub struct Filter {
     pub workflow: Option<String>,
     pub execution: Option<String>,
     pub step: Option<String>,
-    /// Host of the URL, as IDNA maps it.
-    pub host: Option<String>,
-    pub outcome: Option<Outcome>,
-    pub code: Option<Code>,
-    pub status: Option<u16>,
+    pub host: Option<HostFilter>,
+    /// Any of these, as with the two that follow; empty: whichever.
+    pub outcomes: Vec<Outcome>,
+    pub codes: Vec<Code>,
+    pub statuses: Vec<StatusFilter>,
+    pub state: Option<State>,
+    pub method: Option<Method>,
+    /// What the path of the URL begins with.
+    pub path: Option<String>,
     /// Bound or public.
     pub source_ip: Option<IpAddr>,
     /// Only the public address counts: who asks may not know which one is bound behind it.
@@ -63,9 +67,12 @@ impl Filter {
             execution: None,
             step: None,
             host: None,
-            outcome: None,
-            code: None,
-            status: None,
+            outcomes: Vec::new(),
+            codes: Vec::new(),
+            statuses: Vec::new(),
+            state: None,
+            method: None,
+            path: None,
             source_ip: None,
             public_only: false,
             since: None,
@@ -74,7 +81,42 @@ impl Filter {
     }
 }
 
-/// One page, newest first. `next` is opaque and holds while sends are added.
+/// Hosts of URLs, as IDNA maps them; IPv6 addresses without brackets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostFilter {
+    One(String),
+    /// Every name below this one, itself not (`*.example.com`).
+    Below(String),
+}
+
+impl HostFilter {
+    pub fn takes_in(&self, host: &str) -> bool {
+        match self {
+            Self::One(one) => one == host,
+            Self::Below(parent) => host.strip_suffix(parent.as_str()).is_some_and(|rest| rest.ends_with('.')),
+        }
+    }
+}
+
+/// Status codes of answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatusFilter {
+    One(u16),
+    /// All that begin with this digit (`5xx`).
+    Class(u16),
+}
+
+impl StatusFilter {
+    pub fn takes_in(self, status: u16) -> bool {
+        match self {
+            Self::One(one) => one == status,
+            Self::Class(class) => status / 100 == class,
+        }
+    }
+}
+
+/// One page, newest first. `next` is opaque and holds while sends are added. It may hold fewer than were asked for and
+/// have a `next`: no more than [`crate::limits::LIST_LOOKED_AT_MAX`] sends are looked at for it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Page {
     pub sends: Vec<Record>,

@@ -143,21 +143,23 @@ pub fn host_text(host: &Host) -> String {
     }
 }
 
-impl Filter {
-    /// The host as [`host_text`] writes it.
-    pub fn host_plain(&self) -> Option<&str> {
-        self.host.as_deref().map(|host| {
-            let inside = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-            inside.unwrap_or(host)
-        })
-    }
+/// The path of a URL as records show it; nothing where there is none.
+fn path_of(url: &str) -> &str {
+    let after = url.split_once("://").map_or("", |(_, rest)| rest);
+    let path = after.find(['/', '?', '#']).map_or("", |at| &after[at..]);
+    path.split(['?', '#']).next().unwrap_or("")
+}
 
+impl Filter {
     /// Whether the whole filter lets this record through. `host`: [`host_text`] of its URL's host.
     pub fn lets_through(&self, record: &Record, host: Option<&str>) -> bool {
         fn is(wanted: Option<&str>, found: Option<&str>) -> bool {
             wanted.is_none_or(|wanted| found == Some(wanted))
         }
-        let context = &record.context;
+        fn any<T: Copy>(wanted: &[T], is: impl FnMut(T) -> bool) -> bool {
+            wanted.is_empty() || wanted.iter().copied().any(is)
+        }
+        let (context, ended) = (&record.context, record.ended.as_ref());
         let by = |ip: IpAddr| {
             record.connection.as_ref().is_some_and(|connection| {
                 let is_bound = || connection.source.is_some_and(|source| source.ip() == ip);
@@ -169,12 +171,17 @@ impl Filter {
             && is(self.workflow.as_deref(), context.workflow.as_deref())
             && is(self.execution.as_deref(), context.execution.as_ref().map(|execution| execution.as_str()))
             && is(self.step.as_deref(), context.step.as_deref())
-            && is(self.host_plain(), host)
-            && self.outcome.is_none_or(|outcome| record.ended.as_ref().is_some_and(|ended| ended.outcome == outcome))
-            && self.code.is_none_or(|code| {
-                record.ended.as_ref().and_then(|ended| ended.error.as_ref()).is_some_and(|error| error.code == code)
+            && self.host.as_ref().is_none_or(|hosts| host.is_some_and(|host| hosts.takes_in(host)))
+            && any(&self.outcomes, |outcome| ended.is_some_and(|ended| ended.outcome == outcome))
+            && any(&self.codes, |code| {
+                ended.and_then(|ended| ended.error.as_ref()).is_some_and(|error| error.code == code)
             })
-            && self.status.is_none_or(|status| record.response.as_ref().is_some_and(|answer| answer.status == status))
+            && any(&self.statuses, |statuses| {
+                record.response.as_ref().is_some_and(|answer| statuses.takes_in(answer.status))
+            })
+            && self.state.is_none_or(|state| record.state == state)
+            && self.method.is_none_or(|method| record.request.method == method)
+            && self.path.as_deref().is_none_or(|path| path_of(&record.request.url).starts_with(path))
             && self.source_ip.is_none_or(by)
             && self.since.is_none_or(|since| instant.is_some_and(|instant| instant >= since))
             && self.until.is_none_or(|until| instant.is_some_and(|instant| instant < until))

@@ -24,7 +24,8 @@ use egressd::record::{Connection, Finished, ShownBody, ShownRequest, ShownRespon
 use egressd::send::{Context, ExecutionId, Method, SendId, SendSpec, Target, TenantId};
 use egressd::store::embedded::Embedded;
 use egressd::store::{
-    Accept, Accepted, Begin, Course, Filter, IdempotencyKey, NewSend, OnceOnly, Reach, Records, Session,
+    Accept, Accepted, Begin, Course, Filter, HostFilter, IdempotencyKey, NewSend, OnceOnly, Reach, Records, Session,
+    StatusFilter,
 };
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
@@ -348,7 +349,7 @@ fn filters(size: u64) -> [Vec<Filter>; 10] {
         source_ip: Some("198.51.100.10".parse().expect("an address")),
         since: Some(at(size / 2)),
         until: Some(at(size / 2 + 60_000)),
-        host: Some(host.to_owned()),
+        host: Some(HostFilter::One(host.to_owned())),
         ..all()
     };
     [
@@ -356,11 +357,11 @@ fn filters(size: u64) -> [Vec<Filter>; 10] {
         vec![Filter::of(tenant(3))],
         vec![Filter { workflow: Some("workflow-77".to_owned()), ..all() }],
         vec![Filter { execution: Some("execution-3".to_owned()), reach: tenant(3), ..all() }],
-        vec![Filter { host: Some("host-11.example.com".to_owned()), ..all() }],
-        vec![Filter { outcome: Some(Outcome::Failed), ..all() }],
-        vec![Filter { reach: tenant(7), status: Some(503), ..all() }],
+        vec![Filter { host: Some(HostFilter::One("host-11.example.com".to_owned())), ..all() }],
+        vec![Filter { outcomes: vec![Outcome::Failed], ..all() }],
+        vec![Filter { reach: tenant(7), statuses: vec![StatusFilter::One(503)], ..all() }],
         // Two common things that never come together, and one that was never heard of.
-        vec![Filter { reach: tenant(1), status: Some(503), ..all() }],
+        vec![Filter { reach: tenant(1), statuses: vec![StatusFilter::One(503)], ..all() }],
         vec![Filter { workflow: Some("no such workflow".to_owned()), ..all() }],
         vec![window("host-11.example.com"), window("nobody.example.com")],
     ]

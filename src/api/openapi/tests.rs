@@ -164,9 +164,12 @@ fn described_parameters_are_taken() {
         "since" | "until" => "2026-11-22T00:00:00Z",
         "limit" => "200",
         "host" => "example.com",
+        "state" => "held",
+        "method" => "POST",
+        "path" => "/orders",
         _ => "x",
     };
-    for (path, count) in [("/v1/sends", 13), ("/v1/tail", 11)] {
+    for (path, count) in [("/v1/sends", 16), ("/v1/tail", 14)] {
         let names = names(path);
         assert_eq!(names.len(), count, "{path}");
         for (name, parameter) in names {

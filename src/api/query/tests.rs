@@ -33,6 +33,42 @@ fn a_host_is_a_name_or_an_address_alone() {
 }
 
 #[test]
+fn filters_may_ask_for_several_and_for_kinds() {
+    let ask = |query: &str| list(Some(query), Tenants::All, true).map(|(filter, _)| filter);
+    let all = || Filter { public_only: false, ..Filter::of(Reach::All) };
+    for (query, filter) in [
+        ("outcome=failed&outcome=expired", Filter { outcomes: vec![Outcome::Failed, Outcome::Expired], ..all() }),
+        ("code=timeout&code=dns_failed", Filter { codes: vec![Code::Timeout, Code::DnsFailed], ..all() }),
+        ("status=5xx&status=404", Filter { statuses: vec![StatusFilter::Class(5), StatusFilter::One(404)], ..all() }),
+        ("state=held", Filter { state: Some(State::Held), ..all() }),
+        ("method=POST&path=/a%20b", Filter { method: Some(Method::Post), path: Some("/a b".to_owned()), ..all() }),
+        ("host=*.Example.com", Filter { host: Some(HostFilter::Below("example.com".to_owned())), ..all() }),
+    ] {
+        assert_eq!(ask(query).ok(), Some(filter), "{query}");
+    }
+    for query in [
+        "state=held&state=queued",
+        "state=waiting",
+        "status=0xx",
+        "status=xx",
+        "status=5x",
+        "status=99",
+        "status=1000",
+        "method=post",
+        "method=BREW",
+        "path=orders",
+        "path=",
+        "host=*.",
+        "host=*.10.0.0.1",
+        "host=a.*.com",
+        "host=*",
+        "outcome=failed&outcome=lost",
+    ] {
+        assert!(ask(query).is_err(), "{query}");
+    }
+}
+
+#[test]
 fn no_more_parameters_are_looked_at_than_the_bound() {
     let many: Vec<String> = (0..limits::QUERY_PARAMETERS_MAX * 3).map(|n| format!("p{n}=1")).collect();
     assert!(none(Some(&many.join("&"))).is_err());

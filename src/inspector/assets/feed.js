@@ -76,8 +76,13 @@ export class Feed {
         // The oldest rows were dropped, and their cursor with them: go on by time, which may repeat a row.
         query.set("until", new Date(Date.parse(this.rows.at(-1).created_at) + 1).toISOString());
       }
-      const page = await ask(`/v1/sends?${query}`, { signal: this.#stop.signal });
-      this.#next = page.next ?? null;
+      let page;
+      // A page that looked at many and found none says where to go on.
+      do {
+        page = await ask(`/v1/sends?${query}`, { signal: this.#stop.signal });
+        this.#next = page.next ?? null;
+        if (this.#next !== null) query.set("cursor", this.#next);
+      } while (page.sends.length === 0 && this.#next !== null);
       this.more = this.#next !== null;
       this.problem = null;
       this.#take(page.sends);

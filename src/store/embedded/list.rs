@@ -13,8 +13,10 @@ use super::seal::Asked;
 use super::segment::Segment;
 use super::table::{Row, code_term, outcome_term, status_term, term};
 use super::zone_map::Window;
+use crate::limits::LIST_LOOKED_AT_MAX;
+use crate::record::State;
 use crate::send::TenantId;
-use crate::store::{Filter, Page, StoreError, wire};
+use crate::store::{Filter, HostFilter, Page, StatusFilter, StoreError, wire};
 
 #[cfg(test)]
 mod tests;
@@ -24,8 +26,8 @@ const FEW: u64 = 16;
 
 /// A filter as numbers and hashes.
 pub struct Sieve {
-    /// What sends must have, as the indexes know it.
-    terms: Vec<u64>,
+    /// What sends must have, as the indexes know it: one of each.
+    terms: Vec<Vec<u64>>,
     tenant: u32,
     workflow: u32,
     step: u32,
@@ -35,9 +37,11 @@ pub struct Sieve {
     execution_of_tenant: u64,
     source: u32,
     public_only: bool,
-    outcome: Option<u8>,
-    code: Option<u8>,
-    status: Option<u16>,
+    outcomes: Vec<u8>,
+    codes: Vec<u8>,
+    statuses: Vec<StatusFilter>,
+    /// Only what is not done is asked for.
+    undone: bool,
     window: Window,
 }
 
@@ -49,27 +53,39 @@ impl Sieve {
         let tenant = short(Asked::Tenant, named);
         let workflow = short(Asked::Workflow, filter.workflow.as_deref());
         let step = short(Asked::Step, filter.step.as_deref());
-        let host = short(Asked::Host, filter.host_plain());
+        let host = match &filter.host {
+            Some(HostFilter::One(host)) => keys.short(Asked::Host, host),
+            Some(HostFilter::Below(_)) | None => 0,
+        };
         let source = filter.source_ip.map_or(0, |ip| keys.short(Asked::Source, &ip.to_string()));
-        let outcome = filter.outcome.map(wire::outcome_number);
-        let code = filter.code.map(wire::code_number);
+        let outcomes: Vec<u8> = filter.outcomes.iter().copied().map(wire::outcome_number).collect();
+        let codes: Vec<u8> = filter.codes.iter().copied().map(wire::code_number).collect();
+        // A class is not looked up: the rows know it as well.
+        let statuses = filter.statuses.iter().map(|status| match status {
+            StatusFilter::One(status) => Some(status_term(*status)),
+            StatusFilter::Class(_) => None,
+        });
         let named_execution = filter.execution.as_deref();
         let execution_of_tenant = match (named, named_execution) {
             (Some(tenant), Some(execution)) => keys.execution(tenant, execution),
             _ => 0,
         };
-        let terms = [
+        let named = [
             term(Asked::Tenant, tenant),
             term(Asked::Workflow, workflow),
             term(Asked::Step, step),
             term(Asked::Host, host),
             term(Asked::Source, source),
-            outcome.map_or(0, outcome_term),
-            code.map_or(0, code_term),
-            filter.status.map_or(0, status_term),
         ];
+        let mut terms: Vec<Vec<u64>> = named.into_iter().filter(|&term| term != 0).map(|term| vec![term]).collect();
+        let several = [
+            outcomes.iter().copied().map(outcome_term).collect(),
+            codes.iter().copied().map(code_term).collect(),
+            statuses.collect::<Option<Vec<u64>>>().unwrap_or_default(),
+        ];
+        terms.extend(several.into_iter().filter(|terms: &Vec<u64>| !terms.is_empty()));
         Self {
-            terms: terms.into_iter().filter(|&term| term != 0).collect(),
+            terms,
             tenant,
             workflow,
             step,
@@ -78,9 +94,10 @@ impl Sieve {
             execution_of_tenant,
             source,
             public_only: filter.public_only,
-            outcome,
-            code,
-            status: filter.status,
+            outcomes,
+            codes,
+            statuses: filter.statuses.clone(),
+            undone: filter.state.is_some_and(|state| state != State::Done),
             window: Window {
                 since: filter.since.map_or(i64::MIN, wire::nanoseconds),
                 until: filter.until.map_or(i64::MAX, wire::nanoseconds),
@@ -91,7 +108,11 @@ impl Sieve {
 
     /// Rows of a segment that may pass: all that do are among them.
     fn candidates(&self, segment: &Segment) -> Result<RoaringBitmap, StoreError> {
-        if !segment.zones().meets(&self.window) || !self.terms.iter().all(|&term| segment.may_have(term)) {
+        let may_have = |terms: &Vec<u64>| terms.iter().any(|&term| segment.may_have(term));
+        if !segment.zones().meets(&self.window)
+            || !self.terms.iter().all(may_have)
+            || self.undone && segment.undone_count() == 0
+        {
             return Ok(RoaringBitmap::new());
         }
         let mut rows = match (self.execution_of_tenant, self.execution) {
@@ -102,11 +123,15 @@ impl Sieve {
         if let Some(within) = segment.zones().rows_in(&self.window) {
             rows &= within;
         }
-        for &term in &self.terms {
+        for terms in &self.terms {
             if rows.len() <= FEW {
                 break;
             }
-            rows &= segment.rows_with(term)?;
+            let mut with_any = RoaringBitmap::new();
+            for &term in terms {
+                with_any |= segment.rows_with(term)?;
+            }
+            rows &= with_any;
         }
         Ok(rows)
     }
@@ -120,9 +145,10 @@ impl Sieve {
             && (self.execution == 0 || self.execution == row.execution as u32)
             && (self.execution_of_tenant == 0 || self.execution_of_tenant == row.execution)
             && (self.source == 0 || self.source == row.public || !self.public_only && self.source == row.source)
-            && self.outcome.is_none_or(|outcome| outcome == row.outcome)
-            && self.code.is_none_or(|code| code == row.code)
-            && self.status.is_none_or(|status| status == row.status)
+            && (self.outcomes.is_empty() || self.outcomes.contains(&row.outcome))
+            && (self.codes.is_empty() || self.codes.contains(&row.code))
+            && (self.statuses.is_empty() || self.statuses.iter().any(|statuses| statuses.takes_in(row.status)))
+            && !(self.undone && row.is_done())
             && instant >= self.window.since
             && instant < self.window.until
             && !row.is_lost()
@@ -155,6 +181,7 @@ pub fn list(shared: &Shared, filter: &Filter, at: Option<&str>, limit: usize) ->
     let before = at.map(|at| parse_cursor('l', at)).transpose()?;
     let sieve = Sieve::of(shared, filter);
     let mut listing = Listing { shared, filter, limit, page: Page::default(), last: (0, 0) };
+    let mut looked_at = 0;
     let segments = shared.segments();
     let segments: Vec<_> = match sieve.execution_of_tenant {
         0 => segments.iter().rev().collect(),
@@ -172,6 +199,12 @@ pub fn list(shared: &Shared, filter: &Filter, at: Option<&str>, limit: usize) ->
         });
         rows.remove_range(to..);
         for number in rows.iter().rev() {
+            if looked_at == LIST_LOOKED_AT_MAX {
+                // Those above this row were looked at.
+                listing.page.next = Some(cursor('l', segment.number, number + 1));
+                return Ok(listing.page);
+            }
+            looked_at += 1;
             let Some(row) = shared.sound_row(segment, number)? else { continue };
             if sieve.passes(&row) && listing.add(segment, number, &row)? {
                 return Ok(listing.page);

@@ -14,11 +14,11 @@ use super::hot::place;
 use super::link::Trouble;
 use super::wait::state_of;
 use super::{Shared, schema, sql};
-use crate::limits::IDEMPOTENCY_KEPT;
+use crate::limits::{IDEMPOTENCY_KEPT, LIST_LOOKED_AT_MAX};
 use crate::outcome::Outcome;
-use crate::record::{Execution, Record};
+use crate::record::{Execution, Record, State};
 use crate::send::{ExecutionId, SendSpec, TenantId};
-use crate::store::{Filter, Page, Reach, StoreError, TailItem, TailPlace, view, wire};
+use crate::store::{Filter, HostFilter, Page, Reach, StatusFilter, StoreError, TailItem, TailPlace, view, wire};
 
 /// How long the tail waits for transactions that are being committed, before it answers without their ends.
 const SETTLED_WITHIN: Duration = Duration::from_millis(100);
@@ -112,27 +112,46 @@ impl Sieve {
         if let Reach::One(tenant) = &filter.reach {
             sieve.and("s.tenant = $", tenant.as_str().to_owned());
         }
-        for (column, value) in [
-            ("s.workflow = $", &filter.workflow),
-            ("s.execution = $", &filter.execution),
-            ("s.step = $", &filter.step),
-            ("s.host = $", &filter.host_plain().map(str::to_owned)),
-        ] {
+        for (column, value) in
+            [("s.workflow = $", &filter.workflow), ("s.execution = $", &filter.execution), ("s.step = $", &filter.step)]
+        {
             if let Some(value) = value {
                 sieve.and(column, value.clone());
             }
         }
-        let numbers = [
-            ("d.outcome = $", filter.outcome.map(|outcome| i16::from(wire::outcome_number(outcome)))),
-            ("d.code = $", filter.code.map(|code| i16::from(wire::code_number(code)))),
-            ("d.status = $", filter.status.and_then(|status| i16::try_from(status).ok())),
-        ];
-        for (column, value) in numbers {
-            if let Some(value) = value {
-                sieve.and(column, value);
+        match &filter.host {
+            Some(HostFilter::One(host)) => sieve.and("s.host = $", host.clone()),
+            Some(HostFilter::Below(parent)) => {
+                sieve.and("right(s.host, length($::text)) = $::text", format!(".{parent}"))
+            }
+            None => {}
+        }
+        let outcomes: Vec<i16> = filter.outcomes.iter().map(|&one| wire::outcome_number(one).into()).collect();
+        let codes: Vec<i16> = filter.codes.iter().map(|&one| wire::code_number(one).into()).collect();
+        for (column, values) in [("d.outcome", outcomes), ("d.code", codes)] {
+            if !values.is_empty() {
+                sieve.and(&format!("{column} = ANY ($)"), values);
                 sieve.of_done = true;
             }
         }
+        if !filter.statuses.is_empty() {
+            let any = filter.statuses.iter().map(|status| match status {
+                StatusFilter::One(status) => format!("d.status = {status}"),
+                StatusFilter::Class(class) => format!("d.status BETWEEN {class}00 AND {class}99"),
+            });
+            sieve.text += &format!(" AND ({})", any.collect::<Vec<_>>().join(" OR "));
+            sieve.of_done = true;
+        }
+        let alive = match filter.state {
+            Some(State::Held) => "l.held",
+            Some(State::Queued) => "NOT l.held AND l.began_at IS NULL",
+            Some(State::Sending) => "l.began_at IS NOT NULL",
+            Some(State::Done) | None => "",
+        };
+        if !alive.is_empty() {
+            sieve.text += &format!(" AND EXISTS (SELECT FROM live l WHERE l.id = s.id AND {alive})");
+        }
+        sieve.of_done |= filter.state == Some(State::Done);
         let mut instant = "s.created_at";
         if let Some(ip) = filter.source_ip {
             let at = sieve.values.len() + 1;
@@ -152,9 +171,11 @@ impl Sieve {
         sieve
     }
 
+    /// `$` in the condition is the value.
     fn and(&mut self, condition: &str, value: impl ToSql + Sync + Send + 'static) {
         self.values.push(Box::new(value));
-        self.text += &format!(" AND {condition}{}", self.values.len());
+        let condition = condition.replace('$', &format!("${}", self.values.len()));
+        self.text += &format!(" AND {condition}");
     }
 
     fn values(&self) -> Vec<&(dyn ToSql + Sync)> {
@@ -182,10 +203,11 @@ pub async fn list(shared: &Shared, filter: Filter, cursor: Option<String>, limit
     if let Some(before) = before {
         to = to.min(before);
     }
-    let mut ids: Vec<Uuid> = Vec::new();
+    let mut page = Page::default();
+    let mut looked_at = 0;
     let mut stretch = FIRST_STRETCH;
     // Bounds are written out: planning over a month of partitions would cost more than the page.
-    while ids.len() <= limit && to > schema::first_of(oldest) {
+    while to > schema::first_of(oldest) {
         let from_day = (schema::day_of(to) - stretch + 1).max(oldest);
         let from_day = if schema::first_of(from_day) >= to { from_day - 1 } else { from_day };
         let from = schema::first_of(from_day);
@@ -194,20 +216,39 @@ pub async fn list(shared: &Shared, filter: Filter, cursor: Option<String>, limit
         } else {
             String::new()
         };
+        let most = limit + 1;
         let text = format!(
-            "SELECT s.id FROM send s {join} WHERE s.id >= '{from}' AND s.id < '{to}'{} ORDER BY s.id DESC LIMIT {}",
+            "SELECT s.id FROM send s {join} WHERE s.id >= '{from}' AND s.id < '{to}'{} ORDER BY s.id DESC LIMIT {most}",
             sieve.text,
-            limit + 1 - ids.len()
         );
         let rows = shared.list().ask(&text, &sieve.values()).await.map_err(failed)?;
-        ids.extend(rows.iter().map(|row| row.get::<_, Uuid>(0)));
-        to = from;
-        stretch = (stretch * 2).min(LONGEST_STRETCH);
+        let ids: Vec<Uuid> = rows.iter().map(|row| row.get::<_, Uuid>(0)).collect();
+        let last = |page: &Page| page.sends.last().map(|record| record.id.0.as_hyphenated().to_string());
+        // What no column knows is asked of the records.
+        for record in records(shared, &ids, false).await? {
+            if !filter.lets_through(&record, host_of(&record).as_deref()) {
+                continue;
+            }
+            if page.sends.len() == limit {
+                page.next = last(&page);
+                return Ok(page);
+            }
+            page.sends.push(record);
+        }
+        looked_at += ids.len();
+        match ids.last() {
+            Some(oldest) if ids.len() == most => to = *oldest,
+            _ => {
+                to = from;
+                stretch = (stretch * 2).min(LONGEST_STRETCH);
+            }
+        }
+        if looked_at >= LIST_LOOKED_AT_MAX {
+            page.next = Some(to.as_hyphenated().to_string());
+            return Ok(page);
+        }
     }
-    let more = ids.len() > limit;
-    ids.truncate(limit);
-    let next = ids.last().filter(|_| more).map(|id| id.as_hyphenated().to_string());
-    Ok(Page { sends: records(shared, &ids, false).await?, next })
+    Ok(page)
 }
 
 // Executions.

@@ -3,12 +3,12 @@
 use super::super::tests::{OnDisk, until};
 use super::super::{Embedded, SegmentLimits};
 use crate::outcome::{Code, Outcome};
-use crate::record::Record;
-use crate::send::SendId;
+use crate::record::{Record, State};
+use crate::send::{Method, SendId};
 use crate::store::conformance::{
     Draft, Subject, accept_one, at, begin_of, begin_one, claimed, draft, failed, finished, tenant,
 };
-use crate::store::{Filter, OnceOnly, Reach, Records, Session};
+use crate::store::{Filter, HostFilter, OnceOnly, Reach, Records, Session, StatusFilter};
 
 /// A seeded xorshift.
 struct Random(u64);
@@ -19,6 +19,10 @@ impl Random {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0 % bound
+    }
+    fn several<T>(&mut self, value: impl Fn(&mut Self) -> T) -> Vec<T> {
+        let many = self.below(9).saturating_sub(6);
+        (0..many).map(|_| value(self)).collect()
     }
     fn sometimes<T>(&mut self, value: impl FnOnce(&mut Self) -> T) -> Option<T> {
         (self.below(3) == 0).then(|| value(self))
@@ -45,13 +49,23 @@ fn some_filter(random: &mut Random, seconds: u64) -> Filter {
         workflow: random.sometimes(|random| format!("w{}", random.below(5))),
         execution: random.sometimes(|random| format!("e{}", random.below(7))),
         step: None,
-        host: random.sometimes(|random| format!("h{}.example.com", random.below(5))),
-        outcome: random.sometimes(|random| {
+        host: random.sometimes(|random| match random.below(8) {
+            0 => HostFilter::Below("example.com".to_owned()),
+            1 => HostFilter::Below("ample.com".to_owned()),
+            _ => HostFilter::One(format!("h{}.example.com", random.below(5))),
+        }),
+        outcomes: random.several(|random| {
             [Outcome::Delivered, Outcome::Rejected, Outcome::Failed, Outcome::Expired][random.below(4) as usize]
         }),
-        code: random
-            .sometimes(|random| [Code::Timeout, Code::ConnectionRefused, Code::Expired][random.below(3) as usize]),
-        status: random.sometimes(|random| [200, 404, 503][random.below(3) as usize]),
+        codes: random
+            .several(|random| [Code::Timeout, Code::ConnectionRefused, Code::Expired][random.below(3) as usize]),
+        statuses: random.several(|random| match random.below(3) {
+            0 => StatusFilter::Class([2, 4, 5][random.below(3) as usize]),
+            _ => StatusFilter::One([200, 404, 503][random.below(3) as usize]),
+        }),
+        state: random.sometimes(|random| State::ALL[random.below(State::ALL.len() as u64) as usize]),
+        method: random.sometimes(|random| [Method::Post, Method::Get][random.below(2) as usize]),
+        path: random.sometimes(|random| ["/", "/orders", "/ord", "/other"][random.below(4) as usize].to_owned()),
         source_ip: random.sometimes(|random| {
             let ip = ["10.0.0.10", "198.51.100.10", "203.0.113.9"][random.below(3) as usize];
             ip.parse().expect("an address")

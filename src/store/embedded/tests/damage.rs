@@ -1,6 +1,7 @@
 //! Files that were torn, cut and changed.
 
 use super::*;
+use crate::store::StatusFilter;
 
 #[tokio::test]
 async fn a_log_torn_at_any_byte_keeps_every_whole_call_before_it() {
@@ -288,7 +289,8 @@ async fn a_damaged_row_of_a_send_that_waits_costs_nobody_anything() {
         let record = subject.store().record(Reach::All, id, false).await.unwrap().expect("known");
         assert_eq!(record.ended.map(|ended| ended.outcome), Some(Outcome::Delivered));
     }
-    let filter = Filter { workflow: Some("w".to_owned()), outcome: Some(Outcome::Delivered), ..Filter::of(Reach::All) };
+    let filter =
+        Filter { workflow: Some("w".to_owned()), outcomes: vec![Outcome::Delivered], ..Filter::of(Reach::All) };
     let page = subject.store().list(filter, None, 10).await.unwrap();
     assert_eq!(page.sends.iter().rev().map(|record| record.id).collect::<Vec<_>>(), ids);
 }
@@ -364,7 +366,7 @@ async fn an_index_that_cannot_be_read_when_it_is_to_be_written_again_is_told_and
     assert!(told.len() == 1 && told[0].contains("00000003/index is unreadable"), "{told:?}");
     let (subject, _) = subject.harmed(|_| {}).await;
     assert_eq!(subject.store().damage(), [""; 0]);
-    let filter = Filter { status: Some(200), ..Filter::of(Reach::All) };
+    let filter = Filter { statuses: vec![StatusFilter::One(200)], ..Filter::of(Reach::All) };
     let page = subject.store().list(filter, None, 50).await.expect("a page");
     assert_eq!((page.sends.len(), page.sends[0].id), (20, latest));
 }
@@ -461,7 +463,11 @@ async fn an_index_from_before_it_had_shares_is_taken_as_it_is_and_gets_them() {
                 .is_ok_and(|length| length.is_some())
         );
         for (status, wanted) in [(200, &ids[..5]), (503, &[])] {
-            let filter = Filter { workflow: Some("w".to_owned()), status: Some(status), ..Filter::of(Reach::All) };
+            let filter = Filter {
+                workflow: Some("w".to_owned()),
+                statuses: vec![StatusFilter::One(status)],
+                ..Filter::of(Reach::All)
+            };
             let page = subject.store().list(filter, None, 10).await.expect("a page");
             assert_eq!(page.sends.iter().rev().map(|record| record.id).collect::<Vec<_>>(), wanted);
         }
@@ -530,7 +536,10 @@ async fn a_lost_index_is_made_anew_from_its_own_segment_alone() {
                 assert_eq!(replayed, Ok(Some(Accepted::Replayed(ids.clone()))), "{when}");
                 let (items, _) = store.finished_after(TailPlace::START, Filter::of(Reach::All), 2).await.unwrap();
                 assert_eq!(items.iter().map(|item| item.record.id).collect::<Vec<_>>(), ids, "{when}");
-                let page = store.list(Filter { status: Some(200), ..Filter::of(Reach::All) }, None, 50).await.unwrap();
+                let page = store
+                    .list(Filter { statuses: vec![StatusFilter::One(200)], ..Filter::of(Reach::All) }, None, 50)
+                    .await
+                    .unwrap();
                 assert_eq!(page.sends.len(), 12, "{when}");
             }
             assert_eq!(waiting_again(store, subject.session()).await, [waits], "{what}, {when}");
@@ -556,7 +565,7 @@ async fn a_list_does_without_a_damaged_index() {
     let (subject, _) = subject.harmed(harm).await;
     for filter in [
         Filter { workflow: Some("w".to_owned()), ..Filter::of(Reach::All) },
-        Filter { workflow: Some("w".to_owned()), status: Some(200), ..Filter::of(Reach::All) },
+        Filter { workflow: Some("w".to_owned()), statuses: vec![StatusFilter::One(200)], ..Filter::of(Reach::All) },
         Filter { reach: Reach::One(tenant("acme")), until: Some(at(10)), ..Filter::of(Reach::All) },
     ] {
         let page = subject.store().list(filter.clone(), None, 50).await.unwrap();
