@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Past, StartError};
 use crate::config::{Config, PostgresSettings};
 use crate::limits;
-use crate::store::embedded::Embedded;
+use crate::store::embedded::{self, Embedded};
 use crate::store::postgres::{Address, Postgres, Settings};
 use crate::store::{Store, StoreError};
 
@@ -37,6 +37,14 @@ fn settings(config: &Config, postgres: &PostgresSettings) -> Settings {
         grace: config.delivery.deadline + limits::DEAD_GRACE,
         retention: config.store.retention,
         body_retention: config.store.body_retention,
+    }
+}
+
+/// What stands in the way of the embedded store, where it is the one, by the key of the configuration; nothing is opened.
+pub fn hindrances(config: &Config) -> Vec<(&'static str, StoreError)> {
+    match config.store.postgres {
+        Some(_) => Vec::new(),
+        None => embedded::hindrances(&config.store.path, &config.store.key_file),
     }
 }
 

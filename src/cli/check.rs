@@ -21,7 +21,6 @@ use crate::config::{Config, ConfigProblem};
 use crate::dial::{Dialer, plumbed};
 use crate::publish::Notice;
 use crate::source::Sources;
-use crate::store::embedded::hindrances;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -90,10 +89,8 @@ fn load(file: &Path, user: Option<&str>) -> Result<Config, Vec<ConfigProblem>> {
     let loaded = [trust, api].into_iter().flatten();
     let mut problems: Vec<_> =
         loaded.map(|(key, detail)| problem(key, detail, "correct the files that it names".to_owned())).collect();
-    if config.store.postgres.is_none() {
-        for (key, error) in hindrances(&config.store.path, &config.store.key_file) {
-            problems.push(problem(key, error.to_string(), "mend it before `serve` is started".to_owned()));
-        }
+    for (key, error) in stores::hindrances(&config) {
+        problems.push(problem(key, error.to_string(), "mend it before `serve` is started".to_owned()));
     }
     if let Err(detail) = database(&config) {
         problems.push(problem("store", detail, "see `[store]` in the README".to_owned()));

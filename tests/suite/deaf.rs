@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const ALLOWED: &[(&str, &str, &str)] = &[
     ("src/dial/ports.rs", "begun.elapsed() < std::time::Duration::from_secs(60)", "a test's patience"),
     (
-        "src/store/embedded/tests.rs",
+        "src/store/embedded/tests/damage.rs",
         "sleep(Duration::from_millis(300))",
         "for what must not happen: a loaded machine tries less often",
     ),
