@@ -320,8 +320,11 @@ impl Scan<'_> {
 /// A member's name.
 enum Key<'a> {
     Plain(&'a [u8]),
-    /// It was written with escapes; unread where nobody asks.
-    Escaped(Option<String>),
+    /// It was written with escapes.
+    Escaped(String),
+    /// With escapes that JSON does not have, which a lenient reader may take for any name.
+    Unreadable,
+    NotAskedFor,
 }
 
 impl<'a> Key<'a> {
@@ -331,13 +334,18 @@ impl<'a> Key<'a> {
         if !inner.contains(&b'\\') {
             return Self::Plain(inner);
         }
-        Self::Escaped(is_asked_for.then(|| serde_json::from_slice(written).ok()).flatten())
+        if !is_asked_for {
+            return Self::NotAskedFor;
+        }
+        serde_json::from_slice(written).map_or(Self::Unreadable, Self::Escaped)
     }
 
     fn is(&self, token: &str) -> bool {
         match self {
             Self::Plain(inner) => *inner == token.as_bytes(),
-            Self::Escaped(text) => text.as_deref() == Some(token),
+            Self::Escaped(text) => text == token,
+            Self::Unreadable => true,
+            Self::NotAskedFor => false,
         }
     }
 }
