@@ -138,6 +138,7 @@ impl Http2 {
     ) -> Result<http::response::Parts, Stop> {
         let held = Arc::new(());
         self.unsent = Arc::downgrade(&held);
+        meter.out_once_dropped(self.unsent.clone());
         let request = request.map(|bytes| Full::new(Bytes::from_owner(Unsent { bytes, _held: held })));
         // A client's streams are odd, one after another (RFC 9113 section 5.1.1).
         self.stream = if self.stream == 0 { 1 } else { self.stream + 2 };

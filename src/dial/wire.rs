@@ -9,7 +9,7 @@ use std::{
     mem::MaybeUninit,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
@@ -38,6 +38,9 @@ pub struct Meter {
     target: AtomicU64,
     /// Nanoseconds since `base` at which `target` was reached; 0: not yet.
     reached: AtomicU64,
+    /// Held by what has not left of the request's body, where that is known: more is written over HTTP/2 than bodies,
+    /// and what a receiver's window holds back does not fill the socket.
+    unsent: Mutex<Weak<()>>,
     /// Reading ends with an error once this many bytes were read in all.
     read_limit: AtomicU64,
     /// Bytes read when that was set.
@@ -55,6 +58,7 @@ impl Meter {
             blocked: AtomicBool::new(false),
             target: AtomicU64::new(u64::MAX),
             reached: AtomicU64::new(0),
+            unsent: Mutex::default(),
             read_limit: AtomicU64::new(u64::MAX),
             allowed_from: AtomicU64::new(0),
             over_limit: AtomicBool::new(false),
@@ -76,13 +80,21 @@ impl Meter {
     pub fn begin_request(&self, body_bytes: u64) {
         self.target.store(self.bytes_written() + body_bytes + 1, Relaxed);
         self.reached.store(0, Relaxed);
+        self.out_once_dropped(Weak::new());
+    }
+
+    /// The request that begins is not out while this is held.
+    pub fn out_once_dropped(&self, held: Weak<()>) {
+        *self.unsent.lock().unwrap_or_else(PoisonError::into_inner) = held;
     }
 
     /// When the last byte of the request was handed to the kernel, if it was. What a connection writes of its own
     /// accord after it does not count.
     pub fn request_out_at(&self) -> Option<Instant> {
+        let is_held = self.unsent.lock().unwrap_or_else(PoisonError::into_inner).strong_count() > 0;
         match self.reached.load(Relaxed) {
             0 => None,
+            _ if is_held => None,
             since => Some(self.base + Duration::from_nanos(since)),
         }
     }

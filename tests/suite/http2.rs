@@ -45,6 +45,8 @@ enum Script {
     Untaken {
         bytes: &'static [u8],
     },
+    /// Neither takes in a body nor answers.
+    Deaf,
 }
 
 struct Receiver {
@@ -112,6 +114,11 @@ async fn serve(request: Request<h2::RecvStream>, mut answer: SendResponse<Bytes>
         drop(body);
         return;
     }
+    if matches!(script, Script::Deaf) {
+        std::future::pending::<()>().await;
+        drop((body, answer));
+        return;
+    }
     let mut received = Vec::new();
     while let Some(Ok(data)) = body.data().await {
         let _ = body.flow_control().release_capacity(data.len());
@@ -176,7 +183,7 @@ async fn serve(request: Request<h2::RecvStream>, mut answer: SendResponse<Bytes>
             }
             drop(answer.send_response(response, true));
         }
-        Script::Hold | Script::GoAway | Script::Untaken { .. } => {
+        Script::Hold | Script::GoAway | Script::Untaken { .. } | Script::Deaf => {
             std::future::pending::<()>().await;
             drop(answer);
         }
@@ -461,5 +468,22 @@ async fn an_answer_is_whole_where_its_frames_say_so_and_a_refusal_is_known_from_
             assert!(response.status == 200 && response.body_truncated, "{name}");
         }
         receiver.abort();
+    }
+}
+
+/// What TLS and HTTP/2 write beside a body is more than what a receiver's window holds back of it.
+#[tokio::test]
+async fn a_request_of_which_the_window_holds_back_a_part_is_not_said_to_have_left_whole() {
+    let (ground, _names, authority) = ground().await;
+    for (bytes, phase) in
+        [(60_000, "wait"), (65_536, "write"), (65_700, "write"), (66_500, "write"), (300_000, "write")]
+    {
+        let acceptor = authority.server(&[NAME], Leaf::Good, &["h2"]);
+        let receiver = Receiver::start(acceptor, Script::Deaf).await;
+        let url = format!("https://{NAME}:{}/", receiver.port);
+        let attempt = ground.deliver(post(&url, &"x".repeat(bytes)), SHORT).await;
+        assert_eq!(end_of(&attempt), format!("failed timeout {phase}"), "{bytes}: {:?}", attempt.ended);
+        let message = attempt.ended.error.expect("out of time").message;
+        assert_eq!(message.contains("has the whole request"), phase == "wait", "{bytes}: {message}");
     }
 }
