@@ -1,5 +1,6 @@
 //! Calls and answers whose size is a caller's choice: who works on them, and what they make us hold.
 
+use futures_util::FutureExt;
 use http_body::Body as _;
 
 use super::*;
@@ -113,4 +114,60 @@ async fn what_a_refusal_says_counts_until_it_was_read() {
         // The client of all, without clients, has two shares.
         assert!((SHARES.one / 2..=2 * SHARES.one).contains(&held), "{path}: {held} bytes in {}", unread.len());
     }
+}
+
+#[tokio::test]
+async fn a_turn_is_free_again_when_its_caller_has_hung_up() {
+    let turns = Turns::new(budget::Budget::new(budget::BYTES));
+    let holder = budget::Holder::tenant("acme", false);
+    let turn = || {
+        Box::pin(async {
+            let Ok(turn) = turns.turn(&holder, 0).await else { panic!("there is room") };
+            turn
+        })
+    };
+    let mut kept = Vec::new();
+    for _ in 0..limits::API_ANSWERS_BUILT_FOR_ONE {
+        kept.push(turn().await);
+    }
+    let (mut first, mut second) = (turn(), turn());
+    assert!(first.as_mut().now_or_never().is_none() && second.as_mut().now_or_never().is_none());
+    // Whoever waits in line and hangs up is in nobody's way.
+    drop(first);
+    kept.pop();
+    kept.push(second.await);
+
+    // What is read is read to its end, whoever hangs up; then its turn is the next one's.
+    let (end, ended) = tokio::sync::oneshot::channel();
+    let read = kept.pop().expect("a turn").reading(async { Ok(ended.await) });
+    assert!(Box::pin(read).now_or_never().is_none());
+    let mut next = turn();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+        assert!(next.as_mut().now_or_never().is_none(), "the store still reads");
+    }
+    end.send(()).expect("it is still read");
+    next.await;
+}
+
+#[tokio::test]
+async fn a_large_call_whose_caller_hung_up_gives_its_room_back() {
+    let shares = budget::Shares { one: 8 * LARGE, ..budget::BYTES };
+    let desk = Desk::working(Apart::new("test"), shares, "");
+    let call = || {
+        let body = format!(r#"{{"method":"POST","url":"https://example.com/","data":"{}"}}"#, "x".repeat(LARGE));
+        Box::pin(desk.router.clone().oneshot(request("POST", "/v1/sends", &[], &body)))
+    };
+    // Far more than fit at once. Each is worked on elsewhere when its caller goes.
+    for _ in 0..100 {
+        let _ = call().now_or_never();
+    }
+    for _ in 0..10_000 {
+        match call().await.expect("the router answers everything").status().as_u16() {
+            202 => return,
+            status => assert_eq!(status, 503),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("what they held does not come back");
 }
