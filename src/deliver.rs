@@ -34,8 +34,11 @@ use crate::dial::pool::{Generation, Pool};
 use crate::dial::resolve::inquiry::Inquiry;
 use crate::dial::tls::{NoTls, Offer, Trust};
 use crate::dial::wire::{Io, Meter};
-use crate::dial::{Dialer, Look, connect::Candidate};
-use crate::outcome::words::{ConnectCause, ExchangeCause, NameCause, SoFar, TlsCause, Tried, UnmadeCause};
+use crate::dial::{
+    Dialer, Look,
+    connect::{Candidate, Met},
+};
+use crate::outcome::words::{ConnectCause, ExchangeCause, NameCause, SoFar, TlsCause, UnmadeCause};
 use crate::outcome::{Code, Ended, Failure, Phase, Processed, Timings};
 use crate::policy::{Asker, CheckedUrl, Destination, Errand, Purpose, ScanMemory, Scheme, SelfAddrs, Suspensions};
 use crate::record::Connection;
@@ -240,7 +243,7 @@ impl Deliverer {
         }
         journey.watch.enter(Phase::Connect);
         let errand = Errand { tenant: tenant.clone(), destination: destination.clone(), purpose };
-        let connected = self.dialer.connect(&errand, candidates, &journey.tried).await.inspect_err(|failure| {
+        let connected = self.dialer.connect(&errand, candidates, &journey.met).await.inspect_err(|failure| {
             if matches!(failure.code, Code::SourceUnavailable | Code::SourcePortsExhausted) {
                 journey.leaves_from_nowhere();
             }
@@ -441,8 +444,8 @@ struct Journey {
     to: Option<Destination>,
     watch: Stopwatch,
     inquiry: Inquiry,
-    /// How its addresses met the connect that is under way.
-    tried: Mutex<Tried>,
+    /// What became of the connect that is under way.
+    met: Mutex<Met>,
     would_block: Option<Code>,
     connection: Option<Connection>,
     exchange: Option<Exchange>,
@@ -483,6 +486,18 @@ impl Journey {
         connection.public = Some(source.public());
         connection.source = Some(SocketAddr::new(source.bind(), 0));
         connection.remote = remote;
+    }
+
+    /// The source that a connect was begun from, where none came of it: it may not be the one that was to be.
+    fn names_where_it_left_from(&mut self) {
+        let met = self.met.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(from) = &met.from
+            && let Some(connection) = &mut self.connection
+            && connection.source.is_some_and(|source| source.port() == 0)
+        {
+            connection.public = Some(from.public());
+            connection.source = Some(SocketAddr::new(from.bind(), 0));
+        }
     }
 
     fn leaves_from_nowhere(&mut self) {
@@ -540,7 +555,7 @@ impl Journey {
             Phase::Dns => self.inquiry.ran_out(total),
             Phase::Connect => {
                 let from = self.connection.as_ref().and_then(|connection| connection.public);
-                let tried = *self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+                let tried = self.met.lock().unwrap_or_else(PoisonError::into_inner).tried;
                 ConnectCause::Silent { total, port, from, tried }.failure(host)
             }
             Phase::Tls => TlsCause::OutOfTime { total }.failure(host),
@@ -561,6 +576,7 @@ impl Journey {
     }
 
     fn end(mut self, result: Option<Result<u16, Failure>>, deadline: &Deadline, total: Duration) -> Attempt {
+        self.names_where_it_left_from();
         // Where writing had in fact ended, the rest was waiting.
         if self.watch.phase() == Some(Phase::Write)
             && let Some(at) = self.exchange.as_ref().and_then(|exchange| exchange.meter.request_out_at())

@@ -22,7 +22,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use self::connect::{Candidate, Connected, Connector, Exhausted, PortRange};
+use self::connect::{Candidate, Connected, Connector, Exhausted, Met, PortRange};
 use self::metrics::{DialMetrics, SourceLoad};
 use self::plumbed::Routes;
 use self::resolve::inquiry::Inquiry;
@@ -31,7 +31,7 @@ use self::tls::{Trust, TrustError};
 use crate::clock;
 use crate::config::Config;
 use crate::limits::DNS_ADDRESSES_MAX;
-use crate::outcome::words::{ConnectCause, NameCause, Tried};
+use crate::outcome::words::{ConnectCause, NameCause};
 use crate::outcome::{Code, Failure};
 use crate::policy::{
     Answer, Asker, CheckedAddr, CheckedUrl, Circumstances, Destination, Errand, Host, Purpose, Scheme, Verdict, forms,
@@ -288,12 +288,13 @@ impl Dialer {
     }
 
     /// Connects to the first candidate that answers, from a source that may be left from at that moment. `errand`: what
-    /// every one of them was judged for. `tried` has how they met it so far, for whoever drops this.
+    /// every one of them was judged for. `met` has what became of it so far, for whoever drops
+    /// this.
     pub async fn connect(
         &self,
         errand: &Errand,
         candidates: &[Candidate],
-        tried: &Mutex<Tried>,
+        met: &Mutex<Met>,
     ) -> Result<Connected, Failure> {
         let destination = &errand.destination;
         if candidates.iter().any(|candidate| candidate.address.errand() != errand) {
@@ -316,13 +317,13 @@ impl Dialer {
             metrics: &self.metrics,
             in_force: &in_force,
             bound: &bound,
-            tried,
+            met,
         };
         connector.connect(candidates).await.map_err(|error| {
             tracing::debug!(%error, "no connection");
-            let from = candidates.first().and_then(|first| first.sources.first()).map(|source| source.public());
-            let tried = *tried.lock().unwrap_or_else(PoisonError::into_inner);
-            error.failure(&destination.host.text(), destination.port, from, tried)
+            let met = met.lock().unwrap_or_else(PoisonError::into_inner);
+            let from = met.from.as_ref().map(|source| source.public());
+            error.failure(&destination.host.text(), destination.port, from, met.tried)
         })
     }
 }

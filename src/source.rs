@@ -252,7 +252,10 @@ impl Sources {
     /// Whether a connection for this purpose may be made from it now.
     pub fn may_leave(&self, source: &Source, purpose: Purpose, now: Timestamp) -> bool {
         match purpose {
-            Purpose::Delivery => self.slot(source).is_some_and(|slot| slot.unusable(now).is_none()),
+            // In the pool that it was chosen from: a reload may have made it another's.
+            Purpose::Delivery => {
+                self.slot(source).is_some_and(|slot| *slot.source == *source && slot.unusable(now).is_none())
+            }
             Purpose::Reflector => self.has_a_future(source, now),
         }
     }

@@ -233,8 +233,16 @@ pub struct Connector<'a> {
     pub in_force: &'a (dyn Fn(&Source) -> bool + Sync),
     /// Told what a bind said of a source.
     pub bound: &'a (dyn Fn(&Source, bool) + Sync),
-    /// How the addresses met it so far, for whoever drops this.
-    pub tried: &'a Mutex<Tried>,
+    /// What became of it so far, for whoever drops this.
+    pub met: &'a Mutex<Met>,
+}
+
+/// How the addresses met a connect that is under way.
+#[derive(Debug, Default)]
+pub struct Met {
+    pub tried: Tried,
+    /// The first source that a connect was begun from: one without a port left is not left from.
+    pub from: Option<Arc<Source>>,
 }
 
 impl Connector<'_> {
@@ -265,9 +273,9 @@ impl Connector<'_> {
 
     /// One address: the next source is tried only while no packet has left.
     async fn attempt(&self, candidate: &Candidate) -> Result<Connected, ConnectError> {
-        self.note(|tried| tried.silent += 1);
+        self.note(|met| met.tried.silent += 1);
         let ended = self.attempt_from(candidate).await;
-        self.note(|tried| {
+        self.note(|Met { tried, .. }| {
             tried.silent -= 1;
             match &ended {
                 Err(ConnectError::Refused { .. } | ConnectError::Reset { .. }) => tried.refused += 1,
@@ -280,8 +288,8 @@ impl Connector<'_> {
         ended
     }
 
-    fn note(&self, what: impl FnOnce(&mut Tried)) {
-        what(&mut self.tried.lock().unwrap_or_else(PoisonError::into_inner));
+    fn note(&self, what: impl FnOnce(&mut Met)) {
+        what(&mut self.met.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     async fn attempt_from(&self, candidate: &Candidate) -> Result<Connected, ConnectError> {
@@ -333,10 +341,18 @@ impl Connector<'_> {
         let port = self.metrics.open(source, peer);
         let socket = TcpSocket::from_std_stream(socket.into());
         let asked = clock::monotonic();
+        let mut is_first = false;
+        self.note(|met| {
+            is_first = met.from.is_none();
+            met.from.get_or_insert_with(|| source.clone());
+        });
         let stream = socket.connect(peer).await.map_err(|error| {
             let error = of_connect(error, bind, peer);
             if matches!(error, ConnectError::OutOfPorts { .. }) {
                 self.exhausted.note(bind, peer, asked.elapsed());
+                if is_first {
+                    self.note(|met| met.from = None);
+                }
             }
             error
         })?;

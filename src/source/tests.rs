@@ -185,3 +185,17 @@ fn a_reload_keeps_the_health_of_what_stays() {
     let fewer = Sources::new(&many(1), &Notice::given(), Some(&new));
     assert_eq!(fewer.unusable(&second, at(NOW)), Some("127.0.0.2 is no longer configured".to_owned()));
 }
+
+#[test]
+fn a_source_that_became_another_pools_is_left_from_no_more_by_whoever_chose_it_before() {
+    let list = "127.0.0.1\n127.0.0.2";
+    let before = sources(&egress(list, &[("127.0.0.1", "127.0.0.1", "default"), ("127.0.0.2", "127.0.0.2", "other")]));
+    let after = egress(list, &[("127.0.0.1", "127.0.0.1", "other"), ("127.0.0.2", "127.0.0.2", "other")]);
+    let after = Sources::new(&after, &Notice::given(), Some(&before));
+    let may = |source: &Source| {
+        [Purpose::Delivery, Purpose::Reflector].map(|purpose| after.may_leave(source, purpose, at(NOW)))
+    };
+    let [moved, stays] = [0, 1].map(|index| before.all().remove(index));
+    assert_eq!((may(&moved), may(&stays)), ([false, true], [true, true]), "it is verified all the same");
+    assert!(after.may_leave(&after.all()[0], Purpose::Delivery, at(NOW)));
+}

@@ -15,7 +15,7 @@ use egressd::source::Verified;
 use egressd::verify::{Memory, Verifier};
 use egressd::world::World;
 
-use crate::support::ground::{Ground, Plan, end_of};
+use crate::support::ground::{Ground, LONG, Plan, end_of, get};
 use crate::support::name_server::{NameServer, Reply, address};
 use crate::support::receiver::{Receiver, ok, write};
 
@@ -184,6 +184,25 @@ async fn a_source_that_a_reload_takes_out_is_left_from_no_more_whoever_chose_it_
     }
     receiver.ended(1).await;
     assert_eq!(receiver.peers().iter().map(|peer| peer.ip()).collect::<Vec<_>>(), [second]);
+}
+
+#[tokio::test]
+async fn a_record_names_the_source_that_a_connect_was_begun_from() {
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("bound");
+    // The first is not on this host, so that nothing leaves from it, whoever has it first in line.
+    let sources = [("203.0.113.11", "192.0.2.77"), ("203.0.113.12", "127.0.0.12")];
+    for tenant in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        let mut plan = Plan::new();
+        plan.sources = sources.map(|(public, bind)| (public.to_owned(), bind.to_owned())).to_vec();
+        let ground = plan.build();
+        let attempt = ground.deliver_for(tenant, get(&format!("http://{closed}/")), LONG).await;
+        assert_eq!(end_of(&attempt), "failed connection_refused connect", "{tenant}");
+        let connection = attempt.connection.expect("a connect was begun");
+        assert_eq!(connection.public.map(|ip| ip.to_string()).as_deref(), Some("203.0.113.12"), "{tenant}");
+        assert_eq!(connection.source.map(|at| at.ip().to_string()).as_deref(), Some("127.0.0.12"), "{tenant}");
+        let message = attempt.ended.error.expect("refused").message;
+        assert!(message.contains("203.0.113.12") && !message.contains("203.0.113.11"), "{tenant}: {message}");
+    }
 }
 
 #[tokio::test]
