@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::{Past, StartError};
 use crate::config::{Config, PostgresSettings};
 use crate::limits;
+use crate::publish::Notice;
 use crate::store::embedded::{self, Embedded};
 use crate::store::postgres::{Address, Postgres, Settings};
 use crate::store::{Store, StoreError};
@@ -46,6 +49,16 @@ pub fn hindrances(config: &Config) -> Vec<(&'static str, StoreError)> {
         Some(_) => Vec::new(),
         None => embedded::hindrances(&config.store.path, &config.store.key_file),
     }
+}
+
+/// The notice that each listed address carries, for a command beside the node: what the embedded store knows is read from
+/// its file, and an address that it does not know would be published now. Where there is no store yet, its first start
+/// gives every notice; a tier's database is not asked.
+pub fn notice(config: &Config, now: Timestamp) -> Notice {
+    let known = config.store.postgres.is_none().then(|| embedded::published(&config.store.path)).flatten();
+    let Some(mut published) = known.filter(|published| !published.first.is_empty()) else { return Notice::given() };
+    published.add(config.egress.published.entries.iter().map(|entry| entry.address).collect(), now);
+    Notice::new(&published.first, published.first_start, config.egress.notice)
 }
 
 /// What is wrong with the tier's database, as `egressd check` tells it: it is reached, and nothing in it is changed.

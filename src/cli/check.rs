@@ -19,7 +19,6 @@ use crate::clock;
 use crate::config::file::{Wrong, wrong};
 use crate::config::{Config, ConfigProblem};
 use crate::dial::{Dialer, plumbed};
-use crate::publish::Notice;
 use crate::source::Sources;
 
 #[derive(clap::Args)]
@@ -46,8 +45,7 @@ pub fn run(args: Args) -> u8 {
                 count => format!("its {count} sources are on this host"),
             };
             let now = clock::wall();
-            // The store is not asked: a running node counts the notice of a new address from when it first listed it.
-            let all = Sources::new(&config.egress, &Notice::given(), None);
+            let all = Sources::new(&config.egress, &stores::notice(&config, now), None);
             for line in all.told(now) {
                 say!("{line}");
             }

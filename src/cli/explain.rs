@@ -16,14 +16,13 @@ use super::show::{Style, clean};
 use super::{ERROR, NO, OK, block_on, check::told};
 use crate::api::explain::ExplanationView;
 use crate::api::view::Sight;
-use crate::app::ours;
+use crate::app::{ours, stores};
 use crate::clock;
 use crate::config::Config;
 use crate::deliver::Deliverer;
 use crate::dial::Dialer;
 use crate::explain::Explainer;
 use crate::policy::{Asker, Suspensions};
-use crate::publish::Notice;
 use crate::redact::RedactKey;
 use crate::send::{Method, TenantId};
 use crate::world::World;
@@ -67,7 +66,7 @@ async fn by_a_file(args: Args, config: Arc<Config>, file: &Path) -> anyhow::Resu
     let listeners: Vec<_> =
         [Some(config.api.listen), Some(config.metrics_listen), config.publish_listen].into_iter().flatten().collect();
     let ours = ours::look(&config, &listeners);
-    let world = World::new(config.clone(), &Notice::given(), ours, Suspensions::default());
+    let world = World::new(config.clone(), &stores::notice(&config, clock::wall()), ours, Suspensions::default());
     let deliverer = Deliverer::new(world.clone(), Dialer::prepare(&config)?);
     // Equal secrets need not look equal from one run to the next.
     let key = RedactKey::new(uuid::Uuid::now_v7().as_bytes());

@@ -323,11 +323,17 @@ pub fn hindrances(path: &Path, key_file: &Path) -> Vec<(&'static str, StoreError
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let no_directory = absolute.ancestors().find(|above| above.exists()).filter(|above| !above.is_dir());
     let place = no_directory.map(|file| StoreError::CannotWrite(format!("{} is no directory", file.display()).into()));
-    let key = Keys::look_at(key_file).err();
+    let key = Keys::look_at(key_file, path).err();
     [place.map(|error| ("store.path", error)), key.map(|error| ("store.key_file", error))]
         .into_iter()
         .flatten()
         .collect()
+}
+
+/// What the store at this path remembers of publications, read beside whoever has it open. `None`: nothing yet, or
+/// nothing that this process may read.
+pub fn published(path: &Path) -> Option<Published> {
+    State::load(&path.join("state")).ok().flatten().map(|state| state.published)
 }
 
 /// Sends remembered on disk. One process at a time has a store's path open.

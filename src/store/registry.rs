@@ -38,7 +38,7 @@ pub struct Published {
 
 impl Published {
     /// Takes in what is published at `now`.
-    pub(in crate::store) fn add(&mut self, addresses: Vec<IpAddr>, now: Timestamp) {
+    pub fn add(&mut self, addresses: Vec<IpAddr>, now: Timestamp) {
         let at = if self.first.is_empty() {
             self.first_start = now;
             now

@@ -65,13 +65,17 @@ fn check_sees_what_stands_in_the_way_of_the_store() {
         std::fs::write(node.path("key"), bytes).unwrap();
         std::fs::set_permissions(node.path("key"), std::fs::Permissions::from_mode(mode)).unwrap();
     }
-    let rows: [(&str, &[&str], Spoil); 5] = [
+    let rows: [(&str, &[&str], Spoil); 6] = [
         ("nothing", &[], |_| {}),
         ("the key file is open to others", &["store.key_file", "chmod 600"], |node| key(node, &[7; 32], 0o644)),
         ("the key file is cut", &["store.key_file", "5 bytes"], |node| key(node, b"short", 0o600)),
         ("the key file is a directory", &["store.key_file", "key"], |node| {
             std::fs::create_dir(node.path("key")).unwrap();
             std::fs::set_permissions(node.path("key"), std::fs::Permissions::from_mode(0o700)).unwrap();
+        }),
+        ("the key file's directory is missing", &["store.key_file", "is no directory"], |node| {
+            let config = std::fs::read_to_string(node.config()).unwrap();
+            std::fs::write(node.config(), config.replace("\"key\"", "\"nowhere/key\"")).unwrap();
         }),
         ("the store is a file", &["store.path", "is no directory"], |node| {
             std::fs::write(node.path("store"), "a file").unwrap();
@@ -126,6 +130,30 @@ fn check_says_of_each_source_whether_it_is_usable_and_fails_where_a_pool_has_non
         }
         assert_eq!(err.contains("pool \"default\" has no source that is usable now"), code == 2, "{err}");
     }
+}
+
+/// What a node has published since its first start is in its store: an address that comes later owes its notice.
+#[tokio::test]
+async fn check_and_explain_know_what_the_node_has_published() {
+    let [first, later, _] = SOURCES;
+    let mut node = Node::of("test", &[first], "[store]\npath = \"store\"\nkey_file = \"key\"\n", "");
+    std::fs::write(node.path("public-ips.txt"), format!("{first}\n")).unwrap();
+    node.start();
+    assert_eq!(node.get("/v1/sends").await["next"], serde_json::Value::Null, "it is through with its start");
+    node.kill();
+    std::fs::write(node.path("public-ips.txt"), format!("{first}\n{later}\n")).unwrap();
+    let config = std::fs::read_to_string(node.config()).unwrap();
+    let of_first = format!("public = \"{first}\"");
+    std::fs::write(node.config(), config.replace(&of_first, &format!("public = \"{later}\""))).unwrap();
+    let check = || run(&["check", "--config", "egressd.toml"], node.directory.path());
+    let (code, out, err) = check();
+    assert_eq!(code, Some(2), "{out}{err}");
+    assert!(out.contains(&format!("{later} was first published too lately: its notice ends")), "{out}{err}");
+    // A node that has published nothing yet gives every notice with its first start.
+    std::fs::remove_dir_all(node.path("store")).unwrap();
+    let (code, out, err) = check();
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(out.contains(&format!("{later} (pool default): usable now")), "{out}{err}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -94,13 +94,15 @@ impl Keys {
         Ok(Self::derive(&secret))
     }
 
-    /// Whether [`Self::load`] could read the key file or make it; nothing is made. A store that is not new needs more.
-    pub fn look_at(path: &Path) -> Result<(), StoreError> {
+    /// Whether [`Self::load`] could read the key file or make it, once the store's directory is made; nothing is made. A
+    /// store that is not new needs more.
+    pub fn look_at(path: &Path, store: &Path) -> Result<(), StoreError> {
         if path.exists() {
             return Self::load(path, false).map(drop);
         }
         let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
-        match directory.filter(|directory| !directory.is_dir()) {
+        match directory.filter(|directory| !directory.is_dir() && (directory.exists() || !store.starts_with(directory)))
+        {
             Some(directory) => Err(StoreError::CannotWrite(
                 format!("key file {} cannot be made: {} is no directory", path.display(), directory.display()).into(),
             )),
