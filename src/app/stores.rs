@@ -9,19 +9,17 @@ use crate::config::{Config, PostgresSettings};
 use crate::limits;
 use crate::publish::Notice;
 use crate::store::embedded::{self, Embedded};
-use crate::store::postgres::{Address, Postgres, Settings};
+use crate::store::postgres::{self, Address, Postgres, Settings};
 use crate::store::{Store, StoreError};
 
 /// Opens the store that the configuration names.
 pub async fn open(config: &Config, past: Past) -> Result<Arc<dyn Store>, StartError> {
     if let Some(postgres) = &config.store.postgres {
-        if past == Past::Restored {
-            let why = "`--restored` is of the embedded store: a tier's database is not brought back by a node";
-            return Err(StoreError::Unfit(why.to_owned()).into());
-        }
         let address = Address::read(postgres, config.tls.roots)?;
-        address.prove().await?;
-        return Ok(Arc::new(Postgres::open(address, settings(config, postgres)).await?));
+        for told in address.prove().await? {
+            tracing::warn!("{told}");
+        }
+        return Ok(Arc::new(Postgres::open(address, settings(config, postgres, past)).await?));
     }
     let (settings, node) = (config.store.clone(), config.node.clone());
     let opened = tokio::task::spawn_blocking(move || match past {
@@ -32,7 +30,7 @@ pub async fn open(config: &Config, past: Past) -> Result<Arc<dyn Store>, StartEr
     Ok(Arc::new(opened.map_err(anyhow::Error::from)??))
 }
 
-fn settings(config: &Config, postgres: &PostgresSettings) -> Settings {
+fn settings(config: &Config, postgres: &PostgresSettings, past: Past) -> Settings {
     Settings {
         key_file: config.store.key_file.clone(),
         connections: postgres.connections as usize,
@@ -40,6 +38,10 @@ fn settings(config: &Config, postgres: &PostgresSettings) -> Settings {
         grace: config.delivery.deadline + limits::DEAD_GRACE,
         retention: config.store.retention,
         body_retention: config.store.body_retention,
+        past: match past {
+            Past::Own => postgres::Past::Own,
+            Past::Restored => postgres::Past::Restored,
+        },
     }
 }
 
@@ -62,9 +64,11 @@ pub fn notice(config: &Config, now: Timestamp) -> Notice {
 }
 
 /// What is wrong with the tier's database, as `egressd check` tells it: it is reached, and nothing in it is changed.
-pub async fn check(config: &Config) -> Result<(), StoreError> {
-    let Some(postgres) = &config.store.postgres else { return Ok(()) };
+///
+/// Else what its operator should know.
+pub async fn check(config: &Config) -> Result<Vec<String>, StoreError> {
+    let Some(postgres) = &config.store.postgres else { return Ok(Vec::new()) };
     let address = Address::read(postgres, config.tls.roots)?;
-    address.prove().await?;
-    Postgres::check(address, &settings(config, postgres)).await
+    let told = address.prove().await?;
+    Postgres::check(address, &settings(config, postgres, Past::Own)).await.map(|()| told)
 }

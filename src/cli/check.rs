@@ -90,8 +90,9 @@ fn load(file: &Path, user: Option<&str>) -> Result<Config, Vec<ConfigProblem>> {
     for (key, error) in stores::hindrances(&config) {
         problems.push(problem(key, error.to_string(), "mend it before `serve` is started".to_owned()));
     }
-    if let Err(detail) = database(&config) {
-        problems.push(problem("store", detail, "see `[store]` in the README".to_owned()));
+    match database(&config) {
+        Ok(told) => told.iter().for_each(|line| tell!("{}: {line}", file.display())),
+        Err(detail) => problems.push(problem("store", detail, "see `[store]` in the README".to_owned())),
     }
     if let Some(user) = user {
         let key = ("store.key_file", &config.store.key_file, false);
@@ -107,7 +108,7 @@ fn load(file: &Path, user: Option<&str>) -> Result<Config, Vec<ConfigProblem>> {
 }
 
 /// Whether a tier's database can be relied on. Nothing in it is changed.
-fn database(config: &Config) -> Result<(), String> {
+fn database(config: &Config) -> Result<Vec<String>, String> {
     super::runtime()?.block_on(stores::check(config)).map_err(|error| error.to_string())
 }
 

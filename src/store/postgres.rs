@@ -42,7 +42,7 @@ use std::{
 
 use futures_util::FutureExt;
 use jiff::Timestamp;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, RwLock, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use self::counts::{Counts, Tally};
@@ -54,8 +54,8 @@ use self::link::{Link, Trouble};
 use super::embedded::seal::Keys;
 use super::{
     Accept, Accepted, Begin, Claimed, Ending, ExecutionAnswer, Filter, IdempotencyKey, News, OnceOnly, Page, Published,
-    Reach, Records, Recovered, Registry, Released, Session, Started, StoreError, StoreResult, Suspension, SweepPlace,
-    Swept, TailItem, TailPlace, WaitingCount, Want,
+    Reach, Records, Recovered, Registry, Released, Session, Started, StoreEnd, StoreError, StoreResult, Suspension,
+    SweepPlace, Swept, TailItem, TailPlace, WaitingCount, Want,
 };
 use crate::clock;
 use crate::outcome::Outcome;
@@ -88,6 +88,17 @@ pub struct Settings {
     pub grace: Duration,
     pub retention: Duration,
     pub body_retention: Duration,
+    pub past: Past,
+}
+
+/// What the database is that a node starts with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Past {
+    /// As the tier's nodes left it.
+    Own,
+    /// A copy of an earlier moment, and the first node on it: what waits in it may have been made since. All of it ends
+    /// `interrupted`, and no other node goes on with it.
+    Restored,
 }
 
 struct Shared {
@@ -107,6 +118,10 @@ struct Shared {
     loaded: watch::Sender<i64>,
     read: AtomicI64,
     counts: Counts,
+    /// Read by whatever changes counts, until it has its answer and has counted it; written to count anew.
+    counting: RwLock<()>,
+    /// An answer was lost that told how counts have changed.
+    uncounted: Notify,
     /// What this session has claimed and knows of.
     claimed: Mutex<HashSet<uuid::Uuid>>,
     /// The answer to a claim was lost.
@@ -170,6 +185,14 @@ impl Shared {
         if standing.is_in_force() { Ok(()) } else { Err(standing.error(by)) }
     }
 
+    /// What this did to the counts is not known here: they are asked for.
+    fn uncounted<T>(&self, answer: Result<T, Trouble>) -> Result<T, Trouble> {
+        if matches!(answer, Err(Trouble::Lost(_))) {
+            self.uncounted.notify_one();
+        }
+        answer
+    }
+
     fn count(&self, by: &Session, tenant: &TenantId, change: Tally) {
         self.count_of(by.incarnation() as i64, tenant, change);
     }
@@ -184,6 +207,14 @@ impl Shared {
 
     fn tell(&self, news: News) {
         let _ = self.news.try_send(news);
+    }
+
+    /// Ends that this node gave beside its calls: nobody else counts them.
+    fn tell_closed(&self, ends: impl Iterator<Item = StoreEnd>) {
+        let ends: Vec<StoreEnd> = ends.collect();
+        if !ends.is_empty() {
+            self.tell(News::Closed(ends));
+        }
     }
 
     fn tell_suspensions(&self, newest: i64) {
@@ -237,7 +268,7 @@ impl Postgres {
         // Only the first node of a tier makes a key: the others have the same.
         let load = |is_new| Keys::load(&settings.key_file, is_new);
         admin.open_first().await.map_err(|trouble| trouble.on_start())?;
-        let keys = schema::bring_forward(&admin, &address.schema, load).await?;
+        let keys = schema::bring_forward(&admin, &address.schema, settings.past, load).await?;
         schema::make_ahead(&admin, &address.schema, clock::wall()).await.map_err(|trouble| trouble.on_write())?;
 
         let rest = settings.connections.max(CONNECTIONS_MIN) - CONNECTIONS_OF_OWN;
@@ -260,6 +291,8 @@ impl Postgres {
             loaded: watch::Sender::new(0),
             read: AtomicI64::new(0),
             counts: Counts::default(),
+            counting: RwLock::default(),
+            uncounted: Notify::new(),
             claimed: Mutex::default(),
             strays: Notify::new(),
             end_jobs,
@@ -281,6 +314,7 @@ impl Postgres {
             tokio::spawn(life::renew(shared.clone())),
             tokio::spawn(life::tend(shared.clone())),
             tokio::spawn(life::give_back_strays(shared.clone())),
+            tokio::spawn(life::count_anew(shared.clone())),
         ];
         Ok(Self { shared, hot_jobs, tasks: Mutex::new(tasks) })
     }

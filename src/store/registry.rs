@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::IpAddr};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{StoreResult, TailPlace};
+use super::{StoreEnd, StoreResult, TailPlace};
 use crate::redact::RedactKey;
 use crate::send::{SendId, TenantId};
 
@@ -57,6 +57,8 @@ impl Published {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
     Ended(Vec<(SendId, TailPlace)>),
+    /// Ends that the store gave here by itself, beside any call.
+    Closed(Vec<StoreEnd>),
     /// More waits than before: of these tenants, or of any where none is named.
     Waiting(Vec<TenantId>),
     /// Suspensions were made or lifted: nothing more begins here until they are loaded.

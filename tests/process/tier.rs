@@ -1,8 +1,8 @@
 //! Two nodes on one PostgreSQL: killed, frozen, drained and started again under load; then the ledger.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -15,6 +15,7 @@ use crate::node::{Node, PATIENCE, SOURCES, alone, counting_receiver, free_port, 
 /// A database of the test's own, which ends with this value.
 pub struct Cluster {
     child: Child,
+    told: BufReader<ChildStdout>,
     port: u16,
 }
 
@@ -29,9 +30,18 @@ impl Cluster {
             .spawn()
             .expect("tests/postgres/cluster runs");
         let mut directory = String::new();
-        BufReader::new(child.stdout.take().expect("its output")).read_line(&mut directory).expect("its directory");
+        let mut told = BufReader::new(child.stdout.take().expect("its output"));
+        told.read_line(&mut directory).expect("its directory");
         assert!(!directory.is_empty(), "no cluster was started");
-        Self { child, port }
+        Self { child, told, port }
+    }
+
+    /// Returns once it is done.
+    pub fn tell(&mut self, command: &str) {
+        writeln!(self.child.stdin.as_mut().expect("its input"), "{command}").expect("told");
+        let mut said = String::new();
+        self.told.read_line(&mut said).expect("its word");
+        assert_eq!(said.trim(), "done", "{command}");
     }
 
     pub fn url(&self) -> String {
@@ -230,7 +240,7 @@ async fn every_call_works_on_every_node() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_tells_what_is_wrong_with_the_database() {
-    let cluster = Cluster::start();
+    let mut cluster = Cluster::start();
     let url = cluster.url();
     let keys = tempfile::tempdir().expect("a directory");
     let key = keys.path().join("key");
@@ -264,4 +274,25 @@ async fn check_tells_what_is_wrong_with_the_database() {
     std::fs::write(&another, [7; 32]).expect("written");
     std::fs::set_permissions(&another, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("narrowed");
     assert!(told(&url, &another).1.contains("not the one that this tier was made with"));
+    // A pool in between: one that keeps sessions apart is none of ours.
+    let pool = free_port().port();
+    let through = format!("postgres://egressd@127.0.0.1:{pool}/postgres");
+    for (mode, expected) in [("session", Some(0)), ("transaction", Some(2))] {
+        cluster.tell(&format!("pool {pool} {mode}"));
+        let (code, told) = told(&through, &key);
+        assert_eq!(code, expected, "{mode}: {told}");
+        assert_eq!(code == Some(2), told.contains("set pool_mode = session"), "{told}");
+    }
+    // A database that only follows, at check and at the start.
+    node.signal(Signal::SIGTERM);
+    assert_eq!(node.ended(), Some(0), "{}", node.log());
+    for command in ["stop fast", "standby", "start"] {
+        cluster.tell(command);
+    }
+    let (code, check) = told(&url, &key);
+    assert_eq!(code, Some(2), "{check}");
+    assert!(check.contains("the database is a standby"), "{check}");
+    let (code, _, why) = run(&["serve", "--config", node.config().to_str().unwrap()], node.directory.path());
+    assert_eq!(code, Some(1), "it may become the primary: {why}");
+    assert!(why.contains("the database is a standby"), "{why}");
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
-use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::{Client, Config, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::link::{Address, told};
@@ -19,6 +19,8 @@ const SCHEMA: &str = "egressd";
 
 /// Settings without which a 202 would be a lie: what they must not be, and what is to be done.
 const SYNCS: [&str; 3] = ["fsync", "synchronous_commit", "full_page_writes"];
+/// 15, as `server_version_num` tells it.
+const VERSION_MIN: i32 = 150_000;
 
 impl Address {
     pub fn read(settings: &PostgresSettings, roots: Roots) -> Result<Self, StoreError> {
@@ -58,12 +60,42 @@ impl Address {
         Ok(Self { config, tls, schema: SCHEMA.to_owned() })
     }
 
-    /// Whether it can be reached, and keeps what it says it has kept. The problems, each with what to do.
-    pub async fn prove(&self) -> Result<(), StoreError> {
+    /// Whether it can be reached, takes what is written, and keeps what it says it has kept. The first problem, with what
+    /// to do; else what an operator should know.
+    pub async fn prove(&self) -> Result<Vec<String>, StoreError> {
         let client = self.connect_first("check").await.map_err(|trouble| trouble.on_start())?;
+        let other = self.connect_first("check").await.map_err(|trouble| trouble.on_start())?;
+        let read = |error: tokio_postgres::Error| StoreError::CannotRead(Why::by(told(&error), error));
+        if pooled(&client, &other).await.map_err(read)? {
+            return Err(StoreError::Unfit(
+                "the database is reached through a pool that gives each transaction another session (pgbouncer with \
+                 pool_mode = transaction or statement), on which locks and leases cannot rest: name PostgreSQL itself in \
+                 `[store] url`, or set pool_mode = session"
+                    .to_owned(),
+            ));
+        }
+        let asked = "SELECT pg_is_in_recovery(), current_setting('server_version_num')::int, \
+                     current_setting('synchronous_standby_names'), (SELECT count(*) FROM pg_stat_replication)";
+        let row = client.query_one(asked, &[]).await.map_err(read)?;
+        if row.get(0) {
+            // It may become the primary.
+            return Err(StoreError::CannotWrite(
+                "the database is a standby, which takes nothing: name the primary in `[store] url`, or all hosts and \
+                 target_session_attrs=read-write"
+                    .into(),
+            ));
+        }
+        let version: i32 = row.get(1);
+        if version < VERSION_MIN {
+            return Err(StoreError::Unfit(format!(
+                "the database is PostgreSQL {}, and {} or newer is needed",
+                version / 10_000,
+                VERSION_MIN / 10_000
+            )));
+        }
         for setting in SYNCS {
             let row = client.query_one("SELECT current_setting($1)", &[&setting]).await;
-            let row = row.map_err(|error| StoreError::CannotRead(Why::by(told(&error), error)))?;
+            let row = row.map_err(read)?;
             if row.get::<_, &str>(0) == "off" {
                 return Err(StoreError::Unfit(format!(
                     "the database has {setting} = off, so what it has committed may be lost: set it to on, for the \
@@ -71,8 +103,37 @@ impl Address {
                 )));
             }
         }
-        Ok(())
+        let (names, standbys): (&str, i64) = (row.get(2), row.get(3));
+        let mut told = Vec::new();
+        if names.is_empty() && standbys > 0 {
+            told.push(
+                "the database has a standby and synchronous_standby_names is empty: after a failover to it, sends that \
+                 were answered 202 may be gone and others may be made twice; name the standby there"
+                    .to_owned(),
+            );
+        }
+        Ok(told)
     }
+}
+
+/// Whether two connections are of one session by turns. What one of them has set is gone, or the other's, once the other
+/// has been in a transaction. As plain text: what is prepared fails on such a pool in ways of its own.
+async fn pooled(one: &Client, other: &Client) -> Result<bool, tokio_postgres::Error> {
+    const MARK: &str = "SELECT coalesce(current_setting('egressd.mark', true), '')";
+    let mark = async |client: &Client| {
+        let messages = client.simple_query(MARK).await?;
+        let rows = messages.iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        });
+        Ok::<_, tokio_postgres::Error>(rows.last().unwrap_or_default())
+    };
+    one.batch_execute("SET egressd.mark = 'one'").await?;
+    other.batch_execute("BEGIN").await?;
+    let others = mark(other).await?;
+    let ones = mark(one).await?;
+    other.batch_execute("COMMIT").await?;
+    Ok(others == "one" || ones != "one")
 }
 
 /// The URL as the driver takes it, and the `sslmode` that it asks for.

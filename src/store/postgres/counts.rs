@@ -81,6 +81,13 @@ impl Counts {
         }
     }
 
+    /// What the database has of this node's, as nothing that changes it is under way.
+    pub fn set_mine(&self, mine: HashMap<TenantId, Tally>) {
+        let mut inner = self.lock();
+        inner.mine = mine;
+        inner.add_up();
+    }
+
     /// A new life of this node: what it changed in the one before is an other's.
     pub fn begin_life(&self) {
         self.lock().mine.clear();
@@ -93,10 +100,8 @@ impl Counts {
             .iter()
             .filter(|(tenant, tally)| tally.unclaimed > inner.others.get(*tenant).map_or(0, |before| before.unclaimed));
         let more = more.map(|(tenant, _)| tenant.clone()).collect();
-        let mut all = Tally::default();
-        inner.mine.values().chain(others.values()).for_each(|tally| all.add(*tally));
-        inner.all = all;
         inner.others = others;
+        inner.add_up();
         more
     }
 
@@ -163,6 +168,12 @@ impl Counts {
 }
 
 impl Inner {
+    fn add_up(&mut self) {
+        let mut all = Tally::default();
+        self.mine.values().chain(self.others.values()).for_each(|tally| all.add(*tally));
+        self.all = all;
+    }
+
     fn set_oldest(&mut self, tenant: &TenantId, oldest: Option<i64>) {
         let before = match oldest {
             Some(at) => self.oldest.insert(tenant.clone(), at),

@@ -23,9 +23,10 @@ use super::forms::{self, Columns, Ends};
 use super::link::{Link, Trouble};
 use super::{schema, sql};
 use crate::clock;
+use crate::outcome::Code;
 use crate::record::Finished;
 use crate::send::{SendId, SendSpec, TenantId};
-use crate::store::{Accepted, Begin, Course, NewSend, Session, Started, StoreError, TailPlace, view, wire};
+use crate::store::{Accepted, Begin, Course, NewSend, Session, Started, StoreEnd, StoreError, TailPlace, view, wire};
 
 /// Most sends of one statement, and most bytes: more wait for the next.
 const SENDS_MAX: usize = 512;
@@ -143,6 +144,7 @@ async fn accept(shared: &Arc<Shared>, by: &Session, mut jobs: Vec<AcceptJob>) {
     if jobs.is_empty() {
         return;
     }
+    let _counting = shared.counting.read().await;
     let all: Vec<&Columns> = jobs.iter().map(|job| &job.columns).collect();
     match accept_columns(shared, by, &all).await {
         Err(Trouble::Refused(error)) if jobs.len() > 1 => {
@@ -325,7 +327,9 @@ pub fn give(
         let mut claimed = Vec::new();
         for send in sends {
             match send.course {
-                Course::Begin => end_unsent(&shared, &by, send.id, send.created_at, send.created_at).await,
+                Course::Begin => {
+                    end_unsent(&shared, &by, (send.id, send.tenant), send.created_at, send.created_at).await
+                }
                 Course::Claim => claimed.push(send.id),
                 Course::Wait => {}
             }
@@ -337,13 +341,21 @@ pub fn give(
 }
 
 /// Begun, and nobody is there to deliver it.
-async fn end_unsent(shared: &Arc<Shared>, by: &Session, id: SendId, created_at: Timestamp, began_at: Timestamp) {
+async fn end_unsent(
+    shared: &Shared,
+    by: &Session,
+    (id, tenant): (SendId, TenantId),
+    created_at: Timestamp,
+    began_at: Timestamp,
+) {
     let (created, began) = (wire::nanoseconds(created_at), wire::nanoseconds(began_at));
     let why = view::interrupted().but(crate::outcome::Processed::No);
     let finished = forms::end_of(id.0, created, Some(created), Some(began), why, clock::wall());
     let (answer, said) = oneshot::channel();
-    if shared.end_jobs.send(EndJob { by: by.clone(), finished, answer }).await.is_ok() {
-        let _ = said.await;
+    if shared.end_jobs.send(EndJob { by: by.clone(), finished, answer }).await.is_ok()
+        && let Ok(Ok(place)) = said.await
+    {
+        shared.tell_closed(std::iter::once(StoreEnd { id, tenant, code: Code::Interrupted, place }));
     }
 }
 
@@ -353,6 +365,7 @@ async fn begin(shared: &Arc<Shared>, by: &Session, mut jobs: Vec<BeginJob>) {
     if jobs.is_empty() {
         return;
     }
+    let _counting = shared.counting.read().await;
     let all: Vec<&BeginJob> = jobs.iter().collect();
     match begin_all(shared, by, &all).await {
         Err(Trouble::Refused(_)) if jobs.len() > 1 => {
@@ -435,12 +448,16 @@ fn begun(shared: &Arc<Shared>, job: BeginJob, made: Result<&mut HashSet<Uuid>, &
         if in_time {
             answers.push(Ok(Started::new(begin.id, begin.tenant, spec, begin.at, job.by.clone())));
         } else {
-            too_late.push((begin.id, begin.at));
+            too_late.push((begin.id, begin.tenant, begin.at));
             answers.push(Err(StoreError::NoSuchSend));
         }
     }
     let unheard = match job.answer.send(Ok(answers)) {
-        Err(Ok(answers)) => answers.into_iter().flatten().map(|started| (started.id(), started.at())).collect(),
+        Err(Ok(answers)) => answers
+            .into_iter()
+            .flatten()
+            .map(|started| (started.id(), started.tenant().clone(), started.at()))
+            .collect(),
         _ => Vec::new(),
     };
     let unsent: Vec<_> = too_late.into_iter().chain(unheard).collect();
@@ -448,8 +465,8 @@ fn begun(shared: &Arc<Shared>, job: BeginJob, made: Result<&mut HashSet<Uuid>, &
         tracing::warn!(sends = unsent.len(), "starts were marked too late, and are not sent");
         let (shared, by) = (shared.clone(), job.by);
         tokio::spawn(async move {
-            for (id, at) in unsent {
-                end_unsent(&shared, &by, id, at, at).await;
+            for (id, tenant, at) in unsent {
+                end_unsent(&shared, &by, (id, tenant), at, at).await;
             }
         });
     }
@@ -517,6 +534,7 @@ async fn finish_batch(
 ) -> Result<HashMap<Uuid, Result<TailPlace, StoreError>>, Trouble> {
     let mut ends = Ends::default();
     jobs.iter().for_each(|job| ends.add(&job.finished));
+    let _counting = shared.counting.read().await;
     let (incarnation, node, bodies) = (by.incarnation() as i64, by.node().to_string(), ends.bodies());
     let values: [&(dyn ToSql + Sync); 12] = [
         &incarnation,
@@ -533,6 +551,10 @@ async fn finish_batch(
         &node,
     ];
     let (rows, lost) = until_known(&shared.ends, sql::FINISH, &values).await?;
+    if lost {
+        // Some of them may have waited still.
+        shared.uncounted.notify_one();
+    }
     let mut answers = HashMap::new();
     for row in rows {
         let (id, seq, tenant, was_waiting): (Uuid, i64, &str, bool) = (row.get(0), row.get(1), row.get(2), row.get(3));

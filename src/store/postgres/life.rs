@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::counts::Tally;
@@ -20,7 +21,7 @@ use super::{Shared, locked, schema, sql, wait};
 use crate::clock;
 use crate::outcome::{Code, Ended};
 use crate::send::{SendId, TenantId};
-use crate::store::{News, Session, StoreError, view, wire};
+use crate::store::{News, Session, StoreEnd, StoreError, view, wire};
 
 /// Rows that one statement of an adopter takes, so that it holds none of them for long.
 const ADOPTED_AT_ONCE: i64 = 2_000;
@@ -28,6 +29,7 @@ const INTERRUPTED_AT_ONCE: i64 = 512;
 /// Polls between two looks at what a lost answer left claimed.
 const STRAYS_SEEN_TWICE_AFTER: Duration = Duration::from_secs(2);
 const AWAY_AGAIN: Duration = Duration::from_millis(300);
+const COUNTED_AGAIN_AFTER: Duration = Duration::from_secs(3);
 /// How long the end of an earlier life of this node is waited for.
 const NAME_WITHIN: Duration = Duration::from_secs(3);
 const COMPACTED_EVERY: Duration = Duration::from_secs(2);
@@ -233,6 +235,39 @@ pub async fn give_back_strays(shared: Arc<Shared>) {
     }
 }
 
+/// Counts what is this session's anew after an answer was lost that told how counts have changed, and once more a
+/// little later, as the backend that had it may have been at work still.
+pub async fn count_anew(shared: Arc<Shared>) {
+    loop {
+        shared.uncounted.notified().await;
+        for pause in [Duration::ZERO, COUNTED_AGAIN_AFTER] {
+            tokio::time::sleep(pause).await;
+            while !count_once(&shared).await {
+                tokio::time::sleep(super::POLL).await;
+            }
+        }
+    }
+}
+
+async fn count_once(shared: &Shared) -> bool {
+    let Some(session) = shared.session() else { return true };
+    let _alone = shared.counting.write().await;
+    let Ok(rows) = shared.list().query(sql::TALLY_OF, &[&(session.incarnation() as i64)]).await else { return false };
+    let life = locked(&shared.life);
+    if life.as_ref().is_some_and(|life| life.session == session) {
+        shared.counts.set_mine(tallies(&rows));
+    }
+    true
+}
+
+fn tallies(rows: &[Row]) -> HashMap<TenantId, Tally> {
+    let of = |row: &Row| {
+        let tally = Tally { held: row.get(1), queued: row.get(2), unclaimed: row.get(3) };
+        (TenantId::new(row.get::<_, &str>(0)), tally)
+    };
+    rows.iter().map(of).collect()
+}
+
 /// It leaves by itself: what it had claimed is the others' at once.
 pub async fn leave(shared: &Shared, by: &Session) -> Result<(), StoreError> {
     let incarnation = by.incarnation() as i64;
@@ -244,7 +279,8 @@ pub async fn leave(shared: &Shared, by: &Session) -> Result<(), StoreError> {
 pub async fn adopt(shared: &Shared, incarnation: i64) -> Result<i64, Trouble> {
     let mut all = 0;
     loop {
-        let rows = shared.tend.query(sql::ADOPT, &[&ADOPTED_AT_ONCE, &incarnation]).await?;
+        let _counting = shared.counting.read().await;
+        let rows = shared.uncounted(shared.tend.query(sql::ADOPT, &[&ADOPTED_AT_ONCE, &incarnation]).await)?;
         let mut some = 0;
         for row in &rows {
             let (tenant, count): (&str, i64) = (row.get(0), row.get(1));
@@ -274,10 +310,12 @@ pub async fn interrupt(shared: &Shared, grace: Duration, now: Timestamp) -> Resu
         for row in &rows {
             let (id, incarnation, created_at): (Uuid, i64, i64) = (row.get(0), row.get(1), row.get(2));
             let (released_at, began_at): (Option<i64>, i64) = (row.get(3), row.get(4));
+            // Of a restored copy: it was called off before it began.
+            let began_at = Some(began_at).filter(|at| *at >= 0);
             ids.push(id);
             incarnations.push(incarnation);
             started.push(began_at);
-            forms.push(wire::ended(&end_of(id, created_at, released_at, Some(began_at), view::interrupted(), now)).0);
+            forms.push(wire::ended(&end_of(id, created_at, released_at, began_at, view::interrupted(), now)).0);
         }
         let outcome = i16::from(wire::outcome_number(Ended::because(view::interrupted()).outcome));
         let (code, at) = (i16::from(wire::code_number(Code::Interrupted)), wire::nanoseconds(now));
@@ -286,6 +324,12 @@ pub async fn interrupt(shared: &Shared, grace: Duration, now: Timestamp) -> Resu
             .query(sql::END_INTERRUPTED, &[&ids, &incarnations, &started, &forms, &outcome, &code, &at])
             .await?;
         all += ended.len() as u64;
+        shared.tell_closed(ended.iter().map(|row| StoreEnd {
+            id: SendId(row.get(0)),
+            tenant: TenantId::new(row.get::<_, &str>(2)),
+            code: Code::Interrupted,
+            place: super::hot::place(row.get(1)),
+        }));
         if (rows.len() as i64) < INTERRUPTED_AT_ONCE {
             return Ok(all);
         }
@@ -295,13 +339,7 @@ pub async fn interrupt(shared: &Shared, grace: Duration, now: Timestamp) -> Resu
 /// What the others have come to, and the front of every queue. Of whom more waits than before.
 async fn poll(shared: &Shared, incarnation: i64) -> Result<Vec<TenantId>, Trouble> {
     let rows = shared.tend.query(sql::TALLY, &[&incarnation]).await?;
-    let others: HashMap<TenantId, Tally> = rows
-        .iter()
-        .map(|row| {
-            let tally = Tally { held: row.get(1), queued: row.get(2), unclaimed: row.get(3) };
-            (TenantId::new(row.get::<_, &str>(0)), tally)
-        })
-        .collect();
+    let others = tallies(&rows);
     let more = {
         // What was asked for an earlier life says nothing of this one.
         let life = locked(&shared.life);

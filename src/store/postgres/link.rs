@@ -6,7 +6,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -157,6 +160,8 @@ pub struct Link {
 /// An open one.
 pub struct Open {
     client: Client,
+    /// It is one to a server that takes nothing any more.
+    useless: AtomicBool,
     statements: Mutex<HashMap<&'static str, Statement>>,
 }
 
@@ -171,11 +176,11 @@ impl Link {
 
     async fn open_within(&self, within: Duration) -> Result<Arc<Open>, Trouble> {
         let mut current = self.current.lock().await;
-        if let Some(open) = current.as_ref().filter(|open| !open.client.is_closed()) {
+        if let Some(open) = current.as_ref().filter(|open| open.is_useful()) {
             return Ok(open.clone());
         }
         let client = self.address.connect(self.name, within).await?;
-        let open = Arc::new(Open { client, statements: Mutex::default() });
+        let open = Arc::new(Open { client, useless: AtomicBool::new(false), statements: Mutex::default() });
         *current = Some(open.clone());
         Ok(open)
     }
@@ -207,6 +212,10 @@ impl Link {
 }
 
 impl Open {
+    fn is_useful(&self) -> bool {
+        !self.client.is_closed() && !self.useless.load(Ordering::Relaxed)
+    }
+
     pub async fn query(&self, sql: &'static str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Trouble> {
         let known = self.statements.lock().unwrap_or_else(PoisonError::into_inner).get(sql).cloned();
         let statement = match known {
@@ -230,6 +239,11 @@ impl Open {
             // The backend ends, and the transaction may have been committed before.
             Some(code) if code.code().starts_with("57P") || code.code().starts_with("08") => {
                 Trouble::Lost(because(error))
+            }
+            // What was the primary is a standby now: another connection may find the new one.
+            Some(code) if *code == SqlState::READ_ONLY_SQL_TRANSACTION => {
+                self.useless.store(true, Ordering::Relaxed);
+                Trouble::Away(because(error))
             }
             Some(_) => Trouble::Refused(Arc::new(error)),
             None if self.client.is_closed() || error.is_closed() => Trouble::Lost(because(error)),

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::link::{Link, Trouble};
+use super::{Past, sql};
 use crate::store::StoreError;
 use crate::store::embedded::seal::Keys;
 
@@ -25,6 +26,7 @@ const MS_PER_DAY: i64 = 24 * 3600 * 1000;
 pub async fn bring_forward(
     link: &Link,
     schema: &str,
+    past: Past,
     keys: impl FnOnce(bool) -> Result<Keys, StoreError>,
 ) -> Result<Keys, StoreError> {
     let failed = |trouble: Trouble| trouble.on_write();
@@ -35,7 +37,7 @@ pub async fn bring_forward(
         ))
         .await;
     let brought = match begun {
-        Ok(()) => in_transaction(link, schema, keys).await,
+        Ok(()) => in_transaction(link, schema, past, keys).await,
         Err(trouble) => Err(failed(trouble)),
     };
     let end = if brought.is_ok() { "COMMIT" } else { "ROLLBACK" };
@@ -47,6 +49,7 @@ pub async fn bring_forward(
 async fn in_transaction(
     link: &Link,
     schema: &str,
+    past: Past,
     keys: impl FnOnce(bool) -> Result<Keys, StoreError>,
 ) -> Result<Keys, StoreError> {
     let failed = |trouble: Trouble| match trouble.on_start() {
@@ -70,6 +73,12 @@ async fn in_transaction(
         let noted = "INSERT INTO tier (version, key_check) VALUES ($1, $2) \
                      ON CONFLICT (one) DO UPDATE SET version = excluded.version";
         link.ask(noted, &[&version, &check]).await.map_err(failed)?;
+    }
+    link.ask(sql::TAIL_GOES_ON, &[]).await.map_err(failed)?;
+    if past == Past::Restored {
+        for text in sql::CALL_OFF {
+            link.ask(text, &[]).await.map_err(failed)?;
+        }
     }
     Ok(keys)
 }

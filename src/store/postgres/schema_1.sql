@@ -9,8 +9,15 @@ CREATE TABLE tier (
     suspensions bigint NOT NULL DEFAULT 1,
     digest bytea,
     sync_token bigint NOT NULL DEFAULT 0,
-    first_start bigint
+    first_start bigint,
+    -- What is added to a transaction's number in the tail's places: more than nothing once the tables were brought over
+    -- from a cluster that had counted further.
+    tail_base bigint NOT NULL DEFAULT 0
 );
+
+-- The places of a transaction's ends begin here.
+CREATE FUNCTION tail_now() RETURNS bigint LANGUAGE sql AS
+    'SELECT (pg_current_xact_id()::text::bigint + tail_base) << 20 FROM tier';
 
 -- One row an incarnation: a life of a node. It stays until nothing names it.
 CREATE TABLE node (
@@ -332,7 +339,7 @@ BEGIN
         WITH gone AS (
             DELETE FROM live WHERE tenant = p_tenant AND execution = p_execution AND held RETURNING id
         ), numbered AS (
-            SELECT id, (pg_current_xact_id()::text::bigint << 20) | (row_number() OVER (ORDER BY id)) AS seq FROM gone
+            SELECT id, (SELECT tail_now()) | (row_number() OVER (ORDER BY id)) AS seq FROM gone
         ), ends AS (
             INSERT INTO done (id, seq, tenant, outcome, code, finished_at, node, form)
             SELECT id, seq, p_tenant, p_outcome, p_code, p_at, p_node, p_form FROM numbered RETURNING id, seq

@@ -103,7 +103,7 @@ pub const FINISH: &str = concat!(
      gone AS (DELETE FROM live l USING given g WHERE l.id = g.id AND l.incarnation = $1 \
      AND (l.began_at IS NOT NULL OR EXISTS (SELECT FROM me)) RETURNING l.id, l.tenant, l.began_at), \
      ended AS (SELECT g.*, gone.tenant, gone.began_at, \
-     (pg_current_xact_id()::text::bigint << 20) | (row_number() OVER (ORDER BY g.n)) AS seq \
+     (SELECT tail_now()) | (row_number() OVER (ORDER BY g.n)) AS seq \
      FROM given g JOIN gone USING (id)), \
      ends AS (INSERT INTO done (id, seq, tenant, outcome, code, status, source, public, started_at, finished_at, node, \
      form) SELECT id, seq, tenant, outcome, code, status, source, public, started_at, finished_at, $12::text, form \
@@ -131,7 +131,7 @@ pub const END_WAITING: &str = concat!(
      gone AS (DELETE FROM live l USING given g WHERE l.id = g.id AND l.began_at IS NULL AND l.incarnation IS NULL \
      AND (l.held AND g.released_at IS NULL OR NOT l.held AND EXISTS (SELECT FROM unqueued u WHERE u.id = l.id)) \
      RETURNING l.id, l.held), \
-     ended AS (SELECT g.*, gone.held, (pg_current_xact_id()::text::bigint << 20) | (row_number() OVER (ORDER BY g.n)) \
+     ended AS (SELECT g.*, gone.held, (SELECT tail_now()) | (row_number() OVER (ORDER BY g.n)) \
      AS seq FROM given g JOIN gone USING (id)), \
      ends AS (INSERT INTO done (id, seq, tenant, outcome, code, finished_at, node, form) \
      SELECT id, seq, tenant, $6::smallint, $7::smallint, $8::bigint, $9::text, form FROM ended), \
@@ -143,6 +143,10 @@ pub const END_WAITING: &str = concat!(
      SELECT id, seq, tenant, held FROM ended ORDER BY seq"
 );
 
+/// Those of these that a sweep of this node ended at this time: asked where the answer to [`END_WAITING`] was lost.
+pub const ENDED_BY: &str =
+    "SELECT id, seq, tenant FROM done WHERE id = ANY($1::uuid[]) AND node = $2::text AND finished_at = $3::bigint";
+
 /// What a dead incarnation had begun, once nothing of it can be on the wire any more.
 pub const INTERRUPTED: &str = "SELECT l.id, l.incarnation, l.created_at, l.released_at, l.began_at FROM live l \
      WHERE l.began_at IS NOT NULL AND l.incarnation IN (SELECT incarnation FROM node WHERE dead_at IS NOT NULL \
@@ -152,7 +156,7 @@ pub const END_INTERRUPTED: &str = "WITH given AS (SELECT * FROM unnest($1::uuid[
      $4::bytea[]) WITH ORDINALITY AS g(id, incarnation, started_at, form, n)), \
      gone AS (DELETE FROM live l USING given g WHERE l.id = g.id AND l.incarnation = g.incarnation \
      AND l.began_at IS NOT NULL RETURNING l.id, l.tenant), \
-     ended AS (SELECT g.*, gone.tenant, (pg_current_xact_id()::text::bigint << 20) | \
+     ended AS (SELECT g.*, gone.tenant, (SELECT tail_now()) | \
      (row_number() OVER (ORDER BY g.n)) AS seq FROM given g JOIN gone USING (id)), \
      ends AS (INSERT INTO done (id, seq, tenant, outcome, code, started_at, finished_at, node, form) \
      SELECT id, seq, tenant, $5::smallint, $6::smallint, started_at, $7::bigint, \
@@ -168,9 +172,34 @@ pub const CLAIM: &str = concat!(
     ", picked AS MATERIALIZED (SELECT w.n, p.tenant, p.released_at, p.id \
      FROM unnest($2::text[], $3::bigint[]) WITH ORDINALITY AS w(tenant, room, n), me, \
      LATERAL (SELECT q.tenant, q.released_at, q.id FROM queue q WHERE q.tenant = w.tenant \
-     AND NOT EXISTS (SELECT FROM unnest($4::bigint[], $5::bigint[]) AS f(n, destination) \
-     WHERE f.n = w.n AND f.destination = q.destination) \
-     ORDER BY q.released_at, q.id LIMIT w.room FOR UPDATE OF q SKIP LOCKED) p LIMIT $6::bigint), ",
+     ORDER BY q.released_at, q.id LIMIT w.room FOR UPDATE OF q SKIP LOCKED) p LIMIT $4::bigint), ",
+    claim_end!()
+);
+
+/// Where some are: `$4` and `$5` say which. From so many of the others as there are, or as are found from `$6` on; each
+/// costs one probe of an index, however much waits for it or for a full one.
+pub const CLAIM_AROUND: &str = concat!(
+    "WITH RECURSIVE ",
+    in_force!(),
+    ", wants AS MATERIALIZED (SELECT w.n, w.tenant, w.room, (SELECT coalesce(array_agg(f.destination), '{}') \
+     FROM unnest($4::bigint[], $5::bigint[]) AS f(n, destination) WHERE f.n = w.n) AS full_ones \
+     FROM unnest($2::text[], $3::bigint[]) WITH ORDINALITY AS w(tenant, room, n), me), \
+     steps AS (SELECT w.n, w.tenant, w.full_ones, 64 + cardinality(w.full_ones) AS left, $6::bigint AS place, \
+     false AS is_one, false AS wrapped FROM wants w \
+     UNION ALL SELECT s.n, s.tenant, s.full_ones, s.left - 1, coalesce(next.place, -9223372036854775808), \
+     next.place IS NOT NULL, s.wrapped OR next.place IS NULL FROM steps s, LATERAL (SELECT (SELECT q.destination \
+     FROM queue q WHERE q.tenant = s.tenant AND q.destination > s.place ORDER BY q.destination LIMIT 1) AS place) AS next \
+     WHERE s.left > 0 AND NOT (s.wrapped AND (next.place IS NULL OR next.place > $6::bigint))), \
+     free AS MATERIALIZED (SELECT s.n, s.place AS destination, count(*) OVER (PARTITION BY s.n) AS others \
+     FROM steps s WHERE s.is_one AND s.place <> ALL (s.full_ones)), \
+     candidates AS MATERIALIZED (SELECT w.n, p.tenant, p.released_at, p.id FROM wants w JOIN free ON free.n = w.n, \
+     LATERAL (SELECT q.tenant, q.released_at, q.id FROM queue q WHERE q.tenant = w.tenant \
+     AND q.destination = free.destination ORDER BY q.released_at, q.id \
+     LIMIT least(2 * w.room, greatest(2 * w.room / free.others, 64))) p), \
+     picked AS MATERIALIZED (SELECT w.n, p.tenant, p.released_at, p.id FROM wants w, LATERAL (SELECT q.tenant, \
+     q.released_at, q.id FROM candidates c JOIN queue q ON q.tenant = c.tenant AND q.released_at = c.released_at \
+     AND q.id = c.id WHERE c.n = w.n ORDER BY c.released_at, c.id LIMIT w.room FOR UPDATE OF q SKIP LOCKED) p \
+     LIMIT $7::bigint), ",
     claim_end!()
 );
 
@@ -264,6 +293,9 @@ pub const REPLAY: &str =
 pub const TALLY: &str = "SELECT tenant, sum(held)::bigint, sum(queued)::bigint, sum(unclaimed)::bigint FROM tally \
      WHERE incarnation <> $1::bigint GROUP BY tenant";
 
+pub const TALLY_OF: &str = "SELECT tenant, sum(held)::bigint, sum(queued)::bigint, sum(unclaimed)::bigint FROM tally \
+     WHERE incarnation = $1::bigint GROUP BY tenant";
+
 pub const OLDEST: &str = "SELECT t.tenant, (SELECT q.released_at FROM queue q WHERE q.tenant = t.tenant \
      ORDER BY q.released_at, q.id LIMIT 1) FROM unnest($1::text[]) AS t(tenant)";
 
@@ -298,16 +330,33 @@ pub const DELIVERED: &str = "SELECT count(*) FROM send s WHERE s.tenant = $1::te
 
 /// Ends below the oldest transaction that is still open, which none can come before any more. The last column tells
 /// whether there are ends beyond it.
-pub const TAIL: &str = "WITH bound AS MATERIALIZED (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint << 20 \
-     AS seq) SELECT d.id, d.seq, bound.seq FROM bound, LATERAL (SELECT id, seq FROM done WHERE done.seq > $1::bigint \
+pub const TAIL: &str = "WITH bound AS MATERIALIZED (SELECT (pg_snapshot_xmin(pg_current_snapshot())::text::bigint \
+     + tail_base) << 20 AS seq FROM tier) SELECT d.id, d.seq, bound.seq FROM bound, LATERAL (SELECT id, seq FROM done WHERE done.seq > $1::bigint \
      AND done.seq < bound.seq ORDER BY done.seq LIMIT $2::bigint) d";
 
 /// The newest end that is there, and the bound below which the tail is told.
 pub const NEWEST: &str = "SELECT (SELECT seq FROM done ORDER BY seq DESC LIMIT 1), \
-     pg_snapshot_xmin(pg_current_snapshot())::text::bigint << 20";
+     (SELECT (pg_snapshot_xmin(pg_current_snapshot())::text::bigint + tail_base) << 20 FROM tier)";
 
 /// The newest end below this bound.
 pub const NEWEST_BELOW: &str = "SELECT seq FROM done WHERE seq < $1::bigint ORDER BY seq DESC LIMIT 1";
+
+/// Where the newest end is from a cluster whose transactions were counted further than this one's: the tail's places go
+/// on after it. All that this statement sees was made by transactions before its snapshot's bound.
+pub const TAIL_GOES_ON: &str = "UPDATE tier SET tail_base = newest.number + 1 \
+     - pg_snapshot_xmax(pg_current_snapshot())::text::bigint FROM (SELECT max(seq) >> 20 AS number FROM done) AS newest \
+     WHERE newest.number >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint + tail_base";
+
+/// The database is a copy of an earlier moment: what waits in it may have been made since. It ends as what was begun by
+/// a node that is long dead.
+pub const CALL_OFF: [&str; 4] = [
+    "UPDATE node SET dead_at = clock_timestamp() WHERE dead_at IS NULL",
+    "WITH past AS (INSERT INTO node (name, version, suspensions, lease_until, dead_at) \
+     VALUES ('restored', '', 0, '-infinity', '-infinity') RETURNING incarnation) \
+     UPDATE live SET incarnation = past.incarnation, held = false, began_at = -1 FROM past WHERE began_at IS NULL",
+    "DELETE FROM queue",
+    "DELETE FROM tally",
+];
 
 /// The oldest that is not done: its day stays.
 pub const OLDEST_LIVE: &str = "SELECT id FROM live ORDER BY id LIMIT 1";

@@ -1,9 +1,10 @@
 //! Against a real PostgreSQL: the suite that every store passes, and what only several sessions can break.
 
+mod lost;
 mod many;
 mod wrong;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU32;
@@ -13,7 +14,8 @@ use crate::store::conformance::{self, NODE, Subject};
 
 /// One cluster for all tests of this process; it ends with it.
 struct Cluster {
-    child: Mutex<Child>,
+    /// With its input, which keeps it up.
+    _child: Child,
     directory: String,
 }
 
@@ -33,7 +35,7 @@ fn cluster() -> &'static Cluster {
         told.read_line(&mut directory).expect("its directory");
         assert!(!directory.is_empty(), "no cluster was started");
         let directory = format!("{}:{port}", directory.trim());
-        Cluster { child: Mutex::new(child), directory }
+        Cluster { _child: child, directory }
     })
 }
 
@@ -45,10 +47,8 @@ impl Cluster {
         Address { config, tls: None, schema: schema.to_owned() }
     }
 
-    #[allow(dead_code)]
-    fn tell(&self, command: &str) {
-        let mut child = locked(&self.child);
-        writeln!(child.stdin.as_mut().expect("its input"), "{command}").expect("told");
+    fn port(&self) -> u16 {
+        self.directory.rsplit_once(':').and_then(|(_, port)| port.parse().ok()).expect("a port")
     }
 }
 
@@ -60,6 +60,7 @@ fn settings(directory: &std::path::Path) -> Settings {
         grace: Duration::ZERO,
         retention: Duration::from_secs(30 * 24 * 3600),
         body_retention: Duration::from_secs(30 * 24 * 3600),
+        past: Past::Own,
     }
 }
 

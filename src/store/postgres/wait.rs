@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::Shared;
 use super::counts::Tally;
 use super::forms::{self, Columns, end_of, short};
-use super::hot::{Answer, count_accepted, give, is_day_missing, one_known, place, started};
+use super::hot::{Answer, count_accepted, give, is_day_missing, one_known, place, started, until_known};
 use super::link::{Link, Trouble};
 use super::{schema, sql};
 use crate::limits::IDEMPOTENCY_KEPT;
@@ -80,10 +80,14 @@ pub fn state_of(number: i16) -> (ExecutionState, Option<FinishedBy>) {
 
 /// A call with a key or with executions; its answer goes where it is waited for, or not any more.
 pub async fn accept_call(shared: Arc<Shared>, by: Session, call: Accept, columns: Columns, answer: Answer<Accepted>) {
-    let said = call_accepted(&shared, &by, &call, &columns).await;
-    if matches!(said, Ok((_, true))) {
-        count_accepted(&shared, &by, &call.sends, call.hold.is_some());
-    }
+    let said = {
+        let _counting = shared.counting.read().await;
+        let said = call_accepted(&shared, &by, &call, &columns).await;
+        if matches!(said, Ok((_, true))) {
+            count_accepted(&shared, &by, &call.sends, call.hold.is_some());
+        }
+        said
+    };
     give(&shared, by, call.sends, answer, said.map(|(accepted, _)| accepted));
 }
 
@@ -211,9 +215,10 @@ pub async fn end_execution(
     let (incarnation, state, node) = (by.incarnation() as i64, number_of(ending), by.node().to_string());
     let (now, of, named) = (wire::nanoseconds(at), tenant.as_str(), execution.as_str());
     let values: [&(dyn ToSql + Sync); 9] = [&incarnation, &of, &named, &state, &now, &outcome, &code, &node, &form];
+    let counting = shared.counting.read().await;
     let made = one_known(shared.slow(), sql::END_EXECUTION, &values).await;
-    let row = match made {
-        Ok((row, _)) => row,
+    let (row, lost) = match made {
+        Ok(made) => made,
         Err(trouble) if matches!(refused(&trouble), Some(Refused::Fenced)) => {
             return Err(shared.standing(shared.slow(), by).await.map_err(|trouble| trouble.on_write())?.error(by));
         }
@@ -221,6 +226,10 @@ pub async fn end_execution(
     };
     let (found, first, count): (i16, bool, i64) = (row.get(0), row.get(1), row.get(2));
     if !first {
+        if lost {
+            // It may have been this very call that ended it.
+            shared.uncounted.notify_one();
+        }
         let end = if ending_of(found).state() == ending.state() {
             ExecutionEnd::Done { count: count.unsigned_abs(), first: false }
         } else {
@@ -230,6 +239,7 @@ pub async fn end_execution(
     }
     let change = if ending == Ending::Discard { Tally::held(-count) } else { Tally::released(count) };
     shared.count(by, &tenant, change);
+    drop(counting);
     if ending != Ending::Discard && count > 0 {
         look_at_fronts(shared, std::slice::from_ref(&tenant)).await;
     }
@@ -272,24 +282,14 @@ pub async fn release_overdue(
 
 pub async fn claim(shared: &Shared, by: &Session, wants: Vec<Want>, limit: usize) -> Result<Claimed, StoreError> {
     let incarnation = by.incarnation() as i64;
-    let tenants: Vec<&str> = wants.iter().map(|want| want.tenant.as_str()).collect();
-    let rooms: Vec<i64> = wants.iter().map(|want| want.room as i64).collect();
-    let mut full_of = Vec::new();
-    let mut full = Vec::new();
-    for (at, want) in wants.iter().enumerate() {
-        for destination in &want.full {
-            full_of.push(at as i64 + 1);
-            full.push(short(Some(destination)));
-        }
-    }
-    let most = limit as i64;
-    let link = shared.slow();
+    let counting = shared.counting.read().await;
     // An answer that is lost leaves its sends claimed by this session, and in nobody's window: they are given back.
-    let rows = match link.query(sql::CLAIM, &[&incarnation, &tenants, &rooms, &full_of, &full, &most]).await {
+    let rows = match claim_rows(shared.slow(), incarnation, &wants, limit as i64).await {
         Ok(rows) => rows,
         Err(trouble) => {
             if matches!(trouble, Trouble::Lost(_)) {
                 shared.strays.notify_one();
+                shared.uncounted.notify_one();
             }
             return Err(trouble.on_write());
         }
@@ -315,6 +315,7 @@ pub async fn claim(shared: &Shared, by: &Session, wants: Vec<Want>, limit: usize
     for (tenant, count) in &of {
         shared.count(by, tenant, Tally::unclaimed(-count));
     }
+    drop(counting);
     look_at_fronts(shared, &of.keys().cloned().collect::<Vec<_>>()).await;
     for (id, tenant, created_at, released_at) in unreadable {
         let now = crate::clock::wall();
@@ -327,6 +328,35 @@ pub async fn claim(shared: &Shared, by: &Session, wants: Vec<Want>, limit: usize
     Ok(claimed)
 }
 
+async fn claim_rows(link: &Link, incarnation: i64, wants: &[Want], limit: i64) -> Result<Vec<Row>, Trouble> {
+    let (around, plain): (Vec<&Want>, Vec<&Want>) = wants.iter().partition(|want| !want.full.is_empty());
+    let of = |wants: &[&Want]| -> (Vec<String>, Vec<i64>) {
+        wants.iter().map(|want| (want.tenant.as_str().to_owned(), want.room as i64)).unzip()
+    };
+    let mut rows = Vec::new();
+    if !plain.is_empty() {
+        let (tenants, rooms) = of(&plain);
+        rows = link.query(sql::CLAIM, &[&incarnation, &tenants, &rooms, &limit]).await?;
+    }
+    if around.is_empty() || rows.len() as i64 >= limit {
+        return Ok(rows);
+    }
+    let (tenants, rooms) = of(&around);
+    let (mut full_of, mut full) = (Vec::new(), Vec::new());
+    for (at, want) in around.iter().enumerate() {
+        for destination in &want.full {
+            full_of.push(at as i64 + 1);
+            full.push(short(Some(destination)));
+        }
+    }
+    // From somewhere among the destinations, so that each has its turn where they are many.
+    let from = (Uuid::now_v7().as_u128() as u64).rotate_left(2) as i64;
+    let left = limit - rows.len() as i64;
+    let values: [&(dyn ToSql + Sync); 7] = [&incarnation, &tenants, &rooms, &full_of, &full, &from, &left];
+    rows.extend(link.query(sql::CLAIM_AROUND, &values).await?);
+    Ok(rows)
+}
+
 pub async fn give_back(shared: &Shared, by: &Session, sends: Vec<SendId>) -> Result<(), StoreError> {
     if sends.is_empty() {
         return Ok(());
@@ -334,7 +364,9 @@ pub async fn give_back(shared: &Shared, by: &Session, sends: Vec<SendId>) -> Res
     let incarnation = by.incarnation() as i64;
     let mut ids: Vec<Uuid> = sends.iter().map(|id| id.0).collect();
     ids.sort_unstable();
-    let row = shared.slow().one(sql::GIVE_BACK, &[&incarnation, &ids]).await.map_err(|trouble| trouble.on_write())?;
+    let counting = shared.counting.read().await;
+    let row = shared.uncounted(shared.slow().one(sql::GIVE_BACK, &[&incarnation, &ids]).await);
+    let row = row.map_err(|trouble| trouble.on_write())?;
     if row.get::<_, i64>(0) == 0 {
         return shared.must_be_in_force(by).await;
     }
@@ -346,6 +378,7 @@ pub async fn give_back(shared: &Shared, by: &Session, sends: Vec<SendId>) -> Res
     for (tenant, count) in &of {
         shared.count(by, tenant, Tally::unclaimed(*count));
     }
+    drop(counting);
     look_at_fronts(shared, &of.keys().cloned().collect::<Vec<_>>()).await;
     Ok(())
 }
@@ -453,10 +486,21 @@ async fn end_waiting(
         let outcome = i16::from(wire::outcome_number(Ended::because(some[0].why.clone()).outcome));
         let number = i16::from(wire::code_number(code));
         let link: &Link = shared.slow();
-        let rows = link
-            .query(sql::END_WAITING, &[&incarnation, &ids, &released, &names, &forms, &outcome, &number, &at, &node])
-            .await
-            .map_err(|trouble| trouble.on_write())?;
+        let _counting = shared.counting.read().await;
+        let values: [&(dyn ToSql + Sync); 9] =
+            [&incarnation, &ids, &released, &names, &forms, &outcome, &number, &at, &node];
+        let (rows, lost) = until_known(link, sql::END_WAITING, &values).await.map_err(|trouble| trouble.on_write())?;
+        if lost {
+            shared.uncounted.notify_one();
+            let by_now = until_known(link, sql::ENDED_BY, &[&ids, &node, &at]).await;
+            let known: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+            for row in by_now.map_err(|trouble| trouble.on_write())?.0 {
+                let (id, seq, tenant): (Uuid, i64, &str) = (row.get(0), row.get(1), row.get(2));
+                if !known.contains(&id) {
+                    ended.push(StoreEnd { id: SendId(id), tenant: TenantId::new(tenant), code, place: place(seq) });
+                }
+            }
+        }
         for row in rows {
             let (id, seq, tenant, held): (Uuid, i64, &str, bool) = (row.get(0), row.get(1), row.get(2), row.get(3));
             let tenant = TenantId::new(tenant);

@@ -44,6 +44,17 @@ impl Schema {
         One { store, session }
     }
 
+    /// By way of a relay on this port of loopback.
+    pub async fn node_through(&self, name: &str, port: u16) -> One {
+        let mut address = cluster().address(&self.name);
+        let mut config = tokio_postgres::Config::new();
+        config.host("127.0.0.1").port(port).user("egressd").dbname("postgres");
+        address.config = config;
+        let store = Postgres::open(address, self.settings()).await.expect("opened");
+        let session = store.join(Arc::from(name)).await.expect("joined");
+        One { store, session }
+    }
+
     /// A session of the database's own, outside of any node.
     pub async fn raw(&self) -> tokio_postgres::Client {
         cluster().address(&self.name).connect_first("a test").await.expect("connected")
@@ -51,20 +62,20 @@ impl Schema {
 }
 
 impl One {
-    async fn wait(&self, draft: &Draft) -> SendId {
+    pub async fn wait(&self, draft: &Draft) -> SendId {
         let send = NewSend { course: Course::Wait, ..draft.send() };
         let id = send.id;
         accept_new(&self.store, &self.session, call(vec![send], None)).await;
         id
     }
 
-    async fn claim(&self, room: usize) -> Vec<SendId> {
+    pub async fn claim(&self, room: usize) -> Vec<SendId> {
         let want = Want { tenant: tenant("acme"), room, full: Vec::new() };
         let claimed = self.store.claim(&self.session, vec![want], room).await.expect("claimed");
         claimed.sends.into_iter().map(|send| send.id).collect()
     }
 
-    async fn code_of(&self, id: SendId) -> Option<Code> {
+    pub async fn code_of(&self, id: SendId) -> Option<Code> {
         let record = self.store.record(Reach::All, id, false).await.expect("read").expect("known");
         record.ended.and_then(|ended| ended.error).map(|error| error.code)
     }

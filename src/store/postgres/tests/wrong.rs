@@ -161,7 +161,7 @@ async fn an_end_that_is_committed_late_is_not_passed_over() {
     let put = async |raw: &tokio_postgres::Client, id: SendId| {
         let text = format!(
             "INSERT INTO naive_done VALUES (nextval('naive'), '{id}'); INSERT INTO done (id, seq, tenant, outcome, \
-             finished_at, node, form) VALUES ('{id}', (pg_current_xact_id()::text::bigint << 20) | 1, 'acme', 0, 1, \
+             finished_at, node, form) VALUES ('{id}', tail_now() | 1, 'acme', 0, 1, \
              'a', '')"
         );
         raw.batch_execute(&text).await.expect("put");
