@@ -15,6 +15,7 @@ mod cursors;
 mod executions;
 pub mod explain;
 mod har;
+mod nodes;
 pub mod openapi;
 mod page;
 pub mod problem;
@@ -132,6 +133,7 @@ fn router_sharing(shares: budget::Shares, state: ApiState, addresses: Router) ->
         .route("/v1/suspensions/{id}", delete(suspensions::lift))
         .route("/v1/tenants", get(suspensions::tenants))
         .route("/v1/sources", get(sources::list))
+        .route("/v1/nodes", get(nodes::list))
         .route("/openapi.json", get(openapi::document))
         .route("/", get(page::index))
         .route("/inspector/{*path}", get(page::asset))

@@ -54,6 +54,8 @@ const COUNT_PORTS: Duration = Duration::from_secs(5);
 const RETAIN: Duration = Duration::from_secs(60);
 /// How often it is tried to end what the last process left behind, while the store cannot write.
 const RECOVER_AGAIN: Duration = Duration::from_millis(500);
+/// How often the other nodes are told of this one's load.
+const TELL_LOAD: Duration = Duration::from_secs(1);
 /// Histograms keep raw samples until then.
 const METRICS_UPKEEP: Duration = Duration::from_secs(1);
 
@@ -210,6 +212,8 @@ impl App {
         let dispatcher = Dispatcher::new(world.clone(), backlog.clone(), ledger.clone(), deliverer.clone());
         let intake = Intake::new(world.clone(), ledger.clone(), backlog, dispatcher.clone(), Apart::new("call-work"));
 
+        hold_sources(&store, &session, &world).await?;
+
         let (stop_dispatch, dispatch_stopped) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);
         let tasks = TaskTracker::new();
@@ -360,6 +364,20 @@ impl App {
             self.listeners.clone(),
             stopped.clone(),
         ));
+        let (intake, store) = (self.intake.clone(), self.ledger.store.clone());
+        self.every(TELL_LOAD, stopped.clone(), move || {
+            store.tell_load(intake.load());
+            std::future::ready(())
+        });
+        let (ledger, world) = (self.ledger.clone(), self.world.clone());
+        self.every(REFRESH, stopped.clone(), move || {
+            let (ledger, world) = (ledger.clone(), world.clone());
+            async move {
+                if let Err(error) = hold_sources(&ledger.store, &ledger.session, &world).await {
+                    tracing::debug!(%error, "who sends from which source was not asked; it is asked again");
+                }
+            }
+        });
         self.tasks.spawn(follow_dates(self.world.clone(), self.publication.clone(), stopped.clone()));
         let store = self.ledger.store.clone();
         self.every(RETAIN, stopped, move || {
@@ -392,6 +410,14 @@ impl App {
             }
         });
     }
+}
+
+/// Takes the sources of the configuration for this node, and learns of those that another sends from.
+async fn hold_sources(store: &Arc<dyn Store>, session: &Session, world: &World) -> Result<(), StoreError> {
+    let sources = world.sources();
+    let addresses = sources.all().iter().map(|source| source.public()).collect();
+    sources.held_elsewhere(&store.hold_sources(session, addresses).await?);
+    Ok(())
 }
 
 /// Tries until the store takes the ends of what the last process left behind.

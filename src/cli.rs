@@ -65,6 +65,8 @@ enum Command {
     Suspensions(operate::SuspensionsArgs),
     /// What each tenant has waiting and under way, and how its sends of the last hour ended
     Tenants(operate::TenantsArgs),
+    /// The nodes that share a store: how fresh each one's lease is, its sources, and what it has taken on
+    Nodes(operate::NodesArgs),
 }
 
 /// Runs what the process' arguments say.
@@ -88,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Lift(args) => operate::lift(args),
         Command::Suspensions(args) => operate::suspensions(args),
         Command::Tenants(args) => operate::tenants(args),
+        Command::Nodes(args) => operate::nodes(args),
     };
     out::exit(code)
 }

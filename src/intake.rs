@@ -28,8 +28,8 @@ use crate::redact::Redactor;
 use crate::schedule::Waiting;
 use crate::send::{ExecutionId, SendId, SendSpec, Target, TenantId};
 use crate::store::{
-    Accept, Accepted, Course, Ending, ExecutionEnd, IdempotencyKey, NewSend, Reach, Started, StoreError, Suspension,
-    SuspensionScope,
+    Accept, Accepted, Course, Ending, ExecutionEnd, IdempotencyKey, NewSend, NodeLoad, Reach, Started, StoreError,
+    Suspension, SuspensionScope,
 };
 use crate::world::World;
 
@@ -374,6 +374,12 @@ impl Intake {
             tracing::warn!(%id, %by, "suspension lifted");
         }
         Ok(lifted)
+    }
+
+    /// What this node has taken on.
+    pub fn load(&self) -> NodeLoad {
+        let queued = self.backlog.lock().loads().map(|(_, queued, _)| queued).sum();
+        NodeLoad { queued, in_flight: self.dispatcher.in_flight() as u64 }
     }
 
     /// Those within reach of whom something waits or is under way; costs what its answer does.

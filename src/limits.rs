@@ -342,6 +342,8 @@ pub const STORE_BODY_BYTES: u64 = 40 * GIB;
 pub const POSTGRES_CONNECTIONS: u32 = 8;
 pub const POSTGRES_CONNECTIONS_MIN: u32 = 7;
 pub const POSTGRES_CONNECTIONS_MAX: u32 = 64;
+/// How long a call that submits waits for the tier's database before it is refused.
+pub const STORE_ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 /// How long a node is not taken for dead after it was last heard of, and how many deadlines that is at least.
 pub const LEASE: Duration = Duration::from_secs(15);
 pub const LEASE_DEADLINES: u32 = 3;

@@ -6,6 +6,7 @@
 pub mod metrics;
 
 use std::{
+    collections::HashMap,
     net::IpAddr,
     ops::Range,
     sync::{
@@ -14,6 +15,7 @@ use std::{
     },
 };
 
+use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
 
 use crate::config::Egress;
@@ -97,6 +99,8 @@ struct Health {
     absent_until: AtomicI64,
     /// An index into [`Verified::ALL`].
     verified: AtomicU8,
+    /// The node of the tier that sends from it, where that is another.
+    elsewhere: ArcSwapOption<String>,
 }
 
 impl Health {
@@ -230,6 +234,24 @@ impl Sources {
         }
     }
 
+    /// Those that other nodes of the tier send from, by their names: an address is one node's at a time.
+    pub fn held_elsewhere(&self, holders: &HashMap<IpAddr, String>) {
+        for slot in &self.slots {
+            let (public, holder) = (slot.source.public, holders.get(&slot.source.public));
+            let before = slot.health.elsewhere.swap(holder.cloned().map(Arc::new));
+            match (before.as_deref(), holder) {
+                (before, Some(node)) if before != Some(node) => tracing::error!(
+                    source_ip = %public, %node,
+                    "another node of this tier sends from this source, so this one does not: name it on one of them"
+                ),
+                (Some(node), None) => {
+                    tracing::info!(source_ip = %public, %node, "the other node has let go of this source: it is this one's")
+                }
+                _ => {}
+            }
+        }
+    }
+
     pub fn verified(&self, source: &Source, state: Verified) {
         if let Some(slot) = self.slot(source)
             && let Some(index) = Verified::ALL.iter().position(|known| *known == state)
@@ -246,7 +268,8 @@ impl Sources {
     /// It carries traffic or is announced to: worth verifying. A retired one is not, nor one that was taken out of the
     /// configuration.
     pub fn has_a_future(&self, source: &Source, now: Timestamp) -> bool {
-        self.slot(source).is_some_and(|slot| !matches!(slot.unusable(now), Some(Unusable::Retired)))
+        self.slot(source)
+            .is_some_and(|slot| !matches!(slot.unusable(now), Some(Unusable::Retired | Unusable::Elsewhere)))
     }
 
     /// Whether a connection for this purpose may be made from it now.
@@ -270,6 +293,7 @@ enum Unusable {
     Retired,
     Absent,
     Drift,
+    Elsewhere,
 }
 
 impl Slot {
@@ -286,6 +310,9 @@ impl Slot {
             Some(window) if now >= window.end => return Some(Unusable::Retired),
             Some(window) if now >= window.start => {}
             _ => return Some(Unusable::Announced),
+        }
+        if self.health.elsewhere.load().is_some() {
+            return Some(Unusable::Elsewhere);
         }
         if self.health.absent_until.load(Ordering::Relaxed) > now.as_millisecond() {
             return Some(Unusable::Absent);
@@ -312,6 +339,11 @@ impl Unusable {
                 None => format!("{public} has retired"),
             },
             Self::Absent => format!("{bind}, the bound address of {public}, is not on this host"),
+            Self::Elsewhere => {
+                let node = slot.health.elsewhere.load_full();
+                let node = node.as_deref().map_or("another node", String::as_str);
+                format!("{public} is used by node {node} of this tier")
+            }
             Self::Drift => format!("the reflectors see another address than {public}"),
         }
     }

@@ -30,7 +30,7 @@ pub use self::once::{
 };
 pub use self::records::{Filter, HostFilter, Page, Reach, Records, StatusFilter, TailItem, TailPlace};
 use self::registry::lift_in;
-pub use self::registry::{News, Published, Registry, Suspension, SuspensionScope, next_sync_token};
+pub use self::registry::{News, NodeLoad, NodeSeen, Published, Registry, Suspension, SuspensionScope, next_sync_token};
 
 /// What a store cannot do, and why. The message names file and cause and what to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use utoipa::{IntoParams, Modify, OpenApi, ToSchema};
 
 use super::problem::ProblemCode;
 use super::view::RecordView;
-use super::{executions, explain, har, resend, sends, sources, suspensions, tail};
+use super::{executions, explain, har, nodes, resend, sends, sources, suspensions, tail};
 use crate::outcome::{Code, Outcome, Phase, Processed};
 use crate::record::{ExecutionState, FinishedBy, State};
 use crate::send::Method;
@@ -33,7 +33,7 @@ use crate::source::Verified;
         sends::submit, sends::list, sends::one, resend::resend, har::har, tail::tail,
         executions::submit, executions::one, executions::finish, executions::discard,
         explain::explain,
-        suspensions::list, suspensions::suspend, suspensions::lift, suspensions::tenants, sources::list,
+        suspensions::list, suspensions::suspend, suspensions::lift, suspensions::tenants, sources::list, nodes::list,
         public_ips_text, public_ips_json, document_itself, inspector,
     ),
     tags(

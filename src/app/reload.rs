@@ -52,12 +52,18 @@ impl App {
             }
             _ => None,
         };
+        // Those of the file in force are let go of later, as deliveries may be leaving from them.
+        let all = [&self.world.config().egress.sources[..], &config.egress.sources[..]].concat();
+        let addresses = all.iter().map(|source| source.public).collect();
+        let held = self.ledger.store.hold_sources(&self.ledger.session, addresses).await;
+        let elsewhere = held.map_err(|error| vec![error.to_string()])?;
         // The last thing that may fail; after it everything is swapped.
         let notice = self.publication.replace(&config, now).await.map_err(|error| vec![error.to_string()])?;
         let config = Arc::new(config);
         let (previous, asked) = (self.world.sources(), self.world.config().egress.verify.is_some());
         let asks = config.egress.verify.is_some();
         self.world.reload(config.clone(), &notice);
+        self.world.sources().held_elsewhere(&elsewhere);
         previous.forget_measures(&self.world.sources());
         if asked && !asks {
             self.world.sources().forget_verification();

@@ -36,6 +36,7 @@ fn settings(config: &Config, postgres: &PostgresSettings, past: Past) -> Setting
         connections: postgres.connections as usize,
         lease: postgres.lease,
         grace: config.delivery.deadline + limits::DEAD_GRACE,
+        answer_within: limits::STORE_ANSWERS_WITHIN,
         retention: config.store.retention,
         body_retention: config.store.body_retention,
         past: match past {

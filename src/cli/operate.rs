@@ -1,4 +1,4 @@
-//! `egressd suspend`, `lift`, `suspensions` and `tenants`: what an operator asks a running node for, each with how much
+//! `egressd suspend`, `lift`, `suspensions`, `tenants` and `nodes`: what an operator asks a running node for, each with how much
 //! it concerns.
 
 use anyhow::Context as _;
@@ -75,6 +75,12 @@ pub struct SuspensionsArgs {
 
 #[derive(clap::Args)]
 pub struct TenantsArgs {
+    #[command(flatten)]
+    ask: Ask,
+}
+
+#[derive(clap::Args)]
+pub struct NodesArgs {
     #[command(flatten)]
     ask: Ask,
 }
@@ -179,6 +185,34 @@ pub fn tenants(args: TenantsArgs) -> u8 {
         if tenants.is_empty() {
             tell!("no tenant has anything waiting, under way or ended within the hour");
         }
+        Ok(OK)
+    })
+}
+
+pub fn nodes(args: NodesArgs) -> u8 {
+    block_on(async move {
+        let answer = ApiClient::new(&args.ask.api)?.json(Method::GET, "/v1/nodes", None).await?;
+        if args.ask.json {
+            say!("{answer:#}");
+            return Ok(OK);
+        }
+        let number = |of: &Value, key: &str| of.get(key).and_then(Value::as_u64);
+        let shown = |count: Option<u64>| count.map_or("-".to_owned(), |count| count.to_string());
+        let head = ["NODE", "VERSION", "LEASE RENEWED", "QUEUED", "IN FLIGHT", "SENDS FROM"].map(str::to_owned);
+        let rows = list(&answer, "nodes").iter().map(|node| {
+            let lease = match (number(node, "lease_age_ms"), number(node, "lease_ms")) {
+                (Some(age), Some(whole)) if age > whole => format!("{} ms ago: it is over", age),
+                (Some(age), _) => format!("{age} ms ago"),
+                _ => "alone".to_owned(),
+            };
+            let sources = list(node, "sources").iter().filter_map(Value::as_str).map(|ip| clean(ip, 50));
+            let sources: Vec<String> = sources.collect();
+            let counts = ["queued", "in_flight"].map(|key| shown(number(node, key)));
+            let [queued, in_flight] = counts;
+            [text(node, "node"), text(node, "version"), lease, queued, in_flight, sources.join(", ")]
+        });
+        print(format_args!("{}", columns(&std::iter::once(head).chain(rows).collect::<Vec<_>>())));
+        say!("in all {} queued, {} held", shown(number(&answer, "queued")), shown(number(&answer, "held")));
         Ok(OK)
     })
 }

@@ -41,6 +41,23 @@ fn chosen(sources: &Sources, tenant: &str, host: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_source_that_another_node_sends_from_is_not_used() {
+    let sources = sources(&many(2));
+    let first = sources.all()[0].clone();
+    sources.held_elsewhere(&HashMap::from([(first.public(), "other".to_owned())]));
+    assert_eq!(chosen(&sources, "acme", "api.example.com"), ["127.0.0.2"]);
+    assert_eq!(sources.unusable(&first, at(NOW)).as_deref(), Some("127.0.0.1 is used by node other of this tier"));
+    for purpose in [Purpose::Delivery, Purpose::Reflector] {
+        assert!(!sources.may_leave(&first, purpose, at(NOW)));
+    }
+    // A reload forgets it as little as the rest of what was found out.
+    let again = Sources::new(&many(2), &Notice::given(), Some(&sources));
+    assert!(again.unusable(&first, at(NOW)).is_some());
+    again.held_elsewhere(&HashMap::new());
+    assert_eq!(again.unusable(&first, at(NOW)), None);
+}
+
+#[test]
 fn a_tenants_host_sees_the_same_address_in_every_process() {
     let sources = sources(&many(4));
     // Frozen: a new way of hashing would move every receiver to another address.

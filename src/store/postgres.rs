@@ -53,9 +53,9 @@ pub use self::link::Address;
 use self::link::{Link, Trouble};
 use super::embedded::seal::Keys;
 use super::{
-    Accept, Accepted, Begin, Claimed, Ending, ExecutionAnswer, Filter, IdempotencyKey, News, OnceOnly, Page, Published,
-    Reach, Records, Recovered, Registry, Released, Session, Started, StoreEnd, StoreError, StoreResult, Suspension,
-    SweepPlace, Swept, TailItem, TailPlace, WaitingCount, Want,
+    Accept, Accepted, Begin, Claimed, Ending, ExecutionAnswer, Filter, IdempotencyKey, News, NodeLoad, NodeSeen,
+    OnceOnly, Page, Published, Reach, Records, Recovered, Registry, Released, Session, Started, StoreEnd, StoreError,
+    StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace, WaitingCount, Want,
 };
 use crate::clock;
 use crate::outcome::Outcome;
@@ -66,8 +66,6 @@ use crate::send::{ExecutionId, SendId, TenantId};
 
 /// How often a node looks at the others.
 const POLL: Duration = Duration::from_millis(100);
-/// How long a call that is to be accepted may wait for its answer.
-const ANSWER_WITHIN: Duration = Duration::from_millis(1_000);
 /// Jobs that may wait for the next statement; more callers wait for their turn.
 const JOBS_MAX: usize = 8 * 1024;
 /// News that may wait to be taken: what is lost of it is seen at the next look.
@@ -86,6 +84,8 @@ pub struct Settings {
     pub lease: Duration,
     /// How long after a death what the dead had begun may still be on the wire.
     pub grace: Duration,
+    /// How long a call that is to be accepted may wait for its answer.
+    pub answer_within: Duration,
     pub retention: Duration,
     pub body_retention: Duration,
     pub past: Past,
@@ -118,6 +118,7 @@ struct Shared {
     loaded: watch::Sender<i64>,
     read: AtomicI64,
     counts: Counts,
+    load: Mutex<NodeLoad>,
     /// Read by whatever changes counts, until it has its answer and has counted it; written to count anew.
     counting: RwLock<()>,
     /// An answer was lost that told how counts have changed.
@@ -291,6 +292,7 @@ impl Postgres {
             loaded: watch::Sender::new(0),
             read: AtomicI64::new(0),
             counts: Counts::default(),
+            load: Mutex::default(),
             counting: RwLock::default(),
             uncounted: Notify::new(),
             claimed: Mutex::default(),
@@ -361,12 +363,12 @@ impl Postgres {
             // Who waits for a place waits within the same time.
             tokio::select! {
                 sent = self.hot_jobs.send(job) => sent.map_err(|_| closed())?,
-                () = tokio::time::sleep(ANSWER_WITHIN) => {
+                () = tokio::time::sleep(self.shared.settings.answer_within) => {
                     return Err(StoreError::CannotWrite("too many calls wait for the database: try again".into()));
                 }
             }
         }
-        wait::within(said).await
+        wait::within(said, self.shared.settings.answer_within).await
     }
 
     async fn begin(&self, by: &Session, begins: Vec<Begin>) -> Result<Vec<Result<Started, StoreError>>, StoreError> {
@@ -585,6 +587,18 @@ impl Registry for Postgres {
 
     fn suspensions_loaded(&self) {
         self.shared.loaded.send_replace(self.shared.read.load(Ordering::Acquire));
+    }
+
+    fn nodes(&self) -> StoreResult<'_, Vec<NodeSeen>> {
+        registry::nodes(&self.shared).boxed()
+    }
+
+    fn tell_load(&self, load: NodeLoad) {
+        *locked(&self.shared.load) = load;
+    }
+
+    fn hold_sources<'a>(&'a self, by: &'a Session, addresses: Vec<IpAddr>) -> StoreResult<'a, HashMap<IpAddr, String>> {
+        registry::hold_sources(&self.shared, by, addresses).boxed()
     }
 
     fn news(&self) -> Option<mpsc::Receiver<News>> {

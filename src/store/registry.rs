@@ -1,10 +1,10 @@
 //! The registry: suspensions, first publications, and the list's token.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{StoreEnd, StoreResult, TailPlace};
+use super::{Session, StoreEnd, StoreResult, TailPlace};
 use crate::redact::RedactKey;
 use crate::send::{SendId, TenantId};
 
@@ -53,6 +53,27 @@ impl Published {
     }
 }
 
+/// A live process that shares a store with others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeSeen {
+    pub name: String,
+    pub version: String,
+    /// Since its lease was last renewed, by the store's clock.
+    pub renewed_ago: Duration,
+    /// How long it is.
+    pub lease: Duration,
+    pub sources: Vec<IpAddr>,
+    pub load: NodeLoad,
+}
+
+/// What one process has taken on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeLoad {
+    /// Taken from the queue, and not begun.
+    pub queued: u64,
+    pub in_flight: u64,
+}
+
 /// What other processes did on the same store, told so that nobody here has to look for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
@@ -85,6 +106,24 @@ pub trait Registry: std::marker::Send + Sync + 'static {
     /// What comes from other processes; `None` where there are none, and for every call but the first.
     fn news(&self) -> Option<tokio::sync::mpsc::Receiver<News>> {
         None
+    }
+
+    /// The live processes that share this store, by name, as they last told of themselves; none where it is one's own.
+    fn nodes(&self) -> StoreResult<'_, Vec<NodeSeen>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    /// How much this process has taken on: the others see it a moment later.
+    fn tell_load(&self, _load: NodeLoad) {}
+
+    /// From these addresses this process sends, and from no others: those that it may not use, as another process does,
+    /// with that one's name. Whoever has one keeps it until it is let go or its process is long dead.
+    fn hold_sources<'a>(
+        &'a self,
+        _by: &'a Session,
+        _addresses: Vec<IpAddr>,
+    ) -> StoreResult<'a, HashMap<IpAddr, String>> {
+        Box::pin(async { Ok(HashMap::new()) })
     }
 
     /// When each address was first published; addresses not seen before get `now`. Also the list's `syncToken`:

@@ -239,6 +239,58 @@ async fn every_call_works_on_every_node() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_see_each_other_and_send_from_no_address_of_anothers() {
+    let cluster = Cluster::start();
+    let (receiver, seen) = counting_receiver(Duration::ZERO).await;
+    let keys = tempfile::tempdir().expect("a directory");
+    let store = in_tier(&cluster.url(), &keys.path().join("key"));
+    let mut one = Node::of("one", &SOURCES[..2], &store, SOON);
+    let mut other = Node::of("other", &SOURCES[1..], &store, SOON);
+    for node in [&mut one, &mut other] {
+        node.start();
+        logged(node, "\"ready\"", 1).await;
+    }
+    logged(&other, "another node of this tier sends from this source", 1).await;
+    let source = async |node: &Node| node.get("/v1/sources").await["sources"][0].clone();
+    let shared = source(&other).await;
+    assert_eq!(shared["usable"], false);
+    assert_eq!(shared["reason"], format!("{} is used by node one of this tier", SOURCES[1]));
+    for (node, this) in [(&one, [true, false]), (&other, [false, true])] {
+        let answer = node.get("/v1/nodes").await;
+        let nodes = answer["nodes"].as_array().expect("nodes");
+        let told: Vec<_> = nodes.iter().map(|node| (&node["node"], &node["sources"], &node["this"])).collect();
+        assert_eq!(
+            told,
+            [
+                (&json!("one"), &json!(SOURCES[..2]), &json!(this[0])),
+                (&json!("other"), &json!(SOURCES[2..]), &json!(this[1]))
+            ]
+        );
+        assert!(nodes.iter().all(|node| node["lease_ms"] == 3000 && node["lease_age_ms"].is_u64()), "{answer}");
+    }
+    let api = format!("http://{}", one.api);
+    let directory = one.directory.path().to_owned();
+    let told = tokio::task::spawn_blocking(move || run(&["nodes", "--api", &api], &directory)).await.unwrap();
+    assert_eq!(told.0, Some(0), "{told:?}");
+    assert!(told.1.contains("other") && told.1.contains(SOURCES[2]), "{told:?}");
+    // Whatever the destination, what the other accepts leaves from its own.
+    for n in 0..20 {
+        let send = json!({ "method": "GET", "url": format!("http://{receiver}/{n}"), "context": { "workflow": "w" } });
+        let (status, answer) = other.call("POST", "/v1/sends", &send.to_string()).await.expect("an answer");
+        assert_eq!(status, 202, "{answer}");
+        let record = other.done_as("default", answer["id"].as_str().expect("an id")).await;
+        let of = if record["node"] == "other" { &SOURCES[2..] } else { &SOURCES[..2] };
+        assert!(of.contains(&record["connection"]["source_ip"].as_str().expect("a source")), "{record}");
+    }
+    assert_eq!(seen.all().len(), 20);
+    // It is the other's once its holder has left.
+    one.signal(Signal::SIGTERM);
+    assert_eq!(one.ended(), Some(0), "{}", one.log());
+    logged(&other, "the other node has let go of this source", 1).await;
+    assert_eq!(source(&other).await["usable"], true);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_tells_what_is_wrong_with_the_database() {
     let mut cluster = Cluster::start();
     let url = cluster.url();

@@ -33,6 +33,7 @@ fn every_call_of_the_contract_is_described() {
         "get /public-ips.json",
         "get /public-ips.txt",
         "get /v1/executions/{execution}",
+        "get /v1/nodes",
         "get /v1/sends",
         "get /v1/sends/{id}",
         "get /v1/sends/{id}/har",

@@ -287,6 +287,7 @@ async fn scopes_say_what_a_caller_may_do() {
         ("DELETE", format!("/v1/suspensions/{id}"), "", "operate"),
         ("GET", "/v1/tenants".to_owned(), "", "operate"),
         ("GET", "/v1/sources".to_owned(), "", "operate"),
+        ("GET", "/v1/nodes".to_owned(), "", "operate"),
     ] {
         for (name, scopes) in [("watcher", "read"), ("writer", "submit"), ("nodes", "submit read")] {
             let answer = desk.as_client(name, "a", method, &path, body).await;

@@ -211,6 +211,25 @@ async fn tenants_show_who_is_noisy() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_alone_tells_of_itself() {
+    let desk = Desk::new();
+    desk.post("/v1/executions/e/sends", SEND).await.ok(202);
+    let answer = desk.get("/v1/nodes").await.ok(200);
+    let expected = json!({
+        "held": 1, "queued": 0,
+        "nodes": [{
+            "node": "test", "version": env!("CARGO_PKG_VERSION"), "this": true, "lease_age_ms": null, "lease_ms": null,
+            "sources": ["127.0.0.11"], "queued": 0, "in_flight": 0
+        }]
+    });
+    assert_eq!(answer, expected);
+    // Of one tenant there is nothing; what all have together is not told.
+    let answer = desk.call("GET", "/v1/nodes", &[("egressd-tenant", "other")], "").await.ok(200);
+    assert_eq!((&answer["held"], &answer["nodes"][0]["in_flight"]), (&json!(0), &json!(null)));
+    desk.get("/v1/nodes?limit=1").await.problem(400, "shape");
+}
+
+#[tokio::test]
 async fn sources_show_their_state_and_why() {
     let desk = Desk::new();
     let answer = desk.get("/v1/sources").await.ok(200);

@@ -143,7 +143,9 @@ pub async fn renew(shared: Arc<Shared>) {
         let Some(session) = shared.session().filter(|_| shared.renews.load(Ordering::Relaxed)) else { continue };
         let sent = clock::monotonic();
         let (incarnation, lease) = (session.incarnation() as i64, shared.settings.lease.as_secs_f64());
-        match shared.lease.query(sql::RENEW, &[&incarnation, &lease]).await {
+        let load = *locked(&shared.load);
+        let (queued, in_flight) = (load.queued as i64, load.in_flight as i64);
+        match shared.lease.query(sql::RENEW, &[&incarnation, &lease, &queued, &in_flight]).await {
             Ok(rows) => {
                 shared.set_failing(None);
                 // Again where the connection is a new one.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio_postgres::types::ToSql;
@@ -11,7 +12,7 @@ use uuid::Uuid;
 use super::hot::one_known;
 use super::{Shared, sql};
 use crate::send::{SendId, TenantId};
-use crate::store::{Published, StoreError, Suspension, SuspensionScope, wire};
+use crate::store::{NodeLoad, NodeSeen, Published, Session, StoreError, Suspension, SuspensionScope, wire};
 
 /// Once it answers, no node begins anything that it has not judged by it.
 pub async fn suspend(shared: &Shared, suspension: Suspension) -> Result<(), StoreError> {
@@ -55,6 +56,38 @@ pub async fn suspensions(shared: &Shared) -> Result<Vec<Suspension>, StoreError>
         })
     };
     Ok(rows.iter().filter_map(of).collect())
+}
+
+pub async fn nodes(shared: &Shared) -> Result<Vec<NodeSeen>, StoreError> {
+    let rows = shared.list().query(sql::NODES, &[]).await.map_err(|trouble| trouble.on_read())?;
+    let seconds = |number: f64| Duration::from_millis((number.max(0.0) * 1000.0).round() as u64);
+    let of = |row: &tokio_postgres::Row| NodeSeen {
+        name: row.get(0),
+        version: row.get(1),
+        renewed_ago: seconds(row.get(2)),
+        lease: seconds(row.get(3)),
+        sources: row.get::<_, Vec<&str>>(4).iter().filter_map(|text| text.parse().ok()).collect(),
+        load: NodeLoad { queued: row.get::<_, i64>(5).unsigned_abs(), in_flight: row.get::<_, i64>(6).unsigned_abs() },
+    };
+    Ok(rows.iter().map(of).collect())
+}
+
+pub async fn hold_sources(
+    shared: &Shared,
+    by: &Session,
+    addresses: Vec<IpAddr>,
+) -> Result<HashMap<IpAddr, String>, StoreError> {
+    shared.open()?;
+    let texts: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+    let (incarnation, grace) = (by.incarnation() as i64, shared.settings.grace.as_secs_f64());
+    let rows = match shared.slow().query(sql::HOLD_SOURCES, &[&incarnation, &texts, &grace]).await {
+        Ok(rows) => rows,
+        Err(trouble) if trouble.code().is_some_and(|code| code.code() == "EGFEN") => {
+            return Err(StoreError::Fenced(by.to_string()));
+        }
+        Err(trouble) => return Err(trouble.on_write()),
+    };
+    Ok(rows.iter().filter_map(|row| Some((row.get::<_, &str>(0).parse().ok()?, row.get(1)))).collect())
 }
 
 pub async fn publish(

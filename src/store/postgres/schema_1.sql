@@ -30,7 +30,11 @@ CREATE TABLE node (
     lease_until timestamptz NOT NULL,
     -- Since when its lease was never over.
     unbroken_since timestamptz NOT NULL DEFAULT clock_timestamp(),
-    dead_at timestamptz
+    dead_at timestamptz,
+    renewed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- What it told of its load with its last renewal.
+    queued bigint NOT NULL DEFAULT 0,
+    in_flight bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 CREATE UNIQUE INDEX node_name ON node (name) WHERE dead_at IS NULL;
 
@@ -162,6 +166,13 @@ CREATE TABLE suspension (
     lifted_by text COLLATE "C"
 );
 
+-- Who sends from a public address.
+CREATE TABLE source (
+    address text COLLATE "C" PRIMARY KEY,
+    incarnation bigint NOT NULL,
+    name text COLLATE "C" NOT NULL
+);
+
 CREATE TABLE published (address text COLLATE "C" PRIMARY KEY, first_at bigint NOT NULL);
 
 -- Joining and suspending take one lock, as a first statement: whoever joins has the newest version, or is bumped.
@@ -200,6 +211,27 @@ BEGIN
     IF NOT FOUND THEN RETURN false; END IF;
     PERFORM suspensions_changed();
     RETURN true;
+END $$;
+
+-- The lock comes first, so that what follows sees every node that took an address before. What a dead one had in flight
+-- may leave from its addresses for so many more seconds; of one's own earlier life there is nothing to wait for.
+CREATE FUNCTION hold_sources(p_incarnation bigint, p_addresses text[], p_grace float8)
+RETURNS TABLE (o_address text, o_holder text) LANGUAGE plpgsql AS $$
+DECLARE v_name text;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext(current_schema()), 3);
+    SELECT name INTO v_name FROM node WHERE incarnation = p_incarnation AND dead_at IS NULL FOR SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'this session holds nothing' USING ERRCODE = 'EGFEN';
+    END IF;
+    DELETE FROM source s WHERE s.incarnation = p_incarnation AND s.address <> ALL (p_addresses);
+    DELETE FROM source s WHERE s.address = ANY (p_addresses) AND s.incarnation <> p_incarnation
+        AND (s.name = v_name OR NOT EXISTS (SELECT FROM node n WHERE n.incarnation = s.incarnation
+            AND (n.dead_at IS NULL OR n.dead_at + make_interval(secs => p_grace) > clock_timestamp())));
+    INSERT INTO source (address, incarnation, name)
+        SELECT a, p_incarnation, v_name FROM unnest(p_addresses) a ORDER BY a ON CONFLICT DO NOTHING;
+    RETURN QUERY SELECT s.address, s.name FROM source s
+        WHERE s.address = ANY (p_addresses) AND s.incarnation <> p_incarnation;
 END $$;
 
 CREATE FUNCTION publish(p_addresses text[], p_digest bytea, p_now bigint)

@@ -254,7 +254,8 @@ pub const LOOK: &str = "SELECT EXISTS (SELECT FROM node WHERE dead_at IS NOT NUL
      (SELECT suspensions FROM node WHERE incarnation = $1::bigint AND dead_at IS NULL)";
 
 pub const RENEW: &str = "UPDATE node SET unbroken_since = CASE WHEN lease_until < clock_timestamp() \
-     THEN clock_timestamp() ELSE unbroken_since END, lease_until = clock_timestamp() + make_interval(secs => $2::float8) \
+     THEN clock_timestamp() ELSE unbroken_since END, lease_until = clock_timestamp() + make_interval(secs => $2::float8), \
+     renewed_at = clock_timestamp(), queued = $3::bigint, in_flight = $4::bigint \
      WHERE incarnation = $1::bigint AND dead_at IS NULL RETURNING suspensions";
 
 /// It leaves by itself.
@@ -372,4 +373,10 @@ pub const LIFT: &str = "SELECT lift($1::uuid, $2::bigint, $3::text)";
 pub const SUSPENSIONS: &str = "SELECT t.suspensions, s.id, s.tenant, s.workflow, s.host, s.reason, s.made_by, s.made_at, \
      s.lifted_at, s.lifted_by FROM tier t LEFT JOIN suspension s ON true ORDER BY s.id DESC";
 pub const PUBLISH: &str = "SELECT o_token, o_first_start FROM publish($1::text[], $2::bytea, $3::bigint)";
+/// Those that live, with the addresses that each holds.
+pub const NODES: &str = "SELECT name, version, extract(epoch FROM clock_timestamp() - renewed_at)::float8, \
+     extract(epoch FROM lease_until - renewed_at)::float8, \
+     ARRAY(SELECT s.address FROM source s WHERE s.incarnation = node.incarnation ORDER BY s.address), queued, in_flight \
+     FROM node WHERE dead_at IS NULL ORDER BY name";
+pub const HOLD_SOURCES: &str = "SELECT o_address, o_holder FROM hold_sources($1::bigint, $2::text[], $3::float8)";
 pub const PUBLISHED: &str = "SELECT address, first_at FROM published";

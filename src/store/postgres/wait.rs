@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
@@ -517,11 +518,11 @@ async fn end_waiting(
 }
 
 /// What an answer that is waited for too long is told.
-pub async fn within<T>(answer: oneshot::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
+pub async fn within<T>(answer: oneshot::Receiver<Result<T, StoreError>>, most: Duration) -> Result<T, StoreError> {
     tokio::select! {
         answer = answer => answer.unwrap_or_else(|_| Err(super::closed())),
-        () = tokio::time::sleep(super::ANSWER_WITHIN) => Err(StoreError::CannotWrite(format!(
-            "the database has not answered within {} ms: try again", super::ANSWER_WITHIN.as_millis()
+        () = tokio::time::sleep(most) => Err(StoreError::CannotWrite(format!(
+            "the database has not answered within {} ms: try again", most.as_millis()
         ).into())),
     }
 }
