@@ -1,9 +1,10 @@
 //! The flow driven by a seed: nodes that share a store which delays, refuses, crashes and comes back, callers who do
 //! everything callers do, and after every step the promises of the contract.
 //!
-//! Time is a number of milliseconds, and everything that happens stands in an agenda. The store is a model with the
-//! protocol's meaning and none of a real one's means; the nodes are real flows with the thinnest of shells. What a
-//! crash takes with it is dropped, as a process drops it.
+//! Time is a number of milliseconds, and everything that happens stands in an agenda; each node reads a clock of its own,
+//! minutes off. Nodes freeze, are taken for dead, and go on. The store is a model with the protocol's meaning and none of a
+//! real one's means; the nodes are real flows with the thinnest of shells. What a crash takes with it is dropped, as a
+//! process drops it.
 //!
 //! `EGRESSD_SIMULATED_STEPS` makes it run longer, `EGRESSD_SIMULATED_SEED` runs one seed alone.
 
@@ -30,6 +31,8 @@ const BOUNDS: Bounds = Bounds { tenant: 1_500, node: 4_000 };
 const CAPS: Caps = Caps { in_flight: 30, per_tenant: 12, per_destination: 5 };
 /// The one tenant that has a cap of its own.
 const OWN_CAP: (usize, u32) = (3, 4);
+/// No two clocks are further apart.
+const CLOCKS_APART: u64 = 10 * 60 * 1000;
 /// Its pool loses its sources now and then.
 const GATED: usize = 4;
 
@@ -160,12 +163,18 @@ struct Simulation {
     store: Store,
     suspended: Suspended,
     gated: bool,
+    /// By how much each node's clock is ahead of the agenda's: they disagree by minutes, and are set now and then.
+    ahead: Vec<u64>,
+    /// Until when each is frozen.
+    still: Vec<u64>,
     executions: u32,
     calling: bool,
     refused: u64,
     /// Starts that the store refused: the send was not this node's any more.
     not_begun: u64,
     crashes: u64,
+    /// Nodes that stood still, and went on as if nothing had been.
+    frozen: u64,
     deliveries: u64,
 }
 
@@ -187,14 +196,18 @@ impl Simulation {
             store: Store { queues: vec![BTreeSet::new(); TENANTS], waiting: vec![0; TENANTS], ..Store::default() },
             suspended: Suspended::default(),
             gated: false,
+            ahead: vec![0; nodes],
+            still: vec![0; nodes],
             executions: 0,
             calling: true,
             refused: 0,
             not_begun: 0,
             crashes: 0,
+            frozen: 0,
             deliveries: 0,
         };
         for node in 0..nodes {
+            this.set_clock(node);
             this.later(NOBODY, 0, Op::Restart(node));
         }
         this.later(NOBODY, 1, Op::Call);
@@ -210,7 +223,33 @@ impl Simulation {
     fn later(&mut self, node: usize, delay: u64, op: Op) {
         let life = self.life_of.get(node).copied().unwrap_or_default();
         self.order += 1;
-        self.agenda.insert((self.now + delay, self.order), (node, life, op));
+        let still = self.still.get(node).copied().unwrap_or_default();
+        self.agenda.insert(((self.now + delay).max(still), self.order), (node, life, op));
+    }
+
+    fn clock(&self, node: usize) -> u64 {
+        self.now + self.ahead[node]
+    }
+
+    fn set_clock(&mut self, node: usize) {
+        self.ahead[node] = self.random.below(CLOCKS_APART);
+    }
+
+    /// The node does nothing for a while: its own events come later by as much. The store may take it for dead meanwhile,
+    /// and what it then does is what a fenced one does.
+    fn freeze(&mut self, node: usize) {
+        let Some(life) = self.nodes[node].as_ref().map(|node| node.life) else { return };
+        self.frozen += 1;
+        let still = 1 + self.random.below(10_000);
+        self.still[node] = self.now + still;
+        let its: Vec<_> = self.agenda.iter().filter(|(_, (owner, ..))| *owner == node).map(|(at, _)| *at).collect();
+        for (time, order) in its {
+            let event = self.agenda.remove(&(time, order)).expect("it was there");
+            self.agenda.insert((time + still, order), event);
+        }
+        if self.nodes.len() > 1 && self.random.one_in(2) {
+            self.store.fence(life);
+        }
     }
 
     /// How long the store, or the way to it, takes.
@@ -364,13 +403,15 @@ impl Simulation {
                     self.store.lose_some(life, |number| number.is_multiple_of(every));
                 }
             }
+            76 => self.freeze(node),
+            77 => self.set_clock(node),
             31 => self.gated = true,
             32..=40 => self.gated = false,
             41..=70 if self.executions > 0 => {
                 let execution = self.executions - u32::try_from(self.random.below(8)).unwrap().min(self.executions - 1);
                 let discard = self.random.one_in(3);
                 if !self.store.away {
-                    let released = self.store.end_execution(execution, discard, self.now);
+                    let released = self.store.end_execution(execution, discard, self.clock(node));
                     self.tell_added(node, released);
                 }
             }
@@ -384,6 +425,7 @@ impl Simulation {
         self.store.fence(gone.life);
         self.agenda.retain(|_, (owner, _, _)| *owner != node);
         drop(gone);
+        self.still[node] = 0;
         let down = self.random.below(3_000);
         self.later(NOBODY, down, Op::Restart(node));
     }
@@ -396,6 +438,9 @@ impl Simulation {
     }
 
     fn tell_added(&mut self, node: usize, released: Vec<usize>) {
+        if self.now < self.still[node] {
+            return;
+        }
         let Some(mut here) = self.nodes[node].take() else { return };
         for who in released.into_iter().collect::<BTreeSet<_>>() {
             here.flow.added(&tenant(who));
@@ -407,6 +452,9 @@ impl Simulation {
     /// A caller's submission to some node.
     fn call(&mut self) {
         let number = usize::try_from(self.random.below(self.nodes.len() as u64)).unwrap();
+        if self.now < self.still[number] {
+            return;
+        }
         let Some(mut here) = self.nodes[number].take() else { return };
         // Tenant 0 floods, tenant 1 floods what never answers.
         let who = usize::try_from(match self.random.below(3) {
@@ -427,7 +475,7 @@ impl Simulation {
                     _ => usize::try_from(self.random.below(HOSTS as u64)).unwrap(),
                 },
                 execution,
-                released_at: self.now,
+                released_at: self.clock(number),
                 expires_in: if self.random.one_in(5) { 500 + self.random.below(20_000) } else { 10_000_000 },
                 state: State::Unwritten,
                 arrived: 0,
@@ -438,7 +486,7 @@ impl Simulation {
             let places: Vec<usize> = rows.into_iter().map(|row| self.store.name(row)).collect();
             let ids = places.iter().map(|place| id_of(*place));
             let sends: Vec<_> = if execution.is_some() { Vec::new() } else { ids.zip(hosts).collect() };
-            let view = View { now: self.now, suspended: &here.suspended, gated: self.gated };
+            let view = View { now: self.clock(number), suspended: &here.suspended, gated: self.gated };
             match here.flow.admit(&tenant(who), count, self.store.counted(who), BOUNDS, &view) {
                 Ok(mut admission) => {
                     here.flow.place(&mut admission, sends.into_iter(), &view);
@@ -460,21 +508,23 @@ fn number(name: &str) -> Option<u64> {
 fn simulate(nodes: usize) {
     let steps = number("EGRESSD_SIMULATED_STEPS").unwrap_or(40_000);
     let seeds = number("EGRESSD_SIMULATED_SEED").map_or(1..=8, |seed| seed..=seed);
-    let (mut refused, mut not_begun, mut crashes, mut deliveries) = (0, 0, 0, 0);
+    let (mut refused, mut not_begun, mut crashes, mut frozen, mut deliveries) = (0, 0, 0, 0, 0);
     for seed in seeds {
         let mut simulation = Simulation::new(seed, nodes);
         simulation.run(steps);
         refused += simulation.refused;
         not_begun += simulation.not_begun;
         crashes += simulation.crashes;
+        frozen += simulation.frozen;
         deliveries += simulation.deliveries;
     }
     println!(
-        "{deliveries} deliveries, {crashes} crashes, {refused} calls refused for room, {not_begun} starts refused"
+        "{deliveries} deliveries, {crashes} crashes, {frozen} nodes frozen, {refused} calls refused for room, \
+         {not_begun} starts refused"
     );
     assert!(
-        deliveries > steps / 2 && crashes > 0 && refused > 0 && not_begun > 0,
-        "{deliveries}, {crashes}, {refused}, {not_begun}: it hardly moved"
+        deliveries > steps / 2 && crashes > 0 && frozen > 0 && refused > 0 && not_begun > 0,
+        "{deliveries}, {crashes}, {frozen}, {refused}, {not_begun}: it hardly moved"
     );
 }
 

@@ -5,7 +5,8 @@ use super::*;
 impl Simulation {
     pub(super) fn act(&mut self, number: usize, here: &mut Node, op: Op) {
         let suspended = here.suspended.clone();
-        let view = View { now: self.now, suspended: &suspended, gated: self.gated };
+        let now = self.clock(number);
+        let view = View { now, suspended: &suspended, gated: self.gated };
         let fenced = !self.store.lives.contains(&here.life);
         match op {
             Op::Tick => {
@@ -32,22 +33,21 @@ impl Simulation {
                     return;
                 }
                 if let Some(execution) = held {
-                    let (_, _, members) =
-                        self.store.executions.entry(execution).or_insert((false, self.now, Vec::new()));
+                    let (_, _, members) = self.store.executions.entry(execution).or_insert((false, now, Vec::new()));
                     members.extend(&places);
                 }
                 let (mut begun, mut kept) = (Vec::new(), Vec::new());
                 let mut entries = std::mem::take(&mut admission.entries).into_iter();
                 for place in places {
                     match entries.next() {
-                        None => self.store.accept(place, State::Held, self.now),
-                        Some(Entry::Wait) => self.store.accept(place, State::Waiting, self.now),
+                        None => self.store.accept(place, State::Held, now),
+                        Some(Entry::Wait) => self.store.accept(place, State::Waiting, now),
                         Some(Entry::Keep) => {
-                            self.store.accept(place, State::Claimed(here.life), self.now);
+                            self.store.accept(place, State::Claimed(here.life), now);
                             kept.push(place);
                         }
                         Some(Entry::Begin(slot)) => {
-                            self.store.accept(place, State::Begun(here.life), self.now);
+                            self.store.accept(place, State::Begun(here.life), now);
                             let row = &self.store.rows[place];
                             *here.flying.entry((row.tenant, row.host)).or_default() += 1;
                             begun.push((place, slot));
@@ -168,7 +168,7 @@ impl Simulation {
             }
             Op::Learn => {
                 here.suspended = self.suspended.clone();
-                let view = View { now: self.now, suspended: &here.suspended, gated: self.gated };
+                let view = View { now, suspended: &here.suspended, gated: self.gated };
                 let unsent = here.flow.suspended(&view);
                 self.unsent(number, unsent);
                 for place in 0..self.store.rows.len() {
@@ -180,7 +180,7 @@ impl Simulation {
                 }
             }
             Op::Sweep { expire: true } if !self.store.away => {
-                let due = |row: &Row| row.released_at + row.expires_in <= self.now;
+                let due = |row: &Row| row.released_at + row.expires_in <= now;
                 for who in 0..TENANTS {
                     let expired: Vec<usize> =
                         self.store.queues[who].iter().map(|(_, n)| *n).filter(|n| due(&self.store.rows[*n])).collect();
@@ -196,11 +196,11 @@ impl Simulation {
                         .store
                         .executions
                         .iter()
-                        .filter(|(_, (ended, opened, _))| !ended && opened + HOLD_LIMIT <= self.now);
+                        .filter(|(_, (ended, opened, _))| !ended && opened + HOLD_LIMIT <= now);
                     let mut due: Vec<u32> = due.map(|(execution, _)| *execution).collect();
                     due.sort_unstable();
                     for execution in due {
-                        for who in self.store.end_execution(execution, false, self.now) {
+                        for who in self.store.end_execution(execution, false, now) {
                             here.flow.added(&tenant(who));
                         }
                     }
@@ -250,12 +250,12 @@ impl Simulation {
         while here.woken.swap(false, Ordering::Relaxed) || due {
             turns += 1;
             assert!(turns < 1_000, "{}", self.say("the loop spins"));
-            let view = View { now: self.now, suspended: &here.suspended, gated: self.gated };
+            let view = View { now: self.clock(number), suspended: &here.suspended, gated: self.gated };
             let turn = here.flow.turn(&view);
             due = turn.again;
             for go in &turn.begin {
                 let who = self.store.rows[number_of(go.send().expect("it has one").id)].tenant;
-                self.pass_over(here, who);
+                self.pass_over(number, here, who);
             }
             if let Some(claim) = turn.claim {
                 let delay = self.store_takes();
@@ -279,9 +279,9 @@ impl Simulation {
     }
 
     /// The round's promise: whoever could start is passed over at most for a few rounds.
-    pub(super) fn pass_over(&self, here: &mut Node, picked: usize) {
+    pub(super) fn pass_over(&self, number: usize, here: &mut Node, picked: usize) {
         here.passed_over.insert(picked, 0);
-        let view = View { now: self.now, suspended: &here.suspended, gated: self.gated };
+        let view = View { now: self.clock(number), suspended: &here.suspended, gated: self.gated };
         for who in (0..TENANTS).filter(|who| *who != picked) {
             let name = tenant(who);
             let cap = view.cap_of(&name).unwrap_or(CAPS.per_tenant);
