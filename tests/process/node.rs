@@ -157,6 +157,10 @@ impl Node {
         child.wait().expect("its end");
     }
 
+    pub fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().expect("its state").is_none())
+    }
+
     /// Waits for the process to end by itself; its exit code.
     pub fn ended(&mut self) -> Option<i32> {
         let mut child = self.child.take().expect("a running process");

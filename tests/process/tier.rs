@@ -100,6 +100,14 @@ async fn logged(node: &Node, what: &str, times: usize) {
     }
 }
 
+/// Started, and past its start: while the database is away that fails.
+async fn ready(node: &mut Node) {
+    const READY: &str = "\"ready\"";
+    let before = node.log().matches(READY).count();
+    node.start();
+    logged(node, READY, before + 1).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tier_goes_on_while_its_nodes_die_freeze_drain_and_come_back() {
     let _alone = alone().await;
@@ -174,6 +182,113 @@ async fn a_tier_goes_on_while_its_nodes_die_freeze_drain_and_come_back() {
     // Every node tells the same.
     let ids = |records: &[Value]| records.iter().map(|record| record["id"].clone()).collect::<Vec<_>>();
     assert_eq!(ids(&records), ids(&other.settled().await));
+}
+
+/// A seeded xorshift.
+struct Seeded(u64);
+
+impl Seeded {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % bound as u64) as usize
+    }
+}
+
+/// `EGRESSD_TIER_EVENTS` makes it run longer, `EGRESSD_TIER_SEED` otherwise.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_outlive_what_a_seed_does_to_them_and_to_their_database() {
+    let _alone = alone().await;
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let events = number("EGRESSD_TIER_EVENTS").unwrap_or(12);
+    let mut random = Seeded(number("EGRESSD_TIER_SEED").unwrap_or(5).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let mut cluster = Cluster::start();
+    let (receiver, seen) = counting_receiver(Duration::from_millis(20)).await;
+    let keys = tempfile::tempdir().expect("a directory");
+    let store = in_tier(&cluster.url(), &keys.path().join("key"));
+    let mut nodes = ["a", "b", "c"].map(|name| {
+        let source = SOURCES[name.as_bytes()[0] as usize - usize::from(b'a')];
+        Node::of(name, &[source], &store, SOON)
+    });
+    for node in &mut nodes {
+        ready(node).await;
+    }
+    let ledger = Ledger::default();
+    ledger.lock().unwrap().frozen = true;
+    let mut load = Load { receiver, ledger: &ledger, rounds: 0, workers: Vec::new() };
+    const FENCED: &str = "this node was taken for dead";
+    const AWAY: &str = "the database takes nothing";
+    for event in 0..events {
+        // One that was frozen for too long finds that out when it may.
+        for node in &mut nodes {
+            if !node.is_running() {
+                assert_eq!(node.ended(), Some(1), "{}", node.log());
+                assert!(node.log().contains(FENCED), "{}", node.log());
+                ready(node).await;
+            }
+        }
+        load.until_more(&nodes.each_ref(), 20 + random.below(60)).await;
+        let (hit, what) = (random.below(3), if event < 6 { event as usize } else { random.below(6) });
+        let times = |node: &Node, what: &str| node.log().matches(what).count();
+        let others: Vec<&Node> = nodes.iter().enumerate().filter(|(n, _)| *n != hit).map(|(_, node)| node).collect();
+        match what {
+            0 => nodes[hit].kill(),
+            // Not for long, or until it was taken for dead.
+            1 => {
+                nodes[hit].signal(Signal::SIGSTOP);
+                load.until_more(&others, 20).await;
+                nodes[hit].signal(Signal::SIGCONT);
+            }
+            2 => {
+                let declared = "a node's lease is over";
+                let before: usize = others.iter().map(|node| times(node, declared)).sum();
+                nodes[hit].signal(Signal::SIGSTOP);
+                let started = Instant::now();
+                while others.iter().map(|node| times(node, declared)).sum::<usize>() == before {
+                    assert!(started.elapsed() < PATIENCE, "it was not missed");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                nodes[hit].signal(Signal::SIGCONT);
+                assert_eq!(nodes[hit].ended(), Some(1), "{}", nodes[hit].log());
+            }
+            3 => {
+                nodes[hit].signal(Signal::SIGTERM);
+                let code = nodes[hit].ended();
+                assert!(code == Some(0) || nodes[hit].log().contains(FENCED), "{}", nodes[hit].log());
+            }
+            how => {
+                let before = times(&nodes[hit], AWAY);
+                cluster.tell(if how == 4 { "stop fast" } else { "stop immediate" });
+                if nodes[hit].is_running() {
+                    logged(&nodes[hit], AWAY, before + 1).await;
+                }
+                cluster.tell("start");
+            }
+        }
+        if matches!(what, 0 | 2 | 3) {
+            ready(&mut nodes[hit]).await;
+        }
+        println!("event {event}: {what} to {hit}, {} accepted", ledger.lock().unwrap().accepted.len());
+    }
+    load.until_more(&nodes.each_ref(), 50).await;
+    for node in &mut nodes {
+        node.signal(Signal::SIGTERM);
+        let code = node.ended();
+        assert!(code == Some(0) || node.log().contains(FENCED), "{}", node.log());
+    }
+    for worker in load.workers {
+        worker.await.expect("a caller ends when nothing is accepted any more");
+    }
+    nodes.iter_mut().for_each(Node::start);
+    let records = nodes[0].settled().await;
+    let outcomes = judge(&records, &ledger.lock().unwrap(), &seen.all());
+    println!("{} accepted, {} records: {outcomes:?}", ledger.lock().unwrap().accepted.len(), records.len());
+    for (n, name) in ["a", "b", "c"].into_iter().enumerate() {
+        let of = records.iter().filter(|record| record["node"] == name);
+        let sources: Vec<&str> = of.filter_map(|record| record["connection"]["source_ip"].as_str()).collect();
+        assert!(!sources.is_empty() && sources.iter().all(|ip| *ip == SOURCES[n]), "{name} from {sources:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
