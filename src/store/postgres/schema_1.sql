@@ -236,10 +236,13 @@ END $$;
 
 CREATE FUNCTION publish(p_addresses text[], p_digest bytea, p_now bigint)
 RETURNS TABLE (o_token bigint, o_first_start bigint) LANGUAGE plpgsql AS $$
-DECLARE v_tier tier;
+DECLARE
+    v_tier tier;
+    v_is_first bool;
 BEGIN
     SELECT * INTO v_tier FROM tier FOR UPDATE;
-    IF v_tier.first_start IS NULL THEN
+    v_is_first := NOT EXISTS (SELECT FROM published);
+    IF v_is_first OR v_tier.first_start IS NULL THEN
         v_tier.first_start := p_now;
     END IF;
     IF p_digest IS NOT NULL AND p_digest IS DISTINCT FROM v_tier.digest THEN
@@ -248,7 +251,10 @@ BEGIN
     END IF;
     UPDATE tier SET first_start = v_tier.first_start, digest = v_tier.digest, sync_token = v_tier.sync_token
         WHERE (first_start, digest, sync_token) IS DISTINCT FROM (v_tier.first_start, v_tier.digest, v_tier.sync_token);
-    INSERT INTO published (address, first_at) SELECT a, p_now FROM unnest(p_addresses) a ORDER BY a ON CONFLICT DO NOTHING;
+    -- The first start's instant is that of its own addresses alone, wherever a clock stands.
+    INSERT INTO published (address, first_at)
+        SELECT a, CASE WHEN v_is_first OR p_now <> v_tier.first_start THEN p_now ELSE p_now + 1 END
+        FROM unnest(p_addresses) a ORDER BY a ON CONFLICT DO NOTHING;
     RETURN QUERY SELECT v_tier.sync_token, v_tier.first_start;
 END $$;
 
