@@ -184,7 +184,7 @@ impl Channel {
         let failed = |cause: ExchangeCause<'_>| Some(cause.failure(&self.host));
         let body = so_far.unwrap_or(SoFar { status: 0, bytes: 0, declared: None });
         if self.line.meter.is_over_limit() {
-            return failed(ExchangeCause::TooManyBytes { most: BYTES_BEFORE_ANSWER_MAX });
+            return failed(ExchangeCause::TooManyBytes { most: BYTES_BEFORE_ANSWER_MAX, so_far });
         }
         match stop {
             http1::Stop::NotFresh => None,
@@ -206,7 +206,7 @@ impl Channel {
     fn stopped2(&self, stop: http2::Stop, so_far: Option<SoFar>) -> Option<Failure> {
         let failed = |cause: ExchangeCause<'_>| Some(cause.failure(&self.host));
         if self.line.meter.is_over_limit() {
-            return failed(ExchangeCause::TooManyBytes { most: BYTES_BEFORE_ANSWER_MAX });
+            return failed(ExchangeCause::TooManyBytes { most: BYTES_BEFORE_ANSWER_MAX, so_far });
         }
         match stop {
             http2::Stop::Unwritten => None,

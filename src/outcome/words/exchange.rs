@@ -81,8 +81,10 @@ pub enum ExchangeCause<'a> {
     TooManyInformational {
         most: usize,
     },
+    /// With `so_far`: one turn brought the answer's head and the flood behind it.
     TooManyBytes {
         most: u64,
+        so_far: Option<SoFar>,
     },
     Switched,
     /// RST_STREAM(REFUSED_STREAM), RFC 9113 section 8.7.
@@ -260,7 +262,16 @@ impl ExchangeCause<'_> {
                     "{host} sent more than {most} informational (1xx) answers before its final one; have it send the final one"
                 ),
             ),
-            Self::TooManyBytes { most } => Failure::new(
+            Self::TooManyBytes { most, so_far: Some(so_far) } => Failure::new(
+                Code::ProtocolError,
+                Read,
+                format!(
+                    "{host} answered {} and sent more than {most} bytes around it that are no part of its body; have it \
+                     send the answer itself; {HANDLED}",
+                    so_far.status
+                ),
+            ),
+            Self::TooManyBytes { most, so_far: None } => Failure::new(
                 Code::ProtocolError,
                 Wait,
                 format!("{host} sent more than {most} bytes that led to no answer; have it send the answer itself"),

@@ -369,7 +369,12 @@ fn exchange() -> Vec<Row<'static>> {
             &["65536"],
         ),
         row(ExchangeCause::TooManyInformational { most: 32 }, "protocol_error wait maybe", &["32", "1xx"]),
-        row(ExchangeCause::TooManyBytes { most: 9 }, "protocol_error wait maybe", &["9 bytes"]),
+        row(ExchangeCause::TooManyBytes { most: 9, so_far: None }, "protocol_error wait maybe", &["9 bytes"]),
+        row(
+            ExchangeCause::TooManyBytes { most: 9, so_far: Some(SoFar { status: 200, bytes: 0, declared: None }) },
+            "protocol_error read yes",
+            &["9 bytes", "200", "has handled"],
+        ),
         row(ExchangeCause::Switched, "protocol_error wait yes", &["101"]),
         row(
             ExchangeCause::StreamRefused,
