@@ -329,11 +329,17 @@ impl Deliverer {
         let receiving = journey.response.insert(Receiving::new(answer.status, answer.version, answer.headers, caps));
         let mut cut = false;
         while let Some(data) = channel.read(receiving.so_far()).await.map_err(failed)? {
-            if receiving.take(&data) == More::Cut {
-                cut = true;
-                break;
+            match receiving.take(&data) {
+                More::Wanted => receiving.pace().await,
+                More::Cut => {
+                    cut = true;
+                    break;
+                }
+                More::TooManyPieces => {
+                    let cause = ExchangeCause::TooManyPieces { so_far: receiving.so_far() };
+                    return Err(failed(cause.failure(&way.url.destination().host.text())));
+                }
             }
-            receiving.pace().await;
         }
         let status = receiving.status();
         journey.watch.leave();

@@ -233,8 +233,8 @@ pub const ROUND_TIME: Duration = Duration::from_millis(2);
 pub const READ_TURN_BYTES: usize = 64 * KIB as usize;
 /// Pieces of one body that are taken without a turn for the others: a piece may be a single byte.
 pub const READ_TURN_PIECES: u32 = 64;
-/// Most pieces of a response's body, beside one for each [`RESPONSE_PIECE_BYTES_MIN`] of it: past that it is cut as
-/// one that is too long, for each piece costs what many bytes do.
+/// Most pieces of a response's body, beside one for each [`RESPONSE_PIECE_BYTES_MIN`] of it: past that the delivery fails,
+/// for each piece costs what many bytes do.
 pub const RESPONSE_PIECES_MAX: u64 = 8 * KIB;
 pub const RESPONSE_PIECE_BYTES_MIN: u64 = 64;
 

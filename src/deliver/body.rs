@@ -1,7 +1,7 @@
 //! Reading a response, frame by frame, with its caps applied while reading.
 //!
 //! What is kept is never more than `response_body_stored`, what is read never more than `response_body_read`: past
-//! that, and past [`RESPONSE_PIECES_MAX`], the answer counts as complete and its connection is closed. Nothing is
+//! that the answer counts as complete and its connection is closed; past [`RESPONSE_PIECES_MAX`] it does not. Nothing is
 //! decompressed, trailers are passed over.
 
 use aws_lc_rs::digest::{Context, SHA256};
@@ -39,8 +39,10 @@ pub struct Receiving {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum More {
     Wanted,
-    /// `response_body_read` is full and there is more, or it came in too many pieces.
+    /// `response_body_read` is full and there is more.
     Cut,
+    /// In too many pieces: reading on would cost more than the body is worth, and where it ends nobody knows.
+    TooManyPieces,
 }
 
 impl Receiving {
@@ -96,9 +98,12 @@ impl Receiving {
         }
         self.kept.extend_from_slice(keep);
         let too_many = self.pieces > RESPONSE_PIECES_MAX + self.total / RESPONSE_PIECE_BYTES_MIN;
-        if read.len() < data.len() || too_many {
+        if read.len() < data.len() {
             self.cut = true;
             return More::Cut;
+        }
+        if too_many {
+            return More::TooManyPieces;
         }
         More::Wanted
     }
@@ -165,10 +170,10 @@ mod tests {
     }
 
     #[test]
-    fn a_body_in_too_many_pieces_is_cut_and_one_in_pieces_of_some_length_is_not() {
+    fn a_body_in_too_many_pieces_is_told_from_one_in_pieces_of_some_length() {
         for (piece, pieces, more) in [
             (1, RESPONSE_PIECES_MAX, More::Wanted),
-            (1, RESPONSE_PIECES_MAX + RESPONSE_PIECES_MAX / 32, More::Cut),
+            (1, RESPONSE_PIECES_MAX + RESPONSE_PIECES_MAX / 32, More::TooManyPieces),
             (64, 4 * RESPONSE_PIECES_MAX, More::Wanted),
         ] {
             let mut receiving = receiving(8, u64::MAX);

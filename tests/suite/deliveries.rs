@@ -150,6 +150,11 @@ async fn a_connection_that_breaks_is_a_failure_and_never_a_second_try() {
             [Step::Read, half, write("12345"), Step::Pause(SHORT / 10), Step::Reset],
             "failed connection_reset read",
         ),
+        row(
+            "a byte a chunk, and no end of them",
+            [Step::Read, chunked.clone(), write("1\r\nx\r\n".repeat(9_000))],
+            "failed protocol_error read",
+        ),
         row("closed within a chunk", [Step::Read, chunked.clone(), write("5\r\n123")], "failed connection_closed read"),
         row(
             "closed before the last chunk",

@@ -86,6 +86,10 @@ pub enum ExchangeCause<'a> {
         most: u64,
         so_far: Option<SoFar>,
     },
+    /// A body that has not ended, by the byte as it were.
+    TooManyPieces {
+        so_far: SoFar,
+    },
     Switched,
     /// RST_STREAM(REFUSED_STREAM), RFC 9113 section 8.7.
     StreamRefused,
@@ -275,6 +279,15 @@ impl ExchangeCause<'_> {
                 Code::ProtocolError,
                 Wait,
                 format!("{host} sent more than {most} bytes that led to no answer; have it send the answer itself"),
+            ),
+            Self::TooManyPieces { so_far } => Failure::new(
+                Code::ProtocolError,
+                Read,
+                format!(
+                    "{host} answered {} and sent {so_far} of its body in too many pieces (chunks, frames), so that its \
+                     end was not waited for; have it write more at once; {HANDLED}",
+                    so_far.status
+                ),
             ),
             Self::Switched => Failure::new(
                 Code::ProtocolError,

@@ -131,6 +131,7 @@ variants!(
     HeadersTooLarge,
     TooManyInformational,
     TooManyBytes,
+    TooManyPieces,
     Switched,
     StreamRefused,
     LeftOut,

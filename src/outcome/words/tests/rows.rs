@@ -375,6 +375,11 @@ fn exchange() -> Vec<Row<'static>> {
             "protocol_error read yes",
             &["9 bytes", "200", "has handled"],
         ),
+        row(
+            ExchangeCause::TooManyPieces { so_far: SoFar { status: 200, bytes: 8323, declared: None } },
+            "protocol_error read yes",
+            &["8323 bytes", "pieces", "has handled"],
+        ),
         row(ExchangeCause::Switched, "protocol_error wait yes", &["101"]),
         row(
             ExchangeCause::StreamRefused,
