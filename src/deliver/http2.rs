@@ -235,7 +235,11 @@ impl Http2 {
 
     pub fn is_ready(&mut self, cx: &mut Context<'_>) -> bool {
         turn(&mut self.connection, &mut self.ended, cx);
-        !self.ended && self.sender.is_ready() && self.frames().goaway.is_none() && self.unsent.strong_count() == 0
+        let (is_leaving, takes_no_stream) = {
+            let frames = self.frames();
+            (frames.goaway.is_some(), frames.takes_no_stream)
+        };
+        !self.ended && self.sender.is_ready() && !is_leaving && !takes_no_stream && self.unsent.strong_count() == 0
     }
 
     /// What TLS said at the connection's end, where it was TLS that ended it.
@@ -292,7 +296,7 @@ struct Frames {
     filled: usize,
     /// Bytes of its payload to come.
     left: u32,
-    /// The payload of a RST_STREAM or a GOAWAY.
+    /// The payload of a RST_STREAM or a GOAWAY, or one setting.
     told: [u8; 8],
     told_filled: usize,
     /// The highest stream that END_STREAM was seen of: there is one at a time.
@@ -301,6 +305,8 @@ struct Frames {
     reset: Option<(u32, u32)>,
     /// The last stream that a GOAWAY leaves in, and its code.
     goaway: Option<(u32, u32)>,
+    /// Its newest SETTINGS_MAX_CONCURRENT_STREAMS is 0: a request would wait for another.
+    takes_no_stream: bool,
     tls_error: Option<rustls::Error>,
 }
 
@@ -308,8 +314,12 @@ const FRAME_HEAD_BYTES: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 const END_STREAM: u8 = 1;
+/// Identifier and value (RFC 9113 section 6.5.1).
+const SETTING_BYTES: usize = 6;
+const MAX_CONCURRENT_STREAMS: u16 = 3;
 
 impl Frames {
     fn see(&mut self, mut bytes: &[u8]) {
@@ -325,10 +335,19 @@ impl Frames {
                 self.left = u32::from_be_bytes([0, self.head[0], self.head[1], self.head[2]]);
                 self.told_filled = 0;
             } else {
-                let take = bytes.len().min(self.left as usize);
-                let keep = take.min(self.told.len() - self.told_filled);
+                let is_settings = self.head[3] == SETTINGS;
+                let mut take = bytes.len().min(self.left as usize);
+                let room = if is_settings { SETTING_BYTES } else { self.told.len() } - self.told_filled;
+                if is_settings {
+                    take = take.min(room);
+                }
+                let keep = take.min(room);
                 self.told[self.told_filled..self.told_filled + keep].copy_from_slice(&bytes[..keep]);
                 self.told_filled += keep;
+                if is_settings && self.told_filled == SETTING_BYTES {
+                    self.told_filled = 0;
+                    self.set();
+                }
                 self.left -= u32::try_from(take).unwrap_or(u32::MAX);
                 bytes = &bytes[take..];
             }
@@ -336,6 +355,14 @@ impl Frames {
                 self.filled = 0;
                 self.seen();
             }
+        }
+    }
+
+    /// A whole setting.
+    fn set(&mut self) {
+        let [high, low, value @ ..] = self.told;
+        if u16::from_be_bytes([high, low]) == MAX_CONCURRENT_STREAMS {
+            self.takes_no_stream = value[..4] == [0; 4];
         }
     }
 
@@ -425,6 +452,31 @@ mod tests {
             assert_eq!(frames.ended, 1, "{step}");
             assert_eq!(frames.reset, Some((3, REFUSED_STREAM)), "{step}");
             assert_eq!(frames.goaway, Some((1, 2)), "{step}");
+        }
+    }
+
+    /// Of two settings of a kind the later one holds.
+    #[test]
+    fn a_peer_that_takes_no_more_streams_is_seen_however_its_settings_are_cut() {
+        let setting = |id: u16, value: u32| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat();
+        for (settings, takes_no_stream) in [
+            (vec![vec![]], false),
+            (vec![setting(MAX_CONCURRENT_STREAMS, 100)], false),
+            (vec![setting(MAX_CONCURRENT_STREAMS, 0)], true),
+            (vec![setting(MAX_CONCURRENT_STREAMS, 1 << 24)], false),
+            (vec![[setting(4, 0), setting(MAX_CONCURRENT_STREAMS, 0), setting(5, 16_384)].concat()], true),
+            (vec![[setting(MAX_CONCURRENT_STREAMS, 0), setting(MAX_CONCURRENT_STREAMS, 1)].concat()], false),
+            (vec![setting(MAX_CONCURRENT_STREAMS, 1), setting(MAX_CONCURRENT_STREAMS, 0)], true),
+            (vec![setting(MAX_CONCURRENT_STREAMS, 0), setting(1, 4096), vec![]], true),
+            (vec![setting(MAX_CONCURRENT_STREAMS, 0), setting(MAX_CONCURRENT_STREAMS, 7)], false),
+        ] {
+            let wire = settings.iter().map(|settings| frame(SETTINGS, 0, 0, settings));
+            let wire = wire.chain([frame(DATA, END_STREAM, 1, b"more")]).collect::<Vec<_>>().concat();
+            for step in [1, 2, 3, 5, 7, 13, wire.len()] {
+                let mut frames = Frames::default();
+                wire.chunks(step).for_each(|part| frames.see(part));
+                assert_eq!((frames.takes_no_stream, frames.ended), (takes_no_stream, 1), "{step} {settings:?}");
+            }
         }
     }
 }
