@@ -107,7 +107,7 @@ impl Kind {
             Self::Deaf => &["failed timeout write", "failed timeout wait"],
             Self::Unaccepted => &["failed timeout connect", "failed timeout wait"],
             Self::FloodBody => &["delivered 200"],
-            Self::FloodChunks => &["delivered 200", "failed timeout read"],
+            Self::FloodChunks => &["failed protocol_error read", "failed timeout read"],
             // Or the connection is given up for the frames' sake.
             Self::FloodFrames => &["delivered 200", "failed timeout read", "failed protocol_error read"],
             Self::FloodHeaders => &["failed response_headers_too_large wait"],
