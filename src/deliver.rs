@@ -38,6 +38,8 @@ use crate::dial::{
     Dialer, Look,
     connect::{Candidate, Met},
 };
+use crate::files;
+use crate::limits::IDLE_TOTAL;
 use crate::outcome::words::{ConnectCause, ExchangeCause, NameCause, SoFar, TlsCause, UnmadeCause};
 use crate::outcome::{Code, Ended, Failure, Phase, Processed, Timings};
 use crate::policy::{Asker, CheckedUrl, Destination, Errand, Purpose, ScanMemory, Scheme, SelfAddrs, Suspensions};
@@ -85,7 +87,7 @@ impl Deliverer {
         Arc::new(Self {
             world,
             dialer,
-            pool: Pool::default(),
+            pool: Pool::new(files::of_idle(IDLE_TOTAL)),
             turns: Arc::default(),
             apart: Apart::new("peer-work"),
             http1_only: Http1Only::default(),

@@ -14,9 +14,8 @@ use std::{
 use tokio::time::Instant;
 
 use crate::clock;
-use crate::files;
 use crate::limits::{
-    CONNECTION_AGE_MAX, IDLE_PER_DESTINATION, IDLE_TOTAL, REUSE_MEMORY_MAX, REUSE_OFF_AFTER_STALE, REUSE_PROVEN_AFTER,
+    CONNECTION_AGE_MAX, IDLE_PER_DESTINATION, REUSE_MEMORY_MAX, REUSE_OFF_AFTER_STALE, REUSE_PROVEN_AFTER,
 };
 use crate::policy::Destination;
 use crate::send::TenantId;
@@ -75,19 +74,20 @@ struct Shelves<C> {
 /// One for the process.
 pub struct Pool<C> {
     places: Mutex<Shelves<C>>,
+    /// Most idle connections in all.
+    most: usize,
 }
 
 /// Since when a connection is held; one from before a [`Pool::clear`] is not taken back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Generation(u64);
 
-impl<C: Idle> Default for Pool<C> {
-    fn default() -> Self {
-        Self { places: Mutex::new(Shelves { by_key: HashMap::new(), idle: 0, generation: 0 }) }
-    }
-}
-
 impl<C: Idle> Pool<C> {
+    /// Keeps no more than `most` idle connections.
+    pub fn new(most: usize) -> Self {
+        Self { places: Mutex::new(Shelves { by_key: HashMap::new(), idle: 0, generation: 0 }), most }
+    }
+
     pub fn generation(&self) -> Generation {
         Generation(self.lock().generation)
     }
@@ -141,7 +141,7 @@ impl<C: Idle> Pool<C> {
         let now = clock::monotonic();
         let mut places = self.lock();
         if places.generation != generation.0
-            || places.idle >= files::of_idle(IDLE_TOTAL)
+            || places.idle >= self.most
             || now.duration_since(connection.opened_at()) >= CONNECTION_AGE_MAX
             || connection.idle_max().is_some_and(|idle_max| idle_max.is_zero())
         {
@@ -245,6 +245,7 @@ impl<C> Shelves<C> {
 mod tests {
     use super::*;
     use crate::config::{Egress, SourceSettings};
+    use crate::limits::IDLE_TOTAL;
     use crate::policy::CheckedUrl;
     use crate::publish::{Notice, PublishedList};
     use crate::source::Sources;
@@ -293,7 +294,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_lies_idle_is_bounded_per_destination_and_in_all() {
-        let pool = Pool::default();
+        let pool = Pool::new(IDLE_TOTAL);
         let tenant = TenantId::new("acme");
         let park = |port: usize| pool.park(&tenant, &destination(port), pool.generation(), fake());
         // One is watched; the others are closed until it has proven itself.
@@ -329,7 +330,7 @@ mod tests {
             (Duration::from_millis(1100), true),
             (Duration::from_secs(60), true),
         ] {
-            let pool = Pool::default();
+            let pool = Pool::new(IDLE_TOTAL);
             let (tenant, place) = (TenantId::new("acme"), destination(0));
             let parked = Fake { idle_max: Some(says), ..fake() };
             pool.park(&tenant, &place, pool.generation(), parked);
@@ -344,7 +345,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_from_before_a_clearing_does_not_come_back() {
-        let pool = Pool::default();
+        let pool = Pool::new(IDLE_TOTAL);
         let (tenant, place) = (TenantId::new("acme"), destination(0));
         let before = pool.generation();
         pool.clear();
@@ -354,7 +355,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_whose_source_may_no_longer_be_left_from_is_closed() {
-        let pool = Pool::default();
+        let pool = Pool::new(IDLE_TOTAL);
         let (tenant, place) = (TenantId::new("acme"), destination(0));
         pool.park(&tenant, &place, pool.generation(), fake());
         tokio::time::advance(REUSE_PROVEN_AFTER).await;
