@@ -63,7 +63,19 @@ fn in_tier(url: &str, key: &std::path::Path) -> String {
 
 const SOON: &str = "[delivery]\ndeadline = \"1s\"\nhold_limit = \"1s\"\n";
 
-/// Callers of some nodes, as many of them as it takes until so much more is accepted.
+const READY: &str = "\"ready\"";
+const FENCED: &str = "this node was taken for dead";
+const AWAY: &str = "the database takes nothing";
+const BACK: &str = "the database is back";
+
+/// Whether a node has said this since it was last started, and nothing of these since then.
+fn says(node: &Node, what: &str, unsaid_by: &[&str]) -> bool {
+    let log = node.log();
+    let unsaid = unsaid_by.iter().chain(&[READY]).filter_map(|other| log.rfind(other)).max();
+    log.rfind(what).is_some_and(|at| unsaid.is_none_or(|unsaid| unsaid < at))
+}
+
+/// Callers of some nodes, as many of them as it takes until so much more is accepted, or they are all taken for dead.
 struct Load<'a> {
     receiver: SocketAddr,
     ledger: &'a Ledger,
@@ -83,7 +95,7 @@ impl Load<'_> {
                 }
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
-            if self.ledger.lock().unwrap().accepted.len() >= goal {
+            if self.ledger.lock().unwrap().accepted.len() >= goal || nodes.iter().all(|node| says(node, FENCED, &[])) {
                 return;
             }
             let logs = || nodes.iter().map(|node| node.log()).collect::<Vec<_>>().join("\n");
@@ -102,7 +114,6 @@ async fn logged(node: &Node, what: &str, times: usize) {
 
 /// Started, and past its start: while the database is away that fails.
 async fn ready(node: &mut Node) {
-    const READY: &str = "\"ready\"";
     let before = node.log().matches(READY).count();
     node.start();
     logged(node, READY, before + 1).await;
@@ -184,6 +195,33 @@ async fn a_tier_goes_on_while_its_nodes_die_freeze_drain_and_come_back() {
     assert_eq!(ids(&records), ids(&other.settled().await));
 }
 
+/// Starts those again that were taken for dead, which one finds out when it may.
+async fn revive(nodes: &mut [Node]) {
+    for node in nodes {
+        if !node.is_running() {
+            assert_eq!(node.ended(), Some(1), "{}", node.log());
+            assert!(says(node, FENCED, &[]), "{}", node.log());
+            ready(node).await;
+        }
+    }
+}
+
+/// Returns once these take this one for dead, or are all taken for dead themselves.
+async fn missed(name: &str, by: &[&Node]) {
+    let started = Instant::now();
+    while !by.iter().all(|node| says(node, FENCED, &[])) {
+        for node in by {
+            let answer = node.call("GET", "/v1/nodes", "").await;
+            let nodes = answer.as_ref().and_then(|(_, answer)| answer["nodes"].as_array());
+            if nodes.is_some_and(|nodes| nodes.iter().all(|node| node["node"] != name)) {
+                return;
+            }
+        }
+        assert!(started.elapsed() < PATIENCE, "{name} was not missed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// A seeded xorshift.
 struct Seeded(u64);
 
@@ -217,20 +255,11 @@ async fn three_nodes_outlive_what_a_seed_does_to_them_and_to_their_database() {
     let ledger = Ledger::default();
     ledger.lock().unwrap().frozen = true;
     let mut load = Load { receiver, ledger: &ledger, rounds: 0, workers: Vec::new() };
-    const FENCED: &str = "this node was taken for dead";
-    const AWAY: &str = "the database takes nothing";
     for event in 0..events {
-        // One that was frozen for too long finds that out when it may.
-        for node in &mut nodes {
-            if !node.is_running() {
-                assert_eq!(node.ended(), Some(1), "{}", node.log());
-                assert!(node.log().contains(FENCED), "{}", node.log());
-                ready(node).await;
-            }
-        }
+        let started = Instant::now();
+        revive(&mut nodes).await;
         load.until_more(&nodes.each_ref(), 20 + random.below(60)).await;
         let (hit, what) = (random.below(3), if event < 6 { event as usize } else { random.below(6) });
-        let times = |node: &Node, what: &str| node.log().matches(what).count();
         let others: Vec<&Node> = nodes.iter().enumerate().filter(|(n, _)| *n != hit).map(|(_, node)| node).collect();
         match what {
             0 => nodes[hit].kill(),
@@ -241,27 +270,23 @@ async fn three_nodes_outlive_what_a_seed_does_to_them_and_to_their_database() {
                 nodes[hit].signal(Signal::SIGCONT);
             }
             2 => {
-                let declared = "a node's lease is over";
-                let before: usize = others.iter().map(|node| times(node, declared)).sum();
                 nodes[hit].signal(Signal::SIGSTOP);
-                let started = Instant::now();
-                while others.iter().map(|node| times(node, declared)).sum::<usize>() == before {
-                    assert!(started.elapsed() < PATIENCE, "it was not missed");
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
+                missed(["a", "b", "c"][hit], &others).await;
                 nodes[hit].signal(Signal::SIGCONT);
                 assert_eq!(nodes[hit].ended(), Some(1), "{}", nodes[hit].log());
             }
             3 => {
                 nodes[hit].signal(Signal::SIGTERM);
                 let code = nodes[hit].ended();
-                assert!(code == Some(0) || nodes[hit].log().contains(FENCED), "{}", nodes[hit].log());
+                assert!(code == Some(0) || says(&nodes[hit], FENCED, &[]), "{}", nodes[hit].log());
             }
             how => {
-                let before = times(&nodes[hit], AWAY);
                 cluster.tell(if how == 4 { "stop fast" } else { "stop immediate" });
-                if nodes[hit].is_running() {
-                    logged(&nodes[hit], AWAY, before + 1).await;
+                // It says so, or has not found the database back since it was last stopped, or is ending.
+                let stopped = Instant::now();
+                while !says(&nodes[hit], AWAY, &[BACK]) && !says(&nodes[hit], FENCED, &[]) {
+                    assert!(stopped.elapsed() < PATIENCE, "{}", nodes[hit].log());
+                    tokio::time::sleep(Duration::from_millis(20)).await;
                 }
                 cluster.tell("start");
             }
@@ -269,13 +294,15 @@ async fn three_nodes_outlive_what_a_seed_does_to_them_and_to_their_database() {
         if matches!(what, 0 | 2 | 3) {
             ready(&mut nodes[hit]).await;
         }
-        println!("event {event}: {what} to {hit}, {} accepted", ledger.lock().unwrap().accepted.len());
+        let (accepted, took) = (ledger.lock().unwrap().accepted.len(), started.elapsed());
+        println!("event {event}: {what} to {hit} in {took:?}, {accepted} accepted");
     }
+    revive(&mut nodes).await;
     load.until_more(&nodes.each_ref(), 50).await;
     for node in &mut nodes {
         node.signal(Signal::SIGTERM);
         let code = node.ended();
-        assert!(code == Some(0) || node.log().contains(FENCED), "{}", node.log());
+        assert!(code == Some(0) || says(node, FENCED, &[]), "{}", node.log());
     }
     for worker in load.workers {
         worker.await.expect("a caller ends when nothing is accepted any more");
