@@ -27,7 +27,6 @@ pub mod serve;
 mod sources;
 mod suspensions;
 mod tail;
-pub mod tls;
 pub mod view;
 
 use std::sync::Arc;

@@ -21,15 +21,15 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use crate::api::tls::Acceptor;
 use crate::api::{self, ApiState};
 use crate::backlog::{Backlog, caps};
 use crate::clock;
-use crate::config::Config;
+use crate::config::{Config, ListenerTls};
 use crate::deliver::{Deliverer, apart::Apart};
 use crate::dial::Dialer;
 use crate::dispatch::Dispatcher;
-use crate::doors;
+use crate::doors::tls::{Acceptor, Listener};
+use crate::doors::{self, Way};
 use crate::explain::Explainer;
 use crate::intake::Intake;
 use crate::ledger::Ledger;
@@ -123,6 +123,7 @@ pub struct App {
     listeners: Vec<SocketAddr>,
     config_file: Option<PathBuf>,
     api_tls: Option<Arc<Acceptor>>,
+    publish_tls: Option<Arc<Acceptor>>,
     stop_dispatch: watch::Sender<bool>,
     /// Ends the listeners and the background tasks.
     stop: watch::Sender<bool>,
@@ -177,12 +178,13 @@ impl App {
         source::metrics::describe();
         let config = Arc::new(config);
         let fronts = Fronts::start().map_err(StartError::Threads)?;
-        let api_listener = fronts.bind(config.api.listen, "[api] listen").await?;
-        let metrics_listener = fronts.bind(config.metrics_listen, "[metrics] listen").await?;
-        let publish_listener = match config.publish_listen {
-            Some(address) => Some(fronts.bind(address, "[publish] listen").await?),
+        let publish_listener = match &config.publish {
+            Some(publish) => Some(fronts.bind(publish.listen, "[publish] listen").await?),
             None => None,
         };
+        let api_listener = fronts.bind(config.api.listen, "[api] listen").await?;
+        // The last one: where health is told, all of them are open.
+        let metrics_listener = fronts.bind(config.metrics_listen, "[metrics] listen").await?;
         let local = |listener: &TcpListener| listener.local_addr().map_err(anyhow::Error::from);
         let (api, metrics_address) = (local(&api_listener)?, local(&metrics_listener)?);
         let publish = publish_listener.as_ref().map(local).transpose()?;
@@ -248,13 +250,21 @@ impl App {
             closing: stopped.clone(),
         };
         let router = api::router(state, publish::front::router(publication.clone()));
-        let api_tls = config.api.tls.as_ref().map(Acceptor::load).transpose().map_err(anyhow::Error::from)?;
-        let api_tls = api_tls.map(Arc::new);
+        let acceptor = |listener, files: Option<&ListenerTls>| {
+            let loaded = files.map(|files| Acceptor::load(listener, files)).transpose().map_err(anyhow::Error::from)?;
+            Ok::<_, StartError>(loaded.map(Arc::new))
+        };
+        let api_tls = acceptor(Listener::Api, config.api.tls.as_ref())?;
+        let of_publish = config.publish.as_ref();
+        let publish_tls = acceptor(Listener::Publish, of_publish.and_then(|publish| publish.tls.as_ref()))?;
         tasks.spawn_on(api::serve::serve(api_listener, router, api_tls.clone(), stopped.clone()), fronts.handle());
         let ops_router = ops::router(metrics.clone(), readiness, Handle::current());
         tasks.spawn_on(ops::serve(metrics_listener, ops_router, stopped.clone()), fronts.handle());
         if let Some(listener) = publish_listener {
-            tasks.spawn_on(publish::front::serve(listener, publication.clone(), stopped.clone()), fronts.handle());
+            let proxies = of_publish.map(|publish| publish.proxies.clone()).unwrap_or_default();
+            let way = Way { tls: publish_tls.clone(), proxies };
+            let serving = publish::front::serve(listener, publication.clone(), way, stopped.clone());
+            tasks.spawn_on(serving, fronts.handle());
         }
 
         let app = Self {
@@ -270,6 +280,7 @@ impl App {
             listeners,
             config_file,
             api_tls,
+            publish_tls,
             stop_dispatch,
             stop,
             tasks,

@@ -27,7 +27,7 @@ pub struct Config {
     pub node: String,
     pub api: Api,
     pub metrics_listen: SocketAddr,
-    pub publish_listen: Option<SocketAddr>,
+    pub publish: Option<Publish>,
     pub egress: Egress,
     pub delivery: Delivery,
     pub tls: Tls,
@@ -43,18 +43,37 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Api {
     pub listen: SocketAddr,
-    pub tls: Option<ApiTls>,
+    pub tls: Option<ListenerTls>,
     /// Empty only while `listen` is loopback: then everyone who reaches it may do everything.
     pub clients: Vec<ApiClient>,
 }
 
 /// Files are checked to be readable PEM at load, and read again at reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ApiTls {
+pub struct ListenerTls {
     pub cert: PathBuf,
     pub key: PathBuf,
     /// Given: mutual TLS.
     pub client_ca: Option<PathBuf>,
+}
+
+/// The listener for the world, and what its page says beside the list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    pub listen: SocketAddr,
+    pub tls: Option<ListenerTls>,
+    /// Proxies in front: what connects from these begins with a header of the PROXY protocol.
+    pub proxies: Vec<IpNet>,
+    pub says: PublishSays,
+}
+
+/// Empty is what was not given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PublishSays {
+    /// Where the world reads the list, without a slash at the end.
+    pub url: String,
+    pub operator: String,
+    pub abuse: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +130,8 @@ pub struct Delivery {
     pub keep_alive: Duration,
     /// With the contact, where one is given.
     pub user_agent: String,
+    /// Empty: none.
+    pub contact: String,
     pub drain: Duration,
 }
 

@@ -301,6 +301,8 @@ pub const QUEUED_MAX: u64 = 100_000_000;
 /// How long a retired address stays in the published list: a reader of yesterday's list still knows it.
 pub const LISTED_AFTER_RETIREMENT: Duration = Duration::from_secs(24 * 3600);
 
+/// Most pieces of news in the feed of changes, the newest: each address has four at most.
+pub const FEED_ENTRIES_MAX: usize = 100;
 /// Most connections at once to the `[publish]` listener.
 pub const PUBLISH_CONNECTIONS_MAX: usize = 512;
 /// Most of them from one IPv4 address or one IPv6 network of /64.

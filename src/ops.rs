@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use crate::api::access;
 use crate::clock;
 use crate::dispatch::Dispatcher;
-use crate::doors::{self, Bounds};
+use crate::doors::{self, Bounds, Way};
 use crate::intake::Intake;
 use crate::limits;
 use crate::store::Store;
@@ -93,7 +93,7 @@ pub async fn serve(listener: TcpListener, router: Router, stopped: watch::Receiv
         }
     }));
     let service = TowerToHyperService::new(router);
-    doors::serve(listener, "the metrics listener", BOUNDS, |_| service.clone(), stopped).await;
+    doors::serve(listener, "the metrics listener", BOUNDS, Way::default(), move |_| service.clone(), stopped).await;
 }
 
 /// `deliveries` is the runtime whose health is told: not the one that this is served on.

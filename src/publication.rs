@@ -3,7 +3,7 @@
 //! The forms are made anew only when the list or a date changes them, so that serving is handing bytes out. Not
 //! here: routes (`api`, `publish::front`) and the rules of dates (`publish`).
 
-use std::sync::Arc;
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -11,26 +11,37 @@ use jiff::Timestamp;
 use tokio::sync::Mutex;
 
 use crate::config::Config;
-use crate::publish::{self, Notice};
+use crate::publish::{self, Notice, atom, page};
 use crate::store::{Store, StoreError, next_sync_token};
 
 /// What is served until something changes.
 #[derive(Clone, Debug)]
 pub struct Served {
-    pub text: Bytes,
-    pub json: Bytes,
-    /// Strong validators, quotes included.
-    pub text_etag: String,
-    pub json_etag: String,
+    pub text: Form,
+    pub json: Form,
+    /// The changes, as a feed.
+    pub atom: Form,
+    /// For people.
+    pub page: Form,
+    /// Of the two lists.
     pub last_modified: Timestamp,
-    /// Of what is served but the token.
-    digest: [u8; 32],
+    /// When each address was first published, those that are gone included.
+    pub(crate) first: Arc<HashMap<IpAddr, Timestamp>>,
+    /// Of the lists, but for the token.
+    pub(crate) digest: [u8; 32],
 }
 
-impl Served {
-    pub(crate) fn new(text: String, json: String, last_modified: Timestamp, digest: [u8; 32]) -> Self {
-        let [text_etag, json_etag] = [&text, &json].map(|form| etag(&crate::redact::sha256(form.as_bytes())));
-        Self { text: text.into(), json: json.into(), text_etag, json_etag, last_modified, digest }
+/// One of the forms.
+#[derive(Clone, Debug)]
+pub struct Form {
+    pub bytes: Bytes,
+    /// A strong validator, quotes included.
+    pub etag: String,
+}
+
+impl From<String> for Form {
+    fn from(text: String) -> Self {
+        Self { etag: etag(&crate::redact::sha256(text.as_bytes())), bytes: text.into() }
     }
 }
 
@@ -75,7 +86,16 @@ impl Publication {
         let text = list.text(&self.notice(), now);
         let digest = list.digest(&self.notice(), now);
         let served = self.served();
-        if served.text == text.as_bytes() && served.digest == digest {
+        if served.text.bytes == text.as_bytes() && served.digest == digest {
+            // No change of the list, and yet one that the page may tell of.
+            let _one = self.changing.lock().await;
+            let served = self.served();
+            if served.digest != digest {
+                return Ok(());
+            }
+            let of = Of { config, notice: &self.notice(), first: &served.first, changed: served.last_modified, now };
+            let (atom, page) = of.told();
+            self.served.store(Arc::new(Served { atom, page, ..(*served).clone() }));
             return Ok(());
         }
         self.replace(config, now).await.map(drop)
@@ -100,8 +120,31 @@ async fn publish(store: &dyn Store, config: &Config, now: Timestamp) -> Result<(
     };
     let text = list.text(&notice, now);
     let json = list.json(&notice, sync_token, now);
-    let served = Served::new(text, json, publish::changed_at(sync_token), digest);
+    let last_modified = publish::changed_at(sync_token);
+    let first = Arc::new(published.first);
+    let (atom, page) = Of { config, notice: &notice, first: &first, changed: last_modified, now }.told();
+    let served = Served { text: text.into(), json: json.into(), atom, page, last_modified, first, digest };
     Ok((notice, served))
+}
+
+/// What feed and page are made of.
+struct Of<'a> {
+    config: &'a Config,
+    notice: &'a Notice,
+    first: &'a HashMap<IpAddr, Timestamp>,
+    changed: Timestamp,
+    now: Timestamp,
+}
+
+impl Of<'_> {
+    fn told(&self) -> (Form, Form) {
+        let Self { config, notice, first, changed, now } = *self;
+        let list = &config.egress.published;
+        let says = config.publish.as_ref().map(|publish| publish.says.clone()).unwrap_or_default();
+        let atom = atom::feed(list, notice, first, &says, changed, now);
+        let page = page::page(list, notice, config.egress.notice, &says, changed, now);
+        (atom.into(), page.into())
+    }
 }
 
 fn etag(digest: &[u8]) -> String {

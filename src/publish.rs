@@ -3,7 +3,9 @@
 //! [`PublishedList`] is the file as parsed; [`Entry::status`] says what an address may do at an instant. Pure: the
 //! file is read by `config`, the store remembers first publication, `app` serves the result.
 
+pub mod atom;
 pub mod front;
+pub mod page;
 
 use std::{
     collections::HashMap,
@@ -322,6 +324,11 @@ fn start_of(date: Date) -> Timestamp {
 
 fn after_retirement(retires: Timestamp) -> Timestamp {
     retires.saturating_add(LISTED_AFTER_RETIREMENT).unwrap_or(Timestamp::MAX)
+}
+
+/// As text of HTML and XML, and as the value of an attribute in double quotes.
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// The instant that a token stands for.

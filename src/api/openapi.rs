@@ -34,7 +34,7 @@ use crate::source::Verified;
         executions::submit, executions::one, executions::finish, executions::discard,
         explain::explain,
         suspensions::list, suspensions::suspend, suspensions::lift, suspensions::tenants, sources::list, nodes::list,
-        public_ips_text, public_ips_json, document_itself, inspector,
+        public_ips_text, public_ips_json, public_ips_atom, document_itself, inspector,
     ),
     tags(
         (name = "sends", description = "Submitting sends, and what came of them"),
@@ -171,6 +171,16 @@ fn public_ips_text() {}
     ))]
 #[allow(dead_code, reason = "described here, served by the list of addresses")]
 fn public_ips_json() {}
+
+/// Changes of the published addresses, for feed readers.
+#[utoipa::path(get, path = "/public-ips.atom", tag = "addresses", security(()),
+    responses(
+        (status = 200, description = "An Atom feed", body = String, content_type = "application/atom+xml",
+            headers(("etag" = String), ("cache-control" = String))),
+        (status = 304, description = "Not changed since"),
+    ))]
+#[allow(dead_code, reason = "described here, served by the list of addresses")]
+fn public_ips_atom() {}
 
 #[derive(ToSchema)]
 #[allow(dead_code, non_snake_case, reason = "a description; the list of addresses writes it")]

@@ -24,10 +24,11 @@ use tokio_util::task::TaskTracker;
 
 use self::explained::Explained;
 use self::patient::Patient;
+use super::problem::Problem;
 use super::seats::{Bounds, Presence, Seat, Seats, Verdict, network_of};
-use super::tls::Acceptor;
 use crate::clock;
 use crate::deliver::apart::Apart;
+use crate::doors::tls::{self, Acceptor};
 use crate::limits;
 use crate::send::TenantId;
 
@@ -76,10 +77,15 @@ async fn serve_within(
         connections.spawn(async move {
             let _permit = permit;
             // Beneath TLS: what counts is what the kernel takes, not what a buffer of ours does.
-            let stream = Patient::new(stream, limits::API_WRITE_STALL);
+            let patient = |stream| Patient::new(stream, limits::API_WRITE_STALL);
             match tls {
-                None => connection(&builder, stream, service, &place, closing).await,
+                None => connection(&builder, patient(stream), service, &place, closing).await,
                 Some((tls, handshakes)) => {
+                    if shaken(tls::speaks_tls(&stream), &place).await == Some(false) {
+                        let problem = Problem::shape("this port speaks TLS: call it as https://");
+                        return tls::tell_plain(stream, "application/problem+json", &problem.body()).await;
+                    }
+                    let stream = patient(stream);
                     let network = TenantId::new(network_of(peer.ip()).to_string());
                     let handshake = handshakes.run(&network, async move { tls.accept(stream).await });
                     match shaken(handshake, &place).await {

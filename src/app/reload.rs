@@ -5,11 +5,11 @@ use std::sync::Arc;
 use metrics::{counter, gauge};
 
 use super::{App, ours};
-use crate::api::tls::Acceptor;
 use crate::clock;
 use crate::config::file::ConfigProblem;
 use crate::config::{Config, check};
 use crate::dial::Dialer;
+use crate::doors::tls::{Acceptor, Listener};
 use crate::redact::Redactor;
 
 impl App {
@@ -46,12 +46,17 @@ impl App {
             return Err(texts(unchangeable));
         }
         let trust = Dialer::prepare(&config).map_err(|error| vec![error.to_string()])?;
-        let api_tls = match (&self.api_tls, &config.api.tls) {
-            (Some(acceptor), Some(files)) => {
-                Some((acceptor, Acceptor::load(files).map_err(|error| vec![error.to_string()])?))
+        let mut certificates = Vec::new();
+        let of_publish = config.publish.as_ref().and_then(|publish| publish.tls.as_ref());
+        for (listener, acceptor, files) in [
+            (Listener::Api, &self.api_tls, config.api.tls.as_ref()),
+            (Listener::Publish, &self.publish_tls, of_publish),
+        ] {
+            if let (Some(acceptor), Some(files)) = (acceptor, files) {
+                let loaded = Acceptor::load(listener, files).map_err(|error| vec![error.to_string()])?;
+                certificates.push((acceptor, loaded));
             }
-            _ => None,
-        };
+        }
         // Those of the file in force are let go of later, as deliveries may be leaving from them.
         let all = [&self.world.config().egress.sources[..], &config.egress.sources[..]].concat();
         let addresses = all.iter().map(|source| source.public).collect();
@@ -70,7 +75,7 @@ impl App {
         }
         self.world.set_ours(ours::look(&config, &self.listeners));
         self.ledger.redactor.store(Arc::new(Redactor::new(self.ledger.store.redact_key(), &config.redact)));
-        if let Some((acceptor, loaded)) = api_tls {
+        for (acceptor, loaded) in certificates {
             acceptor.replace(&loaded);
         }
         self.deliverer.reload(trust);

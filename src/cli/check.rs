@@ -13,12 +13,12 @@ use nix::unistd::AccessFlags;
 
 use super::out::{say, tell};
 use super::{ERROR, OK};
-use crate::api::tls::Acceptor;
 use crate::app::stores;
 use crate::clock;
 use crate::config::file::{Wrong, wrong};
-use crate::config::{Config, ConfigProblem};
+use crate::config::{Config, ConfigProblem, ListenerTls};
 use crate::dial::{Dialer, plumbed};
+use crate::doors::tls::{Acceptor, Listener};
 use crate::source::Sources;
 
 #[derive(clap::Args)]
@@ -75,8 +75,11 @@ pub fn run(args: Args) -> u8 {
 fn load(file: &Path, user: Option<&str>) -> Result<Config, Vec<ConfigProblem>> {
     let config = Config::load_proven(file, clock::wall(), &on_this_host)?;
     let trust = Dialer::prepare(&config).err().map(|error| ("tls", error.to_string()));
-    let api = config.api.tls.as_ref().and_then(|files| Acceptor::load(files).err());
-    let api = api.map(|error| ("api.tls", error.to_string()));
+    let unusable =
+        |listener, files: Option<&ListenerTls>| files.and_then(|files| Acceptor::load(listener, files).err());
+    let api = unusable(Listener::Api, config.api.tls.as_ref()).map(|error| ("api.tls", error.to_string()));
+    let publish = config.publish.as_ref().and_then(|publish| publish.tls.as_ref());
+    let publish = unusable(Listener::Publish, publish).map(|error| ("publish.tls", error.to_string()));
     let problem = |key: &str, detail: String, fix: String| ConfigProblem {
         file: file.to_owned(),
         line: None,
@@ -84,7 +87,7 @@ fn load(file: &Path, user: Option<&str>) -> Result<Config, Vec<ConfigProblem>> {
         detail,
         fix,
     };
-    let loaded = [trust, api].into_iter().flatten();
+    let loaded = [trust, api, publish].into_iter().flatten();
     let mut problems: Vec<_> =
         loaded.map(|(key, detail)| problem(key, detail, "correct the files that it names".to_owned())).collect();
     for (key, error) in stores::hindrances(&config) {

@@ -64,7 +64,10 @@ async fn by_a_file(args: Args, config: Arc<Config>, file: &Path) -> anyhow::Resu
         bail!("{} is not a method that a send may use: write one of {}", args.method, known.join(", "));
     };
     let listeners: Vec<_> =
-        [Some(config.api.listen), Some(config.metrics_listen), config.publish_listen].into_iter().flatten().collect();
+        [Some(config.api.listen), Some(config.metrics_listen), config.publish.as_ref().map(|publish| publish.listen)]
+            .into_iter()
+            .flatten()
+            .collect();
     let ours = ours::look(&config, &listeners);
     let world = World::new(config.clone(), &stores::notice(&config, clock::wall()), ours, Suspensions::default());
     let deliverer = Deliverer::new(world.clone(), Dialer::prepare(&config)?);

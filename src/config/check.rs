@@ -7,6 +7,7 @@
 mod egress;
 mod files;
 mod policy;
+mod publish;
 mod unchangeable;
 
 use std::{
@@ -22,7 +23,7 @@ use jiff::Timestamp;
 
 use super::file::{ConfigProblem, KeyAt, Reader, Setting, Table, Wrong, show_duration, show_size, wrong};
 use super::{
-    Api, ApiClient, ApiTls, Config, DEFAULT_POOL, Delivery, Limits, PostgresSettings, Redact, Roots, Scopes,
+    Api, ApiClient, Config, DEFAULT_POOL, Delivery, Limits, ListenerTls, PostgresSettings, Redact, Roots, Scopes,
     StoreSettings, TenantSettings, Tls,
 };
 use crate::limits::{self, KIB, MIB, TIB};
@@ -106,6 +107,14 @@ fn from_text(text: &str, path: &Path, outside: Outside<'_>) -> Result<Config, Ve
     }
 }
 
+/// Whether callers of a listener may have to show a certificate.
+#[derive(Clone, Copy)]
+enum Mutual {
+    Possible,
+    /// It is for the world.
+    Never,
+}
+
 /// What reading needs beside the document.
 struct Surroundings<'a, 'r> {
     reader: &'r Reader<'a>,
@@ -119,8 +128,8 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         let node = root.text("node", String::new(), node_name);
         let (api, api_listen) = self.api(root.table("api"));
         let metrics_listen = metrics(root.table("metrics"));
-        let publish_listen = publish(root.table("publish"));
-        self.listeners_differ(&api_listen, &metrics_listen, publish_listen.as_ref());
+        let publish = self.publish(root.table("publish"));
+        self.listeners_differ(&api_listen, &metrics_listen, publish.as_ref().map(|(_, listen)| listen));
         let egress = self.egress(root.table("egress"));
         let delivery = self.delivery(root.table("delivery"));
         let tls = self.tls(root.table("tls"));
@@ -139,7 +148,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             node: if node.written { node.value } else { host_name().unwrap_or_default() },
             api,
             metrics_listen: metrics_listen.value,
-            publish_listen: publish_listen.map(|listen| listen.value),
+            publish: publish.map(|(publish, _)| publish.or_contact(&delivery.contact)),
             egress,
             delivery,
             tls,
@@ -181,7 +190,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
     fn api(&self, table: Table<'a, 'r>) -> (Api, Setting<SocketAddr>) {
         let listen = table.text("listen", SocketAddr::from(([127, 0, 0, 1], 8700)), listener);
         let tls = table.table("tls");
-        let tls = tls.is_written().then(|| self.api_tls(tls)).flatten();
+        let tls = tls.is_written().then(|| self.listener_tls(tls, Mutual::Possible)).flatten();
         let clients = self.clients(table.tables("client"));
         let local = listen.value.ip().to_canonical().is_loopback();
         if table.item("client").is_none() && !local && !listen.broken {
@@ -197,7 +206,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         (Api { listen: listen.value, tls, clients }, listen)
     }
 
-    fn api_tls(&self, table: Table<'a, 'r>) -> Option<ApiTls> {
+    fn listener_tls(&self, table: Table<'a, 'r>, mutual: Mutual) -> Option<ListenerTls> {
         let cert = table.required("cert", "name the PEM file with the certificate chain", |text| {
             let path = self.path(text);
             files::certificates(&path)?;
@@ -208,11 +217,17 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             files::private_key(&path)?;
             Ok(path)
         });
-        let client_ca = table.optional("client_ca", |text| {
-            let path = self.path(text);
-            files::authorities(&path)?;
-            Ok(path)
-        });
+        let client_ca = match mutual {
+            Mutual::Never => None,
+            Mutual::Possible => {
+                let given = table.optional("client_ca", |text| {
+                    let path = self.path(text);
+                    files::authorities(&path)?;
+                    Ok(path)
+                });
+                given.value
+            }
+        };
         let pair = cert.zip(key);
         if let Some((cert, key)) = &pair
             && let Err(wrong) = files::matching(cert, key)
@@ -220,7 +235,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             table.note("key", wrong);
         }
         table.finish();
-        pair.map(|(cert, key)| ApiTls { cert, key, client_ca: client_ca.value })
+        pair.map(|(cert, key)| ListenerTls { cert, key, client_ca })
     }
 
     fn clients(&self, tables: Vec<Table<'a, 'r>>) -> Vec<ApiClient> {
@@ -333,6 +348,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
                 "" => user_agent.value,
                 contact => format!("{} (+{contact})", user_agent.value),
             },
+            contact: contact.value,
             drain: drain.value,
         }
     }
@@ -566,17 +582,6 @@ fn metrics(table: Table<'_, '_>) -> Setting<SocketAddr> {
     let listen = table.text("listen", SocketAddr::from(([127, 0, 0, 1], 8701)), listener);
     table.finish();
     listen
-}
-
-/// The listener is there when its table is; an empty table is one that forgot the address.
-fn publish(table: Table<'_, '_>) -> Option<Setting<SocketAddr>> {
-    let listen = table.text("listen", SocketAddr::from(([0, 0, 0, 0], 8702)), listener);
-    let written = table.is_written();
-    if written && !listen.written {
-        table.note("listen", wrong("is missing", "name the address to serve the list on, like \"0.0.0.0:8702\""));
-    }
-    table.finish();
-    written.then_some(listen)
 }
 
 fn redact(table: Table<'_, '_>) -> Redact {

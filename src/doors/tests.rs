@@ -65,3 +65,22 @@ async fn whoever_comes_while_nobody_takes_them_in_waits_in_line() {
         listener.accept().await.unwrap();
     }
 }
+
+#[test]
+fn a_proxys_connection_has_the_place_of_whom_it_asks_for() {
+    let (doors, now) = (Doors::new(BOUNDS), clock::monotonic());
+    let caller: IpAddr = "192.0.2.7".parse().unwrap();
+    // As many as there are places may say nothing yet: they are of no network.
+    let mut inside: Vec<_> = (0..BOUNDS.connections).map(|_| doors.enter_proxied(now).unwrap()).collect();
+    assert!(doors.enter_proxied(now).is_none());
+    let said = |inside: &[Pass]| inside.iter().filter(|pass| doors.is_for(pass.number, caller, now)).count();
+    assert_eq!(said(&inside), BOUNDS.connections_per_network, "one caller has no more behind a proxy");
+    inside.truncate(BOUNDS.connections_per_network);
+    assert!(doors.enter(caller, now).is_none(), "nor beside it");
+    assert!(doors.enter("192.0.2.8".parse().unwrap(), now).is_some());
+    // Whose place was given away meanwhile has none.
+    let gone = inside.pop().unwrap();
+    let number = gone.number;
+    drop(gone);
+    assert!(!doors.is_for(number, caller, now));
+}

@@ -1,4 +1,5 @@
 use super::*;
+use crate::config::PublishSays;
 
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
@@ -193,4 +194,114 @@ fn an_address_within_its_notice_shows_the_day_that_ends_it() {
     assert_eq!(json["prefixes"][0]["status"], "announced");
     assert_eq!(json["prefixes"][0]["active"], "2026-11-29");
     assert_eq!(list.next_change(&notice, now), Some(at("2026-11-29T00:00:00Z")));
+}
+
+/// `(id's end, updated, title)` of each entry.
+fn entries(feed: &str) -> Vec<(String, String, String)> {
+    let part = |entry: &str, tag: &str| {
+        let (_, rest) = entry.split_once(&format!("<{tag}>")).unwrap();
+        rest.split_once(&format!("</{tag}>")).unwrap().0.to_owned()
+    };
+    let entries = feed.split("<entry>").skip(1);
+    entries.map(|one| (part(one, "id"), part(one, "updated"), part(one, "title"))).collect()
+}
+
+#[test]
+fn the_feed_tells_each_change_once_and_under_one_id() {
+    let list = PublishedList::parse(
+        "203.0.113.1\n203.0.113.2 announced=2026-11-22 active=2026-11-29\n203.0.113.3 retires=2027-01-10\n2001:db8::1 \
+         announced=2026-12-01\n",
+    )
+    .unwrap();
+    let first: HashMap<_, _> = [
+        ("203.0.113.1", "2026-11-01T10:00:00Z"),
+        ("203.0.113.3", "2026-11-01T10:00:00Z"),
+        ("203.0.113.2", "2026-11-22T09:30:00Z"),
+        ("2001:db8::1", "2026-12-01T08:00:00Z"),
+        ("203.0.113.9", "2026-11-01T10:00:00Z"),
+    ]
+    .map(|(address, when)| (ip(address), at(when)))
+    .into();
+    let says = PublishSays {
+        url: "https://egress.example.net".into(),
+        operator: "A <b> & \"C\"".into(),
+        ..PublishSays::default()
+    };
+    let notice = Notice::new(&first, at("2026-11-01T10:00:00Z"), Duration::from_secs(7 * 86_400));
+    let changed = at("2026-12-01T08:00:00Z");
+    let feed = |now: &str| atom::feed(&list, &notice, &first, &says, changed, at(now));
+    let early = feed("2026-12-01T09:00:00Z");
+    let told = entries(&early);
+    let lines: Vec<_> = told.iter().map(|(id, at, title)| format!("{id} {at} {title}")).collect();
+    let id = |rest: &str| format!("https://egress.example.net/public-ips.atom#{rest}");
+    assert_eq!(
+        lines,
+        [
+            id("2001:db8::1-announced 2026-12-01T08:00:00Z 2001:db8::1 is announced, without a date yet"),
+            id("203.0.113.3-retires-2027-01-10 2026-12-01T08:00:00Z 203.0.113.3 retires on 2027-01-10"),
+            id("203.0.113.9-gone 2026-12-01T08:00:00Z 203.0.113.9 has left the list"),
+            id("203.0.113.2-active-2026-11-29 2026-11-29T00:00:00Z requests come from 203.0.113.2 now"),
+            id(
+                "203.0.113.2-announced-2026-11-29 2026-11-22T09:30:00Z 203.0.113.2 is announced: requests come from it from \
+                2026-11-29 on"
+            ),
+            id("203.0.113.1-listed 2026-11-01T10:00:00Z 203.0.113.1 is on the list"),
+            id("203.0.113.3-listed 2026-11-01T10:00:00Z 203.0.113.3 is on the list"),
+        ]
+    );
+    assert!(early.contains("<author><name>A &lt;b&gt; &amp; &quot;C&quot;</name></author>"), "{early}");
+    // What was told stays as it was told; what is new comes on top.
+    let late = entries(&feed("2027-01-11T00:00:00Z"));
+    assert_eq!(late[0].2, "203.0.113.3 has left the list");
+    assert_eq!(late[1..], told);
+    // Without a place of its own it is told of under a name, and no link leads anywhere.
+    let bare = atom::feed(&list, &notice, &first, &PublishSays::default(), changed, at("2026-12-01T09:00:00Z"));
+    assert!(bare.contains("<id>urn:egressd:public-ips:203.0.113.1-listed</id>") && !bare.contains("<link"), "{bare}");
+    assert_eq!(entries(&bare).len(), told.len());
+}
+
+#[test]
+fn the_feed_is_bounded() {
+    let first: HashMap<IpAddr, _> =
+        (0..10_000_u32).map(|n| (IpAddr::V4((0x0a00_0000 + n).into()), at("2026-11-01T10:00:00Z"))).collect();
+    let now = at("2026-12-01T09:00:00Z");
+    let feed = atom::feed(&PublishedList::default(), &Notice::given(), &first, &PublishSays::default(), now, now);
+    assert_eq!(entries(&feed).len(), crate::limits::FEED_ENTRIES_MAX);
+}
+
+#[test]
+fn the_page_says_whose_they_are_what_changes_when_and_whom_to_write_to() {
+    let list = PublishedList::parse(
+        "203.0.113.1\n203.0.113.2 announced=2026-11-22 active=2026-11-29\n203.0.113.3 retires=2027-01-10\n203.0.113.4 \
+         retires=2026-11-01\n203.0.113.5 announced=2026-11-22\n",
+    )
+    .unwrap();
+    let week = Duration::from_secs(7 * 86_400);
+    let page = |operator: &str, abuse: &str, now: &str| {
+        let says = PublishSays { operator: operator.into(), abuse: abuse.into(), ..PublishSays::default() };
+        page::page(&list, &Notice::given(), week, &says, at("2026-11-22T09:30:00Z"), at(now))
+    };
+    let shown = page("A <b> & Co", "abuse@example.net", "2026-11-23T12:00:00Z");
+    for part in [
+        "<h1>Where requests of A &lt;b&gt; &amp; Co come from</h1>",
+        "<tr><td>203.0.113.1<td>active<td>\u{2013}<td>\u{2013}</tr>",
+        "<tr><td>203.0.113.2<td>announced: nothing comes from it yet<td>2026-11-29<td>\u{2013}</tr>",
+        "<tr><td>203.0.113.3<td>active, retires<td>\u{2013}<td>2027-01-10</tr>",
+        "<tr><td>203.0.113.5<td>announced: nothing comes from it yet<td>not dated yet<td>\u{2013}</tr>",
+        "<ul>\n<li>2026-11-29: requests begin to come from 203.0.113.2\n<li>2027-01-10: no new connection comes from \
+         203.0.113.3\n<li>2027-01-11: 203.0.113.3 leaves the list\n</ul>",
+        "at least 7d before",
+        "href=\"public-ips.atom\"",
+        "<a href=\"mailto:abuse@example.net\">abuse@example.net</a>",
+    ] {
+        assert!(shown.contains(part), "{part}\n{shown}");
+    }
+    assert!(!shown.contains("203.0.113.4"), "{shown}");
+    let retired = page("", "https://egress.example.net/abuse", "2027-01-10T12:00:00Z");
+    assert!(retired.contains("203.0.113.3<td>retired: finishes its connections"), "{retired}");
+    assert!(retired.contains("<a href=\"https://egress.example.net/abuse\">"), "{retired}");
+    let over = page("", "", "2028-01-01T00:00:00Z");
+    assert!(over.contains("No change is planned.") && over.contains("WHOIS, RDAP"), "{over}");
+    // Nothing of it runs, or comes from elsewhere.
+    assert!(!over.contains("<script") && !over.contains("src="), "{over}");
 }

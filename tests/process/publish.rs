@@ -11,6 +11,7 @@ use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
 use crate::node::{Node, PATIENCE, call, counting_receiver, free_port};
+use crate::tls::Authority;
 
 /// A connection to the list from this address.
 fn connected(from: [u8; 4], to: SocketAddr) -> TcpStream {
@@ -139,6 +140,98 @@ async fn greedy_callers_cost_no_memory_and_keep_the_list_from_nobody() {
     drop(greedy);
 }
 
+/// What is answered to a GET of this path over TLS, behind what is said before; `None`: no such connection.
+fn over_tls(from: [u8; 4], to: SocketAddr, authority: &Authority, before: &str, path: &str) -> Option<String> {
+    let mut stream = connected(from, to);
+    stream.write_all(before.as_bytes()).ok()?;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority.der()).expect("an authority");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = "egress.example.net".try_into().expect("a name");
+    let mut tls = rustls::ClientConnection::new(Arc::new(config), name).expect("a connection");
+    let mut stream = rustls::Stream::new(&mut tls, &mut stream);
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: egress.example.net\r\nconnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_world_reads_the_list_over_tls_and_behind_proxies() {
+    const DIRECT: [u8; 4] = [127, 0, 10, 1];
+    const PROXY: [u8; 4] = [127, 0, 9, 1];
+    let publish = free_port();
+    let (first, second) = (Authority::new(), Authority::new());
+    let says = |operator: &str| {
+        format!(
+            "[publish]\nlisten = \"{publish}\"\nproxies = [\"127.0.9.0/24\"]\noperator = \"{operator}\"\nabuse = \
+             \"abuse@example.net\"\ntls = {{ cert = \"list.crt\", key = \"list.key\" }}\n"
+        )
+    };
+    let mut node = Node::new(&says("The First"));
+    let renew = |authority: &Authority, node: &Node| {
+        authority.write_server(&["egress.example.net"], &node.path("list.crt"), &node.path("list.key"));
+    };
+    renew(&first, &node);
+    let (code, _, told) = crate::node::run(&["check", "--config", "egressd.toml"], node.directory.path());
+    assert_eq!(code, Some(0), "{told}");
+    node.start();
+    let ask = |from, authority: &Authority, before: &'static str, path: &str| {
+        tokio::task::block_in_place(|| over_tls(from, publish, authority, before, path))
+    };
+    for (from, before, wanted) in [
+        (DIRECT, "", Some("127.0.10.1")),
+        (PROXY, "PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\n", Some("192.0.2.7")),
+        (PROXY, "PROXY TCP6 2001:db8::7 2001:db8::1 4711 443\r\n", Some("2001:db8::7")),
+        (PROXY, "PROXY UNKNOWN\r\n", Some("127.0.9.1")),
+        // Who is a proxy says for whom, and nobody else does.
+        (PROXY, "", None),
+        (DIRECT, "PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\n", None),
+    ] {
+        let answer = ask(from, &first, before, "/whoami");
+        let body = answer.as_deref().map(|answer| body_of(answer).trim_end());
+        assert_eq!(body, wanted, "{from:?} {before:?}: {}", node.log());
+    }
+    // In the clear, and told so.
+    let plain = tokio::task::block_in_place(|| {
+        let mut stream = connected(DIRECT, publish);
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").expect("written");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).map(|_| answer).expect("an answer")
+    });
+    assert!(plain.starts_with("HTTP/1.1 400 ") && plain.contains("this port speaks TLS"), "{plain}");
+    let page = ask(DIRECT, &first, "", "/").expect("the page");
+    assert!(page.contains("requests of The First come from") && page.contains("mailto:abuse@example.net"), "{page}");
+    assert!(page.contains("<td>127.0.0.21<td>active"), "{page}");
+    let feed = ask(DIRECT, &first, "", "/public-ips.atom").expect("the feed");
+    assert!(feed.contains("<title>127.0.0.22 is on the list</title>"), "{feed}");
+
+    // A reload takes the certificate and what is said; one that cannot be used changes nothing.
+    let reload = async |result: &str| {
+        node.signal(nix::sys::signal::Signal::SIGHUP);
+        let started = Instant::now();
+        while node.metric(&format!("egressd_config_reloads_total{{result=\"{result}\"}}")).await != Some(1.0) {
+            assert!(started.elapsed() < PATIENCE, "{}", node.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let text = std::fs::read_to_string(node.config()).expect("the configuration");
+    std::fs::write(node.config(), text.replace("The First", "The Second")).expect("written");
+    renew(&second, &node);
+    reload("ok").await;
+    assert_eq!(ask(DIRECT, &first, "", "/"), None);
+    let page = ask(DIRECT, &second, "", "/").expect("the page");
+    assert!(page.contains("requests of The Second come from"), "{page}");
+    std::fs::write(node.path("list.key"), "nothing").expect("written");
+    reload("refused").await;
+    assert!(ask(DIRECT, &second, "", "/").is_some(), "{}", node.log());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_appliances_list_is_a_reflector() {
     let publish = free_port();
@@ -180,7 +273,11 @@ async fn an_address_that_was_not_announced_in_time_starts_nothing_and_is_not_rel
             assert!(started.elapsed() < PATIENCE, "{}", node.log());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        assert!(node.log().contains(told), "{}", node.log());
+        // Its lines are written by a thread of their own.
+        while !node.log().contains(told) {
+            assert!(started.elapsed() < PATIENCE, "{}", node.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         let now = tokio::task::spawn_blocking(move || list([127, 0, 10, 1], publish)).await.expect("the list");
         assert_eq!(body_of(&now), body_of(&served));
     }

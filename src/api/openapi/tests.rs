@@ -30,6 +30,7 @@ fn every_call_of_the_contract_is_described() {
     let expected = [
         "get /",
         "get /openapi.json",
+        "get /public-ips.atom",
         "get /public-ips.json",
         "get /public-ips.txt",
         "get /v1/executions/{execution}",

@@ -16,7 +16,8 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::config::ApiTls;
+use crate::config::ListenerTls;
+use crate::doors::tls::Listener;
 
 /// A server of one word, on loopback.
 struct Server {
@@ -119,8 +120,8 @@ impl Authority {
     }
 }
 
-fn files(dir: &Path, name: &str, client_ca: bool) -> ApiTls {
-    ApiTls {
+fn files(dir: &Path, name: &str, client_ca: bool) -> ListenerTls {
+    ListenerTls {
         cert: dir.join(format!("{name}.pem")),
         key: dir.join(format!("{name}.key")),
         client_ca: client_ca.then(|| dir.join("ca.pem")),
@@ -149,15 +150,25 @@ async fn both_versions_are_served_over_tls_as_the_client_chooses() {
     let dir = tempfile::tempdir().expect("a directory");
     let authority = Authority::new();
     authority.write(dir.path(), "server");
-    let server = start(Some(Acceptor::load(&files(dir.path(), "server", false)).expect("usable")), hello()).await;
+    let server =
+        start(Some(Acceptor::load(Listener::Api, &files(dir.path(), "server", false)).expect("usable")), hello()).await;
     for (alpn, http2) in [(&["h2", "http/1.1"][..], true), (&["http/1.1"], false), (&[], false)] {
         let stream = over_tls(&server, &authority.client(None, alpn)).await.expect("a handshake");
         let chosen = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
         assert_eq!(chosen, alpn.first().map(|name| name.as_bytes().to_vec()));
         assert!(ask(stream, http2).await.is_ok());
     }
-    // In the clear towards TLS: no answer, and the server goes on.
-    assert!(ask(connect(&server).await, false).await.is_err());
+    // In the clear towards TLS: told so, and the server goes on.
+    let mut plain = connect(&server).await;
+    let call = format!("POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 40000\r\n\r\n{}", "x".repeat(40_000));
+    plain.write_all(call.as_bytes()).await.expect("written");
+    let mut answer = String::new();
+    plain.read_to_string(&mut answer).await.expect("not lost to a reset");
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("application/problem+json"), "{answer}");
+    assert!(answer.contains("this port speaks TLS: call it as https://"), "{answer}");
+    for begun in ["", "\u{16}"] {
+        connect(&server).await.write_all(begun.as_bytes()).await.expect("written");
+    }
     let stranger = Authority::new();
     assert!(over_tls(&server, &stranger.client(None, &[])).await.is_err());
     assert!(over_tls(&server, &authority.client(None, &[])).await.is_ok());
@@ -171,7 +182,8 @@ async fn mutual_tls_admits_only_certificates_of_the_authority() {
     authority.write(dir.path(), "server");
     authority.write(dir.path(), "client");
     stranger.write(strange_dir.path(), "client");
-    let server = start(Some(Acceptor::load(&files(dir.path(), "server", true)).expect("usable")), hello()).await;
+    let server =
+        start(Some(Acceptor::load(Listener::Api, &files(dir.path(), "server", true)).expect("usable")), hello()).await;
     // In TLS 1.3 the client learns of a refusal only when it reads.
     for (own, admitted) in
         [(None, false), (Some((strange_dir.path(), "client")), false), (Some((dir.path(), "client")), true)]
@@ -189,15 +201,16 @@ async fn a_reload_changes_the_certificate_or_nothing() {
     let dir = tempfile::tempdir().expect("a directory");
     let (first, second) = (Authority::new(), Authority::new());
     first.write(dir.path(), "server");
-    let server = start(Some(Acceptor::load(&files(dir.path(), "server", false)).expect("usable")), hello()).await;
+    let server =
+        start(Some(Acceptor::load(Listener::Api, &files(dir.path(), "server", false)).expect("usable")), hello()).await;
     let tls = server.tls.clone().expect("TLS is on");
     assert!(over_tls(&server, &first.client(None, &[])).await.is_ok());
     second.write(dir.path(), "server");
     std::fs::write(dir.path().join("broken.pem"), "nothing").expect("written");
-    let broken = ApiTls { cert: dir.path().join("broken.pem"), ..files(dir.path(), "server", false) };
-    assert!(Acceptor::load(&broken).is_err_and(|error| error.to_string().contains("broken.pem")));
+    let broken = ListenerTls { cert: dir.path().join("broken.pem"), ..files(dir.path(), "server", false) };
+    assert!(Acceptor::load(Listener::Api, &broken).is_err_and(|error| error.to_string().contains("broken.pem")));
     assert!(over_tls(&server, &first.client(None, &[])).await.is_ok());
-    tls.replace(&Acceptor::load(&files(dir.path(), "server", false)).expect("usable"));
+    tls.replace(&Acceptor::load(Listener::Api, &files(dir.path(), "server", false)).expect("usable"));
     assert!(over_tls(&server, &second.client(None, &[])).await.is_ok());
     assert!(over_tls(&server, &first.client(None, &[])).await.is_err());
 }
@@ -209,16 +222,16 @@ fn files_that_cannot_be_used_are_named() {
     authority.write(dir.path(), "one");
     authority.write(dir.path(), "two");
     let good = files(dir.path(), "one", true);
-    assert!(Acceptor::load(&good).is_ok());
+    assert!(Acceptor::load(Listener::Api, &good).is_ok());
     let missing = dir.path().join("missing.pem");
     for (files, names) in [
-        (ApiTls { cert: missing.clone(), ..good.clone() }, "missing.pem"),
-        (ApiTls { key: missing.clone(), ..good.clone() }, "missing.pem"),
-        (ApiTls { client_ca: Some(missing), ..good.clone() }, "missing.pem"),
-        (ApiTls { key: dir.path().join("two.key"), ..good.clone() }, "is the key that of the first certificate?"),
-        (ApiTls { cert: dir.path().join("one.key"), ..good }, "it holds none"),
+        (ListenerTls { cert: missing.clone(), ..good.clone() }, "missing.pem"),
+        (ListenerTls { key: missing.clone(), ..good.clone() }, "missing.pem"),
+        (ListenerTls { client_ca: Some(missing), ..good.clone() }, "missing.pem"),
+        (ListenerTls { key: dir.path().join("two.key"), ..good.clone() }, "is the key that of the first certificate?"),
+        (ListenerTls { cert: dir.path().join("one.key"), ..good }, "it holds none"),
     ] {
-        let error = Acceptor::load(&files).err().map(|error| error.to_string()).unwrap_or_default();
+        let error = Acceptor::load(Listener::Api, &files).err().map(|error| error.to_string()).unwrap_or_default();
         assert!(error.contains(names) && error.starts_with("[api] tls: "), "{error}");
     }
 }
@@ -291,7 +304,7 @@ async fn callers_that_do_not_read_are_let_go() {
     let dir = tempfile::tempdir().expect("a directory");
     let authority = Authority::new();
     authority.write(dir.path(), "server");
-    let tls = Acceptor::load(&files(dir.path(), "server", false)).expect("usable");
+    let tls = Acceptor::load(Listener::Api, &files(dir.path(), "server", false)).expect("usable");
     let calls = "GET /much HTTP/1.1\r\nhost: localhost\r\nauthorization: deaf\r\n\r\n".repeat(60);
 
     let server = start(None, known(much())).await;
@@ -359,7 +372,7 @@ async fn whoever_calls_nothing_keeps_nobody_out() {
     // Handshakes that are never finished, with a certificate of its own demanded or not.
     for mutual in [false, true] {
         authority.write(dir.path(), "client");
-        let tls = Acceptor::load(&files(dir.path(), "server", mutual)).expect("usable");
+        let tls = Acceptor::load(Listener::Api, &files(dir.path(), "server", mutual)).expect("usable");
         let server = start_within(FEW, Some(tls), known(hello())).await;
         let mut flood = Vec::new();
         for begun in [&b""[..], b"\x16\x03\x01\x02\0\x01", b"\x16"].iter().cycle().take(FEW.all * 3) {

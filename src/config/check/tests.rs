@@ -84,8 +84,11 @@ fn the_shipped_file_is_valid_but_for_its_lack_of_a_source() {
 fn the_shipped_file_shows_every_key_and_no_other() {
     let place = Desk::new();
     let (cert, key) = pair();
-    for (name, text) in [("api.crt", &cert), ("api.key", &key), ("clients-ca.crt", &cert)] {
+    for (name, text) in [("api.crt", &cert), ("publish.crt", &cert), ("clients-ca.crt", &cert)] {
         place.write(name, text);
+    }
+    for name in ["api.key", "publish.key"] {
+        place.write(name, &key);
     }
     // Sources of the repository's own list, so that the two examples go together.
     place.write("public-ips.txt", include_str!("../../../public-ips.txt"));
@@ -273,7 +276,36 @@ fn listeners_are_addresses_and_differ() {
                \"0.0.0.0:8702\""],
         ),
         ("api = 1", &["egressd.toml:1: api: is an integer: write a table"]),
+        (
+            "[publish]\nlisten = \"0.0.0.0:8702\"\nproxies = [\"10.0.0.5\", \"0.0.0.0/0\", \"lb\"]\nurl = \"egress.example.net\"\n\
+             operator = \" \"\nabuse = \"a b\"\ntls = { key = \"x\", client_ca = \"y\" }",
+            &[
+                "egressd.toml:7: publish.tls.cert: is missing: name the PEM file with the certificate chain",
+                "egressd.toml:7: publish.tls.key: x cannot be read: No such file or directory (os error 2): name a \
+                 readable PEM file",
+                "egressd.toml:7: publish.tls.client_ca: is not a key of egressd: remove it; known here: cert, key",
+                "egressd.toml:3: publish.proxies[1]: 0.0.0.0/0 is everybody: name the proxies: whoever is one may say \
+                 for whom it asks",
+                "egressd.toml:3: publish.proxies[2]: \"lb\" is not an address or a network: like \"10.0.0.5\" or \
+                 \"10.0.0.0/28\"",
+                "egressd.toml:4: publish.url: \"egress.example.net\" is not where a page can be read: an https or http \
+                 URL without query and fragment, like \"https://egress.example.net\"",
+                "egressd.toml:5: publish.operator: \" \" is not a name to be shown: who answers for these addresses, \
+                 like \"Example Workflows Ltd\", in at most 200 characters",
+                "egressd.toml:6: publish.abuse: \"a b\" is no contact: a URL or a mail address, like \
+                 \"https://egress.example.net/\", of at most 200 visible ASCII characters",
+            ],
+        ),
     ]);
+    // Who may be asked about a request may be asked about abuse, unless somebody else is named.
+    for (abuse, wanted) in [("", "mailto:net@example.net"), ("abuse = \"abuse@example.net\"\n", "abuse@example.net")] {
+        let config = good(&format!(
+            "[publish]\nlisten = \"0.0.0.0:8702\"\nurl = \"https://egress.example.net/\"\n{abuse}[delivery]\ncontact = \
+             \"mailto:net@example.net\"\n{SOURCE}"
+        ));
+        let says = config.publish.unwrap().says;
+        assert_eq!((says.abuse.as_str(), says.url.as_str()), (wanted, "https://egress.example.net"));
+    }
     // Port 0 is one of the system's choice: two of them never meet.
     good(&format!("[api]\nlisten = \"127.0.0.1:0\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n{SOURCE}"));
 }
@@ -744,7 +776,7 @@ fn a_reload_names_every_key_that_cannot_change() {
     let old = good(&format!("node = \"a\"\n{SOURCE}"));
     let new = good(&format!(
         "node = \"b\"\n[api]\nlisten = \"127.0.0.1:9700\"\n[metrics]\nlisten = \"127.0.0.1:9701\"\n[publish]\nlisten = \
-         \"127.0.0.1:9702\"\n[delivery]\nin_flight = 5\n[store]\npath = \"/elsewhere\"\nretention = \"10d\"\n{SOURCE}"
+         \"127.0.0.1:9702\"\nproxies = [\"10.0.0.5\"]\n[delivery]\nin_flight = 5\n[store]\npath = \"/elsewhere\"\nretention = \"10d\"\n{SOURCE}"
     ));
     let file = Path::new("egressd.toml");
     assert_eq!(unchangeable(file, &old, &old), []);
@@ -761,6 +793,7 @@ fn a_reload_names_every_key_that_cannot_change() {
             told("api.listen", "127.0.0.1:8700", "127.0.0.1:9700"),
             told("metrics.listen", "127.0.0.1:8701", "127.0.0.1:9701"),
             told("publish.listen", "none", "127.0.0.1:9702"),
+            told("publish.proxies", "[]", "[10.0.0.5/32]"),
             told("store.path", "\"/var/lib/egressd\"", "\"/elsewhere\""),
             told("store.key_file", "\"/var/lib/egressd/key\"", "\"/elsewhere/key\""),
             told("store.retention", "30d", "10d"),

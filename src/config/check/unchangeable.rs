@@ -10,6 +10,13 @@ use super::super::file::ConfigProblem;
 pub fn unchangeable(file: &Path, old: &Config, new: &Config) -> Vec<ConfigProblem> {
     let listener = |listen: Option<std::net::SocketAddr>| listen.map_or("none".to_owned(), |listen| listen.to_string());
     let tls = |config: &Config| if config.api.tls.is_some() { "on" } else { "off" }.to_owned();
+    let published = |config: &Config| config.publish.as_ref().map(|publish| publish.listen);
+    let has_tls = |config: &Config| config.publish.as_ref().is_some_and(|publish| publish.tls.is_some());
+    let publish_tls = |config: &Config| if has_tls(config) { "on" } else { "off" }.to_owned();
+    let proxies = |config: &Config| {
+        let all = config.publish.iter().flat_map(|publish| &publish.proxies).map(ToString::to_string);
+        format!("[{}]", all.collect::<Vec<_>>().join(", "))
+    };
     let text = |value: &dyn std::fmt::Debug| format!("{value:?}");
     let size = super::show_size;
     let time = super::show_duration;
@@ -19,7 +26,9 @@ pub fn unchangeable(file: &Path, old: &Config, new: &Config) -> Vec<ConfigProble
         ("api.listen", listener(Some(old.api.listen)), listener(Some(new.api.listen))),
         ("api.tls", tls(old), tls(new)),
         ("metrics.listen", listener(Some(old.metrics_listen)), listener(Some(new.metrics_listen))),
-        ("publish.listen", listener(old.publish_listen), listener(new.publish_listen)),
+        ("publish.listen", listener(published(old)), listener(published(new))),
+        ("publish.tls", publish_tls(old), publish_tls(new)),
+        ("publish.proxies", proxies(old), proxies(new)),
         ("store.engine", text(&a.postgres), text(&b.postgres)),
         ("store.path", text(&a.path), text(&b.path)),
         ("store.key_file", text(&a.key_file), text(&b.key_file)),

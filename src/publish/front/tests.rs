@@ -5,7 +5,10 @@ use crate::config::Config;
 use crate::store::memory::Memory;
 
 fn served() -> Served {
-    Served::new("203.0.113.1\n".to_owned(), "{}\n".to_owned(), "2026-11-22T12:00:00Z".parse().unwrap(), [0; 32])
+    let form = |text: &str| Form::from(text.to_owned());
+    let last_modified = "2026-11-22T12:00:00Z".parse().unwrap();
+    let (text, json, atom, page) = (form("203.0.113.1\n"), form("{}\n"), form("<feed/>\n"), form("<p>\n"));
+    Served { text, json, atom, page, last_modified, first: Default::default(), digest: [0; 32] }
 }
 
 fn asked(headers: &[(&'static str, &str)]) -> HeaderMap {
@@ -15,7 +18,7 @@ fn asked(headers: &[(&'static str, &str)]) -> HeaderMap {
 const PEER: ([u8; 4], u16) = ([192, 0, 2, 7], 4711);
 
 #[test]
-fn two_lists_and_the_callers_address_are_served_and_nothing_else() {
+fn the_list_in_each_form_and_the_callers_address_are_served_and_nothing_else() {
     for (method, path, status, kind) in [
         ("GET", "/public-ips.txt", 200, "text/plain; charset=utf-8"),
         ("HEAD", "/public-ips.txt", 200, "text/plain; charset=utf-8"),
@@ -23,7 +26,10 @@ fn two_lists_and_the_callers_address_are_served_and_nothing_else() {
         ("GET", "/whoami", 200, "text/plain; charset=utf-8"),
         ("POST", "/whoami", 405, "text/plain; charset=utf-8"),
         ("DELETE", "/public-ips.txt", 405, "text/plain; charset=utf-8"),
-        ("GET", "/", 404, "text/plain; charset=utf-8"),
+        ("GET", "/public-ips.atom", 200, "application/atom+xml; charset=utf-8"),
+        ("GET", "/", 200, "text/html; charset=utf-8"),
+        ("GET", "/index.html", 404, "text/plain; charset=utf-8"),
+        ("POST", "/", 405, "text/plain; charset=utf-8"),
         ("GET", "/v1/sends", 404, "text/plain; charset=utf-8"),
         ("GET", "/metrics", 404, "text/plain; charset=utf-8"),
         ("GET", "/public-ips.txt/", 404, "text/plain; charset=utf-8"),
@@ -39,7 +45,7 @@ fn two_lists_and_the_callers_address_are_served_and_nothing_else() {
 #[test]
 fn a_caller_that_has_the_list_is_told_so() {
     let served = served();
-    let (own, other) = (served.text_etag.as_str(), served.json_etag.as_str());
+    let (own, other) = (served.text.etag.as_str(), served.json.etag.as_str());
     assert_ne!(own, other);
     assert!(own.starts_with('"') && own.ends_with('"'), "{own} is not a strong validator");
     let (both, weak) = (format!("{other}, {own}"), format!("W/{own}"));
@@ -58,7 +64,7 @@ fn a_caller_that_has_the_list_is_told_so() {
         // The tag decides where both are given.
         (vec![("if-none-match", other), ("if-modified-since", "Sun, 22 Nov 2026 12:00:00 GMT")], 200),
     ] {
-        let response = list(&served, Form::Text, &asked(&headers));
+        let response = list(&served, Kind::Text, &asked(&headers));
         assert_eq!(response.status(), status, "{headers:?}");
         assert_eq!(response.headers()[ETAG], own, "{headers:?}");
         assert_eq!(response.headers()[LAST_MODIFIED], "Sun, 22 Nov 2026 12:00:00 GMT");
@@ -90,7 +96,7 @@ async fn running() -> (SocketAddr, watch::Sender<bool>, tokio::task::JoinHandle<
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
-    (address, stop, tokio::spawn(serve(listener, publication, stopped)))
+    (address, stop, tokio::spawn(serve(listener, publication, Way::default(), stopped)))
 }
 
 /// What a plain client of blocking sockets reads until the listener closes the connection.

@@ -1,8 +1,11 @@
-//! TLS of the API listener, mutual where `client_ca` is given. Files are read anew by a reload.
+//! TLS of a listener, mutual where `client_ca` is given. Files are read anew by a reload.
+//!
+//! Who speaks plain HTTP to it gets an answer in plain HTTP that says so: anything else would look like a dead port.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::client::danger::HandshakeSignatureValid;
@@ -11,24 +14,32 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::config::ApiTls;
+use crate::config::ListenerTls;
 use crate::dial::chain;
 
-/// What is wrong with the files of `[api] tls`.
+/// What is wrong with the files of a listener's TLS.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("[api] tls: {path} cannot be read as {what}: {cause}")]
+    #[error("{listener}: {path} cannot be read as {what}: {cause}")]
     File {
+        listener: &'static str,
         path: PathBuf,
         what: &'static str,
         #[source]
         cause: Cause,
     },
-    #[error("[api] tls: certificate and key cannot be used: {0}: is the key that of the first certificate?")]
-    Pair(#[source] rustls::Error),
-    #[error("[api] tls: client_ca {path} cannot be used: {cause}")]
+    #[error("{listener}: certificate and key cannot be used: {cause}: is the key that of the first certificate?")]
+    Pair {
+        listener: &'static str,
+        #[source]
+        cause: rustls::Error,
+    },
+    #[error("{listener}: client_ca {path} cannot be used: {cause}")]
     ClientCa {
+        listener: &'static str,
         path: PathBuf,
         #[source]
         cause: Cause,
@@ -40,9 +51,33 @@ type Cause = Box<dyn Error + Send + Sync>;
 /// The TLS settings in force; connections made before a reload keep theirs.
 pub struct Acceptor(ArcSwap<ServerConfig>);
 
+/// A listener that may have TLS: how it is called in messages, and what is spoken there.
+#[derive(Clone, Copy, Debug)]
+pub enum Listener {
+    Api,
+    Publish,
+}
+
+impl Listener {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Api => "[api] tls",
+            Self::Publish => "[publish] tls",
+        }
+    }
+
+    fn protocols(self) -> Vec<Vec<u8>> {
+        let all: &[&[u8]] = match self {
+            Self::Api => &[b"h2", b"http/1.1"],
+            Self::Publish => &[b"http/1.1"],
+        };
+        all.iter().map(|protocol| protocol.to_vec()).collect()
+    }
+}
+
 impl Acceptor {
-    pub fn load(files: &ApiTls) -> Result<Self, TlsError> {
-        Ok(Self(ArcSwap::new(server_config(files)?)))
+    pub fn load(listener: Listener, files: &ListenerTls) -> Result<Self, TlsError> {
+        Ok(Self(ArcSwap::new(server_config(listener, files)?)))
     }
 
     /// Takes over what was loaded beside this one, for connections from now on.
@@ -50,28 +85,30 @@ impl Acceptor {
         self.0.store(loaded.0.load_full());
     }
 
-    pub(super) fn current(&self) -> tokio_rustls::TlsAcceptor {
+    pub fn current(&self) -> tokio_rustls::TlsAcceptor {
         self.0.load_full().into()
     }
 }
 
-fn server_config(files: &ApiTls) -> Result<Arc<ServerConfig>, TlsError> {
-    let chain = certificates(&files.cert)?;
+fn server_config(which: Listener, files: &ListenerTls) -> Result<Arc<ServerConfig>, TlsError> {
+    let listener = which.name();
+    let chain = certificates(listener, &files.cert)?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| TlsError::File {
+        listener,
         path: files.key.clone(),
         what: "a private key in PEM",
         cause: error.into(),
     })?;
+    let pair = |cause| TlsError::Pair { listener, cause };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(TlsError::Pair)?;
+    let builder =
+        ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(pair)?;
     let builder = match &files.client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let unusable = |cause: Cause| TlsError::ClientCa { path: path.clone(), cause };
+            let unusable = |cause: Cause| TlsError::ClientCa { listener, path: path.clone(), cause };
             let mut roots = RootCertStore::empty();
-            for certificate in certificates(path)? {
+            for certificate in certificates(listener, path)? {
                 roots.add(certificate).map_err(|error| unusable(error.into()))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
@@ -80,8 +117,8 @@ fn server_config(files: &ApiTls) -> Result<Arc<ServerConfig>, TlsError> {
             builder.with_client_cert_verifier(Arc::new(Bounded(verifier)))
         }
     };
-    let mut config = builder.with_single_cert(chain, key).map_err(TlsError::Pair)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let mut config = builder.with_single_cert(chain, key).map_err(pair)?;
+    config.alpn_protocols = which.protocols();
     Ok(Arc::new(config))
 }
 
@@ -134,8 +171,38 @@ impl ClientCertVerifier for Bounded {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let unreadable = |cause: Cause| TlsError::File { path: path.to_owned(), what: "certificates in PEM", cause };
+/// How much of what such a caller sent is read, so that the answer is not lost to a reset.
+const PLAIN_BYTES_MAX: usize = 64 * 1024;
+/// And for how long.
+const PLAIN_TIME: Duration = Duration::from_secs(1);
+/// The first byte of a handshake (RFC 8446 section 5.1).
+const HANDSHAKE: u8 = 22;
+
+/// Whether this connection begins as TLS does; one that has ended does, too.
+pub async fn speaks_tls(stream: &TcpStream) -> bool {
+    let mut first = [0];
+    !matches!(stream.peek(&mut first).await, Ok(1) if first[0] != HANDSHAKE)
+}
+
+/// To one who speaks plain HTTP where TLS is spoken. `kind` and `body` are the answer's.
+pub async fn tell_plain(mut stream: TcpStream, kind: &str, body: &[u8]) {
+    let head = format!(
+        "HTTP/1.1 400 Bad Request\r\ncontent-type: {kind}\r\ncontent-length: {}\r\ncache-control: no-store\r\n\
+         connection: close\r\n\r\n",
+        body.len()
+    );
+    let told = async {
+        stream.write_all(&[head.as_bytes(), body].concat()).await?;
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream.take(PLAIN_BYTES_MAX as u64), &mut tokio::io::sink()).await
+    };
+    #[allow(clippy::disallowed_methods, reason = "a caller's own slowness, no part of any delivery")]
+    let _ = tokio::time::timeout(PLAIN_TIME, told).await;
+}
+
+fn certificates(listener: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let unreadable =
+        |cause: Cause| TlsError::File { listener, path: path.to_owned(), what: "certificates in PEM", cause };
     let certificates: Result<Vec<_>, _> =
         CertificateDer::pem_file_iter(path).map_err(|error| unreadable(error.into()))?.collect();
     let certificates = certificates.map_err(|error| unreadable(error.into()))?;
