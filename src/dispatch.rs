@@ -267,7 +267,7 @@ impl Dispatcher {
             let before = brought;
             while let Some(pending) = sends.next_if(|pending| pending.tenant == want.tenant) {
                 brought += 1;
-                in_order.push(in_window(pending));
+                in_order.push(self.in_window(pending));
             }
             left.push(match store.waiting_of(&want.tenant).unclaimed {
                 0 => Left::Nothing,
@@ -418,6 +418,23 @@ impl Dispatcher {
         self.backlog.decide(|flow| flow.waiting(unclaimed));
     }
 
+    /// A claimed send as it stands in the window.
+    fn in_window(&self, pending: Pending) -> Claimed {
+        let released_at = pending.released_at;
+        Claimed {
+            tenant: pending.tenant,
+            destination: pending.destination,
+            send: Waiting {
+                id: pending.id,
+                workflow: pending.workflow,
+                created_at: pending.created_at,
+                released_at,
+                expires_at: Waiting::expiry(released_at, pending.expires_in),
+                spec: pending.spec.and_then(|spec| self.backlog.keep_hot(&spec)),
+            },
+        }
+    }
+
     /// Ends what has expired in the store.
     async fn sweep(self: Arc<Self>) {
         loop {
@@ -435,23 +452,6 @@ impl Dispatcher {
             }
         }
         self.sweeping.store(false, Ordering::Release);
-    }
-}
-
-/// A claimed send as it stands in the window.
-fn in_window(pending: Pending) -> Claimed {
-    let released_at = pending.released_at;
-    Claimed {
-        tenant: pending.tenant,
-        destination: pending.destination,
-        send: Waiting {
-            id: pending.id,
-            workflow: pending.workflow,
-            created_at: pending.created_at,
-            released_at,
-            expires_at: Waiting::expiry(released_at, pending.expires_in),
-            spec: None,
-        },
     }
 }
 

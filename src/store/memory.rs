@@ -154,6 +154,7 @@ impl Inner {
             created_at: kept.new.created_at,
             released_at,
             expires_in: kept.new.expires_in,
+            spec: None,
         }
     }
 

@@ -127,6 +127,8 @@ pub struct Pending {
     /// When it was released or accepted.
     pub released_at: Timestamp,
     pub expires_in: Duration,
+    /// What is to be delivered, where the claim had it at hand; else its beginning reads it.
+    pub spec: Option<Arc<SendSpec>>,
 }
 
 /// Proof that a delivery's start is on disk. Only a store's `begin` or `accept` makes one, and delivering takes it by

@@ -324,11 +324,22 @@ fn spec_at(
     let Some((segment, row)) = found.filter(|(_, row)| !row.is_done()) else { return Ok(None) };
     let bytes = segment.frame(row.accepted)?;
     let (head, form): (SendHead, SendForm<'_>) = payload(&segment, row.accepted, &bytes, SendHead::decode)?;
+    spec_of(shared, &segment, &row, (&bytes, &head, &form)).map(Some)
+}
+
+/// What this frame says is to be delivered.
+pub fn spec_of(
+    shared: &Shared,
+    segment: &Segment,
+    row: &Row,
+    (bytes, head, form): (&[u8], &SendHead, &SendForm<'_>),
+) -> Result<std::sync::Arc<SendSpec>, StoreError> {
+    let id = row.id();
     let lost = |what: &str| StoreError::Damaged(format!("{what} of send {id} in {}", segment.file("bodies")).into());
     let gone = || lost("the bodies file is gone, and with it the request");
     let request_body = match head.body.length {
         0 => None,
-        _ => Some(body(&segment, head.body)?.ok_or_else(gone)?),
+        _ => Some(body(segment, head.body)?.ok_or_else(gone)?),
     };
     let mut sealed;
     let rest = match form.rest() {
@@ -337,14 +348,14 @@ fn spec_at(
             let slot: &Slot = bytes
                 .get(bytes.len() - SLOT_BYTES..)
                 .and_then(|slot| slot.first_chunk())
-                .ok_or_else(|| damaged(&segment, row.accepted, Unreadable("it lacks its wrapped key")))?;
+                .ok_or_else(|| damaged(segment, row.accepted, Unreadable("it lacks its wrapped key")))?;
             sealed = segment.body(head.rest.at, head.rest.length)?.ok_or_else(gone)?;
             let opened = shared.keys.open(id, slot, &mut sealed);
             Some(opened.ok_or_else(|| lost("the key file does not open what was sealed"))?)
         }
     };
-    let spec = form.spec(request_body, rest).map_err(|why| damaged(&segment, row.accepted, why))?;
-    Ok(Some(std::sync::Arc::new(spec)))
+    let spec = form.spec(request_body, rest).map_err(|why| damaged(segment, row.accepted, why))?;
+    Ok(std::sync::Arc::new(spec))
 }
 
 /// Reads frames that follow one another with few reads.

@@ -185,6 +185,7 @@ pub fn pending(row: &Row) -> Result<Pending, (SendId, TenantId)> {
         created_at: wire::timestamp(created_at),
         released_at: wire::timestamp(released_at),
         expires_in: std::time::Duration::from_nanos(expires_in.unsigned_abs()),
+        spec: None,
     })
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
+
 use super::*;
 use crate::policy::Suspensions;
 use crate::store::NewSend;
@@ -89,6 +91,29 @@ async fn a_read_error_in_the_middle_of_a_claim_costs_nobody_elses_sends() {
     readable(&segment);
     subject.store().give_back(subject.session(), vec![all[3]]).await.expect("given back");
     assert_eq!(subject.claimed_of(&[("b", 9)]).await, [all[2], all[3]], "in its place");
+}
+
+#[tokio::test]
+async fn a_claim_brings_what_is_small_and_can_be_read() {
+    let subject = apart();
+    let of = |bytes: usize, secret| Draft { body: Some(Bytes::from(vec![b'x'; bytes])), secret, ..draft() };
+    let drafts = [of(9, None), of(9, Some("Bearer token")), of(8 << 10, None), of(64 << 10, None), of(9, None)];
+    let mut all = Vec::new();
+    for draft in &drafts {
+        all.push(subject.waits(draft).await);
+    }
+    // Its request is gone, while the log tells of it.
+    let (segment, ..) = subject.shared().find(all[4]).expect("readable").expect("known");
+    std::fs::write(segment.file("bodies"), [0; 64]).expect("damaged");
+    let want = Want { tenant: tenant("acme"), room: 9, full: Vec::new() };
+    let claimed = subject.store().claim(subject.session(), vec![want], 9).await.expect("claimed").sends;
+    let brought: Vec<_> = claimed.iter().map(|send| send.spec.is_some()).collect();
+    assert_eq!(brought, [true, true, true, false, false]);
+    for ((pending, draft), readable) in claimed.iter().zip(&drafts).zip([true, true, true, true, false]) {
+        let begin = Begin { spec: pending.spec.clone(), ..begin_of(pending.id, draft, at(2)) };
+        let begun = begin_one(subject.store(), subject.session(), begin).await;
+        assert_eq!(begun.as_ref().ok().map(Started::spec), readable.then_some(&draft.send().spec), "{begun:?}");
+    }
 }
 
 #[tokio::test]
