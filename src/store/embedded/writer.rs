@@ -11,6 +11,7 @@ mod recover;
 mod segments;
 
 use std::{
+    collections::VecDeque,
     io,
     os::unix::fs::FileExt,
     sync::{
@@ -35,13 +36,16 @@ use super::table::{MOVED, Row};
 use super::waiting::{Hand, Queued, Taken, second, second_after};
 use super::{Fault, Shared, cannot_write, checkpoint, closed, locked};
 use crate::clock;
-use crate::send::SendId;
+use crate::send::{SendId, TenantId};
 use crate::store::{Course, Session, StoreError, wire};
 
 /// Under load commits are at least this far apart, so that more callers share each; a caller on its own never waits.
 const COMMIT_EVERY: Duration = Duration::from_millis(1);
 /// A batch of this many jobs need not wait for more.
 const BATCH_ENOUGH: usize = 64;
+/// A call of more bytes is written on its own, between the batches of all others, which so wait for one such call and
+/// not for as many as are there.
+const LARGE_BYTES: usize = 1 << 20;
 /// While nothing can be written, a try this often.
 const TRY_AGAIN_EVERY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 500 });
 /// With nothing to do, it is looked this often whether the store is still where it was opened.
@@ -54,6 +58,10 @@ const LOG_BYTES_MAX: u64 = 3 << 30;
 struct Writer {
     shared: Arc<Shared>,
     jobs: Receiver<Job>,
+    /// Calls of more than [`LARGE_BYTES`] that have arrived.
+    large: VecDeque<Job>,
+    /// Whose large call was written last.
+    last_large: Option<TenantId>,
     newest: Arc<Segment>,
     /// Durable, and not yet in the tables: the disk did not take it.
     owed: Vec<Effect>,
@@ -94,6 +102,8 @@ pub fn start(shared: Arc<Shared>, left_behind: Vec<(u32, u32)>) -> io::Result<(S
     let newest = shared.segments().last().cloned().ok_or_else(|| io::Error::other("the store has no segment"))?;
     let mut writer = Writer {
         jobs: arriving,
+        large: VecDeque::new(),
+        last_large: None,
         newest,
         owed: Vec::new(),
         abandon_newest: false,
@@ -122,12 +132,17 @@ impl Writer {
     fn run(mut self) {
         loop {
             let wait = match self.letting_go {
+                _ if !self.large.is_empty() => Duration::ZERO,
                 _ if self.is_failing() => TRY_AGAIN_EVERY,
                 Some(_) => Duration::ZERO,
                 None => LOOK_EVERY,
             };
             let job = match self.jobs.recv_timeout(wait) {
                 Ok(job) => job,
+                Err(RecvTimeoutError::Timeout) if self.take_large() => {
+                    self.go_on();
+                    continue;
+                }
                 Err(RecvTimeoutError::Timeout) => {
                     if let Err(why) = self.links_hold() {
                         self.fail(&StoreError::CannotWrite(why.into()));
@@ -149,8 +164,9 @@ impl Writer {
         let _ = self.come_to_rest();
     }
 
-    /// Everything derived is synced too; the next start has little to replay.
+    /// What has arrived is written, and everything derived is synced too; the next start has little to replay.
     fn come_to_rest(&mut self) -> Result<(), StoreError> {
+        while self.take_large() {}
         let segments = self.shared.segments();
         for segment in segments.iter() {
             segment.sync_derived().map_err(|error| cannot_write(&segment.directory, error))?;
@@ -172,30 +188,20 @@ impl Writer {
         let mut apart = None;
         let mut next = Some(first);
         while let Some(job) = next.take() {
-            arrived += 1;
-            match (job, &in_debt) {
-                (Job::Accept(_, answer), Some(why)) => drop(answer.send(Err(why.clone()))),
-                (Job::End(_, answer), Some(why)) => drop(answer.send(Err(why.clone()))),
-                (Job::Begin(_, _, answer), Some(why)) => drop(answer.send(Err(why.clone()))),
-                (Job::Finish(_, _, answer), Some(why)) => drop(answer.send(Err(why.clone()))),
-                (Job::StoreEnds(_, answer), Some(why)) => drop(answer.send(Err(why.clone()))),
-                (Job::Accept(job, answer), None) => self.accept(&mut batch, *job, answer),
-                (Job::End(job, answer), None) => self.end(&mut batch, job, answer),
-                (Job::Begin(by, jobs, answer), None) => self.begin(&mut batch, &by, &jobs, answer),
-                (Job::Finish(by, job, answer), None) => self.finish(&mut batch, &by, *job, answer),
-                (Job::StoreEnds(jobs, answer), None) => self.store_ends(&mut batch, jobs, answer),
-                (other, _) => {
-                    apart = Some(other);
-                    break;
-                }
+            if job.size().is_some_and(|(_, bytes)| bytes > LARGE_BYTES) {
+                self.large.push_back(job);
+            } else {
+                arrived += 1;
+                apart = self.put(&mut batch, job, in_debt.as_ref());
             }
-            if batch.is_full() {
+            if apart.is_some() || batch.is_full() {
                 break;
             }
             next = self.jobs.try_recv().ok();
         }
         self.busy = (2..BATCH_ENOUGH).contains(&arrived);
         self.commit(batch);
+        self.take_large();
         match apart {
             Some(Job::Join(node, answer)) => {
                 let incarnation = locked(&self.shared.waiting).join();
@@ -208,6 +214,38 @@ impl Writer {
             _ => {}
         }
         None
+    }
+
+    /// Decides it within this batch, or refuses it where an earlier one is still owed to the tables. Gives back what is
+    /// no part of any batch.
+    fn put(&self, batch: &mut Batch, job: Job, in_debt: Option<&StoreError>) -> Option<Job> {
+        match (job, in_debt) {
+            (Job::Accept(_, answer), Some(why)) => drop(answer.send(Err(why.clone()))),
+            (Job::End(_, answer), Some(why)) => drop(answer.send(Err(why.clone()))),
+            (Job::Begin(_, _, answer), Some(why)) => drop(answer.send(Err(why.clone()))),
+            (Job::Finish(_, _, answer), Some(why)) => drop(answer.send(Err(why.clone()))),
+            (Job::StoreEnds(_, answer), Some(why)) => drop(answer.send(Err(why.clone()))),
+            (Job::Accept(job, answer), None) => self.accept(batch, *job, answer),
+            (Job::End(job, answer), None) => self.end(batch, job, answer),
+            (Job::Begin(by, jobs, answer), None) => self.begin(batch, &by, &jobs, answer),
+            (Job::Finish(by, job, answer), None) => self.finish(batch, &by, *job, answer),
+            (Job::StoreEnds(jobs, answer), None) => self.store_ends(batch, jobs, answer),
+            (other, _) => return Some(other),
+        }
+        None
+    }
+
+    /// Writes one large call, if there is any: of another tenant than the last one, where one of another waits.
+    fn take_large(&mut self) -> bool {
+        let is_anothers = |job: &Job| job.size().map(|(tenant, _)| tenant) != self.last_large.as_ref();
+        let next = self.large.iter().position(is_anothers).unwrap_or(0);
+        let Some(job) = self.large.remove(next) else { return false };
+        self.last_large = job.size().map(|(tenant, _)| tenant.clone());
+        let in_debt = self.pay_debts().err();
+        let mut batch = self.empty_batch();
+        self.put(&mut batch, job, in_debt.as_ref());
+        self.commit(batch);
+        true
     }
 
     fn give_back(&self, by: &Session, sends: &[SendId]) -> Result<(), StoreError> {

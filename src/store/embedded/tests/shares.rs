@@ -1,5 +1,7 @@
 //! What each tenant may keep, and what is kept for everybody whatever one of them does.
 
+use bytes::Bytes;
+
 use super::*;
 use crate::limits::IDEMPOTENCY_KEPT;
 use crate::record::ShownBody;
@@ -259,4 +261,28 @@ async fn a_store_full_of_what_waits_moves_no_more_than_a_multiple_of_what_is_wri
     let segments = u64::from(store.shared.segments().last().expect("one").number);
     assert!(segments < SENDS, "{segments} segments were written for {SENDS} sends");
     assert_eq!(claimed(&store, &session).await, ids, "in order");
+}
+
+#[tokio::test]
+async fn large_calls_are_written_one_at_a_time_between_all_others() {
+    let subject = OnDisk::fresh().await;
+    let large = Bytes::from(vec![b'x'; 2 << 20]);
+    let of = |name: &str, body: &Bytes| Draft { body: Some(body.clone()), ..draft().of(name) }.send();
+    let mut sends: Vec<NewSend> = (0..4).map(|_| of("loud", &large)).collect();
+    sends.extend([of("quiet", &Bytes::from_static(b"1")), of("other", &large)]);
+    // The writer comes no further than to the first of them while this is held.
+    let waiting = locked(&subject.shared().waiting);
+    let mut calls: Vec<_> =
+        sends.iter().map(|send| subject.store().accept(subject.session(), call(vec![send.clone()], None))).collect();
+    let (room, patience) = (subject.store().room.available_permits(), Patience::begun());
+    while subject.store().room.available_permits() + calls.len() > room {
+        patience.lasts();
+        assert!(calls.iter_mut().all(|call| call.now_or_never().is_none()));
+        std::thread::yield_now();
+    }
+    drop(waiting);
+    futures_util::future::join_all(calls).await.into_iter().for_each(|answer| drop(answer.expect("accepted")));
+    let row = |send: &NewSend| subject.shared().find(send.id).expect("readable").expect("known").1;
+    let rows: Vec<u32> = sends.iter().map(row).collect();
+    assert!(rows[4] <= 1 && rows[5] <= 2, "{rows:?}");
 }

@@ -168,10 +168,7 @@ impl Writer {
             }
         }
         if let Some(send) = job.sends.first() {
-            let bytes = |send: &AcceptedJob| {
-                let bodies = send.body.as_ref().map_or(0, |body| body.len()) + send.rest.as_ref().map_or(0, Vec::len);
-                (send.form.len() + bodies) as u64 + SEND_BYTES
-            };
+            let bytes = |send: &AcceptedJob| send.bytes() as u64 + SEND_BYTES;
             let before = batch.stored.get(&send.row.tenant).copied().unwrap_or(0);
             let stored = self.shared.stored_by(send.row.tenant) + before;
             let more: u64 = job.sends.iter().map(|send| bytes(send) + END_BYTES_RESERVED).sum();

@@ -35,6 +35,14 @@ pub enum Job {
     Close(Answer<()>),
 }
 
+impl Job {
+    /// Whose call this is and how much of it is written, in bytes, where the caller chose that.
+    pub fn size(&self) -> Option<(&TenantId, usize)> {
+        let Job::Accept(job, _) = self else { return None };
+        Some((&job.tenant, job.sends.iter().map(AcceptedJob::bytes).sum()))
+    }
+}
+
 pub struct AcceptJob {
     pub by: Session,
     pub tenant: TenantId,
@@ -56,6 +64,13 @@ pub struct AcceptedJob {
     pub course: Course,
     /// [`Shared::destination`](crate::store::embedded::Shared::destination) of it.
     pub destination: u32,
+}
+
+impl AcceptedJob {
+    /// What it adds to log and bodies, but for their heads.
+    pub fn bytes(&self) -> usize {
+        self.form.len() + self.body.as_ref().map_or(0, Bytes::len) + self.rest.as_ref().map_or(0, Vec::len)
+    }
 }
 
 pub struct EndJob {
