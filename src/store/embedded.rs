@@ -43,6 +43,7 @@ mod retain;
 pub(in crate::store) mod seal;
 mod segment;
 mod segments;
+mod span;
 mod state;
 mod table;
 #[cfg(test)]

@@ -13,9 +13,9 @@ use super::entry::{self, BeginHead, FinishFacts, FinishHead, SendHead};
 use super::frame::{FrameKind, Scanned, Scanner};
 use super::opening::Opening;
 use super::seal::Asked;
-use super::segment::{End, FORMAT, Head, SEND_BYTES, Segment};
+use super::segment::{self, End, FORMAT, Head, SEND_BYTES, Segment};
 use super::table::{Extent, LOST, MOVED, Row};
-use super::{Shared, cannot_write, locked, rebuild};
+use super::{Shared, cannot_write, locked, rebuild, span};
 use crate::clock;
 use crate::store::view::EndedExecution;
 use crate::store::wire::{self, CallForm, EndingForm, Unreadable};
@@ -153,6 +153,11 @@ pub fn load(shared: &Shared) -> Result<Vec<(u32, u32)>, StoreError> {
         segments.push(Arc::new(segment));
     }
     shared.replace_segments(segments.clone());
+    if let [first, ..] = &segments[..]
+        && let Some(last) = segments.last()
+    {
+        span::note(shared, first.number..=last.number);
+    }
     shared.segments().learn();
     let mut opening = Opening::of(shared, &doubts);
     for segment in segments[..checkpointed].iter().filter(|segment| segment.undone_count() > 0) {
@@ -200,10 +205,19 @@ fn heads(shared: &Shared) -> io::Result<(Heads, Vec<u32>)> {
         }
     }
     heads.sort_by_key(|(_, head)| head.segment);
-    // Segments are dropped from the oldest on, so one between others is lost.
-    for pair in heads.windows(2) {
-        lost.extend(pair[0].1.segment + 1..pair[1].1.segment);
+    // Segments are dropped from the oldest on, so one between others is lost, and so is one that was noted.
+    let there: Vec<u32> = heads.iter().map(|(_, head)| head.segment).collect();
+    let between = there.first().zip(there.last()).into_iter().flat_map(|(first, last)| *first..=*last);
+    let noted = span::noted(&shared.root).into_iter().flatten();
+    let mut missing: Vec<u32> =
+        between.chain(noted).filter(|number| !there.contains(number) && !lost.contains(number)).collect();
+    missing.sort_unstable();
+    missing.dedup();
+    for number in &missing {
+        let path = segment::directory_of(&shared.segments_directory(), *number);
+        shared.tell_damage(format!("{} is missing: all that stood in this segment is lost", path.display()));
     }
+    lost.extend(missing);
     Ok((heads, lost))
 }
 

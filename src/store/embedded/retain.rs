@@ -21,7 +21,7 @@ use std::{
 use jiff::Timestamp;
 
 use super::segment::Segment;
-use super::{Shared, cannot_write};
+use super::{Shared, cannot_write, span};
 use crate::store::{StoreError, wire};
 
 /// A segment that is past its time, or whose bodies are. By its age, or else because there is no room for it.
@@ -70,6 +70,9 @@ pub fn drop_segments(shared: &Shared, past: &[Arc<Segment>]) -> Result<Vec<PathB
     }
     let segments = shared.segments();
     shared.replace_segments(segments[past.len()..].to_vec());
+    if let [oldest, .., newest] | [oldest @ newest] = &segments[past.len()..] {
+        span::note(shared, oldest.number..=newest.number);
+    }
     for segment in past {
         shared.forget_shares(segment, true);
         let directory = segment.directory.with_extension("gone");

@@ -210,6 +210,33 @@ async fn a_disk_that_does_not_answer_for_a_moment_is_no_damage_and_costs_no_send
     assert_eq!(store.damage(), Vec::<String>::new());
 }
 
+/// The newest may have said that what waits in earlier ones had begun; the oldest can't.
+#[tokio::test]
+async fn a_segment_that_is_gone_is_told_wherever_it_stood() {
+    for (gone, left) in [(&[1][..], 5), (&[1, 2], 3), (&[2], 3), (&[4], 0), (&[3, 4], 0), (&[1, 4], 0)] {
+        let subject = OnDisk::with(SegmentLimits { sends: 2, ..OnDisk::limits() });
+        for _ in 0..7 {
+            accept_one(subject.store(), subject.session(), &draft()).await;
+        }
+        let directory = |subject: &OnDisk, number: &u32| subject.path().join(format!("pieces/{number:08}"));
+        assert!(directory(&subject, &4).exists() && !directory(&subject, &5).exists());
+        let (subject, recovered) = subject
+            .harmed(|subject| gone.iter().for_each(|gone| fs::remove_dir_all(directory(subject, gone)).unwrap()))
+            .await;
+        for gone in gone {
+            let told = format!("{} is missing", directory(&subject, gone).display());
+            let lines = recovered.damage.iter().filter(|line| line.contains(&told));
+            assert_eq!(lines.count(), 1, "{gone}: {:?}", recovered.damage);
+        }
+        let waits = claimed(subject.store(), subject.session()).await;
+        assert_eq!(waits.len(), left, "{gone:?}");
+        // Between others it is missed for as long as they are there.
+        let (subject, recovered) = subject.harmed(|_| {}).await;
+        assert_eq!(recovered.damage.len(), usize::from(gone == [2]), "{gone:?}: {:?}", recovered.damage);
+        drop(subject);
+    }
+}
+
 #[tokio::test]
 async fn two_losses_at_once_make_no_send_go_out_twice() {
     type Harm = fn(&OnDisk);

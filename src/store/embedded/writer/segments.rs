@@ -12,7 +12,7 @@ use crate::clock;
 use crate::store::embedded::retain::{self, Past};
 use crate::store::embedded::segment::{self, FORMAT, Head, Segment};
 use crate::store::embedded::waiting::Hand;
-use crate::store::embedded::{cannot_write, locked};
+use crate::store::embedded::{cannot_write, locked, span};
 use crate::store::{StoreError, wire};
 
 /// Sends that are moved on in one go; their bytes are those of a batch.
@@ -83,6 +83,8 @@ impl Writer {
         let mut segments = self.shared.segments().to_vec();
         segments.push(segment.clone());
         self.newest = segment;
+        let oldest = segments.first().map_or(self.newest.number, |oldest| oldest.number);
+        span::note(&self.shared, oldest..=self.newest.number);
         self.shared.replace_segments(segments);
         let _ = self.checkpoint.send(());
         Ok(())
