@@ -21,6 +21,7 @@ mod page;
 pub mod problem;
 pub mod query;
 mod resend;
+mod rest;
 mod seats;
 mod sends;
 pub mod serve;
@@ -153,10 +154,11 @@ async fn method_not_allowed(method: Method) -> Problem {
 }
 
 /// Around every call: before it the browser guard, its connection's place and room for what it takes; after it, that
-/// its answer counts until it was taken, and headers that keep a browser from guessing and storing.
+/// its answer counts until it was taken, that what a refused caller still sends is read, and headers that keep a browser from guessing and storing.
 async fn guarded(State(api): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let private = request.uri().path().starts_with("/v1/");
     let watcher = request.extensions().get::<Arc<Presence>>().filter(|_| request.version() == Version::HTTP_2).cloned();
+    let (request, rest) = rest::lend(request);
     let mut response = match api.enter(&request) {
         Ok(untaken) => {
             let response = next.run(request).await;
@@ -165,8 +167,14 @@ async fn guarded(State(api): State<Arc<Shared>>, request: Request, next: Next) -
             }
             response.map(|body| answers::taken(body, untaken))
         }
-        Err(problem) => problem.into_response(),
+        Err(problem) => {
+            drop(request);
+            problem.into_response()
+        }
     };
+    if let Some(rest) = rest {
+        rest.read().await;
+    }
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if private || !response.status().is_success() {

@@ -71,6 +71,8 @@ pub const API_HEAD_TIME: Duration = Duration::from_secs(30);
 pub const API_WRITE_STALL: Duration = Duration::from_secs(20);
 /// Longest time for an API call's body to arrive.
 pub const API_BODY_TIME: Duration = Duration::from_secs(20);
+/// Longest time for what is left of a small body, when its call is answered before it has come.
+pub const API_REST_TIME: Duration = Duration::from_secs(1);
 /// Bytes that a caller over HTTP/2 may send of one body, and on one connection, before they were looked at.
 pub const API_STREAM_WINDOW: u32 = 64 * KIB as u32;
 pub const API_CONNECTION_WINDOW: u32 = 128 * KIB as u32;

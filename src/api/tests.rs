@@ -5,6 +5,7 @@ mod calls;
 mod guards;
 mod large;
 mod operators;
+mod rests;
 mod tails;
 mod unread;
 

@@ -208,9 +208,12 @@ fn unanswered(base: &str, error: hyper_util::client::legacy::Error) -> anyhow::E
         causes.push(cause);
     }
     let speaks_no_tls = causes.iter().any(|cause| {
-        let wrapped = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let tls = wrapped.and_then(|inner| inner.downcast_ref()).or_else(|| cause.downcast_ref::<rustls::Error>());
-        matches!(tls, Some(rustls::Error::InvalidMessage(_)))
+        // As often as somebody wrapped it, of which `source` tells nothing.
+        let mut cause = *cause;
+        while let Some(inner) = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            cause = inner;
+        }
+        matches!(cause.downcast_ref(), Some(rustls::Error::InvalidMessage(_)))
     });
     let speaks_no_http =
         causes.iter().any(|cause| cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse));

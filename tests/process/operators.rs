@@ -202,3 +202,36 @@ async fn data_that_looks_like_json_and_is_none_goes_as_text_and_is_told() {
         assert_eq!(record["request"]["headers"]["content-type"][0], kind, "{data}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_the_wrong_port_or_in_the_wrong_way_is_told_which() {
+    let plain = Node::started("");
+    let mut secure = Node::new("");
+    let authority = crate::tls::Authority::new();
+    authority.write_server(&["127.0.0.1"], &secure.path("api.crt"), &secure.path("api.key"));
+    let text = std::fs::read_to_string(secure.config()).unwrap();
+    let listen = format!("listen = \"{}\"\n", secure.api);
+    let with = text.replacen(&listen, &format!("{listen}tls = {{ cert = \"api.crt\", key = \"api.key\" }}\n"), 1);
+    assert_ne!(text, with);
+    std::fs::write(secure.config(), with).unwrap();
+    secure.start();
+    let person = Person::at(&plain);
+    for (api, told) in [
+        (format!("https://{}", plain.api), format!("speaks no TLS: try http://{}", plain.api)),
+        (format!("http://{}", secure.api), "this port speaks TLS: call it as https://".to_owned()),
+        (format!("http://{}", plain.metrics), "this is [metrics] listen".to_owned()),
+        (format!("https://{}", plain.metrics), format!("speaks no TLS: try http://{}", plain.metrics)),
+    ] {
+        let mut command = egressd();
+        command.args(["tenants", "--api", &api]).current_dir(person.directory.path()).stdin(Stdio::null());
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{api}: {error}");
+        assert!(error.contains(&told), "{api}: {error}");
+    }
+    let started = Instant::now();
+    while !plain.log().contains("a caller speaks TLS to [api] listen") {
+        assert!(started.elapsed() < PATIENCE, "{}", plain.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -16,7 +16,12 @@ use crate::api::problem::{Problem, ProblemCode};
 pub struct Explained<S> {
     stream: S,
     instead: Option<Instead>,
+    /// Its first bytes have come.
+    begun: bool,
 }
+
+/// The first two bytes of a TLS handshake (RFC 8446 section 5.1).
+const HANDSHAKE: &[u8] = &[22, 3];
 
 /// What is written in the place of something else, and of how many bytes of that.
 struct Instead {
@@ -26,7 +31,7 @@ struct Instead {
 
 impl<S> Explained<S> {
     pub fn new(stream: S) -> Self {
-        Self { stream, instead: None }
+        Self { stream, instead: None, begun: false }
     }
 }
 
@@ -78,7 +83,18 @@ fn explained(answer: &[u8]) -> Option<Bytes> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Explained<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, into)
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(cx, into);
+        let came = into.filled().get(before..).unwrap_or_default();
+        let first = !self.begun && !came.is_empty();
+        self.begun |= first;
+        if first && came.starts_with(HANDSHAKE) {
+            // No answer of ours can be read over there.
+            tracing::warn!(
+                "a caller speaks TLS to [api] listen, which speaks plain HTTP: call it as http://, or set [api] tls"
+            );
+        }
+        read
     }
 }
 
