@@ -22,7 +22,7 @@ static() {
 }
 check "the static binary is built" static
 mkdir -p "$scratch/rust/bin" "$scratch/rust/tmp"
-# As small as the release's: symbols are nobody's business here.
+# As the release's is: stripped.
 strip -o "$scratch/rust/bin/egressd" "${CARGO_TARGET_DIR:-$root/target}/$target/debug/egressd"
 cp "$(command -v busybox)" "$scratch/rust/bin/busybox"
 cat >"$scratch/rust/bin/cargo" <<'CARGO'
@@ -31,6 +31,7 @@ set -eu
 echo "cargo $* (RUSTFLAGS=$RUSTFLAGS)"
 [ "$*" = "build --release --locked --bin egressd --target $(uname -m)-unknown-linux-gnu" ]
 [ "$RUSTFLAGS" = "-C target-feature=+crt-static" ]
+[ "$CARGO_PROFILE_RELEASE_STRIP" = symbols ]
 [ -f Cargo.toml ] && [ -f Cargo.lock ] && [ -f src/main.rs ] && [ ! -e deploy ] && [ ! -e .git ]
 # Every file that Cargo.toml names is there, or cargo would refuse.
 sed -n 's/^path = "\(.*\)"/\1/p' Cargo.toml | while read -r path; do [ -f "$path" ]; done
