@@ -259,7 +259,7 @@ impl Doors {
         self.enter_as(Some(network_of(peer)), now)
     }
 
-    /// A proxy's connection is nobody's until it has said for whom it asks: [`Pass::is_for`].
+    /// A proxy's connection is nobody's until it has said for whom it asks: [`Self::is_for`].
     fn enter_proxied(&self, now: Instant) -> Option<Pass> {
         self.enter_as(None, now)
     }
