@@ -123,6 +123,7 @@ fn router_sharing(shares: budget::Shares, state: ApiState, addresses: Router) ->
         .route("/v1/sends/{id}", get(sends::one))
         .route("/v1/sends/{id}/resend", post(resend::resend))
         .route("/v1/sends/{id}/har", get(har::har))
+        .route("/v1/executions", get(executions::list))
         .route("/v1/executions/{execution}", get(executions::one))
         .route("/v1/executions/{execution}/sends", post(executions::submit))
         .route("/v1/executions/{execution}/finish", post(executions::finish))

@@ -257,6 +257,25 @@ pub struct Execution {
     pub next: Option<String>,
 }
 
+/// One execution of a list: its counts, and when it came about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecutionSummary {
+    pub tenant: TenantId,
+    pub execution: ExecutionId,
+    /// Of its first send.
+    pub workflow: Option<String>,
+    pub state: ExecutionState,
+    pub finished_by: Option<FinishedBy>,
+    pub delivered: u64,
+    /// Sends that have an outcome.
+    pub done: u64,
+    pub total: u64,
+    /// When its first send was accepted.
+    pub created_at: Timestamp,
+    /// When it was finished or discarded.
+    pub ended_at: Option<Timestamp>,
+}
+
 /// How long a send waited between two instants of the wall clock; never negative.
 pub fn waited(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()

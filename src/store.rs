@@ -28,7 +28,9 @@ pub use self::once::{
     Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, IdempotencyKey, NewSend, OnceOnly,
     Pending, Recovered, Released, Session, Started, StoreEnd, SweepPlace, Swept, WaitingCount, Want,
 };
-pub use self::records::{Filter, HostFilter, Page, Reach, Records, StatusFilter, TailItem, TailPlace};
+pub use self::records::{
+    ExecutionFilter, ExecutionPage, Filter, HostFilter, Page, Reach, Records, StatusFilter, TailItem, TailPlace,
+};
 use self::registry::lift_in;
 pub use self::registry::{News, NodeLoad, NodeSeen, Published, Registry, Suspension, SuspensionScope, next_sync_token};
 

@@ -13,7 +13,7 @@ use super::access::{Caller, Need};
 use super::problem::{Problem, ProblemView};
 use super::sends::LISTED_JSON_BYTES;
 use super::view::likely_bytes_of;
-use super::view::{ExecutionView, Sight};
+use super::view::{ExecutionView, ExecutionsView, Sight};
 use super::{Shared, in_full, json, openapi, query};
 use crate::limits;
 use crate::record::FinishedBy;
@@ -139,6 +139,38 @@ impl Shared {
         let intake = self.intake.clone();
         Ok(in_full(async move { intake.end_execution(tenant, execution, ending).await }).await??)
     }
+}
+
+/// A guess at the JSON of one execution of a list.
+const SUMMARY_JSON_BYTES: usize = 512;
+
+/// The executions of a tenant, the newest first: when each began, whether it has ended, and how many of its sends were
+/// delivered.
+///
+/// One is as new as its first send; one that has none is not listed.
+#[utoipa::path(
+    get, path = "/v1/executions", operation_id = "list_executions", tag = "executions",
+    params(openapi::Tenant, openapi::ExecutionFilters, openapi::Paging),
+    responses(
+        (status = 200, description = "One page", body = ExecutionsView<'static>),
+        (status = 400, body = ProblemView<'static>, content_type = "application/problem+json", description = "A parameter is not right"),
+        (status = 401, body = ProblemView<'static>, content_type = "application/problem+json", description = "No valid token"),
+        (status = 403, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not allowed"),
+        (status = 503, body = ProblemView<'static>, content_type = "application/problem+json", description = "The store cannot read, or too many answers are unread"),
+    ),
+)]
+pub(super) async fn list(State(api): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
+    let caller = Caller::admit(request.headers(), &api.world.config(), Need::Read)?;
+    let tenants = caller.tenants(request.headers())?;
+    let (filter, page) = query::executions(request.uri().query(), tenants)?;
+    let cursor = page.cursor.map(|next| api.places.list_cursor(&next)).transpose()?;
+    let turn = api.turns.turn(&caller.holder(), page.limit * SUMMARY_JSON_BYTES).await?;
+    let store = api.store.clone();
+    let (turn, page) = turn.reading(async move { store.executions(filter, cursor, page.limit).await }).await?;
+    let next = page.next.as_deref().map(|cursor| api.places.list(cursor)).transpose()?;
+    let bytes = page.executions.len() * SUMMARY_JSON_BYTES;
+    let write = move || turn.json(StatusCode::OK, &ExecutionsView::new(&page, next.as_deref()));
+    api.intake.apart().on(bytes, &caller.holder().in_line(), write).await
 }
 
 /// One execution: its state, its counts, and its sends in call order.

@@ -31,7 +31,7 @@ use crate::source::Verified;
     ),
     paths(
         sends::submit, sends::list, sends::one, resend::resend, har::har, tail::tail,
-        executions::submit, executions::one, executions::finish, executions::discard,
+        executions::submit, executions::list, executions::one, executions::finish, executions::discard,
         explain::explain,
         suspensions::list, suspensions::suspend, suspensions::lift, suspensions::tenants, sources::list, nodes::list,
         public_ips_text, public_ips_json, public_ips_atom, document_itself, inspector,
@@ -266,6 +266,26 @@ pub(super) struct Filters {
     #[param(example = "198.51.100.10")]
     source_ip: Option<String>,
     /// From this instant on: of `created_at`, or of `started_at` where `source_ip` is given.
+    #[param(format = DateTime)]
+    since: Option<String>,
+    /// Before this instant.
+    #[param(format = DateTime)]
+    until: Option<String>,
+}
+
+/// Which executions a list shows.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "a description; `query` reads it")]
+pub(super) struct ExecutionFilters {
+    /// Only where `Egressd-Tenant: *` was asked for.
+    #[param(min_length = 1, max_length = 128)]
+    tenant: Option<String>,
+    /// Of the first send.
+    workflow: Option<String>,
+    #[param(schema_with = execution_state)]
+    state: Option<String>,
+    /// From this instant on: of when the first send was accepted.
     #[param(format = DateTime)]
     since: Option<String>,
     /// Before this instant.

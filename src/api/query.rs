@@ -10,9 +10,9 @@ use super::problem::Problem;
 use crate::limits;
 use crate::outcome::{Code, Outcome};
 use crate::policy::{CheckedUrl, Host};
-use crate::record::State;
+use crate::record::{ExecutionState, State};
 use crate::send::{Method, TenantId};
-use crate::store::{Filter, HostFilter, Reach, StatusFilter};
+use crate::store::{ExecutionFilter, Filter, HostFilter, Reach, StatusFilter};
 
 /// One page of a list.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,6 +59,19 @@ pub fn page(query: Option<&str>) -> Result<PageQuery, Problem> {
         reading.known(known, &name, "limit cursor");
     }
     reading.done(page)
+}
+
+/// `GET /v1/executions`.
+pub fn executions(query: Option<&str>, tenants: Tenants) -> Result<(ExecutionFilter, PageQuery), Problem> {
+    let mut reading = Parameters::default();
+    let mut filter = ExecutionFilter::of(tenants.clone().reach());
+    let mut page = PageQuery::default();
+    for (name, value) in reading.parameters(query) {
+        let known =
+            reading.page(&mut page, &name, &value) || reading.execution_filter(&mut filter, &tenants, &name, &value);
+        reading.known(known, &name, "workflow state since until limit cursor, and tenant for all tenants");
+    }
+    reading.done((filter, page))
 }
 
 /// `GET /v1/sends/{id}`: how many seconds to wait for its end.
@@ -237,16 +250,33 @@ impl Parameters {
             },
             "since" => filter.since = self.instant("since", value),
             "until" => filter.until = self.instant("until", value),
-            "tenant" if *tenants == Tenants::All => {
-                if value.is_empty() || value.chars().count() > limits::TENANT_CHARS_MAX {
-                    self.bad("tenant", format!("must be 1 to {} characters", limits::TENANT_CHARS_MAX), None);
-                } else {
-                    filter.reach = Reach::One(TenantId::new(value));
-                }
-            }
+            "tenant" if *tenants == Tenants::All => self.tenant(&mut filter.reach, value),
             _ => return false,
         }
         true
+    }
+
+    fn execution_filter(&mut self, filter: &mut ExecutionFilter, tenants: &Tenants, name: &str, value: &str) -> bool {
+        match name {
+            "workflow" => filter.workflow = Some(value.to_owned()),
+            "state" => match ExecutionState::from_label(value) {
+                Some(state) => filter.state = Some(state),
+                None => self.bad("state", one_of(ExecutionState::ALL.iter().map(|state| state.label())), None),
+            },
+            "since" => filter.since = self.instant("since", value),
+            "until" => filter.until = self.instant("until", value),
+            "tenant" if *tenants == Tenants::All => self.tenant(&mut filter.reach, value),
+            _ => return false,
+        }
+        true
+    }
+
+    fn tenant(&mut self, reach: &mut Reach, value: &str) {
+        if value.is_empty() || value.chars().count() > limits::TENANT_CHARS_MAX {
+            self.bad("tenant", format!("must be 1 to {} characters", limits::TENANT_CHARS_MAX), None);
+        } else {
+            *reach = Reach::One(TenantId::new(value));
+        }
     }
 
     fn instant(&mut self, name: &'static str, value: &str) -> Option<Timestamp> {

@@ -17,8 +17,9 @@ use utoipa::ToSchema;
 use super::openapi;
 use crate::outcome::{Outcome, Processed, Timings, redirected};
 use crate::policy::{Verdict, without_internal_addresses, written_address};
-use crate::record::{Certificate, Connection, Execution, Record, ShownBody, ShownHeaders, TlsFacts};
+use crate::record::{Certificate, Connection, Execution, ExecutionSummary, Record, ShownBody, ShownHeaders, TlsFacts};
 use crate::send::SendId;
+use crate::store::ExecutionPage;
 
 /// How much of a record is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -521,6 +522,60 @@ impl<'a> ExecutionView<'a> {
             sends: execution.sends.iter().map(|record| RecordView::new(record, sight)).collect(),
             next: execution.next.as_deref(),
         }
+    }
+}
+
+/// One execution of a list.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ExecutionSummary)]
+struct SummaryView<'a> {
+    execution: &'a str,
+    tenant: &'a str,
+    /// Of its first send.
+    #[schema(required)]
+    workflow: Option<&'a str>,
+    #[schema(schema_with = openapi::execution_state)]
+    state: &'static str,
+    #[schema(schema_with = openapi::finished_by_or_null, required)]
+    finished_by: Option<&'static str>,
+    /// Sends whose outcome is `delivered`.
+    delivered: u64,
+    /// Sends that have an outcome.
+    done: u64,
+    total: u64,
+    /// When its first send was accepted.
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Shown<Timestamp>,
+    /// When it was finished or discarded.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    ended_at: Option<Shown<Timestamp>>,
+}
+
+/// Executions, the newest first.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Executions)]
+pub struct ExecutionsView<'a> {
+    executions: Vec<SummaryView<'a>>,
+    /// For `cursor`; `null`: this is the last page.
+    #[schema(required)]
+    next: Option<&'a str>,
+}
+
+impl<'a> ExecutionsView<'a> {
+    pub fn new(page: &'a ExecutionPage, next: Option<&'a str>) -> Self {
+        let summary = |one: &'a ExecutionSummary| SummaryView {
+            execution: one.execution.as_str(),
+            tenant: one.tenant.as_str(),
+            workflow: one.workflow.as_deref(),
+            state: one.state.label(),
+            finished_by: one.finished_by.map(|by| by.label()),
+            delivered: one.delivered,
+            done: one.done,
+            total: one.total,
+            created_at: Shown(one.created_at),
+            ended_at: one.ended_at.map(Shown),
+        };
+        Self { executions: page.executions.iter().map(summary).collect(), next }
     }
 }
 

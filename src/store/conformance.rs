@@ -23,8 +23,8 @@ use super::*;
 use crate::outcome::{Code, Ended, Failure, Outcome, Phase, Processed, Timings};
 use crate::policy::{CheckedUrl, Verdict};
 use crate::record::{
-    Certificate, Connection, ExecutionState, Finished, FinishedBy, Record, ShownBody, ShownHeaders, ShownRequest,
-    ShownResponse, State, TlsFacts,
+    Certificate, Connection, ExecutionState, ExecutionSummary, Finished, FinishedBy, Record, ShownBody, ShownHeaders,
+    ShownRequest, ShownResponse, State, TlsFacts,
 };
 use crate::send::{Context, ExecutionId, Method, SendId, SendSpec, Target, TenantId};
 
@@ -50,6 +50,8 @@ pub async fn run<S: Subject>() {
     held_sends_wait_for_their_execution::<S>().await;
     an_execution_ends_one_way_only::<S>().await;
     an_execution_lists_its_sends_in_call_order::<S>().await;
+    executions_are_listed_by_their_first_send::<S>().await;
+    a_page_counts_so_many_sends_of_executions_and_no_more::<S>().await;
     an_execution_takes_so_many_sends_and_no_more::<S>().await;
     a_call_with_a_known_key_is_replayed::<S>().await;
     a_crash_interrupts_what_had_begun_and_nothing_else::<S>().await;
@@ -301,6 +303,106 @@ async fn an_execution_lists_its_sends_in_call_order<S: Subject>() {
     assert_eq!(seen, expected);
     let garbled = store.execution(tenant("acme"), execution("e"), Some("nonsense".to_owned()), 4).await;
     assert_eq!(garbled, Err(StoreError::BadCursor));
+}
+
+async fn executions_are_listed_by_their_first_send<S: Subject>() {
+    let subject = S::fresh().await;
+    let session = subject.session().clone();
+    let of = |name: &str, second| draft().in_execution(name).created(at(second));
+    let all = || ExecutionFilter::of(Reach::All);
+    assert_eq!(subject.store().executions(all(), None, 10).await, Ok(ExecutionPage::default()));
+    let store = subject.store();
+    let w = |name, second| of(name, second).in_workflow("w");
+    let first = accept_new(store, &session, call(vec![w("a", 0).send(), w("a", 0).send()], Some("a"))).await;
+    assert_eq!(first, [Some(0), Some(1)]);
+    let opened = [w("b", 1).send(), of("b", 1).send(), of("b", 1).send()];
+    let ids = opened.each_ref().map(|send| send.id);
+    accept_new(store, &session, call(opened.to_vec(), None)).await;
+    accept_one(store, &session, &draft().created(at(2))).await;
+    accept_one(store, &session, &of("a", 3).of("other")).await;
+    accept_new(store, &session, call(vec![of("d", 4).send()], Some("d"))).await;
+    // It stands where its first send does.
+    accept_one(store, &session, &w("b", 5)).await;
+    store.finish(&session, finished(ids[0], 200, at(6))).await.expect("ended");
+    store.finish(&session, finished(ids[1], 500, at(6))).await.expect("ended");
+    let end = async |name, ending, second| {
+        end_execution(store, &session, tenant("acme"), execution(name), ending, at(second)).await.expect("ended")
+    };
+    end("a", Ending::Finish(FinishedBy::Call), 7).await;
+    end("d", Ending::Discard, 8).await;
+    // It has no sends.
+    end("empty", Ending::Finish(FinishedBy::Call), 9).await;
+
+    let acme = || ExecutionFilter::of(Reach::One(tenant("acme")));
+    let asked = [
+        (all(), "d other/a b a"),
+        (acme(), "d b a"),
+        (ExecutionFilter::of(Reach::One(tenant("nobody"))), ""),
+        (ExecutionFilter { workflow: Some("w".to_owned()), ..all() }, "b a"),
+        (ExecutionFilter { workflow: Some("v".to_owned()), ..all() }, ""),
+        (ExecutionFilter { state: Some(ExecutionState::Open), ..acme() }, "b"),
+        (ExecutionFilter { state: Some(ExecutionState::Finished), ..all() }, "a"),
+        (ExecutionFilter { state: Some(ExecutionState::Discarded), ..all() }, "d"),
+        (ExecutionFilter { since: Some(at(1)), ..acme() }, "d b"),
+        (ExecutionFilter { since: Some(at(1)), until: Some(at(4)), ..acme() }, "b"),
+    ];
+    let check = async |store: &S::Store| {
+        for (filter, expected) in &asked {
+            let page = store.executions(filter.clone(), None, 10).await.expect("a page");
+            let name = |one: &ExecutionSummary| match one.tenant.as_str() {
+                "acme" => one.execution.to_string(),
+                of => format!("{of}/{}", one.execution),
+            };
+            let found: Vec<String> = page.executions.iter().map(name).collect();
+            assert_eq!((found.join(" ").as_str(), page.next), (*expected, None), "{filter:?}");
+        }
+        let page = store.executions(acme(), None, 10).await.expect("a page");
+        let counts = page.executions.iter().map(|one| (one.delivered, one.done, one.total, one.finished_by));
+        let by = Some(FinishedBy::Call);
+        assert_eq!(counts.collect::<Vec<_>>(), [(0, 1, 1, None), (1, 2, 4, None), (0, 0, 2, by)]);
+        let times = page.executions.iter().map(|one| (one.created_at, one.ended_at, one.workflow.as_deref()));
+        let expected = [(at(4), Some(at(8)), None), (at(1), None, Some("w")), (at(0), Some(at(7)), Some("w"))];
+        assert_eq!(times.collect::<Vec<_>>(), expected);
+    };
+    check(store).await;
+    let mut cursor = None;
+    let mut seen = Vec::new();
+    loop {
+        let page = store.executions(all(), cursor, 1).await.expect("a page");
+        seen.extend(page.executions.iter().map(|one| one.created_at));
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, [at(4), at(3), at(1), at(0)]);
+    let garbled = store.executions(all(), Some("nonsense".to_owned()), 4).await;
+    assert_eq!(garbled, Err(StoreError::BadCursor));
+    let subject = subject.crash().await;
+    check(subject.store()).await;
+}
+
+async fn a_page_counts_so_many_sends_of_executions_and_no_more<S: Subject>() {
+    let subject = S::fresh().await;
+    let (store, session) = (subject.store(), subject.session());
+    let each = crate::limits::LIST_LOOKED_AT_MAX;
+    for name in ["a", "b"] {
+        let draft = draft().in_execution(name);
+        let sends = (0..each).map(|_| draft.send()).collect();
+        accept_new(store, session, Accept { sends_per_execution: each as u32, ..call(sends, Some(name)) }).await;
+    }
+    let mut found = Vec::new();
+    let mut cursor = None;
+    for _ in 0..20 {
+        let page = store.executions(ExecutionFilter::of(Reach::All), cursor, 50).await.expect("a page");
+        found.extend(page.executions.into_iter().map(|one| (one.execution.to_string(), one.total)));
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(cursor, None);
+    assert_eq!(found, [("b".to_owned(), each as u64), ("a".to_owned(), each as u64)]);
 }
 
 async fn an_execution_takes_so_many_sends_and_no_more<S: Subject>() {

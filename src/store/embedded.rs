@@ -28,6 +28,7 @@ mod claim;
 mod copy;
 mod doubt;
 mod entry;
+mod executions;
 mod files;
 mod frame;
 mod hour;
@@ -83,9 +84,10 @@ use self::table::Row;
 use self::waiting::{Counted, Waiting};
 use self::writer::{AcceptJob, AcceptedJob, BeginJob, EndJob, FinishJob, Job, SendAt, StoreEndJob};
 use super::{
-    Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, Filter, IdempotencyKey, OnceOnly,
-    Page, Published, Reach, Records, Recovered, Registry, Released, Session, Started, StoreEnd, StoreError,
-    StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace, WaitingCount, Want, Why, wire,
+    Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter, ExecutionPage,
+    Filter, IdempotencyKey, OnceOnly, Page, Published, Reach, Records, Recovered, Registry, Released, Session, Started,
+    StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace, WaitingCount, Want, Why,
+    wire,
 };
 use crate::config::StoreSettings;
 use crate::limits::INLINE_BYTES;

@@ -14,14 +14,15 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::view::{self, EndedExecution, Standing, host_text};
 use super::{
-    Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, Filter, IdempotencyKey, NewSend,
-    OnceOnly, Page, Pending, Published, Reach, Records, Recovered, Registry, Released, Session, Started, StoreEnd,
-    StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace, WaitingCount, Want,
+    Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter, ExecutionPage,
+    Filter, IdempotencyKey, NewSend, OnceOnly, Page, Pending, Published, Reach, Records, Recovered, Registry, Released,
+    Session, Started, StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace,
+    WaitingCount, Want,
 };
 use crate::limits::{self, IDEMPOTENCY_KEPT};
 use crate::outcome::{Failure, Outcome};
 use crate::policy::{Asker, Suspensions};
-use crate::record::{Execution, ExecutionState, Finished, FinishedBy, Record, State, Unfinished};
+use crate::record::{Execution, ExecutionState, ExecutionSummary, Finished, FinishedBy, Record, State, Unfinished};
 use crate::redact::RedactKey;
 use crate::send::{ExecutionId, SendId, Target, TenantId};
 
@@ -499,6 +500,49 @@ impl Inner {
         }))
     }
 
+    fn executions(
+        &self,
+        filter: &ExecutionFilter,
+        cursor: Option<String>,
+        limit: usize,
+    ) -> Result<ExecutionPage, StoreError> {
+        let before = match cursor {
+            None => self.sends.len(),
+            Some(cursor) => cursor.parse().ok().filter(|at| *at <= self.sends.len()).ok_or(StoreError::BadCursor)?,
+        };
+        let first_ones = filter.of_first();
+        let mut page = ExecutionPage::default();
+        for place in (0..before).rev().filter(|&place| self.sends[place].index == Some(0)) {
+            let record = self.record(place, false);
+            let Some(execution) = record.context.execution.clone() else { continue };
+            let key = (record.tenant.clone(), execution);
+            let ended = self.endings.get(&key);
+            let state = ended.map_or(ExecutionState::Open, |ended| ended.ending.state());
+            if !first_ones.lets_through(&record, None) || filter.state.is_some_and(|wanted| wanted != state) {
+                continue;
+            }
+            if page.executions.len() == limit {
+                page.next = Some((place + 1).to_string());
+                break;
+            }
+            let members = self.members.get(&key).map_or(&[][..], Vec::as_slice);
+            let ends = || members.iter().filter_map(|&place| self.sends[place].finished.as_ref());
+            page.executions.push(ExecutionSummary {
+                tenant: key.0,
+                execution: key.1,
+                workflow: record.context.workflow.as_deref().map(str::to_owned),
+                state,
+                finished_by: ended.and_then(|ended| ended.ending.finished_by()),
+                delivered: ends().filter(|end| end.ended.outcome == Outcome::Delivered).count() as u64,
+                done: ends().count() as u64,
+                total: members.len() as u64,
+                created_at: record.created_at,
+                ended_at: ended.map(|ended| ended.at),
+            });
+        }
+        Ok(page)
+    }
+
     fn finished_after(&self, after: TailPlace, filter: &Filter, limit: usize) -> (Vec<TailItem>, TailPlace) {
         let mut items = Vec::new();
         let mut looked_at = after;
@@ -665,6 +709,15 @@ impl Records for Memory {
         limit: usize,
     ) -> StoreResult<'_, Option<Execution>> {
         ready(self.open().and_then(|inner| inner.execution(tenant, execution, cursor, limit)))
+    }
+
+    fn executions(
+        &self,
+        filter: ExecutionFilter,
+        cursor: Option<String>,
+        limit: usize,
+    ) -> StoreResult<'_, ExecutionPage> {
+        ready(self.open().and_then(|inner| inner.executions(&filter, cursor, limit)))
     }
 
     fn finished_after(

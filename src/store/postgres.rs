@@ -17,6 +17,7 @@
 
 mod address;
 mod counts;
+mod executions;
 mod forms;
 mod hot;
 mod life;
@@ -53,9 +54,9 @@ pub use self::link::Address;
 use self::link::{Link, Trouble};
 use super::embedded::seal::Keys;
 use super::{
-    Accept, Accepted, Begin, Claimed, Ending, ExecutionAnswer, Filter, IdempotencyKey, News, NodeLoad, NodeSeen,
-    OnceOnly, Page, Published, Reach, Records, Recovered, Registry, Released, Session, Started, StoreEnd, StoreError,
-    StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace, WaitingCount, Want,
+    Accept, Accepted, Begin, Claimed, Ending, ExecutionAnswer, ExecutionFilter, ExecutionPage, Filter, IdempotencyKey,
+    News, NodeLoad, NodeSeen, OnceOnly, Page, Published, Reach, Records, Recovered, Registry, Released, Session,
+    Started, StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace, WaitingCount, Want,
 };
 use crate::clock;
 use crate::outcome::Outcome;
@@ -531,6 +532,15 @@ impl Records for Postgres {
         limit: usize,
     ) -> StoreResult<'_, Option<Execution>> {
         read::execution(&self.shared, tenant, execution, cursor, limit).boxed()
+    }
+
+    fn executions(
+        &self,
+        filter: ExecutionFilter,
+        cursor: Option<String>,
+        limit: usize,
+    ) -> StoreResult<'_, ExecutionPage> {
+        executions::list(&self.shared, filter, cursor, limit).boxed()
     }
 
     fn finished_after(

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{StoreError, StoreResult};
 use crate::outcome::{Code, Outcome};
-use crate::record::{Execution, Record, State};
+use crate::record::{Execution, ExecutionState, ExecutionSummary, Record, State};
 use crate::send::{ExecutionId, Method, SendId, TenantId};
 
 /// Whose sends are asked about.
@@ -123,6 +123,43 @@ pub struct Page {
     pub next: Option<String>,
 }
 
+/// Filters of `GET /v1/executions`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecutionFilter {
+    pub reach: Reach,
+    /// Of the first send.
+    pub workflow: Option<String>,
+    pub state: Option<ExecutionState>,
+    /// Inclusive, as `until` is not: when the first send was accepted.
+    pub since: Option<Timestamp>,
+    pub until: Option<Timestamp>,
+}
+
+impl ExecutionFilter {
+    /// Every execution within this reach.
+    pub fn of(reach: Reach) -> Self {
+        Self { reach, workflow: None, state: None, since: None, until: None }
+    }
+
+    /// What their first sends have.
+    pub fn of_first(&self) -> Filter {
+        Filter {
+            workflow: self.workflow.clone(),
+            since: self.since,
+            until: self.until,
+            ..Filter::of(self.reach.clone())
+        }
+    }
+}
+
+/// One page of executions, the one whose first send is newest first. As a [`Page`] it may hold fewer than were asked for
+/// and have a `next`: the sends that are counted for it are bounded, too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExecutionPage {
+    pub executions: Vec<ExecutionSummary>,
+    pub next: Option<String>,
+}
+
 /// A place in the order of finishing, across restarts. Opaque: a later end has a greater one, and that is all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TailPlace(u64);
@@ -163,6 +200,15 @@ pub trait Records: std::marker::Send + Sync + 'static {
         cursor: Option<String>,
         limit: usize,
     ) -> StoreResult<'_, Option<Execution>>;
+
+    /// Executions that have sends, by when the first was accepted, newest first. One whose first send retention has
+    /// dropped is not among them.
+    fn executions(
+        &self,
+        filter: ExecutionFilter,
+        cursor: Option<String>,
+        limit: usize,
+    ) -> StoreResult<'_, ExecutionPage>;
 
     /// Finished sends after a place, in finish order; bodies are left out. Second value: the last place looked at, so
     /// that a filter that matches nothing still advances.

@@ -33,6 +33,7 @@ fn every_call_of_the_contract_is_described() {
         "get /public-ips.atom",
         "get /public-ips.json",
         "get /public-ips.txt",
+        "get /v1/executions",
         "get /v1/executions/{execution}",
         "get /v1/nodes",
         "get /v1/sends",
@@ -138,6 +139,8 @@ fn a_record_requires_every_key() {
         ("RecordError", 4),
         ("Explanation", 10),
         ("Execution", 7),
+        ("ExecutionSummary", 10),
+        ("Executions", 2),
     ] {
         let schema = &document["components"]["schemas"][name];
         let required: BTreeSet<_> =
@@ -171,15 +174,16 @@ fn described_parameters_are_taken() {
         "path" => "/orders",
         _ => "x",
     };
-    for (path, count) in [("/v1/sends", 16), ("/v1/tail", 14)] {
+    for (path, count) in [("/v1/sends", 16), ("/v1/tail", 14), ("/v1/executions", 7)] {
         let names = names(path);
         assert_eq!(names.len(), count, "{path}");
         for (name, parameter) in names {
-            let text = format!("{name}={}", value_of(&name));
-            let taken = if path == "/v1/tail" {
-                query::tail(Some(&text), Tenants::All, true).is_ok()
-            } else {
-                query::list(Some(&text), Tenants::All, true).is_ok()
+            let value = if (path, &*name) == ("/v1/executions", "state") { "open" } else { value_of(&name) };
+            let text = format!("{name}={value}");
+            let taken = match path {
+                "/v1/tail" => query::tail(Some(&text), Tenants::All, true).is_ok(),
+                "/v1/executions" => query::executions(Some(&text), Tenants::All).is_ok(),
+                _ => query::list(Some(&text), Tenants::All, true).is_ok(),
             };
             assert!(taken, "{path} {text}");
             assert!(parameter["required"] != true, "{name}");

@@ -80,7 +80,7 @@ impl Shared {
                     let Ok((head, form)) = SendHead::decode(frame.payload) else { continue };
                     if head.row == number {
                         let extent = Extent { at: at as u32, length: frame.length as u32 };
-                        return Ok(Some(accepted_row(&self.keys, head.id, &form, extent)));
+                        return Ok(Some(accepted_row(&self.keys, &head, &form, extent)));
                     }
                 }
                 Scanned::End { .. } => return Ok(None),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::frame::HEADER_BYTES;
 use super::seal::{Asked, Keys};
-use super::table::{CARRIED, Extent, HELD, NONE, Row, SEALED, expiry_number};
+use super::table::{CARRIED, Extent, FIRST, HELD, NONE, Row, SEALED, expiry_number};
 use crate::record::{Finished, FinishedBy};
 use crate::send::SendId;
 use crate::store::Ending;
@@ -163,13 +163,14 @@ impl BeginHead {
 }
 
 /// The row that an accepted send gets.
-pub fn accepted_row(keys: &Keys, id: u128, form: &SendForm<'_>, at: Extent) -> Row {
+pub fn accepted_row(keys: &Keys, head: &SendHead, form: &SendForm<'_>, at: Extent) -> Row {
     let short = |asked, text: Option<&str>| text.map_or(0, |text| keys.short(asked, text));
     let held = if form.held { HELD } else { 0 };
     let sealed = if form.rest() == Rest::Sealed { SEALED } else { 0 };
     let carried = if form.moved_from().is_some() { CARRIED } else { 0 };
+    let first = if head.index == Some(0) { FIRST } else { 0 };
     Row {
-        id,
+        id: head.id,
         created_at: form.created_at,
         accepted: at,
         execution: form.execution().map_or(0, |execution| keys.execution(form.tenant, execution)),
@@ -179,7 +180,7 @@ pub fn accepted_row(keys: &Keys, id: u128, form: &SendForm<'_>, at: Extent) -> R
         host: short(Asked::Host, form.host().as_deref()),
         outcome: NONE,
         code: NONE,
-        flags: held | sealed | carried,
+        flags: held | sealed | carried | first,
         expiry: expiry_number(form.expires_in()),
         ..Row::default()
     }

@@ -11,7 +11,7 @@ use super::Shared;
 use super::read::{assemble, unreadable};
 use super::seal::Asked;
 use super::segment::Segment;
-use super::table::{Row, code_term, outcome_term, status_term, term};
+use super::table::{Row, code_term, first_term, outcome_term, status_term, term};
 use super::zone_map::Window;
 use crate::limits::LIST_LOOKED_AT_MAX;
 use crate::record::State;
@@ -42,6 +42,8 @@ pub struct Sieve {
     statuses: Vec<StatusFilter>,
     /// Only what is not done is asked for.
     undone: bool,
+    /// Only the first sends of executions are.
+    first: bool,
     window: Window,
 }
 
@@ -98,12 +100,20 @@ impl Sieve {
             codes,
             statuses: filter.statuses.clone(),
             undone: filter.state.is_some_and(|state| state != State::Done),
+            first: false,
             window: Window {
                 since: filter.since.map_or(i64::MIN, wire::nanoseconds),
                 until: filter.until.map_or(i64::MAX, wire::nanoseconds),
                 of_start: filter.source_ip.is_some(),
             },
         }
+    }
+
+    /// The same of the first sends of executions.
+    pub fn of_first_ones(shared: &Shared, filter: &Filter) -> Self {
+        let mut sieve = Self::of(shared, filter);
+        sieve.terms.insert(0, vec![first_term()]);
+        Self { first: true, ..sieve }
     }
 
     /// Rows of a segment that may pass: all that do are among them.
@@ -149,6 +159,7 @@ impl Sieve {
             && (self.codes.is_empty() || self.codes.contains(&row.code))
             && (self.statuses.is_empty() || self.statuses.iter().any(|statuses| statuses.takes_in(row.status)))
             && !(self.undone && row.is_done())
+            && (!self.first || row.is_first())
             && instant >= self.window.since
             && instant < self.window.until
             && !row.is_lost()
@@ -179,8 +190,39 @@ pub fn parse_cursor(letter: char, cursor: &str) -> Result<(u32, u32), StoreError
 
 pub fn list(shared: &Shared, filter: &Filter, at: Option<&str>, limit: usize) -> Result<Page, StoreError> {
     let before = at.map(|at| parse_cursor('l', at)).transpose()?;
-    let sieve = Sieve::of(shared, filter);
-    let mut listing = Listing { shared, filter, limit, page: Page::default(), last: (0, 0) };
+    let mut sends = Vec::new();
+    let next = walk(shared, &Sieve::of(shared, filter), before, |segment, row, _| {
+        let record = match assemble(shared, segment, row, false) {
+            Ok((record, host)) if filter.lets_through(&record, host.as_deref()) => record,
+            Ok(_) => return Ok(Goes::On),
+            Err(error @ StoreError::Damaged(_)) => unreadable(shared, filter, row, &error),
+            Err(error) => return Err(error),
+        };
+        if sends.len() == limit {
+            return Ok(Goes::NoFurther);
+        }
+        sends.push(record);
+        Ok(Goes::On)
+    })?;
+    Ok(Page { sends, next: next.map(|(segment, row)| cursor('l', segment, row)) })
+}
+
+/// What becomes of a walk after a row.
+pub enum Goes {
+    On,
+    /// There is no room for it: the next page begins with this row.
+    NoFurther,
+}
+
+/// From the newest row before a place back, shows those that pass, until there is no room for one or
+/// [`LIST_LOOKED_AT_MAX`] were looked at: then answers the place before which the rest is. Who is shown a row may add to
+/// what was looked at.
+pub fn walk(
+    shared: &Shared,
+    sieve: &Sieve,
+    before: Option<(u32, u32)>,
+    mut show: impl FnMut(&Segment, &Row, &mut usize) -> Result<Goes, StoreError>,
+) -> Result<Option<(u32, u32)>, StoreError> {
     let mut looked_at = 0;
     let segments = shared.segments();
     let segments: Vec<_> = match sieve.execution_of_tenant {
@@ -199,45 +241,17 @@ pub fn list(shared: &Shared, filter: &Filter, at: Option<&str>, limit: usize) ->
         });
         rows.remove_range(to..);
         for number in rows.iter().rev() {
-            if looked_at == LIST_LOOKED_AT_MAX {
-                // Those above this row were looked at.
-                listing.page.next = Some(cursor('l', segment.number, number + 1));
-                return Ok(listing.page);
+            // Those above this row were looked at.
+            let place = Some((segment.number, number + 1));
+            if looked_at >= LIST_LOOKED_AT_MAX {
+                return Ok(place);
             }
             looked_at += 1;
             let Some(row) = shared.sound_row(segment, number)? else { continue };
-            if sieve.passes(&row) && listing.add(segment, number, &row)? {
-                return Ok(listing.page);
+            if sieve.passes(&row) && matches!(show(segment, &row, &mut looked_at)?, Goes::NoFurther) {
+                return Ok(place);
             }
         }
     }
-    Ok(listing.page)
-}
-
-/// A page in the making.
-struct Listing<'a> {
-    shared: &'a Shared,
-    filter: &'a Filter,
-    limit: usize,
-    page: Page,
-    last: (u32, u32),
-}
-
-impl Listing<'_> {
-    /// `true`: the page was full already, and its `next` is set.
-    fn add(&mut self, segment: &Segment, number: u32, row: &Row) -> Result<bool, StoreError> {
-        let record = match assemble(self.shared, segment, row, false) {
-            Ok((record, host)) if self.filter.lets_through(&record, host.as_deref()) => record,
-            Ok(_) => return Ok(false),
-            Err(error @ StoreError::Damaged(_)) => unreadable(self.shared, self.filter, row, &error),
-            Err(error) => return Err(error),
-        };
-        if self.page.sends.len() == self.limit {
-            self.page.next = Some(cursor('l', self.last.0, self.last.1));
-            return Ok(true);
-        }
-        self.page.sends.push(record);
-        self.last = (segment.number, number);
-        Ok(false)
-    }
+    Ok(None)
 }

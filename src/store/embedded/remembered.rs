@@ -25,6 +25,15 @@ impl Records for Embedded {
         self.blocking(move |shared| read::execution(shared, &tenant, execution, cursor.as_deref(), limit)).boxed()
     }
 
+    fn executions(
+        &self,
+        filter: ExecutionFilter,
+        cursor: Option<String>,
+        limit: usize,
+    ) -> StoreResult<'_, ExecutionPage> {
+        self.blocking(move |shared| executions::executions(shared, &filter, cursor.as_deref(), limit)).boxed()
+    }
+
     fn finished_after(
         &self,
         place: TailPlace,

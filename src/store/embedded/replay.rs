@@ -301,7 +301,7 @@ fn replay(
                 }
                 // A number that comes again: what had it was of a batch that was cut off, and answered for by nobody.
                 this.rows.truncate(number);
-                let row = entry::accepted_row(&shared.keys, head.id, &form, extent);
+                let row = entry::accepted_row(&shared.keys, &head, &form, extent);
                 if let Some(((segment, row), moved_at)) = form.moved_from() {
                     this.segment.change_zones(|known| known.keep_from(moved_at));
                     change(checkpointed, before, this, (segment, row, head.id), |row| row.flags |= MOVED);

@@ -38,6 +38,7 @@ pub enum Asked {
     Outcome = 7,
     Code = 8,
     Status = 9,
+    First = 10,
 }
 
 /// The keys of one store.

@@ -73,6 +73,8 @@ pub const LOST: u8 = 4;
 pub const MOVED: u8 = 8;
 /// It was moved here from an earlier segment.
 pub const CARRIED: u8 = 16;
+/// It is the first send of its execution.
+pub const FIRST: u8 = 32;
 /// No outcome, no code.
 pub const NONE: u8 = 0xff;
 
@@ -102,6 +104,9 @@ impl Row {
     pub fn is_held(&self) -> bool {
         self.flags & HELD != 0
     }
+    pub fn is_first(&self) -> bool {
+        self.flags & FIRST != 0
+    }
     pub fn is_sealed(&self) -> bool {
         self.flags & SEALED != 0
     }
@@ -115,8 +120,9 @@ impl Row {
     }
 
     /// What a filter may ask for of an accepted send; 0 where there is nothing.
-    pub fn terms(&self) -> [u64; 4] {
+    pub fn terms(&self) -> [u64; 5] {
         [
+            if self.is_first() { first_term() } else { 0 },
             term(Asked::Tenant, self.tenant),
             term(Asked::Workflow, self.workflow),
             term(Asked::Step, self.step),
@@ -225,6 +231,11 @@ pub fn code_term(code: u8) -> u64 {
 
 pub fn status_term(status: u16) -> u64 {
     term(Asked::Status, u32::from(status))
+}
+
+/// Of the first sends of executions.
+pub fn first_term() -> u64 {
+    term(Asked::First, 1)
 }
 
 #[cfg(test)]

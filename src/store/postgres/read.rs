@@ -27,7 +27,7 @@ const SETTLED_AGAIN: Duration = Duration::from_millis(2);
 const FIRST_STRETCH: i64 = 1;
 const LONGEST_STRETCH: i64 = 16;
 
-fn failed(trouble: Trouble) -> StoreError {
+pub fn failed(trouble: Trouble) -> StoreError {
     trouble.on_read()
 }
 
@@ -184,33 +184,13 @@ impl Sieve {
 }
 
 pub async fn list(shared: &Shared, filter: Filter, cursor: Option<String>, limit: usize) -> Result<Page, StoreError> {
-    let before = match &cursor {
-        Some(text) if text.len() == 36 => Some(Uuid::try_parse(text).map_err(|_| StoreError::BadCursor)?),
-        Some(_) => return Err(StoreError::BadCursor),
-        None => None,
-    };
-    let sieve = Sieve::of(&filter);
-    let days = schema::known_days(shared.list()).await.map_err(failed)?;
-    let (Some(first), Some(last)) = (days.first().copied(), days.last().copied()) else { return Ok(Page::default()) };
-    // A send's day is that of its id, which is a little older or newer than its acceptance.
-    let bound = |at: Option<Timestamp>, more: i64| at.map(|at| schema::day_at(at) + more);
     let by_id = filter.source_ip.is_none();
-    let oldest = bound(filter.since.filter(|_| by_id), -1).map_or(first, |day| day.max(first));
-    let mut to = schema::first_of(last + 1);
-    if let Some(day) = bound(filter.until.filter(|_| by_id), 2) {
-        to = to.min(schema::first_of(day));
-    }
-    if let Some(before) = before {
-        to = to.min(before);
-    }
+    let window = (filter.since.filter(|_| by_id), filter.until.filter(|_| by_id));
+    let Some(mut stretches) = Stretches::of(shared, window, cursor).await? else { return Ok(Page::default()) };
+    let sieve = Sieve::of(&filter);
     let mut page = Page::default();
     let mut looked_at = 0;
-    let mut stretch = FIRST_STRETCH;
-    // Bounds are written out: planning over a month of partitions would cost more than the page.
-    while to > schema::first_of(oldest) {
-        let from_day = (schema::day_of(to) - stretch + 1).max(oldest);
-        let from_day = if schema::first_of(from_day) >= to { from_day - 1 } else { from_day };
-        let from = schema::first_of(from_day);
+    while let Some((from, to)) = stretches.next() {
         let join = if sieve.of_done {
             format!("JOIN done d ON d.id = s.id AND d.id >= '{from}' AND d.id < '{to}'")
         } else {
@@ -223,32 +203,89 @@ pub async fn list(shared: &Shared, filter: Filter, cursor: Option<String>, limit
         );
         let rows = shared.list().ask(&text, &sieve.values()).await.map_err(failed)?;
         let ids: Vec<Uuid> = rows.iter().map(|row| row.get::<_, Uuid>(0)).collect();
-        let last = |page: &Page| page.sends.last().map(|record| record.id.0.as_hyphenated().to_string());
         // What no column knows is asked of the records.
         for record in records(shared, &ids, false).await? {
             if !filter.lets_through(&record, host_of(&record).as_deref()) {
                 continue;
             }
             if page.sends.len() == limit {
-                page.next = last(&page);
+                page.next = page.sends.last().map(|record| record.id.0.as_hyphenated().to_string());
                 return Ok(page);
             }
             page.sends.push(record);
         }
         looked_at += ids.len();
-        match ids.last() {
-            Some(oldest) if ids.len() == most => to = *oldest,
-            _ => {
-                to = from;
-                stretch = (stretch * 2).min(LONGEST_STRETCH);
-            }
-        }
+        stretches.walked(ids.last().copied().filter(|_| ids.len() == most));
         if looked_at >= LIST_LOOKED_AT_MAX {
-            page.next = Some(to.as_hyphenated().to_string());
+            page.next = Some(stretches.place());
             return Ok(page);
         }
     }
     Ok(page)
+}
+
+/// Where a list goes, from the newest id back: few days at first, then more at once. Bounds are written out, as planning
+/// over a month of partitions would cost more than the page.
+pub struct Stretches {
+    oldest: i64,
+    days: i64,
+    from: Uuid,
+    to: Uuid,
+}
+
+impl Stretches {
+    /// Of what was created between two instants, before the cursor's id; `None`: nothing is there.
+    pub async fn of(
+        shared: &Shared,
+        (since, until): (Option<Timestamp>, Option<Timestamp>),
+        cursor: Option<String>,
+    ) -> Result<Option<Self>, StoreError> {
+        let before = match &cursor {
+            Some(text) if text.len() == 36 => Some(Uuid::try_parse(text).map_err(|_| StoreError::BadCursor)?),
+            Some(_) => return Err(StoreError::BadCursor),
+            None => None,
+        };
+        let days = schema::known_days(shared.list()).await.map_err(failed)?;
+        let (Some(first), Some(last)) = (days.first().copied(), days.last().copied()) else { return Ok(None) };
+        // A send's day is that of its id, which is a little older or newer than its acceptance.
+        let bound = |at: Option<Timestamp>, more: i64| at.map(|at| schema::day_at(at) + more);
+        let oldest = bound(since, -1).map_or(first, |day| day.max(first));
+        let mut to = schema::first_of(last + 1);
+        if let Some(day) = bound(until, 2) {
+            to = to.min(schema::first_of(day));
+        }
+        if let Some(before) = before {
+            to = to.min(before);
+        }
+        Ok(Some(Self { oldest, days: FIRST_STRETCH, from: to, to }))
+    }
+
+    /// The next one, unless all were walked.
+    pub fn next(&mut self) -> Option<(Uuid, Uuid)> {
+        if self.to <= schema::first_of(self.oldest) {
+            return None;
+        }
+        let from_day = (schema::day_of(self.to) - self.days + 1).max(self.oldest);
+        let from_day = if schema::first_of(from_day) >= self.to { from_day - 1 } else { from_day };
+        self.from = schema::first_of(from_day);
+        Some((self.from, self.to))
+    }
+
+    /// It was walked down to this id, or to its end.
+    pub fn walked(&mut self, to: Option<Uuid>) {
+        match to {
+            Some(to) => self.to = to,
+            None => {
+                self.to = self.from;
+                self.days = (self.days * 2).min(LONGEST_STRETCH);
+            }
+        }
+    }
+
+    /// A cursor: what is before it is still to come.
+    pub fn place(&self) -> String {
+        self.to.as_hyphenated().to_string()
+    }
 }
 
 // Executions.

@@ -55,6 +55,9 @@ CREATE TABLE send (
 CREATE INDEX send_tenant ON send (tenant, id);
 CREATE INDEX send_workflow ON send (workflow, id) WHERE workflow IS NOT NULL;
 CREATE INDEX send_execution ON send (execution, tenant, place) WHERE execution IS NOT NULL;
+-- The first ones of executions: those stand for them in their list.
+CREATE INDEX send_first ON send (tenant, id) WHERE place = 0;
+CREATE INDEX send_first_workflow ON send (workflow, id) WHERE place = 0;
 CREATE INDEX send_step ON send (step, id) WHERE step IS NOT NULL;
 CREATE INDEX send_host ON send (host, id);
 

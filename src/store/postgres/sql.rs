@@ -329,6 +329,12 @@ pub const MEMBERS: &str = "SELECT id FROM send WHERE tenant = $1::text AND execu
 pub const DELIVERED: &str = "SELECT count(*) FROM send s WHERE s.tenant = $1::text AND s.execution = $2::text \
      AND EXISTS (SELECT FROM done d WHERE d.id = s.id AND d.outcome = 0)";
 
+/// How many of each of these executions' sends are done, and how many were delivered.
+pub const ENDS_OF_EXECUTIONS: &str = "SELECT e.done, e.delivered \
+     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS g(tenant, execution, n), \
+     LATERAL (SELECT count(*) AS done, count(*) FILTER (WHERE d.outcome = 0) AS delivered \
+     FROM send s JOIN done d ON d.id = s.id WHERE s.tenant = g.tenant AND s.execution = g.execution) e ORDER BY g.n";
+
 /// Ends below the oldest transaction that is still open, which none can come before any more. The last column tells
 /// whether there are ends beyond it.
 pub const TAIL: &str = "WITH bound AS MATERIALIZED (SELECT (pg_snapshot_xmin(pg_current_snapshot())::text::bigint \

@@ -12,7 +12,7 @@ use crate::store::embedded::locked;
 use crate::store::embedded::read::payload;
 use crate::store::embedded::seal::Asked;
 use crate::store::embedded::segment::{END_BYTES_RESERVED, SEND_BYTES, Segment};
-use crate::store::embedded::table::{CARRIED, Extent, ROW_BYTES, Row};
+use crate::store::embedded::table::{CARRIED, Extent, FIRST, ROW_BYTES, Row};
 use crate::store::embedded::waiting::{Counted, Hand, Place};
 use crate::store::view::EndedExecution;
 use crate::store::wire::{self, EndingForm};
@@ -216,6 +216,9 @@ impl Writer {
             let at = log_at + batch.log.len() as u64;
             let length =
                 frame::append(&mut batch.log, FrameKind::Send, &[&head.encode(), &send.form], send.slot.as_ref());
+            if head.index == Some(0) {
+                send.row.flags |= FIRST;
+            }
             send.row.accepted = Extent { at: at as u32, length: length as u32 };
             courses.push((send.course, send.destination));
             bodies.push(u64::from(head.body.length) + u64::from(head.rest.length));
