@@ -26,6 +26,7 @@ mod seats;
 mod sends;
 pub mod serve;
 mod sources;
+mod stats;
 mod suspensions;
 mod tail;
 pub mod view;
@@ -128,6 +129,7 @@ fn router_sharing(shares: budget::Shares, state: ApiState, addresses: Router) ->
         .route("/v1/executions/{execution}/sends", post(executions::submit))
         .route("/v1/executions/{execution}/finish", post(executions::finish))
         .route("/v1/executions/{execution}/discard", post(executions::discard))
+        .route("/v1/stats", get(stats::read))
         .route("/v1/tail", get(tail::tail))
         .route("/v1/explain", post(explain::explain))
         .route("/v1/suspensions", get(suspensions::list).post(suspensions::suspend))

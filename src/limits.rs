@@ -121,6 +121,12 @@ pub const PAGE_ITEMS_MAX: usize = 200;
 /// Sends that are looked at for one page, whatever it asks for: a filter that finds little costs its caller more pages,
 /// and nobody else anything.
 pub const LIST_LOOKED_AT_MAX: usize = if cfg!(test) { 250 } else { 20_000 };
+/// Most buckets of time in one answer of statistics.
+pub const STATS_BUCKETS_MAX: i64 = 750;
+/// Groups of such an answer: those with most sends, and beside them those of which most were not delivered. All others
+/// are one.
+pub const STATS_GROUPS_BY_COUNT: usize = 20;
+pub const STATS_GROUPS_BY_LOSS: usize = 10;
 /// Items of a page when the caller names no limit.
 pub const PAGE_ITEMS_DEFAULT: usize = 50;
 /// Longest `?wait=` of `GET /v1/sends/{id}`.

@@ -14,6 +14,7 @@ mod once;
 pub mod postgres;
 mod records;
 mod registry;
+pub mod stats;
 mod view;
 mod wire;
 

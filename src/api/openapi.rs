@@ -16,11 +16,12 @@ use utoipa::{IntoParams, Modify, OpenApi, ToSchema};
 
 use super::problem::ProblemCode;
 use super::view::RecordView;
-use super::{executions, explain, har, nodes, resend, sends, sources, suspensions, tail};
+use super::{executions, explain, har, nodes, resend, sends, sources, stats, suspensions, tail};
 use crate::outcome::{Code, Outcome, Phase, Processed};
 use crate::record::{ExecutionState, FinishedBy, State};
 use crate::send::Method;
 use crate::source::Verified;
+use crate::store::stats::By;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -32,7 +33,7 @@ use crate::source::Verified;
     paths(
         sends::submit, sends::list, sends::one, resend::resend, har::har, tail::tail,
         executions::submit, executions::list, executions::one, executions::finish, executions::discard,
-        explain::explain,
+        explain::explain, stats::read,
         suspensions::list, suspensions::suspend, suspensions::lift, suspensions::tenants, sources::list, nodes::list,
         public_ips_text, public_ips_json, public_ips_atom, document_itself, inspector,
     ),
@@ -293,6 +294,28 @@ pub(super) struct ExecutionFilters {
     until: Option<String>,
 }
 
+/// What statistics are asked for.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "a description; `query` reads it")]
+pub(super) struct StatsParameters {
+    /// Only where `Egressd-Tenant: *` was asked for.
+    #[param(min_length = 1, max_length = 128)]
+    tenant: Option<String>,
+    /// From the bucket on that holds this instant; a day before `until` by default. It is of when sends ended.
+    #[param(format = DateTime)]
+    since: Option<String>,
+    /// Up to the bucket that holds what comes before this instant; now by default.
+    #[param(format = DateTime)]
+    until: Option<String>,
+    /// How long one is; by default the shortest of which there are no more than 100. At most 750 fit into one answer.
+    #[param(schema_with = bucket)]
+    bucket: Option<String>,
+    /// What sends are told apart by; the outcome by default.
+    #[param(schema_with = by)]
+    by: Option<String>,
+}
+
 /// Which page.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -494,6 +517,14 @@ pub(super) fn processed() -> Object {
 
 pub(super) fn encoding_or_null() -> Object {
     text_of(["utf8", "base64"].into_iter(), true)
+}
+
+pub(super) fn bucket() -> Object {
+    text_of(super::query::BUCKETS.iter().map(|(label, _)| *label), false)
+}
+
+pub(super) fn by() -> Object {
+    text_of(By::ALL.iter().map(|one| one.label()), false)
 }
 
 pub(super) fn execution_state() -> Object {

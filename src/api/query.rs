@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::access::Tenants;
 use super::problem::Problem;
@@ -12,6 +12,7 @@ use crate::outcome::{Code, Outcome};
 use crate::policy::{CheckedUrl, Host};
 use crate::record::{ExecutionState, State};
 use crate::send::{Method, TenantId};
+use crate::store::stats::{By, StatsAsked};
 use crate::store::{ExecutionFilter, Filter, HostFilter, Reach, StatusFilter};
 
 /// One page of a list.
@@ -72,6 +73,57 @@ pub fn executions(query: Option<&str>, tenants: Tenants) -> Result<(ExecutionFil
         reading.known(known, &name, "workflow state since until limit cursor, and tenant for all tenants");
     }
     reading.done((filter, page))
+}
+
+/// Lengths of the buckets of statistics, with how many slots each has.
+pub const BUCKETS: [(&str, i64); 5] = [("5m", 1), ("15m", 3), ("1h", 12), ("6h", 72), ("1d", 288)];
+/// Where no length is given, the shortest is taken of which there are no more than this.
+const BUCKETS_USUAL: i64 = 100;
+const STATS_USUAL: SignedDuration = SignedDuration::from_hours(24);
+
+/// `GET /v1/stats`. Second value: the bucket's label.
+pub fn stats(query: Option<&str>, tenants: Tenants, now: Timestamp) -> Result<(StatsAsked, &'static str), Problem> {
+    let mut reading = Parameters::default();
+    let mut reach = tenants.clone().reach();
+    let (mut since, mut until, mut bucket, mut by) = (None, None, None, By::Outcome);
+    for (name, value) in reading.parameters(query) {
+        match &*name {
+            "since" => since = reading.instant("since", &value),
+            "until" => until = reading.instant("until", &value),
+            "bucket" => {
+                bucket = BUCKETS.into_iter().find(|(label, _)| *label == value);
+                if bucket.is_none() {
+                    reading.bad("bucket", one_of(BUCKETS.into_iter().map(|(label, _)| label)), None);
+                }
+            }
+            "by" => match By::from_label(&value) {
+                Some(given) => by = given,
+                None => reading.bad("by", one_of(By::ALL.iter().map(|by| by.label())), None),
+            },
+            "tenant" if tenants == Tenants::All => reading.tenant(&mut reach, &value),
+            _ => reading.known(false, &name, "since until bucket by, and tenant for all tenants"),
+        }
+    }
+    let until = until.unwrap_or(now);
+    let since = since.unwrap_or_else(|| until.saturating_sub(STATS_USUAL).unwrap_or(Timestamp::MIN));
+    let of = |slots| StatsAsked::of(reach.clone(), by, slots, since, until);
+    let usual = || {
+        let fits = |(_, slots): &(&str, i64)| {
+            of(*slots).is_some_and(|asked| (asked.until - asked.since) / slots <= BUCKETS_USUAL)
+        };
+        BUCKETS.into_iter().find(fits)
+    };
+    let (label, slots) = bucket.or_else(usual).unwrap_or(BUCKETS[BUCKETS.len() - 1]);
+    let asked = of(slots);
+    if asked.is_none() && reading.problems.is_empty() {
+        let (name, detail) = match since < until {
+            true => ("bucket", format!("makes more than {} of this time", limits::STATS_BUCKETS_MAX)),
+            false => ("since", "must be before until".to_owned()),
+        };
+        reading.bad(name, detail, None);
+    }
+    let asked = asked.unwrap_or(StatsAsked { reach, since: 0, until: 1, bucket: 1, by });
+    reading.done((asked, label))
 }
 
 /// `GET /v1/sends/{id}`: how many seconds to wait for its end.

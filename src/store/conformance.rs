@@ -19,6 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 use uuid::Uuid;
 
 pub use self::drafts::*;
+use super::stats::{By, Group, SLOT_SECONDS, StatsAsked};
 use super::*;
 use crate::outcome::{Code, Ended, Failure, Outcome, Phase, Processed, Timings};
 use crate::policy::{CheckedUrl, Verdict};
@@ -61,6 +62,7 @@ pub async fn run<S: Subject>() {
     a_list_pages_while_sends_are_added::<S>().await;
     the_tail_follows_the_order_of_finishing::<S>().await;
     outcomes_are_counted_per_tenant::<S>().await;
+    ends_are_counted_over_time::<S>().await;
     suspensions_are_kept_with_their_lifting::<S>().await;
     first_publication_is_remembered::<S>().await;
     a_closed_store_takes_nothing::<S>().await;
@@ -686,6 +688,85 @@ async fn outcomes_are_counted_per_tenant<S: Subject>() {
     assert_eq!(counts.len(), 2);
     assert_eq!(counts[&tenant("a")], HashMap::from([(Outcome::Delivered, 1), (Outcome::Rejected, 1)]));
     assert_eq!(counts[&tenant("b")], HashMap::from([(Outcome::Delivered, 1)]));
+}
+
+async fn ends_are_counted_over_time<S: Subject>() {
+    let subject = S::fresh().await;
+    let session = subject.session().clone();
+    let store = subject.store();
+    let slot = SLOT_SECONDS;
+    // 1,790,000,000 is 200 s into its five minutes, and 800 s into its quarter and its hour.
+    let reach = |name: Option<&str>| name.map_or(Reach::All, |name| Reach::One(tenant(name)));
+    let asked = |by, of: Option<&str>, bucket, since, until| {
+        StatsAsked::of(reach(of), by, bucket, at(since), at(until)).expect("whole buckets")
+    };
+    let shown = async |store: &S::Store, asked: StatsAsked| -> Vec<String> {
+        let stats = store.stats(asked).await.expect("counted");
+        let group = |group: &Group| {
+            let buckets = group.buckets.iter().map(|(slot, figures)| {
+                let minutes = (slot * SLOT_SECONDS - at(0).as_second()).div_euclid(60);
+                format!("{minutes}:{}/{}", figures.delivered, figures.count)
+            });
+            let buckets: Vec<String> = buckets.collect();
+            let name = group.name.as_deref().unwrap_or("-");
+            format!("{name} {}/{} {}", group.all.delivered, group.all.count, buckets.join(" "))
+        };
+        stats.groups.iter().map(group).collect()
+    };
+    assert!(shown(store, asked(By::Outcome, None, 1, 0, 900)).await.is_empty());
+    let other = draft().of("other").to("https://other.example.com/");
+    for (draft, status, second) in
+        [(draft(), 200, 0), (draft(), 200, 1), (draft(), 500, 2), (other.clone(), 204, slot), (other, 200, 2 * slot)]
+    {
+        let id = accept_one(store, &session, &draft.created(at(0))).await;
+        store.finish(&session, finished(id, status, at(second))).await.expect("ended");
+    }
+    let lost = accept_one(store, &session, &draft()).await;
+    store.finish(&session, failed(lost, Code::Timeout, at(2 * slot))).await.expect("ended");
+    let expired = accept_one(store, &session, &draft()).await;
+    let end = Finished { started_at: None, finished_at: at(3 * slot), ..failed(expired, Code::Expired, at(0)) };
+    store.finish(&session, end).await.expect("ended");
+
+    let check = async |store: &S::Store| {
+        for (asked, expected) in [
+            (
+                asked(By::Outcome, None, 1, 0, 900),
+                vec![
+                    "delivered 4/4 -4:2/2 1:1/1 6:1/1",
+                    "expired 0/1 11:0/1",
+                    "failed 0/1 6:0/1",
+                    "rejected 0/1 -4:0/1",
+                ],
+            ),
+            (asked(By::Outcome, Some("other"), 1, 0, 900), vec!["delivered 2/2 1:1/1 6:1/1"]),
+            (asked(By::Outcome, Some("nobody"), 1, 0, 900), vec![]),
+            (
+                asked(By::Host, None, 3, 0, 900),
+                vec!["api.example.com 2/5 -14:2/3 1:0/2", "other.example.com 2/2 1:2/2"],
+            ),
+            (asked(By::Host, Some("acme"), 1, 600, 601), vec!["api.example.com 0/1 6:0/1"]),
+            (asked(By::Tenant, None, 12, 0, 900), vec!["acme 2/5 -14:2/5", "other 2/2 -14:2/2"]),
+            (asked(By::Tenant, Some("other"), 12, 0, 900), vec!["other 2/2 -14:2/2"]),
+            (asked(By::Source, None, 12, 0, 900), vec!["198.51.100.10 4/5 -14:4/5", "- 0/2 -14:0/2"]),
+            (asked(By::Outcome, None, 288, -90_000, -80_000), vec![]),
+        ] {
+            let label = format!("{asked:?}");
+            let mut found = shown(store, asked).await;
+            found.sort();
+            let mut expected = expected;
+            expected.sort_unstable();
+            assert_eq!(found, expected, "{label}");
+        }
+        let stats = store.stats(asked(By::Outcome, None, 12, 0, 900)).await.expect("counted");
+        assert_eq!((stats.all.count, stats.all.delivered), (7, 4));
+        let median = stats.all.percentile(0.5).expect("some were begun");
+        assert!((20.0..50.0).contains(&median), "{median}");
+    };
+    check(store).await;
+    // Asking counts nothing twice.
+    check(store).await;
+    let subject = subject.crash().await;
+    check(subject.store()).await;
 }
 
 async fn suspensions_are_kept_with_their_lifting<S: Subject>() {

@@ -46,6 +46,7 @@ mod segment;
 mod segments;
 mod span;
 mod state;
+mod stats;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -83,6 +84,7 @@ use self::state::State;
 use self::table::Row;
 use self::waiting::{Counted, Waiting};
 use self::writer::{AcceptJob, AcceptedJob, BeginJob, EndJob, FinishJob, Job, SendAt, StoreEndJob};
+use super::stats::{Stats, StatsAsked};
 use super::{
     Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter, ExecutionPage,
     Filter, IdempotencyKey, OnceOnly, Page, Published, Reach, Records, Recovered, Registry, Released, Session, Started,

@@ -12,6 +12,7 @@ use std::{
 use futures_util::FutureExt;
 use jiff::{SignedDuration, Timestamp};
 
+use super::stats::{self, By, Choosing, Place, Stats, StatsAsked};
 use super::view::{self, EndedExecution, Standing, host_text};
 use super::{
     Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter, ExecutionPage,
@@ -570,6 +571,33 @@ impl Inner {
         counts
     }
 
+    fn stats(&self, asked: &StatsAsked) -> Stats {
+        let ends: Vec<(Option<String>, Place)> = self
+            .sends
+            .iter()
+            .filter(|kept| asked.reach.takes_in(&kept.new.tenant))
+            .filter_map(|kept| {
+                let end = kept.finished.as_ref()?;
+                let slot = stats::slot_of(end.finished_at);
+                let name = match asked.by {
+                    By::Outcome => Some(end.ended.outcome.label().to_owned()),
+                    By::Tenant => Some(kept.new.tenant.to_string()),
+                    By::Host => kept.host(),
+                    By::Source => end.connection.as_ref().and_then(|one| one.public).map(|public| public.to_string()),
+                };
+                let took = end.started_at.map(|started| end.finished_at.duration_since(started).as_millis() as i64);
+                let time = took.map_or(stats::NO_TIME, stats::time_of);
+                let delivered = end.ended.outcome == Outcome::Delivered;
+                asked.takes_in(slot).then_some((name, Place { slot, delivered, time }))
+            })
+            .collect();
+        let mut choosing = Choosing::default();
+        ends.iter().for_each(|(name, place)| choosing.add(name.as_deref(), place.delivered, 1));
+        let mut gathering = choosing.chosen();
+        ends.iter().for_each(|(name, place)| gathering.add(asked, name.as_deref(), *place, 1));
+        gathering.done()
+    }
+
     fn publish(&mut self, addresses: Vec<IpAddr>, digest: Option<[u8; 32]>, now: Timestamp) -> Published {
         self.published.add(addresses, now);
         if digest.is_some() && digest != self.digest {
@@ -737,6 +765,10 @@ impl Records for Memory {
 
     fn outcomes_of_the_hour(&self, now: Timestamp) -> StoreResult<'_, HashMap<TenantId, HashMap<Outcome, u64>>> {
         ready(self.open().map(|inner| inner.outcomes_of_the_hour(now)))
+    }
+
+    fn stats(&self, asked: StatsAsked) -> StoreResult<'_, Stats> {
+        ready(self.open().map(|inner| inner.stats(&asked)))
     }
 
     fn retain(&self, _now: Timestamp) -> StoreResult<'_, ()> {

@@ -26,6 +26,7 @@ mod read;
 mod registry;
 mod schema;
 mod sql;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod wait;
@@ -53,6 +54,7 @@ use self::life::Life;
 pub use self::link::Address;
 use self::link::{Link, Trouble};
 use super::embedded::seal::Keys;
+use super::stats::{Stats, StatsAsked};
 use super::{
     Accept, Accepted, Begin, Claimed, Ending, ExecutionAnswer, ExecutionFilter, ExecutionPage, Filter, IdempotencyKey,
     News, NodeLoad, NodeSeen, OnceOnly, Page, Published, Reach, Records, Recovered, Registry, Released, Session,
@@ -558,6 +560,10 @@ impl Records for Postgres {
 
     fn outcomes_of_the_hour(&self, now: Timestamp) -> StoreResult<'_, HashMap<TenantId, HashMap<Outcome, u64>>> {
         read::outcomes_of_the_hour(&self.shared, now).boxed()
+    }
+
+    fn stats(&self, asked: StatsAsked) -> StoreResult<'_, Stats> {
+        stats::stats(&self.shared, asked).boxed()
     }
 
     fn retain(&self, now: Timestamp) -> StoreResult<'_, ()> {

@@ -4,6 +4,7 @@ use std::{collections::HashMap, net::IpAddr};
 
 use jiff::Timestamp;
 
+use super::stats::{Stats, StatsAsked};
 use super::{StoreError, StoreResult};
 use crate::outcome::{Code, Outcome};
 use crate::record::{Execution, ExecutionState, ExecutionSummary, Record, State};
@@ -224,6 +225,10 @@ pub trait Records: std::marker::Send + Sync + 'static {
 
     /// Outcomes of sends that ended within the last hour, by the minute, per tenant; costs what its answer does.
     fn outcomes_of_the_hour(&self, now: Timestamp) -> StoreResult<'_, HashMap<TenantId, HashMap<Outcome, u64>>>;
+
+    /// How sends ended, by when they did, as far as records are kept; costs what it counts of each five minutes, however
+    /// many sends that were. May be some seconds late.
+    fn stats(&self, asked: StatsAsked) -> StoreResult<'_, Stats>;
 
     /// Drops what retention no longer keeps, whole segments at a time.
     fn retain(&self, now: Timestamp) -> StoreResult<'_, ()>;

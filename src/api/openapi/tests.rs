@@ -40,6 +40,7 @@ fn every_call_of_the_contract_is_described() {
         "get /v1/sends/{id}",
         "get /v1/sends/{id}/har",
         "get /v1/sources",
+        "get /v1/stats",
         "get /v1/suspensions",
         "get /v1/tail",
         "get /v1/tenants",
@@ -141,6 +142,9 @@ fn a_record_requires_every_key() {
         ("Execution", 7),
         ("ExecutionSummary", 10),
         ("Executions", 2),
+        ("Stats", 6),
+        ("Figures", 4),
+        ("Percentiles", 3),
     ] {
         let schema = &document["components"]["schemas"][name];
         let required: BTreeSet<_> =
@@ -172,9 +176,12 @@ fn described_parameters_are_taken() {
         "state" => "held",
         "method" => "POST",
         "path" => "/orders",
+        "bucket" => "1d",
+        "by" => "host",
         _ => "x",
     };
-    for (path, count) in [("/v1/sends", 16), ("/v1/tail", 14), ("/v1/executions", 7)] {
+    let now = "2026-11-22T12:00:00Z".parse().expect("an instant");
+    for (path, count) in [("/v1/sends", 16), ("/v1/tail", 14), ("/v1/executions", 7), ("/v1/stats", 5)] {
         let names = names(path);
         assert_eq!(names.len(), count, "{path}");
         for (name, parameter) in names {
@@ -182,6 +189,7 @@ fn described_parameters_are_taken() {
             let text = format!("{name}={value}");
             let taken = match path {
                 "/v1/tail" => query::tail(Some(&text), Tenants::All, true).is_ok(),
+                "/v1/stats" => query::stats(Some(&text), Tenants::All, now).is_ok(),
                 "/v1/executions" => query::executions(Some(&text), Tenants::All).is_ok(),
                 _ => query::list(Some(&text), Tenants::All, true).is_ok(),
             };

@@ -262,9 +262,16 @@ async fn a_token_says_who_calls() {
     for path in ["/openapi.json"] {
         assert_eq!(desk.get(path).await.status, 200, "{path}");
     }
-    for path in
-        ["/v1/sends", "/v1/executions", "/v1/tail", "/v1/tenants", "/v1/suspensions", "/v1/sends/x", "/v1/sends/x/har"]
-    {
+    for path in [
+        "/v1/sends",
+        "/v1/executions",
+        "/v1/stats",
+        "/v1/tail",
+        "/v1/tenants",
+        "/v1/suspensions",
+        "/v1/sends/x",
+        "/v1/sends/x/har",
+    ] {
         desk.get(path).await.problem(401, "unauthorized");
     }
 }
@@ -279,6 +286,7 @@ async fn scopes_say_what_a_caller_may_do() {
         ("POST", "/v1/executions/e/finish".to_owned(), "", "submit"),
         ("POST", "/v1/executions/f/discard".to_owned(), "", "submit"),
         ("GET", "/v1/executions".to_owned(), "", "read"),
+        ("GET", "/v1/stats".to_owned(), "", "read"),
         ("GET", "/v1/executions/e".to_owned(), "", "read"),
         ("GET", "/v1/sends".to_owned(), "", "read"),
         ("GET", format!("/v1/sends/{id}"), "", "read"),

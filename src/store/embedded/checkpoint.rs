@@ -32,6 +32,14 @@ pub fn when_asked(shared: &Shared, asked: &Receiver<()>, newest_end: u64) {
 fn checkpoint(shared: &Shared) -> io::Result<()> {
     let segments = shared.segments();
     let Some((_, full)) = segments.split_last() else { return Ok(()) };
+    for segment in full {
+        // What a list of statistics needs is no reason to hold a checkpoint up.
+        if let Err(error) = super::stats::seal(shared, segment)
+            && shared.segment(segment.number).is_some()
+        {
+            tracing::warn!(%error, segment = segment.number, "what ended in a segment is not counted in its file yet");
+        }
+    }
     let mut checkpointed = false;
     for segment in full {
         if segment.is_checkpointed_for_good() {

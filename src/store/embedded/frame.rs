@@ -40,12 +40,14 @@ pub enum FrameKind {
     Call = 11,
     /// What each tenant has stored in a checkpointed segment; at the end of index files alone.
     Shares = 12,
+    /// What the ends of a full segment come to; in `stats` files alone.
+    Stats = 13,
 }
 
 impl FrameKind {
     fn of(number: u8) -> Option<Self> {
         use FrameKind::*;
-        let all = [Head, Send, Ending, Begin, Finish, Body, State, Index, Pairs, Call, Shares];
+        let all = [Head, Send, Ending, Begin, Finish, Body, State, Index, Pairs, Call, Shares, Stats];
         all.into_iter().find(|kind| *kind as u8 == number)
     }
 }

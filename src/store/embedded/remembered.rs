@@ -52,6 +52,10 @@ impl Records for Embedded {
         self.blocking(move |shared| Ok(shared.hour.outcomes(now))).boxed()
     }
 
+    fn stats(&self, asked: StatsAsked) -> StoreResult<'_, Stats> {
+        self.blocking(move |shared| stats::stats(shared, &asked)).boxed()
+    }
+
     fn retain(&self, now: Timestamp) -> StoreResult<'_, ()> {
         async move {
             let gone = self.ask(|answer| Job::Retain(now, answer)).await?;

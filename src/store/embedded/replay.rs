@@ -375,7 +375,8 @@ fn replay(
             | FrameKind::Index
             | FrameKind::Pairs
             | FrameKind::State
-            | FrameKind::Shares => Ok(()),
+            | FrameKind::Shares
+            | FrameKind::Stats => Ok(()),
         };
         if let Err(why) = read {
             lost(at, at + frame.length as u64, why.0);

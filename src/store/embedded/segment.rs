@@ -7,6 +7,7 @@
 //!   Both are derived from the logs, and made anew from them until the segment is checkpointed.
 //! - `index`: written when the segment is checkpointed: what finds rows ([`Find`]), and what the table holds in sum
 //!   ([`ZoneMap`]). Until then both are in memory alone.
+//! - `stats`: what the ends of this log come to, once nothing is added to it.
 
 mod finding;
 mod rows;
@@ -29,6 +30,7 @@ use super::files::{self, Link};
 use super::frame::{self, Frame, FrameKind};
 use super::index::{Ended, Find, Growing};
 use super::seal::SLOT_BYTES;
+use super::stats::Counted;
 use super::table::{Extent, ROW_BYTES, Row};
 use super::zone_map::ZoneMap;
 use super::{Fault, Faults};
@@ -58,6 +60,8 @@ pub struct Segment {
     ends: File,
     /// `None`: dropped, their time was over.
     bodies: RwLock<Option<File>>,
+    /// What its ends come to.
+    pub counted: Mutex<Counted>,
     /// Held while the table or `ends` is read or written, so that no half-written row is seen.
     table_lock: RwLock<()>,
     /// Sends accepted here and visible to readers.
@@ -237,6 +241,7 @@ impl Segment {
             find: RwLock::new(Find::Growing(Growing::default())),
             ended: RwLock::default(),
             shares: Mutex::default(),
+            counted: Mutex::default(),
             distrusted: AtomicBool::new(false),
             #[cfg(test)]
             failing_reads: AtomicU32::new(0),

@@ -8,6 +8,7 @@ mod hindered;
 mod losses;
 mod retention;
 mod shares;
+mod stats;
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;

@@ -33,6 +33,8 @@ const COUNTED_AGAIN_AFTER: Duration = Duration::from_secs(3);
 /// How long the end of an earlier life of this node is waited for.
 const NAME_WITHIN: Duration = Duration::from_secs(3);
 const COMPACTED_EVERY: Duration = Duration::from_secs(2);
+/// How often what ended is counted for the statistics, so that who asks for them waits for little.
+const COUNTED_EVERY: Duration = Duration::from_secs(2);
 const PARTITIONS_EVERY: Duration = Duration::from_secs(600);
 /// Ends that one look at the tail brings to those who wait.
 const ENDS_TOLD: i64 = 1_000;
@@ -170,6 +172,7 @@ pub async fn renew(shared: Arc<Shared>) {
 pub async fn tend(shared: Arc<Shared>) {
     let mut compacted = clock::monotonic();
     let mut partitioned = compacted;
+    let mut counted = compacted;
     let mut tail = None;
     loop {
         tokio::time::sleep(super::POLL).await;
@@ -202,6 +205,10 @@ pub async fn tend(shared: Arc<Shared>) {
                 shared.tend.query(sql::COMPACT_TALLY, &[]).await?;
                 shared.tend.query(sql::COMPACT_HOUR, &[]).await?;
                 shared.tend.query(sql::FORGET_DEAD, &[]).await?;
+            }
+            if now.duration_since(counted) >= COUNTED_EVERY {
+                counted = now;
+                super::stats::count(&shared.tend, sql::COUNT_STATS_IF_FREE).await?;
             }
             if now.duration_since(partitioned) >= PARTITIONS_EVERY {
                 partitioned = now;

@@ -348,6 +348,11 @@ async fn settled(shared: &Shared) -> Result<Option<i64>, StoreError> {
     }
 }
 
+/// Waits, a little, until what has been committed by now can be counted.
+pub async fn settle(shared: &Shared) -> Result<(), StoreError> {
+    settled(shared).await.map(drop)
+}
+
 pub async fn newest_place(shared: &Shared) -> Result<TailPlace, StoreError> {
     Ok(settled(shared).await?.map_or(TailPlace::START, place))
 }
@@ -417,6 +422,8 @@ pub async fn retain(shared: &Shared, now: Timestamp) -> Result<(), StoreError> {
     let (bodies, records) = (before(shared.settings.body_retention), before(shared.settings.retention));
     schema::drop_before(link, bodies.min(live), true).await.map_err(failed)?;
     schema::drop_before(link, records.min(live), false).await.map_err(failed)?;
+    let first_kept = records.min(live).saturating_mul(24 * 3600);
+    link.query(sql::FORGET_STATS, &[&first_kept]).await.map_err(failed)?;
     let keys = now.checked_sub(SignedDuration::try_from(IDEMPOTENCY_KEPT).unwrap_or(SignedDuration::MAX));
     link.query(sql::FORGET_KEYS, &[&keys.map_or(0, wire::nanoseconds)]).await.map_err(failed)?;
     let bytes: i64 = link.one(sql::BYTES, &[]).await.map_err(failed)?.get(0);

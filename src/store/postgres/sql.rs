@@ -313,6 +313,56 @@ pub const COMPACT_HOUR: &str = "WITH newest AS MATERIALIZED (SELECT max(minute) 
 pub const HOUR: &str =
     "SELECT tenant, outcome, sum(n)::bigint FROM hour WHERE minute > $1::bigint GROUP BY tenant, outcome";
 
+/// Counts ends that came since, `$1` at most. `$2` are the times, `$3` how many hosts are told apart.
+macro_rules! count_stats {
+    ($lock:literal) => {
+        concat!(
+            "WITH at AS MATERIALIZED (SELECT seq FROM stat_place FOR UPDATE",
+            $lock,
+            "), \
+     bound AS MATERIALIZED (SELECT (pg_snapshot_xmin(pg_current_snapshot())::text::bigint + tail_base) << 20 AS seq \
+     FROM tier), \
+     ends AS MATERIALIZED (SELECT d.seq, d.tenant, d.outcome, d.public, d.finished_at / 300000000000 AS slot, \
+     (SELECT s.host FROM send s WHERE s.id = d.id) AS host, d.outcome = 0 AS delivered, \
+     CASE WHEN d.started_at IS NULL THEN cardinality($2::int[]) + 1 \
+     ELSE width_bucket((d.finished_at - d.started_at) / 1000000 - 1, $2::int[]::bigint[]) END AS took \
+     FROM at, bound, LATERAL (SELECT id, seq, tenant, outcome, public, started_at, finished_at FROM done WHERE done.seq > at.seq AND done.seq < bound.seq \
+     ORDER BY done.seq LIMIT $1::bigint) d), \
+     hosts AS (SELECT slot, tenant, host, row_number() OVER (PARTITION BY slot ORDER BY count(*) DESC, tenant, host) AS n \
+     FROM ends WHERE host IS NOT NULL GROUP BY 1, 2, 3), \
+     told AS (SELECT v.tenant, v.told_by, w.seconds, e.slot / (w.seconds / 300) AS slot, v.value, e.delivered, e.took \
+     FROM ends e LEFT JOIN hosts h ON h.slot = e.slot AND h.tenant = e.tenant AND h.host = e.host AND h.n <= $3::bigint, \
+     LATERAL (VALUES (300), (3600)) AS w(seconds), \
+     LATERAL (VALUES (e.tenant, 0, e.outcome::text), ('', 0, e.outcome::text), (e.tenant, 1, coalesce(h.host, '')), \
+     ('', 1, coalesce(h.host, '')), (e.tenant, 2, coalesce(e.public, '')), ('', 2, coalesce(e.public, '')), \
+     (e.tenant, 3, e.tenant), ('', 3, e.tenant)) AS v(tenant, told_by, value)), \
+     put AS (INSERT INTO stat AS known (tenant, told_by, seconds, slot, value, delivered, took, n) \
+     SELECT tenant, told_by, seconds, slot, value, delivered, took, count(*) FROM told GROUP BY 1, 2, 3, 4, 5, 6, 7 \
+     ORDER BY 1, 2, 3, 4, 5, 6, 7 ON CONFLICT (tenant, told_by, seconds, slot, value, delivered, took) \
+     DO UPDATE SET n = known.n + excluded.n), \
+     counted AS (UPDATE stat_place SET seq = newest.seq FROM (SELECT max(seq) AS seq FROM ends) AS newest \
+     WHERE newest.seq IS NOT NULL) \
+     SELECT count(*) FROM ends"
+        )
+    };
+}
+
+/// Behind whoever is at it.
+pub const COUNT_STATS: &str = count_stats!("");
+/// Nothing, where somebody is at it.
+pub const COUNT_STATS_IF_FREE: &str = count_stats!(" SKIP LOCKED");
+
+/// What is counted of a tenant (or of all) under each value.
+pub const STATS_CHOOSING: &str = "SELECT value, delivered, sum(n)::bigint FROM stat WHERE tenant = $1::text \
+     AND told_by = $2::smallint AND seconds = $3::int AND slot >= $4::bigint AND slot < $5::bigint GROUP BY 1, 2";
+
+/// The same in buckets of `$6` slots, with those values that are not among `$7` as one.
+pub const STATS: &str = "SELECT CASE WHEN value = ANY ($7::text[]) THEN value ELSE '' END, slot / $6::bigint, delivered, \
+     took, sum(n)::bigint FROM stat WHERE tenant = $1::text AND told_by = $2::smallint AND seconds = $3::int \
+     AND slot >= $4::bigint AND slot < $5::bigint GROUP BY 1, 2, 3, 4";
+
+pub const FORGET_STATS: &str = "DELETE FROM stat WHERE seconds * slot < $1::bigint";
+
 pub const FORGET_KEYS: &str = "DELETE FROM idem WHERE at < $1::bigint";
 
 // Records.
