@@ -56,6 +56,8 @@ pub fn wrong(detail: impl Into<String>, fix: impl Into<String>) -> Wrong {
 pub struct Reader<'a> {
     file: &'a Path,
     text: &'a str,
+    /// Where each line but the first begins: every value that is read asks for its line.
+    lines: Vec<usize>,
     problems: RefCell<Vec<ConfigProblem>>,
 }
 
@@ -88,7 +90,8 @@ impl<T> Setting<T> {
 
 impl<'a> Reader<'a> {
     pub fn new(file: &'a Path, text: &'a str) -> Self {
-        Self { file, text, problems: RefCell::default() }
+        let lines = text.match_indices('\n').map(|(at, _)| at + 1).collect();
+        Self { file, text, lines, problems: RefCell::default() }
     }
 
     pub fn note(&self, place: &KeyAt, wrong: Wrong) {
@@ -126,7 +129,7 @@ impl<'a> Reader<'a> {
     }
 
     fn line_at(&self, offset: usize) -> usize {
-        self.text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+        self.lines.partition_point(|&begins| begins <= offset) + 1
     }
 }
 
