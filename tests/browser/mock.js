@@ -12,6 +12,13 @@ const ASSETS = new URL("../../src/inspector/assets/", import.meta.url);
 const TYPES = { html: "text/html; charset=utf-8", js: "text/javascript; charset=utf-8", css: "text/css; charset=utf-8", svg: "image/svg+xml" };
 export const POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
+/** By what `key` says of each. */
+function grouped(all, key) {
+  const groups = new Map();
+  for (const one of all) groups.set(key(one), [...(groups.get(key(one)) ?? []), one]);
+  return groups;
+}
+
 /** An id of the tail: like egressd's, it says neither a number nor an order. */
 export const place = (seq) => createHash("sha384").update(`place ${seq}`).digest().subarray(0, 36).toString("base64url");
 
@@ -34,12 +41,49 @@ export async function mock({ count = 60, token = null, port = 0, start = Date.no
   const matches = (one, query) => {
     const at = Date.parse(one.created_at);
     const tests = {
-      outcome: (value) => one.outcome === value, code: (value) => one.error?.code === value, status: (value) => one.response?.status === Number(value),
-      host: (value) => URL.canParse(one.request.url) && new URL(one.request.url).hostname === value, workflow: (value) => one.context.workflow === value,
+      outcome: (value) => one.outcome === value, code: (value) => one.error?.code === value, state: (value) => one.state === value,
+      status: (value) => (/^\dxx$/.test(value) ? String(one.response?.status)[0] === value[0] : one.response?.status === Number(value)),
+      method: (value) => one.request.method === value, path: (value) => URL.canParse(one.request.url) && new URL(one.request.url).pathname.startsWith(value),
+      host: (value) => URL.canParse(one.request.url) && (value.startsWith("*.") ? new URL(one.request.url).hostname.endsWith(value.slice(1)) : new URL(one.request.url).hostname === value), workflow: (value) => one.context.workflow === value,
       execution: (value) => one.context.execution === value, step: (value) => one.context.step === value, tenant: (value) => one.context.tenant === value,
       source_ip: (value) => [one.connection?.source_ip, one.connection?.public_ip].includes(value), since: (value) => at >= Date.parse(value), until: (value) => at < Date.parse(value),
     };
-    return Object.entries(tests).every(([key, holds]) => !query.has(key) || holds(query.get(key)));
+    return Object.entries(tests).every(([key, holds]) => !query.has(key) || query.getAll(key).some(holds));
+  };
+
+  /** Runs, as the API lists them: by their first sends. */
+  const executions = (query) => {
+    const runs = new Map();
+    for (const one of [...state.sends].reverse()) {
+      const { execution, tenant, workflow } = one.context;
+      if (!execution) continue;
+      const key = `${tenant} ${execution}`;
+      const run = runs.get(key) ?? { execution, tenant, workflow, state: "finished", finished_by: "call", delivered: 0, done: 0, total: 0, created_at: one.created_at, ended_at: one.created_at, ...state.executions.get(execution) };
+      run.total += 1;
+      run.done += one.state === "done" ? 1 : 0;
+      run.delivered += one.outcome === "delivered" ? 1 : 0;
+      runs.set(key, run);
+    }
+    return [...runs.values()].reverse().filter((run) => ["workflow", "state", "tenant"].every((key) => !query.has(key) || run[key] === query.get(key)) && (!query.has("since") || Date.parse(run.created_at) >= Date.parse(query.get("since"))));
+  };
+
+  /** Ends in their buckets, as the API counts them. */
+  const stats = (query) => {
+    const [by, bucket] = [query.get("by") ?? "outcome", query.get("bucket") ?? "1h"];
+    const step = { "5m": 300, "15m": 900, "1h": 3600, "6h": 21_600, "1d": 86_400 }[bucket] * 1000;
+    const until = Math.ceil(Date.now() / step) * step;
+    const since = Math.floor(Date.parse(query.get("since")) / step) * step;
+    const names = { outcome: (one) => one.outcome, host: (one) => (URL.canParse(one.request.url) ? new URL(one.request.url).hostname : null), tenant: (one) => one.context.tenant, source: (one) => one.connection?.public_ip ?? null };
+    const figures = (sends) => {
+      const delivered = sends.filter((one) => one.outcome === "delivered").length;
+      const times = sends.map((one) => one.timings_ms.total).filter((one) => one !== null).sort((one, two) => one - two);
+      const at = (share) => times[Math.min(times.length - 1, Math.floor(share * times.length))];
+      return { count: sends.length, delivered, success_rate: sends.length === 0 ? null : delivered / sends.length, latency_ms: times.length === 0 ? null : { p50: at(0.5), p95: at(0.95), p99: at(0.99) } };
+    };
+    const done = state.sends.filter((one) => one.state === "done" && Date.parse(one.finished_at) >= since && Date.parse(one.finished_at) < until);
+    const groups = grouped(done, names[by]);
+    return { since: new Date(since).toISOString(), until: new Date(until).toISOString(), bucket, by, total: figures(done), groups: [...groups].map(([name, sends]) => ({
+      name, ...figures(sends), buckets: [...grouped(sends, (one) => Math.floor(Date.parse(one.finished_at) / step) * step)].sort(([one], [two]) => one - two).map(([at, those]) => ({ at: new Date(at).toISOString(), ...figures(those) })) })).sort((one, two) => two.count - one.count) };
   };
 
   const server = http.createServer(async (request, response) => {
@@ -68,7 +112,29 @@ export async function mock({ count = 60, token = null, port = 0, start = Date.no
     if (token !== null && request.headers.authorization !== `Bearer ${token}`) return problem(response, 401, "unauthorized", "a token is needed");
     const query = url.searchParams;
     const parts = url.pathname.split("/").slice(2).map(decodeURIComponent);
+    if (url.pathname === "/v1/stats") return json(response, 200, stats(query));
+    if (url.pathname === "/v1/explain" && request.method === "POST") {
+      const { method, url: to } = JSON.parse(body);
+      const blocked = to.includes("169.254.");
+      return json(response, 200, { tenant: "default", method, url: to, verdict: blocked ? "blocked" : "allowed", code: blocked ? "policy_metadata" : null, message: blocked ? "169.254.169.254 is a metadata service: no send goes there" : null, would_block: null, resolved: [{ ip: blocked ? null : "192.0.2.80", verdict: blocked ? "policy_metadata" : "allowed" }], source_ip: "10.0.0.10", public_ip: SOURCES[0] });
+    }
+    if (url.pathname === "/v1/executions" && request.method === "GET") {
+      const found = executions(query);
+      const limit = Number(query.get("limit") ?? 50);
+      const from = Number(query.get("cursor") ?? 0);
+      if (query.get("since") === "soon") return problem(response, 400, "shape", "the parameter since must be an instant of RFC 3339");
+      return json(response, 200, { executions: found.slice(from, from + limit), next: from + limit < found.length ? String(from + limit) : null });
+    }
+    if (url.pathname === "/v1/sends" && request.method === "POST") {
+      const given = JSON.parse(body);
+      if (!/^https?:/.test(given.url)) return problem(response, 400, "shape", "the send is not of the right shape", [{ pointer: "/url", detail: "is no address" }]);
+      const made = record(state.sends.length, Date.now(), { end: ["delivered", 200] });
+      state.sends.unshift(made);
+      return json(response, 202, made);
+    }
     if (url.pathname === "/v1/sends" && request.method === "GET") {
+      const wrong = query.getAll("status").filter((one) => !/^[1-9](\d\d|xx)$/.test(one));
+      if (wrong.length > 0) return problem(response, 400, "shape", "the parameter status must be a status code or a class of them, e.g. 503 or 5xx");
       const limit = Number(query.get("limit") ?? 50);
       const found = state.sends.filter((one) => matches(one, query));
       const from = query.has("cursor") ? found.findIndex((one) => one.id < query.get("cursor")) : 0;

@@ -150,6 +150,25 @@ test("a receiver's hostile answer is text", async () => {
   });
 });
 
+test("executions and statistics are the API's", async () => {
+  for (const [index, path] of ["taken", "taken", "status/500"].entries()) {
+    await submit({ method: "POST", url: `${receiver}/${path}`, data: { index }, context: { workflow: "inspected", execution: "inspected-1", step: `step-${index}` } });
+  }
+  await view("#/executions?workflow=inspected", async (page) => {
+    const row = page.getByRole("row").filter({ hasText: "inspected-1" });
+    await row.waitFor();
+    await until(page, () => document.querySelector(".dest")?.title.includes("to come") === false);
+    const { delivered, done, total } = (await (await fetch(`${url}/v1/executions?workflow=inspected`)).json()).executions[0];
+    assert.deepEqual([done, total], [3, 3]);
+    assert.match(await row.innerText(), new RegExp(`${delivered}/3`));
+    await page.goto(`${url}/#/overview?range=1h`);
+    await page.locator(".chart a").first().waitFor();
+    const { sends } = await list();
+    const shown = Number((await page.locator(".figures dd").first().innerText()).replaceAll(",", ""));
+    assert.ok(shown >= 3 && shown <= sends.length, `${shown} of ${sends.length}`);
+  });
+});
+
 test("sources, tenants and suspensions", () => view("#/sources", async (page) => {
   await page.getByText("127.0.0.11").first().waitFor();
   await page.getByRole("link", { name: "Tenants" }).click();

@@ -1,18 +1,26 @@
 // The page: which view the address names, what stands around it, and the keys.
 //
-// Views: #/sends[?filters]  #/sends/ID  #/executions/ID[?tenant=]  #/sources  #/tenants  #/suspensions
+// Views: #/overview[?range=]  #/sends[?filters]  #/sends/ID  #/executions[?filters]  #/executions/ID[?tenant=&step=]
+// #/compose  #/sources  #/tenants  #/suspensions
+//
+// `?embed=1` after any of them shows it alone, for a frame on another page.
 
-import { part } from "./format.js";
 import { ask, session } from "./api.js";
 import { foreign, h, replace } from "./dom.js";
+import { ComposePage } from "./compose.js";
 import { ExecutionView } from "./execution.js";
-import { fromQuery, link } from "./filters.js";
+import { ExecutionsPage } from "./executions.js";
+import { facts } from "./facts.js";
+import { executionLink, fromQuery, link } from "./filters.js";
+import { OverviewPage } from "./overview.js";
 import { SourcesPage, SuspensionsPage, TenantsPage } from "./pages.js";
 import { SendView } from "./send.js";
 import { icon, SendsView } from "./sends.js";
 
 const main = document.getElementById("main");
-const PAGES = { sources: SourcesPage, tenants: TenantsPage, suspensions: SuspensionsPage };
+const PAGES = { overview: OverviewPage, executions: ExecutionsPage, compose: ComposePage, sources: SourcesPage, tenants: TenantsPage, suspensions: SuspensionsPage };
+const NAV = [["overview", "Overview"], ["sends", "Sends"], ["executions", "Executions"], ["compose", "New send"], ["sources", "Sources"], ["tenants", "Tenants"], ["suspensions", "Suspensions"]];
+const OPERATORS = new Set(["tenants", "suspensions"]);
 
 let view = null;
 /** The list stays alive, with its place, while one of its sends is looked at. */
@@ -21,6 +29,10 @@ let list = null;
 let from = null;
 /** It is known whose sends may be shown. */
 let ready = false;
+/** It is known that this session may do what operators do. */
+let operator = false;
+/** The view stands alone, in a frame of another page. */
+let embedded = false;
 
 function parseHash() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split(/\?(.*)/s);
@@ -38,6 +50,8 @@ function route() {
   if (!ready) return;
   document.querySelectorAll("dialog").forEach((dialog) => dialog.close());
   const { name, id, query } = parseHash();
+  embedded ||= query.get("embed") === "1" || new URLSearchParams(location.search).get("embed") === "1";
+  document.documentElement.classList.toggle("embedded", embedded);
   if (name === "sends" && id === null) {
     const filters = fromQuery(query);
     if (list === null) list = new SendsView(filters);
@@ -53,14 +67,15 @@ function route() {
     show(new SendView(id, around));
   } else if (name === "executions" && id !== null) {
     const tenant = query.get("tenant");
-    const same = from instanceof ExecutionView && from.execution === id && from.tenant === tenant;
-    show(same ? from : new ExecutionView(id, tenant));
-  } else if (name in PAGES) show(new PAGES[name]());
+    const one = [view, from].find((known) => known instanceof ExecutionView && known.execution === id && known.tenant === tenant) ?? new ExecutionView(id, tenant);
+    one.only(query.get("step"));
+    show(one);
+  } else if (name in PAGES) show(new PAGES[name](query));
   else location.replace("#/sends");
 }
 
 function backOf(one) {
-  if (one instanceof ExecutionView) return `#/executions/${part(one.execution)}${one.tenant ? `?${new URLSearchParams({ tenant: one.tenant })}` : ""}`;
+  if (one instanceof ExecutionView) return executionLink(one, one.step === null ? {} : { step: one.step });
   return one instanceof SendsView ? link(one.filters) : "#/sends";
 }
 
@@ -83,9 +98,13 @@ function retitle() {
 
 function drawNav() {
   const { name } = parseHash();
-  const now = name === "executions" ? "sends" : name;
-  replace(document.getElementById("nav"), [["sends", "Sends"], ["sources", "Sources"], ["tenants", "Tenants"], ["suspensions", "Suspensions"]].map(([key, label]) =>
-    h("a", { href: key === "sends" && list !== null ? link(list.filters) : `#/${key}`, "aria-current": now === key ? "page" : null }, label)));
+  replace(document.getElementById("nav"), shownPages().map(([key, label]) =>
+    h("a", { href: key === "sends" && list !== null ? link(list.filters) : `#/${key}`, "aria-current": name === key ? "page" : null }, label)));
+}
+
+/** What only operators may see is not shown to others. */
+function shownPages() {
+  return NAV.filter(([key]) => operator || !OPERATORS.has(key));
 }
 
 /** Everything from the start, after the token or the tenant has changed. */
@@ -95,8 +114,13 @@ function restart() {
   if (from !== view && from !== list) from?.stop();
   view = list = from = null;
   ready = true;
+  operator = false;
   drawBar();
   route();
+  facts({ fresh: true }).then((found) => {
+    operator = found.sources !== null;
+    drawNav();
+  });
 }
 
 function drawBar() {
@@ -149,14 +173,14 @@ function nextTheme() {
 const KEYS = [
   ["j, k or ↓, ↑", "next and previous row, or send"], ["Enter", "open the selected send"], ["Esc", "back; close; clear"],
   ["/", "search"], ["f", "filters"], ["p", "pause or resume the list"], ["g, G", "first and last row"],
-  ["c", "copy the send as curl"], ["r", "send again"], ["1 to 4", "sends, sources, tenants, suspensions"], ["?", "this help"],
+  ["c", "copy the send as curl"], ["r", "send again"], ["n", "new send"], ["1 to 7", "the pages, as they stand above"], ["?", "this help"],
 ];
 
 function help() {
   const dialog = h("dialog", { class: "dialog", "aria-labelledby": "help-title", onclose: () => dialog.remove() },
     h("h2", { id: "help-title" }, "Keys"),
     h("dl", { class: "keys" }, KEYS.map(([keys, does]) => h("div", {}, h("dt", {}, keys.split(/(, | or | to )/).map((part, at) => (at % 2 === 0 ? h("kbd", {}, part) : part))), h("dd", {}, does)))),
-    h("p", { class: "dim" }, "In the search: ", h("code", {}, "host: outcome: code: status: workflow: execution: step: source_ip: tenant: since: until:"), " ask egressd; plain words look through what is loaded; an id opens its send."),
+    h("p", { class: "dim" }, "In the search: ", h("code", {}, "host: outcome: code: status: state: method: path: workflow: execution: step: source_ip: tenant: since: until:"), " ask egressd; plain words look through what is loaded; an id opens its send."),
     h("form", { method: "dialog", class: "dialog-end" }, h("button", { class: "button" }, "Close")));
   document.body.append(dialog);
   dialog.showModal();
@@ -171,9 +195,10 @@ document.addEventListener("keydown", (event) => {
   if (event.target.closest("[role=tab]") && event.key.startsWith("Arrow")) return;
   // A region that scrolls by itself keeps its own arrow keys.
   if (event.target.closest(".body-pane") && /^(Arrow|Page|Home|End)/.test(event.key)) return;
-  const pages = { 1: "sends", 2: "sources", 3: "tenants", 4: "suspensions" };
+  const page = shownPages()[Number(event.key) - 1]?.[0];
   if (event.key === "?") help();
-  else if (event.key in pages) location.hash = `#/${pages[event.key]}`;
+  else if (page !== undefined) location.hash = `#/${page}`;
+  else if (event.key === "n") location.hash = "#/compose";
   else if (event.key === "/" && view !== list) location.hash = "#/sends";
   else if (!view?.key?.(event)) return;
   event.preventDefault();

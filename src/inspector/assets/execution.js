@@ -1,19 +1,27 @@
 // One run of a workflow: how many of its sends were delivered, and all of them in call order.
 
 import { ask, session } from "./api.js";
-import { foreign, h, plainForeign, replace } from "./dom.js";
+import { copyButton, foreign, h, plainForeign, replace } from "./dom.js";
 import { count, part } from "./format.js";
-import { link } from "./filters.js";
+import { executionLink, link } from "./filters.js";
 import { columnHeads, moved, rowHeight, sendRow } from "./sends.js";
 import { VirtualList } from "./virtual.js";
 import { outcomeOf } from "./words.js";
 
 const PAGE = 200;
 const LOOK_AGAIN = 2000;
+/** As many sends as one execution may hold. */
+const HELD_MOST = 10_000;
 
 export class ExecutionView {
+  /** All that are loaded, in call order. */
   sends = [];
+  /** Those that are shown, in the order in which they are. */
+  shownSends = [];
   selected = null;
+  /** The one step that is shown; `null`: all of them. */
+  step = null;
+  grouped = false;
 
   constructor(execution, tenant) {
     this.execution = execution;
@@ -24,7 +32,7 @@ export class ExecutionView {
     this.list = new VirtualList({
       height: rowHeight,
       key: (record) => record.id,
-      render: (record, at) => sendRow(record, { selected: record.id === this.selected, index: record.context?.index ?? at, onselect: (one) => this.select(one.id) }),
+      render: (record, at) => (record.group ? groupRow(record) : sendRow(record, { selected: record.id === this.selected, index: record.context?.index ?? at, onselect: (one) => this.select(one.id) })),
       onNearEnd: () => this.more(),
     });
     this.list.element.tabIndex = 0;
@@ -69,6 +77,7 @@ export class ExecutionView {
       const page = await this.#page(null);
       this.next = page.next ?? null;
       this.#take(page, page.sends);
+      this.#loadAll();
       this.#again();
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -89,9 +98,11 @@ export class ExecutionView {
       this.#take(page, page.sends);
     } catch {
       // The next look says what is wrong.
+      return;
     } finally {
       this.loading = false;
     }
+    this.#loadAll();
   }
 
   /** While something is still to come, the pages that hold it are asked for again. */
@@ -130,12 +141,62 @@ export class ExecutionView {
     }
     all.sort((one, two) => (one.context?.index ?? 0) - (two.context?.index ?? 0));
     this.sends = all;
-    this.list.set(all);
+    this.#arrange();
+  }
+
+  /** Steps are known once all is loaded, or as much as one execution holds. */
+  #loadAll() {
+    if ((this.grouped || this.step !== null) && this.next && this.sends.length < HELD_MOST) this.more();
+  }
+
+  /** Shows the sends of one step alone, or of all. */
+  only(step) {
+    if (step === this.step) return;
+    this.step = step;
+    if (this.page) {
+      this.list.element.scrollTop = 0;
+      this.#arrange();
+      this.#loadAll();
+    }
+  }
+
+  #arrange() {
+    const steps = this.#steps();
+    const of = (step) => this.sends.filter((one) => stepOf(one) === step);
+    const items = this.step !== null ? of(this.step)
+      : this.grouped ? [...steps].flatMap(([step, counts]) => [{ group: true, id: `step-${step}`, step, href: this.#link(step), ...counts }, ...of(step)])
+      : this.sends;
+    this.shownSends = items.filter((one) => !one.group);
+    for (const one of items) if (one.group) this.list.update(one.id);
+    this.list.set(items);
     this.#drawHead();
   }
 
+  /** Its steps in the order of their first sends, each with its counts. */
+  #steps() {
+    const steps = new Map();
+    for (const one of this.sends) {
+      const step = stepOf(one);
+      const counts = steps.get(step) ?? { delivered: 0, total: 0 };
+      counts.total += 1;
+      counts.delivered += one.outcome === "delivered" ? 1 : 0;
+      steps.set(step, counts);
+    }
+    return steps;
+  }
+
+  #link(step) {
+    return executionLink(this, step === null ? {} : { step });
+  }
+
   #back() {
-    return h("div", { class: "head-line" }, h("a", { class: "button small", href: "#/sends" }, "← List"), h("span", { class: "grow" }),
+    return h("div", { class: "head-line" }, h("a", { class: "button small", href: "#/executions" }, "← Executions"), h("span", { class: "grow" }),
+      h("button", { type: "button", class: "button small", "aria-pressed": String(this.grouped), onclick: () => {
+        this.grouped = !this.grouped;
+        this.#arrange();
+        this.#loadAll();
+      } }, "By step"),
+      copyButton("Copy link", () => location.href, { title: "A link to what is shown" }),
       h("a", { class: "button small", href: link({ execution: this.execution, tenant: this.tenant }) }, "As a list, newest first"));
   }
 
@@ -154,8 +215,16 @@ export class ExecutionView {
         h("p", { class: "head-sub" }, h("span", { class: `state-${page.state}` }, states[page.state] ?? foreign(page.state ?? "")),
           this.tenant ? h("span", {}, "tenant ", foreign(this.tenant)) : null,
           [...counts].filter(([name]) => name !== "delivered").map(([name, value]) => h("span", { class: `count plain tone-${name}` }, h("i", { "aria-hidden": true }), h("b", {}, count(value)), ` ${name}`)))));
-    this.empty.hidden = this.sends.length > 0;
-    if (this.sends.length === 0) replace(this.empty, h("p", { class: "empty-title" }, "It has no sends"));
+    const steps = [...this.#steps()];
+    if (steps.length > 1 || this.step !== null) {
+      this.head.append(h("nav", { class: "steps", "aria-label": "Steps" },
+        h("a", { class: `count${this.step === null ? " on" : ""}`, href: this.#link(null), "aria-current": this.step === null ? "true" : null }, "all steps"),
+        steps.map(([step, counts]) => h("a", { class: `count tone-${counts.delivered === counts.total ? "delivered" : "failed"}${this.step === step ? " on" : ""}`, href: this.#link(step), "aria-current": this.step === step ? "true" : null },
+          h("i", { "aria-hidden": true }), step === "" ? "no step" : foreign(step, { limit: 60 }), " ", h("b", {}, `${count(counts.delivered)}/${count(counts.total)}`))),
+        this.next ? h("span", { class: "dim" }, `of the ${count(this.sends.length)} loaded`) : null));
+    }
+    this.empty.hidden = this.shownSends.length > 0;
+    if (this.shownSends.length === 0) replace(this.empty, h("p", { class: "empty-title" }, this.step === null ? "It has no sends" : "It has no sends of this step"));
   }
 
   select(id) {
@@ -170,15 +239,15 @@ export class ExecutionView {
   }
 
   neighbour(id, by) {
-    const at = this.sends.findIndex((one) => one.id === id);
-    return at === -1 ? null : this.sends[at + by]?.id ?? null;
+    const at = this.shownSends.findIndex((one) => one.id === id);
+    return at === -1 ? null : this.shownSends[at + by]?.id ?? null;
   }
 
   move(by) {
-    if (this.sends.length === 0) return;
-    const at = moved(this.sends.findIndex((one) => one.id === this.selected), by, this.sends.length);
-    this.list.scrollTo(at);
-    this.select(this.sends[at].id);
+    if (this.shownSends.length === 0) return;
+    const at = moved(this.shownSends.findIndex((one) => one.id === this.selected), by, this.shownSends.length);
+    this.list.scrollTo(this.list.items.indexOf(this.shownSends[at]));
+    this.select(this.shownSends[at].id);
   }
 
   key(event) {
@@ -192,9 +261,16 @@ export class ExecutionView {
       return true;
     }
     if (event.key === "Escape") {
-      location.hash = "#/sends";
+      location.hash = this.step === null ? "#/executions" : this.#link(null);
       return true;
     }
     return false;
   }
+}
+
+const stepOf = (record) => record.context?.step ?? "";
+
+function groupRow({ id, step, href, delivered, total }) {
+  return h("div", { class: "group-row", role: "row", id: `row-${id}` },
+    h("span", { role: "gridcell" }, h("a", { href }, step === "" ? "no step" : foreign(step, { limit: 120 })), h("b", { class: delivered === total ? "good" : "bad" }, ` ${count(delivered)}/${count(total)}`), h("span", { class: "dim" }, " delivered")));
 }

@@ -2,12 +2,16 @@
 
 import { ask, tail } from "./api.js";
 import { haystack, matches, toApi } from "./filters.js";
+import { part } from "./format.js";
 
 const PAGE = 200;
 /** Rows kept; the oldest go first, and are loaded again when they are scrolled to. */
 const KEPT = 20_000;
 /** How often the newest page is asked for, for sends that are not done yet. */
 const LOOK_AGAIN = 5000;
+/** So long at most bodies are looked into at once, in milliseconds, and so many sends are asked for at a time. */
+const BODIES_FOR = 5000;
+const ASKED_AT_ONCE = 6;
 
 export class Feed {
   rows = [];
@@ -20,8 +24,13 @@ export class Feed {
   problem = null;
   live = "waiting";
   paused = false;
+  /** The longest first, in place of the newest. */
+  byDuration = false;
   /** Records that came while paused. */
   waiting = [];
+
+  /** Bodies are being looked into. */
+  looking = false;
 
   #byId = new Map();
   #stop = new AbortController();
@@ -161,7 +170,7 @@ export class Feed {
     if (fresh.length === 0 && changedIds.length === 0) return;
     const top = this.view[0]?.id ?? null;
     this.#choose();
-    const above = top === null ? 0 : this.view.findIndex((row) => row.id === top);
+    const above = top === null || this.byDuration ? 0 : this.view.findIndex((row) => row.id === top);
     this.changed({ above: Math.max(0, above), ids: changedIds });
   }
 
@@ -169,6 +178,38 @@ export class Feed {
   refilter() {
     this.#choose();
     this.changed({});
+  }
+
+  /** Looks for the plain words in the bodies of what is loaded, newest first, until it has taken its time. */
+  async lookIntoBodies() {
+    const words = this.filters.q;
+    const { signal } = this.#stop;
+    if (!words || this.looking) return;
+    this.looking = true;
+    const ends = performance.now() + BODIES_FOR;
+    const rows = this.rows.filter((row) => row.lookedFor !== words)[Symbol.iterator]();
+    const look = async () => {
+      for (const row of rows) {
+        try {
+          const record = await ask(`/v1/sends/${part(row.id)}`, { signal });
+          row.lookedFor = words;
+          row.bodyHas = matches(`${row.text}\n${bodyText(record.request)}\n${bodyText(record.response)}`, words);
+        } catch (error) {
+          if (error.name === "AbortError") return;
+          row.lookedFor = words;
+        }
+        if (performance.now() >= ends || this.filters.q !== words) return;
+      }
+    };
+    this.changed({});
+    await Promise.all(Array.from({ length: ASKED_AT_ONCE }, look));
+    this.looking = false;
+    if (!signal.aborted) this.refilter();
+  }
+
+  /** Of how many of the rows the bodies were looked into for these words. */
+  get lookedInto() {
+    return this.filters.q ? this.rows.filter((row) => row.lookedFor === this.filters.q).length : 0;
   }
 
   #drop() {
@@ -187,8 +228,15 @@ export class Feed {
 
   #choose() {
     const words = this.filters.q;
-    this.view = words ? this.rows.filter((row) => matches(row.text, words)) : this.rows;
+    this.view = words ? this.rows.filter((row) => matches(row.text, words) || (row.bodyHas && row.lookedFor === words)) : this.rows;
+    if (this.byDuration) this.view = [...this.view].sort((one, two) => (two.timings_ms.total ?? -1) - (one.timings_ms.total ?? -1));
   }
+}
+
+/** A body as it was stored, in small letters: what was compressed stays so. */
+function bodyText(message) {
+  if (typeof message?.body !== "string") return "";
+  return (message.body_encoding === "base64" ? atob(message.body) : message.body).toLowerCase();
 }
 
 /** What a list needs of a record; the rest is asked for when it is opened. */

@@ -1,5 +1,7 @@
 // The filters of a list, in their three forms: the address bar's query, the search box's text, the API's query.
 
+import { part } from "./format.js";
+
 export const OUTCOMES = ["delivered", "rejected", "failed", "blocked", "expired", "discarded", "interrupted"];
 export const CODES = [
   "timeout", "dns_not_found", "dns_failed", "dns_no_address", "connection_refused", "connection_reset",
@@ -8,7 +10,14 @@ export const CODES = [
   "policy_port", "policy_name", "policy_address", "policy_metadata", "policy_scan", "policy_self", "policy_mixed",
   "policy_denied", "policy_not_allowed", "suspended", "interrupted", "expired", "discarded", "internal",
 ];
-export const KEYS = ["outcome", "code", "status", "host", "workflow", "execution", "step", "source_ip", "tenant", "since", "until"];
+export const STATES = ["held", "queued", "sending", "done"];
+export const METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+export const KEYS = ["outcome", "code", "status", "state", "host", "method", "path", "workflow", "execution", "step", "source_ip", "tenant", "since", "until"];
+/** Each of these may have several values, `failed,expired`: any of them will do. */
+const SEVERAL = new Set(["outcome", "code", "status"]);
+
+/** The values of such a filter. */
+export const several = (value) => (value ?? "").split(",").map((one) => one.trim()).filter((one) => one !== "");
 
 const DURATION = /^(\d+)\s*(s|m|h|d)$/;
 const SECONDS = { s: 1, m: 60, h: 3600, d: 86_400 };
@@ -36,7 +45,7 @@ export function toText(filters) {
 export function fromQuery(query) {
   const filters = {};
   for (const key of [...KEYS, "q"]) {
-    const value = query.get(key);
+    const value = SEVERAL.has(key) ? query.getAll(key).join(",") : query.get(key);
     if (value) filters[key] = value;
   }
   return filters;
@@ -44,8 +53,13 @@ export function fromQuery(query) {
 
 export function toQuery(filters) {
   const query = new URLSearchParams();
-  for (const key of [...KEYS, "q"]) if (filters[key]) query.set(key, filters[key]);
+  for (const key of [...KEYS, "q"]) if (filters[key]) put(query, key, filters[key]);
   return query.toString();
+}
+
+function put(query, key, value) {
+  if (SEVERAL.has(key)) several(value).forEach((one) => query.append(key, one));
+  else query.set(key, value);
 }
 
 /** The link of a list. */
@@ -60,11 +74,22 @@ export function toApi(filters, now = Date.now()) {
   for (const key of KEYS) {
     const value = filters[key];
     if (!value) continue;
-    const relative = key === "since" || key === "until" ? DURATION.exec(value) : null;
-    if (relative === null) query.set(key, value);
-    else query.set(key, new Date(now - relative[1] * SECONDS[relative[2]] * 1000).toISOString());
+    if (key === "since" || key === "until") query.set(key, instantOf(value, now));
+    else put(query, key, value);
   }
   return query;
+}
+
+/** Where one execution is looked at. It belongs to a tenant, so its link names both. */
+export function executionLink({ execution, tenant }, more = {}) {
+  const query = new URLSearchParams({ ...(tenant ? { tenant } : {}), ...more }).toString();
+  return `#/executions/${part(execution)}${query === "" ? "" : `?${query}`}`;
+}
+
+/** `15m` as the instant that long ago; anything else as it is. */
+export function instantOf(value, now = Date.now()) {
+  const relative = DURATION.exec(value);
+  return relative === null ? value : new Date(now - relative[1] * SECONDS[relative[2]] * 1000).toISOString();
 }
 
 /** What a row is searched in by plain words. */

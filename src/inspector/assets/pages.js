@@ -10,13 +10,15 @@ import { openSuspend, refusalOf, suspend } from "./suspend.js";
 const LOOK_AGAIN = 3000;
 
 /** A page that asks again and again while it is shown. */
-class Page {
-  constructor(title, lead) {
+export class Page {
+  /** @param {{begin?: boolean, again?: number}} options  `begin: false`: its first turn is its own to take */
+  constructor(title, lead, { begin = true, again = LOOK_AGAIN } = {}) {
+    this.again = again;
     this.title = title;
     this.box = h("div", { class: "page-box" }, h("p", { class: "loading" }, "Loading …"));
     this.element = h("section", { class: "view page", "aria-label": title }, h("div", { class: "page-head" }, h("h1", {}, title), lead), this.box);
     this.stopped = new AbortController();
-    this.turn();
+    if (begin) this.turn();
   }
 
   async turn() {
@@ -28,7 +30,7 @@ class Page {
       this.failed = true;
       replace(this.box, refusal(error));
     }
-    if (!this.stopped.signal.aborted) this.timer = setTimeout(() => (document.hidden ? this.wait() : this.turn()), LOOK_AGAIN);
+    if (!this.stopped.signal.aborted) this.timer = setTimeout(() => (document.hidden ? this.wait() : this.turn()), this.again);
   }
 
   wait() {
@@ -56,7 +58,7 @@ function refusal(error) {
     h("p", {}, scope ? "It needs a token with the scope operate." : foreign(error.message)));
 }
 
-function table(heads, body, label) {
+export function table(heads, body, label) {
   // On a narrow screen each row stands alone, so that its cells need their names.
   for (const row of body) [...row.cells].forEach((cell, at) => (cell.dataset.label = heads[at][0]));
   return h("div", { class: "table-box" }, h("table", { class: "table", "aria-label": label },

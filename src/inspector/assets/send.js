@@ -5,7 +5,7 @@ import { bodyView } from "./body.js";
 import { curl } from "./curl.js";
 import { copyButton, download, foreign, h, note, plainForeign, replace } from "./dom.js";
 import { ago, bytes, daysUntil, instant, ms, part } from "./format.js";
-import { link } from "./filters.js";
+import { executionLink, link } from "./filters.js";
 import { facts, isPublished } from "./facts.js";
 import { headersView, headerValue } from "./headers.js";
 import { openResend, processed } from "./resend.js";
@@ -274,10 +274,4 @@ function life(record) {
       ["Started", at(record.started_at, timings.queued !== null && timings.queued !== undefined ? `after ${ms(timings.queued)} queued` : null)],
       ["Finished", at(record.finished_at, timings.total !== null && timings.total !== undefined ? `after ${ms(timings.total)}` : null)],
     ]));
-}
-
-/** An execution belongs to a tenant, so its link names both. */
-export function executionLink(context) {
-  const query = context.tenant ? `?${new URLSearchParams({ tenant: context.tenant })}` : "";
-  return `#/executions/${part(context.execution)}${query}`;
 }

@@ -1,15 +1,22 @@
 // The list of sends: live, filtered, paged as it is scrolled.
 
-import { session } from "./api.js";
+import { ask, session } from "./api.js";
 import { foreign, h, plainForeign, replace } from "./dom.js";
 import { Feed } from "./feed.js";
 import { addressParts, clock, count, instant, ms, part, shareOfTime } from "./format.js";
-import { CODES, fromText, KEYS, link, OUTCOMES, toQuery, toText } from "./filters.js";
+import { CODES, fromText, KEYS, link, METHODS, OUTCOMES, several, STATES as ALL_STATES, toApi, toQuery, toText } from "./filters.js";
 import { VirtualList } from "./virtual.js";
 import { answer, outcomeOf } from "./words.js";
 
 /** With plain words in the search, this many rows are loaded to look through without being asked. */
 const LOOK_THROUGH = 2000;
+/** No more than these, and egressd has counted what they let through. */
+const COUNTED = new Set(["tenant", "since", "until", "outcome", "state", "q"]);
+/** As long back where no time is given. */
+const USUAL = "24h";
+const COUNT_AGAIN = 5000;
+/** So many values that were seen are offered in a field. */
+const SUGGESTED = 100;
 const STATES = ["held", "queued", "sending"];
 const narrow = matchMedia("(max-width: 760px)");
 const ID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
@@ -64,12 +71,13 @@ function when(text) {
   return shown.length <= 8 ? shown : [shown.slice(0, -3), h("span", { class: "seconds" }, shown.slice(-3))];
 }
 
-export function columnHeads(first = "Time") {
+/** @param {HTMLElement} [total]  what stands over the column of durations */
+export function columnHeads(first = "Time", total = "Total") {
   const head = (name, label) => h("span", { class: name, role: "columnheader" }, label);
   return h("div", { class: "rows-head", role: "row", id: "rows-head", "aria-rowindex": "1" },
     head("c-time", first), head("c-outcome", "Outcome"), first === "Time" ? head("c-tenant", "Tenant") : null, head("c-method", "Method"),
     h("span", { class: "c-main", role: "none" }, head("c-url", "URL"), head("c-where", "Workflow › step")),
-    head("c-answer", "Answer"), head("c-total", "Total"), head("c-source", "From"));
+    head("c-answer", "Answer"), head("c-total", total), head("c-source", "From"));
 }
 
 /** Where a key leads from a row, or from none (-1): every key but the one for the last row begins at the first. */
@@ -83,6 +91,8 @@ export const rowHeight = () => (narrow.matches ? 58 : 30);
 export class SendsView {
   title = "Sends";
   selected = null;
+  /** How all sends ended, by outcome, not only those that are loaded; `null`: that is not known. */
+  totals = null;
 
   constructor(filters) {
     this.filters = filters;
@@ -95,10 +105,12 @@ export class SendsView {
     this.filterButton = h("button", {
       type: "button", class: "button", "aria-expanded": "false", "aria-controls": "filters", onclick: () => this.#toggleFilters(),
     }, icon("M3 5h14M6 10h8M8.5 15h3"), "Filters");
+    this.sortButton = h("button", { type: "button", class: "sort", title: "Longest first, of those loaded", "aria-pressed": "false", onclick: () => this.#sort() }, "Total");
     this.panel = h("form", { class: "filters", id: "filters", hidden: true, onsubmit: (event) => {
       event.preventDefault();
       this.#fromPanel();
     } });
+    this.searchProblem = h("p", { class: "form-problem", role: "alert", hidden: true });
     this.countsBox = h("div", { class: "counts", role: "group", "aria-label": "Outcomes of the sends loaded" });
     this.status = h("div", { class: "list-status" });
     this.arrivals = h("button", { type: "button", class: "arrivals", hidden: true, onclick: () => this.#toTop() });
@@ -118,14 +130,15 @@ export class SendsView {
       h("div", { class: "toolbar" },
         h("div", { class: "search" }, icon("M9 3.5a5.5 5.5 0 1 0 0 11 5.5 5.5 0 0 0 0-11ZM13 13l4 4"), this.search),
         this.filterButton, this.pauseButton),
-      this.panel, this.countsBox,
-      this.box = h("div", { class: "list-box" }, columnHeads(), this.list.element, this.empty, this.arrivals),
+      this.searchProblem, this.panel, this.countsBox,
+      this.box = h("div", { class: "list-box" }, columnHeads("Time", this.sortButton), this.list.element, this.empty, this.arrivals),
       this.status);
     this.open(filters);
   }
 
   /** Shows another set of filters. */
   open(filters) {
+    this.searchProblem.hidden = true;
     const server = (one) => toQuery({ ...one, q: undefined });
     const same = this.feed && server(filters) === server(this.filters);
     this.filters = filters;
@@ -137,6 +150,8 @@ export class SendsView {
     }
     this.feed?.stop();
     this.newAbove = 0;
+    this.totals = null;
+    this.#count();
     this.box.classList.toggle("all-tenants", this.allTenants);
     this.list.set([]);
     this.list.element.scrollTop = 0;
@@ -151,6 +166,8 @@ export class SendsView {
   }
 
   stop() {
+    this.stopped = true;
+    clearTimeout(this.counting);
     this.feed.stop();
     this.list.stop();
   }
@@ -181,25 +198,46 @@ export class SendsView {
     this.#drawStatus();
   }
 
+  /** What egressd counts of all that ended, where the filters are no finer than that; what is loaded is counted here. */
+  async #count() {
+    clearTimeout(this.counting);
+    const { filters } = this;
+    if (Object.keys(filters).some((key) => filters[key] && !COUNTED.has(key))) return;
+    const query = toApi({ since: filters.since ?? USUAL, until: filters.until, tenant: filters.tenant });
+    query.set("by", "outcome");
+    try {
+      const { groups } = await ask(`/v1/stats?${query}`);
+      if (filters === this.filters) this.totals = new Map(groups.map(({ name, count: all }) => [name, all]));
+    } catch {
+      // Then what is loaded is all that is known.
+      this.totals = null;
+    }
+    if (filters !== this.filters || this.stopped) return;
+    this.#drawCounts();
+    this.counting = setTimeout(() => this.#count(), COUNT_AGAIN);
+  }
+
   #drawCounts() {
-    const { counts } = this.feed;
-    const chosen = this.filters.outcome;
-    const names = [...OUTCOMES, ...STATES].filter((name) => counts.get(name) > 0 || name === chosen);
-    const key = names.map((name) => `${name}${counts.get(name)}`).join() + chosen;
+    const counts = new Map([...this.feed.counts, ...(this.totals === null ? [] : OUTCOMES.map((name) => [name, this.totals.get(name) ?? 0]))]);
+    const chosen = new Set([...several(this.filters.outcome), this.filters.state]);
+    const names = [...OUTCOMES, ...STATES].filter((name) => counts.get(name) > 0 || chosen.has(name));
+    const key = names.map((name) => `${name}${counts.get(name)}`).join() + [...chosen].join() + (this.totals === null);
     if (key === this.countsKey) return;
     this.countsKey = key;
-    const all = [...counts.values()].reduce((sum, one) => sum + one, 0);
+    const sum = (of) => [...of.values()].reduce((all, one) => all + one, 0);
+    const all = this.totals === null ? sum(this.feed.counts) : sum(this.totals);
+    const of = this.totals === null ? " loaded" : ` ended ${this.filters.since || this.filters.until ? "in this time" : `in ${USUAL}`}`;
     replace(this.countsBox,
-      h("span", { class: "count-all" }, `${count(all)}`, h("small", {}, " loaded")),
+      h("span", { class: "count-all" }, `${count(all)}`, h("small", {}, of)),
       names.map((name) => {
-        const on = name === chosen;
+        const on = chosen.has(name);
         const label = [h("i", { "aria-hidden": true }), h("b", {}, count(counts.get(name) ?? 0)), ` ${name}`];
-        // Where a send is on its way is not a filter of the API.
-        if (STATES.includes(name)) return h("span", { class: `count tone-${name}` }, label);
         return h("a", {
           class: `count tone-${name}${on ? " on" : ""}`,
-          href: link({ ...this.filters, outcome: on ? undefined : name, code: undefined }),
-          "aria-label": `${count(counts.get(name) ?? 0)} ${name}: ${on ? "show all outcomes" : "show only these"}`,
+          href: link({ ...this.filters, code: undefined, ...(STATES.includes(name)
+            ? { outcome: undefined, state: on ? undefined : name }
+            : { state: undefined, outcome: on ? undefined : name }) }),
+          "aria-label": `${count(counts.get(name) ?? 0)} ${name}: ${on ? "show all of them" : "show only these"}`,
         }, label);
       }));
   }
@@ -210,15 +248,19 @@ export class SendsView {
       feed.paused ? icon("M7 4.5v11l8.5-5.5Z", true) : icon("M7 5v10M13 5v10"),
       feed.paused ? `Resume${feed.waiting.length > 0 ? ` (${count(feed.waiting.length)} new)` : ""}` : "Pause");
     this.pauseButton.setAttribute("aria-pressed", String(feed.paused));
+    this.sortButton.setAttribute("aria-pressed", String(feed.byDuration));
+    this.sortButton.textContent = feed.byDuration ? "Total ↓" : "Total";
     const states = { live: "live", waiting: "connecting …", refused: "not following" };
     const rows = feed.view.length === feed.rows.length ? `${count(feed.rows.length)} sends` : `${count(feed.view.length)} of ${count(feed.rows.length)} sends match`;
+    const sorted = feed.byDuration ? ", longest first" : "";
     const more = feed.loading ? "loading …" : feed.more ? null : "no older ones";
     replace(this.status,
       h("span", { class: `follow ${feed.paused ? "paused" : feed.live}` }, h("i", { "aria-hidden": true }), feed.paused ? "paused" : states[feed.live]),
-      h("span", {}, rows),
+      h("span", {}, rows, sorted),
       more === null
         ? h("button", { type: "button", class: "link", onclick: () => this.feed.load() }, this.filters.q ? "Look further back" : "Load older")
         : h("span", { class: "dim" }, more),
+      this.filters.q ? this.#bodies() : null,
       feed.problem ? h("span", { class: "bad", role: "alert" }, feed.problem.message) : null);
     this.arrivals.hidden = this.newAbove === 0;
     this.arrivals.textContent = `↑ ${count(this.newAbove)} new`;
@@ -235,6 +277,15 @@ export class SendsView {
     }
   }
 
+  /** The way to look into bodies, and how far that went. */
+  #bodies() {
+    const { feed } = this;
+    if (feed.looking) return h("span", {}, "looking into bodies …");
+    const looked = feed.lookedInto;
+    return [looked > 0 ? h("span", {}, `bodies of ${count(looked)} of ${count(feed.rows.length)} looked into`) : null,
+      looked < feed.rows.length ? h("button", { type: "button", class: "link", title: "For 5 seconds at most", onclick: () => feed.lookIntoBodies() }, looked > 0 ? "Look into more" : "Look into bodies, too") : null];
+  }
+
   #nearEnd() {
     const { feed } = this;
     if (!feed || feed.loading || !feed.more || feed.problem) return;
@@ -247,6 +298,14 @@ export class SendsView {
     this.newAbove = 0;
     this.list.draw();
     this.#drawStatus();
+  }
+
+  /** The longest first, or the newest again. What arrives is put in its place either way. */
+  #sort() {
+    this.feed.byDuration = !this.feed.byDuration;
+    this.list.element.scrollTop = 0;
+    this.newAbove = 0;
+    this.feed.refilter();
   }
 
   togglePause() {
@@ -268,8 +327,7 @@ export class SendsView {
       clearTimeout(this.typing);
       const text = this.search.value.trim();
       if (ID.test(text)) location.hash = `#/sends/${text.toLowerCase()}`;
-      else location.hash = link(fromText(text));
-      this.list.element.focus();
+      else this.#searched(fromText(text));
     } else if (event.key === "Escape") {
       event.stopPropagation();
       if (this.search.value === "") this.list.element.focus();
@@ -278,6 +336,16 @@ export class SendsView {
         location.hash = "#/sends";
       }
     }
+  }
+
+  /** A filter that egressd refuses is said under the search, and the list stays as it is. */
+  async #searched(filters) {
+    const problems = await problemsOf(filters);
+    this.searchProblem.hidden = problems.length === 0;
+    replace(this.searchProblem, problems.map(({ key, message }) => h("span", {}, foreign(`${key} ${message}`), " ")));
+    if (problems.length > 0) return;
+    location.hash = link(filters);
+    this.list.element.focus();
   }
 
   #toggleFilters() {
@@ -290,25 +358,46 @@ export class SendsView {
   }
 
   #fillPanel() {
-    const labels = { source_ip: "source address", since: "since (15m, 2h, 7d, or an instant)", until: "until" };
-    const fields = KEYS.map((key) => {
+    const hints = { status: "503 or 5xx; several: 500,5xx", host: "a name, *.name or an address", path: "what it begins with", since: "15m, 2h, 7d, or an instant", until: "as since" };
+    const options = { code: CODES, state: ALL_STATES, method: METHODS };
+    // What was seen is offered: of the rows that are loaded.
+    const seen = { workflow: (row) => row.context.workflow, step: (row) => row.context.step, execution: (row) => row.context.execution, tenant: (row) => row.context.tenant, host: (row) => addressParts(row.request.url).host, source_ip: (row) => row.connection?.public_ip };
+    const fields = KEYS.filter((key) => key !== "outcome").map((key) => {
       const id = `filter-${key}`;
-      const options = { outcome: OUTCOMES, code: CODES }[key];
       const value = this.filters[key] ?? "";
-      const input = options
-        ? h("select", { id, name: key }, h("option", { value: "" }, "any"), options.map((one) => h("option", { value: one, selected: one === value }, one)))
-        : h("input", { id, name: key, value, autocomplete: "off", spellcheck: "false", inputmode: key === "status" ? "numeric" : null });
-      return h("label", { for: id }, h("span", {}, labels[key] ?? key), input);
+      const values = key in seen ? [...new Set(this.feed.rows.slice(0, LOOK_THROUGH).map(seen[key]).filter(Boolean))].sort().slice(0, SUGGESTED) : [];
+      const input = options[key]
+        ? h("select", { id, name: key }, h("option", { value: "" }, "any"), several(value).length > 1 ? h("option", { value, selected: true }, value) : null, options[key].map((one) => h("option", { value: one, selected: one === value }, one)))
+        : h("input", { id, name: key, value, autocomplete: "off", spellcheck: "false", placeholder: hints[key] ?? null, list: values.length > 0 ? `${id}-seen` : null, "aria-describedby": `${id}-problem` });
+      return h("label", { for: id }, h("span", {}, key === "source_ip" ? "source address" : key), input,
+        values.length > 0 ? h("datalist", { id: `${id}-seen` }, values.map((one) => h("option", { value: one }))) : null,
+        h("small", { class: "bad", id: `${id}-problem`, "data-for": key, hidden: true }));
     });
-    replace(this.panel, fields, h("div", { class: "filters-end" },
+    const chosen = new Set(several(this.filters.outcome));
+    const outcomes = h("fieldset", { class: "outcome-choices" }, h("legend", {}, "outcome, any of"), OUTCOMES.map((one) =>
+      h("label", { class: `count tone-${one}` }, h("input", { type: "checkbox", name: "outcome", value: one, checked: chosen.has(one) }), h("i", { "aria-hidden": true }), one)));
+    replace(this.panel, outcomes, fields, h("div", { class: "filters-end" },
       h("button", { type: "submit", class: "button primary" }, "Apply"),
-      h("button", { type: "button", class: "button", onclick: () => (location.hash = "#/sends") }, "Clear")));
+      h("button", { type: "button", class: "button", onclick: () => (location.hash = "#/sends") }, "Clear")),
+    h("p", { class: "form-problem", "data-for": "", role: "alert", hidden: true }));
   }
 
-  #fromPanel() {
+  async #fromPanel() {
     const filters = { q: this.filters.q };
-    for (const [key, value] of new FormData(this.panel)) if (value.trim() !== "") filters[key] = value.trim();
-    location.hash = link(filters);
+    const given = new FormData(this.panel);
+    for (const key of KEYS) {
+      const value = given.getAll(key).map((one) => one.trim()).filter((one) => one !== "").join(",");
+      if (value !== "") filters[key] = value;
+    }
+    const problems = await problemsOf(filters);
+    for (const place of this.panel.querySelectorAll("[data-for]")) {
+      const told = problems.filter(({ key }) => key === place.dataset.for || (place.dataset.for === "" && this.panel.querySelector(`[data-for="${key}"]`) === null));
+      place.hidden = told.length === 0;
+      replace(place, told.map(({ message }) => foreign(message)));
+    }
+    // What is wrong is said beside its field, and the list stays as it is.
+    if (problems.length === 0) location.hash = link(filters);
+    else this.panel.querySelector(`#filter-${problems[0].key}`)?.focus();
   }
 
   select(id) {
@@ -359,6 +448,22 @@ export class SendsView {
         return true;
       default: return false;
     }
+  }
+}
+
+/** What egressd says is wrong with these filters, each with the name that it is about. */
+async function problemsOf(filters) {
+  const query = toApi(filters);
+  query.set("limit", "1");
+  try {
+    await ask(`/v1/sends?${query}`);
+    return [];
+  } catch (error) {
+    if (error.status !== 400) return [];
+    return error.message.split("; ").map((message) => {
+      const [, key = "", said = message] = /^the parameter (\S+) ([\s\S]*)$/.exec(message) ?? [];
+      return { key, message: said };
+    });
   }
 }
 
