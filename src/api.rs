@@ -190,7 +190,7 @@ impl Shared {
     /// What every call passes, wherever it leads, and what it holds until its answer was taken.
     fn enter(&self, request: &Request) -> Result<Arc<Untaken>, Problem> {
         let config = self.world.config();
-        access::guard(request, config.api.clients.is_empty())?;
+        access::guard(request, config.api.clients.is_empty(), !config.api.embed.is_empty())?;
         let known = access::holder(request.headers(), &config);
         let presence = request.extensions().get::<Arc<Presence>>();
         if let (Some(presence), Some(known)) = (presence, &known)

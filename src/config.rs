@@ -46,6 +46,8 @@ pub struct Api {
     pub tls: Option<ListenerTls>,
     /// Empty only while `listen` is loopback: then everyone who reaches it may do everything.
     pub clients: Vec<ApiClient>,
+    /// Origins whose pages may show the inspector in a frame.
+    pub embed: Vec<String>,
 }
 
 /// Files are checked to be readable PEM at load, and read again at reload.

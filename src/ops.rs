@@ -87,7 +87,7 @@ pub async fn serve(listener: TcpListener, router: Router, stopped: watch::Receiv
     // Open to everyone who reaches it: on loopback, no page in somebody's browser may, by whatever name.
     let loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
     let router = router.layer(axum::middleware::from_fn(move |request: Request, next: Next| async move {
-        match access::guard(&request, loopback) {
+        match access::guard(&request, loopback, false) {
             Ok(()) => next.run(request).await,
             Err(problem) => problem.into_response(),
         }

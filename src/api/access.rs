@@ -218,7 +218,8 @@ fn named_tenant(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
 }
 
 /// What keeps a web page in somebody's browser from using the API in their name. Asked before anything else.
-pub fn guard<B>(request: &Request<B>, open_to_all: bool) -> Result<(), Problem> {
+/// `framed`: a page of another site may show the page itself in a frame; which one, the answer's policy says.
+pub fn guard<B>(request: &Request<B>, open_to_all: bool, framed: bool) -> Result<(), Problem> {
     let (method, uri, headers) = (request.method(), request.uri(), request.headers());
     // Two readings of one request are one too many (RFC 9112 section 3.2).
     let mut hosts = headers.get_all(HOST).iter();
@@ -241,7 +242,7 @@ pub fn guard<B>(request: &Request<B>, open_to_all: bool) -> Result<(), Problem> 
     // What a browser says of the page behind a request that has no `Origin`: of images, scripts, frames and the like.
     let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
     if sites.any(|site| !["same-origin", "none"].iter().any(|own| site.as_bytes().eq_ignore_ascii_case(own.as_bytes())))
-        && !is_link_to_page(request)
+        && !is_link_to_page(request, framed)
     {
         let detail = format!("{method} from a page of another site is refused");
         return Err(Problem::new(ProblemCode::Forbidden, detail));
@@ -257,13 +258,13 @@ pub fn guard<B>(request: &Request<B>, open_to_all: bool) -> Result<(), Problem> 
     Ok(())
 }
 
-/// A link that somebody followed to the page itself, which shows nothing by itself and may be in no frame.
-fn is_link_to_page<B>(request: &Request<B>) -> bool {
+/// A link that somebody followed to the page itself, which shows nothing by itself, or a frame that shows it.
+fn is_link_to_page<B>(request: &Request<B>, framed: bool) -> bool {
     let says = |name: &str, value: &str| request.headers().get(name).is_some_and(|given| given == value);
     request.method() == Method::GET
         && request.uri().path() == "/"
         && says("sec-fetch-mode", "navigate")
-        && says("sec-fetch-dest", "document")
+        && (says("sec-fetch-dest", "document") || framed && says("sec-fetch-dest", "iframe"))
 }
 
 /// Where the caller thinks this is: the URI's authority (HTTP/2), or the one `Host`.

@@ -192,6 +192,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         let tls = table.table("tls");
         let tls = tls.is_written().then(|| self.listener_tls(tls, Mutual::Possible)).flatten();
         let clients = self.clients(table.tables("client"));
+        let embed = values(table.texts("embed", origin));
         let local = listen.value.ip().to_canonical().is_loopback();
         if table.item("client").is_none() && !local && !listen.broken {
             self.reader.note(
@@ -203,7 +204,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             );
         }
         table.finish();
-        (Api { listen: listen.value, tls, clients }, listen)
+        (Api { listen: listen.value, tls, clients, embed }, listen)
     }
 
     fn listener_tls(&self, table: Table<'a, 'r>, mutual: Mutual) -> Option<ListenerTls> {
@@ -630,6 +631,17 @@ pub(super) fn tenant_id(text: &str) -> Result<TenantId, Wrong> {
         return Err(wrong("\"*\" stands for every tenant", "name one tenant"));
     }
     plain("a tenant's id", text, limits::TENANT_CHARS_MAX).map(TenantId::new)
+}
+
+/// An origin as browsers tell it.
+fn origin(text: &str) -> Result<String, Wrong> {
+    let fix = "like \"https://flows.example.net\": no path, and http for this host alone";
+    let not_one = || wrong(format!("{text:?} is not the origin of a page"), fix);
+    let url = url::Url::parse(text).map_err(|_| not_one())?;
+    let local = matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    let is_one = url.scheme() == "https" || url.scheme() == "http" && local;
+    let told = url.origin().ascii_serialization();
+    if is_one && url.as_str().trim_end_matches('/') == told { Ok(told) } else { Err(not_one()) }
 }
 
 fn listener(text: &str) -> Result<SocketAddr, Wrong> {

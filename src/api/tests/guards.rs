@@ -148,6 +148,27 @@ async fn a_page_of_another_origin_is_refused() {
 }
 
 #[tokio::test]
+async fn a_frame_shows_the_page_on_those_pages_alone_that_are_named() {
+    let frame = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")];
+    let embed = "embed = [\"https://flows.example.net\", \"http://localhost:5173/\"]\n";
+    let desk = Desk::with(&format!("[api]\n{embed}{}", clients(CLIENTS)));
+    let page = desk.call("GET", "/", &frame, "").await;
+    assert_eq!(page.status, 200);
+    let policy = page.headers["content-security-policy"].to_str().expect("text").to_owned();
+    assert!(policy.ends_with("; frame-ancestors https://flows.example.net http://localhost:5173"), "{policy}");
+    assert!(!page.headers.contains_key("x-frame-options"));
+    // The page alone: nothing that tells anything by itself.
+    for path in ["/openapi.json", "/v1/sends", "/public-ips.txt"] {
+        desk.call("GET", path, &frame, "").await.problem(403, "forbidden");
+    }
+    let page = Desk::new().get("/").await;
+    assert!(
+        page.headers["content-security-policy"].to_str().is_ok_and(|policy| policy.ends_with("frame-ancestors 'none'"))
+    );
+    assert_eq!(page.headers["x-frame-options"], "DENY");
+}
+
+#[tokio::test]
 async fn a_page_of_another_site_is_refused_without_an_origin_too() {
     let link = &[("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
     let frame = &[("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")];

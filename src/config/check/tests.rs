@@ -277,6 +277,17 @@ fn listeners_are_addresses_and_differ() {
         ),
         ("api = 1", &["egressd.toml:1: api: is an integer: write a table"]),
         (
+            "[api]\nembed = [\"https://flows.example.net\", \"https://a.example/x\", \"http://a.example\", \"*\"]",
+            &[
+                "egressd.toml:2: api.embed[1]: \"https://a.example/x\" is not the origin of a page: like \
+                 \"https://flows.example.net\": no path, and http for this host alone",
+                "egressd.toml:2: api.embed[2]: \"http://a.example\" is not the origin of a page: like \
+                 \"https://flows.example.net\": no path, and http for this host alone",
+                "egressd.toml:2: api.embed[3]: \"*\" is not the origin of a page: like \"https://flows.example.net\": no \
+                 path, and http for this host alone",
+            ],
+        ),
+        (
             "[publish]\nlisten = \"0.0.0.0:8702\"\nproxies = [\"10.0.0.5\", \"0.0.0.0/0\", \"lb\"]\nurl = \"egress.example.net\"\n\
              operator = \" \"\nabuse = \"a b\"\ntls = { key = \"x\", client_ca = \"y\" }",
             &[
