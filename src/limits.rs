@@ -121,6 +121,10 @@ pub const PAGE_ITEMS_MAX: usize = 200;
 /// Sends that are looked at for one page, whatever it asks for: a filter that finds little costs its caller more pages,
 /// and nobody else anything.
 pub const LIST_LOOKED_AT_MAX: usize = if cfg!(test) { 250 } else { 20_000 };
+/// Hosts, each of its tenant, that statistics tell apart within five minutes; what goes to others is nobody's there.
+pub const STATS_HOSTS_OF_SLOT: usize = 1_000;
+/// So many counts of one segment (16 MiB of memory for the newest), and no more hosts are told apart in it.
+pub const STATS_COUNTS_MAX: usize = if cfg!(test) { 2_000 } else { 200_000 };
 /// Most buckets of time in one answer of statistics.
 pub const STATS_BUCKETS_MAX: i64 = 750;
 /// Groups of such an answer: those with most sends, and beside them those of which most were not delivered. All others

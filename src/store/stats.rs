@@ -13,8 +13,6 @@ use crate::outcome::labelled;
 
 /// Ends are counted by so many seconds.
 pub const SLOT_SECONDS: i64 = 300;
-/// Hosts of all tenants that are told apart within one of these; what goes to others is nobody's.
-pub const HOSTS_OF_SLOT: usize = 1_000;
 /// Milliseconds. A delivery is counted under the first of these that it did not pass, or beyond them all.
 pub const TIMES: [u32; 24] =
     [1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 4000, 5000, 10000];

@@ -31,7 +31,8 @@ pub fn when_asked(shared: &Shared, asked: &Receiver<()>, newest_end: u64) {
 
 fn checkpoint(shared: &Shared) -> io::Result<()> {
     let segments = shared.segments();
-    let Some((_, full)) = segments.split_last() else { return Ok(()) };
+    let Some((newest, full)) = segments.split_last() else { return Ok(()) };
+    super::stats::keep_up(shared, newest);
     for segment in full {
         // What a list of statistics needs is no reason to hold a checkpoint up.
         if let Err(error) = super::stats::seal(shared, segment)

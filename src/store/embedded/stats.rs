@@ -1,7 +1,7 @@
 //! Statistics: the ends of each segment's log are counted once, from its `ends` and the rows that they name.
 //!
 //! A full segment's counts are kept in its file `stats`, and those of the newest in memory, counted on from where they
-//! were. So an answer costs the counts of its time, and the ends since the last one. Derived: where the file is missing or
+//! were, every few seconds. So an answer costs the counts of its time, and the ends of those seconds. Derived: where the file is missing or
 //! not sound it is made anew.
 
 use std::collections::{HashMap, HashSet};
@@ -19,8 +19,9 @@ use super::seal::Asked;
 use super::segment::{END_BYTES, End, SCAN_ROWS, Segment};
 use super::table::{ROW_BYTES, Row};
 use super::{Shared, files, locked};
+use crate::limits::{STATS_COUNTS_MAX, STATS_HOSTS_OF_SLOT};
 use crate::outcome::Outcome;
-use crate::store::stats::{By, Choosing, HOSTS_OF_SLOT, NO_TIME, Place, SLOT_SECONDS, Stats, StatsAsked, time_of};
+use crate::store::stats::{By, Choosing, NO_TIME, Place, SLOT_SECONDS, Stats, StatsAsked, time_of};
 use crate::store::{StoreError, wire};
 
 /// Ends that are read at once.
@@ -52,8 +53,8 @@ pub struct Counted {
     counts: HashMap<Key, u64>,
     /// Hosts, public addresses and tenants by their hashes.
     names: HashMap<(u8, u32), String>,
-    /// Of the newest slot.
-    hosts: (i64, HashSet<u32>),
+    /// Of the newest slot, with their tenants.
+    hosts: (i64, HashSet<(u32, u32)>),
     /// The first and the last.
     slots: Option<(i64, i64)>,
     /// All of it is in the file, and nothing comes any more.
@@ -135,6 +136,12 @@ fn with<T>(shared: &Shared, segment: &Segment, look: impl FnOnce(&Counted) -> T)
     }
     count_on(shared, segment, &mut counted)?;
     Ok(look(&counted))
+}
+
+/// Counts what ended by now, so that who asks next need not wait for it.
+pub fn keep_up(shared: &Shared, newest: &Segment) {
+    // What cannot be read is told to whoever asks.
+    let _ = count_on(shared, newest, &mut locked(&newest.counted));
 }
 
 /// Keeps what a full segment's ends come to in its file, where it is not there.
@@ -221,10 +228,14 @@ impl Counted {
             if self.hosts.0 != slot {
                 self.hosts = (slot, HashSet::new());
             }
-            if self.hosts.1.len() < HOSTS_OF_SLOT || self.hosts.1.contains(&host) {
-                self.hosts.1.insert(host);
-            } else {
-                host = 0;
+            let is_room = self.hosts.1.len() < STATS_HOSTS_OF_SLOT && self.counts.len() < STATS_COUNTS_MAX;
+            let pair = (end.tenant, host);
+            if !self.hosts.1.contains(&pair) {
+                if is_room {
+                    self.hosts.1.insert(pair);
+                } else {
+                    host = 0;
+                }
             }
         }
         if let Some(row) = row {
@@ -235,6 +246,11 @@ impl Counted {
             let key = Key { of, slot, tenant: end.tenant, value, delivered, time };
             *self.counts.entry(key).or_default() += 1;
         }
+    }
+
+    #[cfg(test)]
+    pub fn hosts_told(&self) -> usize {
+        self.names.keys().filter(|(of, _)| *of == HOST).count()
     }
 
     /// The names that hashes stand for are read of the first send that has them.

@@ -4,7 +4,8 @@
 use super::link::{Link, Trouble};
 use super::read::{failed, settle};
 use super::{Shared, sql};
-use crate::store::stats::{By, Choosing, HOSTS_OF_SLOT, Place, Stats, StatsAsked, TIMES};
+use crate::limits::STATS_HOSTS_OF_SLOT;
+use crate::store::stats::{By, Choosing, Place, Stats, StatsAsked, TIMES};
 use crate::store::{StoreError, wire};
 
 /// Ends that one statement counts.
@@ -15,7 +16,7 @@ const IN_AN_HOUR: i64 = 12;
 /// Counts what came since.
 pub async fn count(link: &Link, how: &'static str) -> Result<(), Trouble> {
     let times: Vec<i32> = TIMES.iter().map(|&time| time as i32).collect();
-    let hosts = HOSTS_OF_SLOT as i64;
+    let hosts = STATS_HOSTS_OF_SLOT as i64;
     loop {
         let counted: i64 = link.one(how, &[&AT_ONCE, &times, &hosts]).await?.get(0);
         if counted < AT_ONCE {

@@ -58,3 +58,22 @@ async fn ends_are_counted_into_a_file_and_anew_where_that_is_harmed_or_gone() {
     let subject = subject.crash().await;
     check(&subject, "harmed before the start").await;
 }
+
+/// Of a flood of hosts some are told apart, and all are counted.
+#[tokio::test]
+async fn no_more_hosts_are_told_apart_than_there_is_room_for() {
+    let subject = OnDisk::with(OnDisk::limits());
+    let (store, session) = (subject.store(), subject.session());
+    let most = crate::limits::STATS_HOSTS_OF_SLOT;
+    let sends: Vec<_> = (0..most + 100).map(|n| draft().to(&format!("https://h{n}.example/")).send()).collect();
+    let ids: Vec<SendId> = sends.iter().map(|send| send.id).collect();
+    accept_new(store, session, call(sends, None)).await;
+    for &id in &ids {
+        store.finish(session, finished(id, 200, at(1))).await.expect("ended");
+    }
+    let stats = store.stats(asked(By::Host)).await.expect("counted");
+    assert_eq!(stats.all.count, ids.len() as u64);
+    let segments = subject.shared().segments();
+    let told = segments[0].counted.lock().expect("whole").hosts_told();
+    assert_eq!(told, most);
+}
