@@ -41,6 +41,8 @@ use crate::publish;
 use crate::redact::Redactor;
 use crate::source;
 use crate::store::{Recovered, Session, Store, StoreError, Why};
+use crate::telemetry::otlp::Collector;
+use crate::trace::Tracer;
 use crate::verify::Verifier;
 use crate::world::World;
 
@@ -210,7 +212,16 @@ impl App {
         let world = World::new(config.clone(), &publication.notice(), ours, Suspensions::default());
         let ledger = Ledger::new(store.clone(), session.clone(), Redactor::new(store.redact_key(), &config.redact));
         let backlog = Backlog::new(caps(&config));
-        let deliverer = Deliverer::new(world.clone(), Dialer::prepare(&config).map_err(anyhow::Error::from)?);
+        let trust = Dialer::prepare(&config).map_err(anyhow::Error::from)?;
+        let collector = config.telemetry.otlp.as_ref().map(|otlp| Collector::new(otlp, &config)).transpose()?;
+        let (tracer, told) = match collector {
+            None => (Tracer::off(), None),
+            Some(collector) => {
+                let (tracer, told) = Tracer::on(config.telemetry.one_in);
+                (tracer, Some((collector, told)))
+            }
+        };
+        let deliverer = Deliverer::traced(world.clone(), trust, tracer);
         let dispatcher = Dispatcher::new(world.clone(), backlog.clone(), ledger.clone(), deliverer.clone());
         let intake = Intake::new(world.clone(), ledger.clone(), backlog, dispatcher.clone(), Apart::new("call-work"));
 
@@ -260,6 +271,9 @@ impl App {
         tasks.spawn_on(api::serve::serve(api_listener, router, api_tls.clone(), stopped.clone()), fronts.handle());
         let ops_router = ops::router(metrics.clone(), readiness, Handle::current());
         tasks.spawn_on(ops::serve(metrics_listener, ops_router, stopped.clone()), fronts.handle());
+        if let Some((collector, told)) = told {
+            tasks.spawn_on(collector.run(told, stopped.clone()), fronts.handle());
+        }
         if let Some(listener) = publish_listener {
             let proxies = of_publish.map(|publish| publish.proxies.clone()).unwrap_or_default();
             let way = Way { tls: publish_tls.clone(), proxies };

@@ -38,6 +38,15 @@ pub struct Config {
     pub redact: Redact,
     pub limits: Limits,
     pub store: StoreSettings,
+    pub telemetry: Telemetry,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Telemetry {
+    /// The collector's URL, without a slash at the end. `None`: nobody is told of sends.
+    pub otlp: Option<String>,
+    /// Of so many sends that came without a trace it is told of one.
+    pub one_in: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +143,8 @@ pub struct Delivery {
     pub user_agent: String,
     /// Empty: none.
     pub contact: String,
+    /// Whether receivers are told of the trace.
+    pub propagate_trace: bool,
     pub drain: Duration,
 }
 

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ::http::HeaderValue;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
@@ -48,6 +49,7 @@ use crate::redact::RawResponse;
 use crate::send::{Context, HeaderLines, Method, SendSpec, Spelling, Target, TenantId};
 use crate::source::{Family, Source};
 use crate::store::Started;
+use crate::trace::Tracer;
 use crate::world::{Settings, World};
 
 /// What one delivery came to, unredacted.
@@ -76,11 +78,16 @@ pub struct Deliverer {
     ours: ArcSwap<SelfAddrs>,
     /// The suspensions that idle connections were opened under. The same.
     suspensions: ArcSwap<Suspensions>,
+    tracer: Tracer,
 }
 
 impl Deliverer {
     /// After the metrics recorder is installed.
     pub fn new(world: Arc<World>, trust: Trust) -> Arc<Self> {
+        Self::traced(world, trust, Tracer::off())
+    }
+
+    pub fn traced(world: Arc<World>, trust: Trust, tracer: Tracer) -> Arc<Self> {
         let dialer = Dialer::new(world.clone(), trust);
         let ours = ArcSwap::new(world.ours());
         let suspensions = ArcSwap::new(world.suspensions());
@@ -93,6 +100,7 @@ impl Deliverer {
             http1_only: Http1Only::default(),
             ours,
             suspensions,
+            tracer,
         })
     }
 
@@ -124,6 +132,11 @@ impl Deliverer {
         &self.apart
     }
 
+    /// Who is told of sends.
+    pub fn tracer(&self) -> &Tracer {
+        &self.tracer
+    }
+
     /// Whose delivery is worked on next, for what else is done for one.
     pub fn turns(&self) -> &Arc<Turns> {
         &self.turns
@@ -132,7 +145,9 @@ impl Deliverer {
     /// Ends at the deadline and not later, whatever the receiver does; `flight` is dropped at that moment.
     pub async fn deliver(self: &Arc<Self>, started: Started, deadline: Deadline, flight: impl Send) -> Attempt {
         let mut journey = Journey::default();
-        let run = Box::pin(self.run(started.tenant(), started.spec(), &mut journey));
+        let carries = self.world.config().delivery.propagate_trace;
+        let carried = carries.then(|| self.tracer.carried(&started)).flatten();
+        let run = Box::pin(self.run(started.tenant(), started.spec(), carried.as_ref(), &mut journey));
         let mut run = self.turns.take(started.tenant(), run);
         // The deadline stands outside: it ends also what waits for its turn.
         let result = deadline.bound(&mut run).await;
@@ -149,7 +164,13 @@ impl Deliverer {
         journey.end(result, &deadline, total)
     }
 
-    async fn run(&self, tenant: &TenantId, spec: &SendSpec, journey: &mut Journey) -> Result<u16, Failure> {
+    async fn run(
+        &self,
+        tenant: &TenantId,
+        spec: &SendSpec,
+        carried: Option<&HeaderValue>,
+        journey: &mut Journey,
+    ) -> Result<u16, Failure> {
         let url = match &spec.target {
             Target::Url(url) => url,
             Target::Refused { denial, .. } => return Err(denial.clone()),
@@ -168,7 +189,7 @@ impl Deliverer {
 
         if let Some(channel) = self.idle(tenant, url, &settings) {
             let purpose = Purpose::Delivery;
-            let way = Way { tenant, spec, url, settings: &settings, purpose, generation, reused: true };
+            let way = Way { tenant, spec, url, settings: &settings, carried, purpose, generation, reused: true };
             in_flight.leaves_from(&self.dialer.metrics().of(&channel.line().source));
             match self.exchange(&way, channel, journey).await {
                 Err(Unanswered::Unwritten) => journey.forget_exchange(),
@@ -190,7 +211,8 @@ impl Deliverer {
         journey.connection.get_or_insert_default().resolved = resolved;
         let candidates = way?;
 
-        let way = Way { tenant, spec, url, settings: &settings, purpose: Purpose::Delivery, generation, reused: false };
+        let purpose = Purpose::Delivery;
+        let way = Way { tenant, spec, url, settings: &settings, carried, purpose, generation, reused: false };
         let channel = self.open(&way, &candidates, journey, &mut in_flight).await?;
         if !self.world.in_force().is(&judged_by) {
             // All of that took its time: whoever was stopped meanwhile, or whatever was denied, is sent nothing.
@@ -297,7 +319,8 @@ impl Deliverer {
         let config = &way.settings.config;
         let failed = Unanswered::Failed;
 
-        let prepared = prepare(way.spec, way.url, &config.delivery.user_agent, channel.version()).map_err(failed)?;
+        let prepared =
+            prepare(way.spec, way.url, &config.delivery.user_agent, way.carried, channel.version()).map_err(failed)?;
         let counters = self.dialer.metrics().of(&channel.line().source);
         journey.begin_exchange(channel.line(), &prepared, way.reused);
         let answer = channel.send(prepared).await;
@@ -412,7 +435,8 @@ impl Deliverer {
         };
         let mut in_flight = self.dialer.metrics().in_flight();
         let purpose = Purpose::Reflector;
-        let way = Way { tenant: &tenant, spec: &spec, url, settings: &settings, purpose, generation, reused: false };
+        let (tenant, spec, settings) = (&tenant, &spec, &*settings);
+        let way = Way { tenant, spec, url, settings, carried: None, purpose, generation, reused: false };
         let channel = self.open(&way, &candidates, journey, &mut in_flight).await?;
         match self.exchange(&way, channel, journey).await {
             Ok(status) => Ok(status),
@@ -437,6 +461,8 @@ struct Way<'a> {
     spec: &'a SendSpec,
     url: &'a CheckedUrl,
     settings: &'a Settings,
+    /// The `traceparent` that the receiver is told.
+    carried: Option<&'a HeaderValue>,
     /// A connection to a reflector is never kept: the rules it was judged by are no send's.
     purpose: Purpose,
     /// From before anything was judged: what is judged by rules that have changed by the end is not used again.

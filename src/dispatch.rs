@@ -298,6 +298,7 @@ impl Dispatcher {
         let deadline = Deadline::start(self.world.config().delivery.deadline);
         let flight = Flights::enter(&self.flights, deadline.at() + limits::OVERDUE_GRACE);
         let id = started.id();
+        let begun = self.deliverer.tracer().begun(&started);
         let attempt = self.attempt(started, deadline, flight).await;
 
         slot.moved(attempt.response.as_ref().map_or(0, |response| response.body_total));
@@ -317,6 +318,9 @@ impl Dispatcher {
         let room = self.ledger.room(&finished).await;
         drop(slot);
         unended.ends();
+        if let Some(begun) = begun {
+            self.deliverer.tracer().ended(begun, since.created_at, &finished);
+        }
         self.ledger.write(finished, room).await;
     }
 

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | composition | [`app`] builds every part and owns lifetimes, drain and reload; [`cli`] is one file a command; [`telemetry`] |
 //! | fronts | [`api`] and [`intake`] (the way in), [`explain`], [`ops`] (`/metrics`, `/readyz`) and [`publish::front`] behind their [`doors`], [`request_bin`] |
-//! | reaching out | [`dispatch`] does what the flow decides, [`backlog`] is the flow behind its lock, [`deliver`] makes one request on what [`dial`] opens, all under one [`deadline`], within what [`files`] allow; [`ledger`] writes ends; [`world`] is what a reload swaps; [`verify`] asks reflectors |
+//! | reaching out | [`dispatch`] does what the flow decides, [`backlog`] is the flow behind its lock, [`deliver`] makes one request on what [`dial`] opens, all under one [`deadline`], within what [`files`] allow; [`ledger`] writes ends; [`trace`] tells of them where somebody collects traces; [`world`] is what a reload swaps; [`verify`] asks reflectors |
 //! | remembering | [`store`]: queued → started → finished, durable; [`publication`]: the list in force; [`events`]: who waits for an end |
 //! | deciding | [`flow`] (when each send starts; [`schedule`] is its fair choice), [`source`]: `now` is an argument |
 //! | words | values only: [`limits`], [`outcome`], [`send`], [`policy`], [`record`], [`redact`], [`publish`], [`config`]; [`clock`] is the one place that reads one |
@@ -80,5 +80,6 @@ pub mod send;
 pub mod source;
 pub mod store;
 pub mod telemetry;
+pub mod trace;
 pub mod verify;
 pub mod world;

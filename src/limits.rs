@@ -313,6 +313,14 @@ pub const QUEUED_MAX: u64 = 100_000_000;
 /// How long a retired address stays in the published list: a reader of yesterday's list still knows it.
 pub const LISTED_AFTER_RETIREMENT: Duration = Duration::from_secs(24 * 3600);
 
+/// Sends that wait to be told to a collector of traces; beyond that they are left out.
+pub const TRACE_QUEUE: usize = 4096;
+/// Of how many it is told at once, how long the first of them waits for others, how long it may take to answer, and how
+/// much of its answer is read.
+pub const TRACE_BATCH: usize = 256;
+pub const TRACE_EVERY: Duration = Duration::from_secs(1);
+pub const TRACE_TIME: Duration = Duration::from_secs(5);
+pub const TRACE_ANSWER_BYTES: usize = 64 * KIB as usize;
 /// Most pieces of news in the feed of changes, the newest: each address has four at most.
 pub const FEED_ENTRIES_MAX: usize = 100;
 /// Most connections at once to the `[publish]` listener.

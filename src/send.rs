@@ -8,6 +8,7 @@ pub mod body;
 pub mod headers;
 pub mod params;
 pub mod parse;
+pub mod trace;
 
 use std::{borrow::Cow, fmt, str::FromStr, sync::Arc, time::Duration};
 
@@ -114,6 +115,8 @@ pub struct Context {
     pub workflow: Option<Arc<str>>,
     pub execution: Option<ExecutionId>,
     pub step: Option<Arc<str>>,
+    /// The trace that the submitting call was a part of.
+    pub trace: Option<trace::TraceParent>,
 }
 
 /// Header lines in order; names are lower-case by [`HeaderName`]'s own rule.

@@ -1,7 +1,8 @@
-//! Logs and metrics of the process: where they go and in which buckets.
+//! Logs and metrics of the process: where they go and in which buckets; and spans, to a collector ([`otlp`]).
 //!
 //! Every metric is described where it is counted; labels come from closed lists or the configured sources only.
 
+pub mod otlp;
 mod shares;
 mod writer;
 

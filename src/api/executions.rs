@@ -43,7 +43,7 @@ fn execution_id(path: Result<Path<String>, PathRejection>) -> Result<ExecutionId
 /// Submit sends that are held until their execution finishes.
 #[utoipa::path(
     post, path = "/v1/executions/{execution}/sends", operation_id = "submit_held_sends", tag = "executions",
-    params(openapi::Tenant, openapi::Idempotency, ("execution" = String, Path, description = "The run's id", min_length = 1, max_length = 256)),
+    params(openapi::Tenant, openapi::Idempotency, openapi::Trace, ("execution" = String, Path, description = "The run's id", min_length = 1, max_length = 256)),
     request_body(content = inline(openapi::Submission), content_type = "application/json", examples(
         ("several" = (summary = "Two sends of a run", value = json!([{"method": "POST", "url": "https://hooks.example.com/a", "data": {"name": "Luke"}}, {"method": "POST", "url": "https://hooks.example.com/a", "data": {"name": "Leia"}}])))
     )),

@@ -234,6 +234,17 @@ pub(super) struct Idempotency {
     key: Option<String>,
 }
 
+/// The caller's trace.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "a description; `sends` reads it")]
+pub(super) struct Trace {
+    /// As W3C Trace Context has it: each send is a span of it, where `[telemetry] otlp` is set. One that cannot be read
+    /// counts as none.
+    #[param(example = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")]
+    traceparent: Option<String>,
+}
+
 /// What a list or a tail shows.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]

@@ -13,14 +13,16 @@ use super::access::{Caller, Need};
 use super::answers::{self, Receipt};
 use super::body::Received;
 use super::problem::{BodyProblem, Problem, ProblemCode, ProblemView};
-use super::sends::{RECORD_JSON_BYTES, bounds, idempotency_key, send_id};
+use super::sends::{RECORD_JSON_BYTES, bounds, idempotency_key, send_id, trace_of};
 use super::{Shared, openapi, query, refused};
+use crate::deliver::http::TRACEPARENT;
 use crate::intake::Submit;
 use crate::policy::CheckedUrl;
 use crate::record::Record;
 use crate::redact::REDACTED_PREFIX;
 use crate::send::headers::is_dropped;
 use crate::send::parse::{self, Supplied};
+use crate::send::trace::TraceParent;
 use crate::send::{HeaderLines, SendSpec, Target};
 use crate::store::Reach;
 
@@ -30,7 +32,7 @@ use crate::store::Reach;
 /// `resend_incomplete` names each.
 #[utoipa::path(
     post, path = "/v1/sends/{id}/resend", operation_id = "resend", tag = "sends",
-    params(openapi::Tenant, openapi::Idempotency, ("id" = String, Path, description = "The send's id")),
+    params(openapi::Tenant, openapi::Idempotency, openapi::Trace, ("id" = String, Path, description = "The send's id")),
     request_body(content = Option<openapi::ResendBody>, content_type = "application/json", example = json!({"headers": {"Authorization": "Bearer …"}})),
     responses(
         (status = 202, description = "Accepted and on disk: the new send", body = super::view::RecordView<'static>,
@@ -68,6 +70,7 @@ impl Shared {
         let tenant = caller.tenant(request.headers())?;
         query::none(request.uri().query())?;
         let key = idempotency_key(request.headers())?;
+        let trace = trace_of(request.headers());
         let id = send_id(path)?;
         let Received { bytes, room } = self.body(&caller, request).await?;
         let path = format!("/v1/sends/{id}/resend");
@@ -81,7 +84,8 @@ impl Shared {
         let (bounds, content_type, call) = (bounds(&config), content_type.map(str::to_owned), bytes.len());
         let supplied = move |bytes: &bytes::Bytes| parse::supplied(bytes, &bounds, content_type.as_deref());
         let (supplied, mut room) = self.read(Received { bytes, room }, &tenant, supplied).await?;
-        let send = again(&original, supplied, &config.delivery.user_agent)?;
+        let mut send = again(&original, supplied, &config.delivery.user_agent)?;
+        send.context.trace = trace;
         let body = send.body.as_ref().map_or(0, |body| body.len());
         if !room.cover_beyond(call + RECORD_JSON_BYTES + 3 * body) {
             return Err(answers::full());
@@ -105,10 +109,14 @@ fn again(original: &Record, supplied: Supplied, our_user_agent: &str) -> Result<
     let mut miss = |pointer: String, detail: String| missing.push(BodyProblem { pointer, detail, hint: None });
     let request = &original.request;
 
+    let parent = original.context.trace;
+    let carried = [parent, Some(TraceParent::of(original.id, parent.as_ref()))];
     let mut lines: HeaderLines = Vec::new();
     for (name, values) in &request.headers {
         // A record that was sent holds what we added ourselves; those are added again.
-        let ours = is_dropped(name) || (name == "user-agent" && values.as_slice() == [our_user_agent]);
+        let ours = is_dropped(name)
+            || (name == "user-agent" && values.as_slice() == [our_user_agent])
+            || (name == TRACEPARENT && values.iter().all(|value| carried.contains(&TraceParent::parse(value))));
         let supplied_anew = supplied.headers.iter().any(|(known, _)| known == name.as_str())
             || (name == "authorization" && supplied.authorization.is_some());
         if ours || supplied_anew {

@@ -20,11 +20,13 @@ use super::view::{PageView, RecordView, SendsView, Sight, likely_bytes, likely_b
 use super::{Shared, in_full, openapi, query, refused};
 use crate::clock;
 use crate::config::Config;
+use crate::deliver::http::TRACEPARENT;
 use crate::intake::{Refusal, Submit, Submitted};
 use crate::limits;
 use crate::record::{Record, State as SendState};
 use crate::redact::sha256;
 use crate::send::parse::{self, Bounds, Call};
+use crate::send::trace::TraceParent;
 use crate::send::{ExecutionId, SendId, TenantId};
 use crate::store::{Accepted, IdempotencyKey, Reach};
 
@@ -45,7 +47,7 @@ pub(super) const SHOWN_JSON_BYTES: usize = 16 * limits::KIB as usize;
 /// with theirs in call order. A call with a problem of shape is refused whole; where a URL points is never one.
 #[utoipa::path(
     post, path = "/v1/sends", operation_id = "submit_sends", tag = "sends",
-    params(openapi::Tenant, openapi::Idempotency),
+    params(openapi::Tenant, openapi::Idempotency, openapi::Trace),
     request_body(content = inline(openapi::Submission), content_type = "application/json", examples(
         ("one" = (summary = "One send", value = json!({"method": "POST", "url": "https://hooks.example.com/orders", "data": {"order": 1}}))),
         ("several" = (summary = "Several sends", value = json!([{"method": "GET", "url": "https://api.example.com/a"}, {"method": "GET", "url": "https://api.example.com/b", "params": {"page": 2}}])))
@@ -92,6 +94,7 @@ impl Shared {
         let tenant = caller.tenant(request.headers())?;
         query::none(request.uri().query())?;
         let key = idempotency_key(request.headers())?;
+        let trace = trace_of(request.headers());
         let received = self.body(&caller, request).await?;
         let size = received.bytes.len();
         let idempotency = self.idempotency(key, &tenant, path, &received.bytes).await;
@@ -109,10 +112,11 @@ impl Shared {
             }
         };
         drop(begins);
-        let (one, sends) = match call {
+        let (one, mut sends) = match call {
             Call::One(send) => (true, vec![*send]),
             Call::Many(sends) => (false, sends),
         };
+        sends.iter_mut().for_each(|send| send.context.trace = trace);
         *count = sends.len();
         // The answer is about as large as the call was. The sends may take more; what records show of them is beside
         // them, twice, and shares their bodies.
@@ -229,6 +233,13 @@ impl Shared {
 
 pub(super) fn bounds(config: &Config) -> Bounds {
     Bounds { request_body: config.limits.request_body, sends_per_request: config.limits.sends_per_request }
+}
+
+/// The call's place in a trace. One that is unreadable counts as absent, as the standard has it.
+pub(super) fn trace_of(headers: &HeaderMap) -> Option<TraceParent> {
+    let mut given = headers.get_all(TRACEPARENT).iter();
+    let one = given.next().filter(|_| given.next().is_none());
+    one.and_then(|value| value.to_str().ok()).and_then(TraceParent::parse)
 }
 
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {

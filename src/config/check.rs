@@ -24,7 +24,7 @@ use jiff::Timestamp;
 use super::file::{ConfigProblem, KeyAt, Reader, Setting, Table, Wrong, show_duration, show_size, wrong};
 use super::{
     Api, ApiClient, Config, DEFAULT_POOL, Delivery, Limits, ListenerTls, PostgresSettings, Redact, Roots, Scopes,
-    StoreSettings, TenantSettings, Tls,
+    StoreSettings, Telemetry, TenantSettings, Tls,
 };
 use crate::limits::{self, KIB, MIB, TIB};
 use crate::publish::PublishedList;
@@ -140,6 +140,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         let redact = redact(root.table("redact"));
         let limits = self.limits(root.table("limits"), &delivery);
         let store = self.store(root.table("store"), delivery.deadline);
+        let telemetry = telemetry(root.table("telemetry"));
         if !node.written {
             self.known_host(&node);
         }
@@ -158,6 +159,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             redact,
             limits,
             store,
+            telemetry,
         }
     }
 
@@ -324,6 +326,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         let keep_alive = table.duration("keep_alive", limits::KEEP_ALIVE, Duration::ZERO..=60 * SECOND);
         let user_agent = table.text("user_agent", default_user_agent(), user_agent);
         let contact = table.text("contact", String::new(), contact);
+        let propagate_trace = table.flag("propagate_trace", false);
         let drain =
             table.duration("drain", limits::DRAIN, ms(10)..=600 * SECOND).or_default(limits::DRAIN.max(deadline.value));
         self.at_most(&per_tenant, "in_flight", &in_flight, |n| n.to_string());
@@ -350,6 +353,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
                 contact => format!("{} (+{contact})", user_agent.value),
             },
             contact: contact.value,
+            propagate_trace: propagate_trace.value,
             drain: drain.value,
         }
     }
@@ -583,6 +587,13 @@ fn metrics(table: Table<'_, '_>) -> Setting<SocketAddr> {
     let listen = table.text("listen", SocketAddr::from(([127, 0, 0, 1], 8701)), listener);
     table.finish();
     listen
+}
+
+fn telemetry(table: Table<'_, '_>) -> Telemetry {
+    let otlp = table.optional("otlp", publish::own_url);
+    let one_in = table.count("one_in", 1, 1..=1_000_000_000);
+    table.finish();
+    Telemetry { otlp: otlp.value, one_in: one_in.value }
 }
 
 fn redact(table: Table<'_, '_>) -> Redact {

@@ -341,8 +341,17 @@ impl Prepared {
     }
 }
 
+/// W3C Trace Context.
+pub const TRACEPARENT: &str = "traceparent";
+
 /// Makes the request of a send: `Host` from the URL alone, the author's headers, then ours where they gave none.
-pub fn prepare(spec: &SendSpec, url: &CheckedUrl, user_agent: &str, version: Version) -> Result<Prepared, Failure> {
+pub fn prepare(
+    spec: &SendSpec,
+    url: &CheckedUrl,
+    user_agent: &str,
+    carried: Option<&HeaderValue>,
+    version: Version,
+) -> Result<Prepared, Failure> {
     let cannot = |what| ExchangeCause::NotWritable { what }.failure(&url.destination().host.text());
     let authority = url.authority();
     let host = HeaderValue::from_str(&authority).map_err(|_| cannot("host"))?;
@@ -358,6 +367,10 @@ pub fn prepare(spec: &SendSpec, url: &CheckedUrl, user_agent: &str, version: Ver
     }
     if !headers.contains_key(ACCEPT) {
         headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+    }
+    // The author's own, where there is one, is another's trace.
+    if let Some(carried) = carried.filter(|_| !headers.contains_key(TRACEPARENT)) {
+        headers.insert(TRACEPARENT, carried.clone());
     }
     let body_bytes = spec.body.as_ref().map_or(0, Bytes::len) as u64;
     let expects_body = matches!(spec.method, Method::Post | Method::Put | Method::Patch);

@@ -27,6 +27,7 @@ use crate::record::{
     Certificate, Connection, ExecutionState, ExecutionSummary, Finished, FinishedBy, Record, ShownBody, ShownHeaders,
     ShownRequest, ShownResponse, State, TlsFacts,
 };
+use crate::send::trace::TraceParent;
 use crate::send::{Context, ExecutionId, Method, SendId, SendSpec, Target, TenantId};
 
 pub const NODE: &str = "egress-test";
@@ -81,7 +82,8 @@ async fn listed(store: &impl Store, filter: Filter) -> Vec<SendId> {
 async fn an_accepted_send_reads_back_as_it_was_given<S: Subject>() {
     let subject = S::fresh().await;
     let (store, session) = (subject.store(), subject.session());
-    let draft = draft().in_workflow("w").in_execution("e").created(at(5));
+    let mut draft = draft().in_workflow("w").in_execution("e").created(at(5));
+    draft.context.trace = TraceParent::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
     let mut given = draft.send();
     given.resend_of = Some(SendId(Uuid::from_u128(77)));
     let id = given.id;
@@ -531,6 +533,7 @@ async fn every_filter_finds_its_sends<S: Subject>() {
             workflow: Some(Arc::from("w")),
             execution: Some(execution("e")),
             step: Some(Arc::from("s")),
+            trace: None,
         },
         ..draft().to("https://other.example.com/").created(at(10))
     };

@@ -22,6 +22,7 @@ use crate::policy::{CheckedUrl, Destination, Host, Scheme, Verdict};
 use crate::record::{
     Certificate, Connection, Finished, ShownBody, ShownHeaders, ShownRequest, ShownResponse, TlsFacts,
 };
+use crate::send::trace::TraceParent;
 use crate::send::{Context, ExecutionId, HeaderLines, Method, SendId, SendSpec, Spelling, Target, TenantId};
 
 /// Of every form here. A form that changes gets the next, and reads the ones before.
@@ -130,6 +131,8 @@ pub struct SendForm<'a> {
 const SPELLING: u8 = 0;
 /// Where a send stood that was moved, its segment and its row there, and when it was.
 const MOVED_FROM: u8 = 1;
+/// The caller's place in a trace.
+const TRACE: u8 = 2;
 
 type HeadersForm<'a> = Vec<(&'a str, Vec<&'a str>)>;
 
@@ -289,6 +292,9 @@ pub fn accepted(new: &NewSend, node: &str, held: bool, key: Option<(&Idempotency
         Target::Refused { denial, .. } => (None, Some(denial.into())),
     };
     let spelling = spec.spelling.iter().collect::<Vec<_>>().join("\n");
+    let trace = spec.context.trace.map(TraceParent::to_bytes);
+    let spelling_fact = (!spelling.is_empty()).then_some((SPELLING, spelling.as_bytes()));
+    let trace_fact = trace.as_ref().map(|trace| (TRACE, &trace[..]));
     let form = SendForm {
         tenant: new.tenant.as_str(),
         workflow: spec.context.workflow.as_deref(),
@@ -316,7 +322,7 @@ pub fn accepted(new: &NewSend, node: &str, held: bool, key: Option<(&Idempotency
         dropped_headers: spec.dropped_headers.iter().map(String::as_str).collect(),
         body: shown.body.as_ref().map(BodyForm::from),
         rest: if rest.is_some() { Rest::Sealed } else { Rest::Nothing },
-        more: (!spelling.is_empty()).then_some((SPELLING, spelling.as_bytes())).into_iter().collect(),
+        more: spelling_fact.into_iter().chain(trace_fact).collect(),
     };
     AcceptedSend { form: encode(&form, Vec::with_capacity(512)), body: shown_bytes.cloned(), rest }
 }
@@ -358,9 +364,13 @@ impl SendForm<'_> {
         self.rest
     }
 
+    fn fact(&self, wanted: u8) -> Option<&[u8]> {
+        self.more.iter().find(|(number, _)| *number == wanted).map(|(_, fact)| *fact)
+    }
+
     /// The place, and the instant.
     pub fn moved_from(&self) -> Option<((u32, u32), i64)> {
-        let (_, fact) = self.more.iter().find(|(number, _)| *number == MOVED_FROM)?;
+        let fact = self.fact(MOVED_FROM)?;
         let (segment, rest) = fact.split_first_chunk()?;
         let (row, rest) = rest.split_first_chunk()?;
         let place = (u32::from_le_bytes(*segment), u32::from_le_bytes(*row));
@@ -387,6 +397,7 @@ impl SendForm<'_> {
             workflow: self.workflow(),
             execution: self.execution.map(ExecutionId::new),
             step: self.step.map(Arc::from),
+            trace: self.fact(TRACE).and_then(TraceParent::from_bytes),
         }
     }
 
@@ -407,8 +418,7 @@ impl SendForm<'_> {
     }
 
     fn spelling(&self) -> Spelling {
-        let names = self.more.iter().find(|(number, _)| *number == SPELLING).map(|(_, names)| *names);
-        let names = names.and_then(|names| std::str::from_utf8(names).ok()).unwrap_or_default();
+        let names = self.fact(SPELLING).and_then(|names| std::str::from_utf8(names).ok()).unwrap_or_default();
         names.lines().collect()
     }
 

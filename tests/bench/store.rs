@@ -487,6 +487,7 @@ fn new_send(number: u64) -> NewSend {
                 workflow: Some(Arc::from(format!("workflow-{}", number / 5 % 100))),
                 execution: Some(ExecutionId::new(format!("execution-{}", number / 400))),
                 step: Some(Arc::from("step")),
+                trace: None,
             },
             expires_in: None,
         }),

@@ -36,4 +36,5 @@ mod tier;
 #[allow(dead_code, reason = "the suite uses more of it")]
 #[path = "../suite/support/tls.rs"]
 mod tls;
+mod traces;
 mod waits;

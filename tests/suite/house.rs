@@ -8,7 +8,10 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("words", &["clock", "limits", "outcome", "send", "policy", "record", "redact", "publish", "config"]),
     ("deciding", &["schedule", "flow", "source"]),
     ("remembering", &["store", "publication", "events"]),
-    ("reaching out", &["files", "world", "deadline", "dial", "deliver", "verify", "ledger", "backlog", "dispatch"]),
+    (
+        "reaching out",
+        &["files", "world", "deadline", "dial", "deliver", "verify", "trace", "ledger", "backlog", "dispatch"],
+    ),
     ("fronts", &["intake", "explain", "doors", "publish::front", "ops", "api", "request_bin"]),
     ("composition", &["telemetry", "app", "cli"]),
 ];

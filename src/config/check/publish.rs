@@ -52,10 +52,10 @@ fn network(text: &str) -> Result<IpNet, Wrong> {
     }
 }
 
-/// Where the world reads the list.
-fn own_url(text: &str) -> Result<String, Wrong> {
+/// The beginning of URLs that others are under.
+pub(super) fn own_url(text: &str) -> Result<String, Wrong> {
     let fix = "an https or http URL without query and fragment, like \"https://egress.example.net\"";
-    let bad = || wrong(format!("{text:?} is not where a page can be read"), fix);
+    let bad = || wrong("is not such a URL", fix);
     let url = url::Url::parse(text).map_err(|_| bad())?;
     let plain = url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
     if !matches!(url.scheme(), "http" | "https") || !plain || url.password().is_some() || text.len() > 1024 {

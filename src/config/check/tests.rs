@@ -299,7 +299,7 @@ fn listeners_are_addresses_and_differ() {
                  for whom it asks",
                 "egressd.toml:3: publish.proxies[2]: \"lb\" is not an address or a network: like \"10.0.0.5\" or \
                  \"10.0.0.0/28\"",
-                "egressd.toml:4: publish.url: \"egress.example.net\" is not where a page can be read: an https or http \
+                "egressd.toml:4: publish.url: is not such a URL: an https or http \
                  URL without query and fragment, like \"https://egress.example.net\"",
                 "egressd.toml:5: publish.operator: \" \" is not a name to be shown: who answers for these addresses, \
                  like \"Example Workflows Ltd\", in at most 200 characters",

@@ -29,6 +29,7 @@ pub fn unchangeable(file: &Path, old: &Config, new: &Config) -> Vec<ConfigProble
         ("publish.listen", listener(published(old)), listener(published(new))),
         ("publish.tls", publish_tls(old), publish_tls(new)),
         ("publish.proxies", proxies(old), proxies(new)),
+        ("telemetry", text(&old.telemetry), text(&new.telemetry)),
         ("store.engine", text(&a.postgres), text(&b.postgres)),
         ("store.path", text(&a.path), text(&b.path)),
         ("store.key_file", text(&a.key_file), text(&b.key_file)),

@@ -53,11 +53,12 @@ probe_in() { # probe_in NAMESPACE argument…: a server of the probe's, ready wh
 servers_up() {
     local pair
     for pair in 93.184.216.34,443 10.77.0.1,80 10.77.0.1,8080 10.88.0.80,80 172.16.9.80,80 169.254.169.254,80 \
-        10.77.0.53,53 10.77.0.53,80 169.254.169.254,53 2606:2800::34,443 fd00::80,80; do
+        10.77.0.1,5432 10.77.0.53,53 10.77.0.53,80 169.254.169.254,53 2606:2800::34,443 fd00::80,80; do
         probe_in "$world" serve "${pair%,*}" "${pair##*,}"
     done
     probe_in "$host" listen "$ours" 10.77.0.2 8700
     probe_in "$host" listen "$ours" 127.0.0.1 8701
+    probe_in "$host" listen "$other" 127.0.0.1 4318
     probe_in "$host" listen "$other" 10.77.0.11 2222
 }
 
@@ -77,6 +78,11 @@ public = "2a00:77::10"
 reflectors = ["http://10.77.0.1:8080/whoami"]
 [dns]
 servers = ["10.77.0.53", "169.254.169.254:53"]
+[telemetry]
+otlp = "http://127.0.0.1:4318"
+[store]
+engine = "postgres"
+url = "postgres://egressd@10.77.0.1/egressd"
 [[policy.exception]]
 networks = ["10.88.0.0/16", "169.254.0.0/16"]
 reason = "a service of our own"
@@ -105,6 +111,8 @@ case_ passed "and over TCP" "$ours,tcp,-,10.77.0.53,53"
 case_ passed "and a name server at a metadata service's address" "$ours,udp,-,169.254.169.254,53"
 case_ passed "and a private reflector, from a source" "$ours,tcp,10.77.0.10,10.77.0.1,8080"
 case_ passed "and a network that an exception opens" "$ours,tcp,10.77.0.10,10.88.0.80,80"
+case_ passed "and its collector of traces, over loopback" "$ours,tcp,127.0.0.1,127.0.0.1,4318"
+case_ passed "and its database, from whatever address" "$ours,tcp,-,10.77.0.1,5432"
 case_ dropped "the service unbound is dropped" "$ours,tcp,-,93.184.216.34,443"
 case_ dropped "the service from the host's own address is dropped" "$ours,tcp,10.77.0.2,93.184.216.34,443"
 case_ dropped "the service from a published address that is no source is dropped" "$ours,tcp,10.77.0.12,93.184.216.34,443"
@@ -204,6 +212,6 @@ sed 's#http://10.77.0.1:8080/whoami#http://localhost:8099/whoami", "https://no-s
 named() {
     "$guard/egressd-guard" --config "$scratch/egressd/named.toml" --user "$ours" >"$scratch/named.nft" 2>"$scratch/named.log"
     grep -F 'elements = { 127.0.0.1 . 8099 }' "$scratch/named.nft"
-    grep -F 'warning: reflector https://no-such-name.invalid/whoami' "$scratch/named.log"
+    grep -F 'warning: [egress.verify] reflectors: https://no-such-name.invalid/whoami' "$scratch/named.log"
 }
 check "a reflector given by name is opened at its private address; one that does not resolve is named" named
