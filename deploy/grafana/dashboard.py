@@ -302,6 +302,12 @@ ROWS = [
                     ),
                 ],
             ),
+            lines(
+                "Traces",
+                "Sends that the collector of traces was told of. Left out: the queue was full.",
+                [(rate("egressd_trace_spans_total", "result"), "{{result}}")],
+                "ops",
+            ),
         ],
     ),
 ]
