@@ -385,6 +385,17 @@ impl Embedded {
         files::make_directory(&segments).map_err(|error| cannot_write(&segments, error))?;
         let state_path = root.join("state");
         let state = State::load(&state_path)?;
+        if state.is_none() && segment::are_in(&segments) {
+            // Going on without it would lift every suspension, and let new addresses carry traffic without notice.
+            return Err(StoreError::Damaged(
+                format!(
+                    "{} is missing beside sends: suspensions and the dates of first publication stood in it; restore it \
+                     from a copy, or give this egressd another `[store] path`",
+                    state_path.display()
+                )
+                .into(),
+            ));
+        }
         let keys = Keys::load(&settings.key_file, state.is_none())?;
         let state =
             match state {

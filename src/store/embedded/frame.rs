@@ -42,12 +42,14 @@ pub enum FrameKind {
     Shares = 12,
     /// What the ends of a full segment come to; in `stats` files alone.
     Stats = 13,
+    /// Which segments there are; in the `span` file alone.
+    Span = 14,
 }
 
 impl FrameKind {
     fn of(number: u8) -> Option<Self> {
         use FrameKind::*;
-        let all = [Head, Send, Ending, Begin, Finish, Body, State, Index, Pairs, Call, Shares, Stats];
+        let all = [Head, Send, Ending, Begin, Finish, Body, State, Index, Pairs, Call, Shares, Stats, Span];
         all.into_iter().find(|kind| *kind as u8 == number)
     }
 }

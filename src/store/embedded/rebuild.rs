@@ -138,7 +138,8 @@ fn read(shared: &Shared, segment: &Segment, log_bytes: u64, rows: &[Row]) -> io:
             | FrameKind::Pairs
             | FrameKind::State
             | FrameKind::Shares
-            | FrameKind::Stats => {}
+            | FrameKind::Stats
+            | FrameKind::Span => {}
             FrameKind::Call => {
                 let Ok(form) = wire::decode::<CallForm<'_>>(frame.payload) else { return Ok(None) };
                 let hash = shared.keys.call(form.tenant, form.key.path, form.key.key);

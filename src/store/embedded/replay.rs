@@ -198,6 +198,7 @@ fn heads(shared: &Shared) -> io::Result<(Heads, Vec<u32>)> {
                 }
                 Ok(_) => "does not begin as a log does",
                 Err(error) if error.kind() == io::ErrorKind::NotFound => "is missing",
+                Err(error) if error.kind() == io::ErrorKind::NotADirectory => "is in no directory",
                 Err(error) => return Err(error),
             };
             set_aside(shared, &path, why)?;
@@ -376,7 +377,8 @@ fn replay(
             | FrameKind::Pairs
             | FrameKind::State
             | FrameKind::Shares
-            | FrameKind::Stats => Ok(()),
+            | FrameKind::Stats
+            | FrameKind::Span => Ok(()),
         };
         if let Err(why) = read {
             lost(at, at + frame.length as u64, why.0);

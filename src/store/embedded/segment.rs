@@ -151,6 +151,12 @@ pub fn directory_of(segments: &Path, number: u32) -> PathBuf {
     segments.join(format!("{number:08}"))
 }
 
+/// Whether there is any segment.
+pub fn are_in(segments: &Path) -> bool {
+    let mut entries = std::fs::read_dir(segments).into_iter().flatten().flatten();
+    entries.any(|entry| entry.file_name().to_str().is_some_and(|name| name.parse::<u32>().is_ok()))
+}
+
 /// Whether there is a segment of this number, or what is left of one.
 pub fn exists(segments: &Path, number: u32) -> bool {
     // What cannot be found out is taken for a yes.

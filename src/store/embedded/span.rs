@@ -7,7 +7,7 @@
 use std::{fs, ops::RangeInclusive, path::Path};
 
 use super::Shared;
-use super::frame::{self, FrameKind};
+use super::frame::{self, Frame, FrameKind};
 use super::state::write_whole;
 
 const NAME: &str = "span";
@@ -15,7 +15,8 @@ const NAME: &str = "span";
 /// As noted last; `None` where nobody did, or it is not sound.
 pub fn noted(root: &Path) -> Option<RangeInclusive<u32>> {
     let bytes = fs::read(root.join(NAME)).ok()?;
-    let (oldest, newest) = frame::parse(&bytes)?.payload.split_first_chunk()?;
+    let Frame { kind: FrameKind::Span, payload, .. } = frame::parse(&bytes)? else { return None };
+    let (oldest, newest) = payload.split_first_chunk()?;
     Some(u32::from_le_bytes(*oldest)..=u32::from_le_bytes(*newest.first_chunk()?))
 }
 
@@ -24,7 +25,7 @@ pub fn noted(root: &Path) -> Option<RangeInclusive<u32>> {
 pub fn note(shared: &Shared, span: RangeInclusive<u32>) {
     let path = shared.root.join(NAME);
     let mut bytes = Vec::new();
-    frame::append(&mut bytes, FrameKind::State, &[&span.start().to_le_bytes(), &span.end().to_le_bytes()], None);
+    frame::append(&mut bytes, FrameKind::Span, &[&span.start().to_le_bytes(), &span.end().to_le_bytes()], None);
     if let Err(error) = write_whole(&path, &bytes) {
         let _ = fs::remove_file(&path);
         tracing::warn!(path = %path.display(), %error, "which segments there are could not be noted");

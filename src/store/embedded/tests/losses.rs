@@ -238,6 +238,46 @@ async fn a_segment_that_is_gone_is_told_wherever_it_stood() {
 }
 
 #[tokio::test]
+async fn what_stands_where_another_file_should_keeps_no_store_from_opening() {
+    type Harm = fn(&OnDisk);
+    let harms: [(&str, usize, Harm); 4] = [
+        ("the state in the place of the span", 0, |subject| {
+            fs::copy(subject.path().join("state"), subject.path().join("span")).unwrap();
+        }),
+        ("no span", 0, |subject| fs::remove_file(subject.path().join("span")).unwrap()),
+        ("a file called as a segment", 1, |subject| fs::write(subject.path().join("pieces/00000007"), "?").unwrap()),
+        ("an empty directory called so", 1, |subject| fs::create_dir(subject.path().join("pieces/00000007")).unwrap()),
+    ];
+    for (name, told, harm) in harms {
+        let subject = OnDisk::fresh().await;
+        let id = accept_one(subject.store(), subject.session(), &draft()).await;
+        let (subject, recovered) = subject.harmed(harm).await;
+        let lines = recovered.damage.iter().filter(|line| line.contains("00000007"));
+        assert_eq!(lines.count(), told, "{name}: {:?}", recovered.damage);
+        assert_eq!(subject.all().await, [id], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn without_its_state_no_store_of_sends_is_opened() {
+    let subject = OnDisk::fresh().await;
+    accept_one(subject.store(), subject.session(), &draft()).await;
+    let path = subject.path().to_owned();
+    let OnDisk { store, directory, limits, .. } = subject;
+    drop(store);
+    for with_key in [true, false] {
+        drop(fs::remove_file(path.join("state")));
+        if !with_key {
+            fs::remove_file(directory.path().join("key")).unwrap();
+        }
+        let opened = Embedded::open_with(&settings(directory.path()), conformance::NODE, limits);
+        let why = opened.err().expect("refused").to_string();
+        assert!(why.contains("state is missing") && why.contains("restore it"), "{why}");
+        assert!(!path.join("state").exists(), "nothing is made in its place");
+    }
+}
+
+#[tokio::test]
 async fn two_losses_at_once_make_no_send_go_out_twice() {
     type Harm = fn(&OnDisk);
     fn file(subject: &OnDisk, segment: u32, name: &str) -> PathBuf {
