@@ -27,7 +27,7 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
@@ -173,6 +173,8 @@ pub struct Flow {
     reserved: u64,
     coming: u64,
     claiming: bool,
+    /// Pools without a source to use, of whose tenants no more was claimed.
+    shut: BTreeSet<Arc<str>>,
     /// Ticks until something may start again.
     pause: u32,
     ticks: u64,
@@ -199,6 +201,7 @@ impl Flow {
             reserved: 0,
             coming: 0,
             claiming: false,
+            shut: BTreeSet::new(),
             pause: 0,
             ticks: 0,
             back: Back { sender, wake, ear: Arc::new(Ear::default()) },
@@ -251,7 +254,10 @@ impl Flow {
     ) {
         self.take_back(terms);
         let tenant = admission.tenant.clone();
-        let starts = self.starts() && terms.admits(&tenant).is_ok();
+        // What cannot leave from here is nobody's: another node may have a source for it.
+        let admitted = terms.admits(&tenant).is_ok();
+        admission.waits |= !admitted;
+        let starts = self.starts() && admitted;
         for (id, destination) in sends {
             let entry = self.enter(&tenant, &destination, starts, admission, terms);
             match entry {
@@ -375,10 +381,12 @@ impl Flow {
     /// Starts what may start, and asks the store for more where the window has room.
     pub fn turn(&mut self, terms: &impl Terms) -> Turn {
         self.take_back(terms);
-        let mut turn = Turn { give_back: std::mem::take(&mut self.lost), ..Turn::default() };
+        let mut turn = Turn::default();
         if self.starts() {
+            let mut shut_out = HashSet::new();
             while turn.begin.len() < BEGIN_PER_TURN
-                && let Some(Picked { tenant, destination, send }) = self.schedule.next(|tenant| terms.admits(tenant))
+                && let Some(Picked { tenant, destination, send }) =
+                    self.schedule.next(|tenant| terms.admits(tenant).inspect_err(|_| shut_out.extend([tenant.clone()])))
             {
                 self.left_window(&tenant, &destination);
                 let slot = Slot::new(tenant.clone(), destination, self.back.clone());
@@ -389,10 +397,22 @@ impl Flow {
                 }
             }
             turn.again = turn.begin.len() == BEGIN_PER_TURN;
+            self.hand_over(shut_out);
         }
-        turn.claim = self.claim();
+        turn.give_back = std::mem::take(&mut self.lost);
+        turn.claim = self.claim(terms);
         turn.again |= self.listen();
         turn
+    }
+
+    /// What cannot leave from here is nobody's again: another node may have a source for it.
+    fn hand_over(&mut self, tenants: HashSet<TenantId>) {
+        if tenants.is_empty() {
+            return;
+        }
+        let gone = self.schedule.remove_where(|tenant, _, _| tenants.contains(tenant));
+        self.lost.extend(gone.into_iter().map(|picked| picked.send.id));
+        tenants.iter().for_each(|tenant| self.added(tenant));
     }
 
     /// What time alone changes; to be called about ten times a second.
@@ -401,6 +421,7 @@ impl Flow {
         self.ticks += 1;
         self.pause = self.pause.saturating_sub(1);
         self.schedule.unpark(|pool| terms.pool_usable(pool));
+        self.look_at_shut(terms);
         let mut tick = Tick {
             expire: self.ticks.is_multiple_of(EXPIRE_TICKS),
             look: self.ticks.is_multiple_of(LOOK_TICKS) && self.mode == Mode::Running,
@@ -434,6 +455,7 @@ impl Flow {
         self.schedule.set_caps(caps, |tenant| terms.cap_of(tenant));
         // Tenants may have another pool now: each is asked again, and parked again where it must be.
         self.schedule.unpark(|_| true);
+        self.shut.clear();
         self.look_everywhere(|left| *left != Left::Nothing);
     }
 
@@ -531,10 +553,11 @@ impl Flow {
                         self.schedule.put_back(&tenant, destination, terms.cap_of(&tenant), send);
                     }
                 }
-                Returned::Room { tenant, sends, lost } => {
+                Returned::Room { tenant, sends, lost, waits } => {
                     self.reserved -= sends;
                     self.stock(&tenant).reserved -= sends;
-                    if !lost.is_empty() {
+                    // Whether the store has them is not known.
+                    if waits || !lost.is_empty() {
                         self.not_coming(&tenant, lost.len() as u64);
                         self.lost.extend(lost);
                         self.added(&tenant);

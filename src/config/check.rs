@@ -115,6 +115,13 @@ enum Mutual {
     Never,
 }
 
+/// Where the pools that tenants name have their sources.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pools {
+    OfThisNode,
+    OfTheTier,
+}
+
 /// What reading needs beside the document.
 struct Surroundings<'a, 'r> {
     reader: &'r Reader<'a>,
@@ -135,11 +142,13 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         let tls = self.tls(root.table("tls"));
         let dns_servers = self.dns(root.table("dns"));
         let mut policy = self.policy(root.table("policy"));
-        let (tenants, hosts) = self.tenants(root.tables("tenant"), &delivery, &egress);
+        let store = self.store(root.table("store"), delivery.deadline);
+        // Another node of a tier may have a pool's sources.
+        let pools = if store.postgres.is_some() { Pools::OfTheTier } else { Pools::OfThisNode };
+        let (tenants, hosts) = self.tenants(root.tables("tenant"), &delivery, &egress, pools);
         policy.tenants = hosts;
         let redact = redact(root.table("redact"));
         let limits = self.limits(root.table("limits"), &delivery);
-        let store = self.store(root.table("store"), delivery.deadline);
         let telemetry = telemetry(root.table("telemetry"));
         if !node.written {
             self.known_host(&node);
@@ -535,6 +544,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         tables: Vec<Table<'a, 'r>>,
         delivery: &Delivery,
         egress: &super::Egress,
+        whose: Pools,
     ) -> (HashMap<TenantId, TenantSettings>, Vec<super::TenantHosts>) {
         let mut tenants = HashMap::new();
         let mut hosts = Vec::new();
@@ -547,7 +557,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             });
             let pool = table.text("pool", Arc::from(DEFAULT_POOL), |text| {
                 let pool = egress::pool_name(text)?;
-                if pools.is_empty() || pools.contains(&*pool) {
+                if whose == Pools::OfTheTier || pools.is_empty() || pools.contains(&*pool) {
                     return Ok(pool);
                 }
                 Err(wrong(format!("no source is in the pool {text:?}"), "give a source this pool, or name another"))
@@ -574,7 +584,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             );
         }
         let served = |pool: &&str| **pool == *DEFAULT_POOL || tenants.values().any(|tenant| *tenant.pool == **pool);
-        if !pools.is_empty() && !pools.iter().any(served) {
+        if whose == Pools::OfThisNode && !pools.is_empty() && !pools.iter().any(served) {
             let place = KeyAt { key: "egress.source".to_owned(), line: None };
             let fix = "put a source into the pool \"default\", or give a [[tenant]] one of theirs";
             self.reader.note(&place, wrong("no source is in a pool that any tenant uses", fix));

@@ -47,7 +47,7 @@ impl Back {
     fn give(&self, what: Returned) {
         let is_place = matches!(what, Returned::Place { .. });
         // Nobody waits for room: who finds none is refused.
-        let is_room = matches!(&what, Returned::Room { lost, .. } if lost.is_empty());
+        let is_room = matches!(&what, Returned::Room { lost, waits: false, .. } if lost.is_empty());
         // Nobody is there to take it once the flow itself is gone.
         let _ = self.sender.send(what);
         if is_place {
@@ -63,7 +63,7 @@ impl Back {
 pub(super) enum Returned {
     Place { tenant: TenantId, destination: Option<Destination>, moved: u64 },
     Unbegun { tenant: TenantId, destination: Option<Destination>, send: Waiting },
-    Room { tenant: TenantId, sends: u64, lost: Vec<SendId> },
+    Room { tenant: TenantId, sends: u64, lost: Vec<SendId>, waits: bool },
     Claim { tenants: Vec<TenantId> },
 }
 
@@ -174,7 +174,7 @@ impl Admission {
 impl Drop for Admission {
     fn drop(&mut self) {
         let (tenant, lost) = (self.tenant.clone(), std::mem::take(&mut self.kept));
-        self.back.give(Returned::Room { tenant, sends: self.sends, lost });
+        self.back.give(Returned::Room { tenant, sends: self.sends, lost, waits: self.waits });
     }
 }
 

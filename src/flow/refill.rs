@@ -4,7 +4,7 @@
 //! here could start come first, and are not kept out by those who fill the window: so each tenant has something to
 //! offer in every round of [`crate::schedule`], whatever the others have queued.
 
-use super::{Claim, Flow, Left, Mode, Want};
+use super::{Claim, Flow, Left, Mode, Terms, Want};
 use crate::policy::Destination;
 use crate::send::TenantId;
 
@@ -110,6 +110,15 @@ impl Flow {
         self.line.insert(place, tenant.clone());
     }
 
+    /// Pools that could not be used when more of their tenants was to be claimed: of those that can be now, it is.
+    pub(super) fn look_at_shut(&mut self, terms: &impl Terms) {
+        let before = self.shut.len();
+        self.shut.retain(|pool| !terms.pool_usable(pool));
+        if self.shut.len() < before {
+            self.look_everywhere(|left| *left == Left::More);
+        }
+    }
+
     pub(super) fn look_everywhere(&mut self, which: impl Fn(&Left) -> bool) {
         let tenants: Vec<TenantId> =
             self.stocks.iter().filter(|(_, stock)| which(&stock.left)).map(|(tenant, _)| tenant.clone()).collect();
@@ -120,7 +129,7 @@ impl Flow {
 
     /// The next question to the store: tenants in turn, each up to its share, as far as the window has room. Those who
     /// have nothing here that could start are not kept out by those who fill it.
-    pub(super) fn claim(&mut self) -> Option<Claim> {
+    pub(super) fn claim(&mut self, terms: &impl Terms) -> Option<Claim> {
         let mut wants = Vec::new();
         let mut asked = 0;
         while wants.len() < TENANTS_PER_CLAIM && self.may_claim() {
@@ -136,6 +145,11 @@ impl Flow {
             let full = self.schedule.crowded(&tenant, CROWDED);
             let stock = self.stock(&tenant);
             stock.place = None;
+            if let Err(pool) = terms.admits(&tenant) {
+                self.shut.insert(pool);
+                continue;
+            }
+            let stock = self.stock(&tenant);
             let here = startable + stock.coming;
             let share = WINDOW_PER_TENANT.saturating_sub(here).min(WINDOW_PER_TENANT_MAX.saturating_sub(queued));
             let room = share.min(if has_some { free } else { free.max(FEW.min(beyond)) });

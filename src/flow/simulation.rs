@@ -162,7 +162,8 @@ struct Simulation {
     lives: u64,
     store: Store,
     suspended: Suspended,
-    gated: bool,
+    /// Of each node, whether it has lost the sources of the one pool.
+    gated: Vec<bool>,
     /// By how much each node's clock is ahead of the agenda's: they disagree by minutes, and are set now and then.
     ahead: Vec<u64>,
     /// Until when each is frozen.
@@ -195,7 +196,7 @@ impl Simulation {
             lives: 0,
             store: Store { queues: vec![BTreeSet::new(); TENANTS], waiting: vec![0; TENANTS], ..Store::default() },
             suspended: Suspended::default(),
-            gated: false,
+            gated: vec![false; nodes],
             ahead: vec![0; nodes],
             still: vec![0; nodes],
             executions: 0,
@@ -267,7 +268,7 @@ impl Simulation {
         // Everything heals, nobody calls any more: all that was accepted must come to its end.
         self.calling = false;
         self.store.away = false;
-        self.gated = false;
+        self.gated.fill(false);
         self.suspended = Suspended::default();
         let until = self.now + 600_000;
         while self.store.done < self.store.accepted || self.in_flight() > 0 || self.agenda_works() {
@@ -405,12 +406,13 @@ impl Simulation {
             }
             76 => self.freeze(node),
             77 => self.set_clock(node),
-            31 => self.gated = true,
-            32..=40 => self.gated = false,
+            31 => self.gated[node] = true,
+            32..=40 => self.gated[node] = false,
             41..=70 if self.executions > 0 => {
                 let execution = self.executions - u32::try_from(self.random.below(8)).unwrap().min(self.executions - 1);
                 let discard = self.random.one_in(3);
-                if !self.store.away {
+                // The call is one to this node, which answers nobody while it is frozen.
+                if !self.store.away && self.now >= self.still[node] {
                     let released = self.store.end_execution(execution, discard, self.clock(node));
                     self.tell_added(node, released);
                 }
@@ -438,9 +440,6 @@ impl Simulation {
     }
 
     fn tell_added(&mut self, node: usize, released: Vec<usize>) {
-        if self.now < self.still[node] {
-            return;
-        }
         let Some(mut here) = self.nodes[node].take() else { return };
         for who in released.into_iter().collect::<BTreeSet<_>>() {
             here.flow.added(&tenant(who));
@@ -486,7 +485,7 @@ impl Simulation {
             let places: Vec<usize> = rows.into_iter().map(|row| self.store.name(row)).collect();
             let ids = places.iter().map(|place| id_of(*place));
             let sends: Vec<_> = if execution.is_some() { Vec::new() } else { ids.zip(hosts).collect() };
-            let view = View { now: self.clock(number), suspended: &here.suspended, gated: self.gated };
+            let view = View { now: self.clock(number), suspended: &here.suspended, gated: self.gated[number] };
             match here.flow.admit(&tenant(who), count, self.store.counted(who), BOUNDS, &view) {
                 Ok(mut admission) => {
                     here.flow.place(&mut admission, sends.into_iter(), &view);

@@ -70,9 +70,14 @@ fn claimed(who: &str, host: &str, number: u128, expires: i64) -> Claimed {
 
 /// A flow whose loop runs.
 fn running(caps: Caps) -> Flow {
-    let mut flow = Flow::new(caps, Arc::new(|| ()));
+    let mut flow = at_the_start(caps);
     flow.start();
     flow
+}
+
+/// It claims, and starts nothing yet.
+fn at_the_start(caps: Caps) -> Flow {
+    Flow::new(caps, Arc::new(|| ()))
 }
 
 /// An admitted call of so many sends to one host.
@@ -177,9 +182,11 @@ fn a_place_that_comes_back_wakes_only_where_something_waits_for_it() {
 fn what_waits_in_the_store_is_not_overtaken() {
     let mut flow = running(CAPS);
     flow.added(&tenant("a"));
-    assert_eq!(letters(&call(&mut flow, "a", "x", 0..1)), "W");
+    let before = call(&mut flow, "a", "x", 0..1);
+    assert_eq!(letters(&before), "W");
     let claim = flow.turn(&Plain::at(0)).claim.unwrap();
-    assert_eq!(letters(&call(&mut flow, "a", "x", 1..2)), "W", "nobody knows yet what the claim brings");
+    let meanwhile = call(&mut flow, "a", "x", 1..2);
+    assert_eq!(letters(&meanwhile), "W", "nobody knows yet what the claim brings");
     answer(&mut flow, claim, |_| (vec![claimed("a", "x", 0, 99)], Left::Nothing));
     let admission = call(&mut flow, "a", "x", 1..2);
     assert_eq!(letters(&admission), "K", "after the one in the window");
@@ -191,15 +198,14 @@ fn what_waits_in_the_store_is_not_overtaken() {
 
 #[test]
 fn a_tenant_with_one_send_is_not_behind_anothers_million() {
-    let mut flow = running(Caps { in_flight: 128, per_tenant: 128, per_destination: 128 });
+    let mut flow = at_the_start(Caps { in_flight: 256, per_tenant: 128, per_destination: 128 });
     let terms = Plain::at(0);
     for flood in 0..40 {
         flow.added(&tenant(&format!("flood {flood}")));
     }
     // Everything that the window takes is theirs, and nothing of it starts.
-    let idle = Plain { without_source: true, ..Plain::at(0) };
     let mut number = 0;
-    while let Some(claim) = flow.turn(&idle).claim {
+    while let Some(claim) = flow.turn(&terms).claim {
         answer(&mut flow, claim, |want| {
             let sends = (0..want.room).map(|_| {
                 number += 1;
@@ -211,9 +217,10 @@ fn a_tenant_with_one_send_is_not_behind_anothers_million() {
     assert!(flow.window() >= flow.window_max(), "{}", flow.window());
     flow.added(&tenant("late"));
     assert!(flow.is_due());
-    let claim = flow.turn(&idle).claim.unwrap();
+    let claim = flow.turn(&terms).claim.unwrap();
     assert_eq!(claim.wants.iter().map(|want| want.tenant.as_str()).collect::<Vec<_>>(), ["late"]);
     answer(&mut flow, claim, |_| (vec![claimed("late", "y", 1 << 40, 99)], Left::Nothing));
+    flow.start();
     flow.tick(&terms);
     let mut held = Vec::new();
     let mut position = 0;
@@ -323,8 +330,8 @@ fn while_the_store_is_away_nothing_starts_and_then_the_first_goes_first() {
 
 #[test]
 fn what_is_in_the_window_expires_and_is_suspended_there_and_on_its_way_there() {
-    let mut flow = running(CAPS);
-    let idle = Plain { without_source: true, ..Plain::at(10) };
+    let mut flow = at_the_start(CAPS);
+    let idle = Plain::at(10);
     let admission = flow.admit(&tenant("a"), 2, Counted::default(), ROOM, &idle).unwrap();
     flow.accepted(admission, vec![claimed("a", "x", 1, 20), claimed("a", "x", 2, 30)], &idle);
     let whys =
@@ -372,16 +379,16 @@ fn a_flow_that_stops_gives_back_what_it_had_claimed() {
 
 #[test]
 fn who_runs_out_while_the_window_is_full_claims_before_those_who_fill_it() {
-    let mut flow = running(Caps { in_flight: 128, per_tenant: 1, per_destination: 1 });
-    let idle = Plain { without_source: true, ..Plain::at(0) };
+    let mut flow = at_the_start(Caps { in_flight: 128, per_tenant: 1, per_destination: 1 });
+    let terms = Plain::at(0);
     flow.added(&tenant("late"));
-    let claim = flow.turn(&idle).claim.unwrap();
+    let claim = flow.turn(&terms).claim.unwrap();
     answer(&mut flow, claim, |_| (vec![claimed("late", "y", 1 << 40, 99)], Left::Skipped));
     let mut number = 0;
     for flood in 0..40 {
         flow.added(&tenant(&format!("flood {flood}")));
     }
-    while let Some(claim) = flow.turn(&idle).claim {
+    while let Some(claim) = flow.turn(&terms).claim {
         answer(&mut flow, claim, |want| {
             let sends = (0..want.room).map(|_| {
                 number += 1;
@@ -392,8 +399,8 @@ fn who_runs_out_while_the_window_is_full_claims_before_those_who_fill_it() {
     }
     // It has one here, and stands behind those who came before it.
     flow.added(&tenant("late"));
-    assert!(flow.turn(&idle).claim.is_none(), "the window is full");
-    let terms = Plain::at(0);
+    assert!(flow.turn(&terms).claim.is_none(), "the window is full");
+    flow.start();
     flow.tick(&terms);
     let mut turn = flow.turn(&terms);
     while !turn.begin.iter().any(|go| go.tenant() == Some(&tenant("late"))) {
@@ -471,7 +478,39 @@ fn a_tenant_that_waited_for_a_pool_goes_on_with_another() {
     let mut flow = running(CAPS);
     let admission = flow.admit(&tenant("a"), 1, Counted::default(), ROOM, &Moved(false)).unwrap();
     assert!(flow.accepted(admission, vec![claimed("a", "x", 1, 99)], &Moved(false)).is_empty());
-    assert!(flow.turn(&Moved(false)).begin.is_empty(), "its pool has no source");
+    let turn = flow.turn(&Moved(false));
+    assert!(turn.begin.is_empty() && turn.claim.is_none(), "its pool has no source");
+    assert_eq!(turn.give_back, [id(1)], "another node may have one");
     flow.set_caps(CAPS, &Moved(true));
-    assert_eq!(flow.turn(&Moved(true)).begin.len(), 1, "a reload gave it another");
+    let claim = flow.turn(&Moved(true)).claim.expect("a reload gave it another");
+    answer(&mut flow, claim, |_| (vec![claimed("a", "x", 1, 99)], Left::Nothing));
+    assert_eq!(flow.turn(&Moved(true)).begin.len(), 1);
+}
+
+#[test]
+fn what_cannot_leave_from_here_stays_in_the_store_until_it_can() {
+    let open = Plain::at(0);
+    let shut = Plain { without_source: true, ..Plain::at(0) };
+    let mut flow = running(CAPS);
+    let mut admission = flow.admit(&tenant("a"), 1, Counted::default(), ROOM, &shut).unwrap();
+    flow.place(&mut admission, std::iter::once((id(1), None)), &shut);
+    assert!(matches!(admission.entries[..], [Entry::Wait]));
+    flow.accepted(admission, Vec::new(), &shut);
+    assert!(flow.turn(&shut).claim.is_none(), "another node may have a source for it");
+    flow.tick(&shut);
+    assert!(flow.turn(&shut).claim.is_none());
+    flow.tick(&open);
+    let claim = flow.turn(&open).claim.expect("it can leave from here now");
+    assert_eq!(claim.wants[0].tenant, tenant("a"));
+}
+
+#[test]
+fn a_call_that_came_to_no_end_may_wait_in_the_store() {
+    let terms = Plain::at(0);
+    let mut flow = running(Caps { in_flight: 1, ..CAPS });
+    let mut admission = flow.admit(&tenant("a"), 1, Counted::default(), ROOM, &terms).unwrap();
+    flow.place(&mut admission, std::iter::once((id(1), None)), &Plain { without_source: true, ..terms });
+    assert_eq!(flow.turn(&Plain::at(0)).claim.map(|claim| claim.wants.len()), None);
+    drop(admission);
+    assert!(flow.turn(&Plain::at(0)).claim.is_some());
 }

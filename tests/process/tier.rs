@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::load::{Ledger, judge, replayed_keys_answer_the_same, start_load};
-use crate::node::{Node, PATIENCE, SOURCES, alone, counting_receiver, free_port, run};
+use crate::node::{Node, PATIENCE, SOURCES, alone, call, counting_receiver, free_port, run};
 
 /// A database of the test's own, which ends with this value.
 pub struct Cluster {
@@ -430,6 +430,31 @@ async fn nodes_see_each_other_and_send_from_no_address_of_anothers() {
     assert_eq!(one.ended(), Some(0), "{}", one.log());
     logged(&other, "the other node has let go of this source", 1).await;
     assert_eq!(source(&other).await["usable"], true);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_no_source_where_it_was_accepted_leaves_from_a_node_that_has_one() {
+    let cluster = Cluster::start();
+    let (receiver, seen) = counting_receiver(Duration::ZERO).await;
+    let keys = tempfile::tempdir().expect("a directory");
+    let store = in_tier(&cluster.url(), &keys.path().join("key"));
+    let acme = format!("{SOON}[[tenant]]\nid = \"acme\"\npool = \"own\"\n");
+    let own = format!("{acme}[[egress.source]]\npublic = \"{}\"\npool = \"own\"\n", SOURCES[2]);
+    let mut one = Node::of("one", &SOURCES[..1], &store, &acme);
+    let mut other = Node::of("other", &SOURCES[1..2], &store, &own);
+    for node in [&mut one, &mut other] {
+        ready(node).await;
+    }
+    for n in 0..10 {
+        let send = json!({ "method": "GET", "url": format!("http://{receiver}/{n}") }).to_string();
+        let answer = call(one.api, "POST", "/v1/sends", &send, &[("egressd-tenant", "acme")]).await;
+        let (status, answer) = answer.expect("an answer");
+        assert_eq!(status, 202, "{answer}");
+        let record = one.done_as("acme", answer["id"].as_str().expect("an id")).await;
+        assert_eq!((&record["outcome"], &record["node"]), (&json!("delivered"), &json!("other")), "{record}");
+        assert_eq!(record["connection"]["source_ip"], SOURCES[2]);
+    }
+    assert_eq!(seen.all().len(), 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,7 +6,7 @@ impl Simulation {
     pub(super) fn act(&mut self, number: usize, here: &mut Node, op: Op) {
         let suspended = here.suspended.clone();
         let now = self.clock(number);
-        let view = View { now, suspended: &suspended, gated: self.gated };
+        let view = View { now, suspended: &suspended, gated: self.gated[number] };
         let fenced = !self.store.lives.contains(&here.life);
         match op {
             Op::Tick => {
@@ -168,7 +168,7 @@ impl Simulation {
             }
             Op::Learn => {
                 here.suspended = self.suspended.clone();
-                let view = View { now, suspended: &here.suspended, gated: self.gated };
+                let view = View { now, suspended: &here.suspended, gated: self.gated[number] };
                 let unsent = here.flow.suspended(&view);
                 self.unsent(number, unsent);
                 for place in 0..self.store.rows.len() {
@@ -250,7 +250,7 @@ impl Simulation {
         while here.woken.swap(false, Ordering::Relaxed) || due {
             turns += 1;
             assert!(turns < 1_000, "{}", self.say("the loop spins"));
-            let view = View { now: self.clock(number), suspended: &here.suspended, gated: self.gated };
+            let view = View { now: self.clock(number), suspended: &here.suspended, gated: self.gated[number] };
             let turn = here.flow.turn(&view);
             due = turn.again;
             for go in &turn.begin {
@@ -281,7 +281,7 @@ impl Simulation {
     /// The round's promise: whoever could start is passed over at most for a few rounds.
     pub(super) fn pass_over(&self, number: usize, here: &mut Node, picked: usize) {
         here.passed_over.insert(picked, 0);
-        let view = View { now: self.clock(number), suspended: &here.suspended, gated: self.gated };
+        let view = View { now: self.clock(number), suspended: &here.suspended, gated: self.gated[number] };
         for who in (0..TENANTS).filter(|who| *who != picked) {
             let name = tenant(who);
             let cap = view.cap_of(&name).unwrap_or(CAPS.per_tenant);
