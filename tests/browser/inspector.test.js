@@ -559,6 +559,17 @@ inspect("sources: without the scope, the published list alone", "#/sends", async
   await page.getByText("This page is for operators").waitFor();
 }, { expected: /403/ });
 
+inspect("nodes: whose lease is late, and what each sends from", "#/sends", async (page) => {
+  assert.match(await page.locator(".rows .c-source[title]").first().getAttribute("title"), /^node /);
+  await page.goto(`${api.url}/#/nodes`);
+  const table = page.getByRole("table", { name: "Nodes" });
+  await table.waitFor();
+  assert.deepEqual(await table.locator("tbody th").allInnerTexts(), ["egress-1 (answers here)", "egress-2", "egress-3"]);
+  assert.match(await table.locator("tbody tr").nth(1).innerText(), /renewed 2 s ago, of 15 s[^]*203\.0\.113[^]*40[^]*200/);
+  assert.match(await table.locator(".chip").nth(2).getAttribute("class"), /warn/);
+  assert.match(await text(page, ".page-box"), /81,238 queued and 15 held in all/);
+});
+
 inspect("tenants: the noisiest first", "#/tenants", async (page) => {
   await page.getByRole("table", { name: "Tenants" }).waitFor();
   assert.deepEqual(await page.locator("tbody th").allInnerTexts(), ["globex", "acme", "initech", "quiet"]);

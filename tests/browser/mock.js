@@ -182,6 +182,11 @@ export async function mock({ count = 60, token = null, port = 0, start = Date.no
         usable: at !== 2, reason: at === 2 ? `the reflectors see another address than ${ip}` : null, verified: ["verified", "verified", "drift", "unverified"][at],
         in_flight: [412, 388, 0, 17][at], ports_used_ratio: [0.31, 0.64, 0, 0.02][at] })) });
     }
+    if (url.pathname === "/v1/nodes") {
+      return json(response, 200, { held: 15, queued: 81_238, nodes: ["egress-1", "egress-2", "egress-3"].map((node, at) => ({
+        node, version: "0.1.0", this: at === 0, lease_age_ms: [900, 2100, 14_000][at], lease_ms: 15_000,
+        sources: [[SOURCES[0], SOURCES[1]], [SOURCES[3]], []][at], queued: [512, 40, null][at], in_flight: [88, 200, null][at] })) });
+    }
     if (url.pathname === "/v1/tenants") {
       return json(response, 200, { tenants: [
         { tenant: "acme", held: 12, queued: 4, in_flight: 88, oldest_queued: new Date(Date.now() - 400).toISOString(), finished: { delivered: 48211, rejected: 122, failed: 31, blocked: 2 } },

@@ -1,7 +1,7 @@
 // The page: which view the address names, what stands around it, and the keys.
 //
 // Views: #/overview[?range=]  #/sends[?filters]  #/sends/ID  #/executions[?filters]  #/executions/ID[?tenant=&step=]
-// #/compose  #/sources  #/tenants  #/suspensions
+// #/compose  #/sources  #/nodes  #/tenants  #/suspensions
 //
 // `?embed=1` after any of them shows it alone, for a frame on another page.
 
@@ -13,14 +13,14 @@ import { ExecutionsPage } from "./executions.js";
 import { facts } from "./facts.js";
 import { executionLink, fromQuery, link } from "./filters.js";
 import { OverviewPage } from "./overview.js";
-import { SourcesPage, SuspensionsPage, TenantsPage } from "./pages.js";
+import { NodesPage, SourcesPage, SuspensionsPage, TenantsPage } from "./pages.js";
 import { SendView } from "./send.js";
 import { icon, SendsView } from "./sends.js";
 
 const main = document.getElementById("main");
-const PAGES = { overview: OverviewPage, executions: ExecutionsPage, compose: ComposePage, sources: SourcesPage, tenants: TenantsPage, suspensions: SuspensionsPage };
-const NAV = [["overview", "Overview"], ["sends", "Sends"], ["executions", "Executions"], ["compose", "New send"], ["sources", "Sources"], ["tenants", "Tenants"], ["suspensions", "Suspensions"]];
-const OPERATORS = new Set(["tenants", "suspensions"]);
+const PAGES = { overview: OverviewPage, executions: ExecutionsPage, compose: ComposePage, sources: SourcesPage, nodes: NodesPage, tenants: TenantsPage, suspensions: SuspensionsPage };
+const NAV = [["overview", "Overview"], ["sends", "Sends"], ["executions", "Executions"], ["compose", "New send"], ["sources", "Sources"], ["tenants", "Tenants"], ["suspensions", "Suspensions"], ["nodes", "Nodes"]];
+const OPERATORS = new Set(["tenants", "suspensions", "nodes"]);
 
 let view = null;
 /** The list stays alive, with its place, while one of its sends is looked at. */

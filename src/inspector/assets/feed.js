@@ -246,6 +246,7 @@ function light(record) {
     id, state, outcome, error, resend_of, context: context ?? {}, would_block, created_at, finished_at,
     request: { method: record.request?.method, url: record.request?.url ?? "" },
     response: record.response ? { status: record.response.status } : null,
+    node: record.node ?? null,
     connection: record.connection ? { public_ip: record.connection.public_ip, source_ip: record.connection.source_ip } : null,
     timings_ms: { total: record.timings_ms?.total ?? null },
     text: haystack(record),

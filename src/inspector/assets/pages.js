@@ -1,4 +1,4 @@
-// The operator's pages: sources, tenants, suspensions.
+// The operator's pages: sources, nodes, tenants, suspensions.
 
 import { ask, Problem, session } from "./api.js";
 import { foreign, h, note, plainForeign, replace } from "./dom.js";
@@ -125,6 +125,33 @@ function meter(ratio) {
 function verification({ verified }) {
   const shown = { verified: ["seen as published", "good"], unverified: ["reflectors unreachable", "warn"], drift: ["seen as another", "bad"] }[verified];
   return shown === undefined ? h("span", { class: "dim" }, "not checked") : chip(shown[0], shown[1]);
+}
+
+export class NodesPage extends Page {
+  constructor() {
+    super("Nodes", h("p", { class: "lead" }, "Who sends. Nodes that share a database are one tier: where one's lease runs out, the others take over what it had queued."));
+  }
+
+  async look(signal) {
+    const { nodes, queued, held } = await ask("/v1/nodes", { signal, tenant: session.tenant });
+    const number = (value) => h("td", { class: "number" }, value === undefined || value === null ? "–" : count(value));
+    replace(this.box, table([["Node"], ["Version"], ["Lease"], ["Sources"], ["Queued here", "number"], ["In flight", "number"], ["Sends"]],
+      nodes.map((one) => h("tr", {},
+        h("th", { scope: "row" }, foreign(one.node, { limit: 128 }), one.this ? h("span", { class: "dim" }, " (answers here)") : null),
+        h("td", {}, foreign(one.version)),
+        h("td", {}, lease(one)),
+        h("td", { class: "mono" }, one.sources.length === 0 ? "none" : one.sources.map((source, at) => [at > 0 ? ", " : null, foreign(source)])),
+        number(one.queued), number(one.in_flight),
+        h("td", {}, one.sources.map((source, at) => [at > 0 ? ", " : null, h("a", { href: link({ source_ip: source }) }, one.sources.length > 1 ? foreign(source) : "show")])))), "Nodes"),
+      h("p", { class: "foot dim" }, `${count(queued)} queued and ${count(held)} held in all.`));
+  }
+}
+
+/** A lease is renewed many times before it runs out. */
+function lease(one) {
+  if (one.lease_age_ms === null || one.lease_age_ms === undefined) return h("span", { class: "dim" }, "alone on its store");
+  const ratio = one.lease_age_ms / one.lease_ms;
+  return chip(`renewed ${span(one.lease_age_ms / 1000)} ago, of ${span(one.lease_ms / 1000)}`, ratio >= 1 ? "bad" : ratio > 0.5 ? "warn" : "good");
 }
 
 export class TenantsPage extends Page {

@@ -45,7 +45,7 @@ export function sendRow(record, { selected, index = null, tenant = false, onsele
       h("span", { class: "spark", "aria-hidden": true }, h("i", { style: { width: `${shareOfTime(total) * 100}%` } })),
       h("span", {}, ms(total)),
     ]),
-    h("span", { class: "c-source", role: "gridcell" }, foreign(record.connection?.public_ip ?? "", { limit: 45 })),
+    h("span", { class: "c-source", role: "gridcell", title: record.node ? `node ${plainForeign(record.node)}` : null }, foreign(record.connection?.public_ip ?? "", { limit: 45 })),
   ];
   return h("div", {
     class: `send-row tone-${outcome}${selected ? " selected" : ""}`,
