@@ -41,6 +41,12 @@ pub enum Asked {
     First = 10,
 }
 
+/// Nobody but its owner may use a key file; of one that is another's (root's, a mounted secret) this process may be in the
+/// group that reads it, as it could not otherwise.
+fn is_private(mode: u32, is_own: bool) -> bool {
+    mode & if is_own { 0o077 } else { 0o037 } == 0
+}
+
 /// The keys of one store.
 pub struct Keys {
     root: hmac::Key,
@@ -57,8 +63,8 @@ impl Keys {
         let shown = path.display();
         let secret = match fs::read(path) {
             Ok(secret) => {
-                let mode = fs::metadata(path).map(|about| about.mode() & 0o777).unwrap_or(0);
-                if mode & 0o077 != 0 {
+                let (mode, owner) = fs::metadata(path).map_or((0, 0), |about| (about.mode() & 0o777, about.uid()));
+                if !is_private(mode, owner == nix::unistd::geteuid().as_raw()) {
                     return Err(StoreError::CannotRead(format!(
                         "key file {shown} has mode {mode:03o}, so others than its owner may use it: chmod 600 {shown}"
                     ).into()));
@@ -324,6 +330,22 @@ mod tests {
         assert_eq!(Keys::derive(&[2; 32]).open(id(1), &slot, &mut sealed.clone()), None);
         sealed[0] ^= 1;
         assert_eq!(keys.open(id(1), &slot, &mut sealed), None);
+    }
+
+    #[test]
+    fn a_key_file_of_roots_may_be_read_by_the_group_and_ones_own_may_not() {
+        for (mode, of_own, of_anothers) in [
+            (0o600, true, true),
+            (0o400, true, true),
+            (0o440, false, true),
+            (0o640, false, true),
+            (0o660, false, false),
+        ]
+        .into_iter()
+        .chain([(0o444, false, false), (0o604, false, false)])
+        {
+            assert_eq!((is_private(mode, true), is_private(mode, false)), (of_own, of_anothers), "{mode:o}");
+        }
     }
 
     #[test]
