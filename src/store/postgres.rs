@@ -22,6 +22,7 @@ mod forms;
 mod hot;
 mod life;
 mod link;
+mod measures;
 mod read;
 mod registry;
 mod schema;
@@ -308,6 +309,7 @@ impl Postgres {
             renews: AtomicBool::new(true),
             interrupts: AtomicBool::new(true),
         });
+        measures::describe();
         // Before anybody calls.
         let own = [&shared.hot, &shared.ends, &shared.lease, &shared.tend];
         let links = own.into_iter().chain(&shared.slow).chain(&shared.lists);

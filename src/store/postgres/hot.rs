@@ -21,7 +21,7 @@ use super::Shared;
 use super::counts::Tally;
 use super::forms::{self, Columns, Ends};
 use super::link::{Link, Trouble};
-use super::{schema, sql};
+use super::{measures, schema, sql};
 use crate::clock;
 use crate::outcome::Code;
 use crate::record::Finished;
@@ -225,8 +225,12 @@ pub async fn until_known(
 ) -> Result<(Vec<Row>, bool), Trouble> {
     let mut lost = false;
     loop {
+        let sent = clock::monotonic();
         match link.query(sql, values).await {
-            Ok(rows) => return Ok((rows, lost)),
+            Ok(rows) => {
+                measures::committed(sent);
+                return Ok((rows, lost));
+            }
             Err(Trouble::Lost(why)) => {
                 tracing::warn!(%why, "an answer of the database was lost; what it was is found out");
                 lost = true;

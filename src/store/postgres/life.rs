@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::counts::Tally;
 use super::forms::end_of;
 use super::link::{Link, Trouble};
-use super::{Shared, locked, schema, sql, wait};
+use super::{Shared, locked, measures, schema, sql, wait};
 use crate::clock;
 use crate::outcome::{Code, Ended};
 use crate::send::{SendId, TenantId};
@@ -147,6 +147,7 @@ pub async fn renew(shared: Arc<Shared>) {
         let (incarnation, lease) = (session.incarnation() as i64, shared.settings.lease.as_secs_f64());
         let load = *locked(&shared.load);
         let (queued, in_flight) = (load.queued as i64, load.in_flight as i64);
+        measures::lease(&shared);
         match shared.lease.query(sql::RENEW, &[&incarnation, &lease, &queued, &in_flight]).await {
             Ok(rows) => {
                 shared.set_failing(None);
@@ -173,6 +174,7 @@ pub async fn tend(shared: Arc<Shared>) {
     let mut compacted = clock::monotonic();
     let mut partitioned = compacted;
     let mut counted = compacted;
+    let mut measured = None;
     let mut tail = None;
     loop {
         tokio::time::sleep(super::POLL).await;
@@ -185,6 +187,7 @@ pub async fn tend(shared: Arc<Shared>) {
             for row in shared.tend.query(sql::DECLARE_DEAD, &[&incarnation, &lease]).await? {
                 let (node, incarnation): (&str, i64) = (row.get(0), row.get(1));
                 tracing::error!(node, incarnation, "a node's lease is over: what it had queued is taken over");
+                measures::lost_one();
             }
             let look = shared.tend.one(sql::LOOK, &[&incarnation]).await?;
             if let Some(suspensions) = look.get(1) {
@@ -209,6 +212,10 @@ pub async fn tend(shared: Arc<Shared>) {
             if now.duration_since(counted) >= COUNTED_EVERY {
                 counted = now;
                 super::stats::count(&shared.tend, sql::COUNT_STATS_IF_FREE).await?;
+            }
+            if measured.is_none_or(|at| now.duration_since(at) >= measures::EVERY) {
+                measured = Some(now);
+                measures::database(&shared.tend).await?;
             }
             if now.duration_since(partitioned) >= PARTITIONS_EVERY {
                 partitioned = now;
@@ -298,6 +305,7 @@ pub async fn adopt(shared: &Shared, incarnation: i64) -> Result<i64, Trouble> {
             shared.count_of(incarnation, &tenant, Tally::unclaimed(count));
         }
         all += some;
+        measures::adopted(some);
         if some < ADOPTED_AT_ONCE {
             if all > 0 {
                 shared.tell(News::Waiting(Vec::new()));

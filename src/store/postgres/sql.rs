@@ -253,6 +253,12 @@ pub const FORGET_DEAD: &str = "DELETE FROM node n WHERE n.dead_at < clock_timest
 pub const LOOK: &str = "SELECT EXISTS (SELECT FROM node WHERE dead_at IS NOT NULL), \
      (SELECT suspensions FROM node WHERE incarnation = $1::bigint AND dead_at IS NULL)";
 
+/// Of the oldest transaction other roles' are seen by who may (`pg_monitor`).
+pub const MEASURES: &str = "SELECT (SELECT count(*) FROM node WHERE dead_at IS NULL), \
+     (SELECT coalesce(sum(n_dead_tup), 0)::bigint FROM pg_stat_user_tables WHERE schemaname = current_schema() \
+     AND relname IN ('live', 'queue', 'tally', 'hour', 'node')), \
+     (SELECT coalesce(extract(epoch FROM max(clock_timestamp() - xact_start)), 0)::float8 FROM pg_stat_activity)";
+
 pub const RENEW: &str = "UPDATE node SET unbroken_since = CASE WHEN lease_until < clock_timestamp() \
      THEN clock_timestamp() ELSE unbroken_since END, lease_until = clock_timestamp() + make_interval(secs => $2::float8), \
      renewed_at = clock_timestamp(), queued = $3::bigint, in_flight = $4::bigint \
