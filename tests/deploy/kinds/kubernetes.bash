@@ -34,3 +34,26 @@ refuses "a port on which nothing listens is refused" "8703" held "$scratch/port.
 guarded() { "$deploy/nftables/egressd-guard" --config "$scratch/configuration/egressd.toml" --user 65532 | grep -F 'elements = { 10.0.0.10, 10.0.0.11 }'; }
 held "$manifests" >/dev/null
 check "the guard's sets come from the configuration in the manifests" guarded
+
+tier=$deploy/kubernetes/tier.yaml
+check "kubernetes-validate --strict accepts the tier's manifests" valid "$tier"
+check "checkov has no objection to them" judged "$tier"
+machines() { # machines FILE: each machine's configuration is whole, its sources are its own and stand in the list
+    python - "$1" <<'PYTHON'
+import sys, tomllib, yaml
+maps = [one for one in yaml.safe_load_all(open(sys.argv[1])) if one["kind"] == "ConfigMap"]
+data = maps[0]["data"]
+listed = [line for line in data["public-ips.txt"].split("\n") if line and not line.startswith("#")]
+seen = []
+for name, text in data.items():
+    if name.endswith(".toml"):
+        config = tomllib.loads(text)
+        assert config["node"] + ".toml" == name, f"{name} is of node {config['node']}"
+        assert config["store"]["engine"] == "postgres", name
+        seen += [source["public"] for source in config["egress"]["source"]]
+assert sorted(seen) == sorted(listed), f"{seen} and the list {listed}"
+PYTHON
+}
+check "each machine has sources of its own, and all of them are published" machines "$tier"
+sed 's/public = "198.51.100.12"/public = "198.51.100.11"/' "$tier" >"$scratch/twice.yaml"
+refuses "a source that two machines have is refused" "198.51.100.12" machines "$scratch/twice.yaml"
