@@ -1,6 +1,9 @@
 //! `egressd demo`: the whole thing on loopback, with nothing to set up: several source addresses, the embedded store
 //! in a temporary directory, a request bin as receiver, and the sends that a workflow author would write first, held
-//! until their execution finishes and then released.
+//! until their execution finishes and then released. With `--nodes`, the same through a tier ([`tier`]).
+
+mod database;
+mod tier;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -24,6 +27,12 @@ pub struct Args {
     /// Exit when the sample sends are done
     #[arg(long)]
     once: bool,
+    /// A tier of so many nodes over one PostgreSQL, one of which is killed on the way
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=8))]
+    nodes: Option<u8>,
+    /// The database of that tier, in whose schema `egressd` it is made; else a private one is started from what is installed
+    #[arg(long, value_name = "URL", requires = "nodes")]
+    postgres: Option<String>,
 }
 
 /// Where deliveries leave from; the whole of 127.0.0.0/8 is this host's without set-up.
@@ -49,8 +58,14 @@ struct Sample {
 
 pub fn run(args: Args) -> u8 {
     block_on(async move {
+        let shown = async {
+            match args.nodes {
+                Some(nodes) => Box::pin(tier::demo(nodes, args.postgres, args.once)).await,
+                None => Box::pin(demo(args.once)).await,
+            }
+        };
         tokio::select! {
-            shown = demo(args.once) => shown,
+            shown = shown => shown,
             () = reader_gone() => Ok(OK),
         }
     })
@@ -62,18 +77,8 @@ async fn demo(once: bool) -> anyhow::Result<u8> {
     let directory = Scratch::new()?;
 
     let seen = RequestBin::default();
-    let mut receivers = Vec::new();
-    for host in RECEIVERS {
-        let listener = match TcpListener::bind((host, RECEIVER_PORT)).await {
-            Ok(listener) => listener,
-            Err(_) => TcpListener::bind((host, 0)).await?,
-        };
-        receivers.push(listener.local_addr()?);
-        tokio::spawn(seen.clone().serve(listener));
-    }
-    let down = closed_port().await?;
-
-    let config = config(&directory.0).await?;
+    let (receivers, down) = start_receivers(&seen).await?;
+    let config = config(&directory.0)?;
     let app = App::start(config, None, Past::Own, telemetry::metrics()?).await?;
     let api = ApiArgs { api: Some(format!("http://{}", app.api)), ..ApiArgs::default() };
     let client = ApiClient::new(&api)?;
@@ -107,13 +112,7 @@ async fn demo(once: bool) -> anyhow::Result<u8> {
     }
     let released = client.json(Method::POST, &format!("/v1/executions/{execution}/finish"), None).await?;
     say!("\nThe workflow has finished: {} sends are released. Each record as it ends:\n", released["released"]);
-    say!(
-        "{}",
-        style.dim(&format!(
-            "  {:<10} {:<22} {:<10} {:>8}  {:<7} url",
-            "outcome", "status or code", "source", "total ms", "method"
-        ))
-    );
+    say!("{}", heads(style));
 
     let mut waits = tokio::task::JoinSet::new();
     let client = std::sync::Arc::new(client);
@@ -132,12 +131,7 @@ async fn demo(once: bool) -> anyhow::Result<u8> {
     while let Some(ended) = waits.join_next().await {
         let (index, record) = ended??;
         say!("{}", shown(&record, style));
-        let sample = &samples[index];
-        let (outcome, answer) = (record["outcome"].as_str().unwrap_or("-"), answer(&record));
-        if (outcome, answer.as_str()) != (sample.outcome, sample.answer) {
-            surprises
-                .push(format!("{} ended {outcome} {answer}, not {} {}", sample.call, sample.outcome, sample.answer));
-        }
+        surprises.extend(ending(&samples[index], &record));
     }
 
     say!("\nThe receiver saw {} requests, each once, from:", seen.seen().len());
@@ -148,9 +142,7 @@ async fn demo(once: bool) -> anyhow::Result<u8> {
     if seen.seen().iter().any(|one| !SOURCES.iter().any(|source| one.peer.ip() == *source)) {
         surprises.push("the receiver saw a request from an address that is no source".to_owned());
     }
-    // Seven that it answers, one that it answers too late; the others must not have come.
-    let expected =
-        samples.iter().filter(|sample| sample.outcome != "blocked" && sample.answer != "connection_refused").count();
+    let expected = expected(&samples);
     if seen.seen().len() != expected {
         surprises.push(format!("the receiver saw {} requests, not {expected}", seen.seen().len()));
     }
@@ -171,6 +163,37 @@ async fn demo(once: bool) -> anyhow::Result<u8> {
     super::stop_signal().await?;
     app.drain().await;
     Ok(if surprises.is_empty() { OK } else { NO })
+}
+
+/// A request bin at several hosts, and a port where nobody listens.
+async fn start_receivers(seen: &RequestBin) -> anyhow::Result<(Vec<SocketAddr>, SocketAddr)> {
+    let mut receivers = Vec::new();
+    for host in RECEIVERS {
+        let listener = match TcpListener::bind((host, RECEIVER_PORT)).await {
+            Ok(listener) => listener,
+            Err(_) => TcpListener::bind((host, 0)).await?,
+        };
+        receivers.push(listener.local_addr()?);
+        tokio::spawn(seen.clone().serve(listener));
+    }
+    Ok((receivers, free_port(0)?))
+}
+
+/// Seven that the receiver answers, one that it answers too late; the others must not come.
+fn expected(samples: &[Sample]) -> usize {
+    samples.iter().filter(|sample| sample.outcome != "blocked" && sample.answer != "connection_refused").count()
+}
+
+/// How it ended otherwise than it must.
+fn ending(sample: &Sample, record: &Value) -> Option<String> {
+    let (outcome, answer) = (record["outcome"].as_str().unwrap_or("-"), answer(record));
+    let is_right = (outcome, answer.as_str()) == (sample.outcome, sample.answer);
+    (!is_right).then(|| format!("{} ended {outcome} {answer}, not {} {}", sample.call, sample.outcome, sample.answer))
+}
+
+fn heads(style: Style) -> String {
+    let (outcome, answer, source) = ("outcome", "status or code", "source");
+    style.dim(&format!("  {outcome:<10} {answer:<22} {source:<10} {:>8}  {:<7} url", "total ms", "method"))
 }
 
 /// What `$.send.http` samples a workflow author writes first.
@@ -272,47 +295,69 @@ fn shown(record: &Value, style: Style) -> String {
     lines
 }
 
-/// A port of loopback where nobody listens.
-async fn closed_port() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?.local_addr()?)
+/// This port of loopback where it is free, else any that is.
+fn free_port(wanted: u16) -> anyhow::Result<SocketAddr> {
+    let listen = |port| std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port));
+    Ok(listen(wanted).or_else(|_| listen(0))?.local_addr()?)
 }
 
-/// The contract's own ports where they are free, so that `egressd send` finds the demo.
-async fn config(directory: &Path) -> anyhow::Result<Config> {
-    let port = |port: u16| async move {
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.is_ok();
-        SocketAddr::from((Ipv4Addr::LOCALHOST, if free { port } else { 0 }))
-    };
-    let (api, metrics) = (port(8700).await, port(8701).await);
-    let mut published = "# the demo's sources\n".to_owned();
-    let mut sources = String::new();
-    for source in SOURCES {
-        published += &format!("{source}\n");
-        sources += &format!("[[egress.source]]\npublic = \"{source}\"\n");
-    }
-    std::fs::write(directory.join("public-ips.txt"), published)?;
-    let store = directory.join("store");
-    let text = format!(
-        r#"
-node = "demo"
+/// What makes one node's configuration.
+struct Setting<'a> {
+    node: &'a str,
+    api: SocketAddr,
+    metrics: SocketAddr,
+    sources: &'a [Ipv4Addr],
+    /// The tier's.
+    published: &'a [Ipv4Addr],
+    /// Its tables, the last of them `[store]`.
+    store: &'a str,
+}
+
+impl Setting<'_> {
+    /// With the published list beside it.
+    fn written(&self, directory: &Path) -> anyhow::Result<String> {
+        let lines: String = self.published.iter().map(|source| format!("{source}\n")).collect();
+        let published = format!("# the demo's sources\n{lines}");
+        let sources: String =
+            self.sources.iter().map(|source| format!("[[egress.source]]\npublic = \"{source}\"\n")).collect();
+        std::fs::write(directory.join("public-ips.txt"), published)?;
+        let Self { node, api, metrics, store, .. } = self;
+        Ok(format!(
+            r#"
+node = "{node}"
 [api]
 listen = "{api}"
 [metrics]
 listen = "{metrics}"
 {sources}
-[store]
-path = {store}
-key_file = {key}
+{store}
 [dns]
 servers = ["127.0.0.1:53"]
 [[policy.exception]]
 networks = ["127.0.0.0/8"]
 reason = "the demo's receiver is on loopback"
-"#,
-        store = toml::Value::String(store.display().to_string()),
-        key = toml::Value::String(directory.join("key").display().to_string()),
-    );
-    match Config::from_text(&text, &directory.join("egressd.toml"), clock::wall()) {
+"#
+        ))
+    }
+}
+
+/// The contract's own ports where they are free, so that `egressd send` finds the demo.
+fn config(directory: &Path) -> anyhow::Result<Config> {
+    let port = |port: u16| {
+        let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        SocketAddr::from((Ipv4Addr::LOCALHOST, if free { port } else { 0 }))
+    };
+    let quoted = |name: &str| toml::Value::String(directory.join(name).display().to_string());
+    let store = format!("[store]\npath = {}\nkey_file = {}\n", quoted("store"), quoted("key"));
+    let setting = Setting {
+        node: "demo",
+        api: port(8700),
+        metrics: port(8701),
+        sources: &SOURCES,
+        published: &SOURCES,
+        store: &store,
+    };
+    match Config::from_text(&setting.written(directory)?, &directory.join("egressd.toml"), clock::wall()) {
         Ok(config) => Ok(config),
         Err(problems) => {
             let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();

@@ -27,6 +27,20 @@ fn the_demo_shows_every_kind_of_end_and_exits_well() {
 }
 
 #[test]
+fn the_demo_of_a_tier_shows_a_node_die_and_the_others_go_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let (code, out, err) = run(&["demo", "--nodes", "3", "--once"], directory.path());
+    assert_eq!(code, Some(0), "{out}\n{err}");
+    for part in ["node-3 is killed", "delivered", "policy_metadata", "by node-1", "by node-2", "interrupted"] {
+        assert!(out.contains(part), "{part} is missing in\n{out}");
+    }
+    assert!(!out.contains("by node-3"), "{out}");
+    let (code, _, err) = run(&["demo", "--postgres", "postgres://a@b/c"], directory.path());
+    assert_eq!(code, Some(2), "{err}");
+    assert!(err.contains("--nodes"), "{err}");
+}
+
+#[test]
 fn every_command_explains_itself() {
     let directory = tempfile::tempdir().unwrap();
     for command in
