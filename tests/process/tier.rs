@@ -1,4 +1,5 @@
-//! Two nodes on one PostgreSQL: killed, frozen, drained and started again under load; then the ledger.
+//! Nodes on one PostgreSQL: killed, frozen, drained, cut off and started again under load, as is the database; then the
+//! ledger.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -7,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::load::{Ledger, judge, replayed_keys_answer_the_same, start_load};
@@ -21,10 +24,20 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start() -> Self {
+        Self::start_as(&[])
+    }
+
+    /// What the database's processes do is the same; what others write to the disk is not waited for.
+    fn in_memory() -> Self {
+        Self::start_as(&["memory"])
+    }
+
+    fn start_as(how: &[&str]) -> Self {
         let port = free_port().port();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/postgres/cluster");
         let mut child = Command::new(script)
             .arg(port.to_string())
+            .args(how)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -53,6 +66,52 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
         let _ = self.child.wait();
+    }
+}
+
+/// The way from one node to the database's hosts. Cut, it takes what comes and lets nothing through, as a network does that
+/// drops; who used it finds its connections closed once it is there again.
+struct Way {
+    ports: Vec<u16>,
+    cut: watch::Sender<bool>,
+}
+
+impl Way {
+    async fn to(hosts: &[u16]) -> Self {
+        let (cut, is_cut) = watch::channel(false);
+        let mut ports = Vec::new();
+        for host in hosts.iter().copied() {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            ports.push(listener.local_addr().expect("bound").port());
+            let is_cut = is_cut.clone();
+            tokio::spawn(async move {
+                while let Ok((mut near, _)) = listener.accept().await {
+                    let mut is_cut = is_cut.clone();
+                    tokio::spawn(async move {
+                        let through = async {
+                            let mut far = TcpStream::connect(("127.0.0.1", host)).await.ok()?;
+                            tokio::io::copy_bidirectional(&mut near, &mut far).await.ok()?;
+                            Some(())
+                        };
+                        tokio::select! {
+                            _ = through => return,
+                            cut = is_cut.wait_for(|cut| *cut) => if cut.is_err() { return },
+                        }
+                        let _ = is_cut.wait_for(|cut| !*cut).await;
+                    });
+                }
+            });
+        }
+        Self { ports, cut }
+    }
+
+    fn cut(&self, cut: bool) {
+        self.cut.send_replace(cut);
+    }
+
+    fn url(&self) -> String {
+        let hosts: Vec<String> = self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        format!("postgres://egressd@{}/postgres?target_session_attrs=read-write", hosts.join(","))
     }
 }
 
@@ -234,54 +293,112 @@ impl Seeded {
     }
 }
 
-/// `EGRESSD_TIER_EVENTS` makes it run longer, `EGRESSD_TIER_SEED` otherwise.
+/// What may come, each of them once before any comes again, and then the quick ones more often: a second and more passes
+/// before a node is missed, and with a new standby.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Killed,
+    /// Not for long, as far as it is known.
+    Frozen,
+    Drained,
+    /// As `Frozen`.
+    CutOff,
+    StoppedFast,
+    StoppedAtOnce,
+    /// Until it is taken for dead.
+    FrozenForLong,
+    CutOffForLong,
+    FailedOver,
+}
+
+impl Event {
+    const ALL: [Self; 9] = [
+        Self::Killed,
+        Self::Frozen,
+        Self::Drained,
+        Self::CutOff,
+        Self::StoppedFast,
+        Self::StoppedAtOnce,
+        Self::FrozenForLong,
+        Self::CutOffForLong,
+        Self::FailedOver,
+    ];
+
+    fn one(number: usize, random: &mut Seeded) -> Self {
+        if number < Self::ALL.len() {
+            return Self::ALL[number];
+        }
+        let of = |some: &[Self], random: &mut Seeded| some[random.below(some.len())];
+        match random.below(20) {
+            0 => of(&Self::ALL[6..], random),
+            1..=4 => of(&Self::ALL[4..6], random),
+            _ => of(&Self::ALL[..4], random),
+        }
+    }
+}
+
+/// `EGRESSD_TIER_EVENTS` makes it run longer (200 take some minutes), `EGRESSD_TIER_SEED` otherwise.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_outlive_what_a_seed_does_to_them_and_to_their_database() {
     let _alone = alone().await;
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let events = number("EGRESSD_TIER_EVENTS").unwrap_or(12);
+    let events = number("EGRESSD_TIER_EVENTS").unwrap_or(30);
     let mut random = Seeded(number("EGRESSD_TIER_SEED").unwrap_or(5).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-    let mut cluster = Cluster::start();
+    let mut cluster = Cluster::in_memory();
+    let standby = free_port().port();
+    cluster.tell(&format!("follow {standby}"));
     let (receiver, seen) = counting_receiver(Duration::from_millis(20)).await;
     let keys = tempfile::tempdir().expect("a directory");
-    let store = in_tier(&cluster.url(), &keys.path().join("key"));
-    let mut nodes = ["a", "b", "c"].map(|name| {
-        let source = SOURCES[name.as_bytes()[0] as usize - usize::from(b'a')];
-        Node::of(name, &[source], &store, SOON)
-    });
+    let names = ["a", "b", "c"];
+    let (mut ways, mut nodes) = (Vec::new(), Vec::new());
+    for (name, source) in names.into_iter().zip(SOURCES) {
+        let way = Way::to(&[cluster.port, standby]).await;
+        nodes.push(Node::of(name, &[source], &in_tier(&way.url(), &keys.path().join("key")), SOON));
+        ways.push(way);
+    }
     for node in &mut nodes {
         ready(node).await;
     }
     let ledger = Ledger::default();
     ledger.lock().unwrap().frozen = true;
     let mut load = Load { receiver, ledger: &ledger, rounds: 0, workers: Vec::new() };
-    for event in 0..events {
+    for event in 0..events as usize {
         let started = Instant::now();
         revive(&mut nodes).await;
-        load.until_more(&nodes.each_ref(), 20 + random.below(60)).await;
-        let (hit, what) = (random.below(3), if event < 6 { event as usize } else { random.below(6) });
+        load.until_more(&nodes.iter().collect::<Vec<_>>(), 20 + random.below(40)).await;
+        let (hit, what) = (random.below(3), Event::one(event, &mut random));
         let others: Vec<&Node> = nodes.iter().enumerate().filter(|(n, _)| *n != hit).map(|(_, node)| node).collect();
         match what {
-            0 => nodes[hit].kill(),
-            // Not for long, or until it was taken for dead.
-            1 => {
+            Event::Killed => nodes[hit].kill(),
+            Event::Frozen => {
                 nodes[hit].signal(Signal::SIGSTOP);
                 load.until_more(&others, 20).await;
                 nodes[hit].signal(Signal::SIGCONT);
             }
-            2 => {
+            Event::FrozenForLong => {
                 nodes[hit].signal(Signal::SIGSTOP);
-                missed(["a", "b", "c"][hit], &others).await;
+                missed(names[hit], &others).await;
                 nodes[hit].signal(Signal::SIGCONT);
                 assert_eq!(nodes[hit].ended(), Some(1), "{}", nodes[hit].log());
             }
-            3 => {
+            Event::CutOff => {
+                ways[hit].cut(true);
+                load.until_more(&others, 20).await;
+                ways[hit].cut(false);
+            }
+            Event::CutOffForLong => {
+                ways[hit].cut(true);
+                missed(names[hit], &others).await;
+                ways[hit].cut(false);
+                assert_eq!(nodes[hit].ended(), Some(1), "{}", nodes[hit].log());
+            }
+            Event::Drained => {
                 nodes[hit].signal(Signal::SIGTERM);
                 let code = nodes[hit].ended();
                 assert!(code == Some(0) || says(&nodes[hit], FENCED, &[]), "{}", nodes[hit].log());
             }
-            how => {
-                cluster.tell(if how == 4 { "stop fast" } else { "stop immediate" });
+            Event::StoppedFast | Event::StoppedAtOnce => {
+                cluster.tell(if matches!(what, Event::StoppedFast) { "stop fast" } else { "stop immediate" });
                 // It says so, or has not found the database back since it was last stopped, or is ending.
                 let stopped = Instant::now();
                 while !says(&nodes[hit], AWAY, &[BACK]) && !says(&nodes[hit], FENCED, &[]) {
@@ -290,15 +407,17 @@ async fn three_nodes_outlive_what_a_seed_does_to_them_and_to_their_database() {
                 }
                 cluster.tell("start");
             }
+            // What was answered 202 is there as well: commits wait for it.
+            Event::FailedOver => cluster.tell("failover"),
         }
-        if matches!(what, 0 | 2 | 3) {
+        if matches!(what, Event::Killed | Event::FrozenForLong | Event::CutOffForLong | Event::Drained) {
             ready(&mut nodes[hit]).await;
         }
         let (accepted, took) = (ledger.lock().unwrap().accepted.len(), started.elapsed());
-        println!("event {event}: {what} to {hit} in {took:?}, {accepted} accepted");
+        println!("event {event}: {what:?}, {}, in {took:?}, {accepted} accepted", names[hit]);
     }
     revive(&mut nodes).await;
-    load.until_more(&nodes.each_ref(), 50).await;
+    load.until_more(&nodes.iter().collect::<Vec<_>>(), 50).await;
     for node in &mut nodes {
         node.signal(Signal::SIGTERM);
         let code = node.ended();
@@ -311,11 +430,66 @@ async fn three_nodes_outlive_what_a_seed_does_to_them_and_to_their_database() {
     let records = nodes[0].settled().await;
     let outcomes = judge(&records, &ledger.lock().unwrap(), &seen.all());
     println!("{} accepted, {} records: {outcomes:?}", ledger.lock().unwrap().accepted.len(), records.len());
-    for (n, name) in ["a", "b", "c"].into_iter().enumerate() {
+    for (n, name) in names.into_iter().enumerate() {
         let of = records.iter().filter(|record| record["node"] == name);
         let sources: Vec<&str> = of.filter_map(|record| record["connection"]["source_ip"].as_str()).collect();
         assert!(!sources.is_empty() && sources.iter().all(|ip| *ip == SOURCES[n]), "{name} from {sources:?}");
     }
+}
+
+/// Each of three is drained and started again while the others are called; and before the last, the schema is one
+/// version newer than what runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tier_is_restarted_node_by_node_and_goes_on_under_a_schema_one_newer() {
+    let _alone = alone().await;
+    let mut cluster = Cluster::in_memory();
+    let (receiver, seen) = counting_receiver(Duration::from_millis(20)).await;
+    let keys = tempfile::tempdir().expect("a directory");
+    // Nothing has to be over soon here.
+    let store = in_tier(&cluster.url(), &keys.path().join("key")).replace("\"3s\"", "\"15s\"");
+    let mut nodes = Vec::new();
+    for (name, source) in ["a", "b", "c"].into_iter().zip(SOURCES) {
+        let mut node = Node::of(name, &[source], &store, "[delivery]\nhold_limit = \"1s\"\n");
+        ready(&mut node).await;
+        nodes.push(node);
+    }
+    let ledger = Ledger::default();
+    let mut load = Load { receiver, ledger: &ledger, rounds: 0, workers: Vec::new() };
+    load.until_more(&nodes.iter().collect::<Vec<_>>(), 100).await;
+    for turn in 0..nodes.len() {
+        nodes[turn].signal(Signal::SIGTERM);
+        let others: Vec<&Node> = nodes.iter().enumerate().filter(|(n, _)| *n != turn).map(|(_, node)| node).collect();
+        load.until_more(&others, 50).await;
+        assert_eq!(nodes[turn].ended(), Some(0), "{}", nodes[turn].log());
+        ready(&mut nodes[turn]).await;
+        load.until_more(&nodes.iter().collect::<Vec<_>>(), 50).await;
+    }
+    // As the first node of the next version leaves it: with a column more.
+    cluster.tell("sql ALTER TABLE egressd.send ADD COLUMN of_the_next text");
+    cluster.tell("sql UPDATE egressd.tier SET version = version + 1");
+    load.until_more(&nodes.iter().collect::<Vec<_>>(), 100).await;
+    let mut last = nodes.pop().expect("three");
+    last.signal(Signal::SIGTERM);
+    assert_eq!(last.ended(), Some(0), "{}", last.log());
+    let (code, why) = last.refuses_to_start();
+    assert_eq!(code, Some(2), "{why}");
+    assert!(why.contains("has format 2, this egressd knows up to 1"), "{why}");
+    load.until_more(&nodes.iter().collect::<Vec<_>>(), 100).await;
+    let records = {
+        nodes[1].signal(Signal::SIGTERM);
+        assert_eq!(nodes[1].ended(), Some(0), "{}", nodes[1].log());
+        let left = &nodes[0];
+        // Callers end with the first call that is not accepted.
+        cluster.tell("stop fast");
+        for worker in load.workers {
+            worker.await.expect("a caller ends when nothing is accepted any more");
+        }
+        cluster.tell("start");
+        left.settled().await
+    };
+    let outcomes = judge(&records, &ledger.lock().unwrap(), &seen.all());
+    println!("{} accepted, {} records: {outcomes:?}", ledger.lock().unwrap().accepted.len(), records.len());
+    assert_eq!(outcomes.get("interrupted"), None, "{outcomes:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -409,6 +583,15 @@ async fn nodes_see_each_other_and_send_from_no_address_of_anothers() {
             ]
         );
         assert!(nodes.iter().all(|node| node["lease_ms"] == 3000 && node["lease_age_ms"].is_u64()), "{answer}");
+    }
+    // What alerts rest on.
+    let listed = include_str!("../deploy/metrics-of-tiers.txt").lines().filter(|line| !line.starts_with('#'));
+    for name in listed.filter_map(|line| line.split_whitespace().next()) {
+        let started = Instant::now();
+        while one.metric(&format!("{name} ")).await.is_none() {
+            assert!(started.elapsed() < PATIENCE, "{name} is not there");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
     let api = format!("http://{}", one.api);
     let directory = one.directory.path().to_owned();

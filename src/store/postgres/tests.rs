@@ -26,7 +26,7 @@ fn cluster() -> &'static Cluster {
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr()).expect("a port").port();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/postgres/cluster");
         let mut child = Command::new(script)
-            .arg(port.to_string())
+            .args([&port.to_string(), "memory"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
