@@ -194,8 +194,9 @@ pub async fn drop_before(link: &Link, day: i64, bodies_alone: bool) -> Result<()
         let rows = link
             .ask(
                 "SELECT c.relname, i.inhdetachpending FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
-                 WHERE i.inhparent = $1::text::regclass AND c.relname ~ '_[0-9]+$' \
-                 AND substr(c.relname, length($1) + 2)::bigint < $2",
+                 WHERE i.inhparent = $1::text::regclass \
+                 AND CASE WHEN c.relname ~ ('^' || $1 || '_[0-9]+$') \
+                 THEN substr(c.relname, length($1) + 2)::bigint < $2 END",
                 &[parent, &day],
             )
             .await?;
