@@ -458,7 +458,18 @@ impl OnceOnly for Postgres {
         ending: Ending,
         at: Timestamp,
     ) -> StoreResult<'a, ExecutionAnswer> {
-        wait::end_execution(&self.shared, by, tenant, execution, ending, at).boxed()
+        // To its end, also where the database goes away in the middle: its caller is told in time that it is not known.
+        let (shared, by) = (self.shared.clone(), by.clone());
+        let (answer, said) = oneshot::channel();
+        async move {
+            let most = shared.settings.answer_within;
+            tokio::spawn(async move {
+                let end = wait::end_execution(&shared, &by, tenant, execution, ending, at).await;
+                let _ = answer.send(end);
+            });
+            wait::within(said, most).await
+        }
+        .boxed()
     }
 
     fn claim<'a>(&'a self, by: &'a Session, wants: Vec<Want>, limit: usize) -> StoreResult<'a, Claimed> {
