@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::load::{Ledger, judge, replayed_keys_answer_the_same, start_load};
+use crate::load::{Ledger, ends, judge, replayed_keys_answer_the_same, start_load};
 use crate::node::{Node, PATIENCE, alone, counting_receiver};
 
 /// How often the process is killed at least, and how many sends are accepted meanwhile.
@@ -47,7 +47,7 @@ async fn nothing_is_lost_and_nothing_doubled_over_hundreds_of_kills() {
         tokio::time::sleep(soon).await;
         node.kill();
         for worker in load {
-            worker.await.expect("a worker ends when the process does");
+            ends(worker).await;
         }
         kills += 1;
     }

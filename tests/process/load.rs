@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::node::{Node, SOURCES, call};
+use crate::node::{Node, PATIENCE, SOURCES, call};
 
 /// What the API promised.
 #[derive(Default)]
@@ -37,6 +37,11 @@ pub fn start_load(api: SocketAddr, receiver: SocketAddr, name: &str, ledger: &Le
         tokio::spawn(worker("e").executions()),
         tokio::spawn(worker("f").keyed()),
     ]
+}
+
+/// A caller ends when nothing is accepted any more.
+pub async fn ends(caller: JoinHandle<()>) {
+    tokio::time::timeout(PATIENCE, caller).await.expect("a call is never answered").expect("a caller ends");
 }
 
 /// One caller. Each of its ways of calling goes on until the process takes no more.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -263,8 +264,19 @@ impl Drop for Node {
     }
 }
 
+/// Below those that the kernel gives to connections that go out: one of these could take it before a process that is
+/// started has bound it, or while it is down. Nobody here is given one twice.
 pub fn free_port() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port")
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    const PORTS: std::ops::Range<u32> = 16_000..32_000;
+    let of_process = std::process::id().wrapping_mul(97);
+    let free = (0..PORTS.len()).find_map(|_| {
+        let turn = GIVEN.fetch_add(1, Ordering::Relaxed).wrapping_add(of_process);
+        let port = PORTS.start + turn % (PORTS.end - PORTS.start);
+        let listener = std::net::TcpListener::bind(("127.0.0.1", u16::try_from(port).expect("a port"))).ok()?;
+        listener.local_addr().ok()
+    });
+    free.expect("a port that is free")
 }
 
 /// One call; `None` where the connection died.

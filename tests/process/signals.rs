@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::load::{Ledger, judge, replayed_keys_answer_the_same, start_load};
+use crate::load::{Ledger, ends, judge, replayed_keys_answer_the_same, start_load};
 use crate::node::{Node, PATIENCE, call_text, counting_receiver, run};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -62,7 +62,7 @@ async fn a_drain_under_full_load_loses_nothing_and_doubles_nothing() {
         let (made, accepted) = (seen.all().len(), ledger.lock().unwrap().accepted.len());
         assert!(made < accepted, "all {accepted} were made: what waited was not kept for later");
         for worker in load {
-            worker.await.expect("a caller ends when nothing is accepted any more");
+            ends(worker).await;
         }
     }
     node.configure("[delivery]\nhold_limit = \"2s\"\n");

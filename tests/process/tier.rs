@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::load::{Ledger, judge, replayed_keys_answer_the_same, start_load};
+use crate::load::{Ledger, ends, judge, replayed_keys_answer_the_same, start_load};
 use crate::node::{Node, PATIENCE, SOURCES, alone, call, counting_receiver, free_port, run};
 
 /// A database of the test's own, which ends with this value.
@@ -230,7 +230,7 @@ async fn a_tier_goes_on_while_its_nodes_die_freeze_drain_and_come_back() {
         assert_eq!(node.ended(), Some(0), "{}", node.log());
     }
     for worker in load.workers {
-        worker.await.expect("a caller ends when nothing is accepted any more");
+        ends(worker).await;
     }
     one.start();
     other.start();
@@ -342,7 +342,7 @@ impl Event {
 async fn three_nodes_outlive_what_a_seed_does_to_them_and_to_their_database() {
     let _alone = alone().await;
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let events = number("EGRESSD_TIER_EVENTS").unwrap_or(30);
+    let events = number("EGRESSD_TIER_EVENTS").unwrap_or(12);
     let mut random = Seeded(number("EGRESSD_TIER_SEED").unwrap_or(5).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
     let mut cluster = Cluster::in_memory();
     let standby = free_port().port();
@@ -424,7 +424,7 @@ async fn three_nodes_outlive_what_a_seed_does_to_them_and_to_their_database() {
         assert!(code == Some(0) || says(node, FENCED, &[]), "{}", node.log());
     }
     for worker in load.workers {
-        worker.await.expect("a caller ends when nothing is accepted any more");
+        ends(worker).await;
     }
     nodes.iter_mut().for_each(Node::start);
     let records = nodes[0].settled().await;
@@ -482,7 +482,7 @@ async fn a_tier_is_restarted_node_by_node_and_goes_on_under_a_schema_one_newer()
         // Callers end with the first call that is not accepted.
         cluster.tell("stop fast");
         for worker in load.workers {
-            worker.await.expect("a caller ends when nothing is accepted any more");
+            ends(worker).await;
         }
         cluster.tell("start");
         left.settled().await
