@@ -25,7 +25,10 @@ async fn the_list_for_the_world_is_the_apis_and_nothing_else_is_there() {
         assert_eq!((status, caller.trim()), (200, expected));
         let given = [("if-none-match", "*")];
         assert_eq!(world.call("GET", "/public-ips.txt", "", &given).await, (304, String::new()));
-        for path in ["/", "/v1/sends", "/metrics", "/openapi.json", "/healthz"] {
+        for path in ["/", "/public-ips.atom"] {
+            assert_eq!(world.call("GET", path, "", &[]).await.0, 200, "{path}");
+        }
+        for path in ["/index.html", "/v1/sends", "/metrics", "/openapi.json", "/healthz"] {
             assert_eq!(world.call("GET", path, "", &[]).await.0, 404, "{path}");
         }
     }
