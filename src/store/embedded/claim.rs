@@ -28,9 +28,10 @@ use crate::store::{Pending, Session, StoreError, SweepPlace, WaitingCount, Want,
 /// Looks that a claim takes beyond what it may bring, before it comes back and says that there is more.
 const LOOKS_BEYOND: usize = 4096;
 /// A claim reads what is to be sent as well where that is no longer than this, in bytes: its frame is at hand, and its
-/// beginning need not go to the disk once more. A claim of a thousand such sends holds 16 MiB until the window takes
-/// what it has room for.
-const READ_WITH_CLAIM: u32 = 16 * 1024;
+/// beginning need not go to the disk once more.
+const READ_WITH_CLAIM: usize = 16 * 1024;
+/// Bytes of that in one claim, which holds them until the window takes what it has room for.
+const READ_WITH_CLAIM_IN_ALL: usize = if cfg!(test) { 64 << 10 } else { 16 << 20 };
 /// Rows that one call of a sweep looks at.
 const SWEEP_ROWS: usize = 4096;
 /// Entries that get their place in line under one lock.
@@ -150,8 +151,14 @@ fn standing(row: &Row, ended: Option<EndedExecution>) -> Standing {
 
 pub fn claim(shared: &Arc<Shared>, by: &Session, wants: &[Want], limit: usize) -> Result<Claim, StoreError> {
     let _still = shared.places_hold();
-    let mut claiming =
-        Claiming { shared, by, claim: Claim::default(), looks: limit + LOOKS_BEYOND, unread: Vec::new() };
+    let mut claiming = Claiming {
+        shared,
+        by,
+        claim: Claim::default(),
+        looks: limit + LOOKS_BEYOND,
+        may_read: READ_WITH_CLAIM_IN_ALL,
+        unread: Vec::new(),
+    };
     let done = wants.iter().try_for_each(|want| claiming.want(want, limit));
     // Only now: within this call they would be looked at again and again.
     let mut waiting = locked(&shared.waiting);
@@ -167,6 +174,8 @@ struct Claiming<'s> {
     by: &'s Session,
     claim: Claim,
     looks: usize,
+    /// Bytes of what is to be sent.
+    may_read: usize,
     /// What could not be read, with its tenant's number.
     unread: Vec<(u32, Looked)>,
 }
@@ -206,7 +215,7 @@ impl Claiming<'_> {
 
     /// Takes what was looked at, or puts it where it belongs. What cannot be read costs nobody else's sends.
     fn take(&mut self, number: u32, looked: &[Looked], full: &HashSet<u32>) -> Result<(), StoreError> {
-        let mut reader = Reader::of(self.shared, looked.len());
+        let mut reader = Reader { may_read: self.may_read, ..Reader::of(self.shared, looked.len()) };
         let mut looks = Vec::with_capacity(looked.len());
         for one in looked {
             match reader.look(self.by, number, one) {
@@ -217,6 +226,7 @@ impl Claiming<'_> {
                 }
             }
         }
+        self.may_read = reader.may_read;
         let mut waiting = locked(&self.shared.waiting);
         let is_over = self.shared.in_force(&waiting, self.by);
         for (look, one) in looks {
@@ -256,11 +266,13 @@ struct Reader<'s> {
     shared: &'s Shared,
     window: Option<Window>,
     window_bytes: usize,
+    /// Bytes of what is to be sent.
+    may_read: usize,
 }
 
 impl<'s> Reader<'s> {
     fn of(shared: &'s Shared, sends: usize) -> Self {
-        Self { shared, window: None, window_bytes: (sends * 1024).clamp(4096, 1 << 20) }
+        Self { shared, window: None, window_bytes: (sends * 1024).clamp(4096, 1 << 20), may_read: 0 }
     }
 
     fn look(&mut self, by: &Session, number: u32, looked: &Looked) -> Result<Look, StoreError> {
@@ -268,10 +280,13 @@ impl<'s> Reader<'s> {
         let Some((segment, row)) = waiting(self.shared, queued.segment, queued.row)? else { return Ok(Look::Gone) };
         let standing = standing(&row, self.shared.ended_of(&row)?);
         let Some(released_at) = standing.released_at() else { return Ok(Look::Gone) };
-        let shared = self.shared;
+        let (shared, may_read) = (self.shared, self.may_read);
+        let mut read_of_it = 0;
         let form = self.form(&segment, &row, |bytes, head, form| {
             let destination = form.destination();
-            let is_small = head.body.length.saturating_add(head.rest.length) <= READ_WITH_CLAIM;
+            let size = bytes.len() + head.body.length as usize + head.rest.length as usize;
+            let is_small = size <= READ_WITH_CLAIM.min(may_read);
+            read_of_it = if is_small { size } else { 0 };
             // Where it can't be read now, its beginning finds out what that means.
             let spec = || read::spec_of(shared, &segment, &row, (bytes, head, form)).ok();
             let pending = Pending {
@@ -289,6 +304,7 @@ impl<'s> Reader<'s> {
             let (order, tenant_hash) = (looked.order, row.tenant);
             Box::new((pending, Taken { queued, tenant: number, tenant_hash, destination, order, hand }))
         })?;
+        self.may_read -= read_of_it;
         Ok(match form {
             Ok(waits) => Look::Waits(waits),
             Err(now) => Look::Unreadable(Box::new(ToEnd {

@@ -114,6 +114,14 @@ async fn a_claim_brings_what_is_small_and_can_be_read() {
         let begun = begin_one(subject.store(), subject.session(), begin).await;
         assert_eq!(begun.as_ref().ok().map(Started::spec), readable.then_some(&draft.send().spec), "{begun:?}");
     }
+    // However many are claimed at once, of how many tenants.
+    for n in 0..24 {
+        subject.waits(&of(8 << 10, None).of(["a", "b"][n % 2])).await;
+    }
+    let wants = ["a", "b"].map(|name| Want { tenant: tenant(name), room: 99, full: Vec::new() });
+    let claimed = subject.store().claim(subject.session(), wants.to_vec(), 99).await.expect("claimed").sends;
+    let brought = claimed.iter().filter(|send| send.spec.is_some()).count();
+    assert_eq!((claimed.len(), brought), (24, 7), "64 KiB of them");
 }
 
 #[tokio::test]
