@@ -77,7 +77,7 @@ pub enum Refusal {
     NodeFull { queued: u64, limit: u64, retry_after: u64 },
     #[error("this node is shutting down: try again, or another node")]
     Draining,
-    #[error("nothing was accepted: {0}")]
+    #[error("not accepted: {0}")]
     Store(#[from] StoreError),
 }
 

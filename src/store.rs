@@ -40,6 +40,9 @@ pub use self::registry::{News, NodeLoad, NodeSeen, Published, Registry, Suspensi
 pub enum StoreError {
     /// Nothing was written; the disk is full, read-only or failing. Later calls may succeed.
     CannotWrite(Why),
+    /// It was asked to write, and has not answered in time. What it accepts of a call all the same ends unsent; of one
+    /// with an Idempotency-Key it stays, and the same call is answered with it.
+    Unanswered(Why),
     CannotRead(Why),
     /// Another process has it open.
     InUse {
@@ -68,6 +71,7 @@ impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CannotWrite(why) => write!(f, "the store cannot write: {why}"),
+            Self::Unanswered(why) => write!(f, "the store does not answer: {why}"),
             Self::CannotRead(why) => write!(f, "the store cannot read: {why}"),
             Self::InUse { path, pid } => {
                 let holder = holder(*pid);
@@ -99,7 +103,7 @@ impl fmt::Display for StoreError {
 impl Error for StoreError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::CannotWrite(why) | Self::CannotRead(why) | Self::Damaged(why) => why.source(),
+            Self::CannotWrite(why) | Self::Unanswered(why) | Self::CannotRead(why) | Self::Damaged(why) => why.source(),
             _ => None,
         }
     }

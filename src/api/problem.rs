@@ -231,10 +231,17 @@ impl From<Refusal> for Problem {
                 Self::new(ProblemCode::NodeFull, detail).retry_after(RETRY_NODE)
             }
             Refusal::Draining => Self::new(ProblemCode::Draining, detail).retry_after(RETRY_SOON),
-            Refusal::Store(_) => {
+            Refusal::Store(error) => {
                 tracing::warn!(%detail, "a call was refused: the store does not take it");
-                Self::new(ProblemCode::Store, "the store cannot take this now: nothing was accepted, try again later")
-                    .retry_after(RETRY_STORE)
+                let detail = match error {
+                    StoreError::Unanswered(_) => {
+                        "the store has not answered in time: without an Idempotency-Key, whatever it still accepts of \
+                         this call ends unsent (interrupted) unless another node has begun it by then; with one, the \
+                         same call again tells what it accepted"
+                    }
+                    _ => "the store cannot take this now: nothing was accepted, try again later",
+                };
+                Self::new(ProblemCode::Store, detail).retry_after(RETRY_STORE)
             }
         }
     }

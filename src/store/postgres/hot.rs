@@ -23,7 +23,7 @@ use super::forms::{self, Columns, Ends};
 use super::link::{Link, Trouble};
 use super::{measures, schema, sql};
 use crate::clock;
-use crate::outcome::Code;
+use crate::outcome::{Code, Ended, Processed};
 use crate::record::Finished;
 use crate::send::{SendId, SendSpec, TenantId};
 use crate::store::{Accepted, Begin, Course, NewSend, Session, Started, StoreEnd, StoreError, TailPlace, view, wire};
@@ -179,6 +179,7 @@ async fn accept_columns(shared: &Shared, by: &Session, all: &[&Columns]) -> Resu
     let expires: Vec<i64> = all.iter().flat_map(|columns| columns.expires.iter().copied()).collect();
     let mut days_made = false;
     let mut attempt = Attempt::new(shared);
+    let mut lost = false;
     loop {
         let values: [&(dyn ToSql + Sync); 15] = [
             &incarnation,
@@ -197,11 +198,13 @@ async fn accept_columns(shared: &Shared, by: &Session, all: &[&Columns]) -> Resu
             &created,
             &expires,
         ];
-        match one_known(&shared.hot, sql::ACCEPT, &values).await {
-            Ok((row, _)) if row.get::<_, i64>(0) > 0 => return Ok(Ok(())),
+        match known_after(&shared.hot, sql::ACCEPT, &values, &mut lost).await.map(only) {
+            Ok(Some(row)) if row.get::<_, i64>(0) > 0 => return Ok(Ok(())),
             Ok(_) => {
-                if let Err(why) = attempt.again(shared, by).await? {
-                    return Ok(Err(why));
+                if let Err(why) = attempt.again(shared, by, lost).await? {
+                    // The one whose answer was lost may have done it, before the session stood so.
+                    let done = lost && !known_after(&shared.hot, sql::ACCEPTED, &[&ids], &mut lost).await?.is_empty();
+                    return Ok(if done { Ok(()) } else { Err(why) });
                 }
             }
             Err(trouble) if is_day_missing(&trouble) && !std::mem::replace(&mut days_made, true) => {
@@ -224,30 +227,47 @@ pub async fn until_known(
     values: &[&(dyn ToSql + Sync)],
 ) -> Result<(Vec<Row>, bool), Trouble> {
     let mut lost = false;
+    let rows = known_after(link, sql, values, &mut lost).await?;
+    Ok((rows, lost))
+}
+
+/// The same where an answer may have been `lost` before: then it has to be found out, however long that takes.
+async fn known_after(
+    link: &Link,
+    sql: &'static str,
+    values: &[&(dyn ToSql + Sync)],
+    lost: &mut bool,
+) -> Result<Vec<Row>, Trouble> {
     loop {
         let sent = clock::monotonic();
         match link.query(sql, values).await {
             Ok(rows) => {
                 measures::committed(sent);
-                return Ok((rows, lost));
+                return Ok(rows);
             }
             Err(Trouble::Lost(why)) => {
                 tracing::warn!(%why, "an answer of the database was lost; what it was is found out");
-                lost = true;
+                *lost = true;
             }
-            // Made once and not answered: it has to be found out, however long that takes.
-            Err(Trouble::Away(_)) if lost => {}
+            Err(trouble) if *lost && trouble.may_pass() => {}
             Err(trouble) => return Err(trouble),
         }
         tokio::time::sleep(AGAIN_AFTER).await;
     }
 }
 
+fn only(rows: Vec<Row>) -> Option<Row> {
+    rows.into_iter().next()
+}
+
 /// The same for what always has one row.
 pub async fn one_known(link: &Link, sql: &'static str, values: &[&(dyn ToSql + Sync)]) -> Result<(Row, bool), Trouble> {
     let (rows, lost) = until_known(link, sql, values).await?;
-    let row = rows.into_iter().next();
-    Ok((row.ok_or_else(|| Trouble::Away("there is no row where there always is one".into()))?, lost))
+    Ok((only(rows).ok_or_else(no_row)?, lost))
+}
+
+fn no_row() -> Trouble {
+    Trouble::Away("there is no row where there always is one".into())
 }
 
 /// A statement under way, by a session and with the suspensions that are loaded here.
@@ -266,8 +286,18 @@ impl Attempt {
 
     /// Nothing was done, because of how the session stands. Where there are newer suspensions than are loaded they are
     /// waited for, and it may be made again; else why it was not done.
-    async fn again(&mut self, shared: &Shared, by: &Session) -> Result<Result<(), StoreError>, Trouble> {
-        let standing = shared.standing(&shared.hot, by).await?;
+    ///
+    /// Where an answer was `lost` its backend may be at it still. It holds the node's row, so that a death and a newer
+    /// suspension tell that it is done; a lease that is only over does not, and is waited for.
+    async fn again(&mut self, shared: &Shared, by: &Session, lost: bool) -> Result<Result<(), StoreError>, Trouble> {
+        let standing = match shared.standing(&shared.hot, by).await {
+            Err(trouble) if lost && trouble.may_pass() => None,
+            standing => Some(standing?),
+        };
+        let Some(standing) = standing.filter(|standing| !lost || standing.is_settled(self.loaded)) else {
+            tokio::time::sleep(AGAIN_AFTER).await;
+            return Ok(Ok(()));
+        };
         let Some(newer) = standing.is_behind(self.loaded) else { return Ok(Err(standing.error(by))) };
         shared.tell_suspensions(newer);
         tokio::select! {
@@ -288,7 +318,7 @@ fn accepted(shared: &Arc<Shared>, job: AcceptJob, made: Result<Result<(), StoreE
         }
         Err(error) => Err(error),
     };
-    give(shared, job.by, job.sends, job.answer, answer);
+    give(shared, job.by, job.sends, job.answer, answer, Manner { held: false, keyed: false });
 }
 
 pub fn started(by: &Session, sends: &[NewSend]) -> Vec<Started> {
@@ -316,50 +346,129 @@ pub fn count_accepted(shared: &Shared, by: &Session, sends: &[NewSend], held: bo
     }
 }
 
-/// Hands the answer over. Where the caller was told by then that nothing is known of it, what was begun for it is ended
-/// unsent, and what was claimed waits for anybody.
+/// How a call came.
+#[derive(Clone, Copy)]
+pub struct Manner {
+    pub held: bool,
+    pub keyed: bool,
+}
+
+/// Hands the answer over. Where the caller was told by then that nothing is known of it, it does as it likes, and may
+/// call again: what was accepted ends unsent. Of a call with a key only what was begun does; the rest waits for anybody.
 pub fn give(
     shared: &Arc<Shared>,
     by: Session,
     sends: Vec<NewSend>,
     answer: Answer<Accepted>,
     said: Result<Accepted, StoreError>,
+    manner: Manner,
 ) {
     let Err(Ok(Accepted::New { .. })) = answer.send(said) else { return };
     let shared = shared.clone();
     tokio::spawn(async move {
-        let mut claimed = Vec::new();
+        let (mut unsent, mut claimed) = (Vec::new(), Vec::new());
         for send in sends {
             match send.course {
-                Course::Begin => {
-                    end_unsent(&shared, &by, (send.id, send.tenant), send.created_at, send.created_at).await
-                }
+                _ if !manner.keyed => unsent.push(Unsent::accepted(&send, manner.held)),
+                _ if manner.held => {}
+                Course::Begin => unsent.push(Unsent::accepted(&send, false)),
                 Course::Claim => claimed.push(send.id),
                 Course::Wait => {}
             }
         }
-        if let Err(error) = super::wait::give_back(&shared, &by, claimed).await {
-            tracing::warn!(%error, "claimed sends were not given back; they wait for this session's end");
+        if !unsent.is_empty() {
+            tracing::warn!(sends = unsent.len(), "what was accepted after its caller was refused ends unsent");
+        }
+        undo(&shared, &by, unsent).await;
+        if let Err(error) = super::wait::give_back(&shared, &by, claimed.clone()).await {
+            tracing::debug!(%error, "claimed sends were not given back yet");
+            super::locked(&shared.claimed).retain(|id| !claimed.contains(&SendId(*id)));
+            shared.strays.notify_one();
         }
     });
 }
 
-/// Begun, and nobody is there to deliver it.
-async fn end_unsent(
-    shared: &Shared,
-    by: &Session,
-    (id, tenant): (SendId, TenantId),
-    created_at: Timestamp,
-    began_at: Timestamp,
-) {
-    let (created, began) = (wire::nanoseconds(created_at), wire::nanoseconds(began_at));
-    let why = view::interrupted().but(crate::outcome::Processed::No);
-    let finished = forms::end_of(id.0, created, Some(created), Some(began), why, clock::wall());
-    let (answer, said) = oneshot::channel();
-    if shared.end_jobs.send(EndJob { by: by.clone(), finished, answer }).await.is_ok()
-        && let Ok(Ok(place)) = said.await
-    {
-        shared.tell_closed(std::iter::once(StoreEnd { id, tenant, code: Code::Interrupted, place }));
+/// One that nobody is there to deliver.
+struct Unsent {
+    id: SendId,
+    tenant: TenantId,
+    created: i64,
+    /// Of one that is not held.
+    released: Option<i64>,
+    /// Of one that was begun.
+    began: Option<i64>,
+}
+
+impl Unsent {
+    fn accepted(send: &NewSend, held: bool) -> Self {
+        let created = wire::nanoseconds(send.created_at);
+        let began = (send.course == Course::Begin && !held).then_some(created);
+        Self { id: send.id, tenant: send.tenant.clone(), created, released: (!held).then_some(created), began }
+    }
+
+    fn begun(id: SendId, tenant: TenantId, at: Timestamp) -> Self {
+        let at = wire::nanoseconds(at);
+        Self { id, tenant, created: at, released: Some(at), began: Some(at) }
+    }
+}
+
+/// Ends them, but for those that another node has begun by now; however long the database is away.
+async fn undo(shared: &Shared, by: &Session, mut all: Vec<Unsent>) {
+    let why = view::interrupted().but(Processed::No);
+    let outcome = i16::from(wire::outcome_number(Ended::because(why.clone()).outcome));
+    let (code, node, incarnation) =
+        (i16::from(wire::code_number(Code::Interrupted)), by.node().to_string(), by.incarnation() as i64);
+    all.sort_unstable_by_key(|one| one.id);
+    for some in all.chunks(SENDS_MAX) {
+        let now = clock::wall();
+        let at = wire::nanoseconds(now);
+        let ids: Vec<Uuid> = some.iter().map(|one| one.id.0).collect();
+        let tenants: Vec<&str> = some.iter().map(|one| one.tenant.as_str()).collect();
+        let released: Vec<Option<i64>> = some.iter().map(|one| one.released).collect();
+        let began: Vec<Option<i64>> = some.iter().map(|one| one.began).collect();
+        let end = |one: &Unsent| forms::end_of(one.id.0, one.created, one.released, one.began, why.clone(), now);
+        let forms: Vec<Vec<u8>> = some.iter().map(|one| wire::ended(&end(one)).0).collect();
+        let values: [&(dyn ToSql + Sync); 10] =
+            [&incarnation, &ids, &tenants, &released, &began, &forms, &outcome, &code, &at, &node];
+        let mut lost = false;
+        let rows = loop {
+            let _counting = shared.counting.read().await;
+            match shared.ends.query(sql::UNDO, &values).await {
+                Ok(rows) => {
+                    for row in &rows {
+                        let change = Tally {
+                            held: -row.get::<_, i64>(3),
+                            queued: -row.get::<_, i64>(4),
+                            unclaimed: -row.get::<_, i64>(5),
+                        };
+                        shared.count(by, &TenantId::new(row.get::<_, &str>(2)), change);
+                    }
+                    break rows;
+                }
+                Err(trouble) if trouble.may_pass() => lost |= matches!(trouble, Trouble::Lost(_)),
+                Err(trouble) => {
+                    tracing::error!(error = %trouble.on_write(), sends = some.len(), "sends that nobody delivers have no end");
+                    return;
+                }
+            }
+            drop(_counting);
+            tokio::time::sleep(AGAIN_AFTER).await;
+        };
+        let mut ends: Vec<(Uuid, i64, TenantId)> =
+            rows.iter().map(|row| (row.get(0), row.get(1), TenantId::new(row.get::<_, &str>(2)))).collect();
+        if lost {
+            shared.uncounted.notify_one();
+            if let Ok(rows) = known_after(&shared.ends, sql::ENDED_BY, &[&ids, &node, &at], &mut lost).await {
+                ends = rows.iter().map(|row| (row.get(0), row.get(1), TenantId::new(row.get::<_, &str>(2)))).collect();
+            }
+        }
+        super::locked(&shared.claimed).retain(|id| ids.binary_search(id).is_err());
+        shared.tell_closed(ends.into_iter().map(|(id, seq, tenant)| StoreEnd {
+            id: SendId(id),
+            tenant,
+            code: Code::Interrupted,
+            place: place(seq),
+        }));
     }
 }
 
@@ -406,21 +515,27 @@ async fn begin_all(
     let tenants: Vec<&str> = wanted.iter().map(|(_, tenant, _)| *tenant).collect();
     let times: Vec<i64> = wanted.iter().map(|(_, _, at)| *at).collect();
     let mut attempt = Attempt::new(shared);
+    let mut lost = false;
     loop {
         let values: [&(dyn ToSql + Sync); 5] = [&incarnation, &attempt.loaded, &ids, &tenants, &times];
-        let (row, lost) = one_known(&shared.hot, sql::BEGIN, &values).await?;
+        let row = only(known_after(&shared.hot, sql::BEGIN, &values, &mut lost).await?).ok_or_else(no_row)?;
         let mut begun: HashSet<Uuid> = row.get::<_, Option<Vec<Uuid>>>(1).unwrap_or_default().into_iter().collect();
+        let why = match row.get::<_, i64>(0) {
+            0 => match attempt.again(shared, by, lost).await? {
+                Ok(()) => continue,
+                Err(why) => Some(why),
+            },
+            _ => None,
+        };
         if lost {
             // The old backend is done by now: its marks are ours.
-            let (rows, _) = until_known(&shared.hot, sql::BEGUN, &[&incarnation, &ids, &times]).await?;
+            let rows = known_after(&shared.hot, sql::BEGUN, &[&incarnation, &ids, &times], &mut lost).await?;
             begun.extend(rows.iter().map(|row| row.get::<_, Uuid>(0)));
         }
-        if row.get::<_, i64>(0) > 0 || !begun.is_empty() {
-            return Ok(Ok(begun));
-        }
-        if let Err(why) = attempt.again(shared, by).await? {
-            return Ok(Err(why));
-        }
+        return Ok(match why {
+            Some(why) if begun.is_empty() => Err(why),
+            _ => Ok(begun),
+        });
     }
 }
 
@@ -469,9 +584,8 @@ fn begun(shared: &Arc<Shared>, job: BeginJob, made: Result<&mut HashSet<Uuid>, &
         tracing::warn!(sends = unsent.len(), "starts were marked too late, and are not sent");
         let (shared, by) = (shared.clone(), job.by);
         tokio::spawn(async move {
-            for (id, tenant, at) in unsent {
-                end_unsent(&shared, &by, (id, tenant), at, at).await;
-            }
+            let unsent = unsent.into_iter().map(|(id, tenant, at)| Unsent::begun(id, tenant, at));
+            undo(&shared, &by, unsent.collect()).await;
         });
     }
 }

@@ -70,6 +70,11 @@ impl Standing {
         }
     }
 
+    /// Nothing that this session was about with these suspensions can be done any more.
+    pub fn is_settled(self, loaded: i64) -> bool {
+        matches!(self, Self::Fenced) || self.is_behind(loaded).is_some()
+    }
+
     pub fn error(self, by: &Session) -> StoreError {
         match self {
             Self::Fenced => StoreError::Fenced(by.to_string()),

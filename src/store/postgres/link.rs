@@ -42,6 +42,18 @@ impl Trouble {
         }
     }
 
+    /// It says nothing of the statement: the same may be taken in a moment.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Away(_) | Self::Lost(_) => true,
+            // Out of something, rolled back for others, or given up by somebody: cancelled, or past a time that was set.
+            Self::Refused(_) => self.code().is_some_and(|code| {
+                let code = code.code();
+                code.starts_with("40") || code.starts_with("53") || code == "57014" || code == "55P03"
+            }),
+        }
+    }
+
     pub fn detail(&self) -> Option<&str> {
         match self {
             Self::Refused(error) => error.as_db_error().and_then(|error| error.detail()),

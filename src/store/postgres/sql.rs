@@ -70,6 +70,30 @@ pub const ACCEPT: &str = concat!(
      SELECT count(*) FROM me"
 );
 
+/// Which of these were accepted: asked where the answer to [`ACCEPT`] was lost, and it cannot be made again.
+pub const ACCEPTED: &str = "SELECT id FROM send WHERE id = ANY($1::uuid[]) LIMIT 1";
+
+/// Ends what nobody is there to deliver: whoever has claimed it by now finds it gone, and of what is begun this session's
+/// alone is taken. Whether this session is in force or not: that nothing is made is always safe.
+pub const UNDO: &str = "WITH given AS MATERIALIZED (SELECT * FROM unnest($2::uuid[], $3::text[], $4::bigint[], \
+     $5::bigint[], $6::bytea[]) WITH ORDINALITY AS g(id, tenant, released_at, began_at, form, n)), \
+     unqueued AS (DELETE FROM queue q USING given g WHERE q.tenant = g.tenant AND q.released_at = g.released_at \
+     AND q.id = g.id RETURNING q.id), \
+     gone AS (DELETE FROM live l USING given g WHERE l.id = g.id AND (l.began_at IS NULL \
+     OR l.incarnation = $1::bigint AND l.began_at = g.began_at) AND (SELECT count(*) FROM unqueued) >= 0 \
+     RETURNING l.id, l.held, l.began_at, l.incarnation), \
+     ended AS (SELECT g.id, g.tenant, g.form, gone.began_at, gone.held::int::bigint AS held, \
+     (NOT gone.held AND gone.began_at IS NULL)::int::bigint AS queued, \
+     (NOT gone.held AND gone.began_at IS NULL AND gone.incarnation IS NULL)::int::bigint AS unclaimed, \
+     (SELECT tail_now()) | (row_number() OVER (ORDER BY g.n)) AS seq FROM given g JOIN gone USING (id)), \
+     ends AS (INSERT INTO done (id, seq, tenant, outcome, code, started_at, finished_at, node, form) \
+     SELECT id, seq, tenant, $7::smallint, $8::smallint, began_at, $9::bigint, $10::text, form FROM ended), \
+     counted AS (INSERT INTO tally (incarnation, tenant, held, queued, unclaimed) \
+     SELECT $1, tenant, -sum(held), -sum(queued), -sum(unclaimed) FROM ended GROUP BY tenant), \
+     minutes AS (INSERT INTO hour (minute, tenant, outcome, n) \
+     SELECT $9::bigint / 60000000000, tenant, $7::smallint, count(*) FROM ended GROUP BY tenant) \
+     SELECT id, seq, tenant, held, queued, unclaimed FROM ended ORDER BY seq";
+
 pub const ACCEPT_CALL: &str = "SELECT o_verdict, o_places, o_before FROM accept_call($1, $2, $3, $4, $5, $6, $7, $8, \
      $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)";
 

@@ -3,6 +3,7 @@
 mod lost;
 mod many;
 mod nodes;
+mod unheard;
 mod wrong;
 
 use std::io::{BufRead, BufReader};

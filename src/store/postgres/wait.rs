@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::Shared;
 use super::counts::Tally;
 use super::forms::{self, Columns, end_of, short};
-use super::hot::{Answer, count_accepted, give, is_day_missing, one_known, place, started, until_known};
+use super::hot::{Answer, Manner, count_accepted, give, is_day_missing, one_known, place, started, until_known};
 use super::link::{Link, Trouble};
 use super::{schema, sql};
 use crate::limits::IDEMPOTENCY_KEPT;
@@ -89,7 +89,8 @@ pub async fn accept_call(shared: Arc<Shared>, by: Session, call: Accept, columns
         }
         said
     };
-    give(&shared, by, call.sends, answer, said.map(|(accepted, _)| accepted));
+    let manner = Manner { held: call.hold.is_some(), keyed: call.idempotency.is_some() };
+    give(&shared, by, call.sends, answer, said.map(|(accepted, _)| accepted), manner);
 }
 
 /// With whether it was accepted now.
@@ -521,8 +522,8 @@ async fn end_waiting(
 pub async fn within<T>(answer: oneshot::Receiver<Result<T, StoreError>>, most: Duration) -> Result<T, StoreError> {
     tokio::select! {
         answer = answer => answer.unwrap_or_else(|_| Err(super::closed())),
-        () = tokio::time::sleep(most) => Err(StoreError::CannotWrite(format!(
-            "the database has not answered within {} ms: try again", most.as_millis()
+        () = tokio::time::sleep(most) => Err(StoreError::Unanswered(format!(
+            "the database has not answered within {} ms", most.as_millis()
         ).into())),
     }
 }

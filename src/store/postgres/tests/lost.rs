@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicUsize;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use super::many::{One, Schema, eventually};
 use super::*;
@@ -14,25 +15,42 @@ use crate::store::conformance::{
 };
 use crate::store::{Course, ExecutionEnd, NewSend};
 
-/// Between a node and the database: swallows one answer to the connection of calls, and breaks that connection.
-struct Relay {
-    port: u16,
+/// Between a node and the database: swallows one answer to a connection of this name, and breaks that connection.
+pub struct Relay {
+    pub port: u16,
     /// So many answers from now on; 0: none.
     swallow: Arc<AtomicUsize>,
+    /// Whether connections of this name come through.
+    open: watch::Sender<bool>,
 }
 
 impl Relay {
     async fn start() -> Self {
+        Self::of("calls").await
+    }
+
+    pub async fn of(name: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let port = listener.local_addr().expect("bound").port();
         let swallow = Arc::new(AtomicUsize::new(0));
+        let (open, is_open) = watch::channel(true);
         let told = swallow.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(relay(client, told.clone()));
+                tokio::spawn(relay(client, name, told.clone(), is_open.clone()));
             }
         });
-        Self { port, swallow }
+        Self { port, swallow, open }
+    }
+
+    /// The same, and nothing comes through after it until then.
+    pub fn lose_and_shut(&self, nth: usize) {
+        self.open.send_replace(false);
+        self.lose(nth);
+    }
+
+    pub fn open_again(&self) {
+        self.open.send_replace(true);
     }
 
     /// The answer to the next statement of calls is lost, or to one after it.
@@ -40,18 +58,22 @@ impl Relay {
         self.swallow.store(nth, Ordering::SeqCst);
     }
 
-    fn has_lost_it(&self) -> bool {
+    pub fn has_lost_it(&self) -> bool {
         self.swallow.load(Ordering::SeqCst) == 0
     }
 }
 
 #[allow(clippy::disallowed_methods, reason = "it goes to the test's own database")]
-async fn relay(mut client: TcpStream, swallow: Arc<AtomicUsize>) {
+async fn relay(mut client: TcpStream, name: &str, swallow: Arc<AtomicUsize>, mut is_open: watch::Receiver<bool>) {
     let mut server = TcpStream::connect(("127.0.0.1", cluster().port())).await.expect("connected");
     let mut start = vec![0; 4096];
     let Ok(read) = client.read(&mut start).await else { return };
     let start = &start[..read];
-    let is_of_calls = start.windows(7).any(|part| part == b" calls\0");
+    let name = format!(" {name}\0");
+    let is_of_calls = start.windows(name.len()).any(|part| part == name.as_bytes());
+    if is_of_calls && is_open.wait_for(|open| *open).await.is_err() {
+        return;
+    }
     server.write_all(start).await.expect("sent on");
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
