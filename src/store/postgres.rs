@@ -270,6 +270,7 @@ impl Postgres {
         let address = Arc::new(address);
         let link = |name| Link::new(address.clone(), name);
         let admin = link("schema");
+        life::follow_clock(&admin, &mut None).await.map_err(|trouble| trouble.on_start())?;
         // Only the first node of a tier makes a key: the others have the same.
         let load = |is_new| Keys::load(&settings.key_file, is_new);
         admin.open_first().await.map_err(|trouble| trouble.on_start())?;

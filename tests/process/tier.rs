@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::load::{Ledger, ends, judge, replayed_keys_answer_the_same, start_load};
-use crate::node::{Node, PATIENCE, SOURCES, alone, call, counting_receiver, free_port, run};
+use crate::node::{Node, PATIENCE, SOURCES, alone, by_a_clock_at, call, counting_receiver, free_port, run};
 
 /// A database of the test's own, which ends with this value.
 pub struct Cluster {
@@ -638,6 +638,54 @@ async fn what_has_no_source_where_it_was_accepted_leaves_from_a_node_that_has_on
         assert_eq!(record["connection"]["source_ip"], SOURCES[2]);
     }
     assert_eq!(seen.all().len(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_clock_is_wrong_goes_by_the_databases() {
+    let cluster = Cluster::start();
+    let (receiver, seen) = counting_receiver(Duration::ZERO).await;
+    let keys = tempfile::tempdir().expect("a directory");
+    let store = in_tier(&cluster.url(), &keys.path().join("key"));
+    let few = "[delivery]\ndeadline = \"1s\"\n";
+    let mut one = Node::of("one", &SOURCES[..2], &store, few);
+    let mut other = Node::of("other", &SOURCES[2..], &store, few);
+    ready(&mut one).await;
+    let send = |path: &str| json!({ "method": "GET", "url": format!("http://{receiver}{path}") }).to_string();
+    let keyed = async |node: &Node| {
+        let answer = call(node.api, "POST", "/v1/sends", &send("/keyed"), &[("idempotency-key", "k")]).await;
+        let (status, answer) = answer.expect("an answer");
+        assert_eq!(status, 202, "{answer}");
+        answer["id"].as_str().expect("an id").to_owned()
+    };
+    let first = keyed(&one).await;
+    let (status, held) = one.call("POST", "/v1/executions/e/sends", &send("/held")).await.expect("an answer");
+    assert_eq!(status, 202, "{held}");
+    let created =
+        |answer: &Value| answer["created_at"].as_str().expect("a time").parse::<jiff::Timestamp>().expect("one");
+    let begun = created(&held);
+    let day_ahead = begun + jiff::SignedDuration::from_hours(25);
+    let (code, told, why) = {
+        let mut check = by_a_clock_at(&day_ahead.strftime("%F %T").to_string());
+        let made = check.args(["check", "--config"]).arg(other.config()).current_dir(other.directory.path()).output();
+        let made = made.expect("it runs");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+        (made.status.code(), text(made.stdout), text(made.stderr))
+    };
+    assert_eq!(code, Some(0), "{told}{why}");
+    assert!(format!("{told}{why}").contains("clock differs from the database's by "), "{told}{why}");
+    other.start_as(by_a_clock_at(&day_ahead.strftime("%F %T").to_string()));
+    logged(&other, READY, 1).await;
+    logged(&other, "this machine's clock differs from the database's", 1).await;
+    // What it accepts is of the tier's time, and so is what it forgets and lets go.
+    assert_eq!(keyed(&other).await, first);
+    let (status, answer) = other.call("POST", "/v1/sends", &send("/new")).await.expect("an answer");
+    assert_eq!(status, 202, "{answer}");
+    let later = created(&answer).duration_since(begun);
+    assert!(later.as_hours() == 0 && !later.is_negative(), "{later:?}");
+    other.done_as("default", answer["id"].as_str().expect("an id")).await;
+    let (status, answer) = one.call("POST", "/v1/executions/e/discard", "").await.expect("an answer");
+    assert_eq!((status, &answer["discarded"]), (200, &json!(1)), "{answer}");
+    assert_eq!((seen.of("/keyed").len(), seen.of("/held").len()), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

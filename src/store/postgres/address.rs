@@ -11,6 +11,7 @@ use tokio_postgres::{Client, Config, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::link::{Address, told};
+use super::sql;
 use crate::config::{PostgresSettings, Roots};
 use crate::store::{StoreError, Why};
 
@@ -105,6 +106,14 @@ impl Address {
         }
         let (names, standbys): (&str, i64) = (row.get(2), row.get(3));
         let mut told = Vec::new();
+        let clock: i64 = client.query_one(sql::CLOCK, &[]).await.map_err(read)?.get(0);
+        if let Some(ahead) = jiff::Timestamp::from_microsecond(clock).ok().and_then(crate::clock::follow) {
+            told.push(format!(
+                "this machine's clock differs from the database's by {} s: the database's is used, for everything but the \
+                 validity of certificates; set this one right",
+                ahead.abs().as_secs()
+            ));
+        }
         if names.is_empty() && standbys > 0 {
             told.push(
                 "the database has a standby and synchronous_standby_names is empty: after a failover to it, sends that \

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -32,6 +32,8 @@ const AWAY_AGAIN: Duration = Duration::from_millis(300);
 const COUNTED_AGAIN_AFTER: Duration = Duration::from_secs(3);
 /// How long the end of an earlier life of this node is waited for.
 const NAME_WITHIN: Duration = Duration::from_secs(3);
+/// How long the database may take to say what time it is.
+const CLOCK_WITHIN: Duration = Duration::from_millis(500);
 const COMPACTED_EVERY: Duration = Duration::from_secs(2);
 /// How often what ended is counted for the statistics, so that who asks for them waits for little.
 const COUNTED_EVERY: Duration = Duration::from_secs(2);
@@ -140,9 +142,32 @@ async fn take_name(shared: &Shared, node: &str) -> Result<(), StoreError> {
     }
 }
 
+/// The tier has one time of day, the database's: no node's own decides over what others accepted. One whose system is
+/// off by more than clocks that are kept goes by the database's (see [`clock::follow`]).
+pub async fn follow_clock(link: &Link, off: &mut Option<SignedDuration>) -> Result<(), Trouble> {
+    let sent = clock::monotonic();
+    let said: i64 = link.one(sql::CLOCK, &[]).await?.get(0);
+    // An answer that was long under way says little.
+    let Ok(said) = Timestamp::from_microsecond(said) else { return Ok(()) };
+    if clock::monotonic().duration_since(sent) > CLOCK_WITHIN {
+        return Ok(());
+    }
+    let before = std::mem::replace(off, clock::follow(said));
+    match (before, *off) {
+        (None, Some(ahead)) => tracing::error!(
+            seconds = ahead.as_secs(),
+            "this machine's clock differs from the database's by so much: the database's is used, set this one right"
+        ),
+        (Some(_), None) => tracing::info!("this machine's clock and the database's agree again"),
+        _ => {}
+    }
+    Ok(())
+}
+
 /// Renews the lease until the store is closed. It has a connection that nothing else waits on.
 pub async fn renew(shared: Arc<Shared>) {
     let every = shared.settings.lease / 6;
+    let mut off = None;
     loop {
         // One that is away is looked for more often, so that all goes on soon after it is back.
         let is_away = locked(&shared.failing).is_some();
@@ -158,6 +183,7 @@ pub async fn renew(shared: Arc<Shared>) {
                 shared.set_failing(None);
                 // Again where the connection is a new one.
                 let _ = shared.lease.query(sql::TAKE_NAME, &[&&**session.node()]).await;
+                let _ = follow_clock(&shared.lease, &mut off).await;
                 if let Some(row) = rows.first() {
                     let mut life = locked(&shared.life);
                     if let Some(life) = life.as_mut().filter(|life| life.session == session) {

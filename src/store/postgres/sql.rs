@@ -299,6 +299,9 @@ pub const STANDING: &str = "SELECT suspensions, lease_until > clock_timestamp() 
 pub const TAKE_NAME: &str = "SELECT pg_try_advisory_lock(hashtext(current_schema()), hashtext('node ' || $1::text)), \
      EXISTS (SELECT FROM node WHERE name = $1 AND dead_at IS NULL AND lease_until > clock_timestamp())";
 
+/// The database's clock, in microseconds since 1970. Nothing is waited for.
+pub const CLOCK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+
 pub const JOIN: &str = "SELECT o_incarnation, o_suspensions FROM node_join($1::text, $2::text, $3::float8)";
 
 pub const END_EXECUTION: &str =
