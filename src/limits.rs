@@ -360,9 +360,9 @@ pub const RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 pub const BODY_RETENTION: Duration = Duration::from_secs(3 * 24 * 3600);
 pub const STORE_BYTES: u64 = 50 * GIB;
 pub const STORE_BODY_BYTES: u64 = 40 * GIB;
-/// Connections of one node to the tier's database: five have a work of their own, and calls and lists have the others.
-pub const POSTGRES_CONNECTIONS: u32 = 8;
-pub const POSTGRES_CONNECTIONS_MIN: u32 = 7;
+/// Connections of one node to the tier's database: seven have a work of their own, and calls and lists have the others.
+pub const POSTGRES_CONNECTIONS: u32 = 10;
+pub const POSTGRES_CONNECTIONS_MIN: u32 = 9;
 pub const POSTGRES_CONNECTIONS_MAX: u32 = 64;
 /// How long a call that submits waits for the tier's database before it is refused.
 pub const STORE_ANSWERS_WITHIN: Duration = Duration::from_secs(1);

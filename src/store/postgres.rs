@@ -30,6 +30,7 @@ mod sql;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod wait;
 
 use std::{
@@ -54,12 +55,14 @@ use self::hot::{AcceptJob, BeginJob, EndJob, HotJob};
 use self::life::Life;
 pub use self::link::Address;
 use self::link::{Link, Trouble};
+use self::turns::{Turn, Turns};
 use super::embedded::seal::Keys;
 use super::stats::{Stats, StatsAsked};
 use super::{
     Accept, Accepted, Begin, Claimed, Ending, ExecutionAnswer, ExecutionFilter, ExecutionPage, Filter, IdempotencyKey,
-    News, NodeLoad, NodeSeen, OnceOnly, Page, Published, Reach, Records, Recovered, Registry, Released, Session,
-    Started, StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace, WaitingCount, Want,
+    NewSend, News, NodeLoad, NodeSeen, OnceOnly, Page, Published, Reach, Records, Recovered, Registry, Released,
+    Session, Started, StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace,
+    WaitingCount, Want,
 };
 use crate::clock;
 use crate::outcome::Outcome;
@@ -74,8 +77,18 @@ const POLL: Duration = Duration::from_millis(100);
 const JOBS_MAX: usize = 8 * 1024;
 /// News that may wait to be taken: what is lost of it is seen at the next look.
 const NEWS_MAX: usize = 1024;
-/// Connections that every node has: accepts and begins, ends, the lease, what it tends, the schema.
-const CONNECTIONS_OF_OWN: usize = 5;
+/// Connections that every node has: accepts and begins, large calls, ends, the lease, what it tends, what it looks up, the
+/// schema.
+const CONNECTIONS_OF_OWN: usize = 7;
+/// A call of more bytes than this is made alone, one at a time, on a connection of its own: whoever is behind it on another
+/// would wait for all of it to be written.
+const LARGE_BYTES: usize = 256 << 10;
+/// Bytes of calls that stand in front of the connection of accepts: two statements' worth, one under way and the next. Each
+/// send counts for its bytes and [`SEND_BYTES`].
+const HOT_ROOM: usize = 2 * hot::BYTES_MAX;
+/// The same for calls with keys and executions, each of which is a statement of its own.
+const SLOW_ROOM: usize = 1 << 20;
+const SEND_BYTES: usize = 2 << 10;
 /// Fewest that make sense.
 const CONNECTIONS_MIN: usize = crate::limits::POSTGRES_CONNECTIONS_MIN as usize;
 const _: () = assert!(CONNECTIONS_MIN >= CONNECTIONS_OF_OWN + 2);
@@ -110,11 +123,16 @@ struct Shared {
     settings: Settings,
     keys: Keys,
     hot: Link,
+    /// Of calls that are more than [`LARGE_BYTES`].
+    large: Link,
     ends: Link,
     lease: Link,
     tend: Link,
     admin: Link,
     slow: Vec<Link>,
+    hot_turns: Turns,
+    slow_turns: Turns,
+    large_turns: Turns,
     lists: Vec<Link>,
     turn: AtomicUsize,
     life: Mutex<Option<Life>>,
@@ -145,6 +163,10 @@ struct Shared {
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn crowded() -> StoreError {
+    StoreError::CannotWrite("too many calls wait for the database: try again".into())
 }
 
 fn closed() -> StoreError {
@@ -284,6 +306,10 @@ impl Postgres {
         let shared = Arc::new(Shared {
             keys,
             hot: link("hot"),
+            large: link("large"),
+            hot_turns: Turns::new(HOT_ROOM),
+            slow_turns: Turns::new(SLOW_ROOM),
+            large_turns: Turns::new(1),
             ends: link("ends"),
             lease: link("lease"),
             tend: link("tend"),
@@ -312,7 +338,7 @@ impl Postgres {
         });
         measures::describe();
         // Before anybody calls.
-        let own = [&shared.hot, &shared.ends, &shared.lease, &shared.tend];
+        let own = [&shared.hot, &shared.large, &shared.ends, &shared.lease, &shared.tend];
         let links = own.into_iter().chain(&shared.slow).chain(&shared.lists);
         let opened = futures_util::future::try_join_all(links.map(Link::open_first)).await;
         opened.map_err(|trouble| trouble.on_start())?;
@@ -354,23 +380,49 @@ impl Postgres {
         }
     }
 
+    /// The room that a call takes in front of its connection, and whether it is a large one. Until there is some it stays in
+    /// the hands of its caller.
+    async fn turn(&self, call: &Accept, needs_locks: bool) -> Result<(Turn, bool), StoreError> {
+        let bytes = |send: &NewSend| SEND_BYTES + usize::try_from(send.spec.footprint()).unwrap_or(usize::MAX / 2);
+        let weight = call.sends.iter().map(bytes).fold(0, usize::saturating_add);
+        let is_large = weight - SEND_BYTES * call.sends.len() > LARGE_BYTES;
+        let (turns, weight) = match (is_large, needs_locks) {
+            (true, _) => (&self.shared.large_turns, 1),
+            (false, true) => (&self.shared.slow_turns, weight),
+            (false, false) => (&self.shared.hot_turns, weight),
+        };
+        tokio::select! {
+            turn = turns.take(&call.tenant, weight) => Ok((turn, is_large)),
+            () = tokio::time::sleep(self.shared.settings.answer_within) => Err(crowded()),
+        }
+    }
+
     async fn accept(&self, by: &Session, call: Accept) -> Result<Accepted, StoreError> {
         self.shared.open()?;
+        let needs_locks =
+            call.idempotency.is_some() || call.sends.iter().any(|send| send.spec.context.execution.is_some());
+        let (turn, is_large) = self.turn(&call, needs_locks).await?;
         let mut columns = Columns::default();
         for send in &call.sends {
             columns.add(send, by.node(), call.hold.is_some(), &self.shared.keys)?;
         }
         let (answer, said) = oneshot::channel();
-        let needs_locks = call.idempotency.is_some() || columns.executions.iter().any(Option::is_some);
+        let shared = self.shared.clone();
         if needs_locks {
-            tokio::spawn(wait::accept_call(self.shared.clone(), by.clone(), call, columns, answer));
+            let by = by.clone();
+            tokio::spawn(async move {
+                wait::accept_call(shared, by, call, columns, is_large, answer).await;
+                drop(turn);
+            });
         } else {
-            let job = HotJob::Accept(Box::new(AcceptJob { by: by.clone(), sends: call.sends, columns, answer }));
-            // Who waits for a place waits within the same time.
-            tokio::select! {
-                sent = self.hot_jobs.send(job) => sent.map_err(|_| closed())?,
-                () = tokio::time::sleep(self.shared.settings.answer_within) => {
-                    return Err(StoreError::CannotWrite("too many calls wait for the database: try again".into()));
+            let job = AcceptJob { by: by.clone(), sends: call.sends, columns, answer, _turn: turn };
+            if is_large {
+                tokio::spawn(async move { hot::accept_large(&shared, job).await });
+            } else {
+                // Who waits for a place waits within the same time.
+                tokio::select! {
+                    sent = self.hot_jobs.send(HotJob::Accept(Box::new(job))) => sent.map_err(|_| closed())?,
+                    () = tokio::time::sleep(shared.settings.answer_within) => return Err(crowded()),
                 }
             }
         }

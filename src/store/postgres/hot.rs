@@ -21,6 +21,7 @@ use super::Shared;
 use super::counts::Tally;
 use super::forms::{self, Columns, Ends};
 use super::link::{Link, Trouble};
+use super::turns::Turn;
 use super::{measures, schema, sql};
 use crate::clock;
 use crate::outcome::{Code, Ended, Processed};
@@ -30,7 +31,7 @@ use crate::store::{Accepted, Begin, Course, NewSend, Session, Started, StoreEnd,
 
 /// Most sends of one statement, and most bytes: more wait for the next.
 const SENDS_MAX: usize = 512;
-const BYTES_MAX: usize = 4 << 20;
+pub const BYTES_MAX: usize = 4 << 20;
 /// Until a statement whose answer was lost is made again.
 const AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// How long a node may take to load what was suspended, while what it would begin waits.
@@ -43,6 +44,7 @@ pub struct AcceptJob {
     pub sends: Vec<NewSend>,
     pub columns: Columns,
     pub answer: Answer<Accepted>,
+    pub _turn: Turn,
 }
 
 pub struct BeginJob {
@@ -133,24 +135,30 @@ pub async fn accept_and_begin(shared: Arc<Shared>, mut jobs: mpsc::Receiver<HotJ
         }
         for (by, (accepts, begins)) in by_session {
             // Both at once, one behind the other on the wire.
-            tokio::join!(accept(&shared, &by, accepts), begin(&shared, &by, begins));
+            tokio::join!(accept(&shared, &shared.hot, &by, accepts), begin(&shared, &by, begins));
         }
     }
 }
 
 // Accepting.
 
-async fn accept(shared: &Arc<Shared>, by: &Session, mut jobs: Vec<AcceptJob>) {
+/// Alone, on a connection of its own.
+pub async fn accept_large(shared: &Arc<Shared>, job: AcceptJob) {
+    let by = job.by.clone();
+    accept(shared, &shared.large, &by, vec![job]).await;
+}
+
+async fn accept(shared: &Arc<Shared>, link: &Link, by: &Session, mut jobs: Vec<AcceptJob>) {
     if jobs.is_empty() {
         return;
     }
     let _counting = shared.counting.read().await;
     let all: Vec<&Columns> = jobs.iter().map(|job| &job.columns).collect();
-    match accept_columns(shared, by, &all).await {
+    match accept_columns(shared, link, by, &all).await {
         Err(Trouble::Refused(error)) if jobs.len() > 1 => {
             tracing::debug!(error = %super::link::told(&error), "a batch was refused; each of its calls is made alone");
             for job in jobs {
-                let made = accept_columns(shared, by, &[&job.columns]).await;
+                let made = accept_columns(shared, link, by, &[&job.columns]).await;
                 accepted(shared, job, made.map_err(|trouble| trouble.on_write()));
             }
         }
@@ -161,7 +169,12 @@ async fn accept(shared: &Arc<Shared>, by: &Session, mut jobs: Vec<AcceptJob>) {
 }
 
 /// Inner error: nothing was accepted, because of how the session stands.
-async fn accept_columns(shared: &Shared, by: &Session, all: &[&Columns]) -> Result<Result<(), StoreError>, Trouble> {
+async fn accept_columns(
+    shared: &Shared,
+    link: &Link,
+    by: &Session,
+    all: &[&Columns],
+) -> Result<Result<(), StoreError>, Trouble> {
     let incarnation = by.incarnation() as i64;
     let one = |pick: fn(&Columns) -> &Vec<Option<String>>| -> Vec<Option<&str>> {
         all.iter().flat_map(|columns| pick(columns).iter().map(|text| text.as_deref())).collect()
@@ -198,12 +211,12 @@ async fn accept_columns(shared: &Shared, by: &Session, all: &[&Columns]) -> Resu
             &created,
             &expires,
         ];
-        match known_after(&shared.hot, sql::ACCEPT, &values, &mut lost).await.map(only) {
+        match known_after(link, sql::ACCEPT, &values, &mut lost).await.map(only) {
             Ok(Some(row)) if row.get::<_, i64>(0) > 0 => return Ok(Ok(())),
             Ok(_) => {
                 if let Err(why) = attempt.again(shared, by, lost).await? {
                     // The one whose answer was lost may have done it, before the session stood so.
-                    let done = lost && !known_after(&shared.hot, sql::ACCEPTED, &[&ids], &mut lost).await?.is_empty();
+                    let done = lost && !known_after(link, sql::ACCEPTED, &[&ids], &mut lost).await?.is_empty();
                     return Ok(if done { Ok(()) } else { Err(why) });
                 }
             }

@@ -80,10 +80,17 @@ pub fn state_of(number: i16) -> (ExecutionState, Option<FinishedBy>) {
 }
 
 /// A call with a key or with executions; its answer goes where it is waited for, or not any more.
-pub async fn accept_call(shared: Arc<Shared>, by: Session, call: Accept, columns: Columns, answer: Answer<Accepted>) {
+pub async fn accept_call(
+    shared: Arc<Shared>,
+    by: Session,
+    call: Accept,
+    columns: Columns,
+    is_large: bool,
+    answer: Answer<Accepted>,
+) {
     let said = {
         let _counting = shared.counting.read().await;
-        let said = call_accepted(&shared, &by, &call, &columns).await;
+        let said = call_accepted(&shared, &by, &call, &columns, is_large).await;
         if matches!(said, Ok((_, true))) {
             count_accepted(&shared, &by, &call.sends, call.hold.is_some());
         }
@@ -99,6 +106,7 @@ async fn call_accepted(
     by: &Session,
     call: &Accept,
     columns: &Columns,
+    is_large: bool,
 ) -> Result<(Accepted, bool), StoreError> {
     let incarnation = by.incarnation() as i64;
     let key = call.idempotency.as_ref();
@@ -140,7 +148,8 @@ async fn call_accepted(
             &columns.created,
             &columns.expires,
         ];
-        let made = one_known(shared.slow(), sql::ACCEPT_CALL, &values).await;
+        let link = if is_large { &shared.large } else { shared.slow() };
+        let made = one_known(link, sql::ACCEPT_CALL, &values).await;
         let trouble = match made {
             Ok((row, _)) => return Ok(answered(&row, by, call)),
             Err(trouble) => trouble,

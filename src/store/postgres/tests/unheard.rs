@@ -1,12 +1,15 @@
 //! Calls that are accepted after their caller was told that nothing is known of them, and what was done where the answer
 //! that said so was lost and the node's lease is over.
 
+use futures_util::future::join_all;
+
 use super::lost::Relay;
 use super::many::{One, Schema, eventually};
 use super::*;
 use crate::outcome::Code;
+use crate::send::SendSpec;
+use crate::store::Course;
 use crate::store::conformance::{accept_new, accept_one, at, begin_of, begin_one, call, draft, tenant};
-use crate::store::{Course, NewSend};
 
 const COURSES: [Course; 3] = [Course::Begin, Course::Claim, Course::Wait];
 
@@ -129,4 +132,78 @@ async fn a_begin_whose_answer_was_lost_is_found_out_after_the_lease() {
         node.store.renew_again();
     });
     said.expect("it was begun");
+}
+
+/// A call of so many bytes, and what tells whether somebody still has it.
+fn heavy(bytes: usize, key: Option<&str>) -> (Accept, std::sync::Weak<SendSpec>) {
+    let plain = draft().send();
+    let body = Some(bytes::Bytes::from(vec![b'x'; bytes]));
+    let spec = Arc::new(SendSpec { body, ..(*plain.spec).clone() });
+    let still = Arc::downgrade(&spec);
+    let key = key.map(|key| IdempotencyKey {
+        tenant: tenant("acme"),
+        path: "/v1/sends".to_owned(),
+        key: key.to_owned(),
+        fingerprint: [1; 32],
+    });
+    (Accept { idempotency: key, ..call(vec![NewSend { spec, course: Course::Wait, ..plain }], None) }, still)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_refused_calls_carried_is_given_back_while_the_database_hangs() {
+    let tier = Schema::fresh();
+    let with = Settings { answer_within: Duration::from_millis(300), ..tier.settings() };
+    let node = tier.node_with("a", with).await;
+    let locker = tier.raw().await;
+    locker.batch_execute("BEGIN; LOCK TABLE send IN ACCESS EXCLUSIVE MODE").await.expect("locked");
+    for (bytes, calls, may_stay) in
+        [(LARGE_BYTES + 1, 20, 1), (128 << 10, 200, HOT_ROOM / (128 << 10)), (128 << 10, 200, SLOW_ROOM / (128 << 10))]
+    {
+        let is_keyed = may_stay != HOT_ROOM / (128 << 10);
+        let made = (0..calls).map(|n| heavy(bytes, is_keyed.then(|| format!("k-{n}")).as_deref()));
+        let (all, still): (Vec<_>, Vec<_>) = made.unzip();
+        let said = all.into_iter().map(|call| node.store.accept(&node.session, call));
+        for said in join_all(said).await {
+            assert!(matches!(said, Err(StoreError::Unanswered(_) | StoreError::CannotWrite(_))), "{said:?}");
+        }
+        let held = still.iter().filter(|spec| spec.strong_count() > 0).count();
+        assert!(held <= may_stay, "of {calls} calls of {bytes} bytes {held} are still held");
+    }
+    locker.batch_execute("COMMIT").await.expect("unlocked");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_call_that_hangs_keeps_nobody_elses_waiting() {
+    let tier = Schema::fresh();
+    let node = tier.node("a").await;
+    let (locker, looker) = (tier.raw().await, tier.raw().await);
+    // Another node is at these keys.
+    let taken = "BEGIN; INSERT INTO idem (tenant, path, key, fingerprint, at, sends) \
+                 SELECT 'acme', '/v1/sends', 'k-' || n, '', 0, '{}' FROM generate_series(0, 2) n";
+    locker.batch_execute(taken).await.expect("taken");
+    let large: Vec<Accept> = (0..3).map(|n| heavy(LARGE_BYTES + 1, Some(&format!("k-{n}"))).0).collect();
+    let large = join_all(large.into_iter().map(|call| node.store.accept(&node.session, call)));
+    let others = async {
+        eventually("one of them waits", async || {
+            let text = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type IN ('Lock') \
+                        AND application_name LIKE current_schema() || ' %'";
+            looker.query_one(text, &[]).await.expect("asked").get::<_, i64>(0) > 0
+        })
+        .await;
+        let sends = vec![NewSend { tenant: tenant("other"), ..draft().send() }];
+        let key = IdempotencyKey {
+            tenant: tenant("other"),
+            path: "/v1/sends".to_owned(),
+            key: "k-0".to_owned(),
+            fingerprint: [1; 32],
+        };
+        let small = Accept { tenant: tenant("other"), idempotency: Some(key), ..call(sends, None) };
+        let said = node.store.accept(&node.session, small).await;
+        assert!(matches!(said, Ok(Accepted::New { .. })), "{said:?}");
+        locker.batch_execute("ROLLBACK").await.expect("let go");
+    };
+    let (said, ()) = tokio::join!(large, others);
+    for said in said {
+        assert!(matches!(said, Ok(Accepted::New { .. })), "{said:?}");
+    }
 }
