@@ -88,6 +88,8 @@ const LARGE_BYTES: usize = 256 << 10;
 const HOT_ROOM: usize = 2 * hot::BYTES_MAX;
 /// The same for calls with keys and executions, each of which is a statement of its own.
 const SLOW_ROOM: usize = 1 << 20;
+/// How long one statement of a list may take. (In a test a busy machine is no outage.)
+const LIST_WITHIN: Duration = Duration::from_secs(if cfg!(test) { 120 } else { 10 });
 const SEND_BYTES: usize = 2 << 10;
 /// Fewest that make sense.
 const CONNECTIONS_MIN: usize = crate::limits::POSTGRES_CONNECTIONS_MIN as usize;
@@ -129,11 +131,14 @@ struct Shared {
     lease: Link,
     tend: Link,
     admin: Link,
+    /// What is looked up by its key, or is little: nobody waits for it behind a list.
+    look: Link,
     slow: Vec<Link>,
     hot_turns: Turns,
     slow_turns: Turns,
     large_turns: Turns,
     lists: Vec<Link>,
+    list_turns: Turns,
     turn: AtomicUsize,
     life: Mutex<Option<Life>>,
     /// The version of the suspensions that are in force here, and of those that were read last.
@@ -185,6 +190,12 @@ impl Shared {
 
     fn list(&self) -> &Link {
         self.next(&self.lists)
+    }
+
+    /// One statement of a list is behind one of each other tenant at most.
+    async fn list_turn(&self, reach: &Reach) -> Turn {
+        let of = reach.one().cloned().unwrap_or_else(|| TenantId::new(""));
+        self.list_turns.take(&of, 1).await
     }
 
     fn open(&self) -> Result<(), StoreError> {
@@ -300,6 +311,7 @@ impl Postgres {
         schema::make_ahead(&admin, &address.schema, clock::wall()).await.map_err(|trouble| trouble.on_write())?;
 
         let rest = settings.connections.max(CONNECTIONS_MIN) - CONNECTIONS_OF_OWN;
+        let lists = (rest / 2).max(1);
         let (hot_jobs, hot_taken) = mpsc::channel(JOBS_MAX);
         let (end_jobs, ends_taken) = mpsc::channel(JOBS_MAX);
         let (news, news_taken) = mpsc::channel(NEWS_MAX);
@@ -315,7 +327,9 @@ impl Postgres {
             tend: link("tend"),
             admin,
             slow: (0..rest.div_ceil(2)).map(|_| link("calls")).collect(),
-            lists: (0..(rest / 2).max(1)).map(|_| link("lists")).collect(),
+            look: link("look"),
+            lists: (0..lists).map(|_| Link::limited(address.clone(), "lists", LIST_WITHIN)).collect(),
+            list_turns: Turns::new(lists),
             address,
             settings,
             turn: AtomicUsize::new(0),
@@ -338,7 +352,7 @@ impl Postgres {
         });
         measures::describe();
         // Before anybody calls.
-        let own = [&shared.hot, &shared.large, &shared.ends, &shared.lease, &shared.tend];
+        let own = [&shared.hot, &shared.large, &shared.ends, &shared.lease, &shared.tend, &shared.look];
         let links = own.into_iter().chain(&shared.slow).chain(&shared.lists);
         let opened = futures_util::future::try_join_all(links.map(Link::open_first)).await;
         opened.map_err(|trouble| trouble.on_start())?;
@@ -582,7 +596,7 @@ impl OnceOnly for Postgres {
 impl Records for Postgres {
     fn record(&self, reach: Reach, id: SendId, bodies: bool) -> StoreResult<'_, Option<Record>> {
         async move {
-            let record = read::records(&self.shared, &[id.0], bodies).await?.pop();
+            let record = read::records(&self.shared.look, &[id.0], bodies).await?.pop();
             Ok(record.filter(|record| reach.takes_in(&record.tenant)))
         }
         .boxed()

@@ -34,6 +34,7 @@ pub async fn list(
              FROM send s JOIN execution x ON x.tenant = s.tenant AND x.execution = s.execution \
              WHERE s.place = 0 AND s.id >= '{from}' AND s.id < '{to}'{conditions} ORDER BY s.id DESC LIMIT {most}"
         );
+        let _turn = shared.list_turn(&filter.reach).await;
         let rows = shared.list().ask(&text, &values).await.map_err(failed)?;
         for row in &rows {
             if found.len() == limit || looked_at >= LIST_LOOKED_AT_MAX {

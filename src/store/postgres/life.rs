@@ -269,7 +269,7 @@ pub async fn give_back_strays(shared: Arc<Shared>) {
             tokio::time::sleep(STRAYS_SEEN_TWICE_AFTER).await;
             let Some(session) = shared.session() else { break };
             let incarnation = session.incarnation() as i64;
-            let Ok(rows) = shared.list().query(sql::CLAIMED, &[&incarnation]).await else { continue };
+            let Ok(rows) = shared.look.query(sql::CLAIMED, &[&incarnation]).await else { continue };
             let known = locked(&shared.claimed).clone();
             let now: HashSet<Uuid> = rows.iter().map(|row| row.get(0)).filter(|id| !known.contains(id)).collect();
             let Some(before) = before.replace(now.clone()) else { continue };
@@ -299,7 +299,7 @@ pub async fn count_anew(shared: Arc<Shared>) {
 async fn count_once(shared: &Shared) -> bool {
     let Some(session) = shared.session() else { return true };
     let _alone = shared.counting.write().await;
-    let Ok(rows) = shared.list().query(sql::TALLY_OF, &[&(session.incarnation() as i64)]).await else { return false };
+    let Ok(rows) = shared.look.query(sql::TALLY_OF, &[&(session.incarnation() as i64)]).await else { return false };
     let life = locked(&shared.life);
     if life.as_ref().is_some_and(|life| life.session == session) {
         shared.counts.set_mine(tallies(&rows));

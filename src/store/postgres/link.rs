@@ -54,6 +54,10 @@ impl Trouble {
         }
     }
 
+    pub fn took_too_long(&self) -> bool {
+        self.code() == Some(&SqlState::QUERY_CANCELED)
+    }
+
     pub fn detail(&self) -> Option<&str> {
         match self {
             Self::Refused(error) => error.as_db_error().and_then(|error| error.detail()),
@@ -113,14 +117,15 @@ pub struct Address {
 impl Address {
     /// One that nobody waits for.
     pub async fn connect_first(&self, name: &str) -> Result<Client, Trouble> {
-        self.connect(name, START_WITHIN).await
+        self.connect(name, START_WITHIN, None).await
     }
 
     /// One connection of its own.
-    async fn connect(&self, name: &str, within: Duration) -> Result<Client, Trouble> {
+    async fn connect(&self, name: &str, within: Duration, statement: Option<Duration>) -> Result<Client, Trouble> {
         let mut config = self.config.clone();
         config.application_name(format!("{} {name}", self.schema)).connect_timeout(within).tcp_user_timeout(SILENCE);
         config.keepalives_idle(SILENCE).keepalives_interval(SILENCE).keepalives_retries(2);
+        let limited = statement.map(|most| format!("; SET statement_timeout = {}", most.as_millis()));
         let connecting = async {
             let client = match &self.tls {
                 Some(tls) => {
@@ -140,8 +145,9 @@ impl Address {
                     "SET search_path = {}; SET default_transaction_isolation = 'read committed'; \
                      SET default_transaction_read_only = off; SET jit = off; SET enable_bitmapscan = off; \
                      SET max_parallel_workers_per_gather = 0; SET idle_in_transaction_session_timeout = '10s'; \
-                     SET client_min_messages = 'warning'",
-                    self.schema
+                     SET client_min_messages = 'warning'{}",
+                    self.schema,
+                    limited.as_deref().unwrap_or_default(),
                 ))
                 .await?;
             Ok(client)
@@ -166,6 +172,8 @@ impl Address {
 pub struct Link {
     address: Arc<Address>,
     name: &'static str,
+    /// How long one statement may take.
+    most: Option<Duration>,
     current: tokio::sync::Mutex<Option<Arc<Open>>>,
 }
 
@@ -179,7 +187,12 @@ pub struct Open {
 
 impl Link {
     pub fn new(address: Arc<Address>, name: &'static str) -> Self {
-        Self { address, name, current: tokio::sync::Mutex::default() }
+        Self { address, name, most: None, current: tokio::sync::Mutex::default() }
+    }
+
+    /// One whose statements are given up after this long.
+    pub fn limited(address: Arc<Address>, name: &'static str, most: Duration) -> Self {
+        Self { most: Some(most), ..Self::new(address, name) }
     }
 
     pub async fn open(&self) -> Result<Arc<Open>, Trouble> {
@@ -191,7 +204,7 @@ impl Link {
         if let Some(open) = current.as_ref().filter(|open| open.is_useful()) {
             return Ok(open.clone());
         }
-        let client = self.address.connect(self.name, within).await?;
+        let client = self.address.connect(self.name, within, self.most).await?;
         let open = Arc::new(Open { client, useless: AtomicBool::new(false), statements: Mutex::default() });
         *current = Some(open.clone());
         Ok(open)

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::forms::{self, Alive, Parts};
 use super::hot::place;
-use super::link::Trouble;
+use super::link::{Link, Trouble};
 use super::wait::state_of;
 use super::{Shared, schema, sql};
 use crate::limits::{IDEMPOTENCY_KEPT, LIST_LOOKED_AT_MAX};
@@ -41,16 +41,16 @@ pub async fn specs(
     }
     let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
     // An outage is one of writing: what is to be begun waits.
-    let rows = shared.list().query(sql::SPECS, &[&ids]).await.map_err(|trouble| trouble.on_write())?;
+    let rows = shared.look.query(sql::SPECS, &[&ids]).await.map_err(|trouble| trouble.on_write())?;
     Ok(rows.iter().map(|row| (row.get(0), forms::spec_of(row, &shared.keys).map(Arc::new))).collect())
 }
 
 /// Those of these that there are, in their order.
-pub async fn records(shared: &Shared, ids: &[Uuid], bodies: bool) -> Result<Vec<Record>, StoreError> {
+pub async fn records(link: &Link, ids: &[Uuid], bodies: bool) -> Result<Vec<Record>, StoreError> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let link = shared.list().open().await.map_err(failed)?;
+    let link = link.open().await.map_err(failed)?;
     let asked: [&(dyn ToSql + Sync); 1] = [&ids];
     // One behind the other: what is not in `live` any more by the second look is in `done` at the third.
     let (sends, lives, dones) = tokio::try_join!(
@@ -201,10 +201,19 @@ pub async fn list(shared: &Shared, filter: Filter, cursor: Option<String>, limit
             "SELECT s.id FROM send s {join} WHERE s.id >= '{from}' AND s.id < '{to}'{} ORDER BY s.id DESC LIMIT {most}",
             sieve.text,
         );
-        let rows = shared.list().ask(&text, &sieve.values()).await.map_err(failed)?;
+        let _turn = shared.list_turn(&filter.reach).await;
+        let link = shared.list();
+        let rows = match link.ask(&text, &sieve.values()).await {
+            // What was found by now is a page; the next one begins where this took too long.
+            Err(trouble) if trouble.took_too_long() && !page.sends.is_empty() => {
+                page.next = Some(stretches.place());
+                return Ok(page);
+            }
+            rows => rows.map_err(failed)?,
+        };
         let ids: Vec<Uuid> = rows.iter().map(|row| row.get::<_, Uuid>(0)).collect();
         // What no column knows is asked of the records.
-        for record in records(shared, &ids, false).await? {
+        for record in records(link, &ids, false).await? {
             if !filter.lets_through(&record, host_of(&record).as_deref()) {
                 continue;
             }
@@ -302,7 +311,9 @@ pub async fn execution(
         None => 0,
     };
     let (of, name) = (tenant.as_str(), execution.as_str());
-    let link = shared.list().open().await.map_err(failed)?;
+    let _turn = shared.list_turn(&Reach::One(tenant.clone())).await;
+    let list = shared.list();
+    let link = list.open().await.map_err(failed)?;
     let rows = link.query(sql::EXECUTION, &[&of, &name]).await.map_err(failed)?;
     let Some(row) = rows.first() else { return Ok(None) };
     let (state, finished_by) = state_of(row.get(0));
@@ -311,7 +322,7 @@ pub async fn execution(
     let some = limit as i64;
     let members = link.query(sql::MEMBERS, &[&of, &name, &from, &some]).await.map_err(failed)?;
     let ids: Vec<Uuid> = members.iter().map(|row| row.get(0)).collect();
-    let sends = records(shared, &ids, false).await?;
+    let sends = records(list, &ids, false).await?;
     let reached = from + i32::try_from(ids.len()).unwrap_or(i32::MAX);
     let next = (reached < total && !ids.is_empty()).then(|| reached.to_string());
     Ok(Some(Execution {
@@ -332,7 +343,7 @@ async fn settled(shared: &Shared) -> Result<Option<i64>, StoreError> {
     let since = crate::clock::monotonic();
     let mut target = None;
     loop {
-        let row = shared.list().one(sql::NEWEST, &[]).await.map_err(failed)?;
+        let row = shared.look.one(sql::NEWEST, &[]).await.map_err(failed)?;
         let (newest, bound): (Option<i64>, i64) = (row.get(0), row.get(1));
         let target = *target.get_or_insert(newest);
         let is_below = target.is_none_or(|target| target < bound);
@@ -341,7 +352,7 @@ async fn settled(shared: &Shared) -> Result<Option<i64>, StoreError> {
         }
         if crate::clock::monotonic().duration_since(since) >= SETTLED_WITHIN {
             // Others' transactions are open: what is below them is all that can be told.
-            let row = shared.list().query(sql::NEWEST_BELOW, &[&bound]).await.map_err(failed)?;
+            let row = shared.look.query(sql::NEWEST_BELOW, &[&bound]).await.map_err(failed)?;
             return Ok(row.first().map(|row| row.get(0)));
         }
         tokio::time::sleep(SETTLED_AGAIN).await;
@@ -366,12 +377,12 @@ pub async fn finished_after(
     settled(shared).await?;
     let mut from = i64::try_from(after.to_bits()).unwrap_or(i64::MAX);
     let some = (limit as i64).max(200);
-    let rows = shared.list().query(sql::TAIL, &[&from, &some]).await.map_err(failed)?;
+    let rows = shared.look.query(sql::TAIL, &[&from, &some]).await.map_err(failed)?;
     let seqs: HashMap<Uuid, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     let ids: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
     let mut items = Vec::new();
     let known: HashMap<Uuid, Record> =
-        records(shared, &ids, false).await?.into_iter().map(|record| (record.id.0, record)).collect();
+        records(&shared.look, &ids, false).await?.into_iter().map(|record| (record.id.0, record)).collect();
     for id in ids {
         if items.len() == limit {
             break;
@@ -397,7 +408,7 @@ pub async fn outcomes_of_the_hour(
 ) -> Result<HashMap<TenantId, HashMap<Outcome, u64>>, StoreError> {
     let before = view::minute(now) - 60;
     let mut counts: HashMap<TenantId, HashMap<Outcome, u64>> = HashMap::new();
-    for row in shared.list().query(sql::HOUR, &[&before]).await.map_err(failed)? {
+    for row in shared.look.query(sql::HOUR, &[&before]).await.map_err(failed)? {
         let (tenant, outcome, n): (&str, i16, i64) = (row.get(0), row.get(1), row.get(2));
         if let Ok(outcome) = wire::outcome_of(u8::try_from(outcome).unwrap_or(u8::MAX)) {
             counts.entry(TenantId::new(tenant)).or_default().insert(outcome, n.unsigned_abs());

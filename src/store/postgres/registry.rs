@@ -33,7 +33,7 @@ pub async fn lift(shared: &Shared, id: SendId, at: Timestamp, by: String) -> Res
 }
 
 pub async fn suspensions(shared: &Shared) -> Result<Vec<Suspension>, StoreError> {
-    let rows = shared.list().query(sql::SUSPENSIONS, &[]).await.map_err(|trouble| trouble.on_read())?;
+    let rows = shared.look.query(sql::SUSPENSIONS, &[]).await.map_err(|trouble| trouble.on_read())?;
     if let Some(row) = rows.first() {
         shared.read.fetch_max(row.get(0), Ordering::AcqRel);
     }
@@ -59,7 +59,7 @@ pub async fn suspensions(shared: &Shared) -> Result<Vec<Suspension>, StoreError>
 }
 
 pub async fn nodes(shared: &Shared) -> Result<Vec<NodeSeen>, StoreError> {
-    let rows = shared.list().query(sql::NODES, &[]).await.map_err(|trouble| trouble.on_read())?;
+    let rows = shared.look.query(sql::NODES, &[]).await.map_err(|trouble| trouble.on_read())?;
     let seconds = |number: f64| Duration::from_millis((number.max(0.0) * 1000.0).round() as u64);
     let of = |row: &tokio_postgres::Row| NodeSeen {
         name: row.get(0),

@@ -27,6 +27,7 @@ pub async fn count(link: &Link, how: &'static str) -> Result<(), Trouble> {
 
 pub async fn stats(shared: &Shared, asked: StatsAsked) -> Result<Stats, StoreError> {
     settle(shared).await?;
+    let _turn = shared.list_turn(&asked.reach).await;
     count(shared.list(), sql::COUNT_STATS).await.map_err(failed)?;
     let tenant = asked.reach.one().map_or("", |tenant| tenant.as_str());
     let told_by: i16 = match asked.by {

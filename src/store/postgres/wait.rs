@@ -193,7 +193,7 @@ fn answered(row: &Row, by: &Session, call: &Accept) -> (Accepted, bool) {
 }
 
 pub async fn replay(shared: &Shared, key: IdempotencyKey, now: Timestamp) -> Result<Option<Accepted>, StoreError> {
-    let rows = shared.list().query(sql::REPLAY, &[&key.tenant.as_str(), &key.path, &key.key]).await;
+    let rows = shared.look.query(sql::REPLAY, &[&key.tenant.as_str(), &key.path, &key.key]).await;
     // Who cannot be told of its first call is not accepted either: an outage is one of writing.
     let rows = rows.map_err(|trouble| trouble.on_write())?;
     let Some(row) = rows.first() else { return Ok(None) };

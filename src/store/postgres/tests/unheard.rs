@@ -207,3 +207,40 @@ async fn a_large_call_that_hangs_keeps_nobody_elses_waiting() {
         assert!(matches!(said, Ok(Accepted::New { .. })), "{said:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_behind_a_list_but_for_lists() {
+    let tier = Schema::fresh();
+    let node = tier.node("a").await;
+    let (locker, looker) = (tier.raw().await, tier.raw().await);
+    let (keyed, _) = heavy(1, Some("k"));
+    let key = keyed.idempotency.clone().expect("a key");
+    accept_new(&node.store, &node.session, keyed).await;
+    let id = node.claim(1).await[0];
+    // What only a list of this kind asks for.
+    locker.batch_execute("BEGIN; LOCK TABLE done IN ACCESS EXCLUSIVE MODE").await.expect("locked");
+    let filter = Filter { outcomes: vec![Outcome::Failed], ..Filter::of(Reach::One(tenant("acme"))) };
+    let lists = join_all((0..3).map(|_| node.store.list(filter.clone(), None, 9)));
+    let others = async {
+        eventually("a list waits", async || {
+            let text = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                        AND application_name = current_schema() || ' lists'";
+            looker.query_one(text, &[]).await.expect("asked").get::<_, i64>(0) > 0
+        })
+        .await;
+        // Each of these would come back after the lists alone.
+        let replayed = node.store.replay(key, at(1)).await;
+        assert!(matches!(replayed, Ok(Some(Accepted::Replayed(_)))), "{replayed:?}");
+        let unread = Begin { spec: None, ..begin_of(id, &draft(), at(1)) };
+        begin_one(&node.store, &node.session, unread).await.expect("begun");
+        assert_eq!(node.store.suspensions().await, Ok(Vec::new()));
+        let lists_wait = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                          AND application_name = current_schema() || ' lists'";
+        assert!(looker.query_one(lists_wait, &[]).await.expect("asked").get::<_, i64>(0) > 0, "the lists wait still");
+        locker.batch_execute("COMMIT").await.expect("unlocked");
+    };
+    let (lists, ()) = tokio::join!(lists, others);
+    assert!(lists.iter().all(Result::is_ok), "{lists:?}");
+    let most = node.store.shared.lists[0].ask("SHOW statement_timeout", &[]).await.expect("asked");
+    assert_eq!(most[0].get::<_, &str>(0), "2min");
+}
