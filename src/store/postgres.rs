@@ -361,6 +361,7 @@ impl Postgres {
             tokio::spawn(hot::finish(shared.clone(), ends_taken)),
             tokio::spawn(life::renew(shared.clone())),
             tokio::spawn(life::tend(shared.clone())),
+            tokio::spawn(registry::watch(shared.clone())),
             tokio::spawn(life::give_back_strays(shared.clone())),
             tokio::spawn(life::count_anew(shared.clone())),
         ];

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -11,10 +12,15 @@ use uuid::Uuid;
 
 use super::hot::one_known;
 use super::{Shared, sql};
+use crate::clock;
 use crate::send::{SendId, TenantId};
 use crate::store::{NodeLoad, NodeSeen, Published, Session, StoreError, Suspension, SuspensionScope, wire};
 
-/// Once it answers, no node begins anything that it has not judged by it.
+/// How often it is asked who has a suspension in force.
+const LOADED_AGAIN: Duration = Duration::from_millis(20);
+
+/// Once it answers, no node begins anything that it has not judged by it, and what was begun before and has no byte on the
+/// wire is judged by it once more. A node that does not come to that is waited for no longer than the database is.
 pub async fn suspend(shared: &Shared, suspension: Suspension) -> Result<(), StoreError> {
     shared.open()?;
     let (tenant, workflow, host) = match &suspension.scope {
@@ -23,7 +29,52 @@ pub async fn suspend(shared: &Shared, suspension: Suspension) -> Result<(), Stor
     };
     let (id, at) = (suspension.id.0, wire::nanoseconds(suspension.at));
     let values: [&(dyn ToSql + Sync); 7] = [&id, &tenant, &workflow, &host, &suspension.reason, &suspension.by, &at];
-    one_known(shared.slow(), sql::SUSPEND, &values).await.map(drop).map_err(|trouble| trouble.on_write())
+    let (row, _) = one_known(shared.slow(), sql::SUSPEND, &values).await.map_err(|trouble| trouble.on_write())?;
+    everywhere(shared, row.get(0)).await;
+    Ok(())
+}
+
+/// Until every other node that lives has this version in force.
+async fn everywhere(shared: &Shared, version: i64) {
+    let mine = shared.session().map_or(0, |session| session.incarnation() as i64);
+    let until = clock::monotonic() + shared.settings.answer_within;
+    loop {
+        let late = match shared.look.query(sql::NOT_LOADED, &[&mine, &version]).await {
+            Ok(rows) if rows.is_empty() => return,
+            Ok(rows) => rows.iter().map(|row| row.get::<_, &str>(0)).collect::<Vec<_>>().join(" "),
+            Err(trouble) => trouble.on_read().to_string(),
+        };
+        if clock::monotonic() >= until {
+            tracing::warn!(late, "a suspension is made, and a node has not told yet that it is in force there");
+            return;
+        }
+        tokio::time::sleep(LOADED_AGAIN).await;
+    }
+}
+
+/// Looks for newer suspensions than are in force here, and tells the others what is, until the store is closed. On its own:
+/// a suspension is answered when the slowest node has come to that.
+pub async fn watch(shared: Arc<Shared>) {
+    let mut loaded = shared.loaded.subscribe();
+    let (mut told, mut written) = (0, (0, 0));
+    loop {
+        tokio::select! {
+            changed = loaded.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(super::POLL) => {}
+        }
+        let Some(incarnation) = shared.session().map(|session| session.incarnation() as i64) else { continue };
+        let now = (incarnation, *loaded.borrow_and_update());
+        if now != written && shared.look.query(sql::LOADED, &[&incarnation, &now.1]).await.is_ok() {
+            written = now;
+        }
+        if let Ok(rows) = shared.look.query(sql::NEWEST_SUSPENSIONS, &[&incarnation]).await
+            && let Some(newest) = rows.first().map(|row| row.get(0))
+            && newest != told
+        {
+            told = newest;
+            shared.tell_suspensions(newest);
+        }
+    }
 }
 
 pub async fn lift(shared: &Shared, id: SendId, at: Timestamp, by: String) -> Result<bool, StoreError> {

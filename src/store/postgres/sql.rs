@@ -457,6 +457,13 @@ pub const BYTES: &str = "SELECT coalesce(sum(pg_table_size(c.oid) + pg_indexes_s
 // The registry.
 
 pub const SUSPEND: &str = "SELECT suspend($1::uuid, $2::text, $3::text, $4::text, $5::text, $6::text, $7::bigint)";
+/// What this session has in force by now.
+pub const LOADED: &str =
+    "UPDATE node SET loaded = $2::bigint WHERE incarnation = $1::bigint AND loaded < $2 AND dead_at IS NULL";
+pub const NEWEST_SUSPENSIONS: &str = "SELECT suspensions FROM node WHERE incarnation = $1::bigint AND dead_at IS NULL";
+/// The others that have an older version in force. One whose lease is over lets nothing out.
+pub const NOT_LOADED: &str = "SELECT name FROM node WHERE dead_at IS NULL AND lease_until > clock_timestamp() \
+     AND incarnation <> $1::bigint AND loaded < $2::bigint ORDER BY name";
 pub const LIFT: &str = "SELECT lift($1::uuid, $2::bigint, $3::text)";
 /// With the version that they are of, in one snapshot.
 pub const SUSPENSIONS: &str = "SELECT t.suspensions, s.id, s.tenant, s.workflow, s.host, s.reason, s.made_by, s.made_at, \

@@ -291,7 +291,9 @@ async fn a_lease_that_is_over_begins_nothing_and_may_be_renewed_until_somebody_s
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_begins_on_any_node_that_has_not_loaded_a_suspension() {
     let tier = Schema::fresh();
-    let (one, other) = (tier.node("one").await, tier.node("other").await);
+    // It is not waited for longer than that.
+    let with = Settings { answer_within: Duration::from_millis(200), ..tier.settings() };
+    let (one, other) = (tier.node_with("one", with).await, tier.node("other").await);
     let id = accept_one(&other.store, &other.session, &draft()).await;
     let mut news = other.store.news().expect("its news");
     let suspension = Suspension {
@@ -312,6 +314,42 @@ async fn nothing_begins_on_any_node_that_has_not_loaded_a_suspension() {
     other.store.suspensions_loaded();
     // What it begins now it has judged by it.
     begin_one(&other.store, &other.session, begin_of(id, &draft(), at(2))).await.expect("begun");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_suspension_is_answered_once_every_node_has_it_in_force() {
+    let tier = Schema::fresh();
+    let nodes = [tier.node("one").await, tier.node("other").await, tier.node("third").await];
+    // One that has died, or whose lease is over, is not waited for.
+    let raw = tier.raw().await;
+    raw.execute("UPDATE node SET dead_at = clock_timestamp() WHERE name = 'third'", &[]).await.expect("dead");
+    let mut news = nodes[1].store.news().expect("its news");
+    for n in 0..3 {
+        let suspension = Suspension {
+            id: conformance::id_at(at(n)),
+            scope: SuspensionScope::Host { host: format!("{n}.example.com") },
+            reason: "spam".to_owned(),
+            by: "operations".to_owned(),
+            at: at(n),
+            lifted: None,
+        };
+        let is_in_force = AtomicBool::new(false);
+        let load = async {
+            loop {
+                while news.recv().await.expect("news") != News::Suspensions {}
+                let all = nodes[1].store.suspensions().await.expect("read");
+                is_in_force.store(all.len() as i64 == n + 1, Ordering::SeqCst);
+                nodes[1].store.suspensions_loaded();
+            }
+        };
+        tokio::select! {
+            said = nodes[0].store.suspend(suspension) => said.expect("suspended"),
+            () = load => {}
+        }
+        assert!(is_in_force.load(Ordering::SeqCst), "it was answered before the other node had it in force");
+        assert_eq!(nodes[0].store.suspensions().await.expect("read").len() as i64, n + 1);
+        nodes[0].store.suspensions_loaded();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
