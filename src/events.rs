@@ -39,6 +39,19 @@ impl Events {
         }
     }
 
+    /// Those that somebody waits for.
+    pub fn waited_for(&self) -> Vec<SendId> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
+    /// It is done, at whatever place of the tail.
+    pub fn is_done(&self, id: SendId) {
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(one) = waiting.get(&id) {
+            one.wake.notify_waiters();
+        }
+    }
+
     /// Changes whenever a send finishes: the newest place of the tail known to this process.
     pub fn newest(&self) -> watch::Receiver<TailPlace> {
         self.newest.subscribe()

@@ -635,6 +635,10 @@ impl Records for Postgres {
         read::finished_after(&self.shared, place, filter, limit).boxed()
     }
 
+    fn done_among(&self, ids: Vec<SendId>) -> StoreResult<'_, Vec<SendId>> {
+        read::done_among(&self.shared, ids).boxed()
+    }
+
     fn newest_place(&self) -> StoreResult<'_, TailPlace> {
         read::newest_place(&self.shared).boxed()
     }

@@ -220,6 +220,11 @@ pub trait Records: std::marker::Send + Sync + 'static {
         limit: usize,
     ) -> StoreResult<'_, (Vec<TailItem>, TailPlace)>;
 
+    /// Which of these are done, where other nodes end sends too; a store of one node tells of every end as it writes it.
+    fn done_among(&self, _ids: Vec<SendId>) -> StoreResult<'_, Vec<SendId>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
     /// The newest place of the tail.
     fn newest_place(&self) -> StoreResult<'_, TailPlace>;
 

@@ -689,6 +689,32 @@ async fn a_node_whose_clock_is_wrong_goes_by_the_databases() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_on_another_node_ends_with_its_send_whatever_transaction_is_open() {
+    let cluster = Cluster::start();
+    // Long enough for the other node to wait for it.
+    let (receiver, _) = counting_receiver(Duration::from_millis(500)).await;
+    let keys = tempfile::tempdir().expect("a directory");
+    let store = in_tier(&cluster.url(), &keys.path().join("key"));
+    let mut one = Node::of("one", &SOURCES[..2], &store, SOON);
+    let mut other = Node::of("other", &SOURCES[2..], &store, SOON);
+    ready(&mut one).await;
+    ready(&mut other).await;
+    let (open, connection) = tokio_postgres::connect(&cluster.url(), tokio_postgres::NoTls).await.expect("connected");
+    tokio::spawn(connection);
+    open.batch_execute("BEGIN; SELECT pg_current_xact_id()").await.expect("a transaction");
+    let send = json!({ "method": "GET", "url": format!("http://{receiver}/") }).to_string();
+    let (status, answer) = one.call("POST", "/v1/sends", &send).await.expect("an answer");
+    assert_eq!(status, 202, "{answer}");
+    let path = format!("/v1/sends/{}?wait=30", answer["id"].as_str().expect("an id"));
+    let (_, record) = tokio::select! {
+        answer = other.call("GET", &path, "") => answer.expect("an answer"),
+        () = tokio::time::sleep(Duration::from_secs(25)) => panic!("it waits for all of its time"),
+    };
+    assert_eq!(record["outcome"], "delivered", "{record}");
+    open.batch_execute("COMMIT").await.expect("it was open until now");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_tells_what_is_wrong_with_the_database() {
     let mut cluster = Cluster::start();
     let url = cluster.url();

@@ -17,7 +17,7 @@ use super::{Shared, schema, sql};
 use crate::limits::{IDEMPOTENCY_KEPT, LIST_LOOKED_AT_MAX};
 use crate::outcome::Outcome;
 use crate::record::{Execution, Record, State};
-use crate::send::{ExecutionId, SendSpec, TenantId};
+use crate::send::{ExecutionId, SendId, SendSpec, TenantId};
 use crate::store::{Filter, HostFilter, Page, Reach, StatusFilter, StoreError, TailItem, TailPlace, view, wire};
 
 /// How long the tail waits for transactions that are being committed, before it answers without their ends.
@@ -95,6 +95,12 @@ pub async fn records(link: &Link, ids: &[Uuid], bodies: bool) -> Result<Vec<Reco
         })?);
     }
     Ok(records)
+}
+
+pub async fn done_among(shared: &Shared, ids: Vec<SendId>) -> Result<Vec<SendId>, StoreError> {
+    let ids: Vec<Uuid> = ids.into_iter().map(|id| id.0).collect();
+    let rows = shared.look.query(sql::DONE_AMONG, &[&ids]).await.map_err(failed)?;
+    Ok(rows.iter().map(|row| SendId(row.get(0))).collect())
 }
 
 // Lists.

@@ -402,6 +402,7 @@ pub const FORGET_KEYS: &str = "DELETE FROM idem WHERE at < $1::bigint";
 
 pub const SENDS: &str = "SELECT id, form, place, created_at FROM send WHERE id = ANY($1::uuid[])";
 pub const LIVES: &str = "SELECT id, held, released_at, began_at FROM live WHERE id = ANY($1::uuid[])";
+pub const DONE_AMONG: &str = "SELECT id FROM done WHERE id = ANY($1::uuid[])";
 pub const DONES: &str = "SELECT id, form, node FROM done WHERE id = ANY($1::uuid[])";
 pub const SEND_BODIES: &str = "SELECT id, bytes FROM send_body WHERE id = ANY($1::uuid[])";
 pub const DONE_BODIES: &str = "SELECT id, bytes FROM done_body WHERE id = ANY($1::uuid[])";
