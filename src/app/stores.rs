@@ -19,7 +19,7 @@ pub async fn open(config: &Config, past: Past) -> Result<Arc<dyn Store>, StartEr
         for told in address.prove().await? {
             tracing::warn!("{told}");
         }
-        return Ok(Arc::new(Postgres::open(address, settings(config, postgres, past)).await?));
+        return Ok(Arc::new(Box::pin(Postgres::open(address, settings(config, postgres, past))).await?));
     }
     let (settings, node) = (config.store.clone(), config.node.clone());
     let opened = tokio::task::spawn_blocking(move || match past {

@@ -59,6 +59,13 @@ impl Schema {
     pub async fn raw(&self) -> tokio_postgres::Client {
         cluster().address(&self.name).connect_first("a test").await.expect("connected")
     }
+
+    /// The same, which may keep a transaction open for as long as others take.
+    pub async fn locker(&self) -> tokio_postgres::Client {
+        let raw = self.raw().await;
+        raw.batch_execute("SET idle_in_transaction_session_timeout = 0").await.expect("set");
+        raw
+    }
 }
 
 impl One {

@@ -30,7 +30,7 @@ async fn what_is_accepted_after_its_caller_was_refused_ends_unsent_but_for_what_
     let tier = Schema::fresh();
     let with = Settings { answer_within: Duration::from_millis(300), ..tier.settings() };
     let (node, other) = (tier.node_with("a", with).await, tier.node("b").await);
-    let (raw, locker) = (tier.raw().await, tier.raw().await);
+    let (raw, locker) = (tier.raw().await, tier.locker().await);
     let interrupted = Some(i16::from(wire_code(Code::Interrupted)));
     let key = IdempotencyKey {
         tenant: tenant("acme"),
@@ -154,7 +154,7 @@ async fn what_refused_calls_carried_is_given_back_while_the_database_hangs() {
     let tier = Schema::fresh();
     let with = Settings { answer_within: Duration::from_millis(300), ..tier.settings() };
     let node = tier.node_with("a", with).await;
-    let locker = tier.raw().await;
+    let locker = tier.locker().await;
     locker.batch_execute("BEGIN; LOCK TABLE send IN ACCESS EXCLUSIVE MODE").await.expect("locked");
     for (bytes, calls, may_stay) in
         [(LARGE_BYTES + 1, 20, 1), (128 << 10, 200, HOT_ROOM / (128 << 10)), (128 << 10, 200, SLOW_ROOM / (128 << 10))]
@@ -176,7 +176,7 @@ async fn what_refused_calls_carried_is_given_back_while_the_database_hangs() {
 async fn a_large_call_that_hangs_keeps_nobody_elses_waiting() {
     let tier = Schema::fresh();
     let node = tier.node("a").await;
-    let (locker, looker) = (tier.raw().await, tier.raw().await);
+    let (locker, looker) = (tier.locker().await, tier.raw().await);
     // Another node is at these keys.
     let taken = "BEGIN; INSERT INTO idem (tenant, path, key, fingerprint, at, sends) \
                  SELECT 'acme', '/v1/sends', 'k-' || n, '', 0, '{}' FROM generate_series(0, 2) n";
@@ -212,7 +212,7 @@ async fn a_large_call_that_hangs_keeps_nobody_elses_waiting() {
 async fn nobody_waits_behind_a_list_but_for_lists() {
     let tier = Schema::fresh();
     let node = tier.node("a").await;
-    let (locker, looker) = (tier.raw().await, tier.raw().await);
+    let (locker, looker) = (tier.locker().await, tier.raw().await);
     let (keyed, _) = heavy(1, Some("k"));
     let key = keyed.idempotency.clone().expect("a key");
     accept_new(&node.store, &node.session, keyed).await;
