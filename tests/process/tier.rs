@@ -695,8 +695,9 @@ async fn a_wait_on_another_node_ends_with_its_send_whatever_transaction_is_open(
     let (receiver, _) = counting_receiver(Duration::from_millis(500)).await;
     let keys = tempfile::tempdir().expect("a directory");
     let store = in_tier(&cluster.url(), &keys.path().join("key"));
-    let mut one = Node::of("one", &SOURCES[..2], &store, SOON);
-    let mut other = Node::of("other", &SOURCES[2..], &store, SOON);
+    let delivery = "[delivery]\ndeadline = \"1s\"\n";
+    let mut one = Node::of("one", &SOURCES[..2], &store, delivery);
+    let mut other = Node::of("other", &SOURCES[2..], &store, delivery);
     ready(&mut one).await;
     ready(&mut other).await;
     let (open, connection) = tokio_postgres::connect(&cluster.url(), tokio_postgres::NoTls).await.expect("connected");
@@ -705,10 +706,14 @@ async fn a_wait_on_another_node_ends_with_its_send_whatever_transaction_is_open(
     let send = json!({ "method": "GET", "url": format!("http://{receiver}/") }).to_string();
     let (status, answer) = one.call("POST", "/v1/sends", &send).await.expect("an answer");
     assert_eq!(status, 202, "{answer}");
-    let path = format!("/v1/sends/{}?wait=30", answer["id"].as_str().expect("an id"));
+    let (status, held) = one.call("POST", "/v1/executions/e/sends", &send).await.expect("an answer");
+    assert_eq!(status, 202, "{held}");
+    let wait = |answer: &Value, most: u32| format!("/v1/sends/{}?wait={most}", answer["id"].as_str().expect("an id"));
+    // What is held is waited for in vain, for half as long.
+    let (path, in_vain) = (wait(&answer, 30), wait(&held, 15));
     let (_, record) = tokio::select! {
         answer = other.call("GET", &path, "") => answer.expect("an answer"),
-        () = tokio::time::sleep(Duration::from_secs(25)) => panic!("it waits for all of its time"),
+        _ = other.call("GET", &in_vain, "") => panic!("it waits for all of its time"),
     };
     assert_eq!(record["outcome"], "delivered", "{record}");
     open.batch_execute("COMMIT").await.expect("it was open until now");
