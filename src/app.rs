@@ -97,6 +97,8 @@ impl StartError {
         match self {
             Self::Bind { cause, .. } => cause.kind() != std::io::ErrorKind::PermissionDenied,
             Self::Store(StoreError::InUse { .. } | StoreError::NodeInUse(_)) => true,
+            // One that was taken for dead while it started joins anew.
+            Self::Store(StoreError::Fenced(_) | StoreError::Unanswered(_)) => true,
             Self::Store(StoreError::CannotWrite(why)) => !is_denied(why),
             // What the system would not read; where it read what is wrong (another's key), that stays so.
             Self::Store(StoreError::CannotRead(why)) => why.source().is_some() && !is_denied(why),
@@ -576,6 +578,8 @@ mod tests {
         for (error, may_pass) in [
             (busy, true),
             (StoreError::NodeInUse("one".to_owned()), true),
+            (StoreError::Fenced("one#4".to_owned()), true),
+            (StoreError::Unanswered("no answer within 5 s".into()), true),
             (StoreError::Unfit("no key file".to_owned()), false),
             (StoreError::CannotWrite(by(ErrorKind::StorageFull)), true),
             (StoreError::CannotWrite(by(ErrorKind::PermissionDenied)), false),

@@ -171,11 +171,19 @@ async fn logged(node: &Node, what: &str, times: usize) {
     }
 }
 
-/// Started, and past its start: while the database is away that fails.
+/// Started, and past its start: while the database is away that fails. One that ends because of what may pass (it was taken
+/// for dead meanwhile, its last life still holds its name) is started again.
 async fn ready(node: &mut Node) {
-    let before = node.log().matches(READY).count();
+    let (before, started) = (node.log().matches(READY).count(), Instant::now());
     node.start();
-    logged(node, READY, before + 1).await;
+    while node.log().matches(READY).count() == before {
+        assert!(started.elapsed() < PATIENCE, "not ready: {}", node.log());
+        if !node.is_running() {
+            assert_eq!(node.ended(), Some(1), "{}", node.log());
+            node.start();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -190,8 +198,7 @@ async fn a_tier_goes_on_while_its_nodes_die_freeze_drain_and_come_back() {
     let (code, told, why) = run(&["check", "--config", one.config().to_str().unwrap()], one.directory.path());
     assert_eq!(code, Some(0), "{told}{why}");
     for node in [&mut one, &mut other] {
-        node.start();
-        logged(node, "\"ready\"", 1).await;
+        ready(node).await;
     }
     let ledger = Ledger::default();
     let mut load = Load { receiver, ledger: &ledger, rounds: 0, workers: Vec::new() };
@@ -200,13 +207,13 @@ async fn a_tier_goes_on_while_its_nodes_die_freeze_drain_and_come_back() {
     // Killed, and at once back under its name.
     one.kill();
     load.until_more(&[&other], 100).await;
-    one.start();
+    ready(&mut one).await;
     load.until_more(&[&one, &other], 100).await;
     // Killed for longer: the other takes its queue over.
     other.kill();
     logged(&one, "a node's lease is over", 1).await;
     load.until_more(&[&one], 100).await;
-    other.start();
+    ready(&mut other).await;
     load.until_more(&[&one, &other], 100).await;
     // Frozen, past its lease: it finds itself fenced, ends what it had in flight, and leaves.
     ledger.lock().unwrap().frozen = true;
@@ -216,13 +223,13 @@ async fn a_tier_goes_on_while_its_nodes_die_freeze_drain_and_come_back() {
     other.signal(Signal::SIGCONT);
     assert_eq!(other.ended(), Some(1), "{}", other.log());
     assert!(other.log().contains("this node was taken for dead"), "{}", other.log());
-    other.start();
+    ready(&mut other).await;
     load.until_more(&[&one, &other], 100).await;
     // Drained, one after the other.
     for node in [&mut one, &mut other] {
         node.signal(Signal::SIGTERM);
         assert_eq!(node.ended(), Some(0), "{}", node.log());
-        node.start();
+        ready(node).await;
     }
     load.until_more(&[&one, &other], 100).await;
     for node in [&mut one, &mut other] {
@@ -232,8 +239,8 @@ async fn a_tier_goes_on_while_its_nodes_die_freeze_drain_and_come_back() {
     for worker in load.workers {
         ends(worker).await;
     }
-    one.start();
-    other.start();
+    ready(&mut one).await;
+    ready(&mut other).await;
     replayed_keys_answer_the_same(&one, &ledger).await;
     replayed_keys_answer_the_same(&other, &ledger).await;
     let records = one.settled().await;
@@ -501,8 +508,7 @@ async fn every_call_works_on_every_node() {
     let mut one = Node::of("one", &SOURCES[..2], &store, SOON);
     let mut other = Node::of("other", &SOURCES[2..], &store, SOON);
     for node in [&mut one, &mut other] {
-        node.start();
-        logged(node, "\"ready\"", 1).await;
+        ready(node).await;
     }
     // Opened here, filled there, finished here, looked at there.
     let send =
@@ -563,8 +569,7 @@ async fn nodes_see_each_other_and_send_from_no_address_of_anothers() {
     let mut one = Node::of("one", &SOURCES[..2], &store, SOON);
     let mut other = Node::of("other", &SOURCES[1..], &store, SOON);
     for node in [&mut one, &mut other] {
-        node.start();
-        logged(node, "\"ready\"", 1).await;
+        ready(node).await;
     }
     logged(&other, "another node of this tier sends from this source", 1).await;
     let source = async |node: &Node| node.get("/v1/sources").await["sources"][0].clone();
