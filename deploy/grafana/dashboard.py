@@ -283,7 +283,7 @@ ROWS = [
             ),
             lines(
                 "On disk",
-                "What the store takes; the oldest go first at `[store] max_bytes`.",
+                "What the store takes; the oldest go first at `[store] max_bytes`. (A tier has one database: each node tells of it.)",
                 [(gauge("egressd_store_bytes", "instance"), "{{instance}}")],
                 "bytes",
             ),
@@ -307,6 +307,50 @@ ROWS = [
                 "Sends that the collector of traces was told of. Left out: the queue was full.",
                 [(rate("egressd_trace_spans_total", "result"), "{{result}}")],
                 "ops",
+            ),
+        ],
+    ),
+    (
+        "A tier and its database",
+        [
+            lines(
+                "Nodes",
+                "Nodes that are not declared dead, as each sees it, and those that were. One that dies fills the others' queues.",
+                [
+                    (gauge("egressd_nodes", "instance"), "as {{instance}} sees it"),
+                    (
+                        f"sum (increase(egressd_nodes_lost_total{{{SELECTED}}}[$__rate_interval]))",
+                        "declared dead",
+                    ),
+                ],
+            ),
+            lines(
+                "Leases",
+                "How long ago each node last renewed its lease. At `[store] lease` it begins nothing more, and is taken for dead.",
+                [(gauge("egressd_lease_age_seconds", "instance", "max"), "{{instance}}")],
+                "s",
+                steps=thresholds(("green", None), ("orange", 7.5)),
+            ),
+            lines(
+                "Taken over",
+                "Sends of dead nodes that others took over, a second.",
+                [(rate("egressd_sends_adopted_total", "instance"), "by {{instance}}")],
+                "ops",
+            ),
+            lines(
+                "Oldest transaction",
+                "Whatever is open in the database's cluster holds up tails and vacuum for so long.",
+                [(gauge("egressd_store_oldest_transaction_seconds", how="max"), "open for")],
+                "s",
+                width=12,
+                steps=thresholds(("green", None), ("orange", 300)),
+            ),
+            lines(
+                "Dead rows of the queue's tables",
+                "They come down with every vacuum; where they only grow, something holds it back.",
+                [(gauge("egressd_store_dead_tuples", how="max"), "dead rows")],
+                width=12,
+                steps=thresholds(("green", None), ("orange", 1000000)),
             ),
         ],
     ),
