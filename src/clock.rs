@@ -1,6 +1,7 @@
 //! The one place that reads a clock. Deciding modules take `now` as an argument instead.
 
 use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
@@ -22,8 +23,65 @@ const KEPT: SignedDuration = SignedDuration::from_secs(1);
 #[allow(clippy::disallowed_methods, reason = "the one place that may")]
 pub fn wall() -> Timestamp {
     let followed = *FOLLOWED.read().unwrap_or_else(PoisonError::into_inner);
+    let before = std::time::Instant::now();
     let own = Timestamp::now();
-    followed.map_or(own, |followed| of_both(own, followed, std::time::Instant::now()))
+    let after = std::time::Instant::now();
+    let told = followed.map_or(own, |followed| of_both(own, followed, after));
+    // Of one that was held up between its looks at the two clocks nothing can be told.
+    if after.saturating_duration_since(before) < AT_ONCE {
+        let course = *COURSE.read().unwrap_or_else(PoisonError::into_inner);
+        if course.is_none_or(|course| course.stepped(told, before).is_some()) {
+            let mut course = COURSE.write().unwrap_or_else(PoisonError::into_inner);
+            *course = Some(Course::after(*course, told, before));
+        }
+    }
+    told
+}
+
+/// How the time of day goes beside the monotonic clock: where both stood when it was last set, and by how much it was set
+/// back in all.
+#[derive(Clone, Copy)]
+struct Course {
+    wall: Timestamp,
+    at: std::time::Instant,
+    back: SignedDuration,
+}
+
+static COURSE: RwLock<Option<Course>> = RwLock::new(None);
+
+const AT_ONCE: Duration = Duration::from_millis(100);
+
+impl Course {
+    /// By how much the time of day was set since, and forward where it is more than nothing. (An earlier look of another
+    /// thread that comes in only now is told apart by its instant.)
+    fn stepped(self, wall: Timestamp, at: std::time::Instant) -> Option<SignedDuration> {
+        let passed = SignedDuration::try_from(at.checked_duration_since(self.at)?).ok()?;
+        let by = wall.duration_since(self.wall) - passed;
+        Some(by).filter(|by| by.abs() > KEPT)
+    }
+
+    fn after(course: Option<Self>, wall: Timestamp, at: std::time::Instant) -> Self {
+        let Some(course) = course else { return Self { wall, at, back: SignedDuration::ZERO } };
+        match course.stepped(wall, at) {
+            Some(by) => Self { wall, at, back: course.back + (-by).max(SignedDuration::ZERO) },
+            None => course,
+        }
+    }
+}
+
+/// A time of day that is past, as waits are measured by: by a clock that this process never saw set back. It orders and
+/// subtracts within this process, and is written down nowhere. One that is still to come was told before the clock was set
+/// back, and counts as now.
+pub fn steady(at: Timestamp) -> Timestamp {
+    let at = at.min(wall());
+    let back = COURSE.read().unwrap_or_else(PoisonError::into_inner).map(|course| course.back);
+    back.and_then(|back| at.checked_add(back).ok()).unwrap_or(at)
+}
+
+/// The time of day that is now this [`steady`] one.
+pub fn unsteady(at: Timestamp) -> Timestamp {
+    let back = COURSE.read().unwrap_or_else(PoisonError::into_inner).map(|course| course.back);
+    back.and_then(|back| at.checked_sub(back).ok()).unwrap_or(at)
 }
 
 /// The followed one's, where the system's is not kept.
@@ -53,9 +111,34 @@ pub fn monotonic() -> Instant {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "any instant will do")]
+    fn what_waits_is_not_made_to_wait_by_a_clock_that_is_set_back() {
+        let start = std::time::Instant::now();
+        let mut course = None;
+        // After so many seconds the time of day is this; then so much of it was set back in all.
+        for (passed, wall, back) in [
+            (0, 1_000, 0),
+            (10, 1_010, 0),
+            (20, 1_021, 0), // no step, as yet
+            (30, 430, 600), // set back by ten minutes
+            (40, 440, 600),
+            (50, 4_050, 600), // set forward by an hour, which is nobody's wait
+            (60, 460, 4_200), // and that was wrong
+            (70, 470, 4_200),
+            (70, 468, 4_202),
+        ] {
+            let wall = Timestamp::from_second(wall).expect("a time");
+            let told = Course::after(course, wall, start + Duration::from_secs(passed));
+            assert_eq!(told.back.as_secs(), back, "after {passed} s");
+            course = Some(told);
+        }
+        // A look that comes in late tells nothing.
+        let late = Course::after(course, Timestamp::UNIX_EPOCH, start);
+        assert_eq!(late.back.as_secs(), 4_202);
+    }
 
     #[test]
     #[allow(clippy::disallowed_methods, reason = "any instant will do")]

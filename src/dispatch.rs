@@ -25,7 +25,7 @@ use crate::backlog::{Backlog, caps};
 use crate::clock;
 use crate::deadline::Deadline;
 use crate::deliver::{Attempt, Deliverer};
-use crate::flow::{Claim, Claimed, Go, Left, NotBegun, Slot, Terms, Unsent, Why};
+use crate::flow::{Claim, Claimed, Go, Left, NotBegun, Slot, Unsent, Why};
 use crate::ledger::{Ledger, unsent};
 use crate::limits;
 use crate::outcome::words::UnmadeCause;
@@ -406,7 +406,7 @@ impl Dispatcher {
             gauge!("egressd_queued_sends").set(waiting.queued as f64);
             if ticks.is_multiple_of(OLDEST_TICKS) {
                 let oldest = self.backlog.lock().oldest().into_iter().chain(waiting.oldest).min();
-                let seconds = oldest.map_or(0.0, |oldest| waited(oldest, terms.now()).as_secs_f64());
+                let seconds = oldest.map_or(0.0, |oldest| waited(oldest, clock::wall()).as_secs_f64());
                 gauge!("egressd_oldest_queued_seconds").set(seconds);
             }
             let flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
@@ -433,7 +433,7 @@ impl Dispatcher {
                 workflow: pending.workflow,
                 created_at: pending.created_at,
                 released_at,
-                expires_at: Waiting::expiry(released_at, pending.expires_in),
+                expires_at: Waiting::expiry(clock::steady(released_at), pending.expires_in),
                 spec: pending.spec.and_then(|spec| self.backlog.keep_hot(&spec)),
             },
         }

@@ -43,6 +43,7 @@ use crate::send::{SendId, TenantId};
 
 /// What decisions depend on beside what the flow knows itself.
 pub trait Terms {
+    /// By the clock that [`Waiting::expires_at`](crate::schedule::Waiting) goes by.
     fn now(&self) -> Timestamp;
     /// The tenant's own cap in flight, where it differs.
     fn cap_of(&self, tenant: &TenantId) -> Option<u32>;

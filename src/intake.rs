@@ -270,7 +270,7 @@ impl Intake {
                 workflow: send.spec.context.workflow.clone(),
                 created_at: send.created_at,
                 released_at: send.created_at,
-                expires_at: Waiting::expiry(send.created_at, send.expires_in),
+                expires_at: Waiting::expiry(clock::steady(send.created_at), send.expires_in),
                 spec: self.backlog.keep_hot(&send.spec),
             },
         })

@@ -10,8 +10,8 @@ pub mod verdict;
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use futures_util::stream::{self, StreamExt};
-use jiff::Timestamp;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use self::verdict::{Said, Standing, read_answer};
 use crate::clock;
@@ -59,7 +59,7 @@ pub struct Memory {
 /// What is known of a source, and when it is asked about again.
 struct Known {
     standing: Standing,
-    due: Timestamp,
+    due: Instant,
 }
 
 impl Verifier {
@@ -108,10 +108,10 @@ impl Verifier {
             known.clear();
             return;
         };
-        let now = clock::wall();
+        let (now, today) = (clock::monotonic(), clock::wall());
         let due = sources.into_iter().filter(|source| {
             let waits = !asks_anew && known.get(&pair_of(source)).is_some_and(|known| known.due > now);
-            !waits && settings.sources.has_a_future(source, now)
+            !waits && settings.sources.has_a_future(source, today)
         });
         let due: Vec<_> = due.collect();
         let mut heard = stream::iter(due.into_iter().map(|source| self.ask(settings, verify, source)))
@@ -119,13 +119,13 @@ impl Verifier {
         while let Some(heard) = heard.next().await {
             let one = known
                 .entry(pair_of(&heard.source))
-                .or_insert_with(|| Known { standing: Standing::default(), due: Timestamp::MIN });
+                .or_insert_with(|| Known { standing: Standing::default(), due: now });
             let said: Vec<Said> = heard.said.iter().map(|(_, said)| said.clone()).collect();
-            let now = clock::wall();
+            let now = clock::monotonic();
             let standing = one.standing.after(heard.source.public(), &said, now);
             tell(&heard, &one.standing, &standing);
             settings.sources.verified(&heard.source, standing.state);
-            one.due = now.saturating_add(standing.asked_again_after(verify.every)).unwrap_or(Timestamp::MAX);
+            one.due = now + standing.asked_again_after(verify.every);
             one.standing = standing;
         }
     }

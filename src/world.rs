@@ -137,7 +137,7 @@ pub struct Now {
 
 impl Terms for Now {
     fn now(&self) -> Timestamp {
-        self.at
+        clock::steady(self.at)
     }
 
     fn cap_of(&self, tenant: &TenantId) -> Option<u32> {

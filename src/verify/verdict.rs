@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use tokio::time::Instant;
 
 use crate::limits::{VERIFY_AGAIN_AFTER, VERIFY_OUT_AGAIN_AFTER};
 use crate::source::Verified;
@@ -26,7 +26,7 @@ pub enum Said {
 pub struct Standing {
     pub state: Verified,
     /// When the only reflector first named another address, with no word for the source since.
-    suspected: Option<Timestamp>,
+    suspected: Option<Instant>,
 }
 
 impl Default for Standing {
@@ -37,7 +37,7 @@ impl Default for Standing {
 
 impl Standing {
     /// One round: what every configured reflector said of the source whose published address is `public`.
-    pub fn after(&self, public: IpAddr, said: &[Said], now: Timestamp) -> Self {
+    pub fn after(&self, public: IpAddr, said: &[Said], now: Instant) -> Self {
         let against = said.iter().filter(|said| matches!(said, Said::Saw(seen) if *seen != public)).count();
         let for_it = said.iter().filter(|said| matches!(said, Said::Saw(seen) if *seen == public)).count();
         let alone = said.len() == 1;
@@ -45,7 +45,7 @@ impl Standing {
         let suspected = if alone && against == 1 { self.suspected.or(Some(now)) } else { None };
         // Silence between two words against it is no word for it.
         let suspected = if alone && for_it == 0 { suspected.or(self.suspected) } else { suspected };
-        let confirmed = self.suspected.is_some_and(|since| now.duration_since(since) >= again_after());
+        let confirmed = self.suspected.is_some_and(|since| now.duration_since(since) >= VERIFY_AGAIN_AFTER);
         let state = match (for_it, against) {
             (_, 2..) => Verified::Drift,
             (_, 1) if alone && confirmed => Verified::Drift,
@@ -78,10 +78,6 @@ impl Standing {
     }
 }
 
-fn again_after() -> jiff::SignedDuration {
-    jiff::SignedDuration::try_from(VERIFY_AGAIN_AFTER).unwrap_or(jiff::SignedDuration::MAX)
-}
-
 /// The address in a reflector's answer: text, or `{"ip": …}`.
 pub fn read_answer(status: u16, body: &[u8]) -> Said {
     if status != 200 {
@@ -104,6 +100,7 @@ pub fn read_answer(status: u16, body: &[u8]) -> Said {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock;
 
     /// `=` names the published address, `x` and `y` others, `-` nothing.
     fn said(letters: &str) -> Vec<Said> {
@@ -118,10 +115,10 @@ mod tests {
 
     /// Rounds, each after so many seconds, and the state that each leaves.
     #[track_caller]
-    fn check(rounds: &[(i64, &str, Verified)]) {
-        let mut standing = Standing::default();
+    fn check(rounds: &[(u64, &str, Verified)]) {
+        let (mut standing, start) = (Standing::default(), clock::monotonic());
         for (second, letters, state) in rounds {
-            let now = Timestamp::from_second(1_800_000_000 + second).unwrap();
+            let now = start + Duration::from_secs(*second);
             standing = standing.after("203.0.113.1".parse().unwrap(), &said(letters), now);
             assert_eq!(standing.state, *state, "{letters} at {second} of {rounds:?}");
         }
@@ -173,7 +170,7 @@ mod tests {
 
     #[test]
     fn only_a_suspicion_is_followed_up_soon() {
-        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let now = clock::monotonic();
         let after = |letters| Standing::default().after("203.0.113.1".parse().unwrap(), &said(letters), now);
         for (letters, suspected) in [("x", true), ("=", false), ("-", false), ("=x", false), ("xx", false)] {
             assert_eq!(after(letters).is_suspected(), suspected, "{letters}");
@@ -182,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_source_that_is_out_is_asked_about_every_minute() {
-        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let now = clock::monotonic();
         let quarter = Duration::from_secs(900);
         for (letters, every, wait) in [
             ("==", quarter, quarter),

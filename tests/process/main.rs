@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests are the outside: they read clocks and make plain connections")]
 
 mod bodies;
+mod clocks;
 mod commands;
 mod crash;
 mod disk;

@@ -35,8 +35,21 @@ pub fn egressd() -> Command {
 /// `egressd` by a clock of its own (libfaketime), which goes on from this time in UTC: the time of day alone, what is
 /// measured is measured by the true one.
 pub fn by_a_clock_at(now: &str) -> Command {
+    let mut command = by_a_clock();
+    command.env("FAKETIME", format!("@{now}"));
+    command
+}
+
+/// The same by one that is as far from the true one as this file says (`-1d`), at every moment.
+pub fn by_a_clock_that_is_set(by: &Path) -> Command {
+    let mut command = by_a_clock();
+    command.env("FAKETIME_TIMESTAMP_FILE", by).env("FAKETIME_NO_CACHE", "1");
+    command
+}
+
+fn by_a_clock() -> Command {
     let mut command = egressd();
-    command.env("FAKETIME", format!("@{now}")).envs([
+    command.envs([
         ("LD_PRELOAD", "/usr/$LIB/faketime/libfaketimeMT.so.1"),
         ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
         ("NO_FAKE_STAT", "1"),

@@ -615,7 +615,7 @@ pub struct Overdue {
 /// Those that are open since before then. What cannot be read is passed over, and looked at again the next time.
 pub fn overdue(shared: &Shared, before: Timestamp, now: Timestamp, limit: usize) -> Overdue {
     let _still = shared.places_hold();
-    let open = locked(&shared.waiting).overdue(wire::nanoseconds(before), limit + 1);
+    let open = locked(&shared.waiting).overdue(before, limit + 1);
     let is_more = open.len() > limit;
     let mut overdue = Overdue::default();
     let mut reader = Reader::of(shared, open.len());

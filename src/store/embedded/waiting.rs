@@ -14,9 +14,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use jiff::Timestamp;
 
+use crate::clock;
 use crate::send::TenantId;
 use crate::store::view::EndedExecution;
-use crate::store::{Ending, WaitingCount};
+use crate::store::{Ending, WaitingCount, wire};
 
 /// Entries of a line that share their earliest expiry.
 const BLOCK: usize = 256;
@@ -281,14 +282,20 @@ impl Tenant {
     }
 }
 
-/// Whole seconds since 1970, cut off.
+/// Since 1970, as all that this file compares by a [steady](clock::steady) clock.
+fn nanosecond(at: Timestamp) -> i64 {
+    wire::nanoseconds(clock::steady(at))
+}
+
+/// Whole seconds since 1970, cut off; by the same clock.
 pub fn second(at: Timestamp) -> u32 {
-    u32::try_from(at.as_second().max(0)).unwrap_or(u32::MAX)
+    u32::try_from(clock::steady(at).as_second().max(0)).unwrap_or(u32::MAX)
 }
 
 /// The first whole second since 1970 at which an instant is past.
 pub fn second_after(at: Timestamp) -> u32 {
-    second(at).saturating_add(u32::from(at.subsec_nanosecond() > 0))
+    let at = clock::steady(at);
+    u32::try_from(at.as_second().max(0)).unwrap_or(u32::MAX).saturating_add(u32::from(at.subsec_nanosecond() > 0))
 }
 
 fn note(due: &mut BTreeSet<(u32, u32, u32)>, noted: &mut Option<u32>, (expires, number, destination): (u32, u32, u32)) {
@@ -399,8 +406,9 @@ impl Waiting {
         entries.for_each(|queued| self.queue(number, queued));
     }
 
-    /// Sends are held by an execution. `since`: when the first of them was accepted.
-    pub fn hold(&mut self, number: u32, execution: u64, since: i64, (segment, row): (u32, u32), sends: u64) {
+    /// Sends are held by an execution. `accepted`: when the first of them was.
+    pub fn hold(&mut self, number: u32, execution: u64, accepted: i64, (segment, row): (u32, u32), sends: u64) {
+        let since = nanosecond(wire::timestamp(accepted));
         let by_age = &mut self.by_age;
         let open = self.open.entry(execution).or_insert_with(|| {
             by_age.insert((since, execution));
@@ -454,7 +462,8 @@ impl Waiting {
     }
 
     /// Those opened before then, longest open first.
-    pub fn overdue(&self, before: i64, limit: usize) -> Vec<(u64, Open)> {
+    pub fn overdue(&self, before: Timestamp, limit: usize) -> Vec<(u64, Open)> {
+        let before = nanosecond(before);
         let aged = self.by_age.iter().take_while(|(since, _)| *since < before).take(limit);
         aged.filter_map(|(_, hash)| self.open.get(hash).map(|open| (*hash, *open))).collect()
     }
@@ -714,7 +723,7 @@ fn shown(count: Count, oldest: Option<u32>) -> WaitingCount {
         held: count.held,
         queued: count.queued,
         unclaimed: count.unclaimed,
-        oldest: oldest.and_then(|second| Timestamp::from_second(i64::from(second)).ok()),
+        oldest: oldest.and_then(|second| Timestamp::from_second(i64::from(second)).ok()).map(clock::unsteady),
     }
 }
 
