@@ -354,6 +354,7 @@ impl Dispatcher {
         attempt: Attempt,
     ) -> Finished {
         let redactor = self.ledger.redactor.load();
+        let redactor = redactor.of(tenant);
         let keep_bodies = self.world.config().keeps_bodies(tenant);
         let mut timings = attempt.timings;
         timings.held = Some(waited(since.created_at, since.released_at));

@@ -53,7 +53,7 @@ impl Explainer {
 
     /// Ends within the deadline of a delivery.
     pub async fn explain(&self, asker: Asker<'_>, method: Method, raw_url: &str) -> Explanation {
-        self.of(asker, method, target_of(raw_url, &self.redact_key)).await
+        self.of(asker, method, target_of(raw_url, self.redact_key.of(asker.tenant))).await
     }
 
     /// The same of a URL that was read.

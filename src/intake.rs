@@ -512,7 +512,7 @@ struct Making {
 impl Making {
     /// A send, and its record as it is at acceptance.
     fn of(&self, spec: SendSpec, id: SendId, course: Course) -> (NewSend, Record) {
-        let (shown, sealed) = self.redactor.request(&spec, self.keep_bodies);
+        let (shown, sealed) = self.redactor.of(&self.tenant).request(&spec, self.keep_bodies);
         let new = NewSend {
             id,
             tenant: self.tenant.clone(),

@@ -1,5 +1,5 @@
-//! What is secret, and how it reads once hidden: `[redacted hmac:8hex]`, keyed, so that equal secrets look equal
-//! and none can be guessed.
+//! What is secret, and how it reads once hidden: `[redacted hmac:8hex]`, keyed, so that equal secrets of a tenant look
+//! equal and nobody guesses one by what another tenant's calls are shown.
 //!
 //! Pure: a value in, a shown value out. The key comes from the store's key file. Bodies are looked into only where
 //! `[redact] json_pointers` names something (see [`json`]); whatever cannot be read there is hidden, not shown.
@@ -16,7 +16,7 @@ use self::json::Pointers;
 use crate::config::Redact;
 use crate::outcome::{Ended, Said};
 use crate::record::{ShownBody, ShownHeaders, ShownRequest, ShownResponse};
-use crate::send::{HeaderLines, SendSpec};
+use crate::send::{HeaderLines, SendSpec, TenantId};
 
 /// Headers that are always secret (lower-case).
 pub const SECRET_HEADERS: &[&str] = &[
@@ -42,18 +42,39 @@ impl RedactKey {
         Self(aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret))
     }
 
-    /// `[redacted hmac:8hex]`
-    pub fn hide(&self, secret: &[u8]) -> String {
-        let tag = aws_lc_rs::hmac::sign(&self.0, secret);
-        let tag = tag.as_ref();
-        format!("{REDACTED_PREFIX}{:02x}{:02x}{:02x}{:02x}]", tag[0], tag[1], tag[2], tag[3])
+    /// What hides this tenant's secrets.
+    pub fn of<'a>(&'a self, tenant: &'a TenantId) -> Hide<'a> {
+        Hide { key: self, tenant }
     }
 
-    /// A key for another purpose, which the label names. It is the half of a hash that [`Self::hide`] never shows any
+    /// A key for another purpose, which the label names. It is the half of a hash that [`Hide::hide`] never shows any
     /// of, so whoever has the label itself hidden learns nothing of it.
     pub fn apart(&self, label: &str) -> [u8; 16] {
         let tag = aws_lc_rs::hmac::sign(&self.0, label.as_bytes());
         tag.as_ref().last_chunk().copied().unwrap_or_default()
+    }
+}
+
+/// Hides the secrets of one tenant. Those of two do not look equal: whoever may submit for one of them and read the other's
+/// records would find them out by trying.
+#[derive(Clone, Copy)]
+pub struct Hide<'a> {
+    key: &'a RedactKey,
+    tenant: &'a TenantId,
+}
+
+impl Hide<'_> {
+    /// `[redacted hmac:8hex]`
+    pub fn hide(self, secret: &[u8]) -> String {
+        let mut hashed = aws_lc_rs::hmac::Context::with_key(&self.key.0);
+        let tenant = self.tenant.as_str().as_bytes();
+        // Its length first: no other tenant and secret read the same.
+        hashed.update(&(tenant.len() as u64).to_be_bytes());
+        hashed.update(tenant);
+        hashed.update(secret);
+        let tag = hashed.sign();
+        let tag = tag.as_ref();
+        format!("{REDACTED_PREFIX}{:02x}{:02x}{:02x}{:02x}]", tag[0], tag[1], tag[2], tag[3])
     }
 }
 
@@ -91,20 +112,30 @@ impl Redactor {
         !self.pointers.is_empty()
     }
 
-    pub fn key(&self) -> &RedactKey {
-        &self.key
-    }
-
     /// `_` reads as `-`: many receivers take the two for the same name.
     pub fn is_secret_header(&self, lower_case: &str) -> bool {
         self.headers.contains(lower_case)
             || (lower_case.contains('_') && self.headers.contains(&lower_case.replace('_', "-")))
     }
 
+    /// What shows this tenant's requests and answers.
+    pub fn of<'a>(&'a self, tenant: &'a TenantId) -> OfTenant<'a> {
+        OfTenant { redactor: self, hide: self.key.of(tenant) }
+    }
+}
+
+/// The redaction in force, for one tenant.
+#[derive(Clone, Copy)]
+pub struct OfTenant<'a> {
+    redactor: &'a Redactor,
+    hide: Hide<'a>,
+}
+
+impl OfTenant<'_> {
     /// A send's request as records may show it. The second value: the send holds what the shown form does not
     /// (a secret header, a redacted body, or a body that is not kept), so it is stored sealed only.
-    pub fn request(&self, spec: &SendSpec, keep_bodies: bool) -> (ShownRequest, bool) {
-        let mut sealed = spec.headers.iter().any(|(name, _)| self.is_secret_header(name.as_str()));
+    pub fn request(self, spec: &SendSpec, keep_bodies: bool) -> (ShownRequest, bool) {
+        let mut sealed = spec.headers.iter().any(|(name, _)| self.redactor.is_secret_header(name.as_str()));
         let body = spec.body.as_ref().map(|bytes| {
             let total = bytes.len() as u64;
             if !keep_bodies {
@@ -131,11 +162,11 @@ impl Redactor {
     }
 
     /// Header lines as records show them: grouped by name in order of first appearance.
-    pub fn sent_headers(&self, lines: &HeaderLines) -> ShownHeaders {
+    pub fn sent_headers(self, lines: &HeaderLines) -> ShownHeaders {
         let mut shown: ShownHeaders = Vec::with_capacity(lines.len());
         for (name, value) in lines {
-            let value = if self.is_secret_header(name.as_str()) {
-                self.key.hide(value.as_bytes())
+            let value = if self.redactor.is_secret_header(name.as_str()) {
+                self.hide.hide(value.as_bytes())
             } else {
                 header_text(value.as_bytes())
             };
@@ -147,7 +178,7 @@ impl Redactor {
         shown
     }
 
-    pub fn response(&self, raw: RawResponse, keep_bodies: bool) -> ShownResponse {
+    pub fn response(self, raw: RawResponse, keep_bodies: bool) -> ShownResponse {
         let RawResponse { status, version, headers, body, body_total, body_truncated, body_sha256, declared } = raw;
         let body = if !keep_bodies {
             ShownBody { bytes: None, total: body_total, truncated: body_total > 0, sha256: None }
@@ -168,24 +199,24 @@ impl Redactor {
     }
 
     /// An end as records may tell it: what the receiver sent is quoted where it may be seen.
-    pub fn ended(&self, ended: Ended, keep_bodies: bool) -> Ended {
+    pub fn ended(self, ended: Ended, keep_bodies: bool) -> Ended {
         let error = ended.error.map(|failure| failure.told(|said| self.said(said, keep_bodies)));
         Ended { error, ..ended }
     }
 
     /// Of a body nothing, where bodies are not kept or hold what is to be hidden: a piece of one cannot be looked into.
     /// Of a head's line all but what a secret header has, wherever in it that is named.
-    fn said(&self, said: Said, keep_bodies: bool) -> Option<String> {
+    fn said(self, said: Said, keep_bodies: bool) -> Option<String> {
         match said {
-            Said::Body(piece) => (keep_bodies && self.pointers.is_empty()).then_some(piece),
-            Said::Head { line, after } if after.as_deref().is_some_and(|name| self.is_secret_header(name)) => {
-                Some(self.key.hide(line.as_bytes()))
+            Said::Body(piece) => (keep_bodies && self.redactor.pointers.is_empty()).then_some(piece),
+            Said::Head { line, after } if after.as_deref().is_some_and(|name| self.redactor.is_secret_header(name)) => {
+                Some(self.hide.hide(line.as_bytes()))
             }
             Said::Head { line, .. } => {
                 let plain = line.to_ascii_lowercase().replace('_', "-");
                 let secret = |name: &String| plain.find(name.as_str()).map(|at| at + name.len());
-                let shown = match self.headers.iter().filter_map(secret).min() {
-                    Some(end) if end < line.len() => line[..end].to_owned() + &self.key.hide(&line.as_bytes()[end..]),
+                let shown = match self.redactor.headers.iter().filter_map(secret).min() {
+                    Some(end) if end < line.len() => line[..end].to_owned() + &self.hide.hide(&line.as_bytes()[end..]),
                     _ => line,
                 };
                 Some(shown)
@@ -194,15 +225,15 @@ impl Redactor {
     }
 
     /// `None`: the body holds nothing to hide.
-    fn hidden_in_body(&self, body: &Bytes, headers: &HeaderLines) -> Option<Bytes> {
-        if self.pointers.is_empty() || body.is_empty() {
+    fn hidden_in_body(self, body: &Bytes, headers: &HeaderLines) -> Option<Bytes> {
+        if self.redactor.pointers.is_empty() || body.is_empty() {
             return None;
         }
         let says_json = headers.iter().any(|(name, value)| {
             name == header::CONTENT_TYPE
                 && value.to_str().is_ok_and(|value| value.to_ascii_lowercase().contains("json"))
         });
-        self.pointers.hide(body, says_json, |secret| self.key.hide(secret)).map(Bytes::from)
+        self.redactor.pointers.hide(body, says_json, |secret| self.hide.hide(secret)).map(Bytes::from)
     }
 }
 

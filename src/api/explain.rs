@@ -98,10 +98,10 @@ pub(super) async fn explain(State(api): State<Arc<Shared>>, request: Request) ->
     let tenant = caller.tenant(request.headers())?;
     query::none(request.uri().query())?;
     let received = api.body(&caller, request).await?;
-    let redact_key = api.redact_key.clone();
+    let (redact_key, of) = (api.redact_key.clone(), tenant.clone());
     let read = move |bytes: &Bytes| {
         let (method, url) = parse::method_and_url(bytes)?;
-        Ok((method, parse::target_of(&url, &redact_key)))
+        Ok((method, parse::target_of(&url, redact_key.of(&of))))
     };
     let ((method, target), _) = api.read(received, &tenant, read).await?;
     let asker = Asker { tenant: &tenant, workflow: None };

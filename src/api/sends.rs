@@ -98,9 +98,10 @@ impl Shared {
         let received = self.body(&caller, request).await?;
         let size = received.bytes.len();
         let idempotency = self.idempotency(key, &tenant, path, &received.bytes).await;
-        let (bounds, redact_key, held_by) = (bounds(&config), self.redact_key.clone(), hold.clone());
+        let (bounds, held_by) = (bounds(&config), hold.clone());
+        let (redact_key, of) = (self.redact_key.clone(), tenant.clone());
         let begins = received.bytes.slice(..size.min(limits::INLINE_BYTES));
-        let read = move |bytes: &Bytes| parse::call(bytes, &bounds, &redact_key, held_by.as_ref());
+        let read = move |bytes: &Bytes| parse::call(bytes, &bounds, redact_key.of(&of), held_by.as_ref());
         let (call, mut room) = match self.read(received, &tenant, read).await {
             Ok(read) => read,
             // Limits may have been lowered since the first call, and a replay comes before any refusal.

@@ -8,6 +8,10 @@ fn key() -> RedactKey {
     RedactKey::new(b"a key for tests")
 }
 
+fn tenant() -> TenantId {
+    TenantId::new("acme")
+}
+
 fn redactor(headers: &[&str], pointers: &[&str]) -> Redactor {
     let owned = |list: &[&str]| list.iter().map(|one| (*one).to_owned()).collect();
     Redactor::new(key(), &Redact { headers: owned(headers), json_pointers: owned(pointers) })
@@ -43,13 +47,20 @@ fn a_secret_header_is_one_with_underscores_too() {
 }
 
 #[test]
-fn equal_secrets_look_equal_and_others_differ() {
-    let key = key();
-    assert_eq!(key.hide(b"one"), key.hide(b"one"));
-    assert_ne!(key.hide(b"one"), key.hide(b"two"));
-    assert_ne!(key.hide(b"one"), RedactKey::new(b"another key").hide(b"one"));
-    let shown = key.hide(b"one");
+fn equal_secrets_of_a_tenant_look_equal_and_others_differ() {
+    let hidden = |key: &[u8], tenant: &str, secret: &[u8]| RedactKey::new(key).of(&TenantId::new(tenant)).hide(secret);
+    let shown = hidden(b"key", "acme", b"one");
     assert!(shown.starts_with(REDACTED_PREFIX) && shown.len() == REDACTED_PREFIX.len() + 9, "{shown}");
+    assert_eq!(shown, hidden(b"key", "acme", b"one"));
+    for (key, tenant, secret) in [
+        ("key", "acme", "two"),
+        ("another", "acme", "one"),
+        ("key", "other", "one"),
+        ("key", "acmeo", "ne"),
+        ("key", "acm", "eone"),
+    ] {
+        assert_ne!(shown, hidden(key.as_bytes(), tenant, secret.as_bytes()), "{key} {tenant} {secret}");
+    }
 }
 
 #[test]
@@ -121,7 +132,7 @@ fn deep_nesting_is_read_without_recursion() {
 #[test]
 fn a_plain_request_is_shown_as_it_is_and_needs_no_seal() {
     let spec = spec(lines(&[("accept", "*/*"), ("x-a", "1"), ("accept", "text/html")]), Some(b"{\"a\":1}"));
-    let (shown, sealed) = redactor(&[], &[]).request(&spec, true);
+    let (shown, sealed) = redactor(&[], &[]).of(&tenant()).request(&spec, true);
     assert!(!sealed);
     assert_eq!(
         shown.headers,
@@ -139,25 +150,26 @@ fn a_plain_request_is_shown_as_it_is_and_needs_no_seal() {
 #[test]
 fn secret_headers_are_hidden_and_seal_the_send() {
     for name in SECRET_HEADERS.iter().chain(&["x-mine"]) {
-        let (shown, sealed) = redactor(&["x-mine"], &[]).request(&spec(lines(&[(name, "s3cret")]), None), true);
+        let (shown, sealed) =
+            redactor(&["x-mine"], &[]).of(&tenant()).request(&spec(lines(&[(name, "s3cret")]), None), true);
         assert!(sealed, "{name}");
-        assert_eq!(shown.headers, [((*name).to_owned(), vec![key().hide(b"s3cret")])]);
+        assert_eq!(shown.headers, [((*name).to_owned(), vec![key().of(&tenant()).hide(b"s3cret")])]);
     }
-    let (_, sealed) = redactor(&[], &[]).request(&spec(lines(&[("x-mine", "plain")]), None), true);
+    let (_, sealed) = redactor(&[], &[]).of(&tenant()).request(&spec(lines(&[("x-mine", "plain")]), None), true);
     assert!(!sealed);
 }
 
 #[test]
 fn a_redacted_body_has_no_digest_and_seals_the_send() {
     let redactor = redactor(&[], &["/token"]);
-    let (shown, sealed) = redactor.request(&spec(Vec::new(), Some(br#"{"token":"t","b":1}"#)), true);
+    let (shown, sealed) = redactor.of(&tenant()).request(&spec(Vec::new(), Some(br#"{"token":"t","b":1}"#)), true);
     assert!(sealed);
     let body = shown.body.expect("there is one");
-    let expected = format!(r#"{{"token":"{}","b":1}}"#, key().hide(br#""t""#));
+    let expected = format!(r#"{{"token":"{}","b":1}}"#, key().of(&tenant()).hide(br#""t""#));
     assert_eq!(body.bytes.as_deref(), Some(expected.as_bytes()));
     assert_eq!((body.total, body.truncated, body.sha256), (19, false, None));
 
-    let (shown, sealed) = redactor.request(&spec(Vec::new(), Some(br#"{"b":1}"#)), true);
+    let (shown, sealed) = redactor.of(&tenant()).request(&spec(Vec::new(), Some(br#"{"b":1}"#)), true);
     assert!(!sealed);
     assert!(shown.body.is_some_and(|body| body.sha256.is_some()));
 }
@@ -165,10 +177,10 @@ fn a_redacted_body_has_no_digest_and_seals_the_send() {
 #[test]
 fn a_tenant_that_keeps_no_bodies_has_its_size_alone() {
     let redactor = redactor(&[], &[]);
-    let (shown, sealed) = redactor.request(&spec(Vec::new(), Some(b"abc")), false);
+    let (shown, sealed) = redactor.of(&tenant()).request(&spec(Vec::new(), Some(b"abc")), false);
     assert!(sealed);
     assert_eq!(shown.body, Some(ShownBody { bytes: None, total: 3, truncated: true, sha256: None }));
-    let (shown, sealed) = redactor.request(&spec(Vec::new(), None), false);
+    let (shown, sealed) = redactor.of(&tenant()).request(&spec(Vec::new(), None), false);
     assert!(!sealed);
     assert_eq!(shown.body, None);
 }
@@ -185,13 +197,16 @@ fn a_response_is_shown_with_its_secrets_hidden() {
         body_sha256: sha256(body),
         declared: None,
     };
-    let shown = redactor(&[], &["/token"]).response(raw(br#"{"token":1}"#), true);
+    let shown = redactor(&[], &["/token"]).of(&tenant()).response(raw(br#"{"token":1}"#), true);
     assert_eq!(shown.version, "HTTP/2");
-    assert_eq!(shown.headers[0], ("set-cookie".to_owned(), vec![key().hide(b"sid=1"), key().hide(b"b=2")]));
+    assert_eq!(
+        shown.headers[0],
+        ("set-cookie".to_owned(), vec![key().of(&tenant()).hide(b"sid=1"), key().of(&tenant()).hide(b"b=2")])
+    );
     assert_eq!(shown.body.sha256, None);
-    let shown = redactor(&[], &[]).response(raw(b"{}"), true);
+    let shown = redactor(&[], &[]).of(&tenant()).response(raw(b"{}"), true);
     assert_eq!(shown.body.sha256, Some(sha256(b"{}")));
-    let shown = redactor(&[], &[]).response(raw(b"{}"), false);
+    let shown = redactor(&[], &[]).of(&tenant()).response(raw(b"{}"), false);
     assert_eq!(shown.body, ShownBody { bytes: None, total: 2, truncated: true, sha256: None });
 }
 
@@ -240,7 +255,7 @@ fn what_a_receiver_sent_is_quoted_as_far_as_it_might_be_kept() {
         (head("id=s3cret; path=/", Some("x_own")), false, Some("<>")),
     ] {
         let what = format!("{said:?} {keep_bodies}");
-        let told = open.said(said, keep_bodies);
+        let told = open.of(&tenant()).said(said, keep_bodies);
         let plain = told.map(|told| match told.split_once(REDACTED_PREFIX) {
             Some((before, hidden)) => format!("{before}<{}>", &hidden[9..]),
             None => told,
@@ -249,6 +264,6 @@ fn what_a_receiver_sent_is_quoted_as_far_as_it_might_be_kept() {
     }
     // A piece of a body cannot be looked into for what is to be hidden.
     let pointed = redactor(&[], &["/token"]);
-    assert_eq!(pointed.said(body(), true), None);
-    assert_eq!(pointed.said(head("nonsense", None), true), Some("nonsense".to_owned()));
+    assert_eq!(pointed.of(&tenant()).said(body(), true), None);
+    assert_eq!(pointed.of(&tenant()).said(head("nonsense", None), true), Some("nonsense".to_owned()));
 }

@@ -27,7 +27,7 @@ use crate::config::file::closest;
 use crate::limits;
 use crate::policy::CheckedUrl;
 use crate::policy::url::without_userinfo;
-use crate::redact::RedactKey;
+use crate::redact::Hide;
 
 /// What a call may be at most; part of the configured limits.
 #[derive(Clone, Copy, Debug)]
@@ -48,12 +48,12 @@ pub enum Call {
 pub fn call(
     raw: &Bytes,
     bounds: &Bounds,
-    key: &RedactKey,
+    hide: Hide<'_>,
     held_by: Option<&ExecutionId>,
 ) -> Result<Call, Vec<ShapeProblem>> {
     let mut problems = Problems::default();
     let Some(json) = whole(raw, &mut problems) else { return Err(problems.into_list()) };
-    let reading = CallReader { raw, bounds, key, held_by };
+    let reading = CallReader { raw, bounds, hide, held_by };
     let call = match ValueKind::of(json) {
         ValueKind::Object => reading.send(json, At::Root, &mut problems).map(|send| Call::One(Box::new(send))),
         ValueKind::Array => reading.sends(json, &mut problems).map(Call::Many),
@@ -164,11 +164,11 @@ pub fn strings<const N: usize>(
 }
 
 /// Where a send with this URL points, or why nowhere.
-pub fn target_of(url: &str, key: &RedactKey) -> Target {
-    target(url, &params::Params::default(), key)
+pub fn target_of(url: &str, hide: Hide<'_>) -> Target {
+    target(url, &params::Params::default(), hide)
 }
 
-fn target(url: &str, replaced: &params::Params, key: &RedactKey) -> Target {
+fn target(url: &str, replaced: &params::Params, hide: Hide<'_>) -> Target {
     let checked = CheckedUrl::parse(url).and_then(|url| {
         if replaced.is_empty() {
             return Ok(url);
@@ -179,7 +179,7 @@ fn target(url: &str, replaced: &params::Params, key: &RedactKey) -> Target {
     match checked {
         Ok(url) => Target::Url(url),
         Err(denial) => {
-            let mut shown = without_userinfo(url, |secret| key.hide(secret.as_bytes()));
+            let mut shown = without_userinfo(url, |secret| hide.hide(secret.as_bytes()));
             // Cut after hiding, so that no part of a secret stays.
             if shown.len() > limits::URL_BYTES_MAX {
                 let cut = (0..=limits::URL_BYTES_MAX).rev().find(|&at| shown.is_char_boundary(at)).unwrap_or(0);
@@ -237,7 +237,7 @@ pub(crate) fn known<'a, const N: usize>(
 struct CallReader<'c> {
     raw: &'c Bytes,
     bounds: &'c Bounds,
-    key: &'c RedactKey,
+    hide: Hide<'c>,
     held_by: Option<&'c ExecutionId>,
 }
 
@@ -308,7 +308,7 @@ impl CallReader<'_> {
         });
         Some(SendSpec {
             method: method?,
-            target: target(&url?, &replaced?, self.key),
+            target: target(&url?, &replaced?, self.hide),
             headers: lines,
             spelling,
             dropped_headers: dropped,

@@ -203,7 +203,7 @@ fn described_parameters_are_taken() {
 
 #[test]
 fn examples_are_taken_by_the_readers() {
-    let key = RedactKey::new(b"a key for tests");
+    let (key, tenant) = (RedactKey::new(b"a key for tests"), TenantId::new("acme"));
     let bounds = Bounds { request_body: 1 << 20, sends_per_request: 1000 };
     let mut seen = 0;
     for (path, method, operation) in operations(&document()) {
@@ -215,7 +215,9 @@ fn examples_are_taken_by_the_readers() {
         for example in examples {
             let raw = bytes::Bytes::from(example.to_string());
             let problems = match path.as_str() {
-                "/v1/sends" | "/v1/executions/{execution}/sends" => parse::call(&raw, &bounds, &key, None).err(),
+                "/v1/sends" | "/v1/executions/{execution}/sends" => {
+                    parse::call(&raw, &bounds, key.of(&tenant), None).err()
+                }
                 "/v1/sends/{id}/resend" => {
                     // The example's ellipsis stands for a token.
                     let raw = bytes::Bytes::from(example.to_string().replace('…', "token"));
@@ -244,7 +246,7 @@ fn a_described_send_is_one_that_the_reader_takes() {
     assert!(serde_json::from_value::<SendBody>(full.clone()).is_ok());
     let raw = bytes::Bytes::from(full.to_string());
     let bounds = Bounds { request_body: 1000, sends_per_request: 1 };
-    assert!(parse::call(&raw, &bounds, &RedactKey::new(b"k"), None).is_ok());
+    assert!(parse::call(&raw, &bounds, RedactKey::new(b"k").of(&TenantId::new("acme")), None).is_ok());
     let document = document();
     let described = document["components"]["schemas"]["Send"]["properties"].as_object().expect("properties").keys();
     assert_eq!(

@@ -1,13 +1,19 @@
+use std::sync::LazyLock;
+
 use super::*;
+use crate::redact::RedactKey;
+use crate::send::TenantId;
 
 const BOUNDS: Bounds = Bounds { request_body: 1000, sends_per_request: 3 };
 
-fn key() -> RedactKey {
-    RedactKey::new(b"a key for tests")
+fn hide() -> Hide<'static> {
+    static KEY: LazyLock<(RedactKey, TenantId)> =
+        LazyLock::new(|| (RedactKey::new(b"a key for tests"), TenantId::new("acme")));
+    KEY.0.of(&KEY.1)
 }
 
 fn read(raw: &str) -> Result<Call, Vec<ShapeProblem>> {
-    call(&Bytes::copy_from_slice(raw.as_bytes()), &BOUNDS, &key(), None)
+    call(&Bytes::copy_from_slice(raw.as_bytes()), &BOUNDS, hide(), None)
 }
 
 /// One POST to https://example.com/ with these members beside method and url.
@@ -79,7 +85,7 @@ fn what_is_not_a_call_says_so() {
         assert!(problems[0].detail.starts_with(&format!("the body is {is};")), "{raw}: {}", problems[0].detail);
     }
     let not_utf8 = Bytes::from_static(b"{\"method\":\"\xff\"}");
-    let problems = call(&not_utf8, &BOUNDS, &key(), None).expect_err("not UTF-8");
+    let problems = call(&not_utf8, &BOUNDS, hide(), None).expect_err("not UTF-8");
     assert_eq!(problems[0].detail, "the body is not JSON: byte 11 is not UTF-8, as JSON has to be");
 }
 
@@ -156,14 +162,14 @@ fn what_is_read_of_an_object_or_an_array_is_bounded() {
         (send_with(&format!(r#""context":{{{}}}"#, members(many))), "/context"),
         (send_with(&format!("{form}:{{{}}}", members(many))), "/data"),
     ] {
-        let read = super::call(&Bytes::from(call), &bounds, &key(), None);
+        let read = super::call(&Bytes::from(call), &bounds, hide(), None);
         let problems = read.expect_err("too many");
         assert_eq!(pointers(&problems), [pointer], "{problems:?}");
         assert!(problems[0].fault == Fault::TooLarge && problems[0].detail.contains("100000"), "{problems:?}");
     }
     // What nobody looks into has no such bound.
     let data = send_with(&format!(r#""data":[{}]"#, elements(many)));
-    assert!(super::call(&Bytes::from(data), &bounds, &key(), None).is_ok());
+    assert!(super::call(&Bytes::from(data), &bounds, hide(), None).is_ok());
 }
 
 fn send_with(members: &str) -> String {
@@ -413,7 +419,7 @@ fn a_body_over_the_limit_is_too_large_and_not_a_matter_of_shape() {
 fn a_body_shares_the_calls_memory_only_where_it_is_most_of_it() {
     let large =
         Bytes::from(format!(r#"{{"method":"POST","url":"https://example.com/","data":"{}"}}"#, "x".repeat(900)));
-    let Ok(Call::One(send)) = call(&large, &BOUNDS, &key(), None) else { panic!("valid") };
+    let Ok(Call::One(send)) = call(&large, &BOUNDS, hide(), None) else { panic!("valid") };
     let body = send.body.expect("there is one");
     let within = |part: &Bytes, whole: &Bytes| whole.as_ptr_range().contains(&part.as_ptr());
     assert!(within(&body, &large));
@@ -421,7 +427,7 @@ fn a_body_shares_the_calls_memory_only_where_it_is_most_of_it() {
         r#"[{{"method":"POST","url":"https://example.com/","data":"x"}},{{"method":"POST","url":"https://example.com/","data":"{}"}}]"#,
         "y".repeat(900)
     ));
-    let Ok(Call::Many(sends)) = call(&small, &BOUNDS, &key(), None) else { panic!("valid") };
+    let Ok(Call::Many(sends)) = call(&small, &BOUNDS, hide(), None) else { panic!("valid") };
     assert!(!within(sends[0].body.as_ref().expect("there is one"), &small));
     assert!(within(sends[1].body.as_ref().expect("there is one"), &small));
 }
@@ -753,7 +759,7 @@ fn the_path_names_the_execution() {
     let path = ExecutionId::new("e1");
     let held = |context: &str| {
         let raw = format!(r#"{{"method":"GET","url":"https://example.com/"{}{context}}}"#, comma(context));
-        call(&Bytes::from(raw), &BOUNDS, &key(), Some(&path)).map(|call| match call {
+        call(&Bytes::from(raw), &BOUNDS, hide(), Some(&path)).map(|call| match call {
             Call::One(send) => *send,
             Call::Many(_) => panic!("one send"),
         })
