@@ -2,8 +2,9 @@
 //! a bare hyper client loop on the same receiver beside it as the limit. Prints figures; asserts nothing about time.
 //!
 //! `cargo bench --bench end_to_end [-- SCENARIO...]`, with scenarios `limit idle single batch paced backlog silent
-//! noisy hosts holds chains neighbour_accepts hostile full restart`. With `EGRESSD=PATH` it measures another build of egressd, which is how two
-//! of them are compared in turns.
+//! noisy hosts holds chains neighbour_accepts hostile full restart`, and those of a tier, which are run only when they are
+//! named: `tier tier_paced tier_wakes tier_backlog tier_killed`. With `EGRESSD=PATH` it measures another build of egressd,
+//! which is how two of them are compared in turns.
 
 #![allow(clippy::disallowed_methods, reason = "a load generator and a stopwatch, not the appliance")]
 
@@ -11,6 +12,7 @@
 #[path = "../suite/support/hostile.rs"]
 mod hostile;
 mod neighbour;
+mod tier;
 #[allow(dead_code, reason = "the bench uses less of it than the tests")]
 #[path = "../suite/support/tls.rs"]
 mod tls;
@@ -113,6 +115,28 @@ async fn bench(wanted: &[String]) {
     }
     if runs("restart") {
         restart(1_000_000).await;
+    }
+    let is_named = |name: &str| wanted.iter().any(|wanted| wanted == name);
+    if is_named("tier") {
+        for (batch, sends) in [(1, 30_000), (100, 60_000)] {
+            for nodes in 1..=3 {
+                tier::accept_and_deliver(&receiver, nodes, batch, sends).await;
+            }
+        }
+    }
+    if is_named("tier_paced") {
+        for nodes in [1, 3] {
+            tier::paced(&receiver, nodes, 500, 12).await;
+        }
+    }
+    if is_named("tier_wakes") {
+        tier::wakes(&receiver, 200).await;
+    }
+    if is_named("tier_backlog") {
+        tier::backlog(&receiver, 3, 100_000).await;
+    }
+    if is_named("tier_killed") {
+        tier::killed(&receiver).await;
     }
 }
 
@@ -792,6 +816,17 @@ impl Node {
 
     fn start_in(directory: Arc<tempfile::TempDir>, delivery: &str, more: &str) -> Self {
         let config = write_config(directory.path(), delivery) + more;
+        Self::start_on(directory, &config)
+    }
+
+    /// With a configuration of its own beside the bench's list of addresses.
+    fn start_as(config: &str) -> Self {
+        let directory = Arc::new(tempfile::tempdir().expect("a directory"));
+        write_list(directory.path());
+        Self::start_on(directory, config)
+    }
+
+    fn start_on(directory: Arc<tempfile::TempDir>, config: &str) -> Self {
         let (api, metrics) = (free_port(), free_port());
         let text = config.replace("API", &api.to_string()).replace("METRICS", &metrics.to_string());
         let file = directory.path().join("egressd.toml");
@@ -900,10 +935,16 @@ impl Drop for Node {
     }
 }
 
-fn write_config(directory: &Path, delivery: &str) -> String {
+/// The public addresses.
+fn write_list(directory: &Path) -> Vec<String> {
     let sources: Vec<String> = (11..15).map(|last| format!("127.0.0.{last}")).collect();
     std::fs::write(directory.join("public-ips.txt"), sources.join("\n")).expect("the list");
-    let sources: String = sources.iter().map(|ip| format!("[[egress.source]]\npublic = \"{ip}\"\n")).collect();
+    sources
+}
+
+fn write_config(directory: &Path, delivery: &str) -> String {
+    let sources: String =
+        write_list(directory).iter().map(|ip| format!("[[egress.source]]\npublic = \"{ip}\"\n")).collect();
     format!(
         "node = \"bench\"\n[api]\nlisten = \"API\"\n[metrics]\nlisten = \"METRICS\"\n{sources}[delivery]\n{delivery}\
          [dns]\nservers = [\"127.0.0.1:53\"]\n[store]\npath = \"{0}/store\"\nkey_file = \"{0}/key\"\n\
