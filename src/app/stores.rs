@@ -39,6 +39,7 @@ fn settings(config: &Config, postgres: &PostgresSettings, past: Past) -> Setting
         answer_within: limits::STORE_ANSWERS_WITHIN,
         retention: config.store.retention,
         body_retention: config.store.body_retention,
+        tenant_max_bytes: config.store.tenant_max_bytes,
         past: match past {
             Past::Own => postgres::Past::Own,
             Past::Restored => postgres::Past::Restored,

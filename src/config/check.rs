@@ -461,7 +461,10 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             .or_default(limits::STORE_BODY_BYTES.min(max_bytes.value));
         let tenant_max_bytes =
             table.size("tenant_max_bytes", limits::STORE_BYTES / 4, MIB..=1024 * TIB).or_default(max_bytes.value / 4);
-        self.at_most(&tenant_max_bytes, "max_bytes", &max_bytes, show_size);
+        // How large a tier's database may be is not said here.
+        if postgres.is_none() {
+            self.at_most(&tenant_max_bytes, "max_bytes", &max_bytes, show_size);
+        }
         self.at_most(&body_retention, "retention", &retention, show_duration);
         self.at_most(&body_max_bytes, "max_bytes", &max_bytes, show_size);
         self.relate(&key_file, &path, key_file.value != path.value, || {
@@ -515,7 +518,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
                 format!("{is} is less than three times [delivery] deadline: a slow answer would be taken for a death");
             self.reader.note(&lease.place, wrong(detail, format!("at least {least}")));
         }
-        for key in ["path", "max_bytes", "body_max_bytes", "tenant_max_bytes"] {
+        for key in ["path", "max_bytes", "body_max_bytes"] {
             if table.item(key).is_some() {
                 table.note(key, wrong("is of the embedded store, and engine is \"postgres\"", "take it out"));
             }

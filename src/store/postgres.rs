@@ -26,6 +26,7 @@ mod measures;
 mod read;
 mod registry;
 mod schema;
+mod shares;
 mod sql;
 mod stats;
 #[cfg(test)]
@@ -55,13 +56,14 @@ use self::hot::{AcceptJob, BeginJob, EndJob, HotJob};
 use self::life::Life;
 pub use self::link::Address;
 use self::link::{Link, Trouble};
+use self::shares::Shares;
 use self::turns::{Turn, Turns};
 use super::embedded::seal::Keys;
 use super::stats::{Stats, StatsAsked};
 use super::{
-    Accept, Accepted, Begin, Claimed, Ending, ExecutionAnswer, ExecutionFilter, ExecutionPage, Filter, IdempotencyKey,
-    NewSend, News, NodeLoad, NodeSeen, OnceOnly, Page, Published, Reach, Records, Recovered, Registry, Released,
-    Session, Started, StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace,
+    Accept, Accepted, Begin, Claimed, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter, ExecutionPage, Filter,
+    IdempotencyKey, NewSend, News, NodeLoad, NodeSeen, OnceOnly, Page, Published, Reach, Records, Recovered, Registry,
+    Released, Session, Started, StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace,
     WaitingCount, Want,
 };
 use crate::clock;
@@ -107,6 +109,8 @@ pub struct Settings {
     pub answer_within: Duration,
     pub retention: Duration,
     pub body_retention: Duration,
+    /// One tenant's share, in bytes.
+    pub tenant_max_bytes: u64,
     pub past: Past,
 }
 
@@ -145,6 +149,7 @@ struct Shared {
     loaded: watch::Sender<i64>,
     read: AtomicI64,
     counts: Counts,
+    shares: Shares,
     load: Mutex<NodeLoad>,
     /// Read by whatever changes counts, until it has its answer and has counted it; written to count anew.
     counting: RwLock<()>,
@@ -176,6 +181,12 @@ fn crowded() -> StoreError {
 
 fn closed() -> StoreError {
     StoreError::CannotWrite("it is closed".into())
+}
+
+/// About what these sends will be counted for, from what they take in memory.
+fn kept_bytes(sends: &[NewSend]) -> u64 {
+    let bytes = |send: &NewSend| shares::SEND_BYTES.saturating_add(send.spec.footprint());
+    sends.iter().map(bytes).fold(0, u64::saturating_add)
 }
 
 impl Shared {
@@ -331,12 +342,13 @@ impl Postgres {
             lists: (0..lists).map(|_| Link::limited(address.clone(), "lists", LIST_WITHIN)).collect(),
             list_turns: Turns::new(lists),
             address,
-            settings,
             turn: AtomicUsize::new(0),
             life: Mutex::default(),
             loaded: watch::Sender::new(0),
             read: AtomicI64::new(0),
             counts: Counts::default(),
+            shares: Shares::of(settings.tenant_max_bytes),
+            settings,
             load: Mutex::default(),
             counting: RwLock::default(),
             uncounted: Notify::new(),
@@ -416,6 +428,9 @@ impl Postgres {
         self.shared.open()?;
         let needs_locks =
             call.idempotency.is_some() || call.sends.iter().any(|send| send.spec.context.execution.is_some());
+        if let Some(stored) = self.shared.shares.past(&call.tenant, kept_bytes(&call.sends)) {
+            return self.past_share(call, stored).await;
+        }
         let (turn, is_large) = self.turn(&call, needs_locks).await?;
         let mut columns = Columns::default();
         for send in &call.sends {
@@ -442,6 +457,17 @@ impl Postgres {
             }
         }
         wait::within(said, self.shared.settings.answer_within).await
+    }
+
+    /// A call that was accepted before is answered as it was then.
+    async fn past_share(&self, call: Accept, stored: u64) -> Result<Accepted, StoreError> {
+        if let Some(key) = call.idempotency {
+            let now = call.sends.first().map_or_else(clock::wall, |send| send.created_at);
+            if let Some(known) = wait::replay(&self.shared, key, now).await? {
+                return Ok(known);
+            }
+        }
+        Ok(Accepted::ShareFull { stored, share: self.shared.shares.share() })
     }
 
     async fn begin(&self, by: &Session, begins: Vec<Begin>) -> Result<Vec<Result<Started, StoreError>>, StoreError> {
@@ -530,6 +556,13 @@ impl OnceOnly for Postgres {
         let (shared, by) = (self.shared.clone(), by.clone());
         let (answer, said) = oneshot::channel();
         async move {
+            if let Some(stored) = shared.shares.past(&tenant, shares::SEND_BYTES)
+                && !wait::is_known(&shared, &tenant, &execution).await?
+            {
+                // Nobody waits for it, so it is refused as a send would be.
+                let end = ExecutionEnd::ShareFull { stored, share: shared.shares.share() };
+                return Ok(ExecutionAnswer { end, ended: Vec::new() });
+            }
             let most = shared.settings.answer_within;
             tokio::spawn(async move {
                 let end = wait::end_execution(&shared, &by, tenant, execution, ending, at).await;

@@ -480,7 +480,7 @@ async fn a_tier_is_restarted_node_by_node_and_goes_on_under_a_schema_one_newer()
     assert_eq!(last.ended(), Some(0), "{}", last.log());
     let (code, why) = last.refuses_to_start();
     assert_eq!(code, Some(2), "{why}");
-    assert!(why.contains("has format 3, this egressd knows up to 2"), "{why}");
+    assert!(why.contains("has format 4, this egressd knows up to 3"), "{why}");
     load.until_more(&nodes.iter().collect::<Vec<_>>(), 100).await;
     let records = {
         nodes[1].signal(Signal::SIGTERM);

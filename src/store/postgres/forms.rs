@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::shares::SEND_BYTES;
 use crate::outcome::Failure;
 use crate::policy::{Destination, Host, Scheme};
 use crate::record::{Finished, Record, State};
@@ -76,6 +77,14 @@ impl Columns {
         self.ids.len()
     }
 
+    /// What the statements that accept count of it for its tenant.
+    pub fn kept_bytes(&self) -> u64 {
+        let forms = self.forms.iter().map(Vec::len).sum::<usize>();
+        let bodies = self.bodies.iter().flatten().map(Bytes::len).sum::<usize>();
+        let sealed = self.sealed.iter().flatten().map(Vec::len).sum::<usize>();
+        (forms + bodies + sealed) as u64 + self.len() as u64 * SEND_BYTES
+    }
+
     /// The bodies as the driver takes them.
     pub fn bodies(&self) -> Vec<Option<&[u8]>> {
         self.bodies.iter().map(|body| body.as_deref()).collect()
@@ -106,6 +115,9 @@ pub fn short(destination: Option<&Destination>) -> i64 {
     add(&destination.port.to_be_bytes());
     hash as i64
 }
+
+/// Larger ends than this are cut where their tenant keeps its share already.
+const LARGE_END_BYTES: usize = 1024;
 
 /// An end's columns.
 #[derive(Default)]
@@ -141,6 +153,15 @@ impl Ends {
 
     pub fn bodies(&self) -> Vec<Option<&[u8]>> {
         self.bodies.iter().map(|body| body.as_deref()).collect()
+    }
+
+    /// What is kept of each where its tenant keeps its share already; `None` where that is all of it.
+    pub fn bare(&self) -> Vec<Option<Vec<u8>>> {
+        let size = |form: &[u8], body: Option<&Bytes>| form.len() + body.map_or(0, Bytes::len);
+        let each = self.forms.iter().zip(&self.bodies);
+        let large = each.map(|(form, body)| (size(form, body.as_ref()) > LARGE_END_BYTES).then_some(form));
+        // It was encoded here, so it reads back.
+        large.map(|form| form.and_then(|form| wire::without_answer(form).ok())).collect()
     }
 }
 

@@ -325,7 +325,7 @@ impl Attempt {
 fn accepted(shared: &Arc<Shared>, job: AcceptJob, made: Result<Result<(), StoreError>, StoreError>) {
     let answer = match made.and_then(|made| made) {
         Ok(()) => {
-            count_accepted(shared, &job.by, &job.sends, false);
+            count_accepted(shared, &job.by, &job.sends, &job.columns, false);
             let started = started(&job.by, &job.sends);
             Ok(Accepted::New { indexes: vec![None; job.sends.len()], started })
         }
@@ -341,7 +341,10 @@ pub fn started(by: &Session, sends: &[NewSend]) -> Vec<Started> {
         .collect()
 }
 
-pub fn count_accepted(shared: &Shared, by: &Session, sends: &[NewSend], held: bool) {
+pub fn count_accepted(shared: &Shared, by: &Session, sends: &[NewSend], columns: &Columns, held: bool) {
+    if let Some(first) = sends.first() {
+        shared.shares.add(&first.tenant, columns.kept_bytes());
+    }
     for send in sends {
         let change = match send.course {
             _ if held => Tally::held(1),
@@ -667,7 +670,9 @@ async fn finish_batch(
     jobs.iter().for_each(|job| ends.add(&job.finished));
     let _counting = shared.counting.read().await;
     let (incarnation, node, bodies) = (by.incarnation() as i64, by.node().to_string(), ends.bodies());
-    let values: [&(dyn ToSql + Sync); 12] = [
+    let full = shared.shares.full();
+    let bare = if full.is_empty() { vec![None; ends.ids.len()] } else { ends.bare() };
+    let values: [&(dyn ToSql + Sync); 14] = [
         &incarnation,
         &ends.ids,
         &ends.outcomes,
@@ -680,6 +685,8 @@ async fn finish_batch(
         &ends.forms,
         &bodies,
         &node,
+        &full,
+        &bare,
     ];
     let (rows, lost) = until_known(&shared.ends, sql::FINISH, &values).await?;
     if lost {
@@ -689,8 +696,13 @@ async fn finish_batch(
     let mut answers = HashMap::new();
     for row in rows {
         let (id, seq, tenant, was_waiting): (Uuid, i64, &str, bool) = (row.get(0), row.get(1), row.get(2), row.get(3));
+        let tenant = TenantId::new(tenant);
         if was_waiting {
-            shared.count(by, &TenantId::new(tenant), Tally::queued(-1));
+            shared.count(by, &tenant, Tally::queued(-1));
+        }
+        if let Ok(at) = ends.ids.binary_search(&id) {
+            let body = bodies[at].map_or(0, <[u8]>::len);
+            shared.shares.add(&tenant, (ends.forms[at].len() + body) as u64);
         }
         answers.insert(id, Ok(place(seq)));
     }
@@ -701,10 +713,11 @@ async fn finish_batch(
             let id: Uuid = row.get(0);
             let (is_claimed, seq): (Option<bool>, Option<i64>) = (row.get(1), row.get(2));
             let form: Option<&[u8]> = row.get(3);
-            let mine = ends.ids.iter().position(|known| *known == id).map(|at| ends.forms[at].as_slice());
+            let is_mine = |at: usize| form == Some(ends.forms[at].as_slice()) || form == bare[at].as_deref();
+            let at = ends.ids.iter().position(|known| *known == id);
             let end = match (is_claimed, seq) {
                 // The answer that was lost said so.
-                (None, Some(seq)) if lost && form == mine => Ok(place(seq)),
+                (None, Some(seq)) if lost && at.is_some_and(is_mine) => Ok(place(seq)),
                 (Some(true), _) if !standing.is_in_force() => Err(standing.error(by)),
                 _ => Err(StoreError::NoSuchSend),
             };

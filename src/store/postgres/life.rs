@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::counts::Tally;
 use super::forms::end_of;
 use super::link::{Link, Trouble};
-use super::{Shared, locked, measures, schema, sql, wait};
+use super::{Shared, locked, measures, schema, shares, sql, wait};
 use crate::clock;
 use crate::outcome::{Code, Ended};
 use crate::send::{SendId, TenantId};

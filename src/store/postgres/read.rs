@@ -440,6 +440,9 @@ pub async fn retain(shared: &Shared, now: Timestamp) -> Result<(), StoreError> {
     schema::drop_before(link, bodies.min(live), true).await.map_err(failed)?;
     schema::drop_before(link, records.min(live), false).await.map_err(failed)?;
     let first_kept = records.min(live).saturating_mul(24 * 3600);
+    for (text, day) in sql::FORGET_KEPT.into_iter().zip([records.min(live), bodies.min(live)]) {
+        link.query(text, &[&day]).await.map_err(failed)?;
+    }
     link.query(sql::FORGET_STATS, &[&first_kept]).await.map_err(failed)?;
     let keys = now.checked_sub(SignedDuration::try_from(IDEMPOTENCY_KEPT).unwrap_or(SignedDuration::MAX));
     link.query(sql::FORGET_KEYS, &[&keys.map_or(0, wire::nanoseconds)]).await.map_err(failed)?;

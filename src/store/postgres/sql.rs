@@ -66,9 +66,15 @@ pub const ACCEPT: &str = concat!(
      FROM given JOIN made USING (id) WHERE course = 0), \
      counted AS (INSERT INTO tally (incarnation, tenant, held, queued, unclaimed) \
      SELECT incarnation, tenant, 0, count(*), count(*) FILTER (WHERE course = 0) FROM given JOIN made USING (id) \
-     WHERE course <> 2 GROUP BY incarnation, tenant) \
+     WHERE course <> 2 GROUP BY incarnation, tenant), \
+     kept AS (INSERT INTO kept_since (tenant, day, records, bodies) SELECT tenant, created_at / 86400000000000, \
+     sum(512 + octet_length(form) + coalesce(octet_length(sealed), 0)), coalesce(sum(octet_length(body)), 0) \
+     FROM given JOIN made USING (id) GROUP BY 1, 2) \
      SELECT count(*) FROM me"
 );
+
+/// What the statements that accept count for each send beside its bytes.
+pub const KEPT_OF_SEND: u64 = 512;
 
 /// Which of these were accepted: asked where the answer to [`ACCEPT`] was lost, and it cannot be made again.
 pub const ACCEPTED: &str = "SELECT id FROM send WHERE id = ANY($1::uuid[]) LIMIT 1";
@@ -94,8 +100,13 @@ pub const UNDO: &str = "WITH given AS MATERIALIZED (SELECT * FROM unnest($2::uui
      SELECT $9::bigint / 60000000000, tenant, $7::smallint, count(*) FROM ended GROUP BY tenant) \
      SELECT id, seq, tenant, held, queued, unclaimed FROM ended ORDER BY seq";
 
-pub const ACCEPT_CALL: &str = "SELECT o_verdict, o_places, o_before FROM accept_call($1, $2, $3, $4, $5, $6, $7, $8, \
-     $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)";
+pub const ACCEPT_CALL: &str = "WITH called AS MATERIALIZED (SELECT o_verdict, o_places, o_before FROM accept_call($1, $2, \
+     $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)), \
+     kept AS (INSERT INTO kept_since (tenant, day, records, bodies) SELECT $3, g.created_at / 86400000000000, \
+     sum(512 + octet_length(g.form) + coalesce(octet_length(g.sealed), 0)), coalesce(sum(octet_length(g.body)), 0) \
+     FROM called, unnest($16::bytea[], $17::bytea[], $18::bytea[], $22::bigint[]) AS g(form, body, sealed, created_at) \
+     WHERE called.o_verdict = 0 GROUP BY 2) \
+     SELECT o_verdict, o_places, o_before FROM called";
 
 pub const BEGIN: &str = concat!(
     "WITH ",
@@ -117,22 +128,30 @@ pub const SPECS: &str = "SELECT g.id, (SELECT s.form FROM send s WHERE s.id = g.
      (SELECT s.sealed FROM send s WHERE s.id = g.id), (SELECT l.slot FROM live l WHERE l.id = g.id), \
      (SELECT b.bytes FROM send_body b WHERE b.id = g.id) FROM unnest($1::uuid[]) AS g(id)";
 
+/// Of the tenants `$13` the form of `$14` is kept, where there is one, and no body.
+///
 /// A begun one's end is taken from whoever began it, in force or not; one that was only claimed from who is.
 pub const FINISH: &str = concat!(
     "WITH ",
     in_force!(),
     ", given AS (SELECT * FROM unnest($2::uuid[], $3::smallint[], $4::smallint[], $5::smallint[], $6::text[], \
-     $7::text[], $8::bigint[], $9::bigint[], $10::bytea[], $11::bytea[]) WITH ORDINALITY AS g(id, outcome, code, \
-     status, source, public, started_at, finished_at, form, body, n)), \
+     $7::text[], $8::bigint[], $9::bigint[], $10::bytea[], $11::bytea[], $14::bytea[]) WITH ORDINALITY AS g(id, outcome, code, \
+     status, source, public, started_at, finished_at, whole, body, bare, n)), \
      gone AS (DELETE FROM live l USING given g WHERE l.id = g.id AND l.incarnation = $1 \
-     AND (l.began_at IS NOT NULL OR EXISTS (SELECT FROM me)) RETURNING l.id, l.tenant, l.began_at), \
-     ended AS (SELECT g.*, gone.tenant, gone.began_at, \
+     AND (l.began_at IS NOT NULL OR EXISTS (SELECT FROM me)) RETURNING l.id, l.tenant, l.began_at, l.created_at), \
+     ended AS (SELECT g.*, gone.tenant, gone.began_at, gone.created_at, \
+     g.bare IS NOT NULL AND gone.tenant = ANY ($13::text[]) AS is_bare, \
+     CASE WHEN gone.tenant = ANY ($13) THEN coalesce(g.bare, g.whole) ELSE g.whole END AS form, \
      (SELECT tail_now()) | (row_number() OVER (ORDER BY g.n)) AS seq \
      FROM given g JOIN gone USING (id)), \
      ends AS (INSERT INTO done (id, seq, tenant, outcome, code, status, source, public, started_at, finished_at, node, \
      form) SELECT id, seq, tenant, outcome, code, status, source, public, started_at, finished_at, $12::text, form \
      FROM ended), \
-     bodies AS (INSERT INTO done_body (id, bytes) SELECT id, body FROM ended WHERE body IS NOT NULL), \
+     bodies AS (INSERT INTO done_body (id, bytes) SELECT id, body FROM ended WHERE body IS NOT NULL \
+     AND NOT is_bare), \
+     kept AS (INSERT INTO kept_since (tenant, day, records, bodies) SELECT tenant, created_at / 86400000000000, \
+     sum(octet_length(form)), coalesce(sum(octet_length(body)) FILTER (WHERE NOT is_bare), 0) FROM ended \
+     GROUP BY 1, 2), \
      counted AS (INSERT INTO tally (incarnation, tenant, held, queued, unclaimed) \
      SELECT $1, tenant, 0, -count(*), 0 FROM ended WHERE began_at IS NULL GROUP BY tenant), \
      minutes AS (INSERT INTO hour (minute, tenant, outcome, n) \
@@ -337,6 +356,19 @@ pub const COMPACT_TALLY: &str = "WITH gone AS (DELETE FROM tally RETURNING incar
      unclaimed) INSERT INTO tally (incarnation, tenant, held, queued, unclaimed) SELECT incarnation, tenant, sum(held), \
      sum(queued), sum(unclaimed) FROM gone GROUP BY incarnation, tenant \
      HAVING (sum(held), sum(queued), sum(unclaimed)) <> (0, 0, 0)";
+
+pub const COMPACT_KEPT: &str = "WITH gone AS (DELETE FROM kept_since RETURNING tenant, day, records, bodies) \
+     INSERT INTO kept AS known (tenant, day, records, bodies) SELECT tenant, day, sum(records), sum(bodies) FROM gone \
+     GROUP BY 1, 2 ORDER BY 1, 2 ON CONFLICT (tenant, day) DO UPDATE SET records = known.records + excluded.records, \
+     bodies = known.bodies + excluded.bodies";
+
+/// Who keeps more than so much.
+pub const KEPT: &str = "SELECT tenant, sum(records + bodies)::bigint FROM kept GROUP BY tenant \
+     HAVING sum(records + bodies) > $1::bigint";
+
+/// Of the days before these their records and their bodies are dropped.
+pub const FORGET_KEPT: [&str; 2] =
+    ["DELETE FROM kept WHERE day < $1::bigint", "UPDATE kept SET bodies = 0 WHERE day < $1::bigint AND bodies <> 0"];
 
 pub const COMPACT_HOUR: &str = "WITH newest AS MATERIALIZED (SELECT max(minute) AS minute FROM hour), \
      gone AS (DELETE FROM hour RETURNING minute, tenant, outcome, n) \

@@ -3,6 +3,7 @@
 mod lost;
 mod many;
 mod nodes;
+mod shares;
 mod unheard;
 mod wrong;
 
@@ -64,6 +65,7 @@ fn settings(directory: &std::path::Path) -> Settings {
         answer_within: Duration::from_secs(60),
         retention: Duration::from_secs(30 * 24 * 3600),
         body_retention: Duration::from_secs(30 * 24 * 3600),
+        tenant_max_bytes: 50 << 30,
         past: Past::Own,
     }
 }

@@ -31,6 +31,8 @@ use crate::store::{
 
 /// Rows that a sweep looks at in one go.
 const LOOKED_AT: i64 = 1_000;
+/// Most of one claim, each with up to 40 KiB of a request's URL and headers: more come with the next.
+const CLAIMED_AT_ONCE: usize = 512;
 /// Most of one statement's ends.
 const ENDS_AT_ONCE: usize = 512;
 /// How often a call that finds newer suspensions than are loaded is made again, every [`super::POLL`].
@@ -92,7 +94,7 @@ pub async fn accept_call(
         let _counting = shared.counting.read().await;
         let said = call_accepted(&shared, &by, &call, &columns, is_large).await;
         if matches!(said, Ok((_, true))) {
-            count_accepted(&shared, &by, &call.sends, call.hold.is_some());
+            count_accepted(&shared, &by, &call.sends, &columns, call.hold.is_some());
         }
         said
     };
@@ -210,6 +212,11 @@ pub async fn replay(shared: &Shared, key: IdempotencyKey, now: Timestamp) -> Res
 
 // Ends of executions.
 
+pub async fn is_known(shared: &Shared, tenant: &TenantId, execution: &ExecutionId) -> Result<bool, StoreError> {
+    let rows = shared.look.query(sql::EXECUTION, &[&tenant.as_str(), &execution.as_str()]).await;
+    Ok(!rows.map_err(|trouble| trouble.on_write())?.is_empty())
+}
+
 pub async fn end_execution(
     shared: &Shared,
     by: &Session,
@@ -292,6 +299,7 @@ pub async fn release_overdue(
 // Claims.
 
 pub async fn claim(shared: &Shared, by: &Session, wants: Vec<Want>, limit: usize) -> Result<Claimed, StoreError> {
+    let limit = limit.min(CLAIMED_AT_ONCE);
     let incarnation = by.incarnation() as i64;
     let counting = shared.counting.read().await;
     // An answer that is lost leaves its sends claimed by this session, and in nobody's window: they are given back.

@@ -12,7 +12,7 @@ use crate::store::conformance::{
 use crate::store::{Course, ExecutionEnd, NewSend, SuspensionScope};
 
 /// How long anything may take: a busy machine is no failure.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A tier without nodes yet.
 pub struct Schema {
