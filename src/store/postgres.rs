@@ -157,6 +157,8 @@ struct Shared {
     uncounted: Notify,
     /// What this session has claimed and knows of.
     claimed: Mutex<HashSet<uuid::Uuid>>,
+    /// What it has begun and somebody here is to end.
+    begun: Mutex<HashSet<uuid::Uuid>>,
     /// The answer to a claim was lost.
     strays: Notify,
     end_jobs: mpsc::Sender<EndJob>,
@@ -297,6 +299,9 @@ impl Shared {
         if said.is_ok() {
             locked(&self.claimed).remove(&id);
         }
+        if matches!(said, Ok(_) | Err(StoreError::NoSuchSend)) {
+            locked(&self.begun).remove(&id);
+        }
         said
     }
 }
@@ -353,6 +358,7 @@ impl Postgres {
             counting: RwLock::default(),
             uncounted: Notify::new(),
             claimed: Mutex::default(),
+            begun: Mutex::default(),
             strays: Notify::new(),
             end_jobs,
             news,

@@ -24,7 +24,7 @@ use super::link::{Link, Trouble};
 use super::turns::Turn;
 use super::{measures, schema, sql};
 use crate::clock;
-use crate::outcome::{Code, Ended, Processed};
+use crate::outcome::{Code, Ended, Failure, Processed};
 use crate::record::Finished;
 use crate::send::{SendId, SendSpec, TenantId};
 use crate::store::{Accepted, Begin, Course, NewSend, Session, Started, StoreEnd, StoreError, TailPlace, view, wire};
@@ -348,7 +348,10 @@ pub fn count_accepted(shared: &Shared, by: &Session, sends: &[NewSend], columns:
     for send in sends {
         let change = match send.course {
             _ if held => Tally::held(1),
-            Course::Begin => continue,
+            Course::Begin => {
+                super::locked(&shared.begun).insert(send.id.0);
+                continue;
+            }
             Course::Claim => {
                 super::locked(&shared.claimed).insert(send.id.0);
                 Tally::queued(1)
@@ -395,7 +398,7 @@ pub fn give(
         if !unsent.is_empty() {
             tracing::warn!(sends = unsent.len(), "what was accepted after its caller was refused ends unsent");
         }
-        undo(&shared, &by, unsent).await;
+        undo(&shared, &by, unsent, never_sent()).await;
         if let Err(error) = super::wait::give_back(&shared, &by, claimed.clone()).await {
             tracing::debug!(%error, "claimed sends were not given back yet");
             super::locked(&shared.claimed).retain(|id| !claimed.contains(&SendId(*id)));
@@ -405,14 +408,14 @@ pub fn give(
 }
 
 /// One that nobody is there to deliver.
-struct Unsent {
-    id: SendId,
-    tenant: TenantId,
-    created: i64,
+pub struct Unsent {
+    pub id: SendId,
+    pub tenant: TenantId,
+    pub created: i64,
     /// Of one that is not held.
-    released: Option<i64>,
+    pub released: Option<i64>,
     /// Of one that was begun.
-    began: Option<i64>,
+    pub began: Option<i64>,
 }
 
 impl Unsent {
@@ -428,9 +431,12 @@ impl Unsent {
     }
 }
 
+fn never_sent() -> Failure {
+    view::interrupted().but(Processed::No)
+}
+
 /// Ends them, but for those that another node has begun by now; however long the database is away.
-async fn undo(shared: &Shared, by: &Session, mut all: Vec<Unsent>) {
-    let why = view::interrupted().but(Processed::No);
+pub async fn undo(shared: &Shared, by: &Session, mut all: Vec<Unsent>, why: Failure) {
     let outcome = i16::from(wire::outcome_number(Ended::because(why.clone()).outcome));
     let (code, node, incarnation) =
         (i16::from(wire::code_number(Code::Interrupted)), by.node().to_string(), by.incarnation() as i64);
@@ -479,6 +485,7 @@ async fn undo(shared: &Shared, by: &Session, mut all: Vec<Unsent>) {
             }
         }
         super::locked(&shared.claimed).retain(|id| ids.binary_search(id).is_err());
+        super::locked(&shared.begun).retain(|id| ids.binary_search(id).is_err());
         shared.tell_closed(ends.into_iter().map(|(id, seq, tenant)| StoreEnd {
             id: SendId(id),
             tenant,
@@ -581,6 +588,7 @@ fn begun(shared: &Arc<Shared>, job: BeginJob, made: Result<&mut HashSet<Uuid>, &
         }
         shared.count(&job.by, &begin.tenant, Tally::queued(-1));
         if in_time {
+            super::locked(&shared.begun).insert(begin.id.0);
             answers.push(Ok(Started::new(begin.id, begin.tenant, spec, begin.at, job.by.clone())));
         } else {
             too_late.push((begin.id, begin.tenant, begin.at));
@@ -601,7 +609,7 @@ fn begun(shared: &Arc<Shared>, job: BeginJob, made: Result<&mut HashSet<Uuid>, &
         let (shared, by) = (shared.clone(), job.by);
         tokio::spawn(async move {
             let unsent = unsent.into_iter().map(|(id, tenant, at)| Unsent::begun(id, tenant, at));
-            undo(&shared, &by, unsent.collect()).await;
+            undo(&shared, &by, unsent.collect(), never_sent()).await;
         });
     }
 }

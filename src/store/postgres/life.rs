@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::counts::Tally;
 use super::forms::end_of;
+use super::hot::{Unsent, undo};
 use super::link::{Link, Trouble};
 use super::{Shared, locked, measures, schema, shares, sql, wait};
 use crate::clock;
@@ -37,6 +38,9 @@ const CLOCK_WITHIN: Duration = Duration::from_millis(500);
 const COMPACTED_EVERY: Duration = Duration::from_secs(2);
 /// How often what ended is counted for the statistics, so that who asks for them waits for little.
 const COUNTED_EVERY: Duration = Duration::from_secs(2);
+/// How often what is begun is looked through for what nobody here is about any more; that is twice so, and began longer
+/// ago than this beyond what a delivery may take.
+const FORGOTTEN_EVERY: Duration = Duration::from_secs(60);
 const PARTITIONS_EVERY: Duration = Duration::from_secs(600);
 /// Ends that one look at the tail brings to those who wait.
 const ENDS_TOLD: i64 = 1_000;
@@ -116,6 +120,7 @@ pub async fn join(shared: &Arc<Shared>, node: Arc<str>) -> Result<Session, Store
         *life = Some(Life { session: session.clone(), renewed: sent });
     }
     locked(&shared.claimed).clear();
+    locked(&shared.begun).clear();
     shared.loaded.send_replace(suspensions);
     let adopted = adopt(shared, incarnation).await.map_err(|trouble| trouble.on_write())?;
     if adopted > 0 {
@@ -205,6 +210,8 @@ pub async fn tend(shared: Arc<Shared>) {
     let mut compacted = clock::monotonic();
     let mut partitioned = compacted;
     let mut counted = compacted;
+    let mut shares_seen = None;
+    let (mut looked_through, mut forgotten) = (compacted, HashSet::new());
     let mut measured = None;
     let mut tail = None;
     loop {
@@ -244,6 +251,15 @@ pub async fn tend(shared: Arc<Shared>) {
                 counted = now;
                 super::stats::count(&shared.tend, sql::COUNT_STATS_IF_FREE).await?;
             }
+            if now.duration_since(looked_through) >= FORGOTTEN_EVERY {
+                looked_through = now;
+                let before = std::mem::take(&mut forgotten);
+                forgotten = end_forgotten(&shared, &before, shared.settings.grace + FORGOTTEN_EVERY).await?;
+            }
+            if shares_seen.is_none_or(|at| now.duration_since(at) >= shares::LOOKED_AT_EVERY) {
+                shares_seen = Some(now);
+                shared.shares.look(&shared.tend).await?;
+            }
             if measured.is_none_or(|at| now.duration_since(at) >= measures::EVERY) {
                 measured = Some(now);
                 measures::database(&shared.tend).await?;
@@ -258,6 +274,32 @@ pub async fn tend(shared: Arc<Shared>) {
             tracing::debug!(error = %trouble.on_read(), "the tier was not looked at");
         }
     }
+}
+
+/// Ends those that this session began so long ago, that nobody here is to end, and that were so `before` as well; which
+/// are so now. There are none, unless a task died: they would be in flight until this node leaves.
+pub async fn end_forgotten(shared: &Shared, before: &HashSet<Uuid>, since: Duration) -> Result<HashSet<Uuid>, Trouble> {
+    let Some(session) = shared.session() else { return Ok(HashSet::new()) };
+    let since = SignedDuration::try_from(since).unwrap_or(SignedDuration::MAX);
+    let at = clock::wall().checked_sub(since).map_or(0, wire::nanoseconds);
+    let rows = shared.tend.query(sql::BEGUN_BEFORE, &[&(session.incarnation() as i64), &at]).await?;
+    let known = locked(&shared.begun).clone();
+    let (mut now, mut again) = (HashSet::new(), Vec::new());
+    for row in rows.iter().filter(|row| !known.contains(&row.get(0))) {
+        let id: Uuid = row.get(0);
+        if before.contains(&id) {
+            let tenant = TenantId::new(row.get::<_, &str>(1));
+            let (created, released, began) = (row.get(2), row.get(3), row.get(4));
+            again.push(Unsent { id: SendId(id), tenant, created, released, began });
+        } else {
+            now.insert(id);
+        }
+    }
+    if !again.is_empty() {
+        tracing::error!(sends = again.len(), "begun sends that nobody here is about any more end interrupted");
+        undo(shared, &session, again, view::interrupted()).await;
+    }
+    Ok(now)
 }
 
 /// Gives back what the answer to a claim was lost of: claimed by this session, and in nobody's window.

@@ -264,6 +264,10 @@ pub const GIVE_BACK: &str = concat!(
 /// What this session has claimed and not begun.
 pub const CLAIMED: &str = "SELECT id FROM live WHERE incarnation = $1::bigint AND began_at IS NULL";
 
+/// What this session began before that.
+pub const BEGUN_BEFORE: &str = "SELECT id, tenant, created_at, released_at, began_at FROM live \
+     WHERE incarnation = $1::bigint AND began_at < $2::bigint";
+
 /// What the dead had claimed is nobody's again. A later statement than the one that declares them dead, and repeated:
 /// what another adopter holds is passed over, and comes back where that one dies.
 pub const ADOPT: &str = concat!(

@@ -471,6 +471,61 @@ async fn days_past_their_retention_go_as_a_whole_and_what_waits_stays() {
     begin_one(&node.store, &node.session, begin_of(ids[1], &draft(), at(40 * DAY))).await.expect("it still begins");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_has_begun_and_forgotten_ends_and_what_it_is_about_goes_on() {
+    let tier = Schema::fresh();
+    let node = tier.node("a").await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let send = NewSend { course: Course::Begin, ..draft().created(at(1)).send() };
+        ids.push(send.id);
+        accept_new(&node.store, &node.session, call(vec![send], None)).await;
+    }
+    ids.push(accept_one(&node.store, &node.session, &draft()).await);
+    begin_one(&node.store, &node.session, begin_of(ids[3], &draft(), at(2))).await.expect("begun");
+    for forgotten in [ids[0], ids[3]] {
+        locked(&node.store.shared.begun).remove(&forgotten.0);
+    }
+    let look = async |before: &HashSet<uuid::Uuid>| {
+        life::end_forgotten(&node.store.shared, before, Duration::from_secs(60)).await.expect("looked")
+    };
+    let seen = look(&HashSet::new()).await;
+    assert_eq!(seen, HashSet::from([ids[0].0, ids[3].0]));
+    let outcome = async |id: SendId| {
+        let record = node.store.record(Reach::All, id, false).await.expect("readable").expect("known");
+        record.ended.map(|ended| ended.outcome)
+    };
+    assert_eq!(outcome(ids[0]).await, None, "it is looked for twice");
+    assert_eq!(look(&seen).await, HashSet::new());
+    let interrupted = Some(Outcome::Interrupted);
+    assert_eq!([outcome(ids[0]).await, outcome(ids[3]).await], [interrupted, interrupted]);
+    for id in [ids[1], ids[2]] {
+        assert_eq!(outcome(id).await, None);
+        node.store.finish(&node.session, finished(id, 200, at(3))).await.expect("ended");
+    }
+    assert!(locked(&node.store.shared.begun).is_empty());
+    // Of what has just begun it is not said.
+    let send = NewSend { course: Course::Begin, ..draft().created(clock::wall()).send() };
+    let id = send.id.0;
+    accept_new(&node.store, &node.session, call(vec![send], None)).await;
+    locked(&node.store.shared.begun).clear();
+    assert!(!look(&HashSet::from([id])).await.contains(&id));
+    assert_eq!(outcome(SendId(id)).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_claim_takes_so_many_and_says_that_there_are_more() {
+    let tier = Schema::fresh();
+    let node = tier.node("a").await;
+    let sends = (0..520).map(|_| NewSend { course: Course::Wait, ..draft().send() }).collect();
+    accept_new(&node.store, &node.session, call(sends, None)).await;
+    for (taken, more) in [(512, true), (8, false)] {
+        let want = Want { tenant: tenant("acme"), room: 1_000, full: Vec::new() };
+        let claimed = node.store.claim(&node.session, vec![want], 2_000).await.expect("claimed");
+        assert_eq!((claimed.sends.len(), claimed.more), (taken, more));
+    }
+}
+
 async fn accept_again(node: &One, draft: &Draft) -> SendId {
     loop {
         let send = draft.send();
