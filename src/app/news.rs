@@ -12,7 +12,7 @@ use crate::store::{News, StoreError};
 
 /// How often the ends that somebody waits for are looked for, beside the tail that tells of them: that is told in order, so
 /// it stands while any transaction of the database is open.
-const WAITS_LOOK: Duration = Duration::from_millis(250);
+const WAITS_LOOK: Duration = Duration::from_millis(75);
 
 async fn look_for_ends(ledger: &Ledger) {
     let waited_for = ledger.events.waited_for();

@@ -73,7 +73,7 @@ use crate::record::{Execution, Finished, Record};
 use crate::redact::RedactKey;
 use crate::send::{ExecutionId, SendId, TenantId};
 
-/// How often a node looks at the others.
+/// How often what has to come is looked for again.
 const POLL: Duration = Duration::from_millis(100);
 /// Jobs that may wait for the next statement; more callers wait for their turn.
 const JOBS_MAX: usize = 8 * 1024;

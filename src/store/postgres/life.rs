@@ -24,6 +24,8 @@ use crate::outcome::{Code, Ended};
 use crate::send::{SendId, TenantId};
 use crate::store::{News, Session, StoreEnd, StoreError, view, wire};
 
+/// How often a node looks at the others: what they do is known here within a tenth of a second, with what the looks take.
+const TENDED_EVERY: Duration = Duration::from_millis(50);
 /// Rows that one statement of an adopter takes, so that it holds none of them for long.
 const ADOPTED_AT_ONCE: i64 = 2_000;
 const INTERRUPTED_AT_ONCE: i64 = 512;
@@ -215,7 +217,7 @@ pub async fn tend(shared: Arc<Shared>) {
     let mut measured = None;
     let mut tail = None;
     loop {
-        tokio::time::sleep(super::POLL).await;
+        tokio::time::sleep(TENDED_EVERY).await;
         let Some(session) = shared.session() else { continue };
         let incarnation = session.incarnation() as i64;
         let now = clock::monotonic();
