@@ -8,8 +8,9 @@ use super::Shared;
 use super::entry::SendHead;
 use super::list::{Goes, Sieve, cursor, parse_cursor, walk};
 use super::read::payload;
+use super::seal::Asked;
 use super::segment::Segment;
-use super::table::{Row, outcome_term};
+use super::table::{Row, outcome_term, term};
 use crate::outcome::Outcome;
 use crate::record::{ExecutionState, ExecutionSummary};
 use crate::store::{ExecutionFilter, ExecutionPage, StoreError, wire};
@@ -25,7 +26,7 @@ pub fn executions(
 ) -> Result<ExecutionPage, StoreError> {
     let before = at.map(|at| parse_cursor('x', at)).transpose()?;
     let of_first = filter.of_first();
-    let mut counting = Counting { shared, delivered: HashMap::new() };
+    let mut counting = Counting { shared, delivered: HashMap::new(), of_tenants: HashMap::new() };
     let mut executions = Vec::new();
     let next = walk(shared, &Sieve::of_first_ones(shared, &of_first), before, |segment, row, looked_at| {
         let ended = shared.ending(row.execution, None)?;
@@ -80,6 +81,8 @@ struct Counting<'a> {
     shared: &'a Shared,
     /// Rows that were delivered, by segment.
     delivered: HashMap<u32, RoaringBitmap>,
+    /// Of a tenant, by segment and its hash.
+    of_tenants: HashMap<(u32, u32), RoaringBitmap>,
 }
 
 impl Counting<'_> {
@@ -87,8 +90,10 @@ impl Counting<'_> {
         let mut counts = Counts::default();
         for segment in self.shared.segments().with(first.execution) {
             let rows = segment.row_count();
-            let members: RoaringBitmap =
+            let mut members: RoaringBitmap =
                 segment.members(first.execution)?.into_iter().filter(|&number| number < rows).collect();
+            // Two tenants' executions of one name may have one hash, and their tenants another each.
+            members &= self.of_tenant(segment, first.tenant)?;
             if members.is_empty() {
                 continue;
             }
@@ -97,6 +102,13 @@ impl Counting<'_> {
             counts.delivered += members.intersection_len(self.delivered_of(segment)?);
         }
         Ok(counts)
+    }
+
+    fn of_tenant(&mut self, segment: &Segment, tenant: u32) -> Result<&RoaringBitmap, StoreError> {
+        Ok(match self.of_tenants.entry((segment.number, tenant)) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(segment.rows_with(term(Asked::Tenant, tenant))?),
+        })
     }
 
     fn delivered_of(&mut self, segment: &Segment) -> Result<&RoaringBitmap, StoreError> {

@@ -2,13 +2,12 @@
 //!
 //! What ended before the store was opened is counted once, beside everything else, from the tail's entries.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use jiff::Timestamp;
 
-use super::entry::SendHead;
-use super::read::payload;
+use super::seal::Asked;
 use super::segment::{END_BYTES, End};
 use super::{Shared, locked};
 use crate::outcome::Outcome;
@@ -104,10 +103,17 @@ pub fn count(shared: &Shared, newest: u64) -> Result<(), StoreError> {
         return Ok(());
     };
     let since = wire::nanoseconds(start_of_the_hour(wire::timestamp(last)));
-    // By the tenant's hash and the minute, with one of its sends for each tenant to learn its name from.
+    // By the tenant's hash and the minute, and whose hash it is: of several, each send is asked.
     let mut counts: HashMap<(u32, i64, u8), u64> = HashMap::new();
-    let mut sends: HashMap<u32, Vec<(u32, u32)>> = HashMap::new();
-    for segment in segments.iter().filter(|segment| segment.zones().newest_finished_at >= since) {
+    let mut names: HashMap<u32, HashSet<TenantId>> = HashMap::new();
+    let mut shared_ones: HashMap<(TenantId, i64, u8), u64> = HashMap::new();
+    let within: Vec<_> = segments.iter().filter(|segment| segment.zones().newest_finished_at >= since).collect();
+    for segment in &within {
+        for tenant in super::stats::tenants(shared, segment)? {
+            names.entry(shared.keys.short(Asked::Tenant, tenant.as_str())).or_default().insert(tenant);
+        }
+    }
+    for segment in within {
         let known = u32::try_from((newest + 1).saturating_sub(segment.first_seq)).unwrap_or(u32::MAX);
         let known = known.min(segment.ends_count.load(std::sync::atomic::Ordering::Acquire));
         for from in (0..known).step_by(ENDS_AT_ONCE as usize) {
@@ -116,36 +122,26 @@ pub fn count(shared: &Shared, newest: u64) -> Result<(), StoreError> {
                 if end.finished_at < since || end.tenant == 0 {
                     continue;
                 }
-                *counts.entry((end.tenant, minute(wire::timestamp(end.finished_at)), end.outcome)).or_default() += 1;
-                let some = sends.entry(end.tenant).or_default();
-                if some.len() < SENDS_ASKED {
-                    some.push((end.segment, end.row));
+                let at = minute(wire::timestamp(end.finished_at));
+                if names.get(&end.tenant).is_none_or(|names| names.len() < 2) {
+                    *counts.entry((end.tenant, at, end.outcome)).or_default() += 1;
+                } else if let Some(tenant) = super::stats::tenant_of(shared, &end)? {
+                    *shared_ones.entry((tenant, at, end.outcome)).or_default() += 1;
                 }
             }
         }
     }
-    let names: HashMap<u32, TenantId> =
-        sends.into_iter().filter_map(|(hash, sends)| Some((hash, name(shared, &sends)?))).collect();
     let mut known = locked(&shared.hour.counts);
-    for ((hash, at, outcome), count) in counts {
-        if let (Some(tenant), Ok(outcome)) = (names.get(&hash), wire::outcome_of(outcome)) {
+    let mut add = |tenant: &TenantId, at, outcome, count| {
+        if let Ok(outcome) = wire::outcome_of(outcome) {
             known.add(tenant, outcome, at, count, minute(wire::timestamp(last)));
         }
+    };
+    for ((hash, at, outcome), count) in counts {
+        if let Some(tenant) = names.get(&hash).and_then(|names| names.iter().next()) {
+            add(tenant, at, outcome, count);
+        }
     }
+    shared_ones.into_iter().for_each(|((tenant, at, outcome), count)| add(&tenant, at, outcome, count));
     Ok(())
-}
-
-/// As many sends of a tenant are asked for its name: some may be damaged.
-const SENDS_ASKED: usize = 8;
-
-fn name(shared: &Shared, sends: &[(u32, u32)]) -> Option<TenantId> {
-    sends.iter().find_map(|&(segment, row)| {
-        let segment = shared.segment(segment)?;
-        let row = shared.sound_row(&segment, row).ok()??;
-        let read = segment.frame(row.accepted).and_then(|bytes| {
-            payload(&segment, row.accepted, &bytes, SendHead::decode).map(|(_, form)| form.tenant_id())
-        });
-        // Damage is told where somebody asks for the record.
-        read.ok()
-    })
 }

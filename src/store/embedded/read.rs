@@ -8,7 +8,7 @@ use super::entry::{BodyPlace, FinishHead, SendHead, id_of};
 use super::frame::{self, Frame};
 use super::index::FoundEnding;
 use super::list::{Sieve, cursor, parse_cursor};
-use super::seal::{SLOT_BYTES, Slot};
+use super::seal::{Asked, SLOT_BYTES, Slot};
 use super::segment::{END_BYTES, End, Segment};
 use super::table::{Extent, NONE, ROW_BYTES, Row};
 use crate::limits::IDEMPOTENCY_KEPT;
@@ -398,6 +398,8 @@ pub fn execution(
 ) -> Result<Option<Execution>, StoreError> {
     let from = at.map(|at| parse_cursor('e', at)).transpose()?.unwrap_or((0, 0));
     let hash = shared.keys.execution(tenant.as_str(), execution.as_str());
+    // The other half of what tells two tenants' executions of one name apart.
+    let tenant_hash = shared.keys.short(Asked::Tenant, tenant.as_str());
     let ended = shared.ending(hash, Some((tenant.as_str(), execution.as_str())))?;
     let delivered_number = wire::outcome_number(Outcome::Delivered);
     let (mut total, mut delivered) = (0, 0);
@@ -408,8 +410,9 @@ pub fn execution(
     for segment in shared.segments().with(hash).rev() {
         let rows = segment.row_count();
         for number in segment.members(hash)?.into_iter().filter(|&number| number < rows) {
-            total += 1;
-            let Some(row) = shared.sound_row(segment, number)? else { continue };
+            let row = shared.sound_row(segment, number)?;
+            total += u64::from(row.is_none_or(|row| row.tenant == tenant_hash));
+            let Some(row) = row.filter(|row| row.tenant == tenant_hash) else { continue };
             delivered += u64::from(row.outcome == delivered_number);
             members.push((segment.clone(), number, row));
         }

@@ -1,8 +1,9 @@
 //! Statistics: the ends of each segment's log are counted once, from its `ends` and the rows that they name.
 //!
 //! A full segment's counts are kept in its file `stats`, and those of the newest in memory, counted on from where they
-//! were, every few seconds. So an answer costs the counts of its time, and the ends of those seconds. Derived: where the file is missing or
-//! not sound it is made anew.
+//! were, every few seconds. So an answer costs the counts of its time, and the ends of those seconds. Derived: where the
+//! file is missing or not sound it is made anew. Tenants, hosts and sources are told apart by the names that the log has:
+//! rows know hashes, which two of them may share.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -14,18 +15,20 @@ use serde::{Deserialize, Serialize};
 
 use super::entry::{FinishHead, SendHead};
 use super::frame::{self, Frame, FrameKind};
-use super::read::payload;
-use super::seal::Asked;
+use super::read::{Window, payload};
 use super::segment::{END_BYTES, End, SCAN_ROWS, Segment};
-use super::table::{ROW_BYTES, Row};
+use super::table::{Extent, ROW_BYTES, Row};
 use super::{Shared, files, locked};
 use crate::limits::{STATS_COUNTS_MAX, STATS_HOSTS_OF_SLOT};
 use crate::outcome::Outcome;
+use crate::send::TenantId;
+use crate::store::StoreError;
 use crate::store::stats::{By, Choosing, NO_TIME, Place, SLOT_SECONDS, Stats, StatsAsked, time_of};
-use crate::store::{StoreError, wire};
+use crate::store::wire::{self, Unreadable};
 
-/// Ends that are read at once.
-const ENDS_AT_ONCE: u32 = 16 * 1024;
+/// Ends that are read at once, and of the logs that name them so many bytes.
+const ENDS_AT_ONCE: u32 = 4 * 1024;
+const LOG_AT_ONCE: usize = 64 << 10;
 /// Far more than a full segment's takes.
 const FILE_BYTES_MAX: u64 = 256 << 20;
 const NANOSECONDS_PER_MS: i64 = 1_000_000;
@@ -39,8 +42,9 @@ const TENANT: u8 = 3;
 struct Key {
     of: u8,
     slot: i64,
+    /// The number of its name here; 0: damage has taken that.
     tenant: u32,
-    /// The number of an outcome, or the row's hash; 0: of those that are not told apart.
+    /// The number of an outcome, or that of a name; 0: of those that are not told apart.
     value: u32,
     delivered: bool,
     time: u8,
@@ -51,8 +55,9 @@ struct Key {
 pub struct Counted {
     to: u32,
     counts: HashMap<Key, u64>,
-    /// Hosts, public addresses and tenants by their hashes.
-    names: HashMap<(u8, u32), String>,
+    /// Hosts, public addresses and tenants by their numbers, which are one for each text.
+    names: HashMap<(u8, u32), Arc<str>>,
+    numbers: HashMap<Arc<str>, u32>,
     /// Of the newest slot, with their tenants.
     hosts: (i64, HashSet<(u32, u32)>),
     /// The first and the last.
@@ -68,40 +73,33 @@ struct StatsForm {
     names: Vec<(u8, u32, String)>,
 }
 
-/// What is asked for, of one segment.
-struct Asking<'a> {
-    asked: &'a StatsAsked,
-    of: u8,
-    tenant: u32,
-}
-
-impl Asking<'_> {
-    fn each(&self, counted: &Counted, mut add: impl FnMut(Option<&str>, Place, u64)) {
-        for (key, &count) in &counted.counts {
-            let is_asked = key.of == self.of && (self.tenant == 0 || self.tenant == key.tenant);
-            if !is_asked || !self.asked.takes_in(key.slot) {
-                continue;
-            }
-            let name = match self.asked.by {
-                By::Outcome => {
-                    u8::try_from(key.value).ok().and_then(|one| wire::outcome_of(one).ok()).map(Outcome::label)
-                }
-                By::Tenant => counted.names.get(&(TENANT, key.tenant)).map(String::as_str),
-                By::Host | By::Source => counted.names.get(&(key.of, key.value)).map(String::as_str),
-            };
-            add(name, Place { slot: key.slot, delivered: key.delivered, time: key.time }, count);
-        }
-    }
-}
-
-pub fn stats(shared: &Shared, asked: &StatsAsked) -> Result<Stats, StoreError> {
+/// Shows what is asked for of one segment.
+fn each(asked: &StatsAsked, counted: &Counted, mut add: impl FnMut(Option<&str>, Place, u64)) {
     let of = match asked.by {
         By::Outcome | By::Tenant => OUTCOME,
         By::Host => HOST,
         By::Source => SOURCE,
     };
-    let tenant = asked.reach.one().map_or(0, |tenant| shared.keys.short(Asked::Tenant, tenant.as_str()));
-    let asking = Asking { asked, of, tenant };
+    let tenant = match asked.reach.one().map(|tenant| counted.number(TENANT, tenant.as_str())) {
+        Some(None) => return,
+        Some(Some(number)) => Some(number),
+        None => None,
+    };
+    for (key, &count) in &counted.counts {
+        let is_asked = key.of == of && tenant.is_none_or(|tenant| tenant == key.tenant);
+        if !is_asked || !asked.takes_in(key.slot) {
+            continue;
+        }
+        let name = match asked.by {
+            By::Outcome => u8::try_from(key.value).ok().and_then(|one| wire::outcome_of(one).ok()).map(Outcome::label),
+            By::Tenant => counted.names.get(&(TENANT, key.tenant)).map(|name| &**name),
+            By::Host | By::Source => counted.names.get(&(key.of, key.value)).map(|name| &**name),
+        };
+        add(name, Place { slot: key.slot, delivered: key.delivered, time: key.time }, count);
+    }
+}
+
+pub fn stats(shared: &Shared, asked: &StatsAsked) -> Result<Stats, StoreError> {
     let segments = shared.segments();
     let is_beside = |(first, last): (i64, i64)| last < asked.since || first >= asked.until;
     let within = segments.iter().filter(|segment| {
@@ -112,13 +110,13 @@ pub fn stats(shared: &Shared, asked: &StatsAsked) -> Result<Stats, StoreError> {
     let mut choosing = Choosing::default();
     for segment in &within {
         with(shared, segment, |counted| {
-            asking.each(counted, |name, place, count| choosing.add(name, place.delivered, count));
+            each(asked, counted, |name, place, count| choosing.add(name, place.delivered, count));
         })?;
     }
     let mut gathering = choosing.chosen();
     for segment in &within {
         with(shared, segment, |counted| {
-            asking.each(counted, |name, place, count| gathering.add(asked, name, place, count));
+            each(asked, counted, |name, place, count| gathering.add(asked, name, place, count));
         })?;
     }
     Ok(gathering.done())
@@ -127,15 +125,31 @@ pub fn stats(shared: &Shared, asked: &StatsAsked) -> Result<Stats, StoreError> {
 /// With all that ended in this segment's log by now.
 fn with<T>(shared: &Shared, segment: &Segment, look: impl FnOnce(&Counted) -> T) -> Result<T, StoreError> {
     let mut counted = locked(&segment.counted);
-    if counted.sealed {
+    if counted.to == 0 {
         if let Some(read) = read(segment) {
             return Ok(look(&read));
         }
-        // It was not sound.
+        // It was not sound, if there was any.
         *counted = Counted::default();
     }
     count_on(shared, segment, &mut counted)?;
     Ok(look(&counted))
+}
+
+/// Those of which any send ended in this segment's log.
+pub fn tenants(shared: &Shared, segment: &Segment) -> Result<Vec<TenantId>, StoreError> {
+    with(shared, segment, |counted| {
+        let tenants = counted.names.iter().filter(|((of, _), _)| *of == TENANT);
+        tenants.map(|(_, name)| TenantId::new(&**name)).collect()
+    })
+}
+
+/// Whose send this is; `None`: it is damaged, or gone.
+pub fn tenant_of(shared: &Shared, end: &End) -> Result<Option<TenantId>, StoreError> {
+    let Some(row) = Rows::default().of(shared, end)? else { return Ok(None) };
+    let mut log = Log(None);
+    let form = log.read(shared, end.segment, row.accepted, SendHead::decode)?;
+    Ok(form.map(|(_, form)| form.tenant_id()))
 }
 
 /// Counts what ended by now, so that who asks next need not wait for it.
@@ -181,7 +195,7 @@ fn read(segment: &Segment) -> Option<Counted> {
         to: form.ends,
         slots,
         counts: form.counts.into_iter().collect(),
-        names: form.names.into_iter().map(|(of, hash, name)| ((of, hash), name)).collect(),
+        names: form.names.into_iter().map(|(of, number, name)| ((of, number), name.into())).collect(),
         ..Counted::default()
     })
 }
@@ -190,7 +204,7 @@ fn read(segment: &Segment) -> Option<Counted> {
 fn write(segment: &Segment, counted: &Counted) -> io::Result<()> {
     let mut counts: Vec<(Key, u64)> = counted.counts.iter().map(|(key, count)| (*key, *count)).collect();
     counts.sort_unstable();
-    let names = counted.names.iter().map(|(&(of, hash), name)| (of, hash, name.clone())).collect();
+    let names = counted.names.iter().map(|(&(of, number), name)| (of, number, name.to_string())).collect();
     let form = StatsForm { ends: counted.to, counts, names };
     let mut bytes = Vec::new();
     frame::append(&mut bytes, FrameKind::Stats, &[&wire::encode(&form, Vec::new())], None);
@@ -203,48 +217,113 @@ fn write(segment: &Segment, counted: &Counted) -> io::Result<()> {
 fn count_on(shared: &Shared, segment: &Segment, counted: &mut Counted) -> Result<(), StoreError> {
     let durable = (shared.last_seq.load(Ordering::Acquire) + 1).saturating_sub(segment.first_seq);
     let known = u32::try_from(durable).unwrap_or(u32::MAX).min(segment.ends_count.load(Ordering::Acquire));
-    let mut rows = Rows::default();
     while counted.to < known {
         let to = known.min(counted.to.saturating_add(ENDS_AT_ONCE));
         let bytes = segment.ends(counted.to, to)?;
-        for end in bytes.chunks_exact(END_BYTES).filter_map(End::decode) {
-            let row = rows.of(shared, &end).filter(|row| !row.is_lost());
-            counted.add(shared, &end, row.as_ref());
-        }
+        let ends: Vec<End> = bytes.chunks_exact(END_BYTES).filter_map(End::decode).collect();
+        let told = told(shared, &ends)?;
+        ends.iter().zip(told).for_each(|(end, told)| counted.add(end, told));
         counted.to = to;
     }
     Ok(())
 }
 
+/// What its row and the log know of an end.
+#[derive(Default)]
+struct Told {
+    row: Option<Row>,
+    tenant: Option<String>,
+    host: Option<String>,
+    source: Option<String>,
+}
+
+/// Of each of these ends. Read in the order in which the logs have it.
+fn told(shared: &Shared, ends: &[End]) -> Result<Vec<Told>, StoreError> {
+    let mut told: Vec<Told> = Vec::with_capacity(ends.len());
+    let mut rows = Rows::default();
+    for end in ends {
+        let row = rows.of(shared, end)?.filter(|row| !row.is_lost());
+        told.push(Told { row, ..Told::default() });
+    }
+    let mut order: Vec<(u32, Extent, usize)> = Vec::with_capacity(ends.len());
+    order.extend(
+        ends.iter()
+            .zip(&told)
+            .enumerate()
+            .filter_map(|(at, (end, told))| told.row.as_ref().map(|row| (end.segment, row.accepted, at))),
+    );
+    order.sort_unstable_by_key(|(segment, place, _)| (*segment, place.at));
+    let mut log = Log(None);
+    for (segment, place, at) in order {
+        if let Some((_, form)) = log.read(shared, segment, place, SendHead::decode)? {
+            told[at].tenant = Some(form.tenant.to_owned());
+            told[at].host = form.host();
+        }
+    }
+    let mut log = Log(None);
+    for told in &mut told {
+        let Some(row) = told.row.as_ref().filter(|row| row.public != 0) else { continue };
+        if let Some((_, form)) = log.read(shared, row.finish_segment, row.finish, FinishHead::decode)? {
+            told.source = form.sources().1.map(|public| public.to_string());
+        }
+    }
+    Ok(told)
+}
+
 impl Counted {
-    fn add(&mut self, shared: &Shared, end: &End, row: Option<&Row>) {
+    fn add(&mut self, end: &End, told: Told) {
         let slot = end.finished_at.div_euclid(SLOT_SECONDS * 1_000 * NANOSECONDS_PER_MS);
         self.slots = Some(self.slots.map_or((slot, slot), |(first, last)| (first.min(slot), last.max(slot))));
         let delivered = end.outcome == wire::outcome_number(Outcome::Delivered);
-        let took = row.filter(|row| row.is_begun()).map(|row| (end.finished_at - row.started_at) / NANOSECONDS_PER_MS);
-        let time = took.map_or(NO_TIME, time_of);
-        let (mut host, public) = row.map_or((0, 0), |row| (row.host, row.public));
-        if host != 0 {
-            if self.hosts.0 != slot {
-                self.hosts = (slot, HashSet::new());
-            }
-            let is_room = self.hosts.1.len() < STATS_HOSTS_OF_SLOT && self.counts.len() < STATS_COUNTS_MAX;
-            let pair = (end.tenant, host);
-            if !self.hosts.1.contains(&pair) {
-                if is_room {
-                    self.hosts.1.insert(pair);
-                } else {
-                    host = 0;
-                }
-            }
-        }
-        if let Some(row) = row {
-            self.learn(shared, end, row, host);
-        }
-        let values = [(OUTCOME, u32::from(end.outcome)), (HOST, host), (SOURCE, public)];
-        for (of, value) in values {
-            let key = Key { of, slot, tenant: end.tenant, value, delivered, time };
+        let took = told.row.as_ref().filter(|row| row.is_begun());
+        let time = took.map_or(NO_TIME, |row| time_of((end.finished_at - row.started_at) / NANOSECONDS_PER_MS));
+        let tenant = told.tenant.map_or(0, |name| self.name(TENANT, &name));
+        let source = told.source.map_or(0, |name| self.name(SOURCE, &name));
+        let host = told.host.map_or(0, |name| self.host(slot, tenant, &name));
+        for (of, value) in [(OUTCOME, u32::from(end.outcome)), (HOST, host), (SOURCE, source)] {
+            let key = Key { of, slot, tenant, value, delivered, time };
             *self.counts.entry(key).or_default() += 1;
+        }
+    }
+
+    /// The number of a tenant's host, if there is room for one more.
+    fn host(&mut self, slot: i64, tenant: u32, name: &str) -> u32 {
+        if self.hosts.0 != slot {
+            self.hosts = (slot, HashSet::new());
+        }
+        if let Some(&number) = self.numbers.get(name)
+            && self.hosts.1.contains(&(tenant, number))
+        {
+            return number;
+        }
+        if self.hosts.1.len() >= STATS_HOSTS_OF_SLOT || self.counts.len() >= STATS_COUNTS_MAX {
+            return 0;
+        }
+        let number = self.name(HOST, name);
+        self.hosts.1.insert((tenant, number));
+        number
+    }
+
+    /// The number of a name, which is given one.
+    fn name(&mut self, of: u8, name: &str) -> u32 {
+        let next = self.numbers.len() as u32 + 1;
+        let (text, number) = match self.numbers.get_key_value(name) {
+            Some((text, &number)) => (text.clone(), number),
+            None => (Arc::from(name), next),
+        };
+        if number == next {
+            self.numbers.insert(text.clone(), number);
+        }
+        self.names.entry((of, number)).or_insert(text);
+        number
+    }
+
+    fn number(&self, of: u8, name: &str) -> Option<u32> {
+        let is_it = |number: u32| self.names.get(&(of, number)).is_some_and(|known| **known == *name);
+        match self.numbers.get(name) {
+            Some(&number) => Some(number).filter(|&number| is_it(number)),
+            // Of a file.
+            None => self.names.iter().find(|((its, _), known)| *its == of && ***known == *name).map(|((_, it), _)| *it),
         }
     }
 
@@ -252,29 +331,29 @@ impl Counted {
     pub fn hosts_told(&self) -> usize {
         self.names.keys().filter(|(of, _)| *of == HOST).count()
     }
+}
 
-    /// The names that hashes stand for are read of the first send that has them.
-    fn learn(&mut self, shared: &Shared, end: &End, row: &Row, host: u32) {
-        let is_new = |of, hash| hash != 0 && !self.names.contains_key(&(of, hash));
-        let (new_host, new_tenant) = (is_new(HOST, host), is_new(TENANT, end.tenant));
-        let new_source = is_new(SOURCE, row.public);
-        if (new_host || new_tenant)
-            && let Some(segment) = shared.segment(end.segment)
-            && let Ok(bytes) = segment.frame(row.accepted)
-            && let Ok((_, form)) = payload(&segment, row.accepted, &bytes, SendHead::decode)
-        {
-            self.names.insert((TENANT, end.tenant), form.tenant_id().to_string());
-            if let Some(name) = form.host().filter(|_| new_host) {
-                self.names.insert((HOST, host), name);
-            }
+/// Frames of logs, mostly one after another. What is damaged is told where somebody asks for the record.
+struct Log(Option<Window>);
+
+impl Log {
+    /// `None`: it is damaged, or its segment was dropped.
+    fn read<'a, T>(
+        &'a mut self,
+        shared: &Shared,
+        segment: u32,
+        at: Extent,
+        read: impl FnOnce(&'a [u8]) -> Result<T, Unreadable>,
+    ) -> Result<Option<T>, StoreError> {
+        if self.0.as_ref().is_none_or(|window| window.segment.number != segment) {
+            let Some(segment) = shared.segment(segment) else { return Ok(None) };
+            self.0 = Some(Window::of(segment, LOG_AT_ONCE));
         }
-        if new_source
-            && let Some(segment) = shared.segment(row.finish_segment)
-            && let Ok(bytes) = segment.frame(row.finish)
-            && let Ok((_, form)) = payload(&segment, row.finish, &bytes, FinishHead::decode)
-            && let (_, Some(public)) = form.sources()
-        {
-            self.names.insert((SOURCE, row.public), public.to_string());
+        let Some(window) = &mut self.0 else { return Ok(None) };
+        let segment = window.segment.clone();
+        match window.frame(at).and_then(|bytes| payload(&segment, at, bytes, read)) {
+            Err(StoreError::Damaged(_)) => Ok(None),
+            read => read.map(Some),
         }
     }
 }
@@ -289,21 +368,24 @@ struct Rows {
 
 impl Rows {
     /// `None`: it is damaged, or its segment was dropped.
-    fn of(&mut self, shared: &Shared, end: &End) -> Option<Row> {
+    fn of(&mut self, shared: &Shared, end: &End) -> Result<Option<Row>, StoreError> {
         let is_here = self.segment.as_ref().is_some_and(|segment| segment.number == end.segment)
             && (self.from..self.from + (self.bytes.len() / ROW_BYTES) as u32).contains(&end.row);
         if !is_here {
-            let segment = shared.segment(end.segment)?;
+            let Some(segment) = shared.segment(end.segment) else { return Ok(None) };
             let from = end.row / SCAN_ROWS * SCAN_ROWS;
             let to = segment.row_count().min(from + SCAN_ROWS);
             self.segment = None;
             if end.row >= to {
-                return None;
+                return Ok(None);
             }
-            segment.rows(from, to, &mut self.bytes).ok()?;
+            match segment.rows(from, to, &mut self.bytes) {
+                Err(StoreError::Damaged(_)) => return Ok(None),
+                read => read?,
+            }
             (self.from, self.segment) = (from, Some(segment));
         }
         let at = (end.row - self.from) as usize * ROW_BYTES;
-        self.bytes.get(at..)?.first_chunk().and_then(Row::decode)
+        Ok(self.bytes.get(at..).and_then(|row| row.first_chunk()).and_then(Row::decode))
     }
 }

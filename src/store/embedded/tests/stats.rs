@@ -1,6 +1,13 @@
 //! What the ends of segments come to.
 
+use std::net::Ipv4Addr;
+
+use jiff::SignedDuration;
+
 use super::*;
+use crate::outcome::Outcome;
+use crate::record::Finished;
+use crate::store::embedded::seal::Asked;
 use crate::store::stats::{By, StatsAsked};
 
 fn asked(by: By) -> StatsAsked {
@@ -76,4 +83,86 @@ async fn no_more_hosts_are_told_apart_than_there_is_room_for() {
     let segments = subject.shared().segments();
     let told = segments[0].counted.lock().expect("whole").hosts_told();
     assert_eq!(told, most);
+}
+
+/// Two texts that rows know by one hash.
+fn of_one_hash(subject: &OnDisk, asked: Asked, text: impl Fn(u32) -> String) -> [String; 2] {
+    let mut known = HashMap::new();
+    for number in 0.. {
+        let text = text(number);
+        if let Some(other) = known.insert(subject.shared().keys.short(asked, &text), text.clone()) {
+            return [other, text];
+        }
+    }
+    unreachable!("there are fewer hashes than texts")
+}
+
+#[tokio::test]
+async fn tenants_hosts_and_sources_of_one_hash_are_told_apart() {
+    let mut subject = OnDisk::with(SegmentLimits { sends: 4, ..OnDisk::limits() });
+    let tenants = of_one_hash(&subject, Asked::Tenant, |number| format!("tenant-{number}"));
+    let hosts = of_one_hash(&subject, Asked::Host, |number| format!("h{number}.example"));
+    let sources = of_one_hash(&subject, Asked::Source, |number| Ipv4Addr::from(number).to_string());
+    let now = crate::clock::wall();
+    // The first of each ends three times, the second twice.
+    for which in [0, 1, 0, 1, 0] {
+        let draft = draft().of(&tenants[which]).to(&format!("https://{}/", hosts[which]));
+        let id = accept_one(subject.store(), subject.session(), &draft).await;
+        let connection = Some(left_from("10.0.0.10", &sources[which]));
+        let end = Finished { connection, ..finished(id, 200, now) };
+        subject.store().finish(subject.session(), end).await.expect("ended");
+    }
+    let expect = async |subject: &OnDisk, told: &str| {
+        let of = |by, reach| StatsAsked::of(reach, by, 12, now, now + SignedDuration::from_secs(60)).expect("whole");
+        for (by, names) in [(By::Tenant, &tenants), (By::Host, &hosts), (By::Source, &sources)] {
+            let stats = subject.store().stats(of(by, Reach::All)).await.expect("counted");
+            let groups: Vec<_> = stats.groups.iter().map(|group| (group.name.as_deref(), group.all.count)).collect();
+            assert_eq!(groups, [(Some(&*names[0]), 3), (Some(&*names[1]), 2)], "{by}, {told}");
+            for (tenant, count) in tenants.iter().zip([3, 2]) {
+                let reach = Reach::One(TenantId::new(&**tenant));
+                let stats = subject.store().stats(of(by, reach)).await.expect("counted");
+                assert_eq!((stats.all.count, stats.groups.len()), (count, 1), "{by} of {tenant}, {told}");
+            }
+        }
+        let hour = subject.store().outcomes_of_the_hour(now + SignedDuration::from_secs(1)).await.expect("told");
+        let mut ended: Vec<_> =
+            hour.iter().map(|(tenant, outcomes)| (tenant.to_string(), outcomes[&Outcome::Delivered])).collect();
+        ended.sort_unstable_by_key(|(_, count)| std::cmp::Reverse(*count));
+        assert_eq!(ended, [(tenants[0].clone(), 3), (tenants[1].clone(), 2)], "{told}");
+    };
+    expect(&subject, "counted as they ended").await;
+    for told in ["after a start", "after a start with files"] {
+        subject = subject.crash().await;
+        expect(&subject, told).await;
+        let first = subject.shared().segments()[0].directory.join("stats");
+        until(|| first.exists()).await;
+    }
+}
+
+/// The hash of an execution has half of its bits of the execution's name alone.
+#[tokio::test]
+async fn executions_of_one_name_and_one_hash_are_each_of_their_tenant() {
+    let subject = OnDisk::with(SegmentLimits { sends: 4, ..OnDisk::limits() });
+    let (store, session) = (subject.store(), subject.session());
+    let mut known = HashMap::new();
+    let names = (0..).find_map(|number| {
+        let name = format!("tenant-{number}");
+        known.insert(subject.shared().keys.execution(&name, "nightly"), name.clone()).map(|other| [other, name])
+    });
+    let names = names.expect("there are fewer hashes than names");
+    for which in [0, 1, 0, 1, 0] {
+        let id = accept_one(store, session, &draft().of(&names[which]).in_execution("nightly")).await;
+        if which == 0 {
+            store.finish(session, finished(id, 200, at(1))).await.expect("ended");
+        }
+    }
+    for (name, total, delivered) in [(&names[0], 3, 3), (&names[1], 2, 0)] {
+        let read = store.execution(tenant(name), execution("nightly"), None, 50).await.expect("readable");
+        let read = read.expect("known");
+        assert_eq!((read.total, read.delivered, read.sends.len()), (total, delivered, total as usize), "{name}");
+        assert!(read.sends.iter().all(|send| send.tenant == tenant(name)), "{name}");
+    }
+    let page = store.executions(ExecutionFilter::of(Reach::All), None, 50).await.expect("a page");
+    let counts: Vec<_> = page.executions.iter().map(|one| (one.tenant.as_str(), one.total, one.delivered)).collect();
+    assert_eq!(counts, [(&*names[0], 3, 3)], "the first of them is listed with what is its own");
 }
