@@ -5,7 +5,8 @@
 //! then measures them in turns, so that whatever else the machine does falls on all of them, and prints one line for
 //! each and how the last compares with the first; it takes some minutes and 15 GB in `TMPDIR`.
 //! `cargo bench --bench store -- 10000 1000000` measures these sizes, `-- queued` how a store opens in which 983,000
-//! sends wait. Steps and questions are CPU of the whole process, so they hold the callers' part too; the best of many
+//! sends wait, `-- stats 10000 5000000` what statistics of a month with so many sends cost, and counting them. Steps and
+//! questions are CPU of the whole process, so they hold the callers' part too; the best of many
 //! counts. Every question but `nothing` and `apart` finds a page's worth at every size.
 
 #![allow(clippy::disallowed_methods, reason = "a stopwatch, not the appliance")]
@@ -23,6 +24,7 @@ use egressd::policy::CheckedUrl;
 use egressd::record::{Connection, Finished, ShownBody, ShownRequest, ShownResponse};
 use egressd::send::{Context, ExecutionId, Method, SendId, SendSpec, Target, TenantId};
 use egressd::store::embedded::Embedded;
+use egressd::store::stats::{By, StatsAsked};
 use egressd::store::{
     Accept, Accepted, Begin, Course, Filter, HostFilter, IdempotencyKey, NewSend, OnceOnly, Reach, Records, Session,
     StatusFilter,
@@ -79,9 +81,13 @@ fn main() {
         return queued(983_000);
     }
     let mut sizes = vec![10_000, 1_000_000, 10_000_000];
+    let of_stats = arguments.iter().any(|argument| argument == "stats");
     let asked: Vec<u64> = arguments.iter().filter_map(|argument| argument.parse().ok()).collect();
     if !asked.is_empty() {
         sizes = asked;
+    }
+    if of_stats {
+        return sizes.into_iter().for_each(|size| runtime().block_on(statistics(size)));
     }
     println!("us; open: ms; memory: MiB of a process that has it open; drop: ms for 100,000 records");
     let lines = runtime().block_on(measure(&sizes));
@@ -310,6 +316,61 @@ impl std::ops::Deref for Joined {
     }
 }
 
+/// Days of the month that statistics are asked for.
+const MONTH: i64 = 30 * 24 * 3600;
+
+/// Sends of a month, and what statistics of it cost: the best of a few answers, and CPU of the whole process for each send
+/// until all ends are counted.
+async fn statistics(size: u64) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let joined = Arc::new(Joined::open(directory.path()).await);
+    let now = Timestamp::now();
+    let spread = move |number: u64| {
+        let before = i64::try_from(u128::from(size - number) * (MONTH as u128 - 3600) * 1000 / u128::from(size));
+        now - jiff::SignedDuration::from_millis(before.expect("within a month"))
+    };
+    let (cpu, from) = (cpu_time(), Instant::now());
+    fill_by(&joined, 0..size, move |number| {
+        // Other hosts and times than their numbers alone would give.
+        let took = [8, 12, 18, 25, 40, 90, 250, 1200][(number.wrapping_mul(2_654_435_761) >> 7) as usize % 8];
+        let at = spread(number);
+        let mut end = finished(number);
+        (end.started_at, end.released_at) = (Some(at), Some(at));
+        end.finished_at = at + jiff::SignedDuration::from_millis(took);
+        end
+    })
+    .await;
+    let of = |reach: Reach, by, bucket, seconds| {
+        let since = now - jiff::SignedDuration::from_secs(seconds);
+        StatsAsked::of(reach, by, bucket, since, now).expect("whole buckets")
+    };
+    // The last segment but one is sealed beside the writer.
+    let counted = async || joined.stats(of(Reach::All, By::Outcome, 288, MONTH)).await.expect("counted").all.count;
+    assert_eq!(counted().await, size);
+    let fill = (cpu_time() - cpu).as_secs_f64() * 1e6 / size as f64;
+    println!("{size} sends in {:.0} s, {fill:.1} us of CPU each, counted and all", from.elapsed().as_secs_f64());
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    for (name, bucket, seconds) in
+        [("a month by days", 288, MONTH), ("a month by hours", 12, MONTH), ("a day", 3, 86_400)]
+    {
+        for reach in [Reach::All, Reach::One(TenantId::new("tenant-3"))] {
+            let whose = reach.one().map_or("all", |_| "one tenant");
+            let mut line = format!("  {name}, {whose}:");
+            for by in By::ALL {
+                let mut best = f64::INFINITY;
+                for _ in 0..5 {
+                    let cpu = cpu_time();
+                    joined.stats(of(reach.clone(), *by, bucket, seconds)).await.expect("counted");
+                    best = best.min((cpu_time() - cpu).as_secs_f64() * 1e3);
+                }
+                line += &format!(" {by} {best:.1} ms");
+            }
+            println!("{line}");
+        }
+    }
+    joined.close().await.expect("closed");
+}
+
 /// How a store opens in which so many sends wait, and claims the first of them.
 fn queued(sends: u64) {
     let empty = tempfile::tempdir().expect("a directory");
@@ -331,7 +392,6 @@ fn queued(sends: u64) {
         memory - idle
     );
 }
-
 fn open(directory: &Path) {
     let from = Instant::now();
     let runtime = runtime();
@@ -417,6 +477,14 @@ async fn steps(store: &Arc<Joined>, numbers: std::ops::Range<u64>, step: Step) -
 }
 
 async fn fill(store: &Arc<Joined>, numbers: std::ops::Range<u64>) {
+    fill_by(store, numbers, finished).await;
+}
+
+async fn fill_by(
+    store: &Arc<Joined>,
+    numbers: std::ops::Range<u64>,
+    finished: impl Fn(u64) -> Finished + Copy + Send + Sync + 'static,
+) {
     let next = Arc::new(std::sync::atomic::AtomicU64::new(numbers.start));
     let tasks: Vec<_> = (0..32)
         .map(|_| {

@@ -1,11 +1,13 @@
 //! Statistics: the ends of each segment's log are counted once, from its `ends` and the rows that they name.
 //!
 //! A full segment's counts are kept in its file `stats`, and those of the newest in memory, counted on from where they
-//! were, every few seconds. So an answer costs the counts of its time, and the ends of those seconds. Derived: where the
-//! file is missing or not sound it is made anew. Tenants, hosts and sources are told apart by the names that the log has:
+//! were, every few seconds. The file has them summed up, by the hour and the day too and over all tenants, in parts of
+//! which an answer reads one: it costs the groups of its time, and the ends of those seconds, however many sends there
+//! were. Derived: where the file is missing or not sound it is made anew. Tenants, hosts and sources are told apart by the names that the log has:
 //! rows know hashes, which two of them may share.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -36,9 +38,13 @@ const OUTCOME: u8 = 0;
 const HOST: u8 = 1;
 const SOURCE: u8 = 2;
 const TENANT: u8 = 3;
+/// Slots that are summed up, each of them a part of the next: five minutes, an hour, a day.
+const SPANS: [i64; 3] = [1, 12, 288];
+/// Of a part: every tenant's ends.
+const ALL: u32 = u32::MAX;
 
 /// Ends that are counted together: of a tenant, and to one host, from one source or with one outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     of: u8,
     slot: i64,
@@ -66,36 +72,31 @@ pub struct Counted {
     sealed: bool,
 }
 
+/// The first frame of the file.
 #[derive(Serialize, Deserialize)]
 struct StatsForm {
     ends: u32,
-    counts: Vec<(Key, u64)>,
+    slots: Option<(i64, i64)>,
     names: Vec<(u8, u32, String)>,
+    /// Where each part's frame stands behind this one, and how long it is.
+    parts: BTreeMap<PartKey, (u64, u32)>,
 }
 
-/// Shows what is asked for of one segment.
-fn each(asked: &StatsAsked, counted: &Counted, mut add: impl FnMut(Option<&str>, Place, u64)) {
-    let of = match asked.by {
-        By::Outcome | By::Tenant => OUTCOME,
+/// Ends by what, summed up over so many slots, and of which tenant.
+type PartKey = (u8, i64, u32);
+/// The first slot, what of, whether delivered, the time.
+type Sum = (i64, u32, bool, u8);
+type Part = Vec<(Sum, u64)>;
+type Sums = HashMap<Sum, u64>;
+/// What is asked for of one segment.
+type Asked = Vec<(Option<Arc<str>>, Place, u64)>;
+
+fn of_by(by: By) -> u8 {
+    match by {
+        By::Outcome => OUTCOME,
         By::Host => HOST,
         By::Source => SOURCE,
-    };
-    let tenant = match asked.reach.one().map(|tenant| counted.number(TENANT, tenant.as_str())) {
-        Some(None) => return,
-        Some(Some(number)) => Some(number),
-        None => None,
-    };
-    for (key, &count) in &counted.counts {
-        let is_asked = key.of == of && tenant.is_none_or(|tenant| tenant == key.tenant);
-        if !is_asked || !asked.takes_in(key.slot) {
-            continue;
-        }
-        let name = match asked.by {
-            By::Outcome => u8::try_from(key.value).ok().and_then(|one| wire::outcome_of(one).ok()).map(Outcome::label),
-            By::Tenant => counted.names.get(&(TENANT, key.tenant)).map(|name| &**name),
-            By::Host | By::Source => counted.names.get(&(key.of, key.value)).map(|name| &**name),
-        };
-        add(name, Place { slot: key.slot, delivered: key.delivered, time: key.time }, count);
+        By::Tenant => TENANT,
     }
 }
 
@@ -109,39 +110,108 @@ pub fn stats(shared: &Shared, asked: &StatsAsked) -> Result<Stats, StoreError> {
     let within: Vec<&Arc<Segment>> = within.collect();
     let mut choosing = Choosing::default();
     for segment in &within {
-        with(shared, segment, |counted| {
-            each(asked, counted, |name, place, count| choosing.add(name, place.delivered, count));
-        })?;
+        for (name, place, count) in asked_of(shared, segment, asked)? {
+            choosing.add(name.as_deref(), place.delivered, count);
+        }
     }
     let mut gathering = choosing.chosen();
     for segment in &within {
-        with(shared, segment, |counted| {
-            each(asked, counted, |name, place, count| gathering.add(asked, name, place, count));
-        })?;
+        for (name, place, count) in asked_of(shared, segment, asked)? {
+            gathering.add(asked, name.as_deref(), place, count);
+        }
     }
     Ok(gathering.done())
 }
 
-/// With all that ended in this segment's log by now.
-fn with<T>(shared: &Shared, segment: &Segment, look: impl FnOnce(&Counted) -> T) -> Result<T, StoreError> {
+/// With all that ended in this segment's log by now: from its file, or what is in memory.
+fn with<T>(
+    shared: &Shared,
+    segment: &Segment,
+    of_file: impl FnOnce(&Kept) -> Option<T>,
+    of_memory: impl FnOnce(&Counted) -> T,
+) -> Result<T, StoreError> {
     let mut counted = locked(&segment.counted);
     if counted.to == 0 {
-        if let Some(read) = read(segment) {
-            return Ok(look(&read));
+        if let Some(read) = Kept::open(segment).and_then(|kept| of_file(&kept)) {
+            return Ok(read);
         }
         // It was not sound, if there was any.
         *counted = Counted::default();
     }
     count_on(shared, segment, &mut counted)?;
-    Ok(look(&counted))
+    Ok(of_memory(&counted))
+}
+
+fn asked_of(shared: &Shared, segment: &Segment, asked: &StatsAsked) -> Result<Asked, StoreError> {
+    with(shared, segment, |kept| kept.asked(asked), |counted| counted.asked(asked))
+}
+
+/// The file of a full segment.
+struct Kept {
+    file: File,
+    form: StatsForm,
+    /// Where the first part stands.
+    parts_at: u64,
+}
+
+impl Kept {
+    /// `None`: there is none, or it is not sound.
+    fn open(segment: &Segment) -> Option<Self> {
+        let file = File::open(segment.directory.join("stats")).ok()?;
+        let bytes = file.metadata().ok()?.len();
+        let length = frame::length_at(&file, 0).ok()?.filter(|&length| length as u64 <= bytes.min(FILE_BYTES_MAX))?;
+        let head = frame::read_at(&file, 0, length).ok()?;
+        let Frame { kind: FrameKind::Stats, payload, .. } = frame::parse(&head)? else { return None };
+        let form: StatsForm = wire::decode(payload).ok()?;
+        let is_of_it = form.ends == segment.ends_count.load(Ordering::Acquire);
+        is_of_it.then_some(Self { file, form, parts_at: length as u64 })
+    }
+
+    fn part(&self, key: PartKey) -> Option<Part> {
+        let Some(&(at, length)) = self.form.parts.get(&key) else { return Some(Part::new()) };
+        if u64::from(length) > FILE_BYTES_MAX {
+            return None;
+        }
+        let bytes = frame::read_at(&self.file, self.parts_at.checked_add(at)?, length as usize).ok()?;
+        let Frame { kind: FrameKind::Stats, payload, .. } = frame::parse(&bytes)? else { return None };
+        wire::decode(payload).ok()
+    }
+
+    fn asked(&self, asked: &StatsAsked) -> Option<Asked> {
+        let of = of_by(asked.by);
+        let tenant = match asked.reach.one() {
+            None => ALL,
+            Some(one) => {
+                let known = self.form.names.iter().find(|(of, _, name)| *of == TENANT && *name == *one.as_str());
+                let Some((_, number, _)) = known else { return Some(Asked::new()) };
+                *number
+            }
+        };
+        let names = self.form.names.iter().filter(|(its, _, _)| *its == of);
+        let names: HashMap<u32, Arc<str>> = names.map(|(_, number, name)| (*number, Arc::from(&**name))).collect();
+        let span = SPANS.into_iter().rfind(|span| asked.bucket % span == 0).unwrap_or(1);
+        let part = self.part((of, span, tenant))?.into_iter();
+        let part = part.filter(|((slot, ..), _)| asked.takes_in(*slot));
+        Some(
+            part.map(|((slot, value, delivered, time), count)| {
+                (names.get(&value).cloned(), Place { slot, delivered, time }, count)
+            })
+            .collect(),
+        )
+    }
 }
 
 /// Those of which any send ended in this segment's log.
 pub fn tenants(shared: &Shared, segment: &Segment) -> Result<Vec<TenantId>, StoreError> {
-    with(shared, segment, |counted| {
+    let of_file = |kept: &Kept| {
+        let tenants = kept.form.names.iter().filter(|(of, _, _)| *of == TENANT);
+        Some(tenants.map(|(_, _, name)| TenantId::new(&**name)).collect())
+    };
+    let of_memory = |counted: &Counted| {
         let tenants = counted.names.iter().filter(|((of, _), _)| *of == TENANT);
         tenants.map(|(_, name)| TenantId::new(&**name)).collect()
-    })
+    };
+    with(shared, segment, of_file, of_memory)
 }
 
 /// Whose send this is; `None`: it is damaged, or gone.
@@ -165,9 +235,9 @@ pub fn seal(shared: &Shared, segment: &Segment) -> io::Result<()> {
         return Ok(());
     }
     if counted.to == 0
-        && let Some(read) = read(segment)
+        && let Some(kept) = Kept::open(segment)
     {
-        *counted = Counted { sealed: true, slots: read.slots, ..Counted::default() };
+        *counted = Counted { sealed: true, slots: kept.form.slots, ..Counted::default() };
         return Ok(());
     }
     count_on(shared, segment, &mut counted).map_err(io::Error::other)?;
@@ -176,41 +246,31 @@ pub fn seal(shared: &Shared, segment: &Segment) -> io::Result<()> {
     Ok(())
 }
 
-fn read(segment: &Segment) -> Option<Counted> {
-    let file = std::fs::File::open(segment.directory.join("stats")).ok()?;
-    let length = file.metadata().ok()?.len();
-    if length > FILE_BYTES_MAX {
-        return None;
-    }
-    let mut bytes = vec![0; usize::try_from(length).ok()?];
-    file.read_exact_at(&mut bytes, 0).ok()?;
-    let Frame { kind: FrameKind::Stats, payload, .. } = frame::parse(&bytes)? else { return None };
-    let form: StatsForm = wire::decode(payload).ok()?;
-    if form.ends != segment.ends_count.load(Ordering::Acquire) {
-        return None;
-    }
-    let slots = || form.counts.iter().map(|(key, _)| key.slot);
-    let slots = slots().min().zip(slots().max());
-    Some(Counted {
-        to: form.ends,
-        slots,
-        counts: form.counts.into_iter().collect(),
-        names: form.names.into_iter().map(|(of, number, name)| ((of, number), name.into())).collect(),
-        ..Counted::default()
-    })
-}
-
 /// Not synced: what a loss of power takes is counted anew.
 fn write(segment: &Segment, counted: &Counted) -> io::Result<()> {
-    let mut counts: Vec<(Key, u64)> = counted.counts.iter().map(|(key, count)| (*key, *count)).collect();
-    counts.sort_unstable();
+    let (mut parts, mut behind) = (BTreeMap::new(), Vec::new());
+    for (key, part) in counted.parts() {
+        let mut part: Part = part.into_iter().collect();
+        part.sort_unstable();
+        let at = behind.len() as u64;
+        let length = frame::append(&mut behind, FrameKind::Stats, &[&wire::encode(&part, Vec::new())], None);
+        parts.insert(key, (at, length as u32));
+    }
     let names = counted.names.iter().map(|(&(of, number), name)| (of, number, name.to_string())).collect();
-    let form = StatsForm { ends: counted.to, counts, names };
+    let form = StatsForm { ends: counted.to, slots: counted.slots, names, parts };
     let mut bytes = Vec::new();
     frame::append(&mut bytes, FrameKind::Stats, &[&wire::encode(&form, Vec::new())], None);
     let making = segment.directory.join("stats.new");
-    files::make(&making)?.write_all_at(&bytes, 0)?;
+    let file = files::make(&making)?;
+    file.write_all_at(&behind, bytes.len() as u64)?;
+    file.write_all_at(&bytes, 0)?;
     std::fs::rename(&making, segment.directory.join("stats"))
+}
+
+/// What is counted as one is asked for by its outcome, and by its tenant.
+fn keys_of(key: Key) -> impl Iterator<Item = Key> {
+    let by_tenant = (key.of == OUTCOME).then_some(Key { of: TENANT, value: key.tenant, ..key });
+    [key].into_iter().chain(by_tenant)
 }
 
 /// Counts the ends that came since.
@@ -279,6 +339,9 @@ impl Counted {
         let time = took.map_or(NO_TIME, |row| time_of((end.finished_at - row.started_at) / NANOSECONDS_PER_MS));
         let tenant = told.tenant.map_or(0, |name| self.name(TENANT, &name));
         let source = told.source.map_or(0, |name| self.name(SOURCE, &name));
+        if let Ok(outcome) = wire::outcome_of(end.outcome) {
+            self.names.entry((OUTCOME, end.outcome.into())).or_insert_with(|| Arc::from(outcome.label()));
+        }
         let host = told.host.map_or(0, |name| self.host(slot, tenant, &name));
         for (of, value) in [(OUTCOME, u32::from(end.outcome)), (HOST, host), (SOURCE, source)] {
             let key = Key { of, slot, tenant, value, delivered, time };
@@ -318,13 +381,49 @@ impl Counted {
         number
     }
 
-    fn number(&self, of: u8, name: &str) -> Option<u32> {
-        let is_it = |number: u32| self.names.get(&(of, number)).is_some_and(|known| **known == *name);
-        match self.numbers.get(name) {
-            Some(&number) => Some(number).filter(|&number| is_it(number)),
-            // Of a file.
-            None => self.names.iter().find(|((its, _), known)| *its == of && ***known == *name).map(|((_, it), _)| *it),
+    /// Of a segment that is not full yet.
+    fn asked(&self, asked: &StatsAsked) -> Asked {
+        let tenant = match asked.reach.one().map(|one| self.numbers.get(one.as_str())) {
+            Some(None) => return Asked::new(),
+            Some(Some(&number)) => Some(number),
+            None => None,
+        };
+        let of = of_by(asked.by);
+        let counts = self.counts.iter().flat_map(|(key, &count)| keys_of(*key).map(move |key| (key, count)));
+        let counts = counts.filter(|(key, _)| {
+            key.of == of && asked.takes_in(key.slot) && tenant.is_none_or(|tenant| tenant == key.tenant)
+        });
+        counts
+            .map(|(key, count)| {
+                let place = Place { slot: key.slot, delivered: key.delivered, time: key.time };
+                (self.names.get(&(of, key.value)).cloned(), place, count)
+            })
+            .collect()
+    }
+
+    /// All that can be asked for, each summed up from the one below it.
+    fn parts(&self) -> HashMap<PartKey, Sums> {
+        let mut parts: HashMap<PartKey, Sums> = HashMap::new();
+        for (key, &count) in &self.counts {
+            for Key { of, slot, tenant, value, delivered, time } in keys_of(*key) {
+                for tenant in [tenant, ALL] {
+                    let part = parts.entry((of, SPANS[0], tenant)).or_default();
+                    *part.entry((slot, value, delivered, time)).or_default() += count;
+                }
+            }
         }
+        for pair in SPANS.windows(2) {
+            let below: Vec<PartKey> = parts.keys().filter(|(_, span, _)| *span == pair[0]).copied().collect();
+            for key in below {
+                let mut sum: Sums = HashMap::new();
+                for (&(slot, value, delivered, time), &count) in &parts[&key] {
+                    let slot = slot.div_euclid(pair[1]) * pair[1];
+                    *sum.entry((slot, value, delivered, time)).or_default() += count;
+                }
+                parts.insert((key.0, pair[1], key.2), sum);
+            }
+        }
+        parts
     }
 
     #[cfg(test)]
