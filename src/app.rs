@@ -220,9 +220,10 @@ impl App {
             None => (Tracer::off(), None),
             Some(collector) => {
                 let (tracer, told) = Tracer::on(config.telemetry.one_in);
-                (tracer, Some((collector, told)))
+                (tracer.clone(), Some((collector, (tracer, told))))
             }
         };
+        ledger.tells(tracer.clone());
         let deliverer = Deliverer::traced(world.clone(), trust, tracer);
         let dispatcher = Dispatcher::new(world.clone(), backlog.clone(), ledger.clone(), deliverer.clone());
         let intake = Intake::new(world.clone(), ledger.clone(), backlog, dispatcher.clone(), Apart::new("call-work"));
@@ -274,7 +275,7 @@ impl App {
         let ops_router = ops::router(metrics.clone(), readiness, Handle::current());
         tasks.spawn_on(ops::serve(metrics_listener, ops_router, stopped.clone()), fronts.handle());
         if let Some((collector, told)) = told {
-            tasks.spawn_on(collector.run(told, stopped.clone()), fronts.handle());
+            tasks.spawn_on(collector.run(told, store.clone(), stopped.clone()), fronts.handle());
         }
         if let Some(listener) = publish_listener {
             let proxies = of_publish.map(|publish| publish.proxies.clone()).unwrap_or_default();

@@ -4,7 +4,7 @@
 //! (What is lost with the process after that reads `interrupted` at the next start.) So that they cannot pile up while
 //! it cannot, an end gets room first, by its bytes ([`Ledger::room`]): whoever waits for that keeps its place in flight.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -20,6 +20,7 @@ use crate::record::{Finished, waited};
 use crate::redact::Redactor;
 use crate::send::SendId;
 use crate::store::{Session, Store, StoreEnd, StoreError};
+use crate::trace::Tracer;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -33,6 +34,8 @@ pub struct Ledger {
     pub redactor: ArcSwap<Redactor>,
     /// One permit is so many bytes.
     room: Semaphore,
+    /// Who is told of what ends without having been begun, once it is durable.
+    tracer: OnceLock<Tracer>,
 }
 
 const PERMIT_BYTES: usize = 1024;
@@ -47,7 +50,19 @@ impl Ledger {
     pub fn new(store: Arc<dyn Store>, session: Session, redactor: Redactor) -> Arc<Self> {
         describe_metrics();
         let room = Semaphore::new(limits::ENDS_BYTES / PERMIT_BYTES);
-        Arc::new(Self { store, session, events: Arc::default(), redactor: ArcSwap::from_pointee(redactor), room })
+        let (redactor, tracer) = (ArcSwap::from_pointee(redactor), OnceLock::new());
+        Arc::new(Self { store, session, events: Arc::default(), redactor, room, tracer })
+    }
+
+    /// Whom it tells from now on; the first one stays.
+    pub fn tells(&self, tracer: Tracer) {
+        let _ = self.tracer.set(tracer);
+    }
+
+    fn waited(&self, id: SendId) {
+        if let Some(tracer) = self.tracer.get() {
+            tracer.waited(id);
+        }
     }
 
     /// Waits until the ends on their way leave room for this one.
@@ -82,6 +97,9 @@ impl Ledger {
         };
         count(&finished);
         self.events.finished(finished.id, place);
+        if finished.started_at.is_none() {
+            self.waited(finished.id);
+        }
     }
 
     /// Counts and tells of ends that the store gave by itself.
@@ -90,6 +108,7 @@ impl Ledger {
             let outcome = end.code.outcome().label();
             counter!("egressd_sends_total", "outcome" => outcome, "code" => end.code.label()).increment(1);
             self.events.finished(end.id, end.place);
+            self.waited(end.id);
         }
     }
 }

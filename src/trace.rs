@@ -1,4 +1,5 @@
-//! What a collector of traces is told of a send, where one is set up: one span, with its phases as parts.
+//! What a collector of traces is told of a send, where one is set up: one span, with its phases as parts. Of one that
+//! ended while it waited the queue has the id alone, and its record is read where the queue is.
 //!
 //! Telling is one look at a bounded queue: where that is full the span is left out and counted, and no delivery ever
 //! waits for it or is lost by it. A span holds what an operator needs to find the send and its time, and nothing of what
@@ -14,11 +15,18 @@ use tokio::sync::mpsc;
 
 use crate::limits::TRACE_QUEUE;
 use crate::outcome::{Outcome, Timings};
-use crate::policy::Destination;
-use crate::record::Finished;
+use crate::policy::{CheckedUrl, Destination};
+use crate::record::{Finished, Record, waited};
 use crate::send::trace::TraceParent;
 use crate::send::{ExecutionId, Method, SendId, Target, TenantId};
 use crate::store::Started;
+
+/// Of what a collector is to be told.
+pub enum News {
+    Ended(Box<Told>),
+    /// Without having been begun.
+    Waited(SendId),
+}
 
 /// A send that has ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,8 +61,9 @@ pub struct Begun {
 }
 
 /// One for the process.
+#[derive(Clone)]
 pub struct Tracer {
-    to: Option<mpsc::Sender<Told>>,
+    to: Option<mpsc::Sender<News>>,
     /// Of so many sends that came without a trace one is told of.
     one_in: u32,
     left_out: Counter,
@@ -72,16 +81,16 @@ impl Tracer {
     }
 
     /// And who reads it.
-    pub fn on(one_in: u32) -> (Self, mpsc::Receiver<Told>) {
+    pub fn on(one_in: u32) -> (Self, mpsc::Receiver<News>) {
         let (to, told) = mpsc::channel(TRACE_QUEUE);
         (Self::new(Some(to), one_in), told)
     }
 
-    fn new(to: Option<mpsc::Sender<Told>>, one_in: u32) -> Self {
+    fn new(to: Option<mpsc::Sender<News>>, one_in: u32) -> Self {
         describe_counter!(
             "egressd_trace_spans_total",
             Unit::Count,
-            "Sends that the collector of traces was told of, by whether it took them, refused them, or they were left out as the queue was full."
+            "Sends that the collector of traces was told of, by whether it took them, refused them, or they were left out as the queue was full or the store could not say."
         );
         ["sent", "refused"].into_iter().for_each(|result| spans(result).increment(0));
         let left_out = spans("left_out");
@@ -112,6 +121,45 @@ impl Tracer {
         })
     }
 
+    /// A send ended that nobody had begun.
+    pub fn waited(&self, id: SendId) {
+        self.tell(News::Waited(id));
+    }
+
+    /// What there is to tell of such a one; `None`: it is not told of.
+    pub fn of_record(&self, record: &Record) -> Option<Told> {
+        let (ended, finished_at) = (record.ended.as_ref()?, record.finished_at?);
+        let (parent, connection) = (record.context.trace, record.connection.as_ref());
+        let mut timings = record.timings.clone();
+        if record.started_at.is_none() {
+            timings.held = Some(waited(record.created_at, record.released_at.unwrap_or(finished_at)));
+            timings.queued = record.released_at.map(|released| waited(released, finished_at));
+        }
+        self.samples(record.id, parent.as_ref()).then(|| Told {
+            begun: Begun {
+                id: record.id,
+                place: TraceParent::of(record.id, parent.as_ref()),
+                parent,
+                tenant: record.tenant.clone(),
+                workflow: record.context.workflow.clone(),
+                execution: record.context.execution.clone(),
+                step: record.context.step.clone(),
+                method: record.request.method,
+                destination: CheckedUrl::parse(&record.request.url).ok().map(|url| url.destination().clone()),
+                started_at: record.started_at.unwrap_or(finished_at),
+            },
+            created_at: record.created_at,
+            finished_at,
+            outcome: ended.outcome,
+            code: ended.error.as_ref().map(|_| ended.code_label()),
+            status: None,
+            version: None,
+            public: connection.and_then(|connection| connection.public),
+            reused: false,
+            timings,
+        })
+    }
+
     /// Who began the trace decides; without one, every so many-th, by chance.
     fn samples(&self, id: SendId, parent: Option<&TraceParent>) -> bool {
         match parent {
@@ -124,7 +172,6 @@ impl Tracer {
     }
 
     pub fn ended(&self, begun: Begun, created_at: Timestamp, finished: &Finished) {
-        let Some(to) = &self.to else { return };
         let (response, connection) = (finished.response.as_ref(), finished.connection.as_ref());
         let told = Told {
             begun,
@@ -138,9 +185,18 @@ impl Tracer {
             reused: connection.is_some_and(|connection| connection.reused),
             timings: finished.timings.clone(),
         };
-        if to.try_send(told).is_err() {
-            self.left_out.increment(1);
+        self.tell(News::Ended(Box::new(told)));
+    }
+
+    fn tell(&self, news: News) {
+        if self.to.as_ref().is_some_and(|to| to.try_send(news).is_err()) {
+            self.left_out();
         }
+    }
+
+    /// Nobody is told of a send.
+    pub fn left_out(&self) {
+        self.left_out.increment(1);
     }
 
     /// What the receiver is told: this send's place, where it is told of here as well; else its caller's.

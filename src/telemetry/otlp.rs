@@ -4,6 +4,7 @@
 //! left out, counted and told; a trace is help, and never a record.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -24,7 +25,8 @@ use crate::limits::{TRACE_ANSWER_BYTES, TRACE_BATCH, TRACE_EVERY, TRACE_TIME};
 use crate::outcome::Phase;
 use crate::policy::Scheme;
 use crate::send::trace::TraceParent;
-use crate::trace::{Told, spans};
+use crate::store::{Reach, Store};
+use crate::trace::{News, Told, Tracer, spans};
 
 /// Where spans go.
 pub struct Collector {
@@ -54,8 +56,13 @@ impl Collector {
         })
     }
 
-    /// Until `stopped` turns true, and what has been told by then.
-    pub async fn run(self, mut told: mpsc::Receiver<Told>, mut stopped: watch::Receiver<bool>) {
+    /// Until `stopped` turns true, and what has been told by then. `store`: what has ended while it waited.
+    pub async fn run(
+        self,
+        (tracer, mut told): (Tracer, mpsc::Receiver<News>),
+        store: Arc<dyn Store>,
+        mut stopped: watch::Receiver<bool>,
+    ) {
         let mut batch = Vec::with_capacity(TRACE_BATCH);
         let mut ends = false;
         while !ends {
@@ -77,9 +84,11 @@ impl Collector {
                 if batch.is_empty() {
                     break;
                 }
-                self.send(&batch).await;
                 let all = batch.len() < TRACE_BATCH;
-                batch.clear();
+                let told = of_news(&tracer, &*store, &mut batch).await;
+                if !told.is_empty() {
+                    self.send(&told).await;
+                }
                 if all {
                     break;
                 }
@@ -129,6 +138,21 @@ impl Collector {
     }
 }
 
+/// What is told, of sends that are told of.
+async fn of_news(tracer: &Tracer, store: &dyn Store, news: &mut Vec<News>) -> Vec<Told> {
+    let mut all = Vec::with_capacity(news.len());
+    for news in news.drain(..) {
+        match news {
+            News::Ended(told) => all.push(*told),
+            News::Waited(id) => match store.record(Reach::All, id, false).await {
+                Ok(Some(record)) => all.extend(tracer.of_record(&record)),
+                Ok(None) | Err(_) => tracer.left_out(),
+            },
+        }
+    }
+    all
+}
+
 /// A span of opentelemetry-proto's `trace.proto`, in the JSON form that OTLP gives it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -155,7 +179,8 @@ fn spans_of(told: &Told) -> Vec<Span> {
     let failed = told.code.is_some() || told.status.is_some_and(|status| status >= 400);
     let mut own = span(&begun.place, begun.parent.map(|parent| parent.span_hex()), told.created_at, told.finished_at);
     own.name = begun.method.label().to_owned();
-    own.kind = CLIENT;
+    // Of one that waited to its end nothing left.
+    own.kind = if told.timings.total.is_some() { CLIENT } else { INTERNAL };
     own.attributes = attributes(told);
     own.status = if failed { json!({ "code": 2, "message": told.code.unwrap_or_default() }) } else { json!({}) };
     let later = |at: Timestamp, took: Duration| at.saturating_add(took).unwrap_or(at);

@@ -217,6 +217,69 @@ async fn a_trace_outlives_the_process_and_nobody_is_told_unless_it_is_set_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ends_while_it_waits_is_one_span_too() {
+    let (collector, told) = noting().await;
+    // As long as a delivery may take: who waits for the one place in flight expires.
+    let (receiver, _seen) = counting_receiver(Duration::from_secs(60)).await;
+    let node = Node::started(&format!(
+        "[telemetry]\notlp = \"http://{collector}\"\n[[tenant]]\nid = \"default\"\nin_flight = 1\n"
+    ));
+    let given = format!("00-{TRACE}-{SPAN}-01");
+    let submit = async |path: &str, more: Value, tenant: &str, trace: &str| {
+        let mut body = json!({"method": "PUT", "url": format!("http://{receiver}/SECRET-1")});
+        body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let headers = [("traceparent", trace), ("egressd-tenant", tenant)];
+        let (status, record) = call(node.api, "POST", path, &body.to_string(), &headers).await.expect("an answer");
+        assert_eq!(status, 202, "{record}");
+        record["id"].as_str().expect("an id").to_owned()
+    };
+    let none = || json!({});
+    let begun = submit("/v1/sends", none(), "default", &given).await;
+    let expired = submit("/v1/sends", json!({"expires_in": 1}), "default", &given).await;
+    let discarded = submit("/v1/executions/run/sends", none(), "default", &given).await;
+    let unsampled = submit("/v1/executions/run/sends", none(), "default", &format!("00-{TRACE}-{SPAN}-00")).await;
+    let suspended = submit("/v1/executions/run/sends", none(), "other", &given).await;
+    let blocked = submit("/v1/sends", json!({"url": "http://169.254.169.254/"}), "third", &given).await;
+    let refused = submit("/v1/sends", json!({"url": "no URL"}), "third", &given).await;
+    for (path, body) in
+        [("/v1/executions/run/discard", ""), ("/v1/suspensions", r#"{"tenant":"other","reason":"abuse"}"#)]
+    {
+        let (status, answer) = node.call("POST", path, body).await.expect("an answer");
+        assert!(status < 300, "{path}: {answer}");
+    }
+    for (tenant, id, outcome, code, parts) in [
+        ("default", &expired, "expired", "expired", &["queued"][..]),
+        ("default", &discarded, "discarded", "discarded", &["held"]),
+        ("other", &suspended, "blocked", "suspended", &["held"]),
+        ("third", &blocked, "blocked", "policy_metadata", &[]),
+        ("third", &refused, "blocked", "policy_url", &[]),
+        ("default", &begun, "failed", "timeout", &["connect", "write", "wait"]),
+    ] {
+        let record = node.done_as(tenant, id).await;
+        assert_eq!((&record["outcome"], &record["error"]["code"]), (&json!(outcome), &json!(code)), "{record}");
+        let span = told.span_of(id).await;
+        assert_eq!((span["traceId"].as_str(), span["parentSpanId"].as_str()), (Some(TRACE), Some(SPAN)), "{span}");
+        for (key, value) in [
+            ("egressd.outcome", outcome),
+            ("error.type", code),
+            ("egressd.tenant", tenant),
+            ("http.request.method", "PUT"),
+        ] {
+            assert_eq!(attribute(&span, key), json!(value), "{key}: {span}");
+        }
+        let spans = told.spans();
+        let of_it = spans.iter().filter(|one| one["parentSpanId"] == span["spanId"]);
+        let names: Vec<_> = of_it.filter_map(|part| part["name"].as_str()).collect();
+        assert!(parts.iter().all(|part| names.contains(part)), "{names:?} of {span}");
+        let own = spans.iter().filter(|one| attribute(one, "egressd.send") == json!(id));
+        assert_eq!(own.count(), 1, "one span of {id}");
+    }
+    node.done_as("default", &unsampled).await;
+    let text = told.text();
+    assert!(!text.contains("SECRET") && !text.contains(&unsampled), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_that_never_answers_holds_up_no_delivery_and_no_end() {
     // It takes connections, and is silent.
     let collector = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -380,6 +380,66 @@ async fn a_client_of_one_tenant_sees_only_that_one() {
 }
 
 #[tokio::test]
+async fn executions_and_statistics_are_those_of_the_tenants_that_a_caller_may_see() {
+    let desk = Desk::with(&clients(CLIENTS));
+    for tenant in ["acme", "other"] {
+        let body = format!(
+            r#"{{"method":"GET","url":"https://{tenant}.example.com/","context":{{"workflow":"w","execution":"run"}}}}"#
+        );
+        let id = Desk::accepted(&desk.as_client("nodes", tenant, "POST", "/v1/sends", &body).await);
+        desk.answer(tenant, id, 200).await;
+    }
+    let names = |list: &Value, key: &str| -> Vec<String> {
+        let mut names: Vec<String> =
+            list.as_array().expect("a list").iter().map(|one| one[key].as_str().expect("a name").to_owned()).collect();
+        names.sort_unstable();
+        names
+    };
+    for (client, tenant, more, seen) in [
+        ("acme", "", "", Ok(&["acme"][..])),
+        ("acme", "acme", "", Ok(&["acme"])),
+        ("acme", "other", "", Err(403)),
+        ("acme", "*", "", Err(403)),
+        ("acme", "", "&tenant=other", Err(400)),
+        ("acme-operator", "*", "", Err(403)),
+        ("nodes", "other", "", Ok(&["other"])),
+        ("nodes", "nobody", "", Ok(&[])),
+        ("nodes", "", "", Err(400)),
+        ("nodes", "*", "", Err(403)),
+        ("nodes", "acme", "&tenant=other", Err(400)),
+        ("watcher", "acme", "", Ok(&["acme"])),
+        ("writer", "acme", "", Err(403)),
+        ("operator", "*", "", Ok(&["acme", "other"])),
+        ("operator", "*", "&tenant=other", Ok(&["other"])),
+        ("nobody", "acme", "", Err(401)),
+    ] {
+        let told = format!("{client} of {tenant:?} with {more:?}");
+        let hosts: Vec<String> = seen.iter().copied().flatten().map(|name| format!("{name}.example.com")).collect();
+        let paths = ["/v1/executions?workflow=w", "/v1/stats?by=tenant", "/v1/stats?by=host", "/v1/stats?by=source"];
+        for path in paths {
+            let answer = desk.as_client(client, tenant, "GET", &format!("{path}{more}"), "").await;
+            let seen = match seen {
+                Ok(seen) => seen,
+                Err(status) => {
+                    assert_eq!(answer.status.as_u16(), status, "{told}, {path}: {:?}", answer.body);
+                    continue;
+                }
+            };
+            let answer = answer.ok(200);
+            match path {
+                "/v1/executions?workflow=w" => assert_eq!(names(&answer["executions"], "tenant"), seen, "{told}"),
+                "/v1/stats?by=tenant" => assert_eq!(names(&answer["groups"], "name"), seen, "{told}"),
+                "/v1/stats?by=host" => assert_eq!(names(&answer["groups"], "name"), hosts, "{told}"),
+                _ => {}
+            }
+            if path.starts_with("/v1/stats") {
+                assert_eq!(answer["total"]["count"], seen.len(), "{told}, {path}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_tenants_name_is_bounded() {
     let desk = Desk::new();
     let longest = "t".repeat(limits::TENANT_CHARS_MAX);
