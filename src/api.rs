@@ -22,6 +22,7 @@ pub mod problem;
 pub mod query;
 mod resend;
 mod rest;
+mod search;
 mod seats;
 mod sends;
 pub mod serve;

@@ -121,6 +121,13 @@ pub const PAGE_ITEMS_MAX: usize = 200;
 /// Sends that are looked at for one page, whatever it asks for: a filter that finds little costs its caller more pages,
 /// and nobody else anything.
 pub const LIST_LOOKED_AT_MAX: usize = if cfg!(test) { 250 } else { 20_000 };
+/// Of a text that bodies are searched for.
+pub const TEXT_CHARS_MAX: usize = 256;
+/// Sends and bytes of bodies that are searched for one page, and for how long at most: whoever wants more asks for the
+/// next.
+pub const TEXT_SENDS_MAX: u64 = 5_000;
+pub const TEXT_BYTES_MAX: u64 = 32 << 20;
+pub const TEXT_TIME: Duration = Duration::from_secs(2);
 /// Hosts, each of its tenant, that statistics tell apart within five minutes; what goes to others is nobody's there.
 pub const STATS_HOSTS_OF_SLOT: usize = 1_000;
 /// So many counts of one segment (16 MiB of memory for the newest), and no more hosts are told apart in it.

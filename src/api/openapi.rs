@@ -285,6 +285,17 @@ pub(super) struct Filters {
     until: Option<String>,
 }
 
+/// What is looked for in bodies.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "a description; `query` reads it")]
+pub(super) struct Text {
+    /// Stands in the body of the request or of the response, as far as these are kept, in small letters or large. What is
+    /// searched for one page is bounded in time and bytes: `searched` says how far it went, and `next` goes on from there.
+    #[param(min_length = 1, max_length = 256, example = "order 42")]
+    text: Option<String>,
+}
+
 /// Which executions a list shows.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]

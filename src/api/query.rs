@@ -28,16 +28,29 @@ impl Default for PageQuery {
     }
 }
 
-/// `GET /v1/sends`.
-pub fn list(query: Option<&str>, tenants: Tenants, operate: bool) -> Result<(Filter, PageQuery), Problem> {
+/// `GET /v1/sends`. Third value: what is looked for in bodies.
+pub fn list(
+    query: Option<&str>,
+    tenants: Tenants,
+    operate: bool,
+) -> Result<(Filter, PageQuery, Option<String>), Problem> {
     let mut reading = Parameters::default();
     let mut filter = filter_for(&tenants, operate);
     let mut page = PageQuery::default();
+    let mut text = None;
     for (name, value) in reading.parameters(query) {
+        if name == "text" {
+            let most = limits::TEXT_CHARS_MAX;
+            if value.is_empty() || value.chars().count() > most {
+                reading.bad("text", format!("must be 1 to {most} characters"), None);
+            }
+            text = Some(value.into_owned());
+            continue;
+        }
         let known = reading.page(&mut page, &name, &value) || reading.filter(&mut filter, &tenants, &name, &value);
         reading.known(known, &name, FILTERS_AND_PAGE);
     }
-    reading.done((filter, page))
+    reading.done((filter, page, text))
 }
 
 /// `GET /v1/tail`.
@@ -174,7 +187,7 @@ pub fn host(given: &str) -> Option<String> {
 const FILTERS: &str = "workflow execution step host outcome code status state method path source_ip since until, and \
                        tenant for all tenants";
 const FILTERS_AND_PAGE: &str = "workflow execution step host outcome code status state method path source_ip since \
-                                until limit cursor, and tenant for all tenants";
+                                until text limit cursor, and tenant for all tenants";
 /// Each of these may stand several times: any of its values will do.
 const SEVERAL: [&str; 3] = ["outcome", "code", "status"];
 

@@ -16,7 +16,8 @@ use super::access::{Caller, Need, Tenants};
 use super::answers::{self, Receipt, Turn};
 use super::budget::Purpose;
 use super::problem::{Problem, ProblemCode, ProblemView};
-use super::view::{PageView, RecordView, SendsView, Sight, likely_bytes, likely_bytes_of};
+use super::search::{Searched, search};
+use super::view::{PageView, RecordView, SearchedView, SendsView, Shown, Sight, likely_bytes, likely_bytes_of};
 use super::{Shared, in_full, openapi, query, refused};
 use crate::clock;
 use crate::config::Config;
@@ -264,7 +265,7 @@ pub(super) fn send_id(path: Result<Path<String>, PathRejection>) -> Result<SendI
 /// The sends of a tenant, newest first.
 #[utoipa::path(
     get, path = "/v1/sends", operation_id = "list_sends", tag = "sends",
-    params(openapi::Tenant, openapi::Filters, openapi::Paging),
+    params(openapi::Tenant, openapi::Filters, openapi::Text, openapi::Paging),
     responses(
         (status = 200, description = "One page; bodies are left out", body = PageView<'static>),
         (status = 400, body = ProblemView<'static>, content_type = "application/problem+json", description = "A parameter is not right"),
@@ -276,17 +277,31 @@ pub(super) fn send_id(path: Result<Path<String>, PathRejection>) -> Result<SendI
 pub(super) async fn list(State(api): State<Arc<Shared>>, request: Request) -> Result<Response, Problem> {
     let caller = Caller::admit(request.headers(), &api.world.config(), Need::Read)?;
     let tenants = caller.tenants(request.headers())?;
-    let (filter, page) = query::list(request.uri().query(), tenants, caller.operate)?;
+    let (filter, page, text) = query::list(request.uri().query(), tenants, caller.operate)?;
     let cursor = page.cursor.map(|next| api.places.list_cursor(&next)).transpose()?;
     let turn = api.turns.turn(&caller.holder(), page.limit * LISTED_JSON_BYTES).await?;
     let store = api.store.clone();
-    let (turn, page) = turn.reading(async move { store.list(filter, cursor, page.limit).await }).await?;
+    let listing = async move {
+        Ok(match text {
+            None => (store.list(filter, cursor, page.limit).await?, None),
+            Some(text) => {
+                let (page, searched) = search(store, filter, cursor, page.limit, text).await?;
+                (page, Some(searched))
+            }
+        })
+    };
+    let (turn, (page, searched)) = turn.reading(listing).await?;
     let next = page.next.map(|cursor| api.places.list(&cursor)).transpose()?;
     let sight = Sight { operate: caller.operate, bodies: false };
     let bytes = likely_bytes_of(&page.sends);
     let write = move || {
         let sends = page.sends.iter().map(|record| RecordView::new(record, sight)).collect();
-        turn.json(StatusCode::OK, &PageView { sends, next: next.as_deref() })
+        let searched = searched.map(|Searched { sends, bytes, back_to }| SearchedView {
+            sends,
+            bytes,
+            back_to: back_to.map(Shown),
+        });
+        turn.json(StatusCode::OK, &PageView { sends, next: next.as_deref(), searched })
     };
     api.intake.apart().on(bytes, &caller.holder().in_line(), write).await
 }

@@ -492,6 +492,21 @@ pub struct PageView<'a> {
     /// The next page's `cursor`; `null`: this is the last.
     #[schema(required)]
     pub next: Option<&'a str>,
+    /// Where `text` was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub searched: Option<SearchedView>,
+}
+
+/// How far bodies were searched for this page.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Searched)]
+pub struct SearchedView {
+    /// Whose bodies were.
+    pub sends: u64,
+    pub bytes: u64,
+    /// When the oldest of them was accepted; null: there was none.
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    pub back_to: Option<Shown<Timestamp>>,
 }
 
 /// One execution, with a page of its sends in call order.

@@ -138,6 +138,13 @@ export async function mock({ count = 60, token = null, port = 0, start = Date.no
       const limit = Number(query.get("limit") ?? 50);
       const found = state.sends.filter((one) => matches(one, query));
       const from = query.has("cursor") ? found.findIndex((one) => one.id < query.get("cursor")) : 0;
+      if (query.has("text")) {
+        // So many at once are searched, few enough that it takes several.
+        const some = from === -1 ? [] : found.slice(from, from + 100);
+        const body = (message) => (message?.body_encoding === "base64" ? atob(message.body) : message?.body ?? "").toLowerCase();
+        const has = some.filter((one) => [one.request, one.response].some((message) => body(message).includes(query.get("text").toLowerCase())));
+        return json(response, 200, { sends: has.map(listed), next: from !== -1 && from + 100 < found.length ? some.at(-1).id : null, searched: { sends: some.length, bytes: some.length * 100, back_to: some.at(-1)?.created_at ?? null } });
+      }
       const page = from === -1 ? [] : found.slice(from, from + limit);
       return json(response, 200, { sends: page.map(listed), next: from !== -1 && from + limit < found.length ? page.at(-1).id : null });
     }

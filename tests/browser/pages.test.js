@@ -232,23 +232,24 @@ inspect("the list is sorted by duration, and by time again", "#/sends", async (p
   await until(page, (id) => document.querySelector(".row[aria-rowindex='2']")?.id === `row-${id}`, newest);
 });
 
-inspect("words are looked for in bodies where that is asked for, and it says in how many", () => {
+inspect("a text in bodies is looked for by egressd, and the list says how far", () => {
   const one = api.sends[7];
   one.response = { ...record(1, 0, { end: ["delivered", 200] }).response, body: "the needle is here", body_encoding: "utf8" };
-  const two = api.sends[9];
+  const two = api.sends[150];
   two.request = { ...two.request, body: btoa("another Needle"), body_encoding: "base64" };
   return "#/sends?q=needle";
 }, async (page) => {
-  await page.getByRole("button", { name: "Look into bodies, too" }).waitFor();
   await until(page, () => document.querySelector(".list-status").textContent.match(/0 of \d+ sends match/) !== null);
-  // It ends when its time is over, whatever it has come to by then.
-  await page.getByRole("button", { name: "Look into bodies, too" }).click();
-  await until(page, () => /bodies of [1-9]\d* of \d+ looked into/.test(document.querySelector(".list-status").textContent));
-  while (await page.locator(".rows .row").count() < 2) {
-    await page.getByRole("button", { name: "Look into more" }).click();
-    await until(page, () => !document.querySelector(".list-status").textContent.includes("looking into"));
-  }
+  await page.getByRole("link", { name: "Look into bodies instead" }).click();
+  await until(page, () => location.hash === "#/sends?text=needle");
   await page.locator(`#row-${api.sends[7].id}`).waitFor();
-  await page.locator(`#row-${api.sends[9].id}`).waitFor();
-  assert.equal(await page.locator(".rows .row").count(), 2);
+  await until(page, () => /bodies of 100 sends searched, back to \d/.test(document.querySelector(".list-status").textContent));
+  assert.match(await page.locator(".list-status").textContent(), /not following/);
+  assert.equal(await page.locator(".rows .row").count(), 1);
+  const calls = asked("/v1/sends?").filter((call) => call.path.includes("text=")).length;
+  await page.getByRole("button", { name: "Look further back" }).click();
+  await page.locator(`#row-${api.sends[150].id}`).waitFor();
+  await until(page, () => /bodies of 200 sends searched/.test(document.querySelector(".list-status").textContent));
+  assert.equal(asked("/v1/sends?").filter((call) => call.path.includes("text=")).length, calls + 1, "as far as it was told to");
+  assert.equal(await page.inputValue("#search"), "text:needle");
 });

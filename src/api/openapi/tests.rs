@@ -181,7 +181,7 @@ fn described_parameters_are_taken() {
         _ => "x",
     };
     let now = "2026-11-22T12:00:00Z".parse().expect("an instant");
-    for (path, count) in [("/v1/sends", 16), ("/v1/tail", 14), ("/v1/executions", 7), ("/v1/stats", 5)] {
+    for (path, count) in [("/v1/sends", 17), ("/v1/tail", 14), ("/v1/executions", 7), ("/v1/stats", 5)] {
         let names = names(path);
         assert_eq!(names.len(), count, "{path}");
         for (name, parameter) in names {

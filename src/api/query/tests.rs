@@ -34,7 +34,7 @@ fn a_host_is_a_name_or_an_address_alone() {
 
 #[test]
 fn filters_may_ask_for_several_and_for_kinds() {
-    let ask = |query: &str| list(Some(query), Tenants::All, true).map(|(filter, _)| filter);
+    let ask = |query: &str| list(Some(query), Tenants::All, true).map(|(filter, ..)| filter);
     let all = || Filter { public_only: false, ..Filter::of(Reach::All) };
     for (query, filter) in [
         ("outcome=failed&outcome=expired", Filter { outcomes: vec![Outcome::Failed, Outcome::Expired], ..all() }),

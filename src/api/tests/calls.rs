@@ -599,3 +599,95 @@ async fn secrets_are_in_no_answer() {
         assert!(!text.contains("s3cret") && !text.contains("czNjcmV0"), "{text}");
     }
 }
+
+#[tokio::test]
+async fn a_text_in_bodies_is_searched_for_page_by_page_and_the_answer_says_how_far() {
+    let desk = Desk::with(&clients(&[("acme", "acme", "submit read"), ("nodes", "*", "submit read")]));
+    let send = async |tenant: &str, body: &str| {
+        let body = serde_json::json!({"method": "POST", "url": "https://example.com/needle", "data": body}).to_string();
+        let token = "Bearer nodes";
+        let headers = [("authorization", token), ("egressd-tenant", tenant)];
+        Desk::accepted(&desk.call("POST", "/v1/sends", &headers, &body).await)
+    };
+    let find = async |query: &str| {
+        desk.call("GET", &format!("/v1/sends?{query}"), &[("authorization", "Bearer acme")], "").await.ok(200)
+    };
+    let ids = |page: &Value| -> Vec<String> {
+        let sends = page["sends"].as_array().expect("a list").iter();
+        sends.map(|send| send["id"].as_str().expect("an id").to_owned()).collect()
+    };
+    let first = send("acme", "the Needle, ÄÖ").await;
+    send("other", "a needle of another tenant").await;
+    for number in 0..120 {
+        send("acme", &format!("hay {number}")).await;
+    }
+    let answered = send("acme", "hay").await;
+    // What comes back is searched, too.
+    desk.answer("acme", answered, 200).await;
+    for (query, found) in [
+        ("text=needle", vec![first]),
+        ("text=NEEDLE%2C+%C3%A4", vec![first]),
+        ("text=hello", vec![answered]),
+        ("text=hello&outcome=failed", vec![]),
+        ("text=hay+119", vec![]),
+        ("text=nothing+of+it", vec![]),
+    ] {
+        let page = find(query).await;
+        let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+        if query != "text=hay+119" {
+            assert_eq!(ids(&page), found, "{query}");
+        }
+        assert_eq!(page["next"], Value::Null, "{query}");
+        let all = if query.contains("failed") { 0 } else { 122 };
+        assert_eq!(page["searched"]["sends"], all, "{query}");
+        assert_eq!(page["searched"]["back_to"].is_string(), all > 0, "{query}");
+    }
+    let page = find("text=hay&limit=60").await;
+    assert_eq!((ids(&page).len(), &page["searched"]["sends"]), (60, &serde_json::json!(60)));
+    // A list without a text says nothing of it.
+    assert_eq!(find("limit=1").await["searched"], Value::Null);
+    let mut seen = ids(&page);
+    let mut next = page["next"].as_str().map(str::to_owned);
+    while let Some(cursor) = next {
+        let page = find(&format!("text=hay&limit=60&cursor={cursor}")).await;
+        seen.extend(ids(&page));
+        next = page["next"].as_str().map(str::to_owned);
+    }
+    seen.dedup();
+    assert_eq!(seen.len(), 121);
+    for wrong in
+        ["text=".to_owned(), format!("text={}", "x".repeat(limits::TEXT_CHARS_MAX + 1)), "text=a&text=b".to_owned()]
+    {
+        desk.call("GET", &format!("/v1/sends?{wrong}"), &[("authorization", "Bearer acme")], "")
+            .await
+            .problem(400, "shape");
+    }
+    // The tail has no bodies.
+    let tail = desk.call("GET", "/v1/tail?text=x", &[("authorization", "Bearer acme")], "").await;
+    tail.problem(400, "shape");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_search_in_bodies_ends_when_it_has_looked_at_so_much_or_for_so_long() {
+    let desk = Desk::new();
+    let body = "x".repeat(1_000_000);
+    let send = serde_json::json!({"method": "POST", "url": "https://example.com/", "data": body}).to_string();
+    let count = usize::try_from(limits::TEXT_BYTES_MAX / 1_000_000).expect("small") + 60;
+    for _ in 0..count {
+        desk.post("/v1/sends", &send).await.ok(202);
+    }
+    let page = desk.get("/v1/sends?text=y").await.ok(200);
+    let bytes = page["searched"]["bytes"].as_u64().expect("a number");
+    // As far as it had to, and no further than one more stretch of the list.
+    assert!((limits::TEXT_BYTES_MAX..limits::TEXT_BYTES_MAX + 51_000_000).contains(&bytes), "{bytes}");
+    assert!(page["next"].is_string() && ids_len(&page) == 0, "{page}");
+    let cursor = page["next"].as_str().expect("a cursor");
+    let rest = desk.get(&format!("/v1/sends?text=y&cursor={cursor}")).await.ok(200);
+    let searched = |page: &Value| page["searched"]["sends"].as_u64().expect("a number");
+    assert_eq!(searched(&page) + searched(&rest), count as u64);
+    assert_eq!(rest["next"], Value::Null);
+}
+
+fn ids_len(page: &Value) -> usize {
+    page["sends"].as_array().map_or(0, Vec::len)
+}

@@ -2,16 +2,12 @@
 
 import { ask, tail } from "./api.js";
 import { haystack, matches, toApi } from "./filters.js";
-import { part } from "./format.js";
 
 const PAGE = 200;
 /** Rows kept; the oldest go first, and are loaded again when they are scrolled to. */
 const KEPT = 20_000;
 /** How often the newest page is asked for, for sends that are not done yet. */
 const LOOK_AGAIN = 5000;
-/** So long at most bodies are looked into at once, in milliseconds, and so many sends are asked for at a time. */
-const BODIES_FOR = 5000;
-const ASKED_AT_ONCE = 6;
 
 export class Feed {
   rows = [];
@@ -29,8 +25,8 @@ export class Feed {
   /** Records that came while paused. */
   waiting = [];
 
-  /** Bodies are being looked into. */
-  looking = false;
+  /** Of how many sends egressd has searched the bodies for `text`, and how far back. */
+  searched = { sends: 0, back_to: null };
 
   #byId = new Map();
   #stop = new AbortController();
@@ -48,6 +44,11 @@ export class Feed {
   async start() {
     const { signal } = this.#stop;
     const first = this.load();
+    // What comes has no bodies to look into.
+    if (this.filters.text) {
+      this.live = "refused";
+      return;
+    }
     tail(toApi(this.filters), {
       signal,
       onSend: (record) => this.#arrived(record),
@@ -91,7 +92,9 @@ export class Feed {
         page = await ask(`/v1/sends?${query}`, { signal: this.#stop.signal });
         this.#next = page.next ?? null;
         if (this.#next !== null) query.set("cursor", this.#next);
-      } while (page.sends.length === 0 && this.#next !== null);
+        if (page.searched) this.searched = { sends: this.searched.sends + page.searched.sends, back_to: page.searched.back_to ?? this.searched.back_to };
+        // How far a search goes is for who looks at it to say.
+      } while (page.sends.length === 0 && this.#next !== null && !this.filters.text);
       this.more = this.#next !== null;
       this.problem = null;
       this.#take(page.sends);
@@ -180,38 +183,6 @@ export class Feed {
     this.changed({});
   }
 
-  /** Looks for the plain words in the bodies of what is loaded, newest first, until it has taken its time. */
-  async lookIntoBodies() {
-    const words = this.filters.q;
-    const { signal } = this.#stop;
-    if (!words || this.looking) return;
-    this.looking = true;
-    const ends = performance.now() + BODIES_FOR;
-    const rows = this.rows.filter((row) => row.lookedFor !== words)[Symbol.iterator]();
-    const look = async () => {
-      for (const row of rows) {
-        try {
-          const record = await ask(`/v1/sends/${part(row.id)}`, { signal });
-          row.lookedFor = words;
-          row.bodyHas = matches(`${row.text}\n${bodyText(record.request)}\n${bodyText(record.response)}`, words);
-        } catch (error) {
-          if (error.name === "AbortError") return;
-          row.lookedFor = words;
-        }
-        if (performance.now() >= ends || this.filters.q !== words) return;
-      }
-    };
-    this.changed({});
-    await Promise.all(Array.from({ length: ASKED_AT_ONCE }, look));
-    this.looking = false;
-    if (!signal.aborted) this.refilter();
-  }
-
-  /** Of how many of the rows the bodies were looked into for these words. */
-  get lookedInto() {
-    return this.filters.q ? this.rows.filter((row) => row.lookedFor === this.filters.q).length : 0;
-  }
-
   #drop() {
     for (const row of this.rows.splice(KEPT)) {
       this.#byId.delete(row.id);
@@ -228,15 +199,9 @@ export class Feed {
 
   #choose() {
     const words = this.filters.q;
-    this.view = words ? this.rows.filter((row) => matches(row.text, words) || (row.bodyHas && row.lookedFor === words)) : this.rows;
+    this.view = words ? this.rows.filter((row) => matches(row.text, words)) : this.rows;
     if (this.byDuration) this.view = [...this.view].sort((one, two) => (two.timings_ms.total ?? -1) - (one.timings_ms.total ?? -1));
   }
-}
-
-/** A body as it was stored, in small letters: what was compressed stays so. */
-function bodyText(message) {
-  if (typeof message?.body !== "string") return "";
-  return (message.body_encoding === "base64" ? atob(message.body) : message.body).toLowerCase();
 }
 
 /** What a list needs of a record; the rest is asked for when it is opened. */

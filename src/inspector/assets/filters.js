@@ -12,7 +12,7 @@ export const CODES = [
 ];
 export const STATES = ["held", "queued", "sending", "done"];
 export const METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
-export const KEYS = ["outcome", "code", "status", "state", "host", "method", "path", "workflow", "execution", "step", "source_ip", "tenant", "since", "until"];
+export const KEYS = ["outcome", "code", "status", "state", "host", "method", "path", "workflow", "execution", "step", "source_ip", "tenant", "since", "until", "text"];
 /** Each of these may have several values, `failed,expired`: any of them will do. */
 const SEVERAL = new Set(["outcome", "code", "status"]);
 

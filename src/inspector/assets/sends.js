@@ -258,9 +258,9 @@ export class SendsView {
       h("span", { class: `follow ${feed.paused ? "paused" : feed.live}` }, h("i", { "aria-hidden": true }), feed.paused ? "paused" : states[feed.live]),
       h("span", {}, rows, sorted),
       more === null
-        ? h("button", { type: "button", class: "link", onclick: () => this.feed.load() }, this.filters.q ? "Look further back" : "Load older")
+        ? h("button", { type: "button", class: "link", onclick: () => this.feed.load() }, this.filters.q || this.filters.text ? "Look further back" : "Load older")
         : h("span", { class: "dim" }, more),
-      this.filters.q ? this.#bodies() : null,
+      this.#bodies(),
       feed.problem ? h("span", { class: "bad", role: "alert" }, feed.problem.message) : null);
     this.arrivals.hidden = this.newAbove === 0;
     this.arrivals.textContent = `↑ ${count(this.newAbove)} new`;
@@ -277,18 +277,19 @@ export class SendsView {
     }
   }
 
-  /** The way to look into bodies, and how far that went. */
+  /** How far bodies were searched, or the way to have that done. */
   #bodies() {
-    const { feed } = this;
-    if (feed.looking) return h("span", {}, "looking into bodies …");
-    const looked = feed.lookedInto;
-    return [looked > 0 ? h("span", {}, `bodies of ${count(looked)} of ${count(feed.rows.length)} looked into`) : null,
-      looked < feed.rows.length ? h("button", { type: "button", class: "link", title: "For 5 seconds at most", onclick: () => feed.lookIntoBodies() }, looked > 0 ? "Look into more" : "Look into bodies, too") : null];
+    const { q, text } = this.filters;
+    if (text) {
+      const { sends, back_to } = this.feed.searched;
+      return sends === 0 ? null : h("span", {}, `bodies of ${count(sends)} sends searched, back to ${instant(back_to)}`);
+    }
+    return q ? h("a", { href: link({ ...this.filters, q: undefined, text: q }) }, "Look into bodies instead") : null;
   }
 
   #nearEnd() {
     const { feed } = this;
-    if (!feed || feed.loading || !feed.more || feed.problem) return;
+    if (!feed || feed.loading || !feed.more || feed.problem || this.filters.text) return;
     if (this.filters.q && feed.rows.length >= LOOK_THROUGH) return;
     feed.load();
   }
@@ -358,7 +359,7 @@ export class SendsView {
   }
 
   #fillPanel() {
-    const hints = { status: "503 or 5xx; several: 500,5xx", host: "a name, *.name or an address", path: "what it begins with", since: "15m, 2h, 7d, or an instant", until: "as since" };
+    const hints = { status: "503 or 5xx; several: 500,5xx", host: "a name, *.name or an address", path: "what it begins with", since: "15m, 2h, 7d, or an instant", until: "as since", text: "in a body" };
     const options = { code: CODES, state: ALL_STATES, method: METHODS };
     // What was seen is offered: of the rows that are loaded.
     const seen = { workflow: (row) => row.context.workflow, step: (row) => row.context.step, execution: (row) => row.context.execution, tenant: (row) => row.context.tenant, host: (row) => addressParts(row.request.url).host, source_ip: (row) => row.connection?.public_ip };
@@ -453,7 +454,8 @@ export class SendsView {
 
 /** What egressd says is wrong with these filters, each with the name that it is about. */
 async function problemsOf(filters) {
-  const query = toApi(filters);
+  // Not to search bodies for an answer that nobody looks at.
+  const query = toApi({ ...filters, text: filters.text && filters.text.length > 256 ? filters.text : undefined });
   query.set("limit", "1");
   try {
     await ask(`/v1/sends?${query}`);
