@@ -134,12 +134,13 @@ fn says(node: &Node, what: &str, unsaid_by: &[&str]) -> bool {
     log.rfind(what).is_some_and(|at| unsaid.is_none_or(|unsaid| unsaid < at))
 }
 
-/// Callers of some nodes, as many of them as it takes until so much more is accepted, or they are all taken for dead.
+/// Callers of some nodes, as many of them as it takes until so much more is accepted, or they are all taken for dead. Each
+/// node has its own: those of one that is frozen wait with it.
 struct Load<'a> {
     receiver: SocketAddr,
     ledger: &'a Ledger,
     rounds: usize,
-    workers: Vec<JoinHandle<()>>,
+    workers: Vec<(SocketAddr, JoinHandle<()>)>,
 }
 
 impl Load<'_> {
@@ -148,9 +149,11 @@ impl Load<'_> {
         let started = Instant::now();
         loop {
             for node in nodes {
-                if self.workers.iter().filter(|worker| !worker.is_finished()).count() < 6 * nodes.len() {
+                let calling = self.workers.iter().filter(|(api, worker)| *api == node.api && !worker.is_finished());
+                if calling.count() < 6 {
                     self.rounds += 1;
-                    self.workers.extend(start_load(node.api, self.receiver, &self.rounds.to_string(), self.ledger));
+                    let more = start_load(node.api, self.receiver, &self.rounds.to_string(), self.ledger);
+                    self.workers.extend(more.map(|worker| (node.api, worker)));
                 }
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -236,7 +239,7 @@ async fn a_tier_goes_on_while_its_nodes_die_freeze_drain_and_come_back() {
         node.signal(Signal::SIGTERM);
         assert_eq!(node.ended(), Some(0), "{}", node.log());
     }
-    for worker in load.workers {
+    for (_, worker) in load.workers {
         ends(worker).await;
     }
     ready(&mut one).await;
@@ -430,7 +433,7 @@ async fn three_nodes_outlive_what_a_seed_does_to_them_and_to_their_database() {
         let code = node.ended();
         assert!(code == Some(0) || says(node, FENCED, &[]), "{}", node.log());
     }
-    for worker in load.workers {
+    for (_, worker) in load.workers {
         ends(worker).await;
     }
     nodes.iter_mut().for_each(Node::start);
@@ -488,7 +491,7 @@ async fn a_tier_is_restarted_node_by_node_and_goes_on_under_a_schema_one_newer()
         let left = &nodes[0];
         // Callers end with the first call that is not accepted.
         cluster.tell("stop fast");
-        for worker in load.workers {
+        for (_, worker) in load.workers {
             ends(worker).await;
         }
         cluster.tell("start");
