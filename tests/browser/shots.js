@@ -29,6 +29,7 @@ const PAGES = {
   sources: ["#/sources", ".table tr"],
   tenants: ["#/tenants", ".table tr"],
   suspensions: ["#/suspensions", ".table tr"],
+  nodes: ["#/nodes", ".table tr"],
 };
 
 const chrome = await browser();
