@@ -283,7 +283,7 @@ ROWS = [
             ),
             lines(
                 "On disk",
-                "What the store takes; the oldest go first at `[store] max_bytes`. (A tier has one database: each node tells of it.)",
+                "What the store takes; the oldest go first at `[store] max_bytes`. (In a tier, of its one database.)",
                 [(gauge("egressd_store_bytes", "instance"), "{{instance}}")],
                 "bytes",
             ),
@@ -315,7 +315,7 @@ ROWS = [
         [
             lines(
                 "Nodes",
-                "Nodes that are not declared dead, as each sees it, and those that were. One that dies fills the others' queues.",
+                "Nodes that are not declared dead, as each sees it, and those that were: others have their queues.",
                 [
                     (gauge("egressd_nodes", "instance"), "as {{instance}} sees it"),
                     (
@@ -326,7 +326,7 @@ ROWS = [
             ),
             lines(
                 "Leases",
-                "How long ago each node last renewed its lease. At `[store] lease` it begins nothing more, and is taken for dead.",
+                "How long ago each node renewed its lease. At `[store] lease` it is taken for dead.",
                 [(gauge("egressd_lease_age_seconds", "instance", "max"), "{{instance}}")],
                 "s",
                 steps=thresholds(("green", None), ("orange", 7.5)),

@@ -26,9 +26,9 @@ database() { # database PORT SETTINGS
 stop_database() { cd "$scratch/$1" && as_postgres pg_ctl stop -s -w -m immediate -D data; }
 at_exit+=("for data in $scratch/*/data; do as_postgres pg_ctl stop -s -m immediate -D \$data 2>/dev/null; done; rm -rf $scratch")
 
-check "PostgreSQL starts with the settings and the access list" database 54871 "$tier/postgresql.conf"
+check "PostgreSQL starts with the settings and the access list" database 15871 "$tier/postgresql.conf"
 roles() { psql -q -h "$scratch/$1" -p "$1" -U postgres -v password=secret -f "$tier/roles.sql"; }
-check "the role and its database are made" roles 54871
+check "the role and its database are made" roles 15871
 printf secret >"$scratch/password" && chmod 0600 "$scratch/password"
 node() { # node PORT: the tier's configuration, at this database
     mkdir -p "$scratch/node"
@@ -38,14 +38,14 @@ node() { # node PORT: the tier's configuration, at this database
         -e 's#^public = .*#public = "127.0.0.1"#; s#^bind = .*#bind = "127.0.0.1"#' "$tier/egressd.toml" >"$scratch/node/egressd.toml"
     "$egressd" check --config "$scratch/node/egressd.toml"
 }
-check "egressd check finds nothing wrong with either, by that role" node 54871
-may() { PGPASSWORD=secret psql -q -h 127.0.0.1 -p 54871 -U egressd "$@"; }
+check "egressd check finds nothing wrong with either, by that role" node 15871
+may() { PGPASSWORD=secret psql -q -h 127.0.0.1 -p 15871 -U egressd "$@"; }
 refuses "the role may not make a role" "permission denied" may egressd -c 'CREATE ROLE other'
 refuses "nor enter another database" "no pg_hba.conf entry" may postgres -c 'SELECT 1'
 check "it sees how old others' transactions are" may egressd -c "SELECT xact_start FROM pg_stat_activity"
-(stop_database 54871)
+(stop_database 15871)
 sed 's/^synchronous_commit = on/synchronous_commit = off/; s/^fsync = on/fsync = off/' "$tier/postgresql.conf" >"$scratch/lying.conf"
-check "PostgreSQL starts with its syncs off" database 54872 "$scratch/lying.conf"
-roles 54872
-refuses "and egressd check does not take it" "fsync = off" node 54872
-(stop_database 54872)
+check "PostgreSQL starts with its syncs off" database 15872 "$scratch/lying.conf"
+roles 15872
+refuses "and egressd check does not take it" "fsync = off" node 15872
+(stop_database 15872)
