@@ -199,12 +199,12 @@ impl App {
         let recovered = match store.recover(&session, clock::wall()).await {
             Ok(recovered) => {
                 log_recovered(&recovered);
-                true
+                Some(recovered)
             }
             // A full disk is no reason to hide what it has: `/readyz` says why, and the ends follow.
             Err(StoreError::CannotWrite(why)) => {
                 tracing::error!(%why, "what the last process left behind gets its end once the store can write");
-                false
+                None
             }
             Err(error) => return Err(error.into()),
         };
@@ -224,6 +224,7 @@ impl App {
             }
         };
         ledger.tells(tracer.clone());
+        let recovered = recovered.map(|recovered| ledger.recovered(&recovered.some));
         let deliverer = Deliverer::traced(world.clone(), trust, tracer);
         let dispatcher = Dispatcher::new(world.clone(), backlog.clone(), ledger.clone(), deliverer.clone());
         let intake = Intake::new(world.clone(), ledger.clone(), backlog, dispatcher.clone(), Apart::new("call-work"));
@@ -233,8 +234,8 @@ impl App {
         let (stop_dispatch, dispatch_stopped) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);
         let tasks = TaskTracker::new();
-        if !recovered {
-            tasks.spawn(recover_later(store.clone(), session, stopped.clone()));
+        if recovered.is_none() {
+            tasks.spawn(recover_later(ledger.clone(), stopped.clone()));
         }
         let (asked, first_round) = tokio::sync::oneshot::channel();
         tasks.spawn(Verifier::new(world.clone(), deliverer.clone()).run(asked, stopped.clone()));
@@ -449,14 +450,17 @@ async fn hold_sources(store: &Arc<dyn Store>, session: &Session, world: &World) 
 }
 
 /// Tries until the store takes the ends of what the last process left behind.
-async fn recover_later(store: Arc<dyn Store>, session: Session, mut stopped: watch::Receiver<bool>) {
+async fn recover_later(ledger: Arc<Ledger>, mut stopped: watch::Receiver<bool>) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(RECOVER_AGAIN) => {}
             _ = stopped.wait_for(|stopped| *stopped) => return,
         }
-        match store.recover(&session, clock::wall()).await {
-            Ok(recovered) => return log_recovered(&recovered),
+        match ledger.store.recover(&ledger.session, clock::wall()).await {
+            Ok(recovered) => {
+                ledger.recovered(&recovered.some);
+                return log_recovered(&recovered);
+            }
             Err(StoreError::CannotWrite(_)) => {}
             Err(error) => {
                 tracing::error!(%error, "what the last process left behind did not get its end; it is tried again")

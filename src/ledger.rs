@@ -65,6 +65,11 @@ impl Ledger {
         }
     }
 
+    /// These have ended at a start.
+    pub fn recovered(&self, ids: &[SendId]) {
+        ids.iter().for_each(|id| self.waited(*id));
+    }
+
     /// Waits until the ends on their way leave room for this one.
     pub async fn room(&self, finished: &Finished) -> Room<'_> {
         let permits = bytes_of(finished).min(limits::ENDS_BYTES).div_ceil(PERMIT_BYTES);

@@ -438,6 +438,7 @@ impl Inner {
             } else {
                 continue;
             };
+            recovered.note(kept.new.id);
             self.end(place, error, now)?;
         }
         Ok(recovered)

@@ -15,6 +15,7 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 use super::{StoreError, StoreResult, TailPlace};
+use crate::limits::TRACE_QUEUE;
 use crate::outcome::Code;
 use crate::policy::{Destination, Suspensions};
 use crate::record::{ExecutionState, Finished, FinishedBy, ShownRequest};
@@ -265,8 +266,19 @@ pub struct Recovered {
     pub interrupted: u64,
     /// Held sends of executions that were discarded: now `discarded`.
     pub discarded: u64,
+    /// Some of these, as many as a collector of traces may be told of at once; none where the store tells of them as
+    /// [`News`](super::News).
+    pub some: Vec<SendId>,
     /// What could not be read by then, as [`Records::damage`](super::Records::damage) tells it.
     pub damage: Vec<String>,
+}
+
+impl Recovered {
+    pub fn note(&mut self, id: SendId) {
+        if self.some.len() < TRACE_QUEUE {
+            self.some.push(id);
+        }
+    }
 }
 
 /// Each call carries the session that makes it; a fenced one is told so, and nothing changes.

@@ -221,7 +221,7 @@ async fn what_ends_while_it_waits_is_one_span_too() {
     let (collector, told) = noting().await;
     // As long as a delivery may take: who waits for the one place in flight expires.
     let (receiver, _seen) = counting_receiver(Duration::from_secs(60)).await;
-    let node = Node::started(&format!(
+    let mut node = Node::started(&format!(
         "[telemetry]\notlp = \"http://{collector}\"\n[[tenant]]\nid = \"default\"\nin_flight = 1\n"
     ));
     let given = format!("00-{TRACE}-{SPAN}-01");
@@ -275,6 +275,18 @@ async fn what_ends_while_it_waits_is_one_span_too() {
         assert_eq!(own.count(), 1, "one span of {id}");
     }
     node.done_as("default", &unsampled).await;
+    // What the next process ends.
+    let left = submit("/v1/sends", none(), "default", &given).await;
+    let reached = Instant::now();
+    while node.records().await.iter().all(|record| record["id"] != json!(left) || record["state"] != "sending") {
+        assert!(reached.elapsed() < PATIENCE, "{left} is not sent");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    node.kill();
+    node.start();
+    let span = told.span_of(&left).await;
+    assert_eq!((span["traceId"].as_str(), span["parentSpanId"].as_str()), (Some(TRACE), Some(SPAN)), "{span}");
+    assert_eq!(attribute(&span, "egressd.outcome"), json!("interrupted"), "{span}");
     let text = told.text();
     assert!(!text.contains("SECRET") && !text.contains(&unsampled), "{text}");
 }

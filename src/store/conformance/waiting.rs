@@ -74,7 +74,7 @@ async fn what_may_start_at_once_is_accepted_and_begun_in_one<S: Subject>() {
     let subject = subject.crash().await;
     let (store, session) = (subject.store(), subject.session());
     let recovered = store.recover(session, at(9)).await.expect("recovered");
-    assert_eq!(recovered, Recovered { interrupted: 1, ..Recovered::default() });
+    assert_eq!((recovered.interrupted, recovered.discarded, recovered.damage.len()), (1, 0, 0));
     assert_eq!(code_of(store, two).await, Some(Code::Interrupted));
     assert_eq!(claimed_of(store, session, vec![want("acme", 9)]).await, [claimed_at_once, waits]);
 }
@@ -513,7 +513,7 @@ async fn a_fenced_session_begins_nothing_and_ends_only_its_own<S: Subject>() {
     store.finish(old, finished(all[1], 200, at(7))).await.expect("its own");
     assert_eq!(store.finish(old, finished(all[1], 200, at(7))).await, Err(StoreError::NoSuchSend));
     let recovered = store.recover(new, at(8)).await.expect("recovered");
-    assert_eq!(recovered, Recovered { interrupted: 1, ..Recovered::default() });
+    assert_eq!((recovered.interrupted, recovered.discarded, recovered.damage.len()), (1, 0, 0));
     assert_eq!(code_of(store, all[2]).await, Some(Code::Interrupted));
     let late = store.finish(old, finished(all[2], 200, at(9))).await;
     assert_eq!(late, Err(StoreError::NoSuchSend), "it has an end by now");

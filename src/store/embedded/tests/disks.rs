@@ -31,7 +31,7 @@ async fn what_the_disk_refuses_is_not_accepted_and_it_goes_on_when_the_disk_does
             .expect("it was not begun");
         assert_eq!(subject.all().await, [before, after], "{place:?}");
         let (subject, recovered) = subject.harmed(|_| {}).await;
-        assert_eq!(recovered, Recovered { interrupted: 1, ..Recovered::default() }, "{place:?}");
+        assert_eq!((recovered.interrupted, recovered.discarded, recovered.damage.len()), (1, 0, 0), "{place:?}");
         assert_eq!(subject.all().await, [before, after], "{place:?}");
     }
 }
@@ -90,7 +90,7 @@ async fn what_is_durable_is_shown_once_the_tables_can_be_written() {
     assert_eq!(subject.all().await, [accepted, next]);
     begin_one(subject.store(), subject.session(), begin_of(accepted, &draft(), at(1))).await.expect("begun");
     let (subject, recovered) = subject.harmed(|_| {}).await;
-    assert_eq!(recovered, Recovered { interrupted: 1, ..Recovered::default() });
+    assert_eq!((recovered.interrupted, recovered.discarded, recovered.damage.len()), (1, 0, 0));
     assert_eq!(subject.all().await, [accepted, next]);
 }
 

@@ -30,15 +30,9 @@ impl Writer {
         places.dedup();
         let mut recovered = Recovered::default();
         for (at, some) in places.chunks(ENDS_AT_ONCE).enumerate() {
-            match self.end_left_behind(some, now) {
-                Ok((interrupted, discarded)) => {
-                    recovered.interrupted += interrupted;
-                    recovered.discarded += discarded;
-                }
-                Err(error) => {
-                    self.left_behind.extend(&places[at * ENDS_AT_ONCE..]);
-                    return Err(error);
-                }
+            if let Err(error) = self.end_left_behind(some, now, &mut recovered) {
+                self.left_behind.extend(&places[at * ENDS_AT_ONCE..]);
+                return Err(error);
             }
         }
         self.shared.copy.settled();
@@ -46,11 +40,16 @@ impl Writer {
         Ok(recovered)
     }
 
-    /// Writes the ends of these, all or none. Answers how many were interrupted and discarded. What cannot be read
-    /// waits for the next call, and keeps nobody else from its end: nothing of it can be begun meanwhile.
-    fn end_left_behind(&mut self, places: &[(u32, u32)], now: Timestamp) -> Result<(u64, u64), StoreError> {
+    /// Writes the ends of these, all or none, and notes them. What cannot be read waits for the next call, and keeps
+    /// nobody else from its end: nothing of it can be begun meanwhile.
+    fn end_left_behind(
+        &mut self,
+        places: &[(u32, u32)],
+        now: Timestamp,
+        recovered: &mut Recovered,
+    ) -> Result<(), StoreError> {
         self.pay_debts()?;
-        let (mut interrupted, mut discarded) = (0, 0);
+        let mut ended = Vec::with_capacity(places.len());
         let mut batch = self.empty_batch();
         for &place in places {
             let (send, number, finished) = match self.left_behind(place, now) {
@@ -62,12 +61,11 @@ impl Writer {
                     continue;
                 }
             };
-            let outcome = finished.ended.outcome;
+            let (id, outcome) = (finished.id, finished.ended.outcome);
             let finish = FinishJob::of(&self.shared.keys, &finished);
             let job = StoreEndJob { send, number, counted: Counted::Not, finish };
             if self.decide_store_end(&mut batch, job).is_some() {
-                interrupted += u64::from(outcome == Outcome::Interrupted);
-                discarded += u64::from(outcome == Outcome::Discarded);
+                ended.push((id, outcome));
             }
         }
         let written = self.write(&batch);
@@ -79,7 +77,12 @@ impl Writer {
         self.owed.extend(batch.effects);
         self.apply_owed();
         self.make_room();
-        Ok((interrupted, discarded))
+        for (id, outcome) in ended {
+            recovered.interrupted += u64::from(outcome == Outcome::Interrupted);
+            recovered.discarded += u64::from(outcome == Outcome::Discarded);
+            recovered.note(id);
+        }
+        Ok(())
     }
 
     fn left_behind(
