@@ -16,7 +16,7 @@ use super::access::{Caller, Need, Tenants};
 use super::answers::{self, Receipt, Turn};
 use super::budget::Purpose;
 use super::problem::{Problem, ProblemCode, ProblemView};
-use super::search::{Searched, search};
+use super::search::{Search, Searched};
 use super::view::{PageView, RecordView, SearchedView, SendsView, Shown, Sight, likely_bytes, likely_bytes_of};
 use super::{Shared, in_full, openapi, query, refused};
 use crate::clock;
@@ -279,13 +279,20 @@ pub(super) async fn list(State(api): State<Arc<Shared>>, request: Request) -> Re
     let tenants = caller.tenants(request.headers())?;
     let (filter, page, text) = query::list(request.uri().query(), tenants, caller.operate)?;
     let cursor = page.cursor.map(|next| api.places.list_cursor(&next)).transpose()?;
-    let turn = api.turns.turn(&caller.holder(), page.limit * LISTED_JSON_BYTES).await?;
+    let search = |text: String| {
+        Search::new(api.store.clone(), api.intake.clone(), caller.holder().in_line(), &text)
+            .map_err(|error| Problem::shape(format!("this text cannot be looked for: {error}")))
+    };
+    let search = text.map(search).transpose()?;
+    // One send after another, with its bodies.
+    let searched = search.as_ref().map_or(0, |_| SHOWN_JSON_BYTES);
+    let turn = api.turns.turn(&caller.holder(), page.limit * LISTED_JSON_BYTES + searched).await?;
     let store = api.store.clone();
     let listing = async move {
-        Ok(match text {
+        Ok(match search {
             None => (store.list(filter, cursor, page.limit).await?, None),
-            Some(text) => {
-                let (page, searched) = search(store, filter, cursor, page.limit, text).await?;
+            Some(search) => {
+                let (page, searched) = Box::pin(search.page(filter, cursor, page.limit)).await?;
                 (page, Some(searched))
             }
         })
