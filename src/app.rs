@@ -212,7 +212,6 @@ impl App {
         let publication = Publication::open(store.clone(), &config, clock::wall()).await?;
         let ours = ours::look(&config, &listeners);
         let world = World::new(config.clone(), &publication.notice(), ours, Suspensions::default());
-        let ledger = Ledger::new(store.clone(), session.clone(), Redactor::new(store.redact_key(), &config.redact));
         let backlog = Backlog::new(caps(&config));
         let trust = Dialer::prepare(&config).map_err(anyhow::Error::from)?;
         let collector = config.telemetry.otlp.as_ref().map(|otlp| Collector::new(otlp, &config)).transpose()?;
@@ -223,8 +222,8 @@ impl App {
                 (tracer.clone(), Some((collector, (tracer, told))))
             }
         };
-        ledger.tells(tracer.clone());
-        let recovered = recovered.map(|recovered| ledger.recovered(&recovered.some));
+        let redactor = Redactor::new(store.redact_key(), &config.redact);
+        let ledger = Ledger::new(store.clone(), session.clone(), redactor, tracer.clone());
         let deliverer = Deliverer::traced(world.clone(), trust, tracer);
         let dispatcher = Dispatcher::new(world.clone(), backlog.clone(), ledger.clone(), deliverer.clone());
         let intake = Intake::new(world.clone(), ledger.clone(), backlog, dispatcher.clone(), Apart::new("call-work"));
@@ -234,13 +233,15 @@ impl App {
         let (stop_dispatch, dispatch_stopped) = watch::channel(false);
         let (stop, stopped) = watch::channel(false);
         let tasks = TaskTracker::new();
-        if recovered.is_none() {
-            tasks.spawn(recover_later(ledger.clone(), stopped.clone()));
+        match recovered {
+            Some(recovered) => ledger.recovered(&recovered.some),
+            None => drop(tasks.spawn(recover_later(ledger.clone(), stopped.clone()))),
         }
         let (asked, first_round) = tokio::sync::oneshot::channel();
         tasks.spawn(Verifier::new(world.clone(), deliverer.clone()).run(asked, stopped.clone()));
         if let Some(told) = store.news() {
             tasks.spawn(news::follow(told, intake.clone(), dispatcher.clone(), ledger.clone(), stopped.clone()));
+            tasks.spawn(news::look_for_ends(ledger.clone(), stopped.clone()));
         }
         let restored = intake.restore().await?;
         if restored > 0 {

@@ -4,7 +4,7 @@
 //! (What is lost with the process after that reads `interrupted` at the next start.) So that they cannot pile up while
 //! it cannot, an end gets room first, by its bytes ([`Ledger::room`]): whoever waits for that keeps its place in flight.
 
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -35,7 +35,7 @@ pub struct Ledger {
     /// One permit is so many bytes.
     room: Semaphore,
     /// Who is told of what ends without having been begun, once it is durable.
-    tracer: OnceLock<Tracer>,
+    tracer: Tracer,
 }
 
 const PERMIT_BYTES: usize = 1024;
@@ -47,27 +47,16 @@ pub struct Room<'a> {
 }
 
 impl Ledger {
-    pub fn new(store: Arc<dyn Store>, session: Session, redactor: Redactor) -> Arc<Self> {
+    pub fn new(store: Arc<dyn Store>, session: Session, redactor: Redactor, tracer: Tracer) -> Arc<Self> {
         describe_metrics();
         let room = Semaphore::new(limits::ENDS_BYTES / PERMIT_BYTES);
-        let (redactor, tracer) = (ArcSwap::from_pointee(redactor), OnceLock::new());
+        let redactor = ArcSwap::from_pointee(redactor);
         Arc::new(Self { store, session, events: Arc::default(), redactor, room, tracer })
-    }
-
-    /// Whom it tells from now on; the first one stays.
-    pub fn tells(&self, tracer: Tracer) {
-        let _ = self.tracer.set(tracer);
-    }
-
-    fn waited(&self, id: SendId) {
-        if let Some(tracer) = self.tracer.get() {
-            tracer.waited(id);
-        }
     }
 
     /// These have ended at a start.
     pub fn recovered(&self, ids: &[SendId]) {
-        ids.iter().for_each(|id| self.waited(*id));
+        ids.iter().for_each(|id| self.tracer.waited(*id));
     }
 
     /// Waits until the ends on their way leave room for this one.
@@ -103,7 +92,7 @@ impl Ledger {
         count(&finished);
         self.events.finished(finished.id, place);
         if finished.started_at.is_none() {
-            self.waited(finished.id);
+            self.tracer.waited(finished.id);
         }
     }
 
@@ -113,7 +102,7 @@ impl Ledger {
             let outcome = end.code.outcome().label();
             counter!("egressd_sends_total", "outcome" => outcome, "code" => end.code.label()).increment(1);
             self.events.finished(end.id, end.place);
-            self.waited(end.id);
+            self.tracer.waited(end.id);
         }
     }
 }

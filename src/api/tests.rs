@@ -36,6 +36,7 @@ use crate::redact::Redactor;
 use crate::send::{SendId, TenantId};
 use crate::store::memory::Memory;
 use crate::store::{Begin, Want};
+use crate::trace::Tracer;
 
 /// What a test calls.
 struct Desk {
@@ -120,7 +121,8 @@ impl Desk {
         let store: Arc<dyn Store> = Arc::new(Memory::new());
         let session =
             futures_util::FutureExt::now_or_never(store.join(Arc::from("test"))).expect("at once").expect("joined");
-        let ledger = Ledger::new(store.clone(), session, Redactor::new(store.redact_key(), &config.redact));
+        let ledger =
+            Ledger::new(store.clone(), session, Redactor::new(store.redact_key(), &config.redact), Tracer::off());
         let deliverer = Deliverer::new(world.clone(), Dialer::prepare(&config).expect("trust"));
         let backlog = Backlog::new(caps(&config));
         // Its loop does not run: nothing starts.

@@ -14,14 +14,20 @@ use crate::store::{News, StoreError};
 /// it stands while any transaction of the database is open.
 const WAITS_LOOK: Duration = Duration::from_millis(75);
 
-async fn look_for_ends(ledger: &Ledger) {
-    let waited_for = ledger.events.waited_for();
-    if waited_for.is_empty() {
-        return;
-    }
-    // One that cannot be asked is asked again.
-    if let Ok(done) = ledger.store.done_among(waited_for).await {
-        done.into_iter().for_each(|id| ledger.events.is_done(id));
+/// Until the process stops. On its own: a database that does not answer holds up no news.
+pub async fn look_for_ends(ledger: Arc<Ledger>, mut stopped: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(WAITS_LOOK) => {}
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        }
+        let waited_for = ledger.events.waited_for();
+        // One that cannot be asked is asked again.
+        if !waited_for.is_empty()
+            && let Ok(done) = ledger.store.done_among(waited_for).await
+        {
+            done.into_iter().for_each(|id| ledger.events.is_done(id));
+        }
     }
 }
 
@@ -33,17 +39,13 @@ pub async fn follow(
     ledger: Arc<Ledger>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let mut again = tokio::time::interval(WAITS_LOOK);
-    again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let told = tokio::select! {
             told = news.recv() => told,
             _ = stopped.wait_for(|stopped| *stopped) => return,
-            _ = again.tick() => Some(News::Ended(Vec::new())),
         };
         match told {
             None => return,
-            Some(News::Ended(ends)) if ends.is_empty() => look_for_ends(&ledger).await,
             Some(News::Ended(ends)) => ends.into_iter().for_each(|(id, place)| ledger.events.finished(id, place)),
             Some(News::Closed(ends)) => ledger.closed_by_store(&ends),
             Some(News::Waiting(_)) => dispatcher.look(),

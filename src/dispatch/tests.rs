@@ -17,6 +17,7 @@ use crate::redact::Redactor;
 use crate::send::{Context, ExecutionId, Method, SendId, SendSpec, Target};
 use crate::store::memory::Memory;
 use crate::store::{Ending, Reach, Store};
+use crate::trace::Tracer;
 
 /// A whole middle over the twin.
 struct Middle {
@@ -39,7 +40,8 @@ impl Middle {
         let world = World::new(config.clone(), &Notice::default(), SelfAddrs::default(), Suspensions::default());
         let store: Arc<dyn Store> = Arc::new(Memory::new());
         let session = store.join(Arc::from("test")).await.expect("joined");
-        let ledger = Ledger::new(store.clone(), session, Redactor::new(store.redact_key(), &config.redact));
+        let ledger =
+            Ledger::new(store.clone(), session, Redactor::new(store.redact_key(), &config.redact), Tracer::off());
         let backlog = Backlog::new(caps(&config));
         let deliverer = Deliverer::new(world.clone(), Dialer::prepare(&config).expect("trust"));
         let dispatcher = Dispatcher::new(world.clone(), backlog.clone(), ledger.clone(), deliverer);

@@ -18,7 +18,7 @@ async fn ends_on_their_way_to_the_disk_are_bounded_by_their_bytes() {
     let store = Arc::new(Memory::new());
     let session = store.join(Arc::from("test")).await.expect("joined");
     let redactor = Redactor::new(store.redact_key(), &Default::default());
-    let ledger = Ledger::new(store.clone(), session, redactor);
+    let ledger = Ledger::new(store.clone(), session, redactor, Tracer::off());
     store.close().await.expect("closed");
     // The store takes nothing: what has room waits there, what has none waits before it.
     let each = limits::ENDS_BYTES / 8;
