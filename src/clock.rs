@@ -14,28 +14,43 @@ struct Followed {
     at: std::time::Instant,
 }
 
-static FOLLOWED: RwLock<Option<Followed>> = RwLock::new(None);
-
 /// Clocks that are kept differ by less, and then each goes by its own, which does not step with every look.
 const KEPT: SignedDuration = SignedDuration::from_secs(1);
 
+/// What is known of the time of day beside what the system says.
+struct Known {
+    followed: Option<Followed>,
+    course: Option<Course>,
+}
+
+static KNOWN: RwLock<Known> = RwLock::new(Known { followed: None, course: None });
+
 /// The time of day, for records and dates. May step; never used to measure.
-#[allow(clippy::disallowed_methods, reason = "the one place that may")]
 pub fn wall() -> Timestamp {
-    let followed = *FOLLOWED.read().unwrap_or_else(PoisonError::into_inner);
+    look().0
+}
+
+/// The time of day, and by how much it was set back in all since this process began to look.
+#[allow(clippy::disallowed_methods, reason = "the one place that may")]
+fn look() -> (Timestamp, SignedDuration) {
     let before = std::time::Instant::now();
     let own = Timestamp::now();
     let after = std::time::Instant::now();
+    let (followed, course) = {
+        let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
+        (known.followed, known.course)
+    };
     let told = followed.map_or(own, |followed| of_both(own, followed, after));
     // Of one that was held up between its looks at the two clocks nothing can be told.
-    if after.saturating_duration_since(before) < AT_ONCE {
-        let course = *COURSE.read().unwrap_or_else(PoisonError::into_inner);
-        if course.is_none_or(|course| course.stepped(told, before).is_some()) {
-            let mut course = COURSE.write().unwrap_or_else(PoisonError::into_inner);
-            *course = Some(Course::after(*course, told, before));
-        }
+    let is_known = after.saturating_duration_since(before) >= AT_ONCE
+        || course.is_some_and(|course| course.stepped(told, before).is_none());
+    if is_known {
+        return (told, course.map_or(SignedDuration::ZERO, |course| course.back));
     }
-    told
+    let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+    let course = Course::after(known.course, told, before);
+    known.course = Some(course);
+    (told, course.back)
 }
 
 /// How the time of day goes beside the monotonic clock: where both stood when it was last set, and by how much it was set
@@ -46,8 +61,6 @@ struct Course {
     at: std::time::Instant,
     back: SignedDuration,
 }
-
-static COURSE: RwLock<Option<Course>> = RwLock::new(None);
 
 const AT_ONCE: Duration = Duration::from_millis(100);
 
@@ -73,15 +86,14 @@ impl Course {
 /// subtracts within this process, and is written down nowhere. One that is still to come was told before the clock was set
 /// back, and counts as now.
 pub fn steady(at: Timestamp) -> Timestamp {
-    let at = at.min(wall());
-    let back = COURSE.read().unwrap_or_else(PoisonError::into_inner).map(|course| course.back);
-    back.and_then(|back| at.checked_add(back).ok()).unwrap_or(at)
+    let (now, back) = look();
+    let at = at.min(now);
+    at.checked_add(back).unwrap_or(at)
 }
 
 /// The time of day that is now this [`steady`] one.
 pub fn unsteady(at: Timestamp) -> Timestamp {
-    let back = COURSE.read().unwrap_or_else(PoisonError::into_inner).map(|course| course.back);
-    back.and_then(|back| at.checked_sub(back).ok()).unwrap_or(at)
+    at.checked_sub(look().1).unwrap_or(at)
 }
 
 /// The followed one's, where the system's is not kept.
@@ -99,7 +111,7 @@ fn of_both(own: Timestamp, followed: Followed, now: std::time::Instant) -> Times
 pub fn follow(said: Timestamp) -> Option<SignedDuration> {
     let ahead = Timestamp::now().duration_since(said);
     let followed = Followed { said, at: std::time::Instant::now() };
-    *FOLLOWED.write().unwrap_or_else(PoisonError::into_inner) = Some(followed);
+    KNOWN.write().unwrap_or_else(PoisonError::into_inner).followed = Some(followed);
     Some(ahead).filter(|ahead| ahead.abs() > KEPT)
 }
 
