@@ -2,9 +2,9 @@
 //!
 //! A full segment's counts are kept in its file `stats`, and those of the newest in memory, counted on from where they
 //! were, every few seconds. The file has them summed up, by the hour and the day too and over all tenants, in parts of
-//! which an answer reads one: it costs the groups of its time, and the ends of those seconds, however many sends there
-//! were. Derived: where the file is missing or not sound it is made anew. Tenants, hosts and sources are told apart by the names that the log has:
-//! rows know hashes, which two of them may share.
+//! which an answer reads one of each segment, with the segment's names. Derived: where the file is missing or not sound it
+//! is made anew. Tenants, hosts and sources are told apart by the names that the log has: rows know hashes, which two of
+//! them may share.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -38,7 +38,7 @@ const OUTCOME: u8 = 0;
 const HOST: u8 = 1;
 const SOURCE: u8 = 2;
 const TENANT: u8 = 3;
-/// Slots that are summed up, each of them a part of the next: five minutes, an hour, a day.
+/// Slots that are summed up: five minutes, an hour, a day.
 const SPANS: [i64; 3] = [1, 12, 288];
 /// Of a part: every tenant's ends.
 const ALL: u32 = u32::MAX;
@@ -87,7 +87,6 @@ type PartKey = (u8, i64, u32);
 /// The first slot, what of, whether delivered, the time.
 type Sum = (i64, u32, bool, u8);
 type Part = Vec<(Sum, u64)>;
-type Sums = HashMap<Sum, u64>;
 /// What is asked for of one segment.
 type Asked = Vec<(Option<Arc<str>>, Place, u64)>;
 
@@ -249,13 +248,11 @@ pub fn seal(shared: &Shared, segment: &Segment) -> io::Result<()> {
 /// Not synced: what a loss of power takes is counted anew.
 fn write(segment: &Segment, counted: &Counted) -> io::Result<()> {
     let (mut parts, mut behind) = (BTreeMap::new(), Vec::new());
-    for (key, part) in counted.parts() {
-        let mut part: Part = part.into_iter().collect();
-        part.sort_unstable();
+    counted.each_part(|key, part| {
         let at = behind.len() as u64;
         let length = frame::append(&mut behind, FrameKind::Stats, &[&wire::encode(&part, Vec::new())], None);
         parts.insert(key, (at, length as u32));
-    }
+    });
     let names = counted.names.iter().map(|(&(of, number), name)| (of, number, name.to_string())).collect();
     let form = StatsForm { ends: counted.to, slots: counted.slots, names, parts };
     let mut bytes = Vec::new();
@@ -401,29 +398,25 @@ impl Counted {
             .collect()
     }
 
-    /// All that can be asked for, each summed up from the one below it.
-    fn parts(&self) -> HashMap<PartKey, Sums> {
-        let mut parts: HashMap<PartKey, Sums> = HashMap::new();
+    /// All that can be asked for, one of a kind and tenant after another: the sums of one are small, those of all are not.
+    fn each_part(&self, mut part: impl FnMut(PartKey, Part)) {
+        let mut all: Vec<((u8, u32), Sum, u64)> = Vec::with_capacity(self.counts.len() * 3);
         for (key, &count) in &self.counts {
             for Key { of, slot, tenant, value, delivered, time } in keys_of(*key) {
-                for tenant in [tenant, ALL] {
-                    let part = parts.entry((of, SPANS[0], tenant)).or_default();
-                    *part.entry((slot, value, delivered, time)).or_default() += count;
-                }
+                all.extend([tenant, ALL].map(|tenant| ((of, tenant), (slot, value, delivered, time), count)));
             }
         }
-        for pair in SPANS.windows(2) {
-            let below: Vec<PartKey> = parts.keys().filter(|(_, span, _)| *span == pair[0]).copied().collect();
-            for key in below {
-                let mut sum: Sums = HashMap::new();
-                for (&(slot, value, delivered, time), &count) in &parts[&key] {
-                    let slot = slot.div_euclid(pair[1]) * pair[1];
-                    *sum.entry((slot, value, delivered, time)).or_default() += count;
+        all.sort_unstable();
+        for one in all.chunk_by(|(one, ..), (next, ..)| one == next) {
+            let (of, tenant) = one[0].0;
+            for span in SPANS {
+                let mut sums: BTreeMap<Sum, u64> = BTreeMap::new();
+                for &(_, (slot, value, delivered, time), count) in one {
+                    *sums.entry((slot.div_euclid(span) * span, value, delivered, time)).or_default() += count;
                 }
-                parts.insert((key.0, pair[1], key.2), sum);
+                part((of, span, tenant), sums.into_iter().collect());
             }
         }
-        parts
     }
 
     #[cfg(test)]

@@ -163,6 +163,9 @@ async fn executions_of_one_name_and_one_hash_are_each_of_their_tenant() {
         assert!(read.sends.iter().all(|send| send.tenant == tenant(name)), "{name}");
     }
     let page = store.executions(ExecutionFilter::of(Reach::All), None, 50).await.expect("a page");
-    let counts: Vec<_> = page.executions.iter().map(|one| (one.tenant.as_str(), one.total, one.delivered)).collect();
-    assert_eq!(counts, [(&*names[0], 3, 3)], "the first of them is listed with what is its own");
+    assert!(!page.executions.is_empty());
+    for one in page.executions {
+        let own = if one.tenant.as_str() == names[0] { (3, 3) } else { (2, 0) };
+        assert_eq!((one.total, one.delivered), own, "{}: what is its own", one.tenant);
+    }
 }
