@@ -324,18 +324,12 @@ async fn silent(receiver: &Receiver, sends: u64) {
     );
 }
 
-/// So many sends a second, one a call, which is less than the node can do: what each costs, and how long after its call
-/// it is at the receiver.
-async fn paced(receiver: &Receiver, rate: u32, seconds: u32) {
-    const CALLERS: u32 = 16;
-    let node = Node::start("");
-    submit(&node, receiver, 1, 2_000).await;
-    node.settled(2_000).await;
-    receiver.latencies().await;
-    let cpu = cpu_seconds(node.pid());
+/// So many calls of one send a second, by callers that take these nodes in turn; how many that was.
+async fn at_a_pace(apis: &[SocketAddr], to: SocketAddr, rate: u32, seconds: u32) -> u64 {
+    // As many on each of up to three nodes.
+    const CALLERS: u32 = 15;
     let mut tasks = tokio::task::JoinSet::new();
-    for caller in 0..CALLERS {
-        let (api, to) = (node.api, receiver.fast);
+    for (caller, api) in (0..CALLERS).zip(apis.iter().copied().cycle()) {
         tasks.spawn(async move {
             let mut client = connect(api).await;
             let first = tokio::time::Instant::now() + Duration::from_secs(1) * caller / rate;
@@ -350,7 +344,18 @@ async fn paced(receiver: &Receiver, rate: u32, seconds: u32) {
     while let Some(done) = tasks.join_next().await {
         done.expect("a caller");
     }
-    let sends = u64::from(rate * seconds / CALLERS * CALLERS);
+    u64::from(rate * seconds / CALLERS * CALLERS)
+}
+
+/// So many sends a second, one a call, which is less than the node can do: what each costs, and how long after its call
+/// it is at the receiver.
+async fn paced(receiver: &Receiver, rate: u32, seconds: u32) {
+    let node = Node::start("");
+    submit(&node, receiver, 1, 2_000).await;
+    node.settled(2_000).await;
+    receiver.latencies().await;
+    let cpu = cpu_seconds(node.pid());
+    let sends = at_a_pace(&[node.api], receiver.fast, rate, seconds).await;
     node.settled(2_000 + sends).await;
     let cpu = (cpu_seconds(node.pid()) - cpu) / sends as f64 * 1e6;
     let latencies = receiver.latencies().await;
