@@ -537,7 +537,7 @@ impl Shared {
                 Target::Refused { .. } => 0,
             };
             let (form, body, course) = (parts.form, parts.body, new.course);
-            sends.push(AcceptedJob { row, form, body, rest, slot, course, destination });
+            sends.push(AcceptedJob { row, form, body, rest, ahead: None, slot, course, destination });
         }
         let hold = call.hold.as_ref().map(|hold| (keys.execution(call.tenant.as_str(), hold.as_str()), hold.clone()));
         let key = call.idempotency.clone().map(|key| (keys.call(key.tenant.as_str(), &key.path, &key.key), key));

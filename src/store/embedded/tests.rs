@@ -5,6 +5,7 @@ mod damage;
 mod disks;
 mod dying;
 mod hindered;
+mod large;
 mod losses;
 mod retention;
 mod shares;

@@ -5,6 +5,7 @@
 //! told. After a failed sync nobody knows what the disk has, so the log is left as it was answered for, and a new
 //! segment, whose head says how much of the old one counts, takes its place.
 
+mod ahead;
 mod batch;
 mod job;
 mod recover;
@@ -27,6 +28,7 @@ use jiff::Timestamp;
 use metrics::{Gauge, Histogram};
 use tokio::time::Instant;
 
+use self::ahead::Large;
 pub use self::batch::SendAt;
 use self::batch::{Batch, Effect, Reply, Was};
 pub use self::job::{AcceptJob, AcceptedJob, Answer, BeginJob, EndJob, FinishJob, Job, StoreEndJob};
@@ -43,9 +45,6 @@ use crate::store::{Course, Session, StoreError, wire};
 const COMMIT_EVERY: Duration = Duration::from_millis(1);
 /// A batch of this many jobs need not wait for more.
 const BATCH_ENOUGH: usize = 64;
-/// A call of more bytes is written on its own, between the batches of all others, which so wait for one such call and
-/// not for as many as are there.
-const LARGE_BYTES: usize = 1 << 20;
 /// While nothing can be written, a try this often.
 const TRY_AGAIN_EVERY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 500 });
 /// With nothing to do, it is looked this often whether the store is still where it was opened.
@@ -58,8 +57,9 @@ const LOG_BYTES_MAX: u64 = 3 << 30;
 struct Writer {
     shared: Arc<Shared>,
     jobs: Receiver<Job>,
-    /// Calls of more than [`LARGE_BYTES`] that have arrived.
-    large: VecDeque<Job>,
+    /// Large calls that have arrived, and the one that is being written.
+    large: VecDeque<Large>,
+    ahead: Option<Large>,
     /// Whose large call was written last.
     last_large: Option<TenantId>,
     newest: Arc<Segment>,
@@ -103,6 +103,7 @@ pub fn start(shared: Arc<Shared>, left_behind: Vec<(u32, u32)>) -> io::Result<(S
     let mut writer = Writer {
         jobs: arriving,
         large: VecDeque::new(),
+        ahead: None,
         last_large: None,
         newest,
         owed: Vec::new(),
@@ -132,7 +133,7 @@ impl Writer {
     fn run(mut self) {
         loop {
             let wait = match self.letting_go {
-                _ if !self.large.is_empty() => Duration::ZERO,
+                _ if self.has_large() => Duration::ZERO,
                 _ if self.is_failing() => TRY_AGAIN_EVERY,
                 Some(_) => Duration::ZERO,
                 None => LOOK_EVERY,
@@ -188,11 +189,12 @@ impl Writer {
         let mut apart = None;
         let mut next = Some(first);
         while let Some(job) = next.take() {
-            if job.size().is_some_and(|(_, bytes)| bytes > LARGE_BYTES) {
-                self.large.push_back(job);
-            } else {
-                arrived += 1;
-                apart = self.put(&mut batch, job, in_debt.as_ref());
+            match job {
+                Job::Accept(call, answer) if Large::is(&call) => self.large.push_back(Large::of(call, answer)),
+                job => {
+                    arrived += 1;
+                    apart = self.put(&mut batch, job, in_debt.as_ref());
+                }
             }
             if apart.is_some() || batch.is_full() {
                 break;
@@ -233,19 +235,6 @@ impl Writer {
             (other, _) => return Some(other),
         }
         None
-    }
-
-    /// Writes one large call, if there is any: of another tenant than the last one, where one of another waits.
-    fn take_large(&mut self) -> bool {
-        let is_anothers = |job: &Job| job.size().map(|(tenant, _)| tenant) != self.last_large.as_ref();
-        let next = self.large.iter().position(is_anothers).unwrap_or(0);
-        let Some(job) = self.large.remove(next) else { return false };
-        self.last_large = job.size().map(|(tenant, _)| tenant.clone());
-        let in_debt = self.pay_debts().err();
-        let mut batch = self.empty_batch();
-        self.put(&mut batch, job, in_debt.as_ref());
-        self.commit(batch);
-        true
     }
 
     fn give_back(&self, by: &Session, sends: &[SendId]) -> Result<(), StoreError> {

@@ -28,7 +28,7 @@ pub enum Effect {
         first: u32,
         rows: Vec<u8>,
         sends: Vec<Row>,
-        /// Bytes of the bodies of each.
+        /// Bytes of the bodies of each, but for what was written ahead.
         bodies: Vec<u64>,
         tenant: TenantId,
         by: u64,
@@ -147,24 +147,25 @@ impl Writer {
         }
     }
 
-    fn decide_accept(&self, batch: &mut Batch, job: AcceptJob) -> Result<Accepted, StoreError> {
+    /// What this call gets without being written, if anything; else the call counts against its tenant's share.
+    pub fn answered(&self, batch: &mut Batch, job: &AcceptJob) -> Result<Option<Accepted>, StoreError> {
         self.shared.in_force(&locked(&self.shared.waiting), &job.by)?;
         if let Some((hash, key)) = &job.key {
             if let Some((known, ids)) = batch.keys.get(hash).filter(|(known, _)| known.is_of(key)) {
                 let same = known.fingerprint == key.fingerprint;
-                return Ok(if same { Accepted::Replayed(ids.clone()) } else { Accepted::Mismatch });
+                return Ok(Some(if same { Accepted::Replayed(ids.clone()) } else { Accepted::Mismatch }));
             }
             if let Some(known) = self.shared.known_call(*hash, key, job.now)? {
-                return Ok(known);
+                return Ok(Some(known));
             }
         }
         if let Some((hash, hold)) = &job.hold {
             if let Some(ended) = self.ending(batch, *hash, &job.tenant, hold)? {
-                return Ok(Accepted::Ended(ended.ending.state()));
+                return Ok(Some(Accepted::Ended(ended.ending.state())));
             }
             let before = self.member_count(batch, *hash)? as usize;
             if before + job.sends.len() > job.sends_per_execution as usize {
-                return Ok(Accepted::ExecutionFull);
+                return Ok(Some(Accepted::ExecutionFull));
             }
         }
         if let Some(send) = job.sends.first() {
@@ -175,9 +176,16 @@ impl Writer {
             let share = self.shared.settings.tenant_max_bytes;
             let number = locked(&self.shared.waiting).known(&job.tenant);
             if stored + self.reserved(number, 0) + more > share {
-                return Ok(Accepted::ShareFull { stored, share });
+                return Ok(Some(Accepted::ShareFull { stored, share }));
             }
             batch.stored.insert(send.row.tenant, before + more);
+        }
+        Ok(None)
+    }
+
+    fn decide_accept(&self, batch: &mut Batch, job: AcceptJob) -> Result<Accepted, StoreError> {
+        if let Some(accepted) = self.answered(batch, &job)? {
+            return Ok(accepted);
         }
         // All that can fail comes before the first byte: a call is in the batch whole or not at all.
         let mut next = HashMap::new();
@@ -205,13 +213,16 @@ impl Writer {
         let mut bodies = Vec::with_capacity(job.sends.len());
         let mut courses = Vec::with_capacity(job.sends.len());
         for (turn, mut send) in job.sends.into_iter().enumerate() {
+            let [body, rest] = send.bodies().map(|body| self.append_body(batch, body));
+            bodies.push(u64::from(body.length) + u64::from(rest.length));
+            let [body, rest] = send.ahead.unwrap_or([body, rest]);
             let head = SendHead {
                 id: send.row.id,
                 row: first + turn as u32,
                 remaining: count - 1 - turn as u32,
                 index: indexes[turn],
-                body: self.append_body(batch, send.body.as_deref()),
-                rest: self.append_body(batch, send.rest.as_deref()),
+                body,
+                rest,
             };
             let at = log_at + batch.log.len() as u64;
             let length =
@@ -221,7 +232,6 @@ impl Writer {
             }
             send.row.accepted = Extent { at: at as u32, length: length as u32 };
             courses.push((send.course, send.destination));
-            bodies.push(u64::from(head.body.length) + u64::from(head.rest.length));
             if send.course == Course::Begin && job.hold.is_none() {
                 begun.push(BeginHead { id: head.id, segment: batch.segment, row: head.row, at: send.row.created_at });
                 send.row.started_at = send.row.created_at;

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::batch::SendAt;
 use crate::record::Finished;
 use crate::send::{ExecutionId, SendId, TenantId};
-use crate::store::embedded::entry::FinishFacts;
+use crate::store::embedded::entry::{BodyPlace, FinishFacts};
 use crate::store::embedded::seal::{Keys, Slot};
 use crate::store::embedded::table::Row;
 use crate::store::embedded::waiting::Counted;
@@ -35,14 +35,6 @@ pub enum Job {
     Close(Answer<()>),
 }
 
-impl Job {
-    /// Whose call this is and how much of it is written, in bytes, where the caller chose that.
-    pub fn size(&self) -> Option<(&TenantId, usize)> {
-        let Job::Accept(job, _) = self else { return None };
-        Some((&job.tenant, job.sends.iter().map(AcceptedJob::bytes).sum()))
-    }
-}
-
 pub struct AcceptJob {
     pub by: Session,
     pub tenant: TenantId,
@@ -60,16 +52,32 @@ pub struct AcceptedJob {
     pub body: Option<Bytes>,
     /// Sealed already.
     pub rest: Option<Vec<u8>>,
+    /// Where both stand, once they were written ahead of their batch.
+    pub ahead: Option<[BodyPlace; 2]>,
     pub slot: Option<Slot>,
     pub course: Course,
     /// [`Shared::destination`](crate::store::embedded::Shared::destination) of it.
     pub destination: u32,
 }
 
+impl AcceptJob {
+    pub fn bytes(&self) -> usize {
+        self.sends.iter().map(AcceptedJob::bytes).sum()
+    }
+}
+
 impl AcceptedJob {
     /// What it adds to log and bodies, but for their heads.
     pub fn bytes(&self) -> usize {
-        self.form.len() + self.body.as_ref().map_or(0, Bytes::len) + self.rest.as_ref().map_or(0, Vec::len)
+        self.form.len() + self.bodies().into_iter().flatten().map(<[u8]>::len).sum::<usize>()
+    }
+
+    /// Those that are to be written with its batch.
+    pub fn bodies(&self) -> [Option<&[u8]>; 2] {
+        match self.ahead {
+            None => [self.body.as_deref(), self.rest.as_deref()],
+            Some(_) => [None, None],
+        }
     }
 }
 

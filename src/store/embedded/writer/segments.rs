@@ -21,14 +21,14 @@ const MOVED_AT_ONCE: usize = 4096;
 const MOVED_FOR_EACH: u64 = 2;
 
 impl Writer {
-    /// Opens another segment once the newest is full.
+    /// Opens another segment once the newest is full, and no large call is half written there.
     pub(super) fn make_room(&mut self) {
         let limits = &self.shared.limits;
         let log_bytes = self.newest.log_bytes.load(Ordering::Relaxed);
         let full = self.newest.row_count() >= limits.sends
             || log_bytes >= limits.log_bytes
             || self.newest.bodies_bytes.load(Ordering::Relaxed) >= limits.bodies_bytes && !self.is_crowded();
-        if !full || !self.owed.is_empty() {
+        if !full || !self.owed.is_empty() || self.ahead.is_some() {
             return;
         }
         let newest_at = self.newest.zones().newest_at();
