@@ -1,10 +1,12 @@
 //! Callers in every way of calling, what they were promised, and the ledger that is read afterwards.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::node::{Node, PATIENCE, SOURCES, call};
@@ -14,8 +16,8 @@ use crate::node::{Node, PATIENCE, SOURCES, call};
 pub struct Promises {
     /// Ids answered 202, with the path that each may reach at most once.
     pub accepted: HashMap<String, String>,
-    /// Executions whose discard was answered.
-    discarded: HashSet<String>,
+    /// Executions whose discard was answered, and how many sends it discarded.
+    discarded: HashMap<String, u64>,
     /// Executions whose finish was answered, and how many sends it released.
     finished: HashMap<String, u64>,
     /// Idempotency keys: the call's body and the ids that it was first answered with.
@@ -28,7 +30,13 @@ pub type Ledger = Arc<Mutex<Promises>>;
 
 /// Starts one caller of each kind and some more. They go on until a call is not accepted.
 pub fn start_load(api: SocketAddr, receiver: SocketAddr, name: &str, ledger: &Ledger) -> [JoinHandle<()>; 6] {
-    let worker = |kind: &str| Worker { api, receiver, name: format!("{name}-{kind}"), ledger: ledger.clone() };
+    let worker = |kind: &str| Worker {
+        api,
+        receiver,
+        name: format!("{name}-{kind}"),
+        ledger: ledger.clone(),
+        pause: Duration::ZERO,
+    };
     [
         tokio::spawn(worker("a").singles()),
         tokio::spawn(worker("b").singles()),
@@ -37,6 +45,37 @@ pub fn start_load(api: SocketAddr, receiver: SocketAddr, name: &str, ledger: &Le
         tokio::spawn(worker("e").executions()),
         tokio::spawn(worker("f").keyed()),
     ]
+}
+
+/// One caller of each kind, with a pause after each round of its calls. They begin anew where a call is not accepted, until
+/// it is over.
+pub fn start_paced_load(
+    api: SocketAddr,
+    receiver: SocketAddr,
+    name: &str,
+    ledger: &Ledger,
+    pause: Duration,
+    is_over: &watch::Receiver<bool>,
+) -> Vec<JoinHandle<()>> {
+    let caller = |kind: char| {
+        let (name, ledger, is_over) = (format!("{name}-{kind}"), ledger.clone(), is_over.clone());
+        tokio::spawn(async move {
+            for turn in 0.. {
+                let worker = Worker { api, receiver, name: format!("{name}{turn}"), ledger: ledger.clone(), pause };
+                match kind {
+                    'a' => worker.singles().await,
+                    'c' => worker.arrays().await,
+                    'd' => worker.executions().await,
+                    _ => worker.keyed().await,
+                }
+                if *is_over.borrow() {
+                    return;
+                }
+                tokio::time::sleep(pause / 8).await;
+            }
+        })
+    };
+    ['a', 'c', 'd', 'f'].into_iter().map(caller).collect()
 }
 
 /// A caller ends when nothing is accepted any more.
@@ -51,15 +90,24 @@ struct Worker {
     receiver: SocketAddr,
     name: String,
     ledger: Ledger,
+    pause: Duration,
 }
 
 impl Worker {
+    async fn pause(&self) {
+        if !self.pause.is_zero() {
+            tokio::time::sleep(self.pause).await;
+        }
+    }
+
     fn path(&self, number: usize) -> String {
         format!("/{}-{number}", self.name)
     }
 
     fn send(&self, path: &str) -> Value {
-        json!({ "method": "POST", "url": format!("http://{}{path}", self.receiver), "data": { "path": path } })
+        let url = format!("http://{}{path}", self.receiver);
+        // Its step is what a database can be asked for.
+        json!({ "method": "POST", "url": url, "data": { "path": path }, "context": { "step": path } })
     }
 
     fn accepted(&self, answer: &Value, paths: &[String]) -> Vec<String> {
@@ -79,6 +127,7 @@ impl Worker {
                 return;
             };
             self.accepted(&answer, &[path]);
+            self.pause().await;
         }
     }
 
@@ -88,6 +137,7 @@ impl Worker {
             let body = Value::Array(paths.iter().map(|path| self.send(path)).collect()).to_string();
             let Some((202, answer)) = call(self.api, "POST", "/v1/sends", &body, &[]).await else { return };
             self.accepted(&answer, &paths);
+            self.pause().await;
         }
     }
 
@@ -113,11 +163,12 @@ impl Worker {
                 1 => {
                     let to = format!("/v1/executions/{execution}/discard");
                     let Some((200, answer)) = call(self.api, "POST", &to, "", &[]).await else { return };
-                    assert_eq!(answer["discarded"], 3);
-                    self.ledger.lock().unwrap().discarded.insert(execution);
+                    let discarded = answer["discarded"].as_u64().expect("a count");
+                    self.ledger.lock().unwrap().discarded.insert(execution, discarded);
                 }
                 _ => {}
             }
+            self.pause().await;
         }
     }
 
@@ -148,6 +199,7 @@ impl Worker {
             }
             let Some(ids) = answered.pop() else { return };
             self.ledger.lock().unwrap().keyed.insert(key, (body, ids));
+            self.pause().await;
         }
     }
 }
@@ -203,14 +255,20 @@ pub fn judge(
         assert!(by_path.contains_key(path), "{path} reached its receiver without a record");
         assert!(peers.iter().all(|peer| SOURCES.contains(&peer.ip().to_string().as_str())), "{path} from {peers:?}");
     }
-    for execution in &promises.discarded {
-        for record in records.iter().filter(|record| record["context"]["execution"] == execution.as_str()) {
-            assert_eq!(record["outcome"], "discarded", "{record}");
+    let mut by_execution: HashMap<&str, Vec<&Value>> = HashMap::new();
+    for record in records {
+        if let Some(execution) = record["context"]["execution"].as_str() {
+            by_execution.entry(execution).or_default().push(record);
         }
     }
+    let of = |execution: &String| by_execution.get(execution.as_str()).map_or(&[][..], Vec::as_slice);
+    for (execution, discarded) in &promises.discarded {
+        // All that it was filled with.
+        let is_discarded = of(execution).iter().all(|record| record["outcome"] == "discarded");
+        assert!(is_discarded && *discarded == 3, "{discarded} were discarded of {execution}: {:?}", of(execution));
+    }
     for (execution, released) in &promises.finished {
-        let sends = records.iter().filter(|record| record["context"]["execution"] == execution.as_str());
-        let made = sends.filter(|record| record["outcome"] != "discarded").count() as u64;
+        let made = of(execution).iter().filter(|record| record["outcome"] != "discarded").count() as u64;
         assert_eq!(made, *released, "{execution}");
     }
     outcomes

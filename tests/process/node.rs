@@ -1,6 +1,7 @@
 //! An `egressd serve` of the test's own, and a receiver that counts.
 
 use std::collections::HashMap;
+use std::io::{Read, Seek, SeekFrom};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -65,13 +66,15 @@ pub struct Node {
     pub api: SocketAddr,
     pub metrics: SocketAddr,
     child: Option<Child>,
+    /// Where the log of the last start begins.
+    life: u64,
 }
 
 impl Node {
     /// `extra` is TOML appended to a configuration that opens loopback for receivers.
     pub fn new(extra: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let node = Self { directory, api: free_port(), metrics: free_port(), child: None };
+        let node = Self { directory, api: free_port(), metrics: free_port(), child: None, life: 0 };
         std::fs::write(node.path("public-ips.txt"), SOURCES.join("\n")).expect("the list");
         node.configure(extra);
         node
@@ -137,11 +140,21 @@ impl Node {
         (code, err)
     }
 
-    fn start_set(&mut self, mut command: Command, set: impl FnOnce(&mut Command)) {
+    /// Starts the process, and waits for nothing.
+    pub fn launch(&mut self) {
+        self.launch_set(egressd(), |_| {});
+    }
+
+    fn launch_set(&mut self, mut command: Command, set: impl FnOnce(&mut Command)) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.path("log")).expect("the log");
+        self.life = log.metadata().expect("its size").len();
         let command = command.args(["serve", "--config"]).arg(self.config()).stdin(Stdio::null()).stderr(log);
         set(command);
         self.child = Some(command.spawn().expect("egressd starts"));
+    }
+
+    fn start_set(&mut self, command: Command, set: impl FnOnce(&mut Command)) {
+        self.launch_set(command, set);
         let started = Instant::now();
         while std::net::TcpStream::connect(self.metrics).is_err() || std::net::TcpStream::connect(self.api).is_err() {
             let child = self.child.as_mut().expect("started");
@@ -153,6 +166,18 @@ impl Node {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// What it logged since it was last started.
+    pub fn log_of_this_life(&self) -> String {
+        let read = || {
+            let mut log = std::fs::File::open(self.path("log")).ok()?;
+            log.seek(SeekFrom::Start(self.life)).ok()?;
+            let mut bytes = Vec::new();
+            log.read_to_end(&mut bytes).ok()?;
+            Some(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        read().unwrap_or_default()
     }
 
     pub fn pid(&self) -> nix::unistd::Pid {
@@ -186,6 +211,16 @@ impl Node {
             assert!(started.elapsed() < PATIENCE, "egressd does not end: {}", self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// The same without keeping a thread.
+    pub async fn has_ended(&mut self) -> Option<i32> {
+        let started = Instant::now();
+        while self.is_running() {
+            assert!(started.elapsed() < PATIENCE, "egressd does not end: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        self.ended()
     }
 
     pub async fn call(&self, method: &str, path: &str, body: &str) -> Option<(u16, Value)> {

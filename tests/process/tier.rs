@@ -1,6 +1,8 @@
 //! Nodes on one PostgreSQL: killed, frozen, drained, cut off and started again under load, as is the database; then the
 //! ledger.
 
+mod events;
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -8,8 +10,6 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::load::{Ledger, ends, judge, replayed_keys_answer_the_same, start_load};
@@ -69,52 +69,6 @@ impl Drop for Cluster {
     }
 }
 
-/// The way from one node to the database's hosts. Cut, it takes what comes and lets nothing through, as a network does that
-/// drops; who used it finds its connections closed once it is there again.
-struct Way {
-    ports: Vec<u16>,
-    cut: watch::Sender<bool>,
-}
-
-impl Way {
-    async fn to(hosts: &[u16]) -> Self {
-        let (cut, is_cut) = watch::channel(false);
-        let mut ports = Vec::new();
-        for host in hosts.iter().copied() {
-            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-            ports.push(listener.local_addr().expect("bound").port());
-            let is_cut = is_cut.clone();
-            tokio::spawn(async move {
-                while let Ok((mut near, _)) = listener.accept().await {
-                    let mut is_cut = is_cut.clone();
-                    tokio::spawn(async move {
-                        let through = async {
-                            let mut far = TcpStream::connect(("127.0.0.1", host)).await.ok()?;
-                            tokio::io::copy_bidirectional(&mut near, &mut far).await.ok()?;
-                            Some(())
-                        };
-                        tokio::select! {
-                            _ = through => return,
-                            cut = is_cut.wait_for(|cut| *cut) => if cut.is_err() { return },
-                        }
-                        let _ = is_cut.wait_for(|cut| !*cut).await;
-                    });
-                }
-            });
-        }
-        Self { ports, cut }
-    }
-
-    fn cut(&self, cut: bool) {
-        self.cut.send_replace(cut);
-    }
-
-    fn url(&self) -> String {
-        let hosts: Vec<String> = self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
-        format!("postgres://egressd@{}/postgres?target_session_attrs=read-write", hosts.join(","))
-    }
-}
-
 /// The `[store]` of a tier, and a lease that is soon over.
 fn in_tier(url: &str, key: &std::path::Path) -> String {
     format!("[store]\nengine = \"postgres\"\nurl = \"{url}\"\nkey_file = \"{}\"\nlease = \"3s\"\n", key.display())
@@ -123,15 +77,13 @@ fn in_tier(url: &str, key: &std::path::Path) -> String {
 const SOON: &str = "[delivery]\ndeadline = \"1s\"\nhold_limit = \"1s\"\n";
 
 const READY: &str = "\"ready\"";
-const FENCED: &str = "this node was taken for dead";
-const AWAY: &str = "the database takes nothing";
-const BACK: &str = "the database is back";
+/// Whichever of a node's parts finds it out first says so.
+const FENCED: [&str; 2] = ["this node was taken for dead", "this node begins nothing more\""];
 
-/// Whether a node has said this since it was last started, and nothing of these since then.
-fn says(node: &Node, what: &str, unsaid_by: &[&str]) -> bool {
-    let log = node.log();
-    let unsaid = unsaid_by.iter().chain(&[READY]).filter_map(|other| log.rfind(other)).max();
-    log.rfind(what).is_some_and(|at| unsaid.is_none_or(|unsaid| unsaid < at))
+/// It was taken for dead since it was last started.
+fn is_fenced(node: &Node) -> bool {
+    let log = node.log_of_this_life();
+    FENCED.iter().any(|fenced| log.contains(fenced))
 }
 
 /// Callers of some nodes, as many of them as it takes until so much more is accepted, or they are all taken for dead. Each
@@ -157,7 +109,7 @@ impl Load<'_> {
                 }
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
-            if self.ledger.lock().unwrap().accepted.len() >= goal || nodes.iter().all(|node| says(node, FENCED, &[])) {
+            if self.ledger.lock().unwrap().accepted.len() >= goal || nodes.iter().all(|node| is_fenced(node)) {
                 return;
             }
             let logs = || nodes.iter().map(|node| node.log()).collect::<Vec<_>>().join("\n");
@@ -225,7 +177,7 @@ async fn a_tier_goes_on_while_its_nodes_die_freeze_drain_and_come_back() {
     load.until_more(&[&one], 100).await;
     other.signal(Signal::SIGCONT);
     assert_eq!(other.ended(), Some(1), "{}", other.log());
-    assert!(other.log().contains("this node was taken for dead"), "{}", other.log());
+    assert!(is_fenced(&other), "{}", other.log());
     ready(&mut other).await;
     load.until_more(&[&one, &other], 100).await;
     // Drained, one after the other.
@@ -262,189 +214,6 @@ async fn a_tier_goes_on_while_its_nodes_die_freeze_drain_and_come_back() {
     // Every node tells the same.
     let ids = |records: &[Value]| records.iter().map(|record| record["id"].clone()).collect::<Vec<_>>();
     assert_eq!(ids(&records), ids(&other.settled().await));
-}
-
-/// Starts those again that were taken for dead, which one finds out when it may.
-async fn revive(nodes: &mut [Node]) {
-    for node in nodes {
-        if !node.is_running() {
-            assert_eq!(node.ended(), Some(1), "{}", node.log());
-            assert!(says(node, FENCED, &[]), "{}", node.log());
-            ready(node).await;
-        }
-    }
-}
-
-/// Returns once these take this one for dead, or are all taken for dead themselves.
-async fn missed(name: &str, by: &[&Node]) {
-    let started = Instant::now();
-    while !by.iter().all(|node| says(node, FENCED, &[])) {
-        for node in by {
-            let answer = node.call("GET", "/v1/nodes", "").await;
-            let nodes = answer.as_ref().and_then(|(_, answer)| answer["nodes"].as_array());
-            if nodes.is_some_and(|nodes| nodes.iter().all(|node| node["node"] != name)) {
-                return;
-            }
-        }
-        assert!(started.elapsed() < PATIENCE, "{name} was not missed");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// A seeded xorshift.
-struct Seeded(u64);
-
-impl Seeded {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % bound as u64) as usize
-    }
-}
-
-/// What may come, each of them once before any comes again, and then the quick ones more often: a second and more passes
-/// before a node is missed, and with a new standby.
-#[derive(Clone, Copy, Debug)]
-enum Event {
-    Killed,
-    /// Not for long, as far as it is known.
-    Frozen,
-    Drained,
-    /// As `Frozen`.
-    CutOff,
-    StoppedFast,
-    StoppedAtOnce,
-    /// Until it is taken for dead.
-    FrozenForLong,
-    CutOffForLong,
-    FailedOver,
-}
-
-impl Event {
-    const ALL: [Self; 9] = [
-        Self::Killed,
-        Self::Frozen,
-        Self::Drained,
-        Self::CutOff,
-        Self::StoppedFast,
-        Self::StoppedAtOnce,
-        Self::FrozenForLong,
-        Self::CutOffForLong,
-        Self::FailedOver,
-    ];
-
-    fn one(number: usize, random: &mut Seeded) -> Self {
-        if number < Self::ALL.len() {
-            return Self::ALL[number];
-        }
-        let of = |some: &[Self], random: &mut Seeded| some[random.below(some.len())];
-        match random.below(20) {
-            0 => of(&Self::ALL[6..], random),
-            1..=4 => of(&Self::ALL[4..6], random),
-            _ => of(&Self::ALL[..4], random),
-        }
-    }
-}
-
-/// `EGRESSD_TIER_EVENTS` makes it run longer (200 take some minutes), `EGRESSD_TIER_SEED` otherwise.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_nodes_outlive_what_a_seed_does_to_them_and_to_their_database() {
-    let _alone = alone().await;
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let events = number("EGRESSD_TIER_EVENTS").unwrap_or(12);
-    let mut random = Seeded(number("EGRESSD_TIER_SEED").unwrap_or(5).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-    let mut cluster = Cluster::in_memory();
-    let standby = free_port().port();
-    cluster.tell(&format!("follow {standby}"));
-    let (receiver, seen) = counting_receiver(Duration::from_millis(20)).await;
-    let keys = tempfile::tempdir().expect("a directory");
-    let names = ["a", "b", "c"];
-    let (mut ways, mut nodes) = (Vec::new(), Vec::new());
-    for (name, source) in names.into_iter().zip(SOURCES) {
-        let way = Way::to(&[cluster.port, standby]).await;
-        nodes.push(Node::of(name, &[source], &in_tier(&way.url(), &keys.path().join("key")), SOON));
-        ways.push(way);
-    }
-    for node in &mut nodes {
-        ready(node).await;
-    }
-    let ledger = Ledger::default();
-    ledger.lock().unwrap().frozen = true;
-    let mut load = Load { receiver, ledger: &ledger, rounds: 0, workers: Vec::new() };
-    for event in 0..events as usize {
-        let started = Instant::now();
-        revive(&mut nodes).await;
-        load.until_more(&nodes.iter().collect::<Vec<_>>(), 20 + random.below(40)).await;
-        let (hit, what) = (random.below(3), Event::one(event, &mut random));
-        let others: Vec<&Node> = nodes.iter().enumerate().filter(|(n, _)| *n != hit).map(|(_, node)| node).collect();
-        match what {
-            Event::Killed => nodes[hit].kill(),
-            Event::Frozen => {
-                nodes[hit].signal(Signal::SIGSTOP);
-                load.until_more(&others, 20).await;
-                nodes[hit].signal(Signal::SIGCONT);
-            }
-            Event::FrozenForLong => {
-                nodes[hit].signal(Signal::SIGSTOP);
-                missed(names[hit], &others).await;
-                nodes[hit].signal(Signal::SIGCONT);
-                assert_eq!(nodes[hit].ended(), Some(1), "{}", nodes[hit].log());
-            }
-            Event::CutOff => {
-                ways[hit].cut(true);
-                load.until_more(&others, 20).await;
-                ways[hit].cut(false);
-            }
-            Event::CutOffForLong => {
-                ways[hit].cut(true);
-                missed(names[hit], &others).await;
-                ways[hit].cut(false);
-                assert_eq!(nodes[hit].ended(), Some(1), "{}", nodes[hit].log());
-            }
-            Event::Drained => {
-                nodes[hit].signal(Signal::SIGTERM);
-                let code = nodes[hit].ended();
-                assert!(code == Some(0) || says(&nodes[hit], FENCED, &[]), "{}", nodes[hit].log());
-            }
-            Event::StoppedFast | Event::StoppedAtOnce => {
-                cluster.tell(if matches!(what, Event::StoppedFast) { "stop fast" } else { "stop immediate" });
-                // It says so, or has not found the database back since it was last stopped, or is ending.
-                let stopped = Instant::now();
-                while !says(&nodes[hit], AWAY, &[BACK]) && !says(&nodes[hit], FENCED, &[]) {
-                    assert!(stopped.elapsed() < PATIENCE, "{}", nodes[hit].log());
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                cluster.tell("start");
-            }
-            // What was answered 202 is there as well: commits wait for it.
-            Event::FailedOver => cluster.tell("failover"),
-        }
-        if matches!(what, Event::Killed | Event::FrozenForLong | Event::CutOffForLong | Event::Drained) {
-            ready(&mut nodes[hit]).await;
-        }
-        let (accepted, took) = (ledger.lock().unwrap().accepted.len(), started.elapsed());
-        println!("event {event}: {what:?}, {}, in {took:?}, {accepted} accepted", names[hit]);
-    }
-    revive(&mut nodes).await;
-    load.until_more(&nodes.iter().collect::<Vec<_>>(), 50).await;
-    for node in &mut nodes {
-        node.signal(Signal::SIGTERM);
-        let code = node.ended();
-        assert!(code == Some(0) || says(node, FENCED, &[]), "{}", node.log());
-    }
-    for (_, worker) in load.workers {
-        ends(worker).await;
-    }
-    nodes.iter_mut().for_each(Node::start);
-    let records = nodes[0].settled().await;
-    let outcomes = judge(&records, &ledger.lock().unwrap(), &seen.all());
-    println!("{} accepted, {} records: {outcomes:?}", ledger.lock().unwrap().accepted.len(), records.len());
-    for (n, name) in names.into_iter().enumerate() {
-        let of = records.iter().filter(|record| record["node"] == name);
-        let sources: Vec<&str> = of.filter_map(|record| record["connection"]["source_ip"].as_str()).collect();
-        assert!(!sources.is_empty() && sources.iter().all(|ip| *ip == SOURCES[n]), "{name} from {sources:?}");
-    }
 }
 
 /// Each of three is drained and started again while the others are called; and before the last, the schema is one
