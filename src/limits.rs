@@ -373,6 +373,9 @@ pub const POSTGRES_CONNECTIONS_MIN: u32 = 9;
 pub const POSTGRES_CONNECTIONS_MAX: u32 = 64;
 /// How long a call that submits waits for the tier's database before it is refused.
 pub const STORE_ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+/// How long one statement may take in the tier's database before that gives it up, so that nobody's backend is busy with
+/// what nobody waits for. What works takes milliseconds; a large call's has three times as long.
+pub const STORE_STATEMENT_WITHIN: Duration = Duration::from_secs(10);
 /// How long a node is not taken for dead after it was last heard of, and how many deadlines that is at least.
 pub const LEASE: Duration = Duration::from_secs(15);
 pub const LEASE_DEADLINES: u32 = 3;

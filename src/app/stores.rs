@@ -37,6 +37,7 @@ fn settings(config: &Config, postgres: &PostgresSettings, past: Past) -> Setting
         lease: postgres.lease,
         grace: config.delivery.deadline + limits::DEAD_GRACE,
         answer_within: limits::STORE_ANSWERS_WITHIN,
+        statement_within: limits::STORE_STATEMENT_WITHIN,
         retention: config.store.retention,
         body_retention: config.store.body_retention,
         tenant_max_bytes: config.store.tenant_max_bytes,

@@ -90,8 +90,6 @@ const LARGE_BYTES: usize = 256 << 10;
 const HOT_ROOM: usize = 2 * hot::BYTES_MAX;
 /// The same for calls with keys and executions, each of which is a statement of its own.
 const SLOW_ROOM: usize = 1 << 20;
-/// How long one statement of a list may take. (In a test a busy machine is no outage.)
-const LIST_WITHIN: Duration = Duration::from_secs(if cfg!(test) { 120 } else { 10 });
 const SEND_BYTES: usize = 2 << 10;
 /// Fewest that make sense.
 const CONNECTIONS_MIN: usize = crate::limits::POSTGRES_CONNECTIONS_MIN as usize;
@@ -107,6 +105,8 @@ pub struct Settings {
     pub grace: Duration,
     /// How long a call that is to be accepted may wait for its answer.
     pub answer_within: Duration,
+    /// How long one statement may take before the database gives it up.
+    pub statement_within: Duration,
     pub retention: Duration,
     pub body_retention: Duration,
     /// One tenant's share, in bytes.
@@ -317,8 +317,10 @@ impl Postgres {
     /// Connects, and makes the schema or brings it forward. To be called within the runtime that it is used in.
     pub async fn open(address: Address, settings: Settings) -> Result<Self, StoreError> {
         let address = Arc::new(address);
-        let link = |name| Link::new(address.clone(), name);
-        let admin = link("schema");
+        let within = settings.statement_within;
+        let link = |name| Link::limited(address.clone(), name, within);
+        // What is made of the schema takes what it takes.
+        let admin = Link::new(address.clone(), "schema");
         life::follow_clock(&admin, &mut None).await.map_err(|trouble| trouble.on_start())?;
         // Only the first node of a tier makes a key: the others have the same.
         let load = |is_new| Keys::load(&settings.key_file, is_new);
@@ -334,17 +336,18 @@ impl Postgres {
         let shared = Arc::new(Shared {
             keys,
             hot: link("hot"),
-            large: link("large"),
+            large: Link::limited(address.clone(), "large", 3 * within),
             hot_turns: Turns::new(HOT_ROOM),
             slow_turns: Turns::new(SLOW_ROOM),
             large_turns: Turns::new(1),
             ends: link("ends"),
-            lease: link("lease"),
+            // It may be tried again before the lease is over.
+            lease: Link::limited(address.clone(), "lease", within.min(settings.lease / 3)),
             tend: link("tend"),
             admin,
             slow: (0..rest.div_ceil(2)).map(|_| link("calls")).collect(),
             look: link("look"),
-            lists: (0..lists).map(|_| Link::limited(address.clone(), "lists", LIST_WITHIN)).collect(),
+            lists: (0..lists).map(|_| link("lists")).collect(),
             list_turns: Turns::new(lists),
             address,
             turn: AtomicUsize::new(0),

@@ -155,8 +155,8 @@ async fn accept(shared: &Arc<Shared>, link: &Link, by: &Session, mut jobs: Vec<A
     let _counting = shared.counting.read().await;
     let all: Vec<&Columns> = jobs.iter().map(|job| &job.columns).collect();
     match accept_columns(shared, link, by, &all).await {
-        Err(Trouble::Refused(error)) if jobs.len() > 1 => {
-            tracing::debug!(error = %super::link::told(&error), "a batch was refused; each of its calls is made alone");
+        Err(trouble @ Trouble::Refused(_)) if jobs.len() > 1 && !trouble.took_too_long() => {
+            tracing::debug!(error = %trouble.on_write(), "a batch was refused; each of its calls is made alone");
             for job in jobs {
                 let made = accept_columns(shared, link, by, &[&job.columns]).await;
                 accepted(shared, job, made.map_err(|trouble| trouble.on_write()));
@@ -504,7 +504,7 @@ async fn begin(shared: &Arc<Shared>, by: &Session, mut jobs: Vec<BeginJob>) {
     let _counting = shared.counting.read().await;
     let all: Vec<&BeginJob> = jobs.iter().collect();
     match begin_all(shared, by, &all).await {
-        Err(Trouble::Refused(_)) if jobs.len() > 1 => {
+        Err(trouble @ Trouble::Refused(_)) if jobs.len() > 1 && !trouble.took_too_long() => {
             for job in jobs {
                 let made = begin_all(shared, by, &[&job]).await;
                 begun(shared, job, made.map_err(|trouble| trouble.on_write()).and_then(|made| made).as_mut());
@@ -646,7 +646,7 @@ async fn finish_all(shared: &Shared, by: &Session, mut jobs: Vec<EndJob>) {
                 let _ = job.answer.send(end);
             }
         }
-        Err(Trouble::Refused(_)) if jobs.len() > 1 => {
+        Err(trouble @ Trouble::Refused(_)) if jobs.len() > 1 && !trouble.took_too_long() => {
             for job in jobs {
                 let one = [job];
                 let end = finish_batch(shared, by, &one).await;

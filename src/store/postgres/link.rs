@@ -8,14 +8,15 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, NoTls, Row, Statement};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, NoTls, Row, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::store::{StoreError, Why};
@@ -68,7 +69,7 @@ impl Trouble {
     fn why(&self) -> Why {
         match self {
             Self::Away(why) => why.said(format!("the database cannot be reached: {why}")),
-            Self::Lost(why) => why.said(format!("the connection to the database broke: {why}")),
+            Self::Lost(why) => why.said(format!("an answer of the database was lost: {why}")),
             Self::Refused(error) => Why::by(format!("the database refused: {}", told(error)), error.clone()),
         }
     }
@@ -117,25 +118,31 @@ pub struct Address {
 impl Address {
     /// One that nobody waits for.
     pub async fn connect_first(&self, name: &str) -> Result<Client, Trouble> {
-        self.connect(name, START_WITHIN, None).await
+        self.connect(name, START_WITHIN, None).await.map(|(client, _)| client)
     }
 
-    /// One connection of its own.
-    async fn connect(&self, name: &str, within: Duration, statement: Option<Duration>) -> Result<Client, Trouble> {
+    /// One connection of its own, and how often the database has warned on it.
+    async fn connect(
+        &self,
+        name: &str,
+        within: Duration,
+        statement: Option<Duration>,
+    ) -> Result<(Client, Arc<AtomicU64>), Trouble> {
         let mut config = self.config.clone();
         config.application_name(format!("{} {name}", self.schema)).connect_timeout(within).tcp_user_timeout(SILENCE);
         config.keepalives_idle(SILENCE).keepalives_interval(SILENCE).keepalives_retries(2);
         let limited = statement.map(|most| format!("; SET statement_timeout = {}", most.as_millis()));
         let connecting = async {
+            let warnings = Arc::<AtomicU64>::default();
             let client = match &self.tls {
                 Some(tls) => {
                     let (client, connection) = config.connect(tls.clone()).await?;
-                    tokio::spawn(connection);
+                    tokio::spawn(driven(connection, warnings.clone()));
                     client
                 }
                 None => {
                     let (client, connection) = config.connect(NoTls).await?;
-                    tokio::spawn(connection);
+                    tokio::spawn(driven(connection, warnings.clone()));
                     client
                 }
             };
@@ -150,7 +157,7 @@ impl Address {
                     limited.as_deref().unwrap_or_default(),
                 ))
                 .await?;
-            Ok(client)
+            Ok((client, warnings))
         };
         tokio::select! {
             made = connecting => made.map_err(|error: tokio_postgres::Error| match error.code() {
@@ -164,6 +171,21 @@ impl Address {
                 let words = format!("no connection within {} s", within.as_secs());
                 Err(Trouble::Away(Why::by(words, std::io::Error::from(std::io::ErrorKind::TimedOut))))
             }
+        }
+    }
+}
+
+/// Keeps a connection going, and counts warnings. None of the statements here is warned of, but for one whose wait for the
+/// standby was given up because somebody asked for that: it is committed here, and no standby may have it.
+async fn driven<S, T>(mut connection: Connection<S, T>, warnings: Arc<AtomicU64>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+        if let AsyncMessage::Notice(notice) = message {
+            warnings.fetch_add(1, Ordering::SeqCst);
+            tracing::warn!(code = notice.code().code(), "the database warns: {}", notice.message());
         }
     }
 }
@@ -182,6 +204,7 @@ pub struct Open {
     client: Client,
     /// It is one to a server that takes nothing any more.
     useless: AtomicBool,
+    warnings: Arc<AtomicU64>,
     statements: Mutex<HashMap<&'static str, Statement>>,
 }
 
@@ -204,8 +227,9 @@ impl Link {
         if let Some(open) = current.as_ref().filter(|open| open.is_useful()) {
             return Ok(open.clone());
         }
-        let client = self.address.connect(self.name, within, self.most).await?;
-        let open = Arc::new(Open { client, useless: AtomicBool::new(false), statements: Mutex::default() });
+        let (client, warnings) = self.address.connect(self.name, within, self.most).await?;
+        let open = Open { client, useless: AtomicBool::new(false), warnings, statements: Mutex::default() };
+        let open = Arc::new(open);
         *current = Some(open.clone());
         Ok(open)
     }
@@ -255,7 +279,14 @@ impl Open {
                 made
             }
         };
-        self.client.query(&statement, values).await.map_err(|error| self.trouble(error))
+        let warned = self.warnings.load(Ordering::SeqCst);
+        let rows = self.client.query(&statement, values).await.map_err(|error| self.trouble(error))?;
+        // A warning comes before the answer. It may be another statement's that is under way on this connection.
+        if self.warnings.load(Ordering::SeqCst) == warned {
+            Ok(rows)
+        } else {
+            Err(Trouble::Lost("the database answered with a warning: the standby may not have it".into()))
+        }
     }
 
     /// Whose fault it is.

@@ -1,5 +1,6 @@
 //! Against a real PostgreSQL: the suite that every store passes, and what only several sessions can break.
 
+mod hung;
 mod lost;
 mod many;
 mod nodes;
@@ -15,16 +16,20 @@ use std::sync::atomic::AtomicU32;
 use super::*;
 use crate::store::conformance::{self, NODE, Subject};
 
-/// One cluster for all tests of this process; it ends with it.
 struct Cluster {
     /// With its input, which keeps it up.
-    _child: Child,
+    child: Child,
     directory: String,
 }
 
+/// One cluster for all tests of this process; it ends with it.
 fn cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-    CLUSTER.get_or_init(|| {
+    CLUSTER.get_or_init(Cluster::start)
+}
+
+impl Cluster {
+    fn start() -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr()).expect("a port").port();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/postgres/cluster");
         let mut child = Command::new(script)
@@ -38,11 +43,9 @@ fn cluster() -> &'static Cluster {
         told.read_line(&mut directory).expect("its directory");
         assert!(!directory.is_empty(), "no cluster was started");
         let directory = format!("{}:{port}", directory.trim());
-        Cluster { _child: child, directory }
-    })
-}
+        Self { child, directory }
+    }
 
-impl Cluster {
     fn address(&self, schema: &str) -> Address {
         let (directory, port) = self.directory.rsplit_once(':').expect("both");
         let mut config = tokio_postgres::Config::new();
@@ -63,10 +66,18 @@ fn settings(directory: &std::path::Path) -> Settings {
         grace: Duration::ZERO,
         // A busy machine is no outage.
         answer_within: Duration::from_secs(60),
+        statement_within: Duration::from_secs(120),
         retention: Duration::from_secs(30 * 24 * 3600),
         body_retention: Duration::from_secs(30 * 24 * 3600),
         tenant_max_bytes: 50 << 30,
         past: Past::Own,
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
     }
 }
 
