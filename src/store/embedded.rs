@@ -17,6 +17,9 @@
 //! Lists ([`list`]) know from an [`index`] which rows have what is asked for, and read those alone; which segments have
 //! an execution or a key is known for all of them at once ([`segments`]).
 //!
+//! Rows know tenants, and all that filters ask for, by short hashes, which two of them may share. Whoever decides by one
+//! asks a name or a longer hash ([`hashes`]).
+//!
 //! What waits is known in memory by 16 bytes each ([`waiting`]); its rows and frames are read when it is claimed or
 //! swept ([`claim`]).
 //!
@@ -31,6 +34,7 @@ mod entry;
 mod executions;
 mod files;
 mod frame;
+mod hashes;
 mod hour;
 mod index;
 mod list;
@@ -76,6 +80,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use self::claim::ToEnd;
 use self::files::Link;
+use self::hashes::{ExecutionHash, TenantHash};
 use self::hour::Hour;
 use self::seal::{Asked, Keys};
 use self::segment::Segment;
@@ -137,8 +142,8 @@ struct Shared {
     root: PathBuf,
     node: Arc<str>,
     waiting: Mutex<Waiting>,
-    /// Bytes that each tenant has stored, by the row's hash of it.
-    stored: Mutex<HashMap<u32, u64>>,
+    /// Bytes that each tenant has stored.
+    stored: Mutex<HashMap<TenantHash, u64>>,
     hour: Hour,
     /// Directories of dropped segments, to be removed beside the writer.
     gone: Mutex<Vec<PathBuf>>,
@@ -516,12 +521,13 @@ impl Shared {
                 },
                 Target::Refused { .. } => 0,
             };
-            let tenant = new.tenant.as_str();
+            let tenant = keys.tenant(new.tenant.as_str());
+            let execution = |execution: &ExecutionId| keys.execution(new.tenant.as_str(), execution.as_str()).hash;
             let row = table::Row {
                 id: new.id.0.as_u128(),
                 created_at: wire::nanoseconds(new.created_at),
-                execution: context.execution.as_ref().map_or(0, |execution| keys.execution(tenant, execution.as_str())),
-                tenant: keys.short(Asked::Tenant, tenant),
+                execution: context.execution.as_ref().map_or(0, execution),
+                tenant: tenant.short(),
                 workflow: short(Asked::Workflow, context.workflow.as_deref()),
                 step: short(Asked::Step, context.step.as_deref()),
                 host,
@@ -537,13 +543,14 @@ impl Shared {
                 Target::Refused { .. } => 0,
             };
             let (form, body, course) = (parts.form, parts.body, new.course);
-            sends.push(AcceptedJob { row, form, body, rest, ahead: None, slot, course, destination });
+            sends.push(AcceptedJob { row, tenant, form, body, rest, ahead: None, slot, course, destination });
         }
-        let hold = call.hold.as_ref().map(|hold| (keys.execution(call.tenant.as_str(), hold.as_str()), hold.clone()));
+        let hold = call.hold.as_ref().map(|hold| keys.execution(call.tenant.as_str(), hold.as_str()));
         let key = call.idempotency.clone().map(|key| (keys.call(key.tenant.as_str(), &key.path, &key.key), key));
         Ok(AcceptJob {
             by: by.clone(),
             tenant: call.tenant.clone(),
+            tenant_hash: keys.tenant(call.tenant.as_str()),
             now: call.sends.first().map(|send| send.created_at).unwrap_or_default(),
             sends,
             hold,
@@ -562,7 +569,11 @@ impl Embedded {
         while !ends.as_slice().is_empty() {
             let some: Vec<ToEnd> = ends.by_ref().take(STORE_ENDS_AT_ONCE).collect();
             let jobs = some.iter().map(|end| StoreEndJob {
-                send: SendAt { segment: end.queued.segment, row: end.queued.row, tenant: end.tenant_hash },
+                send: SendAt {
+                    segment: end.queued.segment,
+                    row: end.queued.row,
+                    tenant: self.shared.keys.tenant(end.tenant.as_str()),
+                },
                 number: end.number,
                 counted: end.counted,
                 finish: FinishJob::of(&self.shared.keys, &end.finished),
@@ -594,11 +605,16 @@ impl Embedded {
 
     /// Ends what discarded executions of this tenant have left, or (`only`) this one. What cannot be read or written
     /// now stays known, and [`OnceOnly::expire`] comes back to it.
-    async fn end_discarded(&self, tenant: u32, only: Option<u64>, now: Timestamp) -> Result<Vec<StoreEnd>, StoreError> {
+    async fn end_discarded(
+        &self,
+        tenant: u32,
+        only: Option<ExecutionHash>,
+        now: Timestamp,
+    ) -> Result<Vec<StoreEnd>, StoreError> {
         let mut told = Vec::new();
         let mut done = Ok(());
         let mut closings = locked(&self.shared.waiting).closings(tenant, false);
-        closings.retain(|closing| only.is_none_or(|only| only == closing.hash));
+        closings.retain(|closing| only.is_none_or(|only| only == closing.execution));
         for closing in closings {
             let left = self.blocking(move |shared| claim::discarded(shared, tenant, &closing, now)).await;
             let ended = match left {
@@ -608,7 +624,7 @@ impl Embedded {
             match ended {
                 Ok((ended, None)) => {
                     told.extend(ended);
-                    locked(&self.shared.waiting).closed(tenant, closing.hash);
+                    locked(&self.shared.waiting).closed(tenant, closing.execution);
                 }
                 Ok((ended, Some(error))) => {
                     told.extend(ended);
@@ -720,13 +736,15 @@ impl Shared {
     }
 
     /// Counts what a tenant has stored.
-    fn store(&self, segment: &Segment, tenant: u32, records: u64, bodies: u64) {
+    fn store(&self, segment: &Segment, tenant: TenantHash, records: u64, bodies: u64) {
         segment.add_share(tenant, records, bodies);
         *locked(&self.stored).entry(tenant).or_default() += records + bodies;
     }
 
-    fn stored_by(&self, tenant: u32) -> u64 {
-        locked(&self.stored).get(&tenant).copied().unwrap_or(0)
+    /// With what segments of earlier versions, or damage, do not tell from it.
+    fn stored_by(&self, tenant: TenantHash) -> u64 {
+        let stored = locked(&self.stored);
+        [tenant, TenantHash::any_of(tenant.short())].iter().filter_map(|tenant| stored.get(tenant)).sum()
     }
 
     /// A segment goes, or (`records`: not set) its bodies do.
@@ -745,7 +763,7 @@ impl Shared {
     }
 
     /// Tells destinations apart while this process lives; never one of the lines' own numbers.
-    fn destination(&self, destination: &Destination) -> u32 {
-        (self.hasher.hash_one(destination) as u32).max(2)
+    fn destination(&self, destination: &Destination) -> u64 {
+        self.hasher.hash_one(destination).max(2)
     }
 }

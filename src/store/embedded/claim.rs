@@ -12,6 +12,7 @@ use jiff::Timestamp;
 
 use super::entry::{SendHead, accepted_row, id_of};
 use super::frame::{FrameKind, Scanned, Scanner};
+use super::hashes::ExecutionHash;
 use super::read::{self, Window, in_call_order, payload};
 use super::segment::Segment;
 use super::table::{Extent, Row};
@@ -39,14 +40,13 @@ const LINED_UP_AT_ONCE: usize = 512;
 /// Seconds after which what has expired and could not be read is looked at again.
 const UNREAD_AGAIN: u32 = 60;
 /// The line aside of what nobody has seen the destination of.
-const NOT_LOOKED_AT: u32 = 1;
+const NOT_LOOKED_AT: u64 = 1;
 
 /// A send that the store is to give its end.
 pub struct ToEnd {
     pub queued: Queued,
     pub tenant: TenantId,
     pub number: u32,
-    pub tenant_hash: u32,
     pub counted: Counted,
     pub finished: Finished,
 }
@@ -113,8 +113,8 @@ impl Shared {
     }
 
     /// How the execution that holds this send has ended, if any does.
-    fn ended_of(&self, row: &Row) -> Result<Option<EndedExecution>, StoreError> {
-        if row.is_held() { self.ending(row.execution, None) } else { Ok(None) }
+    pub fn ended_of(&self, row: &Row) -> Result<Option<EndedExecution>, StoreError> {
+        row.holder().map_or(Ok(None), |execution| self.ending(execution))
     }
 
     /// The entry of a send that is free to go.
@@ -187,7 +187,7 @@ impl Claiming<'_> {
             // What is in line already can be claimed.
             self.shared.tell_unread(&error);
         }
-        let full: HashSet<u32> = want.full.iter().map(|destination| self.shared.destination(destination)).collect();
+        let full: HashSet<u64> = want.full.iter().map(|destination| self.shared.destination(destination)).collect();
         let mut room = want.room;
         while room > 0 {
             let most = room.min(limit - self.claim.sends.len()).min(self.looks);
@@ -214,7 +214,7 @@ impl Claiming<'_> {
     }
 
     /// Takes what was looked at, or puts it where it belongs. What cannot be read costs nobody else's sends.
-    fn take(&mut self, number: u32, looked: &[Looked], full: &HashSet<u32>) -> Result<(), StoreError> {
+    fn take(&mut self, number: u32, looked: &[Looked], full: &HashSet<u64>) -> Result<(), StoreError> {
         let mut reader = Reader { may_read: self.may_read, ..Reader::of(self.shared, looked.len()) };
         let mut looks = Vec::with_capacity(looked.len());
         for one in looked {
@@ -243,12 +243,7 @@ impl Claiming<'_> {
                     if !still || waiting.taken(id).is_some() {
                         continue;
                     }
-                    if pending.tenant != *waiting.name(number).unwrap_or(&pending.tenant) {
-                        // Two tenants of one hash, found when the store was opened.
-                        waiting.uncount(number, Counted::Queued);
-                        let own = waiting.number(&pending.tenant);
-                        waiting.queue(own, taken.queued);
-                    } else if is_over.is_err() || full.contains(&taken.destination) || waiting.ending.contains(&id) {
+                    if is_over.is_err() || full.contains(&taken.destination) || waiting.ending.contains(&id) {
                         waiting.put_aside(number, taken.destination, (one.order, one.queued));
                     } else {
                         waiting.claim(id, taken);
@@ -301,7 +296,7 @@ impl<'s> Reader<'s> {
             };
             let destination = pending.destination.as_ref().map_or(0, |destination| shared.destination(destination));
             let hand = Hand::Claimed(by.incarnation());
-            let (order, tenant_hash) = (looked.order, row.tenant);
+            let (order, tenant_hash) = (looked.order, shared.keys.tenant(form.tenant));
             Box::new((pending, Taken { queued, tenant: number, tenant_hash, destination, order, hand }))
         })?;
         self.may_read -= read_of_it;
@@ -311,7 +306,6 @@ impl<'s> Reader<'s> {
                 queued,
                 tenant: name_of(self.shared, number),
                 number,
-                tenant_hash: row.tenant,
                 counted: Counted::Queued,
                 finished: standing.end(row.id(), view::unreadable(), now),
             })),
@@ -377,7 +371,7 @@ fn give_places(shared: &Shared, number: u32) -> Result<(), StoreError> {
                     let mut waiting = locked(&shared.waiting);
                     some.iter().for_each(|queued| waiting.line_up(number, *queued));
                 }
-                locked(&shared.waiting).closed(number, closing.hash);
+                locked(&shared.waiting).closed(number, closing.execution);
             }
             Err(error) => done = Err(error),
         }
@@ -388,7 +382,7 @@ fn give_places(shared: &Shared, number: u32) -> Result<(), StoreError> {
 /// The places in line of what a finished execution held.
 fn released(shared: &Shared, closing: &Closing) -> Result<Vec<Queued>, StoreError> {
     let mut entries = Vec::new();
-    for (segment, number, row) in held(shared, closing.hash)? {
+    for (segment, number, row) in held(shared, closing.execution)? {
         let entry = row.and_then(|row| {
             if row.is_begun() || row.is_done() {
                 return Ok(None);
@@ -417,14 +411,13 @@ pub fn discarded(
     let tenant = name_of(shared, number);
     let mut ends = Vec::new();
     let mut failed = None;
-    for (segment, row, found) in held(shared, closing.hash)? {
+    for (segment, row, found) in held(shared, closing.execution)? {
         match found {
             Ok(found) if found.is_begun() || found.is_done() => {}
             Ok(found) => ends.push(ToEnd {
                 queued: Queued { segment: segment.number, row, expires: u32::MAX, released: 0 },
                 tenant: tenant.clone(),
                 number,
-                tenant_hash: found.tenant,
                 counted: Counted::Not,
                 finished: standing(&found, Some(closing.ended)).end(found.id(), view::discarded(), now),
             }),
@@ -445,15 +438,15 @@ fn name_of(shared: &Shared, number: u32) -> TenantId {
 type HeldRow = (Arc<Segment>, u32, Result<Row, StoreError>);
 
 /// Rows of an execution that are not done, in call order, those that it does not hold left out.
-fn held(shared: &Shared, hash: u64) -> Result<Vec<HeldRow>, StoreError> {
+fn held(shared: &Shared, execution: ExecutionHash) -> Result<Vec<HeldRow>, StoreError> {
     let mut rows = Vec::new();
-    for segment in shared.segments().with(hash).rev() {
-        for number in segment.members(hash)? {
+    for segment in shared.segments().with(execution.hash).rev() {
+        for number in segment.members(execution)? {
             if !segment.ended().undone.contains(number) {
                 continue;
             }
             match shared.waiting_row(segment, number).transpose() {
-                Some(Ok(row)) if !row.is_held() || row.execution != hash => {}
+                Some(Ok(row)) if row.holder() != Some(execution) => {}
                 Some(row) => rows.push((segment.clone(), number, row)),
                 None => {}
             }
@@ -464,8 +457,8 @@ fn held(shared: &Shared, hash: u64) -> Result<Vec<HeldRow>, StoreError> {
 }
 
 /// Where these rows are, all of them.
-pub fn held_rows(shared: &Shared, hash: u64) -> Result<Vec<(u32, u32)>, StoreError> {
-    held(shared, hash)?.into_iter().map(|(segment, number, row)| row.map(|_| (segment.number, number))).collect()
+pub fn held_rows(shared: &Shared, execution: ExecutionHash) -> Result<Vec<(u32, u32)>, StoreError> {
+    held(shared, execution)?.into_iter().map(|(segment, number, row)| row.map(|_| (segment.number, number))).collect()
 }
 
 // Sweeps.
@@ -486,7 +479,6 @@ pub fn expired(shared: &Shared, now: Timestamp, limit: usize) -> (Vec<ToEnd>, bo
                 queued,
                 tenant: name_of(shared, number),
                 number,
-                tenant_hash: row.tenant,
                 counted: Counted::Queued,
                 finished: standing.end(row.id(), view::expired(), now),
             }))
@@ -583,10 +575,10 @@ fn end_of(
 ) -> Result<Option<ToEnd>, StoreError> {
     let ended = shared.ended_of(row)?;
     let standing = standing(row, ended);
-    let counted = match (standing.released_at(), standing.is_discarded()) {
-        (_, true) => return Ok(None),
-        (Some(_), _) => Counted::Queued,
-        (None, _) => Counted::HeldBy(row.execution),
+    let counted = match (standing.released_at(), standing.is_discarded(), row.holder()) {
+        (_, true, _) => return Ok(None),
+        (None, _, Some(execution)) => Counted::HeldBy(execution),
+        (..) => Counted::Queued,
     };
     let queued = match standing.released_at() {
         Some(released) => shared.queued(segment, number, row, released)?,
@@ -596,7 +588,6 @@ fn end_of(
         queued,
         number: locked(&shared.waiting).number(&tenant),
         tenant,
-        tenant_hash: row.tenant,
         counted,
         finished: standing.end(row.id(), why, now),
     }))
@@ -608,7 +599,7 @@ pub struct Overdue {
     pub executions: Vec<(TenantId, ExecutionId)>,
     /// Sends of executions whose very names are lost to damage, and these executions.
     pub unreadable: Vec<ToEnd>,
-    pub nameless: Vec<u64>,
+    pub nameless: Vec<ExecutionHash>,
     pub more: bool,
 }
 
@@ -619,16 +610,16 @@ pub fn overdue(shared: &Shared, before: Timestamp, now: Timestamp, limit: usize)
     let is_more = open.len() > limit;
     let mut overdue = Overdue::default();
     let mut reader = Reader::of(shared, open.len());
-    for (hash, open) in open.into_iter().take(limit) {
-        let looked = name_of_execution(shared, &mut reader, hash, &open).and_then(|name| match name {
+    for (execution, open) in open.into_iter().take(limit) {
+        let looked = name_of_execution(shared, &mut reader, execution, &open).and_then(|name| match name {
             Some(name) => Ok((Some(name), Vec::new())),
-            None => unreadable_sends(shared, hash, open.tenant, now).map(|ends| (None, ends)),
+            None => unreadable_sends(shared, execution, open.tenant, now).map(|ends| (None, ends)),
         });
         match looked {
             Ok((Some(name), _)) => overdue.executions.push(name),
             Ok((None, ends)) => {
                 overdue.unreadable.extend(ends);
-                overdue.nameless.push(hash);
+                overdue.nameless.push(execution);
             }
             Err(error) => shared.tell_unread(&error),
         }
@@ -641,7 +632,7 @@ pub fn overdue(shared: &Shared, before: Timestamp, now: Timestamp, limit: usize)
 fn name_of_execution(
     shared: &Shared,
     reader: &mut Reader<'_>,
-    hash: u64,
+    execution: ExecutionHash,
     open: &Open,
 ) -> Result<Option<(TenantId, ExecutionId)>, StoreError> {
     let mut name_at = |(segment, number): (u32, u32)| -> Result<Option<(TenantId, ExecutionId)>, StoreError> {
@@ -655,7 +646,7 @@ fn name_of_execution(
     if let Some(name) = name_at((open.segment, open.row))? {
         return Ok(Some(name));
     }
-    for place in held_rows(shared, hash)? {
+    for place in held_rows(shared, execution)? {
         if let Some(name) = name_at(place)? {
             return Ok(Some(name));
         }
@@ -664,10 +655,15 @@ fn name_of_execution(
 }
 
 /// The ends of what an execution holds whose name nothing tells any more.
-fn unreadable_sends(shared: &Shared, hash: u64, number: u32, now: Timestamp) -> Result<Vec<ToEnd>, StoreError> {
+fn unreadable_sends(
+    shared: &Shared,
+    execution: ExecutionHash,
+    number: u32,
+    now: Timestamp,
+) -> Result<Vec<ToEnd>, StoreError> {
     let tenant = name_of(shared, number);
     let mut ends = Vec::new();
-    for (segment, row) in held_rows(shared, hash)? {
+    for (segment, row) in held_rows(shared, execution)? {
         let Some((segment, found)) = waiting(shared, segment, row)? else { continue };
         ends.extend(end_of(shared, tenant.clone(), &segment, row, &found, view::unreadable(), now)?);
     }

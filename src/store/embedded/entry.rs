@@ -173,7 +173,7 @@ pub fn accepted_row(keys: &Keys, head: &SendHead, form: &SendForm<'_>, at: Exten
         id: head.id,
         created_at: form.created_at,
         accepted: at,
-        execution: form.execution().map_or(0, |execution| keys.execution(form.tenant, execution)),
+        execution: form.execution().map_or(0, |execution| keys.execution(form.tenant, execution).hash),
         tenant: keys.short(Asked::Tenant, form.tenant),
         workflow: short(Asked::Workflow, form.workflow_text()),
         step: short(Asked::Step, form.step()),

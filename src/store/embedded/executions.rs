@@ -6,11 +6,11 @@ use roaring::RoaringBitmap;
 
 use super::Shared;
 use super::entry::SendHead;
+use super::hashes::ExecutionHash;
 use super::list::{Goes, Sieve, cursor, parse_cursor, walk};
 use super::read::payload;
-use super::seal::Asked;
 use super::segment::Segment;
-use super::table::{Row, outcome_term, term};
+use super::table::outcome_term;
 use crate::outcome::Outcome;
 use crate::record::{ExecutionState, ExecutionSummary};
 use crate::store::{ExecutionFilter, ExecutionPage, StoreError, wire};
@@ -26,10 +26,11 @@ pub fn executions(
 ) -> Result<ExecutionPage, StoreError> {
     let before = at.map(|at| parse_cursor('x', at)).transpose()?;
     let of_first = filter.of_first();
-    let mut counting = Counting { shared, delivered: HashMap::new(), of_tenants: HashMap::new() };
+    let mut counting = Counting { shared, delivered: HashMap::new() };
     let mut executions = Vec::new();
     let next = walk(shared, &Sieve::of_first_ones(shared, &of_first), before, |segment, row, looked_at| {
-        let ended = shared.ending(row.execution, None)?;
+        let Some(hash) = row.execution() else { return Ok(Goes::On) };
+        let ended = shared.ending(hash)?;
         let state = ended.map_or(ExecutionState::Open, |ended| ended.ending.state());
         if filter.state.is_some_and(|wanted| wanted != state) {
             return Ok(Goes::On);
@@ -50,7 +51,7 @@ pub fn executions(
         if executions.len() == limit {
             return Ok(Goes::NoFurther);
         }
-        let counts = counting.of(row)?;
+        let counts = counting.of(hash)?;
         *looked_at += usize::try_from(counts.total / COUNTED_AS_ONE).unwrap_or(usize::MAX);
         executions.push(ExecutionSummary {
             tenant,
@@ -81,19 +82,15 @@ struct Counting<'a> {
     shared: &'a Shared,
     /// Rows that were delivered, by segment.
     delivered: HashMap<u32, RoaringBitmap>,
-    /// Of a tenant, by segment and its hash.
-    of_tenants: HashMap<(u32, u32), RoaringBitmap>,
 }
 
 impl Counting<'_> {
-    fn of(&mut self, first: &Row) -> Result<Counts, StoreError> {
+    fn of(&mut self, execution: ExecutionHash) -> Result<Counts, StoreError> {
         let mut counts = Counts::default();
-        for segment in self.shared.segments().with(first.execution) {
+        for segment in self.shared.segments().with(execution.hash) {
             let rows = segment.row_count();
-            let mut members: RoaringBitmap =
-                segment.members(first.execution)?.into_iter().filter(|&number| number < rows).collect();
-            // Two tenants' executions of one name may have one hash, and their tenants another each.
-            members &= self.of_tenant(segment, first.tenant)?;
+            let members: RoaringBitmap =
+                segment.members(execution)?.into_iter().filter(|&number| number < rows).collect();
             if members.is_empty() {
                 continue;
             }
@@ -102,13 +99,6 @@ impl Counting<'_> {
             counts.delivered += members.intersection_len(self.delivered_of(segment)?);
         }
         Ok(counts)
-    }
-
-    fn of_tenant(&mut self, segment: &Segment, tenant: u32) -> Result<&RoaringBitmap, StoreError> {
-        Ok(match self.of_tenants.entry((segment.number, tenant)) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(place) => place.insert(segment.rows_with(term(Asked::Tenant, tenant))?),
-        })
     }
 
     fn delivered_of(&mut self, segment: &Segment) -> Result<&RoaringBitmap, StoreError> {

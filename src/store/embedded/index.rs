@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::bloom::Bloom;
 use super::files;
 use super::frame::{self, Frame, FrameKind};
+use super::hashes::{ExecutionHash, TenantHash};
 use super::seal::Asked;
 use super::segment::sync_directory;
 use super::table::{Extent, Row, term};
@@ -41,12 +42,12 @@ pub enum Find {
 #[derive(Default)]
 pub struct Growing {
     /// Newest row and count of each execution's rows here.
-    members: HashMap<u64, (u32, u32)>,
+    members: HashMap<ExecutionHash, (u32, u32)>,
     /// For each row, the one before it in its execution.
     previous: Vec<u32>,
     /// First row and count of each idempotent call.
     keys: HashMap<u64, (u32, u32)>,
-    endings: HashMap<u64, (Extent, EndedExecution)>,
+    endings: HashMap<ExecutionHash, (Extent, EndedExecution)>,
     rows: Postings,
 }
 
@@ -115,9 +116,13 @@ pub enum FoundEnding {
 
 /// An entry of the file: `(hash, value)`, the value's top two bits saying what it is.
 pub const ENTRY_BYTES: usize = 16;
-/// A row of an execution, under the hash of tenant and execution, and, marked so, under the term of any tenant's.
+/// A row of an execution, under the hash of tenant and execution, with some of its tenant's above it; and, marked so,
+/// under the term of any tenant's.
 const MEMBER: u64 = 0;
 const ANY: u64 = 1 << 61;
+/// What is there of a tenant, so that two tenants' executions of one hash are told apart. Indexes of earlier versions
+/// have nothing there.
+const TENANT_BITS: u64 = (1 << 29) - 1;
 const KEY: u64 = 1;
 const ENDING: u64 = 2;
 /// Where a term's rows stand in the file, and how many bytes they take.
@@ -137,16 +142,14 @@ pub struct IndexForm {
 
 impl Find {
     /// Rows of this execution here, in order.
-    pub fn members(&self, hash: u64) -> io::Result<Vec<u32>> {
+    pub fn members(&self, execution: ExecutionHash) -> io::Result<Vec<u32>> {
         match self {
             Self::Growing(growing) => {
-                let mut rows = growing.chain(growing.members.get(&hash).map_or(NO_ROW, |&(last, _)| last));
+                let mut rows = growing.chain(growing.members.get(&execution).map_or(NO_ROW, |&(last, _)| last));
                 rows.reverse();
                 Ok(rows)
             }
-            Self::OnDisk(checkpointed) => {
-                Ok(checkpointed.entries(hash, MEMBER)?.into_iter().map(|row| row as u32).collect())
-            }
+            Self::OnDisk(checkpointed) => checkpointed.members(execution),
         }
     }
 
@@ -154,7 +157,7 @@ impl Find {
     pub fn members_of_any(&self, execution: u32) -> io::Result<RoaringBitmap> {
         match self {
             Self::Growing(growing) => {
-                let of_this = growing.members.iter().filter(|&(&hash, _)| hash as u32 == execution);
+                let of_this = growing.members.iter().filter(|(member, _)| member.hash as u32 == execution);
                 Ok(of_this.flat_map(|(_, &(last, _))| growing.chain(last)).collect())
             }
             Self::OnDisk(checkpointed) => {
@@ -164,21 +167,21 @@ impl Find {
         }
     }
 
-    pub fn member_count(&self, hash: u64) -> io::Result<u32> {
+    pub fn member_count(&self, execution: ExecutionHash) -> io::Result<u32> {
         match self {
-            Self::Growing(growing) => Ok(growing.members.get(&hash).map_or(0, |&(_, count)| count)),
-            Self::OnDisk(checkpointed) => Ok(checkpointed.entries(hash, MEMBER)?.len() as u32),
+            Self::Growing(growing) => Ok(growing.members.get(&execution).map_or(0, |&(_, count)| count)),
+            Self::OnDisk(checkpointed) => Ok(checkpointed.members(execution)?.len() as u32),
         }
     }
 
-    pub fn endings(&self, hash: u64) -> io::Result<Vec<FoundEnding>> {
+    pub fn endings(&self, execution: ExecutionHash) -> io::Result<Vec<FoundEnding>> {
         match self {
             Self::Growing(growing) => {
-                Ok(growing.endings.get(&hash).map(|(_, ended)| FoundEnding::Known(*ended)).into_iter().collect())
+                Ok(growing.endings.get(&execution).map(|(_, ended)| FoundEnding::Known(*ended)).into_iter().collect())
             }
             Self::OnDisk(checkpointed) => {
                 let extent = |value: u64| FoundEnding::At(Extent { at: value as u32, length: (value >> 32) as u32 });
-                Ok(checkpointed.entries(hash, ENDING)?.into_iter().map(extent).collect())
+                Ok(checkpointed.entries(execution.hash, ENDING)?.into_iter().map(extent).collect())
             }
         }
     }
@@ -206,13 +209,7 @@ impl Find {
     pub fn rows_with(&self, term: u64) -> io::Result<RoaringBitmap> {
         match self {
             Self::Growing(growing) => Ok(growing.rows.0.get(&term).cloned().unwrap_or_default()),
-            Self::OnDisk(checkpointed) => {
-                let mut rows = RoaringBitmap::new();
-                for value in checkpointed.entries(term, ROWS)? {
-                    rows |= checkpointed.rows_at(value)?;
-                }
-                Ok(rows)
-            }
+            Self::OnDisk(checkpointed) => checkpointed.rows_with(term),
         }
     }
 
@@ -261,15 +258,17 @@ impl Find {
         let mut postings = ended.rows.clone();
         match self {
             Self::Growing(growing) => {
-                for (&hash, &(last, _)) in &growing.members {
+                for (&ExecutionHash { hash, tenant }, &(last, _)) in &growing.members {
                     let any = term(Asked::Execution, hash as u32);
+                    let of = (u64::from(tenant) & TENANT_BITS) << 32;
                     let rows = growing.chain(last).into_iter().filter(|&row| !ended.moved.contains(row)).map(u64::from);
-                    entries.extend(rows.flat_map(|row| [entry(hash, MEMBER, row), entry(any, MEMBER, row | ANY)]));
+                    entries.extend(rows.flat_map(|row| [entry(hash, MEMBER, of | row), entry(any, MEMBER, row | ANY)]));
                 }
                 let keys = growing.keys.iter();
                 entries.extend(keys.map(|(&hash, &(first, count))| entry(hash, KEY, pair(first, count))));
                 let endings = growing.endings.iter();
-                entries.extend(endings.map(|(&hash, (at, _))| entry(hash, ENDING, pair(at.at, at.length))));
+                entries
+                    .extend(endings.map(|(execution, (at, _))| entry(execution.hash, ENDING, pair(at.at, at.length))));
                 for (&term, rows) in &growing.rows.0 {
                     *postings.0.entry(term).or_default() |= rows;
                 }
@@ -430,6 +429,27 @@ impl OnDisk {
         Ok(values)
     }
 
+    fn members(&self, execution: ExecutionHash) -> io::Result<Vec<u32>> {
+        let of = u64::from(execution.tenant) & TENANT_BITS;
+        let entries = self.entries(execution.hash, MEMBER)?.into_iter();
+        let mut rows: Vec<(u64, u32)> = entries.map(|value| (value >> 32 & TENANT_BITS, value as u32)).collect();
+        rows.retain(|(tenant, _)| *tenant == of || *tenant == 0);
+        if rows.iter().any(|(tenant, _)| *tenant == 0) {
+            let of_tenant = self.rows_with(term(Asked::Tenant, execution.tenant))?;
+            rows.retain(|(_, row)| of_tenant.contains(*row));
+        }
+        Ok(rows.into_iter().map(|(_, row)| row).collect())
+    }
+
+    /// The rows that have this term.
+    fn rows_with(&self, term: u64) -> io::Result<RoaringBitmap> {
+        let mut rows = RoaringBitmap::new();
+        for value in self.entries(term, ROWS)? {
+            rows |= self.rows_at(value)?;
+        }
+        Ok(rows)
+    }
+
     /// `None`: it is from before there were any, or they are damaged.
     pub fn shares(&self) -> io::Result<Option<Shares>> {
         shares(&self.file, self.bytes)
@@ -449,8 +469,9 @@ impl OnDisk {
     }
 }
 
-/// What each tenant has stored in a segment, by the row's hash of it: bytes of records, and of bodies.
-pub type Shares = Vec<(u32, u64, u64)>;
+/// What each tenant has stored in a segment: bytes of records, and of bodies. Of an index of an earlier
+/// version [`TenantHash::of_earlier`] knows what it means.
+pub type Shares = Vec<(TenantHash, u64, u64)>;
 
 /// In the frame that the end of an index names.
 fn shares(file: &File, bytes: u64) -> io::Result<Option<Shares>> {
@@ -485,8 +506,8 @@ impl Growing {
     pub fn add_row(&mut self, number: u32, row: &Row) {
         self.previous.resize(number as usize, NO_ROW);
         let mut before = NO_ROW;
-        if row.execution != 0 {
-            let member = self.members.entry(row.execution).or_insert((NO_ROW, 0));
+        if let Some(execution) = row.execution() {
+            let member = self.members.entry(execution).or_insert((NO_ROW, 0));
             before = member.0;
             *member = (number, member.1 + 1);
         }
@@ -498,8 +519,8 @@ impl Growing {
         self.keys.insert(hash, (first, count));
     }
 
-    pub fn add_ending(&mut self, hash: u64, at: Extent, ended: EndedExecution) {
-        self.endings.insert(hash, (at, ended));
+    pub fn add_ending(&mut self, execution: ExecutionHash, at: Extent, ended: EndedExecution) {
+        self.endings.insert(execution, (at, ended));
     }
 }
 
@@ -507,40 +528,65 @@ impl Growing {
 mod tests {
     use super::*;
 
+    /// The index of this directory without what earlier versions did not write.
+    fn of_an_earlier_version(directory: &Path) -> OnDisk {
+        let (index, mut form) = OnDisk::load(directory).expect("readable").expect("sound");
+        let bytes = fs::read(directory.join("index")).expect("readable");
+        let of_no_tenant = |(hash, value): (u64, u64)| match value >> 62 {
+            MEMBER if value & ANY == 0 => (hash, u64::from(value as u32)),
+            _ => (hash, value),
+        };
+        let mut entries: Vec<_> = index.all_entries().expect("readable").into_iter().map(of_no_tenant).collect();
+        entries.sort_unstable();
+        let entries: Vec<u8> =
+            entries.iter().flat_map(|(hash, value)| [hash.to_le_bytes(), value.to_le_bytes()].concat()).collect();
+        form.entries_sum = crc32fast::hash(&entries);
+        let mut earlier = Vec::new();
+        frame::append(&mut earlier, FrameKind::Index, &[&wire::encode(&form, Vec::new())], None);
+        earlier.extend_from_slice(&entries);
+        earlier.extend_from_slice(&bytes[index.entries_at as usize + entries.len()..]);
+        fs::write(directory.join("index"), earlier).expect("written");
+        OnDisk::load(directory).expect("readable").expect("sound").0
+    }
+
     #[test]
     fn an_index_finds_all_that_it_was_made_of_however_unevenly_it_is_spread() {
-        // Executions of one to three sends, and a crowd in one of them, which fills many stretches. Keys are of both,
-        // and of hashes at either end.
+        // Executions of one to three sends, and a crowd of one hash, of several tenants, which fills many stretches. Keys
+        // are of both, and of hashes at either end.
         let hash = |number: u64| number.wrapping_mul(0xd6e8_feb8_6659_fd93) | 1;
         let crowd = 0x7000_0000_0000_0001;
         let mut growing = Growing::default();
-        let mut members: HashMap<u64, Vec<u32>> = HashMap::new();
+        let mut members: HashMap<ExecutionHash, Vec<u32>> = HashMap::new();
         for number in 0..12_000_u32 {
             let execution = if number % 3 == 0 { crowd } else { hash(u64::from(number / 5)) };
-            growing.add_row(number, &Row { execution, tenant: 1 + number % 7, ..Row::default() });
-            members.entry(execution).or_default().push(number);
+            let row = Row { execution, tenant: 1 + number % 7, ..Row::default() };
+            growing.add_row(number, &row);
+            members.entry(row.execution().expect("of one")).or_default().push(number);
         }
         let keys: Vec<u64> = (20_000..22_000).map(hash).chain([1, 2, u64::MAX, crowd]).collect();
         keys.iter().zip(0..).for_each(|(&hash, first)| growing.add_key(hash, first, 2));
         let directory = tempfile::tempdir().expect("a directory");
         let growing = Find::Growing(growing);
+        let all_shares = vec![(TenantHash::of(3, 4), 5, 7)];
         let checkpointed =
-            growing.checkpoint(directory.path(), (12_000, 0), ZoneMap::default(), &Ended::default(), &vec![(3, 5, 7)]);
+            growing.checkpoint(directory.path(), (12_000, 0), ZoneMap::default(), &Ended::default(), &all_shares);
         let checkpointed = Find::OnDisk(checkpointed.expect("written"));
         let (loaded, form) = OnDisk::load(directory.path()).expect("readable").expect("sound");
         assert_eq!((form.rows, form.undone.len()), (12_000, 0));
-        assert_eq!(loaded.shares().expect("read"), Some(vec![(3, 5, 7)]));
-        for find in [&growing, &checkpointed, &Find::OnDisk(loaded)] {
-            for (&hash, rows) in &members {
-                assert_eq!(&find.members(hash).expect("read"), rows);
-                assert_eq!(find.member_count(hash).expect("read") as usize, rows.len());
-                assert!(find.members_of_any(hash as u32).expect("read").contains(rows[0]));
+        assert_eq!(loaded.shares().expect("read"), Some(all_shares));
+        let earlier = of_an_earlier_version(directory.path());
+        for find in [&growing, &checkpointed, &Find::OnDisk(loaded), &Find::OnDisk(earlier)] {
+            for (&execution, rows) in &members {
+                assert_eq!(&find.members(execution).expect("read"), rows);
+                assert_eq!(find.member_count(execution).expect("read") as usize, rows.len());
+                assert!(find.members_of_any(execution.hash as u32).expect("read").contains(rows[0]));
             }
             for (&hash, first) in keys.iter().zip(0..) {
                 assert_eq!(find.calls(hash).expect("read"), [(first, 2)]);
             }
             for number in 30_000..33_000 {
-                assert!(find.members(hash(number)).expect("read").is_empty());
+                let nobodys = ExecutionHash { hash: hash(number), tenant: 1 };
+                assert!(find.members(nobodys).expect("read").is_empty());
                 assert!(find.calls(hash(number)).expect("read").is_empty());
             }
             for tenant in 0..8 {

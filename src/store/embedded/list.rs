@@ -8,6 +8,7 @@
 use roaring::RoaringBitmap;
 
 use super::Shared;
+use super::hashes::ExecutionHash;
 use super::read::{assemble, unreadable};
 use super::seal::Asked;
 use super::segment::Segment;
@@ -34,7 +35,7 @@ pub struct Sieve {
     host: u32,
     execution: u32,
     /// With its tenant.
-    execution_of_tenant: u64,
+    execution_of_tenant: Option<ExecutionHash>,
     source: u32,
     public_only: bool,
     outcomes: Vec<u8>,
@@ -69,8 +70,8 @@ impl Sieve {
         });
         let named_execution = filter.execution.as_deref();
         let execution_of_tenant = match (named, named_execution) {
-            (Some(tenant), Some(execution)) => keys.execution(tenant, execution),
-            _ => 0,
+            (Some(tenant), Some(execution)) => Some(keys.execution(tenant, execution)),
+            _ => None,
         };
         let named = [
             term(Asked::Tenant, tenant),
@@ -126,9 +127,9 @@ impl Sieve {
             return Ok(RoaringBitmap::new());
         }
         let mut rows = match (self.execution_of_tenant, self.execution) {
-            (0, 0) => all_rows(segment),
-            (0, execution) => segment.members_of_any(execution)?,
-            (execution, _) => segment.members(execution)?.into_iter().collect(),
+            (None, 0) => all_rows(segment),
+            (None, execution) => segment.members_of_any(execution)?,
+            (Some(execution), _) => segment.members(execution)?.into_iter().collect(),
         };
         if let Some(within) = segment.zones().rows_in(&self.window) {
             rows &= within;
@@ -153,7 +154,7 @@ impl Sieve {
             && (self.step == 0 || self.step == row.step)
             && (self.host == 0 || self.host == row.host)
             && (self.execution == 0 || self.execution == row.execution as u32)
-            && (self.execution_of_tenant == 0 || self.execution_of_tenant == row.execution)
+            && (self.execution_of_tenant.is_none() || self.execution_of_tenant == row.execution())
             && (self.source == 0 || self.source == row.public || !self.public_only && self.source == row.source)
             && (self.outcomes.is_empty() || self.outcomes.contains(&row.outcome))
             && (self.codes.is_empty() || self.codes.contains(&row.code))
@@ -226,8 +227,8 @@ pub fn walk(
     let mut looked_at = 0;
     let segments = shared.segments();
     let segments: Vec<_> = match sieve.execution_of_tenant {
-        0 => segments.iter().rev().collect(),
-        execution => segments.with(execution).collect(),
+        None => segments.iter().rev().collect(),
+        Some(execution) => segments.with(execution.hash).collect(),
     };
     for segment in segments {
         let to = match before {

@@ -52,7 +52,7 @@ impl OnceOnly for Embedded {
         async move {
             let hash = self.shared.keys.execution(tenant.as_str(), execution.as_str());
             let name = tenant.clone();
-            let job = EndJob { by: by.clone(), hash, tenant, execution, ending, at };
+            let job = EndJob { by: by.clone(), tenant, execution, ending, at };
             let end = self.ask(|answer| Job::End(job, answer)).await?;
             // Also after an earlier call's end: that call may have been cut off before it came to this.
             let number = locked(&self.shared.waiting).known(&name);
@@ -114,7 +114,7 @@ impl OnceOnly for Embedded {
             }
             let job = |begin: &Begin| BeginJob {
                 id: begin.id.0.as_u128(),
-                tenant: self.shared.keys.short(Asked::Tenant, begin.tenant.as_str()),
+                tenant: self.shared.keys.tenant(begin.tenant.as_str()),
                 at: wire::nanoseconds(begin.at),
             };
             let readable = sends.iter().zip(&specs).filter(|(_, spec)| spec.is_ok());
@@ -149,7 +149,7 @@ impl OnceOnly for Embedded {
             self.shared.in_force(&locked(&self.shared.waiting), by)?;
             let overdue = self.blocking(move |shared| Ok(claim::overdue(shared, opened_before, now, limit))).await?;
             self.tell_later(self.end_by_store(overdue.unreadable, false).await?);
-            overdue.nameless.into_iter().for_each(|hash| locked(&self.shared.waiting).forget_age(hash));
+            overdue.nameless.into_iter().for_each(|execution| locked(&self.shared.waiting).forget_age(execution));
             let ending = Ending::Finish(FinishedBy::HoldLimit);
             let ends = overdue.executions.into_iter().map(|(tenant, execution)| async move {
                 let (name, of) = (tenant.clone(), execution.clone());

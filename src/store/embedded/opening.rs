@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use super::claim::held_rows;
 use super::doubt::Doubts;
-use super::entry::SendHead;
-use super::read::payload;
+use super::hashes::{ExecutionHash, TenantHash};
 use super::segment::{SCAN_ROWS, Segment};
 use super::table::{ROW_BYTES, Row};
 use super::waiting::{Queued, Waiting};
@@ -18,9 +17,10 @@ pub struct Opening<'a> {
     shared: &'a Shared,
     doubts: &'a Doubts,
     waiting: Waiting,
-    /// By the row's hash of a tenant. Two tenants of one hash are told apart when their sends are claimed.
-    numbers: HashMap<u32, u32>,
-    held: HashMap<u64, Held>,
+    numbers: HashMap<TenantHash, u32>,
+    /// Of those of which rows of this segment have that, where it is one tenant's.
+    numbers_here: (u32, HashMap<u32, u32>),
+    held: HashMap<ExecutionHash, Held>,
     /// By tenant: what was moved on from where it stood in line.
     carried: HashMap<u32, Vec<Queued>>,
     doubted: HashSet<u128>,
@@ -42,6 +42,7 @@ impl<'a> Opening<'a> {
             doubts,
             waiting: Waiting::default(),
             numbers: HashMap::new(),
+            numbers_here: (0, HashMap::new()),
             held: HashMap::new(),
             carried: HashMap::new(),
             doubted: HashSet::new(),
@@ -90,27 +91,19 @@ impl<'a> Opening<'a> {
             self.left.push(place);
             return Ok(());
         }
-        let tenant = match self.numbers.get(&row.tenant) {
-            Some(tenant) => *tenant,
-            None => {
-                let read = segment.frame(row.accepted).and_then(|bytes| {
-                    payload(segment, row.accepted, &bytes, SendHead::decode).map(|(_, form)| form.tenant_id())
-                });
-                match read {
-                    Ok(name) => *self.numbers.entry(row.tenant).or_insert(self.waiting.number(&name)),
-                    Err(StoreError::Damaged(why)) => {
-                        // It can never be made, and its end says so.
-                        self.shared.tell_damage(why.to_string());
-                        self.left.push(place);
-                        return Ok(());
-                    }
-                    Err(error) => return Err(error),
-                }
+        let tenant = match self.number(segment, row) {
+            Ok(number) => number,
+            Err(StoreError::Damaged(why)) => {
+                // It can never be made, and its end says so.
+                self.shared.tell_damage(why.to_string());
+                self.left.push(place);
+                return Ok(());
             }
+            Err(error) => return Err(error),
         };
-        if row.is_held() {
+        if let Some(execution) = row.holder() {
             let (since, first) = (row.created_at, place);
-            let held = self.held.entry(row.execution).or_insert(Held { number: tenant, since, first, sends: 0 });
+            let held = self.held.entry(execution).or_insert(Held { number: tenant, since, first, sends: 0 });
             // One that was moved comes after those that were accepted later.
             held.since = held.since.min(since);
             held.sends += 1;
@@ -125,20 +118,44 @@ impl<'a> Opening<'a> {
         Ok(())
     }
 
+    /// The number of a row's tenant. Its frame is read where that is new, or rows here do not tell.
+    fn number(&mut self, segment: &Segment, row: &Row) -> Result<u32, StoreError> {
+        if self.numbers_here.0 != segment.number {
+            self.numbers_here = (segment.number, HashMap::new());
+        }
+        if let Some(&number) = self.numbers_here.1.get(&row.tenant) {
+            return Ok(number);
+        }
+        let alone = segment.tenant_by_shares(row.tenant);
+        let number = match alone.and_then(|tenant| self.numbers.get(&tenant)) {
+            Some(&number) => number,
+            None => {
+                let name = self.shared.tenant_named(segment, row)?;
+                let number = self.waiting.number(&name);
+                self.numbers.insert(self.shared.keys.tenant(name.as_str()), number);
+                number
+            }
+        };
+        if alone.is_some() {
+            self.numbers_here.1.insert(row.tenant, number);
+        }
+        Ok(number)
+    }
+
     /// Where the sends stand that wait for nothing but an end.
     pub fn done(mut self) -> Result<Vec<(u32, u32)>, StoreError> {
         let mut released: HashMap<u32, Vec<Queued>> = HashMap::new();
-        for (hash, held) in std::mem::take(&mut self.held) {
-            match self.shared.ending(hash, None)? {
-                None => self.waiting.hold(held.number, hash, held.since, held.first, held.sends),
+        for (execution, held) in std::mem::take(&mut self.held) {
+            match self.shared.ending(execution)? {
+                None => self.waiting.hold(held.number, execution, held.since, held.first, held.sends),
                 Some(EndedExecution { ending: Ending::Discard, .. }) => {
-                    let rows = held_rows(self.shared, hash)?;
+                    let rows = held_rows(self.shared, execution)?;
                     let left: HashSet<(u32, u32)> = self.left.iter().copied().collect();
                     self.left.extend(rows.into_iter().filter(|place| !left.contains(place)));
                 }
                 Some(ended) => {
                     let entries = released.entry(held.number).or_default();
-                    for (segment, number) in held_rows(self.shared, hash)? {
+                    for (segment, number) in held_rows(self.shared, execution)? {
                         let Some(segment) = self.shared.segment(segment) else { continue };
                         let Some(row) = self.shared.waiting_row(&segment, number)? else { continue };
                         if row.is_begun() || self.doubted.contains(&row.id) {
@@ -160,7 +177,7 @@ impl<'a> Opening<'a> {
         released
             .into_iter()
             .for_each(|(number, entries)| self.waiting.merge(number, entries, |one, other| one < other));
-        let mut stored: HashMap<u32, u64> = HashMap::new();
+        let mut stored: HashMap<TenantHash, u64> = HashMap::new();
         for segment in self.shared.segments().iter() {
             let has_bodies = segment.has_bodies();
             for (tenant, records, bodies) in segment.shares() {

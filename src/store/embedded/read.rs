@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use super::Shared;
 use super::entry::{BodyPlace, FinishHead, SendHead, id_of};
 use super::frame::{self, Frame};
+use super::hashes::{ExecutionHash, TenantHash};
 use super::index::FoundEnding;
 use super::list::{Sieve, cursor, parse_cursor};
-use super::seal::{Asked, SLOT_BYTES, Slot};
+use super::seal::{SLOT_BYTES, Slot};
 use super::segment::{END_BYTES, End, Segment};
 use super::table::{Extent, NONE, ROW_BYTES, Row};
 use crate::limits::IDEMPOTENCY_KEPT;
@@ -24,17 +25,17 @@ use crate::store::{Accepted, Filter, IdempotencyKey, Reach, StoreError, TailItem
 const TAIL_PLACES_MAX: u32 = 16 * 1024;
 
 impl Shared {
-    /// The end of an execution. `names` are compared where the log has to be read for it.
-    pub fn ending(&self, hash: u64, names: Option<(&str, &str)>) -> Result<Option<EndedExecution>, StoreError> {
-        for segment in self.segments().with(hash) {
-            for found in segment.endings(hash)? {
+    /// The end of an execution.
+    pub fn ending(&self, execution: ExecutionHash) -> Result<Option<EndedExecution>, StoreError> {
+        for segment in self.segments().with(execution.hash) {
+            for found in segment.endings(execution)? {
                 let at = match found {
                     FoundEnding::Known(ended) => return Ok(Some(ended)),
                     FoundEnding::At(at) => at,
                 };
                 let bytes = segment.frame(at)?;
                 let form: EndingForm<'_> = payload(segment, at, &bytes, wire::decode)?;
-                if names.is_none_or(|names| names == (form.tenant, form.execution)) {
+                if self.keys.execution(form.tenant, form.execution) == execution {
                     return form.ended().map(Some).map_err(|why| damaged(segment, at, why));
                 }
             }
@@ -140,6 +141,20 @@ impl Shared {
         Ok(carried)
     }
 
+    /// What the frame says whose a row is.
+    pub fn tenant_named(&self, segment: &Segment, row: &Row) -> Result<TenantId, StoreError> {
+        let bytes = segment.frame(row.accepted)?;
+        payload(segment, row.accepted, &bytes, SendHead::decode).map(|(_, form)| form.tenant_id())
+    }
+
+    /// Whose a row is, as far as that can be read.
+    pub fn tenant_of(&self, segment: &Segment, row: &Row) -> TenantHash {
+        segment.tenant_by_shares(row.tenant).unwrap_or_else(|| {
+            let named = self.tenant_named(segment, row);
+            named.map_or(TenantHash::any_of(row.tenant), |name| self.keys.tenant(name.as_str()))
+        })
+    }
+
     pub fn find(&self, id: SendId) -> Result<Option<(std::sync::Arc<Segment>, u32, Row)>, StoreError> {
         let id = id.0.as_u128();
         for segment in self.segments().with_id(id) {
@@ -218,7 +233,7 @@ pub fn assemble(
     if let Some(body) = request.body.as_mut().filter(|_| lost) {
         body.truncated = true;
     }
-    let ended = if row.is_held() { shared.ending(row.execution, None)? } else { None };
+    let ended = shared.ended_of(row)?;
     let standing = Standing {
         created_at: wire::timestamp(form.created_at),
         held: row.is_held(),
@@ -398,21 +413,18 @@ pub fn execution(
 ) -> Result<Option<Execution>, StoreError> {
     let from = at.map(|at| parse_cursor('e', at)).transpose()?.unwrap_or((0, 0));
     let hash = shared.keys.execution(tenant.as_str(), execution.as_str());
-    // The other half of what tells two tenants' executions of one name apart.
-    let tenant_hash = shared.keys.short(Asked::Tenant, tenant.as_str());
-    let ended = shared.ending(hash, Some((tenant.as_str(), execution.as_str())))?;
+    let ended = shared.ending(hash)?;
     let delivered_number = wire::outcome_number(Outcome::Delivered);
     let (mut total, mut delivered) = (0, 0);
     let mut sends = Vec::new();
     let mut next = None;
     let filter = Filter::of(Reach::One(tenant.clone()));
     let mut members = Vec::new();
-    for segment in shared.segments().with(hash).rev() {
+    for segment in shared.segments().with(hash.hash).rev() {
         let rows = segment.row_count();
         for number in segment.members(hash)?.into_iter().filter(|&number| number < rows) {
-            let row = shared.sound_row(segment, number)?;
-            total += u64::from(row.is_none_or(|row| row.tenant == tenant_hash));
-            let Some(row) = row.filter(|row| row.tenant == tenant_hash) else { continue };
+            total += 1;
+            let Some(row) = shared.sound_row(segment, number)? else { continue };
             delivered += u64::from(row.outcome == delivered_number);
             members.push((segment.clone(), number, row));
         }

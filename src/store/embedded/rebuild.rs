@@ -11,8 +11,8 @@ use std::sync::atomic::Ordering;
 use super::Shared;
 use super::entry::{FinishHead, SendHead, seq_at_most};
 use super::frame::{FrameKind, Scanned, Scanner};
+use super::hashes::{ExecutionHash, TenantHash};
 use super::index::OnDisk;
-use super::seal::Asked;
 use super::segment::{End, Head, SEND_BYTES, Segment};
 use super::table::{Extent, Row};
 use crate::store::wire::{self, CallForm, EndingForm};
@@ -33,21 +33,23 @@ pub fn is_any_checkpointed(heads: &Heads) -> io::Result<bool> {
 /// What the segment's log says that neither its table nor its ends do.
 #[derive(Default)]
 struct Told {
-    rows: u32,
     /// Of the tail's latest place here, and the one behind it.
     ends: u32,
     /// Hash, first row and count.
     keys: Vec<(u64, u32, u32)>,
-    endings: Vec<(u64, Extent, crate::store::view::EndedExecution)>,
-    shares: Vec<(u32, u64, u64)>,
+    endings: Vec<(ExecutionHash, Extent, crate::store::view::EndedExecution)>,
+    /// Of each row.
+    tenants: Vec<TenantHash>,
+    shares: Vec<(TenantHash, u64, u64)>,
 }
 
 /// Fills in all that an index would have; it is written like that of any other full segment. `false`: the segment is
-/// not whole, and as it was. `log_bytes`: how much of its log counts.
-pub fn rebuild(shared: &Shared, segment: &Segment, log_bytes: u64) -> io::Result<bool> {
+/// not whole, and as it was. `before`: those that come before it, as far as they are there. `log_bytes`: how much of its
+/// log counts.
+pub fn rebuild(shared: &Shared, before: &[Segment], segment: &Segment, log_bytes: u64) -> io::Result<bool> {
     let Some(rows) = segment.whole_table()? else { return Ok(false) };
-    let Some(told) = read(shared, segment, log_bytes, &rows)? else { return Ok(false) };
-    if told.rows as usize != rows.len() {
+    let Some(told) = read(shared, before, segment, log_bytes, &rows)? else { return Ok(false) };
+    if told.tenants.len() != rows.len() {
         return Ok(false);
     }
     let Ok(ends) = segment.ends(0, told.ends) else { return Ok(false) };
@@ -73,23 +75,25 @@ pub fn rebuild(shared: &Shared, segment: &Segment, log_bytes: u64) -> io::Result
     segment.undone.store(undone, Ordering::Release);
     segment.ends_count.store(told.ends, Ordering::Release);
     segment.log_bytes.store(log_bytes, Ordering::Release);
-    segment.rows.store(told.rows, Ordering::Release);
-    tracing::warn!(index = segment.file("index"), "is lost or unreadable: it is made anew");
+    segment.rows.store(rows.len() as u32, Ordering::Release);
+    tracing::warn!(index = segment.file("index"), "is lost, unreadable or of an earlier version: it is made anew");
     Ok(true)
 }
 
-impl Shared {
-    /// A row of this segment, which is being made anew, or of one before it.
-    fn row_of_any(&self, segment: &Segment, rows: &[Row], (number, row): (u32, u32)) -> Option<Row> {
-        if number == segment.number {
-            return rows.get(row as usize).copied();
-        }
-        self.segment(number)?.row(row).ok()
-    }
+/// Whose a row is of a segment before the one that is being made anew.
+fn tenant_before(shared: &Shared, before: &[Segment], (number, row): (u32, u32)) -> Option<TenantHash> {
+    let at = before.binary_search_by_key(&number, |segment| segment.number).ok()?;
+    Some(shared.tenant_of(&before[at], &before[at].row(row).ok()?))
 }
 
 /// `None`: something is unreadable, or is not what the table says.
-fn read(shared: &Shared, segment: &Segment, log_bytes: u64, rows: &[Row]) -> io::Result<Option<Told>> {
+fn read(
+    shared: &Shared,
+    before: &[Segment],
+    segment: &Segment,
+    log_bytes: u64,
+    rows: &[Row],
+) -> io::Result<Option<Told>> {
     let mut told = Told::default();
     let mut scanner = Scanner::new(&segment.log, 0, log_bytes)?;
     loop {
@@ -107,16 +111,18 @@ fn read(shared: &Shared, segment: &Segment, log_bytes: u64, rows: &[Row]) -> io:
                 if let Some(key) = &form.key {
                     told.keys.push((shared.keys.call(form.tenant, key.path, key.key), head.row, key.count));
                 }
-                let tenant = shared.keys.short(Asked::Tenant, form.tenant);
+                let tenant = shared.keys.tenant(form.tenant);
                 let bodies = u64::from(head.body.length) + u64::from(head.rest.length);
                 told.shares.push((tenant, frame.length as u64 + SEND_BYTES, bodies));
-                told.rows = told.rows.max(head.row + 1);
+                told.tenants.truncate(head.row as usize);
+                told.tenants.resize(head.row as usize, TenantHash::any_of(0));
+                told.tenants.push(tenant);
             }
             FrameKind::Ending => {
                 let Ok(form) = wire::decode::<EndingForm<'_>>(frame.payload) else { return Ok(None) };
                 let Ok(ended) = form.ended() else { return Ok(None) };
                 let at = Extent { at: at as u32, length: frame.length as u32 };
-                told.shares.push((shared.keys.short(Asked::Tenant, form.tenant), frame.length as u64, 0));
+                told.shares.push((shared.keys.tenant(form.tenant), frame.length as u64, 0));
                 told.endings.push((shared.keys.execution(form.tenant, form.execution), at, ended));
             }
             FrameKind::Finish => {
@@ -126,8 +132,13 @@ fn read(shared: &Shared, segment: &Segment, log_bytes: u64, rows: &[Row]) -> io:
                 }
                 let place = head.seq.checked_sub(segment.first_seq).and_then(|place| u32::try_from(place).ok());
                 let Some(place) = place else { return Ok(None) };
-                if let Some(row) = shared.row_of_any(segment, rows, (head.segment, head.row)) {
-                    told.shares.push((row.tenant, frame.length as u64, u64::from(head.body.length)));
+                let tenant = if head.segment == segment.number {
+                    told.tenants.get(head.row as usize).copied()
+                } else {
+                    tenant_before(shared, before, (head.segment, head.row))
+                };
+                if let Some(tenant) = tenant {
+                    told.shares.push((tenant, frame.length as u64, u64::from(head.body.length)));
                 }
                 told.ends = told.ends.max(place + 1);
             }

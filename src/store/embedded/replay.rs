@@ -11,8 +11,8 @@ use std::{fs, io, sync::Arc, sync::atomic::Ordering};
 use super::doubt::{Doubts, RowAt};
 use super::entry::{self, BeginHead, FinishFacts, FinishHead, SendHead};
 use super::frame::{FrameKind, Scanned, Scanner};
+use super::hashes::TenantHash;
 use super::opening::Opening;
-use super::seal::Asked;
 use super::segment::{self, End, FORMAT, Head, SEND_BYTES, Segment};
 use super::table::{Extent, LOST, MOVED, Row};
 use super::{Shared, cannot_write, locked, rebuild, span};
@@ -59,7 +59,7 @@ pub fn load(shared: &Shared) -> Result<Vec<(u32, u32)>, StoreError> {
         } else if replayed.is_empty() && rebuild::is_any_checkpointed(&heads[at + 1..]).map_err(failed)? {
             let next = heads.get(at + 1).map(|(_, next)| next).filter(|next| next.segment == head.segment + 1);
             if let Some(next) = next
-                && rebuild::rebuild(shared, &segment, next.previous_log_bytes).map_err(failed)?
+                && rebuild::rebuild(shared, &checkpointed, &segment, next.previous_log_bytes).map_err(failed)?
             {
                 checkpointed.push(segment);
                 continue;
@@ -305,10 +305,11 @@ fn replay(
                 let row = entry::accepted_row(&shared.keys, &head, &form, extent);
                 if let Some(((segment, row), moved_at)) = form.moved_from() {
                     this.segment.change_zones(|known| known.keep_from(moved_at));
-                    change(checkpointed, before, this, (segment, row, head.id), |row| row.flags |= MOVED);
+                    change(checkpointed, before, this, (segment, row, head.id), |_, row| row.flags |= MOVED);
                 }
                 let bodies = u64::from(head.body.length) + u64::from(head.rest.length);
-                this.segment.add_share(row.tenant, frame.length as u64 + SEND_BYTES, bodies);
+                let tenant = shared.keys.tenant(form.tenant);
+                this.segment.add_share(tenant, frame.length as u64 + SEND_BYTES, bodies);
                 if let Some(key) = &form.key {
                     open_key = Some((shared.keys.call(form.tenant, key.path, key.key), head.row, key.count));
                 }
@@ -329,35 +330,35 @@ fn replay(
             FrameKind::Ending => wire::decode::<EndingForm<'_>>(frame.payload).and_then(|form| {
                 let ended: EndedExecution = form.ended()?;
                 let hash = shared.keys.execution(form.tenant, form.execution);
-                this.segment.add_share(shared.keys.short(Asked::Tenant, form.tenant), frame.length as u64, 0);
+                this.segment.add_share(shared.keys.tenant(form.tenant), frame.length as u64, 0);
                 this.segment.change_growing(|growing| growing.add_ending(hash, extent, ended));
                 Ok(())
             }),
             FrameKind::Begin => BeginHead::decode(frame.payload).map(|head| {
-                let begin = |row: &mut Row| row.started_at = head.at;
+                let begin = |_: &Segment, row: &mut Row| row.started_at = head.at;
                 change(checkpointed, before, this, (head.segment, head.row, head.id), begin)
             }),
             FrameKind::Finish => FinishHead::decode(frame.payload).map(|(head, form)| {
                 let facts = FinishFacts::of(&shared.keys, &form);
                 let number = this.segment.number;
                 let mut done = None;
-                change(checkpointed, before, this, (head.segment, head.row, head.id), |row| {
+                change(checkpointed, before, this, (head.segment, head.row, head.id), |segment, row| {
                     facts.apply(row, number, extent);
-                    done = Some(*row);
+                    done = Some(shared.tenant_of(segment, row));
                 });
                 // One that this log cannot have is of a log that was read wrong, once or now: it comes next.
                 let is_possible = head.seq <= entry::seq_at_most(first_seq, at);
                 let seq = if is_possible { head.seq } else { newest_seq + 1 };
                 newest_seq = newest_seq.max(seq);
                 bodies_end = bodies_end.max(head.body.at + u64::from(head.body.length));
-                if let Some(row) = &done {
-                    this.segment.add_share(row.tenant, frame.length as u64, u64::from(head.body.length));
+                if let Some(tenant) = done {
+                    this.segment.add_share(tenant, frame.length as u64, u64::from(head.body.length));
                 }
                 let end = End {
                     finished_at: facts.finished_at,
                     segment: head.segment,
                     row: head.row,
-                    tenant: done.map_or(0, |row| row.tenant),
+                    tenant: done.map_or(0, TenantHash::short),
                     outcome: form.outcome(),
                 };
                 let written = this.segment.write_end(seq, &end);
@@ -424,12 +425,12 @@ fn change(
     before: &mut [Replayed],
     this: &mut Replayed,
     (segment, row, id): (u32, u32, u128),
-    change: impl FnOnce(&mut Row),
+    change: impl FnOnce(&Segment, &mut Row),
 ) {
     let replayed = before.iter_mut().chain(std::iter::once(this)).find(|replayed| replayed.segment.number == segment);
     if let Some(replayed) = replayed {
         if let Some(found) = replayed.rows.get_mut(row as usize).filter(|found| found.id == id) {
-            change(found);
+            change(&replayed.segment, found);
             wipe_if_done(&replayed.segment, found);
         }
         return;
@@ -438,7 +439,7 @@ fn change(
     let segment = &checkpointed[at];
     match segment.row(row) {
         Ok(mut found) if found.id == id => {
-            change(&mut found);
+            change(segment, &mut found);
             wipe_if_done(segment, &found);
             if let Err(error) = segment.write_rows(row, &found.encode()) {
                 tracing::error!(%error, "a row could not be changed; the next start changes it");

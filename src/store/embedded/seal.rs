@@ -14,6 +14,7 @@ use std::{
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hmac;
 
+use super::hashes::{ExecutionHash, TenantHash};
 use crate::redact::RedactKey;
 use crate::send::SendId;
 use crate::store::{StoreError, Why};
@@ -197,9 +198,16 @@ impl Keys {
         (self.hash(asked as u8, &[text]) as u32).max(1)
     }
 
-    /// A tenant's execution, never 0. Its lower half is the [`Asked::Execution`] of any tenant's.
-    pub fn execution(&self, tenant: &str, execution: &str) -> u64 {
-        self.hash(16, &[tenant, execution]) << 32 | u64::from(self.short(Asked::Execution, execution))
+    /// Its upper half is the [`Asked::Tenant`] that [`Self::short`] has.
+    pub fn tenant(&self, tenant: &str) -> TenantHash {
+        let hash = self.hash(Asked::Tenant as u8, &[tenant]);
+        TenantHash::of((hash as u32).max(1), ((hash >> 32) as u32).max(1))
+    }
+
+    /// Never 0. The lower half is the [`Asked::Execution`] of any tenant's.
+    pub fn execution(&self, tenant: &str, execution: &str) -> ExecutionHash {
+        let hash = self.hash(16, &[tenant, execution]) << 32 | u64::from(self.short(Asked::Execution, execution));
+        ExecutionHash { hash, tenant: self.short(Asked::Tenant, tenant) }
     }
 
     pub fn call(&self, tenant: &str, path: &str, key: &str) -> u64 {

@@ -13,7 +13,7 @@ mod finding;
 mod rows;
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fs::{self, File},
     io,
     os::unix::fs::FileExt,
@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use super::files::{self, Link};
 use super::frame::{self, Frame, FrameKind};
+use super::hashes::TenantHash;
 use super::index::{Ended, Find, Growing};
 use super::seal::SLOT_BYTES;
 use super::stats::Counted;
@@ -80,8 +81,8 @@ pub struct Segment {
     pub zones: RwLock<ZoneMap>,
     find: RwLock<Find>,
     ended: RwLock<Ended>,
-    /// Bytes of records and of bodies, by the row's hash of a tenant.
-    shares: Mutex<HashMap<u32, (u64, u64)>>,
+    /// Bytes of records and of bodies.
+    shares: Mutex<BTreeMap<TenantHash, (u64, u64)>>,
     /// A row was lost while running: the next start makes the segment's tables anew, and until then no index says
     /// otherwise.
     distrusted: AtomicBool,

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::hashes::ExecutionHash;
 use super::seal::Asked;
 use crate::send::SendId;
 
@@ -106,6 +107,14 @@ impl Row {
     }
     pub fn is_first(&self) -> bool {
         self.flags & FIRST != 0
+    }
+    /// The execution that holds it, or held it until that ended.
+    pub fn holder(&self) -> Option<ExecutionHash> {
+        self.execution().filter(|_| self.is_held())
+    }
+    /// `None`: it is in no execution.
+    pub fn execution(&self) -> Option<ExecutionHash> {
+        (self.execution != 0).then_some(ExecutionHash { hash: self.execution, tenant: self.tenant })
     }
     pub fn is_sealed(&self) -> bool {
         self.flags & SEALED != 0

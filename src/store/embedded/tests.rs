@@ -4,6 +4,7 @@ mod copies;
 mod damage;
 mod disks;
 mod dying;
+mod hashes;
 mod hindered;
 mod large;
 mod losses;

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use jiff::Timestamp;
 
+use super::hashes::{ExecutionHash, TenantHash};
 use crate::clock;
 use crate::send::TenantId;
 use crate::store::view::EndedExecution;
@@ -22,7 +23,7 @@ use crate::store::{Ending, WaitingCount, wire};
 /// Entries of a line that share their earliest expiry.
 const BLOCK: usize = 256;
 /// The line of a tenant that is no destination's.
-const FRONT: u32 = 0;
+const FRONT: u64 = 0;
 
 /// A send that waits: where its row stands, and the seconds since 1970 at which it expires and was released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,10 +178,9 @@ pub enum Hand {
 pub struct Taken {
     pub queued: Queued,
     pub tenant: u32,
-    /// The row's hash of its tenant.
-    pub tenant_hash: u32,
+    pub tenant_hash: TenantHash,
     /// Of its destination.
-    pub destination: u32,
+    pub destination: u64,
     pub order: u64,
     pub hand: Hand,
 }
@@ -188,14 +188,14 @@ pub struct Taken {
 /// An execution that has ended, while its sends are not in line or done yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closing {
-    pub hash: u64,
+    pub execution: ExecutionHash,
     pub ended: EndedExecution,
 }
 
 /// What a send that nobody has taken is counted as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Counted {
-    HeldBy(u64),
+    HeldBy(ExecutionHash),
     Queued,
     /// No more, since its execution was discarded.
     Not,
@@ -216,9 +216,9 @@ struct Tenant {
     taken: u64,
     line: Line<Queued>,
     /// By destination.
-    aside: HashMap<u32, Line<Aside>>,
+    aside: HashMap<u64, Line<Aside>>,
     /// Order and destination of the first in each of these lines.
-    fronts: BTreeMap<u64, u32>,
+    fronts: BTreeMap<u64, u64>,
     next_order: u64,
     closing: VecDeque<Closing>,
     /// As it stands in [`Waiting::oldest`].
@@ -239,13 +239,13 @@ pub struct Waiting {
     tenants: Vec<Option<Tenant>>,
     free: Vec<u32>,
     by_name: HashMap<TenantId, u32>,
-    open: HashMap<u64, Open>,
-    by_age: BTreeSet<(i64, u64)>,
+    open: HashMap<ExecutionHash, Open>,
+    by_age: BTreeSet<(i64, ExecutionHash)>,
     taken: HashMap<u128, Taken>,
     /// Sends whose end the store is writing, and that nobody may claim meanwhile.
     pub ending: HashSet<u128>,
     /// Earliest expiry, tenant and destination of each line with anything in it.
-    due: BTreeSet<(u32, u32, u32)>,
+    due: BTreeSet<(u32, u32, u64)>,
     /// Tenants with discarded executions in [`Tenant::closing`].
     discarding: BTreeSet<u32>,
     /// When the first in line was released, and whose it is.
@@ -298,7 +298,7 @@ pub fn second_after(at: Timestamp) -> u32 {
     u32::try_from(at.as_second().max(0)).unwrap_or(u32::MAX).saturating_add(u32::from(at.subsec_nanosecond() > 0))
 }
 
-fn note(due: &mut BTreeSet<(u32, u32, u32)>, noted: &mut Option<u32>, (expires, number, destination): (u32, u32, u32)) {
+fn note(due: &mut BTreeSet<(u32, u32, u64)>, noted: &mut Option<u32>, (expires, number, destination): (u32, u32, u64)) {
     if let Some(before) = *noted {
         if before <= expires {
             return;
@@ -337,7 +337,7 @@ impl Waiting {
     fn change<T: Default>(
         &mut self,
         number: u32,
-        change: impl FnOnce(&mut Tenant, &mut BTreeSet<(u32, u32, u32)>) -> T,
+        change: impl FnOnce(&mut Tenant, &mut BTreeSet<(u32, u32, u64)>) -> T,
     ) -> T {
         let Some(slot) = self.tenants.get_mut(number as usize) else { return T::default() };
         let Some(tenant) = slot.as_mut() else { return T::default() };
@@ -407,7 +407,14 @@ impl Waiting {
     }
 
     /// Sends are held by an execution. `accepted`: when the first of them was.
-    pub fn hold(&mut self, number: u32, execution: u64, accepted: i64, (segment, row): (u32, u32), sends: u64) {
+    pub fn hold(
+        &mut self,
+        number: u32,
+        execution: ExecutionHash,
+        accepted: i64,
+        (segment, row): (u32, u32),
+        sends: u64,
+    ) {
         let since = nanosecond(wire::timestamp(accepted));
         let by_age = &mut self.by_age;
         let open = self.open.entry(execution).or_insert_with(|| {
@@ -457,21 +464,21 @@ impl Waiting {
 
     // Executions.
 
-    pub fn held_by(&self, execution: u64) -> u64 {
+    pub fn held_by(&self, execution: ExecutionHash) -> u64 {
         self.open.get(&execution).map_or(0, |open| open.sends)
     }
 
     /// Those opened before then, longest open first.
-    pub fn overdue(&self, before: Timestamp, limit: usize) -> Vec<(u64, Open)> {
+    pub fn overdue(&self, before: Timestamp, limit: usize) -> Vec<(ExecutionHash, Open)> {
         let before = nanosecond(before);
         let aged = self.by_age.iter().take_while(|(since, _)| *since < before).take(limit);
-        aged.filter_map(|(_, hash)| self.open.get(hash).map(|open| (*hash, *open))).collect()
+        aged.filter_map(|(_, execution)| self.open.get(execution).map(|open| (*execution, *open))).collect()
     }
 
     /// An execution has ended, durably. Its sends count as what they are now.
-    pub fn close(&mut self, hash: u64, ended: EndedExecution) {
-        let Some(open) = self.open.remove(&hash) else { return };
-        self.by_age.remove(&(open.since, hash));
+    pub fn close(&mut self, execution: ExecutionHash, ended: EndedExecution) {
+        let Some(open) = self.open.remove(&execution) else { return };
+        self.by_age.remove(&(open.since, execution));
         if ended.ending == Ending::Discard && open.sends > 0 {
             self.discarding.insert(open.tenant);
         }
@@ -482,7 +489,7 @@ impl Waiting {
                 tenant.count.unclaimed += open.sends;
             }
             if open.sends > 0 {
-                tenant.closing.push_back(Closing { hash, ended });
+                tenant.closing.push_back(Closing { execution, ended });
             }
         });
     }
@@ -516,15 +523,15 @@ impl Waiting {
     }
 
     /// An execution whose sends have all been ended one by one is overdue no more.
-    pub fn forget_age(&mut self, hash: u64) {
-        if let Some(open) = self.open.get(&hash) {
-            self.by_age.remove(&(open.since, hash));
+    pub fn forget_age(&mut self, execution: ExecutionHash) {
+        if let Some(open) = self.open.get(&execution) {
+            self.by_age.remove(&(open.since, execution));
         }
     }
 
     /// All of its sends are in line, or done.
-    pub fn closed(&mut self, number: u32, hash: u64) {
-        self.change(number, |tenant, _| tenant.closing.retain(|closing| closing.hash != hash));
+    pub fn closed(&mut self, number: u32, execution: ExecutionHash) {
+        self.change(number, |tenant, _| tenant.closing.retain(|closing| closing.execution != execution));
         if !self.is_closing(number, false) {
             self.discarding.remove(&number);
         }
@@ -533,7 +540,7 @@ impl Waiting {
     // Claiming.
 
     /// Takes out what comes first and does not go to a full destination, as far as that is known.
-    pub fn look(&mut self, number: u32, room: usize, full: &HashSet<u32>) -> Vec<Looked> {
+    pub fn look(&mut self, number: u32, room: usize, full: &HashSet<u64>) -> Vec<Looked> {
         self.change(number, |tenant, due| {
             let mut looked = Vec::new();
             while looked.len() < room {
@@ -575,7 +582,7 @@ impl Waiting {
     }
 
     /// Puts aside what goes to a full destination, or was given back.
-    pub fn put_aside(&mut self, number: u32, destination: u32, entry: Aside) {
+    pub fn put_aside(&mut self, number: u32, destination: u64, entry: Aside) {
         self.change(number, |tenant, due| {
             let line = tenant.aside.entry(destination).or_default();
             let before = line.front().map(|(order, _)| *order);

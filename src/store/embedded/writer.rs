@@ -440,14 +440,14 @@ impl Writer {
             Effect::Sends { first, rows, sends, bodies, tenant, by, courses } => {
                 newest.write_rows(*first, rows).map_err(failed(&newest))?;
                 newest.add_rows(*first, sends);
-                for (row, bodies) in sends.iter().zip(bodies) {
-                    self.shared.store(&newest, row.tenant, u64::from(row.accepted.length) + SEND_BYTES, *bodies);
+                for ((row, bodies), (_, _, tenant)) in sends.iter().zip(bodies).zip(courses) {
+                    self.shared.store(&newest, *tenant, u64::from(row.accepted.length) + SEND_BYTES, *bodies);
                 }
                 let mut waiting = locked(&self.shared.waiting);
                 let tenant = waiting.number(tenant);
-                for ((row, number), (course, destination)) in sends.iter().zip(*first..).zip(courses) {
-                    if row.is_held() {
-                        waiting.hold(tenant, row.execution, row.created_at, (newest.number, number), 1);
+                for ((row, number), (course, destination, tenant_hash)) in sends.iter().zip(*first..).zip(courses) {
+                    if let Some(execution) = row.holder() {
+                        waiting.hold(tenant, execution, row.created_at, (newest.number, number), 1);
                         continue;
                     }
                     let released = wire::timestamp(row.created_at);
@@ -462,8 +462,8 @@ impl Writer {
                         Course::Begin => Hand::Begun(*by),
                     };
                     let order = waiting.next_order(tenant);
-                    let destination = *destination;
-                    waiting.take(row.id, Taken { queued, tenant, tenant_hash: row.tenant, destination, order, hand });
+                    let (tenant_hash, destination) = (*tenant_hash, *destination);
+                    waiting.take(row.id, Taken { queued, tenant, tenant_hash, destination, order, hand });
                 }
                 drop(waiting);
                 newest.undone.fetch_add(sends.len() as u32, Ordering::AcqRel);
@@ -475,7 +475,7 @@ impl Writer {
                 let mut left = Vec::with_capacity(moved.len());
                 for one in moved {
                     newest.write_rows(one.number, &one.row.encode()).map_err(failed(&newest))?;
-                    let segment = self.segment_of(&SendAt { segment: one.from.0, row: one.from.1, tenant: 0 })?;
+                    let segment = self.segment_of(one.from.0)?;
                     let row =
                         shared.sound_row(&segment, one.from.1)?.map(|row| Row { flags: row.flags | MOVED, ..row });
                     if let Some(row) = &row {
@@ -488,7 +488,7 @@ impl Writer {
                 }
                 for (one, (segment, row)) in moved.iter().zip(left) {
                     newest.add_rows(one.number, &[one.row]);
-                    shared.store(&newest, one.row.tenant, u64::from(one.row.accepted.length) + SEND_BYTES, one.bodies);
+                    shared.store(&newest, one.tenant, u64::from(one.row.accepted.length) + SEND_BYTES, one.bodies);
                     newest.undone.fetch_add(1, Ordering::AcqRel);
                     newest.rows.store(one.number + 1, Ordering::Release);
                     match row {
@@ -505,13 +505,13 @@ impl Writer {
             Effect::Key { hash, first, count } => {
                 newest.change_growing(|growing| growing.add_key(*hash, *first, *count));
             }
-            Effect::Ending { hash, at, ended, tenant } => {
+            Effect::Ending { execution, at, ended, tenant } => {
                 self.shared.store(&newest, *tenant, u64::from(at.length), 0);
-                newest.change_growing(|growing| growing.add_ending(*hash, *at, *ended));
-                locked(&self.shared.waiting).close(*hash, *ended);
+                newest.change_growing(|growing| growing.add_ending(*execution, *at, *ended));
+                locked(&self.shared.waiting).close(*execution, *ended);
             }
             Effect::Begin { send, id, at, by } => {
-                let segment = self.segment_of(send)?;
+                let segment = self.segment_of(send.segment)?;
                 if let Some(mut row) = self.shared.sound_row(&segment, send.row)? {
                     row.started_at = *at;
                     segment.write_rows(send.row, &row.encode()).map_err(failed(&segment))?;
@@ -519,7 +519,7 @@ impl Writer {
                 locked(&self.shared.waiting).begin(*id, *by);
             }
             Effect::Finish { send, id, seq, at, facts, was, body } => {
-                let segment = self.segment_of(send)?;
+                let segment = self.segment_of(send.segment)?;
                 let row = self.shared.sound_row(&segment, send.row)?.map(|mut row| {
                     facts.apply(&mut row, newest.number, *at);
                     row
@@ -531,7 +531,7 @@ impl Writer {
                     finished_at: facts.finished_at,
                     segment: send.segment,
                     row: send.row,
-                    tenant: send.tenant,
+                    tenant: send.tenant.short(),
                     outcome: facts.outcome,
                 };
                 newest.write_end(*seq, &end).map_err(failed(&newest))?;
@@ -569,13 +569,12 @@ impl Writer {
         Ok(())
     }
 
-    fn segment_of(&self, send: &SendAt) -> Result<Arc<Segment>, StoreError> {
-        if send.segment == self.newest.number {
+    fn segment_of(&self, number: u32) -> Result<Arc<Segment>, StoreError> {
+        if number == self.newest.number {
             return Ok(self.newest.clone());
         }
-        let missing =
-            || StoreError::Damaged(format!("segment {} is gone while a send of it waits", send.segment).into());
-        self.shared.segment(send.segment).ok_or_else(missing)
+        let missing = || StoreError::Damaged(format!("segment {number} is gone while a send of it waits").into());
+        self.shared.segment(number).ok_or_else(missing)
     }
 
     /// A batch that nobody waits for.

@@ -1,12 +1,13 @@
 //! What finds the rows of a segment, and what each tenant has stored in it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::{PoisonError, RwLockReadGuard, atomic::Ordering};
 
 use roaring::RoaringBitmap;
 
 use super::{END_BYTES, SCAN_ROWS, SEND_BYTES, Segment};
+use crate::store::embedded::hashes::{ExecutionHash, TenantHash};
 use crate::store::embedded::index::{Ended, Find, FoundEnding, OnDisk, Shares};
 use crate::store::embedded::locked;
 use crate::store::embedded::table::{ROW_BYTES, Row};
@@ -34,8 +35,8 @@ impl Segment {
     }
 
     /// Rows of this execution here, in order.
-    pub fn members(&self, hash: u64) -> Result<Vec<u32>, StoreError> {
-        let mut rows = self.find().members(hash).map_err(|error| self.index_unreadable(error))?;
+    pub fn members(&self, execution: ExecutionHash) -> Result<Vec<u32>, StoreError> {
+        let mut rows = self.find().members(execution).map_err(|error| self.index_unreadable(error))?;
         let ended = self.ended();
         if !ended.moved.is_empty() {
             rows.retain(|&row| !ended.moved.contains(row));
@@ -43,15 +44,15 @@ impl Segment {
         Ok(rows)
     }
 
-    pub fn member_count(&self, hash: u64) -> Result<u32, StoreError> {
+    pub fn member_count(&self, execution: ExecutionHash) -> Result<u32, StoreError> {
         if !self.ended().moved.is_empty() {
-            return self.members(hash).map(|rows| rows.len() as u32);
+            return self.members(execution).map(|rows| rows.len() as u32);
         }
-        self.find().member_count(hash).map_err(|error| self.index_unreadable(error))
+        self.find().member_count(execution).map_err(|error| self.index_unreadable(error))
     }
 
-    pub fn endings(&self, hash: u64) -> Result<Vec<FoundEnding>, StoreError> {
-        self.find().endings(hash).map_err(|error| self.index_unreadable(error))
+    pub fn endings(&self, execution: ExecutionHash) -> Result<Vec<FoundEnding>, StoreError> {
+        self.find().endings(execution).map_err(|error| self.index_unreadable(error))
     }
 
     /// First row and count of the calls with this key, newest last.
@@ -101,30 +102,34 @@ impl Segment {
 
     // What each tenant has stored here.
 
-    /// Of a tenant, by the row's hash of it.
-    pub fn add_share(&self, tenant: u32, records: u64, bodies: u64) {
+    pub fn add_share(&self, tenant: TenantHash, records: u64, bodies: u64) {
         let mut shares = locked(&self.shares);
         let share = shares.entry(tenant).or_default();
         *share = (share.0 + records, share.1 + bodies);
     }
 
     pub fn shares(&self) -> Shares {
-        let mut shares: Shares =
-            locked(&self.shares).iter().map(|(&tenant, &(log, bodies))| (tenant, log, bodies)).collect();
-        shares.sort_unstable();
-        shares
+        locked(&self.shares).iter().map(|(&tenant, &(log, bodies))| (tenant, log, bodies)).collect()
+    }
+
+    /// The tenant of those rows here that have this of theirs; `None`: that may be several, and each row's frame knows.
+    /// Whoever has a row here has a share.
+    pub fn tenant_by_shares(&self, short: u32) -> Option<TenantHash> {
+        let shares = locked(&self.shares);
+        let mut all = shares.range(TenantHash::all_of(short)).map(|(&tenant, _)| tenant);
+        let first = all.next().filter(|tenant| tenant.is_ones());
+        first.filter(|_| all.next().is_none())
     }
 
     /// As far as the rows know: for an index from before it had shares. Bodies are shared out by the sends.
-    fn shares_of_rows(&self) -> Result<HashMap<u32, (u64, u64)>, StoreError> {
-        let mut shares: HashMap<u32, (u64, u64)> = HashMap::new();
-        let rows = self.row_count();
+    fn shares_of_rows(&self, rows: u32) -> Result<BTreeMap<TenantHash, (u64, u64)>, StoreError> {
+        let mut shares: BTreeMap<TenantHash, (u64, u64)> = BTreeMap::new();
         let of_bodies = self.bodies_bytes.load(Ordering::Relaxed) / u64::from(rows.max(1));
         let mut bytes = Vec::new();
         for from in (0..rows).step_by(SCAN_ROWS as usize) {
             self.rows(from, rows.min(from + SCAN_ROWS), &mut bytes)?;
             for row in bytes.chunks_exact(ROW_BYTES).filter_map(|row| row.first_chunk()).map(Row::peek) {
-                let share = shares.entry(row.tenant).or_default();
+                let share = shares.entry(TenantHash::any_of(row.tenant)).or_default();
                 share.0 += u64::from(row.accepted.length) + u64::from(row.finish.length) + SEND_BYTES;
                 share.1 += of_bodies;
             }
@@ -143,6 +148,19 @@ impl Segment {
         if !sound {
             return Ok(false);
         }
+        let shares = checkpointed.shares()?;
+        let tells_tenants = |shares: &Shares| shares.iter().all(|(tenant, ..)| tenant.of_earlier().is_none());
+        if !form.undone.is_empty() && !shares.as_ref().is_some_and(tells_tenants) {
+            // It is of an earlier version, and does not tell whose it is that waits.
+            return Ok(false);
+        }
+        let shares = match shares {
+            Some(shares) => {
+                let shares = shares.into_iter();
+                shares.map(|(tenant, log, bodies)| (tenant.of_earlier().unwrap_or(tenant), (log, bodies))).collect()
+            }
+            None => self.shares_of_rows(form.rows).map_err(io::Error::other)?,
+        };
         self.rows.store(form.rows, Ordering::Release);
         self.ends_count.store(form.ends, Ordering::Release);
         self.undone.store(form.undone.len() as u32, Ordering::Release);
@@ -151,10 +169,6 @@ impl Segment {
             zones.complete();
         });
         self.change_ended(|ended| ended.undone = form.undone);
-        let shares = match checkpointed.shares()? {
-            Some(shares) => shares.into_iter().map(|(tenant, records, bodies)| (tenant, (records, bodies))).collect(),
-            None => self.shares_of_rows().map_err(io::Error::other)?,
-        };
         *locked(&self.shares) = shares;
         *self.find.write().unwrap_or_else(PoisonError::into_inner) = Find::OnDisk(checkpointed);
         Ok(true)

@@ -102,8 +102,7 @@ async fn eventful() -> (OnDisk, Vec<SendId>, Vec<SendId>) {
     end("discarded", Ending::Discard).await;
     // Its process died before the sends got their ends.
     let (tenant, name) = (draft.tenant.clone(), execution("halves"));
-    let hash = store.shared.keys.execution(tenant.as_str(), name.as_str());
-    let job = EndJob { by: session.clone(), hash, tenant, execution: name, ending: Ending::Discard, at: at(2) };
+    let job = EndJob { by: session.clone(), tenant, execution: name, ending: Ending::Discard, at: at(2) };
     store.ask(|answer| Job::End(job, answer)).await.expect("ended");
     // What is behind a loss shows that it is one, and not the end of what was written.
     let last = accept_one(store, session, &draft).await;

@@ -1,5 +1,6 @@
 //! A process that is killed at any moment.
 
+use super::hashes::{TENANTS, with_known_key};
 use super::*;
 
 /// Where the child keeps its store; without it the child has nothing to do.
@@ -53,18 +54,21 @@ fn tell(line: String) {
 async fn child_task(store: Arc<Embedded>, session: Session, task: usize) {
     let (store, session) = (&*store, &session);
     for turn in 0..u64::MAX {
-        let name = format!("{}-{task}-{turn}", std::process::id());
+        // Two tenants of one hash have executions of one name, and end them in different ways.
+        let owner = &TENANTS[task % 2];
+        let name = format!("{}-{}-{turn}", std::process::id(), task / 2);
         let held = turn % 3 == 0;
-        let draft = Draft { secret: Some("Basic c2VjcmV0"), ..draft() }.in_execution(&name).created(clock());
+        let draft = Draft { secret: Some("Basic c2VjcmV0"), ..draft() }.of(owner).in_execution(&name).created(clock());
+        let told = format!("{owner}/{name}");
         let sends: Vec<_> = (0..3).map(|_| draft.send()).collect();
         let ids: Vec<_> = sends.iter().map(|send| send.id).collect();
         accept_new(store, session, call(sends, held.then_some(name.as_str()))).await;
-        tell(format!("accepted {} {} {} {}", ids[0], ids[1], ids[2], if held { &name } else { "-" }));
+        tell(format!("accepted {} {} {} {}", ids[0], ids[1], ids[2], if held { &told } else { "-" }));
         if held {
-            let ending = if turn % 2 == 0 { Ending::Finish(crate::record::FinishedBy::Call) } else { Ending::Discard };
-            tell(format!("ending {name} {}", ending.state().label()));
-            end_execution(store, session, tenant("acme"), execution(&name), ending, clock()).await.expect("ended");
-            tell(format!("ended {name}"));
+            let ending = if turn % 2 == task as u64 % 2 { Ending::Finish(FinishedBy::Call) } else { Ending::Discard };
+            tell(format!("ending {told} {}", ending.state().label()));
+            end_execution(store, session, tenant(owner), execution(&name), ending, clock()).await.expect("ended");
+            tell(format!("ended {told}"));
             if ending == Ending::Discard {
                 continue;
             }
@@ -130,6 +134,7 @@ async fn killed_at_any_moment(bodies_go: Option<&str>) {
     let seed = 0x5eed_u64;
     let mut random = seed;
     let directory = tempfile::tempdir().unwrap();
+    with_known_key(&settings(directory.path()).key_file);
     let mut ledger = Ledger::default();
     for _ in 0..12 {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -248,10 +248,9 @@ async fn a_discard_whose_ends_could_not_be_written_is_come_back_to() {
     let held = [subject.held(&draft(), "e").await, subject.held(&draft(), "e").await];
     let discard = async || end_execution(store, session, tenant("acme"), execution("e"), Ending::Discard, at(2)).await;
     // The execution's end is written, and then the disk is full.
-    let hash = subject.shared().keys.execution("acme", "e");
     let (tenant_id, execution_id) = (tenant("acme"), execution("e"));
     let (ending, at_two, by) = (Ending::Discard, at(2), session.clone());
-    let job = EndJob { by, hash, tenant: tenant_id, execution: execution_id, ending, at: at_two };
+    let job = EndJob { by, tenant: tenant_id, execution: execution_id, ending, at: at_two };
     store.ask(|answer| Job::End(job, answer)).await.expect("ended");
     subject.refuse(&[(Fault::Write, io::ErrorKind::StorageFull)]);
     let refused = discard().await;

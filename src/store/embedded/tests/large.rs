@@ -66,7 +66,7 @@ async fn a_large_call_reads_after_a_start_as_before_and_is_counted_the_same() {
     let accept = large("loud");
     let ids = ids_of(&accept);
     accept_new(disk.store(), disk.session(), accept).await;
-    let stored = |disk: &OnDisk| disk.shared().stored_by(disk.shared().keys.short(seal::Asked::Tenant, "loud"));
+    let stored = |disk: &OnDisk| disk.shared().stored_by(disk.shared().keys.tenant("loud"));
     let before = stored(&disk);
     assert!(before > 1_500_000, "{before}");
     disk = disk.crash().await;

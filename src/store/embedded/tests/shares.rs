@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::hashes::{TENANTS, with_known_key};
 use super::*;
 use crate::limits::IDEMPOTENCY_KEPT;
 use crate::record::ShownBody;
@@ -114,7 +115,7 @@ async fn a_tenant_fills_its_share_and_nobody_elses() {
     assert!(small.store().record(Reach::All, of_b, false).await.unwrap().is_some());
     let stored = |small: &Small, name: &str| {
         let shared = &small.store().shared;
-        shared.stored_by(shared.keys.short(Asked::Tenant, name))
+        shared.stored_by(shared.keys.tenant(name))
     };
     let before = ["a", "b", "c"].map(|name| stored(&small, name));
     until(|| small.store().shared.segments()[0].is_checkpointed_for_good()).await;
@@ -141,6 +142,56 @@ async fn a_tenant_fills_its_share_and_nobody_elses() {
     small.store().retain(at(40 * 86_400)).await.expect("dropped");
     assert!(stored(&small, "a") < before[0]);
     assert!(small.flood("a", 4, 40 * 86_400).await > 0);
+}
+
+#[tokio::test]
+async fn tenants_of_one_hash_have_a_share_each() {
+    let mut small = Small::of(|settings| {
+        settings.tenant_max_bytes = 20_000;
+        with_known_key(&settings.key_file);
+    });
+    let [one, other] = [&*TENANTS[0], &*TENANTS[1]];
+    // Accepted in one segment, and ended in the logs of others.
+    let (store, session) = small.store.as_ref().expect("open");
+    let mut ids = Vec::new();
+    for name in [one, other, other, one, other] {
+        ids.push(accept_one(store, session, &draft().of(name).created(at(9))).await);
+    }
+    small.flood("c", 8, 10).await;
+    for id in ids {
+        store.finish(session, finished(id, 200, at(10))).await.expect("ended");
+    }
+    let taken = small.flood(one, 1000, 10).await;
+    assert!((10..60).contains(&taken), "{taken}");
+    assert_eq!(small.flood(other, 5, 10).await, 5, "the other has a share of its own");
+    let stored = |small: &Small| {
+        let shared = &small.store().shared;
+        [one, other, "c"].map(|name| shared.stored_by(shared.keys.tenant(name)))
+    };
+    let before = stored(&small);
+    assert!(before[1] > 5 * segment::SEND_BYTES && before[0] > before[1] + 4_000, "{before:?}");
+    for lost in ["no index", "all but the last index", "every index"] {
+        until(|| small.store().shared.segments().iter().rev().skip(1).all(|one| one.is_checkpointed_for_good())).await;
+        let segments = small.store().shared.segments();
+        let indexes: Vec<_> = segments.iter().map(|segment| segment.directory.join("index")).collect();
+        drop(segments);
+        small.store = None;
+        let full = indexes.len() - 1;
+        let lost_ones = match lost {
+            "no index" => 0,
+            "every index" => full,
+            _ => full - 1,
+        };
+        indexes[..lost_ones].iter().for_each(|index| fs::remove_file(index).expect("it was there"));
+        small.reopen();
+        assert_eq!(stored(&small), before, "with {lost} lost");
+        assert_eq!(small.flood(one, 1, 11).await, 0, "with {lost} lost");
+    }
+    assert_eq!(small.flood(other, 5, 11).await, 5);
+    // What is past its retention is nobody's any more.
+    small.store().retain(at(40 * 86_400)).await.expect("dropped");
+    let after = stored(&small);
+    assert!(after[0] < before[0] && after[1] < before[1], "{after:?} of {before:?}");
 }
 
 #[tokio::test]
@@ -185,7 +236,7 @@ async fn answers_take_no_more_than_their_tenants_share_and_every_send_ends_all_t
         for ended in futures_util::future::join_all(ends).await {
             ended.expect("ended");
         }
-        let stored = store.shared.stored_by(store.shared.keys.short(Asked::Tenant, "a"));
+        let stored = store.shared.stored_by(store.shared.keys.tenant("a"));
         assert!((SHARE / 2..=SHARE).contains(&stored), "{name}: {stored} of {SHARE}");
         let (mut whole, mut without) = (0, 0);
         for &id in &ids {

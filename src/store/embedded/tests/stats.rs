@@ -87,14 +87,7 @@ async fn no_more_hosts_are_told_apart_than_there_is_room_for() {
 
 /// Two texts that rows know by one hash.
 fn of_one_hash(subject: &OnDisk, asked: Asked, text: impl Fn(u32) -> String) -> [String; 2] {
-    let mut known = HashMap::new();
-    for number in 0.. {
-        let text = text(number);
-        if let Some(other) = known.insert(subject.shared().keys.short(asked, &text), text.clone()) {
-            return [other, text];
-        }
-    }
-    unreachable!("there are fewer hashes than texts")
+    super::hashes::of_one_hash(text, |text| subject.shared().keys.short(asked, text))
 }
 
 #[tokio::test]
@@ -144,12 +137,8 @@ async fn tenants_hosts_and_sources_of_one_hash_are_told_apart() {
 async fn executions_of_one_name_and_one_hash_are_each_of_their_tenant() {
     let subject = OnDisk::with(SegmentLimits { sends: 4, ..OnDisk::limits() });
     let (store, session) = (subject.store(), subject.session());
-    let mut known = HashMap::new();
-    let names = (0..).find_map(|number| {
-        let name = format!("tenant-{number}");
-        known.insert(subject.shared().keys.execution(&name, "nightly"), name.clone()).map(|other| [other, name])
-    });
-    let names = names.expect("there are fewer hashes than names");
+    let hash = |name: &str| subject.shared().keys.execution(name, "nightly").hash;
+    let names = super::hashes::of_one_hash(|number| format!("tenant-{number}"), hash);
     for which in [0, 1, 0, 1, 0] {
         let id = accept_one(store, session, &draft().of(&names[which]).in_execution("nightly")).await;
         if which == 0 {
@@ -163,9 +152,6 @@ async fn executions_of_one_name_and_one_hash_are_each_of_their_tenant() {
         assert!(read.sends.iter().all(|send| send.tenant == tenant(name)), "{name}");
     }
     let page = store.executions(ExecutionFilter::of(Reach::All), None, 50).await.expect("a page");
-    assert!(!page.executions.is_empty());
-    for one in page.executions {
-        let own = if one.tenant.as_str() == names[0] { (3, 3) } else { (2, 0) };
-        assert_eq!((one.total, one.delivered), own, "{}: what is its own", one.tenant);
-    }
+    let counts: Vec<_> = page.executions.iter().map(|one| (one.tenant.as_str(), one.total, one.delivered)).collect();
+    assert_eq!(counts, [(&*names[1], 2, 0), (&*names[0], 3, 3)], "each is listed with what is its own");
 }

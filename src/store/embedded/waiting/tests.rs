@@ -20,7 +20,7 @@ impl Random {
 struct Plain {
     row: u32,
     tenant: usize,
-    destination: u32,
+    destination: u64,
     expires: u32,
     claimed: bool,
     begun: bool,
@@ -60,11 +60,11 @@ fn the_lines_do_what_a_plain_list_does() {
                     let expires = second + 1 + random.below(200) as u32;
                     let number = waiting.number(name);
                     waiting.queue(number, Queued { segment: 1, row, expires, released: second });
-                    let destination = 2 + random.below(4) as u32;
+                    let destination = 2 + random.below(4);
                     plain.push(Plain { row, tenant, destination, expires, claimed: false, begun: false });
                 }
                 5..7 => {
-                    let full: HashSet<u32> = (2..6).filter(|_| random.below(3) == 0).collect();
+                    let full: HashSet<u64> = (2..6).filter(|_| random.below(3) == 0).collect();
                     let room = random.below(6) as usize;
                     let Some(number) = waiting.known(name) else { continue };
                     let mut claimed = Vec::new();
@@ -80,7 +80,14 @@ fn the_lines_do_what_a_plain_list_does() {
                                 continue;
                             }
                             let (destination, hand) = (send.destination, Hand::Claimed(by));
-                            let taken = Taken { queued, tenant: number, tenant_hash: 0, destination, order, hand };
+                            let taken = Taken {
+                                queued,
+                                tenant: number,
+                                tenant_hash: TenantHash::any_of(1),
+                                destination,
+                                order,
+                                hand,
+                            };
                             waiting.claim(u128::from(queued.row), taken);
                             claimed.push(queued.row);
                         }
@@ -140,19 +147,23 @@ fn the_lines_do_what_a_plain_list_does() {
 fn nothing_is_left_of_a_tenant_of_which_nothing_waits() {
     let mut waiting = Waiting::default();
     let by = waiting.join();
+    let execution = |turn: u32| ExecutionHash { hash: u64::from(turn) + 1, tenant: 1 };
     for turn in 0..1000_u32 {
         let number = waiting.number(&TenantId::new(format!("tenant-{turn}")));
         let queued = Queued { segment: 1, row: turn, expires: 10, released: 1 };
         waiting.queue(number, queued);
-        waiting.hold(number, u64::from(turn) + 1, 5, (1, turn), 2);
+        waiting.hold(number, execution(turn), 5, (1, turn), 2);
         let looked = waiting.look(number, 1, &HashSet::new());
         let (order, hand) = (looked[0].order, Hand::Claimed(by));
-        waiting.claim(7, Taken { queued, tenant: number, tenant_hash: 0, destination: 3, order, hand });
+        waiting.claim(
+            7,
+            Taken { queued, tenant: number, tenant_hash: TenantHash::any_of(1), destination: 3, order, hand },
+        );
         waiting.give_back(7, by);
         let ended = EndedExecution { ending: Ending::Finish(FinishedBy::Call), at: Timestamp::UNIX_EPOCH, count: 2 };
-        waiting.close(u64::from(turn) + 1, ended);
+        waiting.close(execution(turn), ended);
         assert_eq!(waiting.count_of_all().unclaimed, 3);
-        waiting.closed(number, u64::from(turn) + 1);
+        waiting.closed(number, execution(turn));
         (0..3).for_each(|_| waiting.uncount(number, Counted::Queued));
     }
     assert_eq!(waiting.count_of_all(), WaitingCount::default());

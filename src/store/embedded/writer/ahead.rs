@@ -135,9 +135,7 @@ impl Writer {
             self.fail(&error);
             return Err(error);
         }
-        if let Some(send) = large.job.sends.first() {
-            self.shared.store(&newest, send.row.tenant, 0, piece.len() as u64);
-        }
+        self.shared.store(&newest, large.job.tenant_hash, 0, piece.len() as u64);
         large.written += piece.len();
         self.earn(piece.len() as u64);
         Ok(true)

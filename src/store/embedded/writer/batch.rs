@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering;
 
 use super::Writer;
 use super::job::{AcceptJob, AcceptedJob, Answer, BeginJob, EndJob, FinishJob, StoreEndJob};
-use crate::send::{ExecutionId, SendId, TenantId};
+use crate::send::{SendId, TenantId};
 use crate::store::embedded::entry::{BeginHead, BodyPlace, FinishFacts, FinishHead, SendHead};
 use crate::store::embedded::frame::{self, FrameKind};
+use crate::store::embedded::hashes::{ExecutionHash, TenantHash};
 use crate::store::embedded::locked;
 use crate::store::embedded::read::payload;
-use crate::store::embedded::seal::Asked;
 use crate::store::embedded::segment::{END_BYTES_RESERVED, SEND_BYTES, Segment};
 use crate::store::embedded::table::{CARRIED, Extent, FIRST, ROW_BYTES, Row};
 use crate::store::embedded::waiting::{Counted, Hand, Place};
@@ -32,7 +32,8 @@ pub enum Effect {
         bodies: Vec<u64>,
         tenant: TenantId,
         by: u64,
-        courses: Vec<(Course, u32)>,
+        /// Of each its course, destination and tenant.
+        courses: Vec<(Course, u64, TenantHash)>,
     },
     /// An idempotent call whose records go.
     Carried {
@@ -46,12 +47,11 @@ pub enum Effect {
         first: u32,
         count: u32,
     },
-    /// `tenant`: the row's hash of it.
     Ending {
-        hash: u64,
+        execution: ExecutionHash,
         at: Extent,
         ended: EndedExecution,
-        tenant: u32,
+        tenant: TenantHash,
     },
     Begin {
         send: SendAt,
@@ -77,14 +77,15 @@ pub struct Moved {
     pub number: u32,
     pub row: Row,
     pub bodies: u64,
+    pub tenant: TenantHash,
 }
 
-/// Where a send's row is, and the hash of its tenant there.
+/// Where a send's row is, and whose it is.
 #[derive(Clone, Copy, Debug)]
 pub struct SendAt {
     pub segment: u32,
     pub row: u32,
-    pub tenant: u32,
+    pub tenant: TenantHash,
 }
 
 /// Who had a send before it begins or ends.
@@ -117,14 +118,14 @@ pub struct Batch {
     pub next_seq: u64,
     // What it changes, asked before the state.
     keys: HashMap<u64, (IdempotencyKey, Vec<SendId>)>,
-    endings: HashMap<u64, EndedExecution>,
+    endings: HashMap<ExecutionHash, EndedExecution>,
     /// Sends of each execution, those of the batch with those before.
-    members: HashMap<u64, u32>,
-    held: HashMap<u64, i64>,
+    members: HashMap<ExecutionHash, u32>,
+    held: HashMap<ExecutionHash, i64>,
     begun: HashSet<u128>,
     done: HashSet<u128>,
-    /// Bytes of each tenant's, by the row's hash of it.
-    stored: HashMap<u32, u64>,
+    /// Bytes of each tenant's.
+    stored: HashMap<TenantHash, u64>,
     /// Sends that nobody may claim while their ends are written.
     pub ending: Vec<u128>,
 }
@@ -159,27 +160,25 @@ impl Writer {
                 return Ok(Some(known));
             }
         }
-        if let Some((hash, hold)) = &job.hold {
-            if let Some(ended) = self.ending(batch, *hash, &job.tenant, hold)? {
+        if let Some(execution) = job.hold {
+            if let Some(ended) = self.ending(batch, execution)? {
                 return Ok(Some(Accepted::Ended(ended.ending.state())));
             }
-            let before = self.member_count(batch, *hash)? as usize;
+            let before = self.member_count(batch, execution)? as usize;
             if before + job.sends.len() > job.sends_per_execution as usize {
                 return Ok(Some(Accepted::ExecutionFull));
             }
         }
-        if let Some(send) = job.sends.first() {
-            let bytes = |send: &AcceptedJob| send.bytes() as u64 + SEND_BYTES;
-            let before = batch.stored.get(&send.row.tenant).copied().unwrap_or(0);
-            let stored = self.shared.stored_by(send.row.tenant) + before;
-            let more: u64 = job.sends.iter().map(|send| bytes(send) + END_BYTES_RESERVED).sum();
-            let share = self.shared.settings.tenant_max_bytes;
-            let number = locked(&self.shared.waiting).known(&job.tenant);
-            if stored + self.reserved(number, 0) + more > share {
-                return Ok(Some(Accepted::ShareFull { stored, share }));
-            }
-            batch.stored.insert(send.row.tenant, before + more);
+        let bytes = |send: &AcceptedJob| send.bytes() as u64 + SEND_BYTES;
+        let before = batch.stored.get(&job.tenant_hash).copied().unwrap_or(0);
+        let stored = self.shared.stored_by(job.tenant_hash) + before;
+        let more: u64 = job.sends.iter().map(|send| bytes(send) + END_BYTES_RESERVED).sum();
+        let share = self.shared.settings.tenant_max_bytes;
+        let number = locked(&self.shared.waiting).known(&job.tenant);
+        if stored + self.reserved(number, 0) + more > share {
+            return Ok(Some(Accepted::ShareFull { stored, share }));
         }
+        batch.stored.insert(job.tenant_hash, before + more);
         Ok(None)
     }
 
@@ -191,11 +190,10 @@ impl Writer {
         let mut next = HashMap::new();
         let mut indexes = Vec::with_capacity(job.sends.len());
         for send in &job.sends {
-            let execution = send.row.execution;
-            if execution == 0 {
+            let Some(execution) = send.row.execution() else {
                 indexes.push(None);
                 continue;
-            }
+            };
             let index = match next.get(&execution) {
                 Some(&index) => index,
                 None => self.member_count(batch, execution)?,
@@ -231,7 +229,7 @@ impl Writer {
                 send.row.flags |= FIRST;
             }
             send.row.accepted = Extent { at: at as u32, length: length as u32 };
-            courses.push((send.course, send.destination));
+            courses.push((send.course, send.destination, send.tenant));
             if send.course == Course::Begin && job.hold.is_none() {
                 begun.push(BeginHead { id: head.id, segment: batch.segment, row: head.row, at: send.row.created_at });
                 send.row.started_at = send.row.created_at;
@@ -244,8 +242,8 @@ impl Writer {
             frame::append(&mut batch.log, FrameKind::Begin, &[&head.encode()], None);
         }
         batch.rows += count;
-        if let Some((hash, _)) = &job.hold {
-            *batch.held.entry(*hash).or_default() += i64::from(count);
+        if let Some(execution) = job.hold {
+            *batch.held.entry(execution).or_default() += i64::from(count);
         }
         let ids = sends.iter().map(Row::id).collect();
         let (tenant, by) = (job.tenant, job.by.incarnation());
@@ -266,7 +264,8 @@ impl Writer {
 
     fn decide_end(&self, batch: &mut Batch, job: &EndJob) -> Result<ExecutionEnd, StoreError> {
         self.shared.in_force(&locked(&self.shared.waiting), &job.by)?;
-        if let Some(before) = self.ending(batch, job.hash, &job.tenant, &job.execution)? {
+        let execution = self.shared.keys.execution(job.tenant.as_str(), job.execution.as_str());
+        if let Some(before) = self.ending(batch, execution)? {
             return Ok(if before.ending.state() == job.ending.state() {
                 ExecutionEnd::Done { count: before.count, first: false }
             } else {
@@ -275,10 +274,10 @@ impl Writer {
         }
         // Memory knows what is durable, and this batch what is about to be: a submit that stands before this end in the
         // batch is released or discarded by it, though no table has it yet; one behind it finds `batch.endings`.
-        let known = locked(&self.shared.waiting).held_by(job.hash);
-        let count = known.saturating_add_signed(batch.held.get(&job.hash).copied().unwrap_or(0));
-        let tenant = self.shared.keys.short(Asked::Tenant, job.tenant.as_str());
-        if count == 0 && self.member_count(batch, job.hash)? == 0 {
+        let known = locked(&self.shared.waiting).held_by(execution);
+        let count = known.saturating_add_signed(batch.held.get(&execution).copied().unwrap_or(0));
+        let tenant = self.shared.keys.tenant(job.tenant.as_str());
+        if count == 0 && self.member_count(batch, execution)? == 0 {
             // Nobody waits for it, so it is refused as a send would be.
             let (stored, share) = (self.shared.stored_by(tenant), self.shared.settings.tenant_max_bytes);
             let number = locked(&self.shared.waiting).known(&job.tenant);
@@ -287,7 +286,7 @@ impl Writer {
             }
         }
         let ended = EndedExecution { ending: job.ending, at: job.at, count };
-        self.append_ending(batch, job.hash, (job.tenant.as_str(), job.execution.as_str(), tenant), ended);
+        self.append_ending(batch, (job.tenant.as_str(), job.execution.as_str()), ended);
         Ok(ExecutionEnd::Done { count, first: true })
     }
 
@@ -357,7 +356,7 @@ impl Writer {
             Counted::HeldBy(execution) => {
                 let ended = match batch.endings.get(&execution) {
                     Some(ended) => Some(*ended),
-                    None => self.shared.ending(execution, None).ok()?,
+                    None => self.shared.ending(execution).ok()?,
                 };
                 match ended.map(|ended| ended.ending) {
                     None => counted,
@@ -421,7 +420,7 @@ impl Writer {
 
     /// A send ends whatever its tenant has stored. But what came back is kept only within the tenant's share, or answers
     /// would take from others what calls may not.
-    fn hold_to_share(&self, batch: &mut Batch, tenant: u32, was: Was, job: &mut FinishJob) {
+    fn hold_to_share(&self, batch: &mut Batch, tenant: TenantHash, was: Was, job: &mut FinishJob) {
         let number = match was {
             Was::Taken => locked(&self.shared.waiting).taken(job.id).map(|taken| taken.tenant),
             Was::Untaken(number, _) => Some(number),
@@ -464,13 +463,14 @@ impl Writer {
             }),
         };
         let (body, rest) = (body_of(head.body)?, body_of(head.rest)?);
-        if row.is_held()
-            && !batch.endings.contains_key(&row.execution)
-            && let Some(ended) = self.shared.ending(row.execution, None)?
+        if let Some(holder) = row.holder()
+            && !batch.endings.contains_key(&holder)
+            && let Some(ended) = self.shared.ending(holder)?
             && let Some(execution) = form.execution()
         {
-            self.append_ending(batch, row.execution, (form.tenant, execution, row.tenant), ended);
+            self.append_ending(batch, (form.tenant, execution), ended);
         }
+        let tenant = self.shared.keys.tenant(form.tenant);
         let head = SendHead {
             row: self.newest.row_count() + batch.rows,
             remaining: 0,
@@ -488,21 +488,17 @@ impl Writer {
             number: head.row,
             row: Row { accepted, flags: row.flags | CARRIED, ..*row },
             bodies: u64::from(head.body.length) + u64::from(head.rest.length),
+            tenant,
         })
     }
 
-    fn append_ending(
-        &self,
-        batch: &mut Batch,
-        hash: u64,
-        (tenant, execution, tenant_hash): (&str, &str, u32),
-        ended: EndedExecution,
-    ) {
+    fn append_ending(&self, batch: &mut Batch, (tenant, execution): (&str, &str), ended: EndedExecution) {
         let form = EndingForm::of(tenant, execution, &ended);
         let at = self.newest.log_bytes.load(Ordering::Relaxed) + batch.log.len() as u64;
         let length = frame::append(&mut batch.log, FrameKind::Ending, &[&wire::encode(&form, Vec::new())], None);
         let at = Extent { at: at as u32, length: length as u32 };
-        batch.effects.push(Effect::Ending { hash, at, ended, tenant: tenant_hash });
+        let (hash, tenant) = (self.shared.keys.execution(tenant, execution), self.shared.keys.tenant(tenant));
+        batch.effects.push(Effect::Ending { execution: hash, at, ended, tenant });
         batch.endings.insert(hash, ended);
     }
 
@@ -513,25 +509,16 @@ impl Writer {
         BodyPlace { at, length: length as u32 }
     }
 
-    fn ending(
-        &self,
-        batch: &Batch,
-        hash: u64,
-        tenant: &TenantId,
-        execution: &ExecutionId,
-    ) -> Result<Option<EndedExecution>, StoreError> {
-        match batch.endings.get(&hash) {
-            Some(ended) => Ok(Some(*ended)),
-            None => self.shared.ending(hash, Some((tenant.as_str(), execution.as_str()))),
-        }
+    fn ending(&self, batch: &Batch, execution: ExecutionHash) -> Result<Option<EndedExecution>, StoreError> {
+        batch.endings.get(&execution).map_or_else(|| self.shared.ending(execution), |ended| Ok(Some(*ended)))
     }
 
     /// Sends of an execution so far; also the index of its next.
-    fn member_count(&self, batch: &Batch, hash: u64) -> Result<u32, StoreError> {
-        if let Some(count) = batch.members.get(&hash) {
+    fn member_count(&self, batch: &Batch, execution: ExecutionHash) -> Result<u32, StoreError> {
+        if let Some(count) = batch.members.get(&execution) {
             return Ok(*count);
         }
-        self.shared.segments().with(hash).map(|segment| segment.member_count(hash)).sum()
+        self.shared.segments().with(execution.hash).map(|segment| segment.member_count(execution)).sum()
     }
 }
 

@@ -11,6 +11,7 @@ use super::batch::SendAt;
 use crate::record::Finished;
 use crate::send::{ExecutionId, SendId, TenantId};
 use crate::store::embedded::entry::{BodyPlace, FinishFacts};
+use crate::store::embedded::hashes::{ExecutionHash, TenantHash};
 use crate::store::embedded::seal::{Keys, Slot};
 use crate::store::embedded::table::Row;
 use crate::store::embedded::waiting::Counted;
@@ -38,9 +39,10 @@ pub enum Job {
 pub struct AcceptJob {
     pub by: Session,
     pub tenant: TenantId,
+    pub tenant_hash: TenantHash,
     pub now: Timestamp,
     pub sends: Vec<AcceptedJob>,
-    pub hold: Option<(u64, ExecutionId)>,
+    pub hold: Option<ExecutionHash>,
     pub key: Option<(u64, IdempotencyKey)>,
     pub sends_per_execution: u32,
 }
@@ -48,6 +50,7 @@ pub struct AcceptJob {
 pub struct AcceptedJob {
     /// Complete but for where its frame will stand.
     pub row: Row,
+    pub tenant: TenantHash,
     pub form: Vec<u8>,
     pub body: Option<Bytes>,
     /// Sealed already.
@@ -57,7 +60,7 @@ pub struct AcceptedJob {
     pub slot: Option<Slot>,
     pub course: Course,
     /// [`Shared::destination`](crate::store::embedded::Shared::destination) of it.
-    pub destination: u32,
+    pub destination: u64,
 }
 
 impl AcceptJob {
@@ -83,7 +86,6 @@ impl AcceptedJob {
 
 pub struct EndJob {
     pub by: Session,
-    pub hash: u64,
     pub tenant: TenantId,
     pub execution: ExecutionId,
     pub ending: Ending,
@@ -92,7 +94,7 @@ pub struct EndJob {
 
 pub struct BeginJob {
     pub id: u128,
-    pub tenant: u32,
+    pub tenant: TenantHash,
     pub at: i64,
 }
 

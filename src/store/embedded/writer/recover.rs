@@ -7,9 +7,8 @@ use super::job::{FinishJob, StoreEndJob};
 use super::{Writer, why};
 use crate::outcome::Outcome;
 use crate::record::Finished;
-use crate::store::embedded::entry::SendHead;
+use crate::store::embedded::hashes::TenantHash;
 use crate::store::embedded::locked;
-use crate::store::embedded::read::payload;
 use crate::store::embedded::waiting::Counted;
 use crate::store::view::{self, EndedExecution, Standing};
 use crate::store::{Ending, Recovered, Session, StoreError, wire};
@@ -95,7 +94,7 @@ impl Writer {
         if row.is_done() || !segment.ended().undone.contains(number) {
             return Ok(None);
         }
-        let ended = if row.is_held() { self.shared.ending(row.execution, None)? } else { None };
+        let ended = self.shared.ended_of(&row)?;
         let standing = Standing {
             created_at: wire::timestamp(row.created_at),
             held: row.is_held(),
@@ -120,11 +119,11 @@ impl Writer {
                 Err(error) => return Err(error),
             }
         };
-        let send = SendAt { segment: segment.number, row: number, tenant: row.tenant };
         // Where its frame is damaged, nobody knows whose it is.
-        let name = segment.frame(row.accepted).and_then(|bytes| {
-            payload(&segment, row.accepted, &bytes, SendHead::decode).map(|(_, form)| form.tenant_id())
-        });
+        let name = self.shared.tenant_named(&segment, &row).ok();
+        let tenant = name.as_ref().map(|name| self.shared.keys.tenant(name.as_str()));
+        let send =
+            SendAt { segment: segment.number, row: number, tenant: tenant.unwrap_or(TenantHash::any_of(row.tenant)) };
         let number = name.map_or(u32::MAX, |name| locked(&self.shared.waiting).number(&name));
         Ok(Some((send, number, standing.end(row.id(), error, now))))
     }
