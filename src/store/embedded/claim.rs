@@ -91,7 +91,7 @@ impl Shared {
     }
 
     /// While this is held no send is moved on.
-    fn places_hold(&self) -> RwLockReadGuard<'_, ()> {
+    pub fn places_hold(&self) -> RwLockReadGuard<'_, ()> {
         self.places.read().unwrap_or_else(PoisonError::into_inner)
     }
 

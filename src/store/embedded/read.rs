@@ -311,24 +311,9 @@ pub fn unreadable(shared: &Shared, filter: &Filter, row: &Row, why: &StoreError)
 
 /// What is to be delivered, opened where it was sealed. `None`: no such send waits.
 pub fn spec(shared: &Shared, id: SendId) -> Result<Option<std::sync::Arc<SendSpec>>, StoreError> {
-    let place = || super::locked(&shared.waiting).taken(id.0.as_u128()).map(|taken| taken.queued.place());
-    let mut at = place();
-    loop {
-        let read = spec_at(shared, id, at);
-        let now = place();
-        if matches!(read, Ok(Some(_))) || at == now {
-            return read;
-        }
-        // It was moved on while it was read.
-        at = now;
-    }
-}
-
-fn spec_at(
-    shared: &Shared,
-    id: SendId,
-    place: Option<(u32, u32)>,
-) -> Result<Option<std::sync::Arc<SendSpec>>, StoreError> {
+    // Where it is moved on it counts no more in the one place before it is known to be in the other.
+    let _still = shared.places_hold();
+    let place = super::locked(&shared.waiting).taken(id.0.as_u128()).map(|taken| taken.queued.place());
     let found = match place {
         Some((segment, row)) => match shared.segment(segment) {
             Some(segment) => shared.waiting_row(&segment, row)?.map(|row| (segment, row)),

@@ -131,6 +131,7 @@ async fn killed_while_it_moves_on_what_waits_it_loses_nothing_and_begins_nothing
 
 async fn killed_at_any_moment(bodies_go: Option<&str>) {
     use std::io::BufRead;
+    use std::os::unix::process::ExitStatusExt;
     let seed = 0x5eed_u64;
     let mut random = seed;
     let directory = tempfile::tempdir().unwrap();
@@ -158,7 +159,8 @@ async fn killed_at_any_moment(bodies_go: Option<&str>) {
                 }
             }
         }
-        child.wait().unwrap();
+        let ended = child.wait().unwrap();
+        assert_eq!(ended.signal(), Some(9), "seed {seed}: it came to its end before it was killed: {ended}");
     }
     let store = Embedded::open(&settings(directory.path()), "parent").unwrap();
     let session = &joined(&store).await;

@@ -207,6 +207,25 @@ async fn wherever_the_process_dies_while_sends_are_moved_each_is_there_once() {
 }
 
 #[tokio::test]
+async fn what_is_just_being_moved_on_begins_once_it_is_there() {
+    let subject = OnDisk::fresh().await;
+    let id = accept_one(subject.store(), subject.session(), &draft()).await;
+    let (segment, number, row) = subject.shared().find(id).expect("readable").expect("known");
+    // The writer has come so far that the row counts no more, and that it does elsewhere is not known yet.
+    let moving = subject.shared().places.write().expect("whole");
+    let moved = table::Row { flags: row.flags | table::MOVED, ..row };
+    segment.write_rows(number, &moved.encode()).expect("written");
+    let mut beginning = Box::pin(begin_one(subject.store(), subject.session(), begin_of(id, &draft(), at(1))));
+    for _ in 0..1000 {
+        assert!((&mut beginning).now_or_never().is_none(), "nobody knows of it, or where it is");
+        std::thread::yield_now();
+    }
+    segment.write_rows(number, &row.encode()).expect("written");
+    drop(moving);
+    beginning.await.expect("begun");
+}
+
+#[tokio::test]
 async fn the_oldest_go_while_all_are_too_large() {
     let (subject, ids) = aged(|settings| settings.body_max_bytes = 0).await;
     subject.store().retain(days(0)).await.expect("retained");
