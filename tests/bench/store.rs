@@ -5,8 +5,8 @@
 //! then measures them in turns, so that whatever else the machine does falls on all of them, and prints one line for
 //! each and how the last compares with the first; it takes some minutes and 15 GB in `TMPDIR`.
 //! `cargo bench --bench store -- 10000 1000000` measures these sizes, `-- queued` how a store opens in which 983,000
-//! sends wait, `-- stats 10000 5000000` what statistics of a month with so many sends cost, and counting them. Steps and
-//! questions are CPU of the whole process, so they hold the callers' part too; the best of many
+//! sends wait, `-- stats 10000 5000000` what statistics of a month with so many sends cost, and counting them;
+//! with `crowded` of 10,000 tenants, 100 else. Steps and questions are CPU of the whole process, so they hold the callers' part too; the best of many
 //! counts. Every question but `nothing` and `apart` finds a page's worth at every size.
 
 #![allow(clippy::disallowed_methods, reason = "a stopwatch, not the appliance")]
@@ -87,7 +87,8 @@ fn main() {
         sizes = asked;
     }
     if of_stats {
-        return sizes.into_iter().for_each(|size| runtime().block_on(statistics(size)));
+        let tenants = if arguments.iter().any(|argument| argument == "crowded") { 10_000 } else { 100 };
+        return sizes.into_iter().for_each(|size| runtime().block_on(statistics(size, tenants)));
     }
     println!("us; open: ms; memory: MiB of a process that has it open; drop: ms for 100,000 records");
     let lines = runtime().block_on(measure(&sizes));
@@ -321,7 +322,7 @@ const MONTH: i64 = 30 * 24 * 3600;
 
 /// Sends of a month, and what statistics of it cost: the best of a few answers, and CPU of the whole process for each send
 /// until all ends are counted.
-async fn statistics(size: u64) {
+async fn statistics(size: u64, tenants: u64) {
     let directory = tempfile::tempdir().expect("a directory");
     let joined = Arc::new(Joined::open(directory.path()).await);
     let now = Timestamp::now();
@@ -330,7 +331,11 @@ async fn statistics(size: u64) {
         now - jiff::SignedDuration::from_millis(before.expect("within a month"))
     };
     let (cpu, from) = (cpu_time(), Instant::now());
-    fill_by(&joined, 0..size, move |number| {
+    let send = move |number| {
+        let tenant = TenantId::new(format!("tenant-{}", number % tenants));
+        NewSend { tenant, ..new_send(number) }
+    };
+    fill_by(&joined, 0..size, send, move |number| {
         // Other hosts and times than their numbers alone would give.
         let took = [8, 12, 18, 25, 40, 90, 250, 1200][(number.wrapping_mul(2_654_435_761) >> 7) as usize % 8];
         let at = spread(number);
@@ -348,7 +353,10 @@ async fn statistics(size: u64) {
     let counted = async || joined.stats(of(Reach::All, By::Outcome, 288, MONTH)).await.expect("counted").all.count;
     assert_eq!(counted().await, size);
     let fill = (cpu_time() - cpu).as_secs_f64() * 1e6 / size as f64;
-    println!("{size} sends in {:.0} s, {fill:.1} us of CPU each, counted and all", from.elapsed().as_secs_f64());
+    println!(
+        "{size} sends of {tenants} tenants in {:.0} s, {fill:.1} us of CPU each, counted and all",
+        from.elapsed().as_secs_f64()
+    );
     tokio::time::sleep(Duration::from_secs(10)).await;
     for (name, bucket, seconds) in
         [("a month by days", 288, MONTH), ("a month by hours", 12, MONTH), ("a day", 3, 86_400)]
@@ -477,12 +485,13 @@ async fn steps(store: &Arc<Joined>, numbers: std::ops::Range<u64>, step: Step) -
 }
 
 async fn fill(store: &Arc<Joined>, numbers: std::ops::Range<u64>) {
-    fill_by(store, numbers, finished).await;
+    fill_by(store, numbers, new_send, finished).await;
 }
 
 async fn fill_by(
     store: &Arc<Joined>,
     numbers: std::ops::Range<u64>,
+    send: impl Fn(u64) -> NewSend + Copy + Send + Sync + 'static,
     finished: impl Fn(u64) -> Finished + Copy + Send + Sync + 'static,
 ) {
     let next = Arc::new(std::sync::atomic::AtomicU64::new(numbers.start));
@@ -496,7 +505,7 @@ async fn fill_by(
                         return;
                     }
                     let numbers = first..end.min(first + 100);
-                    accept_call(&store, numbers.clone().map(new_send).collect(), None).await;
+                    accept_call(&store, numbers.clone().map(send).collect(), None).await;
                     let ends = numbers.map(|number| store.finish(&store.session, finished(number)));
                     for end in futures_util::future::join_all(ends).await {
                         end.expect("ended");

@@ -2,17 +2,18 @@
 //!
 //! A full segment's counts are kept in its file `stats`, and those of the newest in memory, counted on from where they
 //! were, every few seconds. The file has them summed up, by the hour and the day too and over all tenants, in parts of
-//! which an answer reads one of each segment, with the segment's names. Derived: where the file is missing or not sound it
+//! which an answer reads one of each segment, with the names in it. Derived: where the file is missing or not sound it
 //! is made anew. Tenants, hosts and sources are told apart by the names that the log has: rows know hashes, which two of
 //! them may share.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::entry::{FinishHead, SendHead};
@@ -42,6 +43,8 @@ const TENANT: u8 = 3;
 const SPANS: [i64; 3] = [1, 12, 288];
 /// Of a part: every tenant's ends.
 const ALL: u32 = u32::MAX;
+/// Of which an answer for one tenant reads where its parts stand.
+const TENANTS_OF_PAGE: usize = 128;
 
 /// Ends that are counted together: of a tenant, and to one host, from one source or with one outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,18 +75,22 @@ pub struct Counted {
     sealed: bool,
 }
 
-/// The first frame of the file.
+/// The first frame of the file, which every answer reads.
 #[derive(Serialize, Deserialize)]
 struct StatsForm {
     ends: u32,
     slots: Option<(i64, i64)>,
-    names: Vec<(u8, u32, String)>,
-    /// Where each part's frame stands behind this one, and how long it is.
-    parts: BTreeMap<PartKey, (u64, u32)>,
+    all: Kinds,
+    /// Tenants in the order of their names: the first of each page.
+    pages: Vec<(String, Stretch)>,
 }
 
-/// Ends by what, summed up over so many slots, and of which tenant.
-type PartKey = (u8, i64, u32);
+/// Where a frame stands behind the first one, and how long it is.
+type Stretch = (u64, u32);
+/// What there is of all, or of one tenant, by what it tells apart: the names there, and a part for each of [`SPANS`].
+type Kinds = BTreeMap<u8, (Stretch, Vec<Stretch>)>;
+type Page = Vec<(String, Kinds)>;
+type Names = Vec<(u32, String)>;
 /// The first slot, what of, whether delivered, the time.
 type Sum = (i64, u32, bool, u8);
 type Part = Vec<(Sum, u64)>;
@@ -166,8 +173,7 @@ impl Kept {
         is_of_it.then_some(Self { file, form, parts_at: length as u64 })
     }
 
-    fn part(&self, key: PartKey) -> Option<Part> {
-        let Some(&(at, length)) = self.form.parts.get(&key) else { return Some(Part::new()) };
+    fn read<T: DeserializeOwned>(&self, (at, length): Stretch) -> Option<T> {
         if u64::from(length) > FILE_BYTES_MAX {
             return None;
         }
@@ -176,20 +182,24 @@ impl Kept {
         wire::decode(payload).ok()
     }
 
-    fn asked(&self, asked: &StatsAsked) -> Option<Asked> {
-        let of = of_by(asked.by);
-        let tenant = match asked.reach.one() {
-            None => ALL,
-            Some(one) => {
-                let known = self.form.names.iter().find(|(of, _, name)| *of == TENANT && *name == *one.as_str());
-                let Some((_, number, _)) = known else { return Some(Asked::new()) };
-                *number
-            }
+    /// What there is of all, or of this tenant: where nothing of it ended, nothing.
+    fn kinds(&self, one: Option<&str>) -> Option<Kinds> {
+        let Some(one) = one else { return Some(self.form.all.clone()) };
+        let behind = self.form.pages.partition_point(|(first, _)| first.as_str() <= one);
+        let Some((_, page)) = behind.checked_sub(1).and_then(|at| self.form.pages.get(at)) else {
+            return Some(Kinds::new());
         };
-        let names = self.form.names.iter().filter(|(its, _, _)| *its == of);
-        let names: HashMap<u32, Arc<str>> = names.map(|(_, number, name)| (*number, Arc::from(&**name))).collect();
-        let span = SPANS.into_iter().rfind(|span| asked.bucket % span == 0).unwrap_or(1);
-        let part = self.part((of, span, tenant))?.into_iter();
+        let page: Page = self.read(*page)?;
+        Some(page.into_iter().find(|(name, _)| name == one).map(|(_, kinds)| kinds).unwrap_or_default())
+    }
+
+    fn asked(&self, asked: &StatsAsked) -> Option<Asked> {
+        let kinds = self.kinds(asked.reach.one().map(TenantId::as_str))?;
+        let Some((names, parts)) = kinds.get(&of_by(asked.by)) else { return Some(Asked::new()) };
+        let names: HashMap<u32, Arc<str>> =
+            self.read::<Names>(*names)?.into_iter().map(|(number, name)| (number, Arc::from(name))).collect();
+        let span = SPANS.iter().rposition(|span| asked.bucket % span == 0).unwrap_or(0);
+        let part = self.read::<Part>(*parts.get(span)?)?.into_iter();
         let part = part.filter(|((slot, ..), _)| asked.takes_in(*slot));
         Some(
             part.map(|((slot, value, delivered, time), count)| {
@@ -203,8 +213,11 @@ impl Kept {
 /// Those of which any send ended in this segment's log.
 pub fn tenants(shared: &Shared, segment: &Segment) -> Result<Vec<TenantId>, StoreError> {
     let of_file = |kept: &Kept| {
-        let tenants = kept.form.names.iter().filter(|(of, _, _)| *of == TENANT);
-        Some(tenants.map(|(_, _, name)| TenantId::new(&**name)).collect())
+        let names = match kept.form.all.get(&TENANT) {
+            Some((names, _)) => kept.read::<Names>(*names)?,
+            None => Names::new(),
+        };
+        Some(names.into_iter().map(|(_, name)| TenantId::new(name)).collect())
     };
     let of_memory = |counted: &Counted| {
         let tenants = counted.names.iter().filter(|((of, _), _)| *of == TENANT);
@@ -247,14 +260,28 @@ pub fn seal(shared: &Shared, segment: &Segment) -> io::Result<()> {
 
 /// Not synced: what a loss of power takes is counted anew.
 fn write(segment: &Segment, counted: &Counted) -> io::Result<()> {
-    let (mut parts, mut behind) = (BTreeMap::new(), Vec::new());
-    counted.each_part(|key, part| {
-        let at = behind.len() as u64;
-        let length = frame::append(&mut behind, FrameKind::Stats, &[&wire::encode(&part, Vec::new())], None);
-        parts.insert(key, (at, length as u32));
+    let mut behind = Vec::new();
+    let mut kinds: HashMap<u32, Kinds> = HashMap::new();
+    counted.each_part(|of, tenant, parts| {
+        let numbers: BTreeSet<u32> = parts[0].iter().map(|((_, number, ..), _)| *number).collect();
+        let name = |number| counted.names.get(&(of, number)).map(|name| (number, name.to_string()));
+        let names: Names = numbers.into_iter().filter_map(name).collect();
+        let names = put(&mut behind, &names);
+        let parts = parts.iter().map(|part| put(&mut behind, part)).collect();
+        kinds.entry(tenant).or_default().insert(of, (names, parts));
     });
-    let names = counted.names.iter().map(|(&(of, number), name)| (of, number, name.to_string())).collect();
-    let form = StatsForm { ends: counted.to, slots: counted.slots, names, parts };
+    let all = kinds.remove(&ALL).unwrap_or_default();
+    let tenants = counted.names.iter().filter(|((of, _), _)| *of == TENANT);
+    let mut tenants: Page =
+        tenants.filter_map(|((_, number), name)| Some((name.to_string(), kinds.remove(number)?))).collect();
+    tenants.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    let mut pages = Vec::new();
+    while !tenants.is_empty() {
+        let rest = tenants.split_off(tenants.len().min(TENANTS_OF_PAGE));
+        pages.push((tenants[0].0.clone(), put(&mut behind, &tenants)));
+        tenants = rest;
+    }
+    let form = StatsForm { ends: counted.to, slots: counted.slots, all, pages };
     let mut bytes = Vec::new();
     frame::append(&mut bytes, FrameKind::Stats, &[&wire::encode(&form, Vec::new())], None);
     let making = segment.directory.join("stats.new");
@@ -262,6 +289,11 @@ fn write(segment: &Segment, counted: &Counted) -> io::Result<()> {
     file.write_all_at(&behind, bytes.len() as u64)?;
     file.write_all_at(&bytes, 0)?;
     std::fs::rename(&making, segment.directory.join("stats"))
+}
+
+fn put(behind: &mut Vec<u8>, form: &impl Serialize) -> Stretch {
+    let at = behind.len() as u64;
+    (at, frame::append(behind, FrameKind::Stats, &[&wire::encode(form, Vec::new())], None) as u32)
 }
 
 /// What is counted as one is asked for by its outcome, and by its tenant.
@@ -399,7 +431,8 @@ impl Counted {
     }
 
     /// All that can be asked for, one of a kind and tenant after another: the sums of one are small, those of all are not.
-    fn each_part(&self, mut part: impl FnMut(PartKey, Part)) {
+    /// With a part for each of [`SPANS`].
+    fn each_part(&self, mut parts: impl FnMut(u8, u32, [Part; SPANS.len()])) {
         let mut all: Vec<((u8, u32), Sum, u64)> = Vec::with_capacity(self.counts.len() * 3);
         for (key, &count) in &self.counts {
             for Key { of, slot, tenant, value, delivered, time } in keys_of(*key) {
@@ -409,13 +442,14 @@ impl Counted {
         all.sort_unstable();
         for one in all.chunk_by(|(one, ..), (next, ..)| one == next) {
             let (of, tenant) = one[0].0;
-            for span in SPANS {
+            let summed_up = SPANS.map(|span| {
                 let mut sums: BTreeMap<Sum, u64> = BTreeMap::new();
                 for &(_, (slot, value, delivered, time), count) in one {
                     *sums.entry((slot.div_euclid(span) * span, value, delivered, time)).or_default() += count;
                 }
-                part((of, span, tenant), sums.into_iter().collect());
-            }
+                sums.into_iter().collect()
+            });
+            parts(of, tenant, summed_up);
         }
     }
 

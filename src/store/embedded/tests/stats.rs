@@ -66,6 +66,33 @@ async fn ends_are_counted_into_a_file_and_anew_where_that_is_harmed_or_gone() {
     check(&subject, "harmed before the start").await;
 }
 
+/// An answer reads what it tells, and where that stands.
+#[tokio::test]
+async fn of_many_tenants_each_is_found_without_a_look_at_the_others() {
+    let subject = OnDisk::with(SegmentLimits { sends: 400, ..OnDisk::limits() });
+    let (store, session) = (subject.store(), subject.session());
+    let accepted = |name: String| async move { accept_one(store, session, &draft().of(&name)).await };
+    let names = || (0..300).map(|number| format!("tenant-{number:03}"));
+    for id in futures_util::future::join_all(names().map(accepted)).await {
+        store.finish(session, finished(id, 200, at(1))).await.expect("ended");
+    }
+    futures_util::future::join_all((0..100).map(|_| accepted("fills".to_owned()))).await;
+    let file = subject.file("stats");
+    until(|| file.exists()).await;
+    for by in [By::Tenant, By::Outcome, By::Host, By::Source] {
+        let of = async |reach| store.stats(StatsAsked { reach, ..asked(by) }).await.expect("counted");
+        assert_eq!(of(Reach::All).await.all.count, 300, "{by}");
+        for name in names().chain(["a", "fills", "tenant-1500", "z"].map(str::to_owned)) {
+            let stats = of(Reach::One(tenant(&name))).await;
+            let ended = u64::from(name.len() == "tenant-000".len());
+            assert_eq!((stats.all.count, stats.groups.len() as u64), (ended, ended), "{by} of {name}");
+        }
+    }
+    let bytes = fs::read(&file).expect("readable");
+    let head = frame::parse(&bytes).expect("whole").length;
+    assert!(head < 1000 && bytes.len() > 100 * 300, "{head} of {} bytes", bytes.len());
+}
+
 /// Of a flood of hosts some are told apart, and all are counted.
 #[tokio::test]
 async fn no_more_hosts_are_told_apart_than_there_is_room_for() {
