@@ -39,7 +39,7 @@ use crate::policy::Suspensions;
 use crate::publication::Publication;
 use crate::publish;
 use crate::redact::Redactor;
-use crate::source;
+use crate::source::{self, Neighbours};
 use crate::store::{Recovered, Session, Store, StoreError, Why};
 use crate::telemetry::otlp::Collector;
 use crate::trace::Tracer;
@@ -447,6 +447,8 @@ async fn hold_sources(store: &Arc<dyn Store>, session: &Session, world: &World) 
     let sources = world.sources();
     let addresses = sources.all().iter().map(|source| source.public()).collect();
     sources.held_elsewhere(&store.hold_sources(session, addresses).await?);
+    let told = sources.told_to_others(clock::wall());
+    world.set_neighbours(Neighbours(store.tell_sources(session, told).await?));
     Ok(())
 }
 

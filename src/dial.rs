@@ -182,7 +182,9 @@ impl Dialer {
             Host::Address(address) => (Vec::new(), vec![*address], None),
             Host::Name(name) => {
                 // Of any pool: that this tenant's has none is then said of the source, not of the name.
-                let with_v6 = settings.sources.all().iter().any(|source| Family::of(source.bind()) == Family::V6);
+                // So of any node of the tier: it may be handed over to that one.
+                let with_v6 = settings.sources.all().iter().any(|source| Family::of(source.bind()) == Family::V6)
+                    || self.world.neighbours().have(Family::V6);
                 let wanted = Wanted {
                     tenant: asker.tenant,
                     name,

@@ -5,6 +5,7 @@
 //! a little later. Nothing is retried: a send that could not begin was not started, and goes back to the front of its
 //! line. A task that panics gives back what it holds, and the send it had begun ends `internal`.
 
+mod elsewhere;
 mod flight;
 #[cfg(test)]
 mod tests;
@@ -32,7 +33,7 @@ use crate::outcome::words::UnmadeCause;
 use crate::outcome::{Ended, Timings};
 use crate::record::{Finished, waited};
 use crate::schedule::Waiting;
-use crate::send::TenantId;
+use crate::send::{Target, TenantId};
 use crate::store::{self, Begin, Pending, Started, StoreError};
 use crate::world::World;
 
@@ -260,6 +261,7 @@ impl Dispatcher {
         };
         self.ledger.closed_by_store(&claimed.ended);
         let mut brought = 0;
+        let others = self.others_of(&claimed.sends).await;
         let mut sends = claimed.sends.into_iter().peekable();
         let mut in_order = Vec::new();
         let mut left = Vec::with_capacity(claim.wants.len());
@@ -267,7 +269,9 @@ impl Dispatcher {
             let before = brought;
             while let Some(pending) = sends.next_if(|pending| pending.tenant == want.tenant) {
                 brought += 1;
-                in_order.push(self.in_window(pending));
+                if !others.contains(&pending.id) {
+                    in_order.push(self.in_window(pending));
+                }
             }
             left.push(match store.waiting_of(&want.tenant).unclaimed {
                 0 => Left::Nothing,
@@ -294,12 +298,22 @@ impl Dispatcher {
     async fn fly(self: Arc<Self>, started: Started, mut slot: Slot, since: Since) {
         let tenant = started.tenant().clone();
         let started_at = started.at();
+        let host = match &started.spec().target {
+            Target::Url(url) => Some(url.destination().host.text().into_owned()),
+            Target::Refused { .. } => None,
+        };
         let unended = Unended::new(self.clone(), started.id(), since, started_at);
         let deadline = Deadline::start(self.world.config().delivery.deadline);
         let flight = Flights::enter(&self.flights, deadline.at() + limits::OVERDUE_GRACE);
         let id = started.id();
         let begun = self.deliverer.tracer().begun(&started);
         let attempt = self.attempt(started, deadline, flight).await;
+        if let Some(host) = host
+            && self.goes_on_elsewhere(id, &tenant, &host, &attempt).await
+        {
+            unended.ends();
+            return;
+        }
 
         slot.moved(attempt.response.as_ref().map_or(0, |response| response.body_total));
         let kept = attempt.response.as_ref().map_or(0, |response| response.body.len());

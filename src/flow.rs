@@ -342,6 +342,11 @@ impl Flow {
         unsent
     }
 
+    /// What another node has claimed for this one.
+    pub fn handed(&mut self, sends: Vec<Claimed>, terms: &impl Terms) -> Vec<Unsent> {
+        self.put_into_window(sends, terms)
+    }
+
     /// A send did not begin; its place comes back with `go`.
     pub fn not_begun(&mut self, go: Go, why: NotBegun) {
         match why {

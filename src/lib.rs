@@ -42,7 +42,8 @@
 //!   a tick is linear in what waits.
 //! - What is taken of the flow (a slot, room, a claim) is a value that comes back when it is dropped.
 //! - Nothing retries a started send. The one second try there is: another address or source, or a new connection
-//!   for an idle one that was handed the request and took no byte of it.
+//!   for an idle one that was handed the request and took no byte of it. A node without any source of a destination's
+//!   family takes the start back as it hands the send to one that has, before anything was connected to.
 //! - No [`outcome::Failure`] is made but by a row of the one table, [`outcome::words`], or read back from a store.
 //! - No module but [`app::stores`] knows which store is in use.
 //! - No secret leaves [`redact`] or a sealed part of the store.

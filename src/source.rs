@@ -67,8 +67,67 @@ pub enum Family {
 }
 
 impl Family {
+    pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
     pub fn of(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+/// A source as the other nodes of a tier are told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceTold {
+    pub public: IpAddr,
+    pub pool: Arc<str>,
+    pub family: Family,
+    pub usable: bool,
+}
+
+/// Another node of the tier, and what it can send from: pools, with the families that it has usable sources of there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    pub name: Arc<str>,
+    /// Which of that node's lives, for the store.
+    pub life: u64,
+    pub serves: Vec<(Arc<str>, Family)>,
+}
+
+impl Neighbour {
+    fn can(&self, pool: &str, families: &[Family]) -> bool {
+        self.serves.iter().any(|(serves, family)| **serves == *pool && families.contains(family))
+    }
+}
+
+/// The other nodes of the tier, as they told of themselves within seconds.
+#[derive(Debug, Default)]
+pub struct Neighbours(pub Vec<Neighbour>);
+
+impl Neighbours {
+    /// Whether any of them sends from an address of this family.
+    pub fn have(&self, family: Family) -> bool {
+        self.0.iter().any(|node| node.serves.iter().any(|(_, serves)| *serves == family))
+    }
+
+    /// It is there, and nothing of this pool can leave from it.
+    pub fn has_none(&self, node: &str, pool: &str) -> bool {
+        self.0.iter().any(|one| *one.name == *node && !one.can(pool, &Family::BOTH))
+    }
+
+    /// The one of them that sends to this host for this tenant, among those that can (and `own`, where this node can):
+    /// the same whoever asks, for as long as those that can are the same ([`Sources::choose`]). `None`: this node, or none.
+    pub fn choose(
+        &self,
+        pool: &str,
+        families: &[Family],
+        tenant: &TenantId,
+        host: &str,
+        own: Option<&str>,
+    ) -> Option<&Neighbour> {
+        let key = hash(&[tenant.as_str().as_bytes(), host.as_bytes()]);
+        let rank = |name: &str| (mix(hash(&[name.as_bytes()]) ^ key), name.to_owned());
+        let able = self.0.iter().filter(|node| node.can(pool, families));
+        let best = able.max_by_key(|node| rank(&node.name))?;
+        own.is_none_or(|own| rank(own) < rank(&best.name)).then_some(best)
     }
 }
 
@@ -142,6 +201,17 @@ impl Sources {
     /// Every configured source, usable or not, in the order of the file.
     pub fn all(&self) -> Vec<Arc<Source>> {
         self.slots.iter().map(|slot| slot.source.clone()).collect()
+    }
+
+    /// As the other nodes of a tier are told of them.
+    pub fn told_to_others(&self, now: Timestamp) -> Vec<SourceTold> {
+        let told = |slot: &Slot| SourceTold {
+            public: slot.source.public,
+            pool: slot.source.pool.clone(),
+            family: Family::of(slot.source.bind),
+            usable: slot.unusable(now).is_none(),
+        };
+        self.slots.iter().map(told).collect()
     }
 
     /// The usable sources of a pool and family in the order to be tried: stable for (tenant, host).

@@ -17,7 +17,7 @@ use crate::flow::Terms;
 use crate::policy::{Asker, CheckedUrl, Destination, Judged, Policy, ScanMemory, SelfAddrs, Suspensions};
 use crate::publish::Notice;
 use crate::send::TenantId;
-use crate::source::Sources;
+use crate::source::{Neighbours, Sources};
 
 /// One configuration and what is made from it. Immutable but for the sources' health.
 #[derive(Debug)]
@@ -32,6 +32,7 @@ pub struct World {
     settings: ArcSwap<Settings>,
     ours: ArcSwap<SelfAddrs>,
     suspensions: ArcSwap<Suspensions>,
+    neighbours: ArcSwap<Neighbours>,
     /// Which destinations each tenant lately tried; explaining counts as a try.
     scan: Mutex<ScanMemory>,
 }
@@ -43,6 +44,7 @@ impl World {
             settings: ArcSwap::from_pointee(settings),
             ours: ArcSwap::from_pointee(ours),
             suspensions: ArcSwap::from_pointee(suspensions),
+            neighbours: ArcSwap::default(),
             scan: Mutex::default(),
         })
     }
@@ -103,6 +105,15 @@ impl World {
 
     pub fn set_ours(&self, ours: SelfAddrs) {
         self.ours.store(Arc::new(ours));
+    }
+
+    /// The other nodes of the tier.
+    pub fn neighbours(&self) -> Arc<Neighbours> {
+        self.neighbours.load_full()
+    }
+
+    pub fn set_neighbours(&self, neighbours: Neighbours) {
+        self.neighbours.store(Arc::new(neighbours));
     }
 
     pub fn set_suspensions(&self, suspensions: Suspensions) {

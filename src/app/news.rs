@@ -49,6 +49,7 @@ pub async fn follow(
             Some(News::Ended(ends)) => ends.into_iter().for_each(|(id, place)| ledger.events.finished(id, place)),
             Some(News::Closed(ends)) => ledger.closed_by_store(&ends),
             Some(News::Waiting(_)) => dispatcher.look(),
+            Some(News::Handed) => dispatcher.take_handed(),
             Some(News::Suspensions) => intake.suspended_elsewhere().await,
             Some(News::Fenced) => dispatcher.fence(&StoreError::Fenced(ledger.session.to_string())),
         }

@@ -216,3 +216,43 @@ fn a_source_that_became_another_pools_is_left_from_no_more_by_whoever_chose_it_b
     assert_eq!((may(&moved), may(&stays)), ([false, true], [true, true]), "it is verified all the same");
     assert!(after.may_leave(&after.all()[0], Purpose::Delivery, at(NOW)));
 }
+
+fn neighbour(name: &str, serves: &[(&str, Family)]) -> Neighbour {
+    let serves = serves.iter().map(|(pool, family)| (Arc::from(*pool), *family)).collect();
+    Neighbour { name: name.into(), life: 1, serves }
+}
+
+#[test]
+fn of_many_nodes_one_sends_to_a_tenants_host_whoever_asks_and_whoever_else_goes() {
+    let all = ["a", "b", "c"].map(|name| neighbour(name, &[("own", Family::V4)]));
+    let others = |without: &[&str]| {
+        let none = neighbour("none", &[("default", Family::V4), ("own", Family::V6)]);
+        let rest = all.iter().filter(|node| !without.contains(&&*node.name)).cloned();
+        Neighbours(rest.chain([none]).collect())
+    };
+    let mut chosen = HashMap::<String, usize>::new();
+    for n in 0..90 {
+        let (tenant, host) = (TenantId::new(format!("t{}", n % 9)), format!("{n}.example.com"));
+        let ask = |neighbours: &Neighbours, own: Option<&str>| {
+            let other = neighbours.choose("own", &[Family::V4], &tenant, &host, own);
+            other.map(|node| node.name.to_string()).or(own.map(str::to_owned))
+        };
+        let one = ask(&others(&[]), None).expect("one of three");
+        // Each of those that can says the same of itself and of the others.
+        for own in ["a", "b", "c"] {
+            assert_eq!(ask(&others(&[own]), Some(own)).as_deref(), Some(one.as_str()), "{own} of {host}");
+        }
+        // Whoever goes takes only its own with it.
+        for gone in ["a", "b", "c"].into_iter().filter(|gone| *gone != one) {
+            assert_eq!(ask(&others(&[gone]), None).as_deref(), Some(one.as_str()), "without {gone}: {host}");
+        }
+        *chosen.entry(one).or_default() += 1;
+    }
+    assert!(chosen.len() == 3 && chosen.values().all(|count| *count > 15), "{chosen:?}");
+    // Nobody, where nobody can.
+    let tenant = TenantId::new("t");
+    assert_eq!(others(&["a", "b", "c"]).choose("own", &[Family::V4], &tenant, "h", None), None);
+    assert!(others(&[]).choose("own", &[Family::V6], &tenant, "h", None).is_some_and(|node| &*node.name == "none"));
+    assert!(others(&[]).has_none("none", "third") && !others(&[]).has_none("none", "own"));
+    assert!(!others(&[]).has_none("unknown", "own"), "of one that is not there nothing is known");
+}

@@ -146,6 +146,7 @@ impl Inner {
         let kept = &self.sends[place];
         let released_at = self.standing(kept).released_at().unwrap_or(kept.new.created_at);
         Pending {
+            accepted_by: None,
             id: kept.new.id,
             tenant: kept.new.tenant.clone(),
             workflow: kept.new.spec.context.workflow.clone(),

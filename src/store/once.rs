@@ -20,6 +20,7 @@ use crate::outcome::Code;
 use crate::policy::{Destination, Suspensions};
 use crate::record::{ExecutionState, Finished, FinishedBy, ShownRequest};
 use crate::send::{ExecutionId, SendId, SendSpec, TenantId};
+use crate::source::Neighbour;
 
 /// One life of a node, as the store knows it. Only [`OnceOnly::join`] makes one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -130,6 +131,8 @@ pub struct Pending {
     pub expires_in: Duration,
     /// What is to be delivered, where the claim had it at hand; else its beginning reads it.
     pub spec: Option<Arc<SendSpec>>,
+    /// The node that accepted it, where the store is that of many.
+    pub accepted_by: Option<Arc<str>>,
 }
 
 /// Proof that a delivery's start is on disk. Only a store's `begin` or `accept` makes one, and delivering takes it by
@@ -316,6 +319,22 @@ pub trait OnceOnly: std::marker::Send + Sync + 'static {
 
     /// Claimed sends wait again, in front of those behind them. What is not claimed by this session is passed over.
     fn give_back<'a>(&'a self, by: &'a Session, sends: Vec<SendId>) -> StoreResult<'a, ()>;
+
+    /// Sends that this session has claimed, or has begun and sent nothing of, are claimed by that other one from now on
+    /// ([`News::Handed`](super::News::Handed)). Those that are: the rest is this session's as before.
+    fn hand_over<'a>(
+        &'a self,
+        _by: &'a Session,
+        _sends: Vec<SendId>,
+        _to: &'a Neighbour,
+    ) -> StoreResult<'a, Vec<SendId>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    /// What others have claimed for this session since it was last asked.
+    fn take_handed<'a>(&'a self, _by: &'a Session) -> StoreResult<'a, Vec<Pending>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
 
     /// Marks the starts of deliveries, one answer for each in order. A send is begun at most once, ever, and only by
     /// who has claimed it.

@@ -62,9 +62,9 @@ use super::embedded::seal::Keys;
 use super::stats::{Stats, StatsAsked};
 use super::{
     Accept, Accepted, Begin, Claimed, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter, ExecutionPage, Filter,
-    IdempotencyKey, NewSend, News, NodeLoad, NodeSeen, OnceOnly, Page, Published, Reach, Records, Recovered, Registry,
-    Released, Session, Started, StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace,
-    WaitingCount, Want,
+    IdempotencyKey, NewSend, News, NodeLoad, NodeSeen, OnceOnly, Page, Pending, Published, Reach, Records, Recovered,
+    Registry, Released, Session, Started, StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem,
+    TailPlace, WaitingCount, Want,
 };
 use crate::clock;
 use crate::outcome::Outcome;
@@ -72,6 +72,7 @@ use crate::policy::Suspensions;
 use crate::record::{Execution, Finished, Record};
 use crate::redact::RedactKey;
 use crate::send::{ExecutionId, SendId, TenantId};
+use crate::source::{Neighbour, SourceTold};
 
 /// How often what has to come is looked for again.
 const POLL: Duration = Duration::from_millis(100);
@@ -590,6 +591,14 @@ impl OnceOnly for Postgres {
         wait::give_back(&self.shared, by, sends).boxed()
     }
 
+    fn hand_over<'a>(&'a self, by: &'a Session, sends: Vec<SendId>, to: &'a Neighbour) -> StoreResult<'a, Vec<SendId>> {
+        wait::hand_over(&self.shared, by, sends, to).boxed()
+    }
+
+    fn take_handed<'a>(&'a self, by: &'a Session) -> StoreResult<'a, Vec<Pending>> {
+        wait::take_handed(&self.shared, by).boxed()
+    }
+
     fn begin<'a>(&'a self, by: &'a Session, sends: Vec<Begin>) -> StoreResult<'a, Vec<Result<Started, StoreError>>> {
         self.begin(by, sends).boxed()
     }
@@ -746,6 +755,10 @@ impl Registry for Postgres {
 
     fn news(&self) -> Option<mpsc::Receiver<News>> {
         locked(&self.shared.news_taken).take()
+    }
+
+    fn tell_sources<'a>(&'a self, by: &'a Session, sources: Vec<SourceTold>) -> StoreResult<'a, Vec<Neighbour>> {
+        registry::tell_sources(&self.shared, by, sources).boxed()
     }
 
     fn publish(&self, addresses: Vec<IpAddr>, digest: Option<[u8; 32]>, now: Timestamp) -> StoreResult<'_, Published> {

@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Session, StoreEnd, StoreResult, TailPlace};
 use crate::redact::RedactKey;
 use crate::send::{SendId, TenantId};
+use crate::source::{Neighbour, SourceTold};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SuspensionScope {
@@ -82,6 +83,8 @@ pub enum News {
     Closed(Vec<StoreEnd>),
     /// More waits than before: of these tenants, or of any where none is named.
     Waiting(Vec<TenantId>),
+    /// Another process has claimed something for this one.
+    Handed,
     /// Suspensions were made or lifted: nothing more begins here until they are loaded.
     Suspensions,
     /// This process's session is over.
@@ -124,6 +127,11 @@ pub trait Registry: std::marker::Send + Sync + 'static {
         _addresses: Vec<IpAddr>,
     ) -> StoreResult<'a, HashMap<IpAddr, String>> {
         Box::pin(async { Ok(HashMap::new()) })
+    }
+
+    /// Tells the other processes what this one can send from, and answers what they can; none where the store is one's own.
+    fn tell_sources<'a>(&'a self, _by: &'a Session, _sources: Vec<SourceTold>) -> StoreResult<'a, Vec<Neighbour>> {
+        Box::pin(async { Ok(Vec::new()) })
     }
 
     /// When each address was first published; addresses not seen before get `now`. Also the list's `syncToken`:

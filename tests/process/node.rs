@@ -394,7 +394,11 @@ impl Seen {
 
 /// A receiver that answers 200 after `delay`, and remembers every request.
 pub async fn counting_receiver(delay: Duration) -> (SocketAddr, Seen) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    counting_receiver_at("127.0.0.1:0", delay).await
+}
+
+pub async fn counting_receiver_at(at: &str, delay: Duration) -> (SocketAddr, Seen) {
+    let listener = TcpListener::bind(at).await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let seen = Seen::default();
     let noted = seen.clone();

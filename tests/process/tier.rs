@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::load::{Ledger, ends, judge, replayed_keys_answer_the_same, start_load};
-use crate::node::{Node, PATIENCE, SOURCES, alone, by_a_clock_at, call, counting_receiver, free_port, run};
+use crate::node::{
+    Node, PATIENCE, SOURCES, alone, by_a_clock_at, call, counting_receiver, counting_receiver_at, free_port, run,
+};
 
 /// A database of the test's own, which ends with this value.
 pub struct Cluster {
@@ -252,7 +254,7 @@ async fn a_tier_is_restarted_node_by_node_and_goes_on_under_a_schema_one_newer()
     assert_eq!(last.ended(), Some(0), "{}", last.log());
     let (code, why) = last.refuses_to_start();
     assert_eq!(code, Some(2), "{why}");
-    assert!(why.contains("has format 4, this egressd knows up to 3"), "{why}");
+    assert!(why.contains("has format 5, this egressd knows up to 4"), "{why}");
     load.until_more(&nodes.iter().collect::<Vec<_>>(), 100).await;
     let records = {
         nodes[1].signal(Signal::SIGTERM);
@@ -421,6 +423,93 @@ async fn what_has_no_source_where_it_was_accepted_leaves_from_a_node_that_has_on
         assert_eq!(record["connection"]["source_ip"], SOURCES[2]);
     }
     assert_eq!(seen.all().len(), 10);
+}
+
+/// Of three nodes one has no source of the pool that the tenants have, and none of IPv6.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenants_host_is_reached_from_one_node_and_over_the_family_that_it_has() {
+    let cluster = Cluster::start();
+    let (receiver, seen) = counting_receiver(Duration::ZERO).await;
+    let (over_v6, seen_over_v6) = counting_receiver_at("[::1]:0", Duration::ZERO).await;
+    let keys = tempfile::tempdir().expect("a directory");
+    let store = in_tier(&cluster.url(), &keys.path().join("key"));
+    let tenants: Vec<String> = (0..8).map(|n| format!("t{n}")).collect();
+    let of_tenants = tenants.iter().map(|tenant| format!("[[tenant]]\nid = \"{tenant}\"\npool = \"own\"\n"));
+    let exception = "[[policy.exception]]\nnetworks = [\"::1/128\"]\nreason = \"a receiver of tests\"\n";
+    let common = format!("{SOON}{exception}{}", of_tenants.collect::<String>());
+    let source = |ip: &str, pool: &str| format!("[[egress.source]]\npublic = \"{ip}\"\npool = \"{pool}\"\n");
+    let own = |ip: &str| format!("{common}{}", source(ip, "own"));
+    // Of IPv6 the third has the only source of the pool that the first has an IPv4 one of.
+    let third = format!("{}{}", own(SOURCES[2]), source("::1", "default"));
+    let mut nodes = [
+        Node::of("one", &SOURCES[..1], &store, &common),
+        Node::of("other", &[], &store, &own(SOURCES[1])),
+        Node::of("third", &[], &store, &third),
+    ];
+    for node in &mut nodes {
+        let list = [&SOURCES[..], &["::1"]].concat().join("\n");
+        std::fs::write(node.path("public-ips.txt"), list).expect("the list");
+        ready(node).await;
+    }
+    let [one, _, third] = &mut nodes;
+    let deliver = async |to: &Node, tenant: &str, receiver: SocketAddr, path: &str| {
+        let send = json!({ "method": "GET", "url": format!("http://{receiver}{path}") }).to_string();
+        let answer = call(to.api, "POST", "/v1/sends", &send, &[("egressd-tenant", tenant)]).await;
+        let (status, answer) = answer.expect("an answer");
+        assert_eq!(status, 202, "{answer}");
+        to.done_as(tenant, answer["id"].as_str().expect("an id")).await
+    };
+    // Each learns of the others within seconds. From then on a tenant's stay where they are.
+    let started = Instant::now();
+    let (mut of_tenant, mut agreed) = (std::collections::HashMap::new(), 0);
+    for round in 0.. {
+        agreed += 1;
+        for tenant in &tenants {
+            let path = format!("/{tenant}-{round}");
+            let record = deliver(one, tenant, receiver, &path).await;
+            assert_eq!(record["outcome"], "delivered", "{record}");
+            let peer = seen.of(&path)[0].ip().to_string();
+            assert_eq!(record["connection"]["source_ip"], peer.as_str());
+            if of_tenant.insert(tenant, peer.clone()).is_some_and(|before| before != peer) {
+                agreed = 0;
+            }
+        }
+        if agreed == 6 {
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "tenants go on moving");
+    }
+    let used: std::collections::HashSet<_> = of_tenant.values().cloned().collect();
+    assert_eq!(used.len(), 2, "{of_tenant:?}");
+    // A destination of IPv6 alone: the first has begun it before it knows.
+    let mut delivered = 0;
+    for n in 0.. {
+        let path = format!("/v6-{n}");
+        let record = deliver(one, "default", over_v6, &path).await;
+        if record["outcome"] != "delivered" && delivered == 0 && started.elapsed() < PATIENCE {
+            continue;
+        }
+        assert_eq!((&record["outcome"], &record["node"]), (&json!("delivered"), &json!("third")), "{record}");
+        let peers = seen_over_v6.of(&path);
+        assert!(peers.len() == 1 && peers[0].ip().to_string() == "::1", "{peers:?}");
+        delivered += 1;
+        if delivered == 3 {
+            break;
+        }
+    }
+    // Where nobody has one, it ends where it is.
+    third.signal(Signal::SIGTERM);
+    assert_eq!(third.ended(), Some(0), "{}", third.log());
+    let started = Instant::now();
+    loop {
+        let record = deliver(one, "default", over_v6, "/nowhere").await;
+        // Within a moment it may still be handed to the one that has left, and come back.
+        if record["outcome"] == "failed" {
+            break assert_eq!(record["error"]["processed"], "no", "{record}");
+        }
+        assert!(started.elapsed() < PATIENCE, "{record}");
+    }
+    assert_eq!(seen_over_v6.of("/nowhere"), []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -285,6 +285,7 @@ impl<'s> Reader<'s> {
             // Where it can't be read now, its beginning finds out what that means.
             let spec = || read::spec_of(shared, &segment, &row, (bytes, head, form)).ok();
             let pending = Pending {
+                accepted_by: None,
                 id: row.id(),
                 tenant: form.tenant_id(),
                 workflow: form.workflow(),

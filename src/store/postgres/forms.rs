@@ -199,6 +199,7 @@ pub fn pending(row: &Row) -> Result<Pending, (SendId, TenantId)> {
     let form = row.get::<_, Option<&[u8]>>(5).and_then(|form| wire::decode::<SendForm<'_>>(form).ok());
     let form = form.ok_or_else(|| (SendId(id), TenantId::new(tenant)))?;
     Ok(Pending {
+        accepted_by: Some(form.node().into()),
         id: SendId(id),
         tenant: TenantId::new(tenant),
         workflow: form.workflow(),

@@ -239,6 +239,9 @@ pub async fn tend(shared: Arc<Shared>) {
                     interrupt(&shared, shared.settings.grace, clock::wall()).await?;
                 }
             }
+            if look.get(2) {
+                shared.tell(News::Handed);
+            }
             let more = poll(&shared, incarnation).await?;
             if !more.is_empty() {
                 shared.tell(News::Waiting(more));
@@ -247,6 +250,7 @@ pub async fn tend(shared: Arc<Shared>) {
                 compacted = now;
                 shared.tend.query(sql::COMPACT_TALLY, &[]).await?;
                 shared.tend.query(sql::COMPACT_HOUR, &[]).await?;
+                shared.tend.query(sql::FORGET_HANDED, &[]).await?;
                 shared.tend.query(sql::FORGET_DEAD, &[]).await?;
             }
             if now.duration_since(counted) >= COUNTED_EVERY {

@@ -14,6 +14,7 @@ use super::hot::one_known;
 use super::{Shared, sql};
 use crate::clock;
 use crate::send::{SendId, TenantId};
+use crate::source::{Family, Neighbour, SourceTold};
 use crate::store::{NodeLoad, NodeSeen, Published, Session, StoreError, Suspension, SuspensionScope, wire};
 
 /// How often it is asked who has a suspension in force.
@@ -139,6 +140,34 @@ pub async fn hold_sources(
         Err(trouble) => return Err(trouble.on_write()),
     };
     Ok(rows.iter().filter_map(|row| Some((row.get::<_, &str>(0).parse().ok()?, row.get(1)))).collect())
+}
+
+pub async fn tell_sources(
+    shared: &Shared,
+    by: &Session,
+    sources: Vec<SourceTold>,
+) -> Result<Vec<Neighbour>, StoreError> {
+    shared.open()?;
+    let incarnation = by.incarnation() as i64;
+    let addresses: Vec<String> = sources.iter().map(|source| source.public.to_string()).collect();
+    let pools: Vec<&str> = sources.iter().map(|source| &*source.pool).collect();
+    let v6: Vec<bool> = sources.iter().map(|source| source.family == Family::V6).collect();
+    let usable: Vec<bool> = sources.iter().map(|source| source.usable).collect();
+    let told: [&(dyn ToSql + Sync); 5] = [&incarnation, &addresses, &pools, &v6, &usable];
+    shared.look.query(sql::TELL_SOURCES, &told).await.map_err(|trouble| trouble.on_write())?;
+    let rows = shared.look.query(sql::NEIGHBOURS, &[&incarnation]).await.map_err(|trouble| trouble.on_read())?;
+    let mut neighbours: Vec<Neighbour> = Vec::new();
+    for row in rows {
+        let (name, incarnation): (&str, i64) = (row.get(0), row.get(1));
+        if neighbours.last().is_none_or(|last| &*last.name != name) {
+            neighbours.push(Neighbour { name: name.into(), life: incarnation.unsigned_abs(), serves: Vec::new() });
+        }
+        let (pool, v6): (Option<&str>, Option<bool>) = (row.get(2), row.get(3));
+        if let (Some(pool), Some(v6), Some(last)) = (pool, v6, neighbours.last_mut()) {
+            last.serves.push((pool.into(), if v6 { Family::V6 } else { Family::V4 }));
+        }
+    }
+    Ok(neighbours)
 }
 
 pub async fn publish(

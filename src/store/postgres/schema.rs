@@ -12,7 +12,12 @@ use crate::store::StoreError;
 use crate::store::embedded::seal::Keys;
 
 /// Of what is known here, in order: version 1 is made by the first.
-const VERSIONS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
+const VERSIONS: &[&str] = &[
+    include_str!("schema_1.sql"),
+    include_str!("schema_2.sql"),
+    include_str!("schema_3.sql"),
+    include_str!("schema_4.sql"),
+];
 /// The newest version that is known.
 pub const KNOWN: i32 = VERSIONS.len() as i32;
 /// Of a newer schema, this one's readers and writers still work on it.

@@ -261,6 +261,35 @@ pub const GIVE_BACK: &str = concat!(
      SELECT (SELECT count(*) FROM me), (SELECT array_agg(tenant) FROM back)"
 );
 
+/// What this session has claimed, or begun and sent nothing of, is claimed by `$2` from now on, where that one is in force:
+/// it finds that out by `handed`, and where it dies before it is adopted as what is its own.
+pub const HAND_OVER: &str = concat!(
+    "WITH ",
+    in_force!(),
+    ", mine AS MATERIALIZED (SELECT l.id, l.began_at IS NOT NULL AS was_begun FROM live l, me \
+     WHERE l.id = ANY($3::uuid[]) AND l.incarnation = me.incarnation AND EXISTS (SELECT FROM node n \
+     WHERE n.incarnation = $2::bigint AND n.dead_at IS NULL) ORDER BY l.id FOR UPDATE OF l), \
+     moved AS (UPDATE live l SET incarnation = $2, began_at = NULL FROM mine WHERE l.id = mine.id \
+     AND l.incarnation = $1 RETURNING l.id, l.tenant, mine.was_begun), \
+     told AS (INSERT INTO handed (incarnation, id) SELECT $2, id FROM moved), \
+     counted AS (INSERT INTO tally (incarnation, tenant, held, queued, unclaimed) \
+     SELECT $1, tenant, 0, count(*), 0 FROM moved WHERE was_begun GROUP BY tenant) \
+     SELECT id, tenant, was_begun FROM moved"
+);
+
+/// Those of these that are this session's: asked where the answer to [`HAND_OVER`] was lost.
+pub const MINE_AMONG: &str = "SELECT id FROM live WHERE id = ANY($2::uuid[]) AND incarnation = $1::bigint";
+
+/// What others have claimed for this session.
+pub const TAKE_HANDED: &str = "WITH gone AS (DELETE FROM handed WHERE incarnation = $1::bigint RETURNING id) \
+     SELECT DISTINCT ON (l.id) l.id, l.tenant, l.created_at, l.released_at, l.expires_in, \
+     (SELECT s.form FROM send s WHERE s.id = l.id) FROM gone JOIN live l ON l.id = gone.id \
+     WHERE l.incarnation = $1 AND l.began_at IS NULL ORDER BY l.id";
+
+/// For who is not there to come for it.
+pub const FORGET_HANDED: &str = "DELETE FROM handed h WHERE NOT EXISTS (SELECT FROM node n \
+     WHERE n.incarnation = h.incarnation AND n.dead_at IS NULL)";
+
 /// What this session has claimed and not begun.
 pub const CLAIMED: &str = "SELECT id FROM live WHERE incarnation = $1::bigint AND began_at IS NULL";
 
@@ -296,9 +325,10 @@ pub const DECLARE_DEAD: &str = "UPDATE node SET dead_at = clock_timestamp() WHER
 pub const FORGET_DEAD: &str = "DELETE FROM node n WHERE n.dead_at < clock_timestamp() - interval '1 hour' \
      AND NOT EXISTS (SELECT FROM live l WHERE l.incarnation = n.incarnation)";
 
-/// Whether there is a dead one, and what this one has to have loaded.
+/// Whether there is a dead one, what this one has to have loaded, and whether something was handed to it.
 pub const LOOK: &str = "SELECT EXISTS (SELECT FROM node WHERE dead_at IS NOT NULL), \
-     (SELECT suspensions FROM node WHERE incarnation = $1::bigint AND dead_at IS NULL)";
+     (SELECT suspensions FROM node WHERE incarnation = $1::bigint AND dead_at IS NULL), \
+     EXISTS (SELECT FROM handed WHERE incarnation = $1)";
 
 /// Of the oldest transaction other roles' are seen by who may (`pg_monitor`).
 pub const MEASURES: &str = "SELECT (SELECT count(*) FROM node WHERE dead_at IS NULL), \
@@ -512,4 +542,12 @@ pub const NODES: &str = "SELECT name, version, extract(epoch FROM clock_timestam
      ARRAY(SELECT s.address FROM source s WHERE s.incarnation = node.incarnation ORDER BY s.address), queued, in_flight \
      FROM node WHERE dead_at IS NULL ORDER BY name";
 pub const HOLD_SOURCES: &str = "SELECT o_address, o_holder FROM hold_sources($1::bigint, $2::text[], $3::float8)";
+pub const TELL_SOURCES: &str = "UPDATE source s SET pool = g.pool, v6 = g.v6, usable = g.usable \
+     FROM unnest($2::text[], $3::text[], $4::bool[], $5::bool[]) AS g(address, pool, v6, usable) \
+     WHERE s.address = g.address AND s.incarnation = $1::bigint \
+     AND (s.pool, s.v6, s.usable) IS DISTINCT FROM (g.pool, g.v6, g.usable)";
+/// The others, each with what it can send from.
+pub const NEIGHBOURS: &str = "SELECT n.name, n.incarnation, s.pool, s.v6 FROM node n LEFT JOIN source s \
+     ON s.incarnation = n.incarnation AND s.usable WHERE n.dead_at IS NULL AND n.incarnation <> $1::bigint \
+     AND n.lease_until > clock_timestamp() ORDER BY n.name";
 pub const PUBLISHED: &str = "SELECT address, first_at FROM published";

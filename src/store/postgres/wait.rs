@@ -2,7 +2,7 @@
 //!
 //! None of this is on the hot connection: a key or an execution may have to be waited for.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,10 +23,11 @@ use crate::outcome::{Code, Ended, Failure};
 use crate::policy::{Asker, Suspensions};
 use crate::record::{ExecutionState, FinishedBy, waited};
 use crate::send::{ExecutionId, SendId, TenantId};
+use crate::source::Neighbour;
 use crate::store::wire::{self, SendForm};
 use crate::store::{
-    Accept, Accepted, Claimed, Ending, ExecutionAnswer, ExecutionEnd, IdempotencyKey, Released, Session, StoreEnd,
-    StoreError, SweepPlace, Swept, Want, view,
+    Accept, Accepted, Claimed, Ending, ExecutionAnswer, ExecutionEnd, IdempotencyKey, Pending, Released, Session,
+    StoreEnd, StoreError, SweepPlace, Swept, Want, view,
 };
 
 /// Rows that a sweep looks at in one go.
@@ -400,6 +401,66 @@ pub async fn give_back(shared: &Shared, by: &Session, sends: Vec<SendId>) -> Res
     drop(counting);
     look_at_fronts(shared, &of.keys().cloned().collect::<Vec<_>>()).await;
     Ok(())
+}
+
+/// Which of these are the other's from now on.
+pub async fn hand_over(
+    shared: &Shared,
+    by: &Session,
+    sends: Vec<SendId>,
+    to: &Neighbour,
+) -> Result<Vec<SendId>, StoreError> {
+    shared.open()?;
+    let (incarnation, other) = (by.incarnation() as i64, to.life as i64);
+    let mut ids: Vec<Uuid> = sends.iter().map(|id| id.0).collect();
+    ids.sort_unstable();
+    let _counting = shared.counting.read().await;
+    let link = shared.slow();
+    let made = until_known(link, sql::HAND_OVER, &[&incarnation, &other, &ids]).await;
+    let (rows, lost) = made.map_err(|trouble| trouble.on_write())?;
+    let mut moved: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+    for row in &rows {
+        if row.get(2) {
+            shared.count(by, &TenantId::new(row.get::<_, &str>(1)), Tally::queued(1));
+        }
+    }
+    if lost {
+        // The old backend is done by now: what is not this session's any more it has handed over.
+        shared.uncounted.notify_one();
+        let mine = until_known(link, sql::MINE_AMONG, &[&incarnation, &ids]).await;
+        let mine = mine.map_err(|trouble| trouble.on_write())?.0;
+        let mine: HashSet<Uuid> = mine.iter().map(|row| row.get(0)).collect();
+        moved = ids.into_iter().filter(|id| !mine.contains(id)).collect();
+    }
+    let moved: HashSet<Uuid> = moved.into_iter().collect();
+    super::locked(&shared.claimed).retain(|id| !moved.contains(id));
+    super::locked(&shared.begun).retain(|id| !moved.contains(id));
+    Ok(sends.into_iter().filter(|id| moved.contains(&id.0)).collect())
+}
+
+pub async fn take_handed(shared: &Shared, by: &Session) -> Result<Vec<Pending>, StoreError> {
+    shared.open()?;
+    let rows = match shared.slow().query(sql::TAKE_HANDED, &[&(by.incarnation() as i64)]).await {
+        Ok(rows) => rows,
+        Err(trouble) => {
+            if matches!(trouble, Trouble::Lost(_)) {
+                shared.strays.notify_one();
+            }
+            return Err(trouble.on_write());
+        }
+    };
+    let mut taken = Vec::with_capacity(rows.len());
+    for row in &rows {
+        match forms::pending(row) {
+            Ok(pending) => {
+                super::locked(&shared.claimed).insert(pending.id.0);
+                taken.push(pending);
+            }
+            // As a stray it waits again; whoever claims it ends it.
+            Err(_) => shared.strays.notify_one(),
+        }
+    }
+    Ok(taken)
 }
 
 /// When the front of each of these was released. Where it cannot be asked, the next poll does.
