@@ -146,11 +146,14 @@ impl Address {
                     client
                 }
             };
-            // What the statements here rely on, whatever the server's or the role's defaults are.
+            // What the statements here rely on, whatever the server's or the role's defaults are. A prepared one is
+            // planned while its tables are as good as empty (a new tier, a new day): reading all of one seems cheap then,
+            // for each of the rows that it is asked for, and is done for as long as nobody has counted what came since.
             client
                 .batch_execute(&format!(
                     "SET search_path = {}; SET default_transaction_isolation = 'read committed'; \
                      SET default_transaction_read_only = off; SET jit = off; SET enable_bitmapscan = off; \
+                     SET enable_seqscan = off; \
                      SET max_parallel_workers_per_gather = 0; SET idle_in_transaction_session_timeout = '10s'; \
                      SET client_min_messages = 'warning'{}",
                     self.schema,

@@ -5,6 +5,7 @@ mod hung;
 mod lost;
 mod many;
 mod nodes;
+mod plans;
 mod shares;
 mod unheard;
 mod wrong;
