@@ -39,7 +39,7 @@ struct FiguresView {
     /// The share of them that was delivered; null where none ended.
     #[schema(required)]
     success_rate: Option<f64>,
-    /// Null where none was begun.
+    /// Of those that were begun and were seen to end; null where there are none.
     #[schema(required)]
     latency_ms: Option<PercentilesView>,
 }

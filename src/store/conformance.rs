@@ -728,7 +728,20 @@ async fn ends_are_counted_over_time<S: Subject>() {
     let lost = accept_one(store, &session, &draft()).await;
     store.finish(&session, failed(lost, Code::Timeout, at(2 * slot))).await.expect("ended");
     let expired = accept_one(store, &session, &draft()).await;
-    let end = Finished { started_at: None, finished_at: at(3 * slot), ..failed(expired, Code::Expired, at(0)) };
+    let end = Finished {
+        timings: Timings::default(),
+        started_at: None,
+        finished_at: at(3 * slot),
+        ..failed(expired, Code::Expired, at(0))
+    };
+    store.finish(&session, end).await.expect("ended");
+    // One that nobody saw end, whatever the clock said when it was found.
+    let unseen = accept_one(store, &session, &draft()).await;
+    let end = Finished {
+        timings: Timings::default(),
+        finished_at: at(2 * slot),
+        ..failed(unseen, Code::Interrupted, at(slot))
+    };
     store.finish(&session, end).await.expect("ended");
 
     let check = async |store: &S::Store| {
@@ -739,6 +752,7 @@ async fn ends_are_counted_over_time<S: Subject>() {
                     "delivered 4/4 -4:2/2 1:1/1 6:1/1",
                     "expired 0/1 11:0/1",
                     "failed 0/1 6:0/1",
+                    "interrupted 0/1 6:0/1",
                     "rejected 0/1 -4:0/1",
                 ],
             ),
@@ -746,12 +760,12 @@ async fn ends_are_counted_over_time<S: Subject>() {
             (asked(By::Outcome, Some("nobody"), 1, 0, 900), vec![]),
             (
                 asked(By::Host, None, 3, 0, 900),
-                vec!["api.example.com 2/5 -14:2/3 1:0/2", "other.example.com 2/2 1:2/2"],
+                vec!["api.example.com 2/6 -14:2/3 1:0/3", "other.example.com 2/2 1:2/2"],
             ),
-            (asked(By::Host, Some("acme"), 1, 600, 601), vec!["api.example.com 0/1 6:0/1"]),
-            (asked(By::Tenant, None, 12, 0, 900), vec!["acme 2/5 -14:2/5", "other 2/2 -14:2/2"]),
+            (asked(By::Host, Some("acme"), 1, 600, 601), vec!["api.example.com 0/2 6:0/2"]),
+            (asked(By::Tenant, None, 12, 0, 900), vec!["acme 2/6 -14:2/6", "other 2/2 -14:2/2"]),
             (asked(By::Tenant, Some("other"), 12, 0, 900), vec!["other 2/2 -14:2/2"]),
-            (asked(By::Source, None, 12, 0, 900), vec!["198.51.100.10 4/5 -14:4/5", "- 0/2 -14:0/2"]),
+            (asked(By::Source, None, 12, 0, 900), vec!["198.51.100.10 4/5 -14:4/5", "- 0/3 -14:0/3"]),
             (asked(By::Outcome, None, 288, -90_000, -80_000), vec![]),
         ] {
             let label = format!("{asked:?}");
@@ -762,9 +776,13 @@ async fn ends_are_counted_over_time<S: Subject>() {
             assert_eq!(found, expected, "{label}");
         }
         let stats = store.stats(asked(By::Outcome, None, 12, 0, 900)).await.expect("counted");
-        assert_eq!((stats.all.count, stats.all.delivered), (7, 4));
-        let median = stats.all.percentile(0.5).expect("some were begun");
-        assert!((20.0..50.0).contains(&median), "{median}");
+        assert_eq!((stats.all.count, stats.all.delivered), (8, 4));
+        for share in [0.5, 0.99] {
+            let told = stats.all.percentile(share).expect("some have a time");
+            assert!((30.0..50.0).contains(&told), "{share}: {told}");
+        }
+        let unseen = stats.groups.iter().find(|group| group.name.as_deref() == Some("interrupted"));
+        assert_eq!(unseen.and_then(|group| group.all.percentile(0.5)), None);
     };
     check(store).await;
     // Asking counts nothing twice.

@@ -587,8 +587,7 @@ impl Inner {
                     By::Host => kept.host(),
                     By::Source => end.connection.as_ref().and_then(|one| one.public).map(|public| public.to_string()),
                 };
-                let took = end.started_at.map(|started| end.finished_at.duration_since(started).as_millis() as i64);
-                let time = took.map_or(stats::NO_TIME, stats::time_of);
+                let time = stats::time_of(end.timings.total);
                 let delivered = end.ended.outcome == Outcome::Delivered;
                 asked.takes_in(slot).then_some((name, Place { slot, delivered, time }))
             })

@@ -4,6 +4,7 @@
 //! for. How long deliveries took is counted by [`TIMES`], so that percentiles are within one of its steps. Pure.
 
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -16,7 +17,7 @@ pub const SLOT_SECONDS: i64 = 300;
 /// Milliseconds. A delivery is counted under the first of these that it did not pass, or beyond them all.
 pub const TIMES: [u32; 24] =
     [1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 4000, 5000, 10000];
-/// It was never begun.
+/// It was never begun, or nobody saw it end.
 pub const NO_TIME: u8 = TIMES.len() as u8 + 1;
 
 labelled! {
@@ -34,9 +35,10 @@ pub fn slot_of(at: Timestamp) -> i64 {
     at.as_second().div_euclid(SLOT_SECONDS)
 }
 
-/// Where a delivery that took so long is counted.
-pub fn time_of(milliseconds: i64) -> u8 {
-    TIMES.partition_point(|&most| i64::from(most) < milliseconds) as u8
+/// Where a delivery that took so long, as its own record has it, is counted.
+pub fn time_of(total: Option<Duration>) -> u8 {
+    let step = |total| TIMES.partition_point(|&most| Duration::from_millis(most.into()) < total) as u8;
+    total.map_or(NO_TIME, step)
 }
 
 /// What `GET /v1/stats` asks for.
@@ -95,10 +97,10 @@ impl Figures {
         }
     }
 
-    /// Milliseconds that this share of those that were begun did not pass; `None`: none was begun.
+    /// Milliseconds that this share of those that have a time did not pass; `None`: none has one.
     pub fn percentile(&self, share: f64) -> Option<f64> {
-        let begun: u64 = self.times.iter().sum();
-        let rank = share * begun as f64;
+        let timed: u64 = self.times.iter().sum();
+        let rank = share * timed as f64;
         let mut before = 0.0;
         for (at, &count) in self.times.iter().enumerate().filter(|(_, count)| **count > 0) {
             let count = count as f64;
@@ -200,9 +202,9 @@ mod tests {
     fn a_percentile_is_within_a_step_of_what_was_measured() {
         let mut figures = Figures::default();
         assert_eq!(figures.percentile(0.5), None);
-        let measured: Vec<i64> = (1..=1000).map(|n| n * 4).collect();
-        for &milliseconds in &measured {
-            figures.add(Place { slot: 0, delivered: true, time: time_of(milliseconds) }, 1);
+        let measured: Vec<u64> = (1..=1000).map(|n| n * 4).collect();
+        for total in measured.into_iter().map(Duration::from_millis) {
+            figures.add(Place { slot: 0, delivered: true, time: time_of(Some(total)) }, 1);
         }
         figures.add(Place { slot: 0, delivered: false, time: NO_TIME }, 9);
         assert_eq!((figures.count, figures.delivered), (1009, 1000));
@@ -211,7 +213,7 @@ mod tests {
             assert!((told / truth - 1.0).abs() < 0.35, "{share}: {told} for {truth}");
         }
         let mut beyond = Figures::default();
-        beyond.add(Place { slot: 0, delivered: true, time: time_of(60_000) }, 1);
+        beyond.add(Place { slot: 0, delivered: true, time: time_of(Some(Duration::from_secs(60))) }, 1);
         assert_eq!(beyond.percentile(0.5), Some(10_000.0));
     }
 

@@ -657,6 +657,11 @@ impl FinishForm<'_> {
         self.started_at
     }
 
+    /// How long the delivery took; `None`: it was not begun, or nobody saw it end.
+    pub fn total(&self) -> Option<Duration> {
+        self.timings[8].map(Duration::from_nanos)
+    }
+
     fn fact(&self, number: u8) -> Option<&[u8]> {
         self.more.iter().find(|(known, _)| *known == number).map(|(_, fact)| *fact)
     }

@@ -12,6 +12,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -26,7 +27,7 @@ use crate::limits::{STATS_COUNTS_MAX, STATS_HOSTS_OF_SLOT};
 use crate::outcome::Outcome;
 use crate::send::TenantId;
 use crate::store::StoreError;
-use crate::store::stats::{By, Choosing, NO_TIME, Place, SLOT_SECONDS, Stats, StatsAsked, time_of};
+use crate::store::stats::{By, Choosing, Place, SLOT_SECONDS, Stats, StatsAsked, time_of};
 use crate::store::wire::{self, Unreadable};
 
 /// Ends that are read at once, and of the logs that name them so many bytes.
@@ -324,6 +325,7 @@ struct Told {
     tenant: Option<String>,
     host: Option<String>,
     source: Option<String>,
+    total: Option<Duration>,
 }
 
 /// Of each of these ends. Read in the order in which the logs have it.
@@ -351,9 +353,10 @@ fn told(shared: &Shared, ends: &[End]) -> Result<Vec<Told>, StoreError> {
     }
     let mut log = Log(None);
     for told in &mut told {
-        let Some(row) = told.row.as_ref().filter(|row| row.public != 0) else { continue };
+        let Some(row) = told.row.as_ref().filter(|row| row.is_begun()) else { continue };
         if let Some((_, form)) = log.read(shared, row.finish_segment, row.finish, FinishHead::decode)? {
             told.source = form.sources().1.map(|public| public.to_string());
+            told.total = form.total();
         }
     }
     Ok(told)
@@ -364,8 +367,7 @@ impl Counted {
         let slot = end.finished_at.div_euclid(SLOT_SECONDS * 1_000 * NANOSECONDS_PER_MS);
         self.slots = Some(self.slots.map_or((slot, slot), |(first, last)| (first.min(slot), last.max(slot))));
         let delivered = end.outcome == wire::outcome_number(Outcome::Delivered);
-        let took = told.row.as_ref().filter(|row| row.is_begun());
-        let time = took.map_or(NO_TIME, |row| time_of((end.finished_at - row.started_at) / NANOSECONDS_PER_MS));
+        let time = time_of(told.total);
         let tenant = told.tenant.map_or(0, |name| self.name(TENANT, &name));
         let source = told.source.map_or(0, |name| self.name(SOURCE, &name));
         if let Ok(outcome) = wire::outcome_of(end.outcome) {

@@ -5,20 +5,23 @@ use super::link::{Link, Trouble};
 use super::read::{failed, settle};
 use super::{Shared, sql};
 use crate::limits::STATS_HOSTS_OF_SLOT;
+use crate::outcome::Outcome;
 use crate::store::stats::{By, Choosing, Place, Stats, StatsAsked, TIMES};
 use crate::store::{StoreError, wire};
 
 /// Ends that one statement counts.
 const AT_ONCE: i64 = 20_000;
+const NANOSECONDS_PER_MS: i64 = 1_000_000;
 /// Slots of five minutes in an hour.
 const IN_AN_HOUR: i64 = 12;
 
 /// Counts what came since.
 pub async fn count(link: &Link, how: &'static str) -> Result<(), Trouble> {
-    let times: Vec<i32> = TIMES.iter().map(|&time| time as i32).collect();
+    let times: Vec<i64> = TIMES.iter().map(|&time| i64::from(time) * NANOSECONDS_PER_MS).collect();
     let hosts = STATS_HOSTS_OF_SLOT as i64;
+    let unseen = i16::from(wire::outcome_number(Outcome::Interrupted));
     loop {
-        let counted: i64 = link.one(how, &[&AT_ONCE, &times, &hosts]).await?.get(0);
+        let counted: i64 = link.one(how, &[&AT_ONCE, &times, &hosts, &unseen]).await?.get(0);
         if counted < AT_ONCE {
             return Ok(());
         }

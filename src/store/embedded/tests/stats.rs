@@ -93,6 +93,24 @@ async fn of_many_tenants_each_is_found_without_a_look_at_the_others() {
     assert!(head < 1000 && bytes.len() > 100 * 300, "{head} of {} bytes", bytes.len());
 }
 
+/// A clock that is stepped while deliveries are made makes none of them longer or shorter.
+#[tokio::test]
+async fn a_delivery_takes_what_its_record_says_and_not_what_clocks_do() {
+    let subject = OnDisk::with(OnDisk::limits());
+    let (store, session) = (subject.store(), subject.session());
+    for seconds in [-600, 0, 600] {
+        let id = accept_one(store, session, &draft()).await;
+        let end = Finished { finished_at: at(900 + seconds), ..finished(id, 200, at(900)) };
+        store.finish(session, end).await.expect("ended");
+    }
+    let stats = store.stats(asked(By::Outcome)).await.expect("counted");
+    assert_eq!(stats.all.count, 3);
+    for share in [0.01, 0.5, 1.0] {
+        let told = stats.all.percentile(share).expect("each has a time");
+        assert!((30.0..=50.0).contains(&told), "{share}: {told}");
+    }
+}
+
 /// Of a flood of hosts some are told apart, and all are counted.
 #[tokio::test]
 async fn no_more_hosts_are_told_apart_than_there_is_room_for() {
