@@ -40,8 +40,8 @@ pub enum FrameKind {
     Call = 11,
     /// What each tenant has stored in a checkpointed segment; at the end of index files alone.
     Shares = 12,
-    /// What the ends of a full segment come to; in `stats` files alone. (13 and 15 were earlier forms of it.)
-    Stats = 16,
+    /// What the ends of a full segment come to; in `stats` files alone. (13, 15 and 16 were earlier forms of it.)
+    Stats = 17,
     /// Which segments there are; in the `span` file alone.
     Span = 14,
 }

@@ -413,7 +413,8 @@ pub const HOUR: &str =
     "SELECT tenant, outcome, sum(n)::bigint FROM hour WHERE minute > $1::bigint GROUP BY tenant, outcome";
 
 /// Counts ends that came since, `$1` at most. `$2` are the times in nanoseconds, `$3` how many hosts are told apart, `$4` the
-/// outcome of those that nobody saw end: they have no time.
+/// outcome of those that nobody saw end: they have no time. `$5` are the numbers of
+/// the times, of what is beyond them, and of no time.
 macro_rules! count_stats {
     ($lock:literal) => {
         concat!(
@@ -424,8 +425,8 @@ macro_rules! count_stats {
      FROM tier), \
      ends AS MATERIALIZED (SELECT d.seq, d.tenant, d.outcome, d.public, d.finished_at / 300000000000 AS slot, \
      (SELECT s.host FROM send s WHERE s.id = d.id) AS host, d.outcome = 0 AS delivered, \
-     CASE WHEN d.started_at IS NULL OR d.outcome = $4::smallint THEN cardinality($2::bigint[]) + 1 \
-     ELSE width_bucket(d.finished_at - d.started_at - 1, $2::bigint[]) END AS took \
+     CASE WHEN d.started_at IS NULL OR d.outcome = $4::smallint THEN ($5::smallint[])[cardinality($2::bigint[]) + 2] \
+     ELSE ($5::smallint[])[width_bucket(d.finished_at - d.started_at - 1, $2::bigint[]) + 1] END AS took \
      FROM at, bound, LATERAL (SELECT id, seq, tenant, outcome, public, started_at, finished_at FROM done WHERE done.seq > at.seq AND done.seq < bound.seq \
      ORDER BY done.seq LIMIT $1::bigint) d), \
      hosts AS (SELECT slot, tenant, host, row_number() OVER (PARTITION BY slot ORDER BY count(*) DESC, tenant, host) AS n \

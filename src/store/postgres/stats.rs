@@ -6,11 +6,15 @@ use super::read::{failed, settle};
 use super::{Shared, sql};
 use crate::limits::STATS_HOSTS_OF_SLOT;
 use crate::outcome::Outcome;
-use crate::store::stats::{By, Choosing, Place, Stats, StatsAsked, TIMES};
+use crate::store::stats::{By, Choosing, NO_TIME, Place, Stats, StatsAsked, TIMES};
 use crate::store::{StoreError, wire};
 
 /// Ends that one statement counts.
 const AT_ONCE: i64 = 20_000;
+/// The number that each of [`TIMES`], what is beyond them and what has no time goes under there. A step that comes later
+/// gets a new one: what was counted before stands, and nodes of an earlier version count beside this one.
+const STEPS: [i16; TIMES.len() + 2] =
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 26, 23, 24, 25];
 const NANOSECONDS_PER_MS: i64 = 1_000_000;
 /// Slots of five minutes in an hour.
 const IN_AN_HOUR: i64 = 12;
@@ -21,7 +25,7 @@ pub async fn count(link: &Link, how: &'static str) -> Result<(), Trouble> {
     let hosts = STATS_HOSTS_OF_SLOT as i64;
     let unseen = i16::from(wire::outcome_number(Outcome::Interrupted));
     loop {
-        let counted: i64 = link.one(how, &[&AT_ONCE, &times, &hosts, &unseen]).await?.get(0);
+        let counted: i64 = link.one(how, &[&AT_ONCE, &times, &hosts, &unseen, &&STEPS[..]]).await?.get(0);
         if counted < AT_ONCE {
             return Ok(());
         }
@@ -68,7 +72,7 @@ pub async fn stats(shared: &Shared, asked: StatsAsked) -> Result<Stats, StoreErr
         .iter()
         .map(|row| {
             let (value, at, took, count): (&str, i64, i16, i64) = (row.get(0), row.get(1), row.get(3), row.get(4));
-            let time = u8::try_from(took).unwrap_or(u8::MAX);
+            let time = STEPS.iter().position(|&step| step == took).map_or(NO_TIME, |time| time as u8);
             let place = Place { slot: at * asked.bucket, delivered: row.get(2), time };
             (name(value), place, count.unsigned_abs())
         })
