@@ -128,10 +128,11 @@ pub const TEXT_CHARS_MAX: usize = 256;
 pub const TEXT_SENDS_MAX: u64 = 5_000;
 pub const TEXT_BYTES_MAX: u64 = 32 << 20;
 pub const TEXT_TIME: Duration = Duration::from_secs(2);
-/// Hosts, each of its tenant, that statistics tell apart within five minutes; what goes to others is nobody's there.
+/// Hosts of one tenant that statistics tell apart within five minutes; what goes to others is nobody's there.
 pub const STATS_HOSTS_OF_SLOT: usize = 1_000;
-/// So many counts of one segment (16 MiB of memory for the newest), and no more hosts are told apart in it.
-pub const STATS_COUNTS_MAX: usize = if cfg!(test) { 2_000 } else { 200_000 };
+/// What the hosts of one segment take with their counts and names, beside a few MiB while the tenants that have most of it
+/// give some back: 16 MiB in all.
+pub const STATS_HOSTS_BYTES_MAX: usize = if cfg!(test) { 512 << 10 } else { 10 << 20 };
 /// Most buckets of time in one answer of statistics.
 pub const STATS_BUCKETS_MAX: i64 = 750;
 /// Groups of such an answer: those with most sends, and beside them those of which most were not delivered. All others

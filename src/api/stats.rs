@@ -126,7 +126,8 @@ impl<'a> StatsView<'a> {
 /// are kept.
 ///
 /// The twenty groups with most sends are told, and beside them the ten of which most were not delivered; the others are one
-/// group without a name. Of hosts, at most 1,000 are told apart in five minutes.
+/// group without a name. Of hosts, at most 1,000 of a tenant are told apart in five minutes; where
+/// there are too many for a store, those with fewest sends of the tenants with most are not.
 #[utoipa::path(
     get, path = "/v1/stats", operation_id = "read_stats", tag = "sends",
     params(openapi::Tenant, openapi::StatsParameters),

@@ -23,7 +23,7 @@ use super::read::{Window, payload};
 use super::segment::{END_BYTES, End, SCAN_ROWS, Segment};
 use super::table::{Extent, ROW_BYTES, Row};
 use super::{Shared, files, locked};
-use crate::limits::{STATS_COUNTS_MAX, STATS_HOSTS_OF_SLOT};
+use crate::limits::{STATS_HOSTS_BYTES_MAX, STATS_HOSTS_OF_SLOT};
 use crate::outcome::Outcome;
 use crate::send::TenantId;
 use crate::store::StoreError;
@@ -42,6 +42,9 @@ const SOURCE: u8 = 2;
 const TENANT: u8 = 3;
 /// Slots that are summed up: five minutes, an hour, a day.
 const SPANS: [i64; 3] = [1, 12, 288];
+/// What a count takes in a table that has just grown, and what a name does beside its text: its places in two tables.
+const COUNT_BYTES: usize = 80;
+const NAME_BYTES: usize = 140;
 /// Of a part: every tenant's ends.
 const ALL: u32 = u32::MAX;
 /// Of which an answer for one tenant reads where its parts stand.
@@ -68,12 +71,22 @@ pub struct Counted {
     /// Hosts, public addresses and tenants by their numbers, which are one for each text.
     names: HashMap<(u8, u32), Arc<str>>,
     numbers: HashMap<Arc<str>, u32>,
-    /// Of the newest slot, with their tenants.
-    hosts: (i64, HashSet<(u32, u32)>),
+    last_number: u32,
+    hosts: Hosts,
+    /// What the hosts take at most, each tenant's with their names.
+    host_bytes: usize,
     /// The first and the last.
     slots: Option<(i64, i64)>,
     /// All of it is in the file, and nothing comes any more.
     sealed: bool,
+}
+
+/// Of the newest slot: those that are told apart, with their tenants, and how many each tenant had of them.
+#[derive(Default)]
+struct Hosts {
+    slot: i64,
+    told: HashSet<(u32, u32)>,
+    of_tenants: HashMap<u32, usize>,
 }
 
 /// The first frame of the file, which every answer reads.
@@ -375,37 +388,89 @@ impl Counted {
         }
         let host = told.host.map_or(0, |name| self.host(slot, tenant, &name));
         for (of, value) in [(OUTCOME, u32::from(end.outcome)), (HOST, host), (SOURCE, source)] {
-            let key = Key { of, slot, tenant, value, delivered, time };
-            *self.counts.entry(key).or_default() += 1;
+            let count = self.counts.entry(Key { of, slot, tenant, value, delivered, time }).or_default();
+            if *count == 0 && of == HOST && value != 0 {
+                self.host_bytes += COUNT_BYTES;
+            }
+            *count += 1;
+        }
+        if self.host_bytes > STATS_HOSTS_BYTES_MAX {
+            self.make_room();
         }
     }
 
-    /// The number of a tenant's host, if there is room for one more.
+    /// The number of a tenant's host, if its tenant may have one more.
     fn host(&mut self, slot: i64, tenant: u32, name: &str) -> u32 {
-        if self.hosts.0 != slot {
-            self.hosts = (slot, HashSet::new());
+        if self.hosts.slot != slot {
+            self.hosts = Hosts { slot, ..Hosts::default() };
         }
         if let Some(&number) = self.numbers.get(name)
-            && self.hosts.1.contains(&(tenant, number))
+            && self.hosts.told.contains(&(tenant, number))
         {
             return number;
         }
-        if self.hosts.1.len() >= STATS_HOSTS_OF_SLOT || self.counts.len() >= STATS_COUNTS_MAX {
+        let had = self.hosts.of_tenants.entry(tenant).or_default();
+        if *had >= STATS_HOSTS_OF_SLOT {
             return 0;
         }
+        *had += 1;
         let number = self.name(HOST, name);
-        self.hosts.1.insert((tenant, number));
+        self.hosts.told.insert((tenant, number));
+        self.host_bytes += NAME_BYTES + name.len();
         number
+    }
+
+    /// Tenants whose hosts take more than their share of three quarters of the room give back those with fewest sends, so
+    /// that none's made-up hosts take the name of another's. What went there is nobody's from then on.
+    fn make_room(&mut self) {
+        // A host's sends, and what it takes, by tenant.
+        let mut tenants: BTreeMap<u32, HashMap<u32, (u64, usize)>> = BTreeMap::new();
+        for (key, &count) in self.counts.iter().filter(|(key, _)| key.of == HOST && key.value != 0) {
+            let text = self.names.get(&(HOST, key.value)).map_or(0, |name| name.len());
+            let host = tenants.entry(key.tenant).or_default().entry(key.value).or_insert((0, NAME_BYTES + text));
+            *host = (host.0 + count, host.1 + COUNT_BYTES);
+        }
+        let taken = |hosts: &HashMap<u32, (u64, usize)>| hosts.values().map(|(_, bytes)| bytes).sum::<usize>();
+        let share = share_of(tenants.values().map(taken).collect(), STATS_HOSTS_BYTES_MAX / 4 * 3);
+        let mut gone: HashSet<(u32, u32)> = HashSet::new();
+        self.host_bytes = 0;
+        for (tenant, hosts) in tenants {
+            let mut bytes = taken(&hosts);
+            let mut hosts: Vec<(u64, u32, usize)> = match bytes > share {
+                true => hosts.into_iter().map(|(host, (count, bytes))| (count, host, bytes)).collect(),
+                false => Vec::new(),
+            };
+            hosts.sort_unstable_by_key(|&(count, host, _)| (count, std::cmp::Reverse(host)));
+            for (_, host, its) in hosts {
+                if bytes <= share {
+                    break;
+                }
+                bytes -= its;
+                gone.insert((tenant, host));
+            }
+            self.host_bytes += bytes;
+        }
+        let of_gone = |key: &Key| key.of == HOST && gone.contains(&(key.tenant, key.value));
+        let moved: Vec<(Key, u64)> = self.counts.extract_if(|key, _| of_gone(key)).collect();
+        for (key, count) in moved {
+            *self.counts.entry(Key { value: 0, ..key }).or_default() += count;
+        }
+        self.hosts.told.retain(|host| !gone.contains(host));
+        let named: HashSet<u32> = self.counts.keys().filter(|key| key.of == HOST).map(|key| key.value).collect();
+        self.names.retain(|(of, number), _| *of != HOST || named.contains(number));
+        let names = &self.names;
+        self.numbers.retain(|_, number| [HOST, SOURCE, TENANT].iter().any(|of| names.contains_key(&(*of, *number))));
     }
 
     /// The number of a name, which is given one.
     fn name(&mut self, of: u8, name: &str) -> u32 {
-        let next = self.numbers.len() as u32 + 1;
+        let next = self.last_number + 1;
         let (text, number) = match self.numbers.get_key_value(name) {
             Some((text, &number)) => (text.clone(), number),
             None => (Arc::from(name), next),
         };
         if number == next {
+            self.last_number = next;
             self.numbers.insert(text.clone(), number);
         }
         self.names.entry((of, number)).or_insert(text);
@@ -459,6 +524,19 @@ impl Counted {
     pub fn hosts_told(&self) -> usize {
         self.names.keys().filter(|(of, _)| *of == HOST).count()
     }
+}
+
+/// The most that each may have, so that all of it is within the room.
+fn share_of(mut taken: Vec<usize>, mut room: usize) -> usize {
+    taken.sort_unstable();
+    for (before, &one) in taken.iter().enumerate() {
+        let share = room / (taken.len() - before);
+        if one > share {
+            return share;
+        }
+        room -= one;
+    }
+    usize::MAX
 }
 
 /// Frames of logs, mostly one after another. What is damaged is told where somebody asks for the record.
@@ -515,5 +593,78 @@ impl Rows {
         }
         let at = (end.row - self.from) as usize * ROW_BYTES;
         Ok(self.bytes.get(at..).and_then(|row| row.first_chunk()).and_then(Row::decode))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Reach;
+
+    /// What ends are counted from.
+    fn end(counted: &mut Counted, slot: i64, tenant: &str, host: &str) {
+        let finished_at = slot * SLOT_SECONDS * 1_000 * NANOSECONDS_PER_MS;
+        let end = End { finished_at, segment: 1, row: 0, tenant: 0, outcome: 0 };
+        let told = Told {
+            tenant: Some(tenant.to_owned()),
+            host: Some(host.to_owned()),
+            total: Some(Duration::ZERO),
+            ..Told::default()
+        };
+        counted.add(&end, told);
+    }
+
+    fn hosts_of(counted: &Counted, tenant: &str) -> BTreeMap<Option<Arc<str>>, u64> {
+        let reach = Reach::One(TenantId::new(tenant));
+        let asked = StatsAsked { reach, since: 0, until: 1_000, bucket: 1, by: By::Host };
+        let mut hosts = BTreeMap::new();
+        counted.asked(&asked).into_iter().for_each(|(name, _, count)| *hosts.entry(name).or_default() += count);
+        hosts
+    }
+
+    /// Whatever of the two is first in five minutes, and whether room is made for the others or not.
+    #[test]
+    fn no_tenants_made_up_hosts_take_the_name_of_anothers() {
+        let mut counted = Counted::default();
+        let slots = 40;
+        for slot in 0..slots {
+            for host in 0..STATS_HOSTS_OF_SLOT + 50 {
+                end(&mut counted, slot, "noisy", &format!("h{host}.of-{slot}.{}.example", "long".repeat(host % 40)));
+                assert!(counted.host_bytes <= STATS_HOSTS_BYTES_MAX, "slot {slot}");
+            }
+            (0..5).for_each(|_| end(&mut counted, slot, "noisy", "real.example"));
+            end(&mut counted, slot, "quiet", "one.example");
+            end(&mut counted, slot, &format!("late-{slot}"), "two.example");
+        }
+        let slots = slots as u64;
+        let name = |name: &str| Some(Arc::from(name));
+        assert_eq!(hosts_of(&counted, "quiet"), BTreeMap::from([(name("one.example"), slots)]));
+        for slot in 0..slots {
+            assert_eq!(hosts_of(&counted, &format!("late-{slot}")), BTreeMap::from([(name("two.example"), 1)]));
+        }
+        let noisy = hosts_of(&counted, "noisy");
+        assert_eq!(noisy.values().sum::<u64>(), slots * (STATS_HOSTS_OF_SLOT as u64 + 55), "all are counted");
+        assert!(noisy.len() > 500 && noisy.len() < 4_000, "{} hosts", noisy.len());
+
+        // What names and counts take is what was reckoned, at most.
+        let texts: usize = counted.names.iter().filter(|((of, _), _)| *of == HOST).map(|(_, name)| name.len()).sum();
+        let counts = counted.counts.keys().filter(|key| key.of == HOST && key.value != 0).count();
+        assert!(texts + counted.hosts_told() * NAME_BYTES + counts * COUNT_BYTES <= counted.host_bytes);
+        assert!(counted.numbers.len() <= counted.names.len());
+    }
+
+    #[test]
+    fn those_who_have_little_keep_it() {
+        for (taken, room, share) in [
+            (vec![], 10, usize::MAX),
+            (vec![4, 6], 10, usize::MAX),
+            (vec![11], 10, 10),
+            (vec![100, 1, 2], 10, 7),
+            (vec![5, 100, 100], 10, 3),
+            (vec![1, 100, 100], 11, 5),
+        ] {
+            assert_eq!(share_of(taken.clone(), room), share, "{taken:?}");
+            assert!(taken.iter().map(|&one| one.min(share)).sum::<usize>() <= room, "{taken:?}");
+        }
     }
 }

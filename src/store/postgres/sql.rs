@@ -412,7 +412,7 @@ pub const COMPACT_HOUR: &str = "WITH newest AS MATERIALIZED (SELECT max(minute) 
 pub const HOUR: &str =
     "SELECT tenant, outcome, sum(n)::bigint FROM hour WHERE minute > $1::bigint GROUP BY tenant, outcome";
 
-/// Counts ends that came since, `$1` at most. `$2` are the times in nanoseconds, `$3` how many hosts are told apart, `$4` the
+/// Counts ends that came since, `$1` at most. `$2` are the times in nanoseconds, `$3` how many hosts of a tenant are told apart, `$4` the
 /// outcome of those that nobody saw end: they have no time. `$5` are the numbers of
 /// the times, of what is beyond them, and of no time.
 macro_rules! count_stats {
@@ -429,7 +429,7 @@ macro_rules! count_stats {
      ELSE ($5::smallint[])[width_bucket(d.finished_at - d.started_at - 1, $2::bigint[]) + 1] END AS took \
      FROM at, bound, LATERAL (SELECT id, seq, tenant, outcome, public, started_at, finished_at FROM done WHERE done.seq > at.seq AND done.seq < bound.seq \
      ORDER BY done.seq LIMIT $1::bigint) d), \
-     hosts AS (SELECT slot, tenant, host, row_number() OVER (PARTITION BY slot ORDER BY count(*) DESC, tenant, host) AS n \
+     hosts AS (SELECT slot, tenant, host, row_number() OVER (PARTITION BY slot, tenant ORDER BY count(*) DESC, host) AS n \
      FROM ends WHERE host IS NOT NULL GROUP BY 1, 2, 3), \
      told AS (SELECT v.tenant, v.told_by, w.seconds, e.slot / (w.seconds / 300) AS slot, v.value, e.delivered, e.took \
      FROM ends e LEFT JOIN hosts h ON h.slot = e.slot AND h.tenant = e.tenant AND h.host = e.host AND h.n <= $3::bigint, \
