@@ -205,22 +205,25 @@ impl OfTenant<'_> {
     }
 
     /// Of a body nothing, where bodies are not kept or hold what is to be hidden: a piece of one cannot be looked into.
-    /// Of a head's line all but what a secret header has, wherever in it that is named.
+    /// Of the rest all but what a secret header has, wherever in it that is named: what was not taken for a head may be one.
     fn said(self, said: Said, keep_bodies: bool) -> Option<String> {
         match said {
-            Said::Body(piece) => (keep_bodies && self.redactor.pointers.is_empty()).then_some(piece),
+            Said::Body(piece) => {
+                (keep_bodies && self.redactor.pointers.is_empty()).then(|| self.but_secret_headers(piece))
+            }
             Said::Head { line, after } if after.as_deref().is_some_and(|name| self.redactor.is_secret_header(name)) => {
                 Some(self.hide.hide(line.as_bytes()))
             }
-            Said::Head { line, .. } => {
-                let plain = line.to_ascii_lowercase().replace('_', "-");
-                let secret = |name: &String| plain.find(name.as_str()).map(|at| at + name.len());
-                let shown = match self.redactor.headers.iter().filter_map(secret).min() {
-                    Some(end) if end < line.len() => line[..end].to_owned() + &self.hide.hide(&line.as_bytes()[end..]),
-                    _ => line,
-                };
-                Some(shown)
-            }
+            Said::Head { line, .. } => Some(self.but_secret_headers(line)),
+        }
+    }
+
+    fn but_secret_headers(self, line: String) -> String {
+        let plain = line.to_ascii_lowercase().replace('_', "-");
+        let secret = |name: &String| plain.find(name.as_str()).map(|at| at + name.len());
+        match self.redactor.headers.iter().filter_map(secret).min() {
+            Some(end) if end < line.len() => line[..end].to_owned() + &self.hide.hide(&line.as_bytes()[end..]),
+            _ => line,
         }
     }
 

@@ -240,6 +240,8 @@ fn what_a_receiver_sent_is_quoted_as_far_as_it_might_be_kept() {
     for (said, keep_bodies, shown) in [
         (body(), true, Some("{\"token\":\"s3cret\"")),
         (body(), false, None),
+        (Said::Body("Set-Cookie: id=s3cret".to_owned()), true, Some("Set-Cookie<>")),
+        (Said::Body("{\"x_own\": \"s3cret\"".to_owned()), true, Some("{\"x_own<>")),
         (head("nonsense", None), true, Some("nonsense")),
         (head("nonsense", None), false, Some("nonsense")),
         (head("nonsense", Some("x-trace")), false, Some("nonsense")),
