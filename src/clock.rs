@@ -1,6 +1,6 @@
 //! The one place that reads a clock. Deciding modules take `now` as an argument instead.
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -10,8 +10,23 @@ use tokio::time::Instant;
 #[derive(Clone, Copy)]
 struct Followed {
     said: Timestamp,
-    /// Of the system, whatever a test does to [`monotonic`].
-    at: std::time::Instant,
+    at: Uptime,
+}
+
+/// Since the machine started, times of sleep included: nobody sets it. (Whatever a test does to [`monotonic`].)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Uptime(SignedDuration);
+
+impl Uptime {
+    fn now() -> Self {
+        // Linux has had this clock since 2.6.39.
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+        Self(SignedDuration::try_from(now).unwrap_or(SignedDuration::MAX))
+    }
+
+    fn since(self, earlier: Self) -> SignedDuration {
+        self.0.saturating_sub(earlier.0)
+    }
 }
 
 /// Clocks that are kept differ by less, and then each goes by its own, which does not step with every look.
@@ -20,7 +35,7 @@ const KEPT: SignedDuration = SignedDuration::from_secs(1);
 /// What is known of the time of day beside what the system says.
 struct Known {
     followed: Option<Followed>,
-    course: Option<Course>,
+    course: Option<Arc<Course>>,
 }
 
 static KNOWN: RwLock<Known> = RwLock::new(Known { followed: None, course: None });
@@ -30,76 +45,125 @@ pub fn wall() -> Timestamp {
     look().0
 }
 
-/// The time of day, and by how much it was set back in all since this process began to look.
+/// The time of day, and how it went since this process began to look.
 #[allow(clippy::disallowed_methods, reason = "the one place that may")]
-fn look() -> (Timestamp, SignedDuration) {
-    let before = std::time::Instant::now();
+fn look() -> (Timestamp, Arc<Course>) {
+    let before = Uptime::now();
     let own = Timestamp::now();
-    let after = std::time::Instant::now();
+    let after = Uptime::now();
     let (followed, course) = {
         let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
-        (known.followed, known.course)
+        (known.followed, known.course.clone())
     };
     let told = followed.map_or(own, |followed| of_both(own, followed, after));
-    // Of one that was held up between its looks at the two clocks nothing can be told.
-    let is_known = after.saturating_duration_since(before) >= AT_ONCE
-        || course.is_some_and(|course| course.stepped(told, before).is_none());
-    if is_known {
-        return (told, course.map_or(SignedDuration::ZERO, |course| course.back));
+    if let Some(course) = course
+        // Of one that was held up between its looks at the two clocks nothing can be told.
+        && (after.since(before) >= AT_ONCE || course.stepped(told, before).is_none())
+    {
+        return (told, course);
     }
     let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
-    let course = Course::after(known.course, told, before);
-    known.course = Some(course);
-    (told, course.back)
+    let course = match &known.course {
+        None => Arc::new(Course::from(told, before)),
+        Some(course) => match course.stepped(told, before) {
+            None => course.clone(),
+            Some(by) => Arc::new(course.set(by, told, before)),
+        },
+    };
+    known.course = Some(course.clone());
+    (told, course)
 }
 
-/// How the time of day goes beside the monotonic clock: where both stood when it was last set, and by how much it was set
-/// back in all.
-#[derive(Clone, Copy)]
+/// How the time of day goes beside the one that nobody sets.
+#[derive(Clone, Debug)]
 struct Course {
+    /// Where both stood when it was last set.
     wall: Timestamp,
-    at: std::time::Instant,
-    back: SignedDuration,
+    at: Uptime,
+    /// The time of day since each time that it was set, the last one last, and before.
+    settings: Vec<Setting>,
 }
 
-const AT_ONCE: Duration = Duration::from_millis(100);
+/// While a clock was set as it was.
+#[derive(Clone, Copy, Debug)]
+struct Setting {
+    /// What is to be added to it then, for the steady time.
+    off: SignedDuration,
+    /// The steady time when that began.
+    from: Timestamp,
+}
+
+const AT_ONCE: SignedDuration = SignedDuration::from_millis(100);
+/// A clock that is set more often is remembered by its last settings: what waits for longer is measured by the first of
+/// them.
+const SETTINGS: usize = 16;
 
 impl Course {
-    /// By how much the time of day was set since, and forward where it is more than nothing. (An earlier look of another
+    fn from(wall: Timestamp, at: Uptime) -> Self {
+        Self { wall, at, settings: vec![Setting { off: SignedDuration::ZERO, from: Timestamp::MIN }] }
+    }
+
+    fn last(&self) -> Setting {
+        self.settings.last().copied().unwrap_or(Setting { off: SignedDuration::ZERO, from: Timestamp::MIN })
+    }
+
+    /// By how much the time of day was set since, forward where it is more than nothing. (An earlier look of another
     /// thread that comes in only now is told apart by its instant.)
-    fn stepped(self, wall: Timestamp, at: std::time::Instant) -> Option<SignedDuration> {
-        let passed = SignedDuration::try_from(at.checked_duration_since(self.at)?).ok()?;
-        let by = wall.duration_since(self.wall) - passed;
+    fn stepped(&self, wall: Timestamp, at: Uptime) -> Option<SignedDuration> {
+        if at < self.at {
+            return None;
+        }
+        let by = wall.duration_since(self.wall).saturating_sub(at.since(self.at));
         Some(by).filter(|by| by.abs() > KEPT)
     }
 
-    fn after(course: Option<Self>, wall: Timestamp, at: std::time::Instant) -> Self {
-        let Some(course) = course else { return Self { wall, at, back: SignedDuration::ZERO } };
-        match course.stepped(wall, at) {
-            Some(by) => Self { wall, at, back: course.back + (-by).max(SignedDuration::ZERO) },
-            None => course,
+    fn set(&self, by: SignedDuration, wall: Timestamp, at: Uptime) -> Self {
+        let off = self.last().off.saturating_sub(by);
+        let mut settings = self.settings.clone();
+        settings.push(Setting { off, from: later(wall, off) });
+        if settings.len() > SETTINGS {
+            settings.remove(0);
+            settings[0].from = Timestamp::MIN;
         }
+        Self { wall, at, settings }
+    }
+
+    /// The steady time when the time of day was this, where it is `now`: the last such time, where it came more than once.
+    fn steady(&self, at: Timestamp, now: Timestamp) -> Timestamp {
+        let last = self.last();
+        let mut until = later(now, last.off);
+        for setting in self.settings.iter().rev() {
+            let then = later(at, setting.off);
+            if (setting.from..=until).contains(&then) {
+                return then;
+            }
+            until = setting.from;
+        }
+        // It never was: told by another clock, or still to come.
+        later(at, last.off).clamp(last.from, later(now, last.off))
     }
 }
 
-/// A time of day that is past, as waits are measured by: by a clock that this process never saw set back. It orders and
-/// subtracts within this process, and is written down nowhere. One that is still to come was told before the clock was set
-/// back, and counts as now.
+fn later(at: Timestamp, by: SignedDuration) -> Timestamp {
+    at.checked_add(by).unwrap_or(at)
+}
+
+/// A time of day that is past, as waits are measured by: by a clock that goes on however the time of day is set while this
+/// process lives, and that counts a machine's sleep. It orders and subtracts within this process, and is written down
+/// nowhere. One that is still to come counts as now.
 pub fn steady(at: Timestamp) -> Timestamp {
-    let (now, back) = look();
-    let at = at.min(now);
-    at.checked_add(back).unwrap_or(at)
+    let (now, course) = look();
+    course.steady(at, now)
 }
 
 /// The time of day that is now this [`steady`] one.
 pub fn unsteady(at: Timestamp) -> Timestamp {
-    at.checked_sub(look().1).unwrap_or(at)
+    at.checked_sub(look().1.last().off).unwrap_or(at)
 }
 
 /// The followed one's, where the system's is not kept.
-fn of_both(own: Timestamp, followed: Followed, now: std::time::Instant) -> Timestamp {
-    let since = SignedDuration::try_from(now.saturating_duration_since(followed.at)).unwrap_or(SignedDuration::MAX);
-    match followed.said.checked_add(since) {
+fn of_both(own: Timestamp, followed: Followed, now: Uptime) -> Timestamp {
+    match followed.said.checked_add(now.since(followed.at)) {
         Ok(theirs) if own.duration_since(theirs).abs() > KEPT => theirs,
         _ => own,
     }
@@ -110,7 +174,7 @@ fn of_both(own: Timestamp, followed: Followed, now: std::time::Instant) -> Times
 #[allow(clippy::disallowed_methods, reason = "the one place that may")]
 pub fn follow(said: Timestamp) -> Option<SignedDuration> {
     let ahead = Timestamp::now().duration_since(said);
-    let followed = Followed { said, at: std::time::Instant::now() };
+    let followed = Followed { said, at: Uptime::now() };
     KNOWN.write().unwrap_or_else(PoisonError::into_inner).followed = Some(followed);
     Some(ahead).filter(|ahead| ahead.abs() > KEPT)
 }
@@ -125,43 +189,78 @@ pub fn monotonic() -> Instant {
 mod tests {
     use super::*;
 
-    #[test]
-    #[allow(clippy::disallowed_methods, reason = "any instant will do")]
-    fn what_waits_is_not_made_to_wait_by_a_clock_that_is_set_back() {
-        let start = std::time::Instant::now();
-        let mut course = None;
-        // After so many seconds the time of day is this; then so much of it was set back in all.
-        for (passed, wall, back) in [
-            (0, 1_000, 0),
-            (10, 1_010, 0),
-            (20, 1_021, 0), // no step, as yet
-            (30, 430, 600), // set back by ten minutes
-            (40, 440, 600),
-            (50, 4_050, 600), // set forward by an hour, which is nobody's wait
-            (60, 460, 4_200), // and that was wrong
-            (70, 470, 4_200),
-            (70, 468, 4_202),
-        ] {
-            let wall = Timestamp::from_second(wall).expect("a time");
-            let told = Course::after(course, wall, start + Duration::from_secs(passed));
-            assert_eq!(told.back.as_secs(), back, "after {passed} s");
-            course = Some(told);
+    fn second(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    fn up(seconds: i64) -> Uptime {
+        Uptime(SignedDuration::from_secs(seconds))
+    }
+
+    /// As [`look`] has it.
+    fn looked(course: &Course, wall: i64, at: i64) -> Course {
+        match course.stepped(second(wall), up(at)) {
+            None => course.clone(),
+            Some(by) => course.set(by, second(wall), up(at)),
         }
-        // A look that comes in late tells nothing.
-        let late = Course::after(course, Timestamp::UNIX_EPOCH, start);
-        assert_eq!(late.back.as_secs(), 4_202);
     }
 
     #[test]
-    #[allow(clippy::disallowed_methods, reason = "any instant will do")]
+    fn what_waits_waits_as_long_however_the_clock_is_set() {
+        let mut course = Course::from(second(1_000), up(0));
+        let mut told = Vec::new();
+        // After so many seconds the time of day is this.
+        for (passed, wall) in [
+            (10, 1_010),
+            (90_000, 91_000), // the machine slept, and both went on
+            (90_010, 91_010),
+            (90_020, 90_420), // set back by ten minutes
+            (90_030, 90_430),
+            (90_040, 94_040), // set forward by an hour
+            (90_050, 90_450), // and that was wrong
+            (90_060, 91_060), // right again
+        ] {
+            course = looked(&course, wall, passed);
+            told.push((passed, wall));
+            let age = |at| {
+                let now = second(wall);
+                course.steady(now, now).duration_since(course.steady(second(at), now)).as_secs()
+            };
+            for &(earlier, at) in &told {
+                assert_eq!(age(at), passed - earlier, "told at {earlier}, looked at {passed}");
+            }
+            // One from before this process looked, by the clock that it began with.
+            assert_eq!(age(900), 100 + passed);
+            // One that never was.
+            assert_eq!(course.steady(second(wall + 500_000), second(wall)), course.steady(second(wall), second(wall)));
+        }
+        // A time that came twice is the later one: what waits may wait for longer then, and ends at no time too early.
+        course = looked(&course, 96_000, 95_000);
+        assert_eq!(course.steady(second(94_040), second(96_000)), second(94_040));
+        // A clock that is a little off was not set.
+        assert_eq!(looked(&course, 96_011, 95_010).settings.len(), course.settings.len());
+        // A look that comes in late tells nothing.
+        assert_eq!(looked(&course, 0, 0).settings.len(), course.settings.len());
+    }
+
+    #[test]
+    fn a_clock_that_is_always_set_takes_no_more_room() {
+        let mut course = Course::from(second(1_000_000), up(0));
+        for n in 1..100 {
+            course = looked(&course, 1_000_000 + n * 7 - (n % 2) * 500, n * 7);
+        }
+        assert_eq!(course.settings.len(), SETTINGS);
+        let now = second(1_000_000 + 99 * 7 - 500);
+        assert_eq!(course.steady(now, now).as_second(), 1_000_000 + 99 * 7);
+    }
+
+    #[test]
     fn a_clock_that_is_not_kept_goes_by_the_one_that_is_followed() {
-        let second = Timestamp::from_second;
-        let followed = Followed { said: second(1_000).expect("a time"), at: std::time::Instant::now() };
-        let later = followed.at + Duration::from_secs(60);
+        let followed = Followed { said: second(1_000), at: up(5) };
         for (own, expected) in
             [(1_060, 1_060), (1_061, 1_061), (1_059, 1_059), (1_062, 1_060), (1_058, 1_060), (91_060, 1_060)]
         {
-            let told = of_both(second(own).expect("a time"), followed, later);
+            let told = of_both(second(own), followed, up(65));
             assert_eq!(told.as_second(), expected, "{own}");
         }
     }

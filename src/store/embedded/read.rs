@@ -1,5 +1,7 @@
 //! Reading beside the writer: records, executions, the tail. Lists have a module of their own.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 
@@ -12,6 +14,7 @@ use super::list::{Sieve, cursor, parse_cursor};
 use super::seal::{SLOT_BYTES, Slot};
 use super::segment::{END_BYTES, End, Segment};
 use super::table::{Extent, NONE, ROW_BYTES, Row};
+use crate::clock;
 use crate::limits::IDEMPOTENCY_KEPT;
 use crate::outcome::words::UnmadeCause;
 use crate::outcome::{Ended, Outcome};
@@ -23,6 +26,11 @@ use crate::store::{Accepted, Filter, IdempotencyKey, Reach, StoreError, TailItem
 
 /// Places of the tail looked at in one call, so that a filter that matches nothing still comes back.
 const TAIL_PLACES_MAX: u32 = 16 * 1024;
+
+/// However the time of day is set meanwhile.
+fn age(created_at: i64, now: Timestamp) -> Duration {
+    waited(clock::steady(wire::timestamp(created_at)), clock::steady(now))
+}
 
 impl Shared {
     /// The end of an execution.
@@ -54,7 +62,7 @@ impl Shared {
                     }
                 }
                 let row = segment.row(first)?;
-                if row.is_lost() || waited(wire::timestamp(row.created_at), now) >= IDEMPOTENCY_KEPT {
+                if row.is_lost() || age(row.created_at, now) >= IDEMPOTENCY_KEPT {
                     continue;
                 }
                 let bytes = segment.frame(row.accepted)?;
@@ -93,7 +101,7 @@ impl Shared {
         let extent = Extent { at, length: bytes.len() as u32 };
         let form: CallForm<'_> = payload(segment, extent, &bytes, wire::decode)?;
         let is_it = form.tenant == key.tenant.as_str() && form.key.path == key.path && form.key.key == key.key;
-        if !is_it || waited(wire::timestamp(form.created_at), now) >= IDEMPOTENCY_KEPT {
+        if !is_it || age(form.created_at, now) >= IDEMPOTENCY_KEPT {
             return Ok(None);
         }
         // It was keyed when it was carried, if not before.
@@ -107,7 +115,7 @@ impl Shared {
     /// The calls of a segment whose keys are still promised, as frames to be carried on, each with its hash.
     pub fn calls_to_carry(&self, segment: &Segment, now: Timestamp) -> Result<Vec<(u64, Vec<u8>)>, StoreError> {
         let mut carried = Vec::new();
-        let alive = |created_at: i64| waited(wire::timestamp(created_at), now) < IDEMPOTENCY_KEPT;
+        let alive = |created_at: i64| age(created_at, now) < IDEMPOTENCY_KEPT;
         for (hash, first, count) in segment.all_calls()? {
             if count == 0 {
                 let bytes = segment.frame_at(first)?;
