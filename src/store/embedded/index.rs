@@ -545,6 +545,8 @@ mod tests {
         frame::append(&mut earlier, FrameKind::Index, &[&wire::encode(&form, Vec::new())], None);
         earlier.extend_from_slice(&entries);
         earlier.extend_from_slice(&bytes[index.entries_at as usize + entries.len()..]);
+        // As another file: the one that was read is open still.
+        fs::remove_file(directory.join("index")).expect("there");
         fs::write(directory.join("index"), earlier).expect("written");
         OnDisk::load(directory).expect("readable").expect("sound").0
     }
