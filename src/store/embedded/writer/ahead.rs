@@ -109,11 +109,13 @@ impl Writer {
 
     /// Whether there was anything to write. Where the store is failing there is not: the call's own batch is told why.
     fn write_piece(&mut self, large: &mut Large) -> Result<bool, StoreError> {
-        if large.segment != self.newest.number {
+        let is_failing = self.is_failing();
+        // Of what has its place some may not be on disk yet. The call's own batch may find the store mended: it has it all.
+        if large.segment != self.newest.number || is_failing {
             large.go_to(self.newest.number);
         }
         let newest = self.newest.clone();
-        if self.is_failing() || large.written == large.frames.len() && !large.place_more(&newest) {
+        if is_failing || large.written == large.frames.len() && !large.place_more(&newest) {
             return Ok(false);
         }
         let at = large.at + large.written as u64;
