@@ -31,9 +31,11 @@ fn the_demo_of_a_tier_shows_a_node_die_and_the_others_go_on() {
     let directory = tempfile::tempdir().unwrap();
     let (code, out, err) = run(&["demo", "--nodes", "3", "--once"], directory.path());
     assert_eq!(code, Some(0), "{out}\n{err}");
-    for part in ["node-3 is killed", "delivered", "policy_metadata", "by node-1", "by node-2", "interrupted"] {
+    for part in ["node-3 is killed", "delivered", "policy_metadata", "interrupted"] {
         assert!(out.contains(part), "{part} is missing in\n{out}");
     }
+    // Either may have claimed all that was released, if the other was not quick enough to ask.
+    assert!(out.contains("by node-1") || out.contains("by node-2"), "{out}");
     assert!(!out.contains("by node-3"), "{out}");
     let (code, _, err) = run(&["demo", "--postgres", "postgres://a@b/c"], directory.path());
     assert_eq!(code, Some(2), "{err}");
