@@ -328,9 +328,8 @@ impl Intake {
         let limit = SignedDuration::try_from(self.world.config().delivery.hold_limit).unwrap_or(SignedDuration::MAX);
         loop {
             let now = clock::wall();
-            let opened_before = now.checked_sub(limit).unwrap_or(Timestamp::MIN);
             let (store, session) = (&self.ledger.store, &self.ledger.session);
-            let released = match store.release_overdue(session, opened_before, now, SWEEP).await {
+            let released = match store.release_overdue(session, limit, now, SWEEP).await {
                 Ok(released) => released,
                 Err(error) => {
                     tracing::warn!(%error, "held sends could not be released yet");

@@ -245,10 +245,11 @@ impl Inner {
 
     fn release_overdue(
         &mut self,
-        opened_before: Timestamp,
+        held_for: SignedDuration,
         now: Timestamp,
         limit: usize,
     ) -> Result<Released, StoreError> {
+        let opened_before = now.checked_sub(held_for).unwrap_or(Timestamp::MIN);
         let open = self.members.keys().filter(|execution| !self.endings.contains_key(execution));
         let opened = open.filter_map(|execution| Some((self.opened_at(execution)?, execution.clone())));
         let mut overdue: Vec<_> = opened.filter(|(opened, _)| *opened < opened_before).collect();
@@ -669,11 +670,11 @@ impl OnceOnly for Memory {
     fn release_overdue<'a>(
         &'a self,
         by: &'a Session,
-        opened_before: Timestamp,
+        held_for: SignedDuration,
         now: Timestamp,
         limit: usize,
     ) -> StoreResult<'a, Released> {
-        ready(self.open_for(by).and_then(|mut inner| inner.release_overdue(opened_before, now, limit)))
+        ready(self.open_for(by).and_then(|mut inner| inner.release_overdue(held_for, now, limit)))
     }
 
     fn expire<'a>(&'a self, by: &'a Session, now: Timestamp, limit: usize) -> StoreResult<'a, Swept> {

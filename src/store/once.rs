@@ -12,7 +12,7 @@
 use std::fmt;
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{StoreError, StoreResult, TailPlace};
 use crate::limits::TRACE_QUEUE;
@@ -344,11 +344,11 @@ pub trait OnceOnly: std::marker::Send + Sync + 'static {
     /// is `NoSuchSend`. A fenced session's end of what it had begun is taken while the send has none.
     fn finish<'a>(&'a self, by: &'a Session, finished: Finished) -> StoreResult<'a, TailPlace>;
 
-    /// Releases executions whose first held send was accepted before then: those opened first, first.
+    /// Releases executions whose first held send was accepted longer ago than that: those opened first, first.
     fn release_overdue<'a>(
         &'a self,
         by: &'a Session,
-        opened_before: Timestamp,
+        held_for: SignedDuration,
         now: Timestamp,
         limit: usize,
     ) -> StoreResult<'a, Released>;

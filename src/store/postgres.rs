@@ -46,7 +46,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, RwLock, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -610,11 +610,11 @@ impl OnceOnly for Postgres {
     fn release_overdue<'a>(
         &'a self,
         by: &'a Session,
-        opened_before: Timestamp,
+        held_for: SignedDuration,
         now: Timestamp,
         limit: usize,
     ) -> StoreResult<'a, Released> {
-        wait::release_overdue(&self.shared, by, opened_before, now, limit).boxed()
+        wait::release_overdue(&self.shared, by, held_for, now, limit).boxed()
     }
 
     fn expire<'a>(&'a self, by: &'a Session, now: Timestamp, limit: usize) -> StoreResult<'a, Swept> {

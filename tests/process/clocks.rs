@@ -1,6 +1,6 @@
 //! The time of day is set while sends wait.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -51,7 +51,7 @@ async fn waits_as_long(before: &[&str], meanwhile: &[&str]) {
     let once = keyed().await;
     // One has the destination's only place, for its deadline; the next ones wait behind it.
     submitted("/v1/sends", send(slow, "first", 3600), &[]).await;
-    let mut waiting = Vec::new();
+    let (mut waiting, started) = (Vec::new(), Instant::now());
     for (path, to, expires_in, outcome) in [
         ("/v1/sends", slow, 1, "expired"),
         ("/v1/sends", slow, 3600, "failed"),
@@ -63,10 +63,16 @@ async fn waits_as_long(before: &[&str], meanwhile: &[&str]) {
         set(to);
         assert_eq!(keyed().await, once, "{before:?}, {meanwhile:?}: the same key within its day");
     }
-    for (id, outcome) in waiting {
-        let record = node.done_as("default", &id).await;
-        assert_eq!(record["outcome"], outcome, "{before:?}, {meanwhile:?}: {record}");
-    }
+    let ends = waiting.iter().map(async |(id, outcome)| {
+        let record = node.done_as("default", id).await;
+        assert_eq!(record["outcome"], *outcome, "{before:?}, {meanwhile:?}: {record}");
+        let waited = started.elapsed();
+        assert!(waited >= Duration::from_secs(1), "{before:?}, {meanwhile:?}: after {waited:?}: {record}");
+        // Nobody finishes the execution.
+        let held = record["context"]["execution"].is_string();
+        assert!(!held || waited >= Duration::from_secs(2), "{before:?}, {meanwhile:?}: after {waited:?}: {record}");
+    });
+    futures_util::future::join_all(ends).await;
     for path in ["/keyed", "/waits"] {
         assert_eq!(seen.of(path).len(), 1, "{before:?}, {meanwhile:?}: {path}");
     }

@@ -321,7 +321,7 @@ async fn overdue_executions_are_released_oldest_first<S: Subject>() {
     let named = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), 3)).collect::<Vec<_>>();
     let mut released = Vec::new();
     loop {
-        let some = store.release_overdue(session, at(40), at(60), 2).await.expect("released");
+        let some = store.release_overdue(session, SignedDuration::from_secs(20), at(60), 2).await.expect("released");
         released.extend(names(&some));
         if !some.more {
             break;
@@ -335,7 +335,7 @@ async fn overdue_executions_are_released_oldest_first<S: Subject>() {
     let subject = subject.crash().await;
     let (store, session) = (subject.store(), subject.session());
     store.recover(session, at(70)).await.expect("recovered");
-    let rest = store.release_overdue(session, at(41), at(70), 10).await.expect("released");
+    let rest = store.release_overdue(session, SignedDuration::from_secs(29), at(70), 10).await.expect("released");
     assert_eq!((names(&rest), rest.more), (named(&["late"]), false), "also after a crash");
 }
 
@@ -499,7 +499,7 @@ async fn a_fenced_session_begins_nothing_and_ends_only_its_own<S: Subject>() {
     fenced(store.give_back(old, vec![all[3]]).await.err());
     fenced(store.recover(old, at(7)).await.err());
     fenced(end_execution(store, old, tenant("acme"), execution("e"), Ending::Discard, at(7)).await.err());
-    fenced(store.release_overdue(old, at(7), at(7), 9).await.err());
+    fenced(store.release_overdue(old, SignedDuration::from_secs(0), at(7), 9).await.err());
     fenced(store.expire(old, at(7), 9).await.err());
     fenced(store.end_suspended(old, Arc::default(), None, at(7), 9).await.err());
     let never_claimed = store.finish(old, failed(all[4], Code::Internal, at(7))).await;

@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLockReadGuard};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::entry::{SendHead, accepted_row, id_of};
 use super::frame::{FrameKind, Scanned, Scanner};
@@ -604,10 +604,10 @@ pub struct Overdue {
     pub more: bool,
 }
 
-/// Those that are open since before then. What cannot be read is passed over, and looked at again the next time.
-pub fn overdue(shared: &Shared, before: Timestamp, now: Timestamp, limit: usize) -> Overdue {
+/// Those that are open for longer. What cannot be read is passed over, and looked at again the next time.
+pub fn overdue(shared: &Shared, held_for: SignedDuration, now: Timestamp, limit: usize) -> Overdue {
     let _still = shared.places_hold();
-    let open = locked(&shared.waiting).overdue(before, limit + 1);
+    let open = locked(&shared.waiting).overdue(held_for, now, limit + 1);
     let is_more = open.len() > limit;
     let mut overdue = Overdue::default();
     let mut reader = Reader::of(shared, open.len());

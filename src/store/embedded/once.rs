@@ -141,13 +141,13 @@ impl OnceOnly for Embedded {
     fn release_overdue<'a>(
         &'a self,
         by: &'a Session,
-        opened_before: Timestamp,
+        held_for: SignedDuration,
         now: Timestamp,
         limit: usize,
     ) -> StoreResult<'a, Released> {
         async move {
             self.shared.in_force(&locked(&self.shared.waiting), by)?;
-            let overdue = self.blocking(move |shared| Ok(claim::overdue(shared, opened_before, now, limit))).await?;
+            let overdue = self.blocking(move |shared| Ok(claim::overdue(shared, held_for, now, limit))).await?;
             self.tell_later(self.end_by_store(overdue.unreadable, false).await?);
             overdue.nameless.into_iter().for_each(|execution| locked(&self.shared.waiting).forget_age(execution));
             let ending = Ending::Finish(FinishedBy::HoldLimit);

@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::hashes::{ExecutionHash, TenantHash};
 use crate::clock;
@@ -468,9 +468,10 @@ impl Waiting {
         self.open.get(&execution).map_or(0, |open| open.sends)
     }
 
-    /// Those opened before then, longest open first.
-    pub fn overdue(&self, before: Timestamp, limit: usize) -> Vec<(ExecutionHash, Open)> {
-        let before = nanosecond(before);
+    /// Those that are open for longer, longest open first.
+    pub fn overdue(&self, held_for: SignedDuration, now: Timestamp, limit: usize) -> Vec<(ExecutionHash, Open)> {
+        // A time of day so long ago may never have been: of the steady clock's there is each.
+        let before = wire::nanoseconds(clock::steady(now).checked_sub(held_for).unwrap_or(Timestamp::MIN));
         let aged = self.by_age.iter().take_while(|(since, _)| *since < before).take(limit);
         aged.filter_map(|(_, execution)| self.open.get(execution).map(|open| (*execution, *open))).collect()
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::oneshot;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -276,10 +276,11 @@ pub async fn end_execution(
 pub async fn release_overdue(
     shared: &Shared,
     by: &Session,
-    opened_before: Timestamp,
+    held_for: SignedDuration,
     now: Timestamp,
     limit: usize,
 ) -> Result<Released, StoreError> {
+    let opened_before = now.checked_sub(held_for).unwrap_or(Timestamp::MIN);
     let (before, some) = (wire::nanoseconds(opened_before), limit as i64 + 1);
     let rows = shared.slow().query(sql::OVERDUE, &[&before, &some]).await.map_err(|trouble| trouble.on_write())?;
     let mut released = Released { executions: Vec::new(), more: rows.len() > limit };

@@ -152,7 +152,8 @@ async fn each_ends_its_own(tenants: &[String; 2]) {
 
         let (store, session) = (subject.store(), subject.session());
         if ending == Ending::Finish(FinishedBy::HoldLimit) {
-            let released = store.release_overdue(session, at(50), at(200), 9).await.expect("released");
+            let released =
+                store.release_overdue(session, SignedDuration::from_secs(150), at(200), 9).await.expect("released");
             assert_eq!(released.executions, [(tenant(one), execution(NIGHTLY), 3)]);
         } else {
             let answer = store.end_execution(session, tenant(one), execution(NIGHTLY), ending, at(200)).await;
