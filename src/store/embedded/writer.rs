@@ -46,7 +46,7 @@ const COMMIT_EVERY: Duration = Duration::from_millis(1);
 /// A batch of this many jobs need not wait for more.
 const BATCH_ENOUGH: usize = 64;
 /// While nothing can be written, a try this often.
-const TRY_AGAIN_EVERY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 500 });
+pub const TRY_AGAIN_EVERY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 500 });
 /// With nothing to do, it is looked this often whether the store is still where it was opened.
 const LOOK_EVERY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 500 });
 /// What a try writes.

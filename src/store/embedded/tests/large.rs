@@ -8,7 +8,8 @@ use super::*;
 
 /// As many bytes as several pieces have, in a few sends.
 fn large(name: &str) -> Accept {
-    let body = |byte| Some(Bytes::from(vec![byte; 300_000]));
+    // None of zeros: those read as what was never written does.
+    let body = |n: u8| Some(Bytes::from(vec![n + 1; 300_000]));
     let sends = (0..5).map(|n| Draft { body: body(n), ..draft().of(name) }.send()).collect();
     call(sends, None)
 }
@@ -25,7 +26,7 @@ impl OnDisk {
 
     async fn are_whole(&self, ids: &[SendId]) {
         for (n, &id) in ids.iter().enumerate() {
-            assert_eq!(self.body_of(id).await, vec![n as u8; 300_000], "{n}");
+            assert_eq!(self.body_of(id).await, vec![n as u8 + 1; 300_000], "{n}");
         }
     }
 }
@@ -151,5 +152,34 @@ async fn a_large_call_stands_whole_in_one_segment() {
     let disk = disk.crash().await;
     for ids in &ids {
         disk.are_whole(ids).await;
+    }
+}
+
+/// What it has on disk by then is half of a body.
+#[tokio::test]
+async fn a_large_call_that_the_store_fails_under_is_whole_where_its_own_batch_mends_it() {
+    let mut disk = OnDisk::fresh().await;
+    let opened = Patience::begun();
+    let accept = large("loud");
+    let ids = ids_of(&accept);
+    let held_up = locked(&disk.shared().faults.refusing);
+    let mut writing = tokio::task::unconstrained(disk.store().accept(disk.session(), accept));
+    let patience = Patience::begun();
+    while disk.newest().bodies_bytes.load(Ordering::Acquire) == 0 {
+        assert!((&mut writing).now_or_never().is_none());
+        patience.lasts();
+        std::thread::yield_now();
+    }
+    // Its first piece is on its way to the disk. Whoever comes next tries whether the disk takes writes, as none has for
+    // so long.
+    while opened.0.elapsed() < crate::store::embedded::writer::TRY_AGAIN_EVERY {
+        std::thread::yield_now();
+    }
+    disk.shared().set_failing(Some("for a moment".to_owned()));
+    drop(held_up);
+    assert!(matches!(writing.await, Ok(Accepted::New { .. })));
+    for _ in 0..2 {
+        disk.are_whole(&ids).await;
+        disk = disk.crash().await;
     }
 }
