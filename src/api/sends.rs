@@ -34,6 +34,11 @@ use crate::store::{Accepted, IdempotencyKey, Reach};
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
+/// Of a key that is known, and whose call's records all are gone.
+const RECORDS_GONE: &str = "a call with this Idempotency-Key was accepted before, and none of its records is left (past \
+    their retention, or lost with a damaged disk): nothing is sent again; ask the receiver whether it came, and use a \
+    new key to send it anew";
+
 /// Records read at the same time for one answer.
 const READS_AT_ONCE: usize = 64;
 /// A guess at a record's JSON without its bodies.
@@ -59,6 +64,7 @@ pub(super) const SHOWN_JSON_BYTES: usize = 16 * limits::KIB as usize;
         (status = 400, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not of the right shape"),
         (status = 401, body = ProblemView<'static>, content_type = "application/problem+json", description = "No valid token"),
         (status = 403, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not allowed, or suspended"),
+        (status = 409, body = ProblemView<'static>, content_type = "application/problem+json", description = "The key is known, and none of its call's records is left"),
         (status = 413, body = ProblemView<'static>, content_type = "application/problem+json", description = "Too large"),
         (status = 415, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not JSON"),
         (status = 422, body = ProblemView<'static>, content_type = "application/problem+json", description = "The key came with another body"),
@@ -185,7 +191,10 @@ impl Shared {
         let sight = Sight { operate: caller.operate, bodies: one };
         let (records, replayed) = match submitted {
             Submitted::Accepted(records) => (records, false),
-            Submitted::Replayed(ids) => (self.records(&tenant, ids, one).await?, true),
+            Submitted::Replayed(ids) => match self.records(&tenant, ids, one).await? {
+                none if none.is_empty() => return Err(Problem::new(ProblemCode::Conflict, RECORDS_GONE)),
+                records => (records, true),
+            },
         };
         let bytes = records.iter().map(|record| likely_bytes(record, one)).sum();
         let write = move || match records.as_slice() {

@@ -154,7 +154,7 @@ pub struct KeyForm<'a> {
     pub count: u32,
 }
 
-/// A call whose records are gone, for as long as its key is promised.
+/// A call with a key, apart from its sends: these may be lost or gone before the key's day is over.
 #[derive(Serialize, Deserialize)]
 pub struct CallForm<'a> {
     pub tenant: &'a str,
@@ -162,6 +162,13 @@ pub struct CallForm<'a> {
     pub key: KeyForm<'a>,
     pub created_at: i64,
     pub sends: Vec<[u8; 16]>,
+}
+
+impl CallForm<'_> {
+    /// Whether this send is its first.
+    pub fn is_of(&self, first: u128) -> bool {
+        self.sends.first().is_some_and(|id| u128::from_be_bytes(*id) == first)
+    }
 }
 
 #[derive(Serialize, Deserialize)]

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::load::{Ledger, ends, judge, replayed_keys_answer_the_same, start_load};
-use crate::node::{Node, PATIENCE, alone, counting_receiver};
+use crate::node::{Node, PATIENCE, alone, call, counting_receiver};
 
 /// How often the process is killed at least, and how many sends are accepted meanwhile.
 const KILLS: u64 = 300;
@@ -63,4 +65,48 @@ async fn nothing_is_lost_and_nothing_doubled_over_hundreds_of_kills() {
         seen.len()
     );
     assert!(outcomes.get("interrupted").copied().unwrap_or_default() > 0, "no kill met a delivery");
+}
+
+/// One changed bit of the newest log, at a start: neither the call that stood there nor its key is made anew.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_whose_calls_entry_is_damaged_sends_nothing_again() {
+    let (receiver, seen) = counting_receiver(Duration::ZERO).await;
+    let mut node = Node::started("");
+    for (turn, what) in ["/of-a-url", "key-itself", "nothing"].into_iter().enumerate() {
+        let (path, key) = (format!("/of-a-url-{turn}"), format!("a-key-itself-{turn}"));
+        let send = json!({"method": "POST", "url": format!("http://{receiver}{path}"), "data": "x"}).to_string();
+        let submit = async |node: &Node| {
+            let answer = call(node.api, "POST", "/v1/sends", &send, &[("idempotency-key", &key)]).await;
+            answer.expect("an answer")
+        };
+        let (status, record) = submit(&node).await;
+        assert_eq!(status, 202, "{record}");
+        let id = record["id"].as_str().expect("an id").to_owned();
+        node.done_as("default", &id).await;
+        if turn % 2 == 0 {
+            node.kill();
+        } else {
+            node.signal(nix::sys::signal::Signal::SIGTERM);
+            assert_eq!(node.has_ended().await, Some(0));
+        }
+        let log = node.path("store/pieces/00000001/log");
+        let mut bytes = std::fs::read(&log).expect("the log");
+        let wanted = format!("{what}-{turn}");
+        if let Some(at) = bytes.windows(wanted.len()).position(|part| part == wanted.as_bytes()) {
+            bytes[at] ^= 1;
+            std::fs::write(&log, bytes).expect("written");
+        }
+        node.start();
+        let (status, answer) = submit(&node).await;
+        if what == "nothing" {
+            assert_eq!((status, answer["id"].as_str()), (202, Some(&*id)), "{answer}");
+        } else {
+            assert_eq!((status, answer["code"].as_str()), (409, Some("conflict")), "{what}: {answer}");
+            assert!(answer["detail"].as_str().expect("a detail").contains("use a new key"), "{answer}");
+        }
+        // Without that key the same call is another.
+        let (_, other) = node.call("POST", "/v1/sends", &send).await.expect("an answer");
+        node.done_as("default", other["id"].as_str().expect("an id")).await;
+        assert_eq!(seen.of(&path).len(), 2, "{what}: once with the key, once without");
+    }
 }

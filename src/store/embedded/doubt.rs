@@ -81,6 +81,8 @@ impl Doubts {
                     (Some(id), Some(segment), Some(row)) if id_at((segment, row)) == Some(id) => self.about(id),
                     _ => whole = false,
                 },
+                // The second place of a key says nothing of what became of its sends.
+                FrameKind::Call => {}
                 FrameKind::Ending => self.held_before = self.held_before.max(Some(next)),
                 _ => whole = false,
             }

@@ -36,7 +36,8 @@ pub enum FrameKind {
     Index = 9,
     /// In index files of earlier versions alone: which terms come together.
     Pairs = 10,
-    /// An idempotent call whose records are gone before its day is over.
+    /// An idempotent call: behind its sends, as the second place of its key, or where these are gone before its day is
+    /// over.
     Call = 11,
     /// What each tenant has stored in a checkpointed segment; at the end of index files alone.
     Shares = 12,

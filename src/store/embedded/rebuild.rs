@@ -154,7 +154,13 @@ fn read(
             FrameKind::Call => {
                 let Ok(form) = wire::decode::<CallForm<'_>>(frame.payload) else { return Ok(None) };
                 let hash = shared.keys.call(form.tenant, form.key.path, form.key.key);
-                told.keys.push((hash, at as u32, 0));
+                let last = told.keys.last().filter(|(last, _, count)| *last == hash && *count > 0);
+                let first = last.and_then(|(_, row, _)| rows.get(*row as usize));
+                if first.is_some_and(|first| form.is_of(first.id)) {
+                    told.shares.push((shared.keys.tenant(form.tenant), frame.length as u64, 0));
+                } else {
+                    told.keys.push((hash, at as u32, 0));
+                }
             }
         }
     }

@@ -255,9 +255,12 @@ fn replay(
     // Sends of a call whose last has not come yet: where the call began, and its first row.
     let mut open_call: Option<(u64, usize)> = None;
     let mut open_key = None;
-    let add_key = |segment: &Segment, key: Option<(u64, u32, u32)>| {
+    // The last call with a key: its hash, and its first row. Its second place comes next.
+    let mut last_key: Option<(u64, u32)> = None;
+    let add_key = |segment: &Segment, last_key: &mut Option<(u64, u32)>, key: Option<(u64, u32, u32)>| {
         if let Some((hash, first, count)) = key {
             segment.change_growing(|growing| growing.add_key(hash, first, count));
+            *last_key = Some((hash, first));
         }
     };
     let mut bodies_end = 0;
@@ -284,7 +287,7 @@ fn replay(
                 // What is left of a call was accepted with it: the damage is within what was answered for, so it is not a
                 // call that was cut off, and its other sends must not be forgotten with the one that is lost.
                 open_call = None;
-                add_key(&this.segment, open_key.take());
+                add_key(&this.segment, &mut last_key, open_key.take());
                 continue;
             }
             Scanned::End { at } => break at,
@@ -314,7 +317,7 @@ fn replay(
                     open_key = Some((shared.keys.call(form.tenant, key.path, key.key), head.row, key.count));
                 }
                 if head.remaining == 0 {
-                    add_key(&this.segment, open_key.take());
+                    add_key(&this.segment, &mut last_key, open_key.take());
                 }
                 this.rows.push(row);
                 open_call = match (head.remaining, open_call) {
@@ -370,7 +373,13 @@ fn replay(
             }),
             FrameKind::Call => wire::decode::<CallForm<'_>>(frame.payload).map(|form| {
                 let hash = shared.keys.call(form.tenant, form.key.path, form.key.key);
-                this.segment.change_growing(|growing| growing.add_key(hash, extent.at, 0));
+                let first = last_key.filter(|(last, _)| *last == hash).and_then(|(_, row)| this.rows.get(row as usize));
+                if first.is_some_and(|first| form.is_of(first.id)) {
+                    this.segment.add_share(shared.keys.tenant(form.tenant), frame.length as u64, 0);
+                } else {
+                    // Its records are gone, or its first send's frame is lost.
+                    this.segment.change_growing(|growing| growing.add_key(hash, extent.at, 0));
+                }
             }),
             FrameKind::Head
             | FrameKind::Body

@@ -6,6 +6,7 @@ mod disks;
 mod dying;
 mod hashes;
 mod hindered;
+mod keys;
 mod large;
 mod losses;
 mod retention;

@@ -502,7 +502,8 @@ impl Writer {
                 locked(&shared.waiting).moved(&places);
             }
             Effect::Carried { hash, at } => newest.change_growing(|growing| growing.add_key(*hash, *at, 0)),
-            Effect::Key { hash, first, count } => {
+            Effect::Key { hash, first, count, bytes, tenant } => {
+                self.shared.store(&newest, *tenant, *bytes, 0);
                 newest.change_growing(|growing| growing.add_key(*hash, *first, *count));
             }
             Effect::Ending { execution, at, ended, tenant } => {

@@ -15,7 +15,7 @@ use crate::store::embedded::segment::{END_BYTES_RESERVED, SEND_BYTES, Segment};
 use crate::store::embedded::table::{CARRIED, Extent, FIRST, ROW_BYTES, Row};
 use crate::store::embedded::waiting::{Counted, Hand, Place};
 use crate::store::view::EndedExecution;
-use crate::store::wire::{self, EndingForm};
+use crate::store::wire::{self, CallForm, EndingForm, KeyForm};
 use crate::store::{Accepted, Course, Ending, ExecutionEnd, IdempotencyKey, Session, StoreError};
 
 /// Most jobs and bytes of one batch.
@@ -46,6 +46,9 @@ pub enum Effect {
         hash: u64,
         first: u32,
         count: u32,
+        /// Of its second place, and whose they are.
+        bytes: u64,
+        tenant: TenantHash,
     },
     Ending {
         execution: ExecutionHash,
@@ -245,11 +248,26 @@ impl Writer {
         if let Some(execution) = job.hold {
             *batch.held.entry(execution).or_default() += i64::from(count);
         }
-        let ids = sends.iter().map(Row::id).collect();
+        let ids: Vec<SendId> = sends.iter().map(Row::id).collect();
+        let created_at = sends.first().map_or(0, |send| send.created_at);
         let (tenant, by) = (job.tenant, job.by.incarnation());
         batch.effects.push(Effect::Sends { first, rows, sends, bodies, tenant, by, courses });
         if let Some((hash, key)) = job.key {
-            batch.effects.push(Effect::Key { hash, first, count });
+            // The first place is its first send's frame. A frame that is lost takes one of them, and the key is known
+            // by the other: the call is not made again.
+            let form = CallForm {
+                tenant: key.tenant.as_str(),
+                key: KeyForm {
+                    path: &key.path,
+                    key: &key.key,
+                    fingerprint: self.shared.keys.fingerprint(&key.fingerprint),
+                    count,
+                },
+                created_at,
+                sends: ids.iter().map(|id| *id.0.as_bytes()).collect(),
+            };
+            let bytes = frame::append(&mut batch.log, FrameKind::Call, &[&wire::encode(&form, Vec::new())], None);
+            batch.effects.push(Effect::Key { hash, first, count, bytes: bytes as u64, tenant: job.tenant_hash });
             batch.keys.insert(hash, (key, ids));
         }
         Ok(Accepted::New { indexes, started: Vec::new() })
