@@ -329,7 +329,7 @@ pub const TRACE_BATCH: usize = 256;
 pub const TRACE_EVERY: Duration = Duration::from_secs(1);
 pub const TRACE_TIME: Duration = Duration::from_secs(5);
 pub const TRACE_ANSWER_BYTES: usize = 64 * KIB as usize;
-/// Most pieces of news in the feed of changes, the newest: each address has four at most.
+/// Most pieces of news in the feed of changes, the newest, but for what is still to come: each address has four at most.
 pub const FEED_ENTRIES_MAX: usize = 100;
 /// Most connections at once to the `[publish]` listener.
 pub const PUBLISH_CONNECTIONS_MAX: usize = 512;

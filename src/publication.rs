@@ -3,7 +3,7 @@
 //! The forms are made anew only when the list or a date changes them, so that serving is handing bytes out. Not
 //! here: routes (`api`, `publish::front`) and the rules of dates (`publish`).
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 
 use crate::config::Config;
 use crate::publish::{self, Notice, atom, page};
-use crate::store::{Store, StoreError, next_sync_token};
+use crate::store::{Published, Store, StoreError, next_sync_token};
 
 /// What is served until something changes.
 #[derive(Clone, Debug)]
@@ -25,8 +25,8 @@ pub struct Served {
     pub page: Form,
     /// Of the two lists.
     pub last_modified: Timestamp,
-    /// When each address was first published, those that are gone included.
-    pub(crate) first: Arc<HashMap<IpAddr, Timestamp>>,
+    /// What the store remembers of each address, those that are gone included.
+    pub(crate) known: Arc<Published>,
     /// Of the lists, but for the token.
     pub(crate) digest: [u8; 32],
 }
@@ -93,7 +93,7 @@ impl Publication {
             if served.digest != digest {
                 return Ok(());
             }
-            let of = Of { config, notice: &self.notice(), first: &served.first, changed: served.last_modified, now };
+            let of = Of { config, notice: &self.notice(), known: &served.known, changed: served.last_modified, now };
             let (atom, page) = of.told();
             self.served.store(Arc::new(Served { atom, page, ..(*served).clone() }));
             return Ok(());
@@ -121,9 +121,9 @@ async fn publish(store: &dyn Store, config: &Config, now: Timestamp) -> Result<(
     let text = list.text(&notice, now);
     let json = list.json(&notice, sync_token, now);
     let last_modified = publish::changed_at(sync_token);
-    let first = Arc::new(published.first);
-    let (atom, page) = Of { config, notice: &notice, first: &first, changed: last_modified, now }.told();
-    let served = Served { text: text.into(), json: json.into(), atom, page, last_modified, first, digest };
+    let known = Arc::new(published);
+    let (atom, page) = Of { config, notice: &notice, known: &known, changed: last_modified, now }.told();
+    let served = Served { text: text.into(), json: json.into(), atom, page, last_modified, known, digest };
     Ok((notice, served))
 }
 
@@ -131,17 +131,17 @@ async fn publish(store: &dyn Store, config: &Config, now: Timestamp) -> Result<(
 struct Of<'a> {
     config: &'a Config,
     notice: &'a Notice,
-    first: &'a HashMap<IpAddr, Timestamp>,
+    known: &'a Published,
     changed: Timestamp,
     now: Timestamp,
 }
 
 impl Of<'_> {
     fn told(&self) -> (Form, Form) {
-        let Self { config, notice, first, changed, now } = *self;
+        let Self { config, notice, known, changed, now } = *self;
         let list = &config.egress.published;
         let says = config.publish.as_ref().map(|publish| publish.says.clone()).unwrap_or_default();
-        let atom = atom::feed(list, notice, first, &says, changed, now);
+        let atom = atom::feed(list, notice, &known.first, &known.left, &says, changed, now);
         let page = page::page(list, notice, config.egress.notice, &says, changed, now);
         (atom.into(), page.into())
     }

@@ -1,7 +1,8 @@
 //! The list as news: an Atom feed (RFC 4287) of what changes on it, so that a firewall's owner is told.
 //!
-//! Made of the list alone: its dates, and when the store first published each address. What is said of a change is said
-//! under an id of its own, so that every node of a tier says the same and a reader shows it once.
+//! Made of the list alone: its dates, when the store first published each address, and when it found that one had gone.
+//! What is said of a change is said under an id of its own, so that every node of a tier says the same and a reader shows
+//! it once. What is still to come stays in the feed, however much has been.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -22,20 +23,26 @@ struct News {
     at: Timestamp,
     title: String,
     text: String,
+    is_to_come: bool,
 }
 
-/// `first`: when each address was first published, those that are gone included. `changed`: when the list last did.
+/// `first`: when each address was first published, those that are gone included, and `left`: when these had gone, as far
+/// as that is remembered. `changed`: when the list last did.
 pub fn feed(
     list: &PublishedList,
     notice: &Notice,
     first: &HashMap<IpAddr, Timestamp>,
+    left: &HashMap<IpAddr, Timestamp>,
     says: &PublishSays,
     changed: Timestamp,
     now: Timestamp,
 ) -> String {
-    let mut news = news(list, notice, first, changed, now);
-    news.sort_by(|a, b| b.at.cmp(&a.at).then_with(|| a.id.cmp(&b.id)));
-    news.truncate(FEED_ENTRIES_MAX);
+    let mut news = news(list, notice, first, left, changed, now);
+    let newest_first = |a: &News, b: &News| b.at.cmp(&a.at).then_with(|| a.id.cmp(&b.id));
+    news.sort_by(|a, b| b.is_to_come.cmp(&a.is_to_come).then_with(|| newest_first(a, b)));
+    // The list bounds what is still to come of it.
+    news.truncate(FEED_ENTRIES_MAX.max(news.partition_point(|one| one.is_to_come)));
+    news.sort_by(newest_first);
     let operator = escaped(if says.operator.is_empty() { "egressd" } else { &says.operator });
     let url = escaped(&says.url);
     let id = if url.is_empty() { NAMELESS.to_owned() } else { format!("{url}/public-ips.atom") };
@@ -50,7 +57,7 @@ pub fn feed(
         let _ = writeln!(feed, "<link rel=\"self\" type=\"application/atom+xml\" href=\"{id}\"/>");
         let _ = writeln!(feed, "<link rel=\"alternate\" type=\"text/html\" href=\"{url}/\"/>");
     }
-    for News { id: of, at, title, text } in &news {
+    for News { id: of, at, title, text, .. } in &news {
         let separator = if url.is_empty() { ':' } else { '#' };
         let _ = writeln!(
             feed,
@@ -66,12 +73,13 @@ fn news(
     list: &PublishedList,
     notice: &Notice,
     first: &HashMap<IpAddr, Timestamp>,
+    left: &HashMap<IpAddr, Timestamp>,
     changed: Timestamp,
     now: Timestamp,
 ) -> Vec<News> {
     let mut news = Vec::new();
-    let mut tell = |id: String, at: Timestamp, title: String, text: &str| {
-        news.push(News { id, at: at.min(now), title, text: text.to_owned() });
+    let mut tell = |id: String, at: Timestamp, title: String, text: &str, is_to_come: bool| {
+        news.push(News { id, at: at.min(now), title, text: text.to_owned(), is_to_come });
     };
     for entry in &list.entries {
         let address = entry.address;
@@ -83,6 +91,7 @@ fn news(
                 listed,
                 format!("{address} is on the list"),
                 "Requests come from it. Let it in.",
+                false,
             ),
             Some(from) => {
                 let date = shown(from);
@@ -91,10 +100,11 @@ fn news(
                     listed,
                     format!("{address} is announced: requests come from it from {date} on"),
                     "Let it in before that date.",
+                    now < from,
                 );
                 if now >= from {
                     let title = format!("requests come from {address} now");
-                    tell(format!("{address}-active-{date}"), from, title, "It should have been let in by now.");
+                    tell(format!("{address}-active-{date}"), from, title, "It should have been let in by now.", false);
                 }
             }
             None => tell(
@@ -102,6 +112,7 @@ fn news(
                 listed,
                 format!("{address} is announced, without a date yet"),
                 "Nothing comes from it yet. Let it in when it suits you.",
+                true,
             ),
         }
         if let Some(retires) = entry.retires {
@@ -112,9 +123,10 @@ fn news(
                 changed.min(at).max(listed),
                 format!("{address} retires on {retires}"),
                 "No new connection comes from it from that date on. It leaves the list a day later: let it in until then.",
+                now < gone,
             );
             if now >= gone {
-                tell(format!("{address}-gone"), gone, format!("{address} has left the list"), GONE);
+                tell(format!("{address}-gone"), gone, format!("{address} has left the list"), GONE, false);
             }
         }
     }
@@ -122,7 +134,9 @@ fn news(
     let mut gone: Vec<_> = first.iter().filter(|(address, _)| !known.contains(address)).collect();
     gone.sort_unstable();
     for (address, listed) in gone {
-        tell(format!("{address}-gone"), changed.max(*listed), format!("{address} has left the list"), GONE);
+        // Not remembered: no later than the list's last change.
+        let at = left.get(address).copied().unwrap_or(changed.max(*listed));
+        tell(format!("{address}-gone"), at, format!("{address} has left the list"), GONE, false);
     }
     news
 }

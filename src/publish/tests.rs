@@ -229,7 +229,7 @@ fn the_feed_tells_each_change_once_and_under_one_id() {
     };
     let notice = Notice::new(&first, at("2026-11-01T10:00:00Z"), Duration::from_secs(7 * 86_400));
     let changed = at("2026-12-01T08:00:00Z");
-    let feed = |now: &str| atom::feed(&list, &notice, &first, &says, changed, at(now));
+    let feed = |now: &str| atom::feed(&list, &notice, &first, &HashMap::new(), &says, changed, at(now));
     let early = feed("2026-12-01T09:00:00Z");
     let told = entries(&early);
     let lines: Vec<_> = told.iter().map(|(id, at, title)| format!("{id} {at} {title}")).collect();
@@ -255,7 +255,8 @@ fn the_feed_tells_each_change_once_and_under_one_id() {
     assert_eq!(late[0].2, "203.0.113.3 has left the list");
     assert_eq!(late[1..], told);
     // Without a place of its own it is told of under a name, and no link leads anywhere.
-    let bare = atom::feed(&list, &notice, &first, &PublishSays::default(), changed, at("2026-12-01T09:00:00Z"));
+    let says = PublishSays::default();
+    let bare = atom::feed(&list, &notice, &first, &HashMap::new(), &says, changed, at("2026-12-01T09:00:00Z"));
     assert!(bare.contains("<id>urn:egressd:public-ips:203.0.113.1-listed</id>") && !bare.contains("<link"), "{bare}");
     assert_eq!(entries(&bare).len(), told.len());
 }
@@ -265,8 +266,48 @@ fn the_feed_is_bounded() {
     let first: HashMap<IpAddr, _> =
         (0..10_000_u32).map(|n| (IpAddr::V4((0x0a00_0000 + n).into()), at("2026-11-01T10:00:00Z"))).collect();
     let now = at("2026-12-01T09:00:00Z");
-    let feed = atom::feed(&PublishedList::default(), &Notice::given(), &first, &PublishSays::default(), now, now);
+    let (list, says) = (PublishedList::default(), PublishSays::default());
+    let feed = atom::feed(&list, &Notice::given(), &first, &HashMap::new(), &says, now, now);
     assert_eq!(entries(&feed).len(), crate::limits::FEED_ENTRIES_MAX);
+}
+
+#[test]
+fn what_is_still_to_come_stays_in_the_feed_and_what_has_gone_keeps_its_time() {
+    let list = PublishedList::parse(
+        "203.0.113.1\n203.0.113.2 announced=2026-11-22 active=2026-12-20\n203.0.113.3 retires=2027-01-10\n203.0.113.4 \
+         announced=2026-11-22\n",
+    )
+    .unwrap();
+    let (long_ago, first_change) = (at("2025-01-01T10:00:00Z"), at("2026-11-25T10:00:00Z"));
+    let gone = (0..120_u32).map(|n| IpAddr::V4((0xc612_0000 + n).into()));
+    let listed = list.entries.iter().map(|entry| entry.address);
+    let first: HashMap<IpAddr, _> = gone.clone().chain(listed).map(|address| (address, long_ago)).collect();
+    let left: HashMap<IpAddr, _> = gone.map(|address| (address, first_change)).collect();
+    for (what, left) in [("remembered", left), ("not remembered", HashMap::new())] {
+        // Others came and went since.
+        for now in ["2026-11-25T10:00:00Z", "2026-12-01T09:00:00Z"] {
+            let (says, changed) = (PublishSays::default(), at(now));
+            let told = entries(&atom::feed(&list, &Notice::given(), &first, &left, &says, changed, changed));
+            assert_eq!(told.len(), crate::limits::FEED_ENTRIES_MAX, "{what}, {now}");
+            let ids: Vec<_> = told.iter().map(|(id, ..)| id.trim_start_matches("urn:egressd:public-ips:")).collect();
+            for id in ["203.0.113.2-announced-2026-12-20", "203.0.113.3-retires-2027-01-10", "203.0.113.4-announced"] {
+                assert!(ids.contains(&id), "{what}, {now}: {id} in {ids:?}");
+            }
+            assert!(told.is_sorted_by(|one, next| one.1 >= next.1), "{what}, {now}: the newest first");
+            let of_gone: Vec<_> =
+                told.iter().filter(|(id, ..)| id.ends_with("-gone")).map(|(_, at, _)| &**at).collect();
+            let expected = if left.is_empty() { now } else { "2026-11-25T10:00:00Z" };
+            assert!(!of_gone.is_empty() && of_gone.iter().all(|at| *at == expected), "{what}, {now}: {of_gone:?}");
+        }
+    }
+}
+
+#[test]
+fn more_may_be_to_come_than_the_feed_has_of_what_was() {
+    let lines: String = (0..150).map(|n| format!("203.0.113.{n} announced=2026-11-22\n")).collect();
+    let (list, now) = (PublishedList::parse(&lines).unwrap(), at("2026-12-01T09:00:00Z"));
+    let (none, says) = (HashMap::new(), PublishSays::default());
+    assert_eq!(entries(&atom::feed(&list, &Notice::given(), &none, &none, &says, now, now)).len(), 150);
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub struct Suspension {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Published {
     pub first: HashMap<IpAddr, Timestamp>,
+    /// When those that are published no longer were first missed. A tier does not remember it.
+    pub left: HashMap<IpAddr, Timestamp>,
     /// Zero until a digest was given.
     pub sync_token: u64,
     /// When this store first published anything. The addresses of that call have this very instant in `first`, and no
@@ -48,6 +50,10 @@ impl Published {
         } else {
             now
         };
+        self.left.retain(|address, _| !addresses.contains(address));
+        for gone in self.first.keys().filter(|address| !addresses.contains(address)) {
+            self.left.entry(*gone).or_insert(now);
+        }
         for address in addresses {
             self.first.entry(address).or_insert(at);
         }
@@ -160,6 +166,20 @@ pub(in crate::store) fn lift_in(suspensions: &mut [Suspension], id: SendId, at: 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_gone_keeps_the_time_at_which_it_was_missed_until_it_is_back() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let [one, two]: [IpAddr; 2] = [1, 2].map(|last| IpAddr::from([198, 51, 100, last]));
+        let mut published = Published::default();
+        let mut left = Vec::new();
+        for (second, addresses) in [(1, vec![one, two]), (2, vec![one]), (3, vec![one]), (4, vec![two]), (5, vec![one])]
+        {
+            published.add(addresses, at(second));
+            left.push([one, two].map(|address| published.left.get(&address).map(|at| at.as_second())));
+        }
+        assert_eq!(left, [[None, None], [None, Some(2)], [None, Some(2)], [Some(4), None], [None, Some(5)]]);
+    }
 
     #[test]
     fn only_what_the_first_call_published_has_the_instant_of_the_first_start() {

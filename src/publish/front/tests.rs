@@ -8,7 +8,7 @@ fn served() -> Served {
     let form = |text: &str| Form::from(text.to_owned());
     let last_modified = "2026-11-22T12:00:00Z".parse().unwrap();
     let (text, json, atom, page) = (form("203.0.113.1\n"), form("{}\n"), form("<feed/>\n"), form("<p>\n"));
-    Served { text, json, atom, page, last_modified, first: Default::default(), digest: [0; 32] }
+    Served { text, json, atom, page, last_modified, known: Default::default(), digest: [0; 32] }
 }
 
 fn asked(headers: &[(&'static str, &str)]) -> HeaderMap {

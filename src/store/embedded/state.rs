@@ -37,6 +37,13 @@ struct StateForm {
     first_start: i64,
     sync_token: u64,
     digest: Option<[u8; 32]>,
+    /// Earlier versions end before it.
+    #[serde(deserialize_with = "some_or_none")]
+    left: Vec<(IpAddr, i64)>,
+}
+
+fn some_or_none<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<(IpAddr, i64)>, D::Error> {
+    Ok(Vec::deserialize(from).unwrap_or_default())
 }
 
 #[derive(Serialize, Deserialize)]
@@ -78,6 +85,7 @@ impl State {
             first_start: nanoseconds(self.published.first_start),
             sync_token: self.published.sync_token,
             digest: self.digest,
+            left: self.published.left.iter().map(|(&address, &at)| (address, nanoseconds(at))).collect(),
         }
     }
 
@@ -101,6 +109,7 @@ impl State {
             suspensions: form.suspensions.into_iter().map(suspension).collect(),
             published: Published {
                 first: form.first.into_iter().map(|(address, at)| (address, timestamp(at))).collect(),
+                left: form.left.into_iter().map(|(address, at)| (address, timestamp(at))).collect(),
                 sync_token: form.sync_token,
                 first_start: timestamp(form.first_start),
             },
@@ -186,5 +195,29 @@ pub fn check_format(root: &Path) -> Result<(), StoreError> {
             )
             .into(),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn when_an_address_left_is_remembered_and_a_file_from_before_that_was_is_read() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("state");
+        let at = |second| jiff::Timestamp::from_second(second).expect("a time");
+        let address = |last| IpAddr::from([198, 51, 100, last]);
+        let mut state = State { digest: Some([7; 32]), ..State::default() };
+        state.published.add(vec![address(1), address(2)], at(1));
+        // Its last byte says that none has left.
+        let earlier = encode(&state.form(), Vec::new());
+        let mut bytes = Vec::new();
+        frame::append(&mut bytes, FrameKind::State, &[&earlier[..earlier.len() - 1]], None);
+        write_whole(&path, &bytes).expect("written");
+        assert_eq!(State::load(&path), Ok(Some(state.clone())));
+        state.published.add(vec![address(1)], at(2));
+        state.save(&path).expect("saved");
+        assert_eq!(State::load(&path), Ok(Some(state)));
     }
 }

@@ -185,5 +185,6 @@ pub async fn publish(
         .iter()
         .filter_map(|row| Some((row.get::<_, &str>(0).parse().ok()?, wire::timestamp(row.get(1)))))
         .collect();
-    Ok(Published { first, sync_token: row.get::<_, i64>(0).unsigned_abs(), first_start: wire::timestamp(row.get(1)) })
+    let (sync_token, first_start) = (row.get::<_, i64>(0).unsigned_abs(), wire::timestamp(row.get(1)));
+    Ok(Published { first, left: HashMap::new(), sync_token, first_start })
 }
