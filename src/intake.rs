@@ -149,6 +149,11 @@ impl Intake {
         &self.apart
     }
 
+    /// What records may show now.
+    pub fn redactor(&self) -> Arc<Redactor> {
+        self.ledger.redactor.load_full()
+    }
+
     /// No more calls are accepted from now on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);

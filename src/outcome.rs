@@ -193,11 +193,14 @@ impl Failure {
     pub fn told(mut self, show: impl FnOnce(Said) -> Option<String>) -> Self {
         if let Some(shown) = self.said.take().and_then(|said| show(*said)) {
             let shown = tame(shown.trim_end(), SAID_CHARS_MAX).replace('"', "'");
-            self.message = cut(format!("{} (what came: \"{shown}\")", self.message));
+            self.message = cut(format!("{}{WHAT_CAME}{shown}\")", self.message));
         }
         self
     }
 }
+
+/// Before what a message quotes, which is the last of it.
+pub const WHAT_CAME: &str = " (what came: \"";
 
 fn cut(mut message: String) -> String {
     if message.len() > MESSAGE_BYTES_MAX {

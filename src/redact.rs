@@ -7,6 +7,7 @@
 pub mod json;
 
 use std::collections::HashSet;
+use std::ops::Deref;
 
 use aws_lc_rs::digest;
 use bytes::Bytes;
@@ -14,8 +15,8 @@ use http::header;
 
 use self::json::Pointers;
 use crate::config::Redact;
-use crate::outcome::{Ended, Said};
-use crate::record::{ShownBody, ShownHeaders, ShownRequest, ShownResponse};
+use crate::outcome::{Ended, Said, WHAT_CAME};
+use crate::record::{Record, ShownBody, ShownHeaders, ShownRequest, ShownResponse};
 use crate::send::{HeaderLines, SendSpec, TenantId};
 
 /// Headers that are always secret (lower-case).
@@ -32,6 +33,13 @@ pub const SECRET_HEADERS: &[&str] = &[
 
 /// What every hidden value begins with.
 pub const REDACTED_PREFIX: &str = "[redacted hmac:";
+
+/// Bytes of every hidden value.
+const HIDDEN_BYTES: usize = REDACTED_PREFIX.len() + 8 + 1;
+
+fn is_hidden(value: &[u8]) -> bool {
+    value.len() == HIDDEN_BYTES && value.starts_with(REDACTED_PREFIX.as_bytes()) && value.ends_with(b"]")
+}
 
 /// The keyed hash behind every redaction; one per store.
 #[derive(Clone)]
@@ -121,6 +129,36 @@ impl Redactor {
     /// What shows this tenant's requests and answers.
     pub fn of<'a>(&'a self, tenant: &'a TenantId) -> OfTenant<'a> {
         OfTenant { redactor: self, hide: self.key.of(tenant) }
+    }
+}
+
+/// A record as it may be seen now: what was kept of it when less was secret is hidden as well.
+pub struct Visible(Record);
+
+impl Deref for Visible {
+    type Target = Record;
+
+    fn deref(&self) -> &Record {
+        &self.0
+    }
+}
+
+impl Redactor {
+    /// Takes as long as its bodies are, where it [looks into them](Self::looks_into_bodies).
+    pub fn visible(&self, mut record: Record) -> Visible {
+        let tenant = record.tenant.clone();
+        let of = self.of(&tenant);
+        let request = &mut record.request;
+        of.see_body(request.body.as_mut(), &request.headers);
+        of.see_headers(&mut request.headers);
+        if let Some(response) = &mut record.response {
+            of.see_body(Some(&mut response.body), &response.headers);
+            of.see_headers(&mut response.headers);
+        }
+        if let Some(error) = record.ended.as_mut().and_then(|ended| ended.error.as_mut()) {
+            of.see_quoted(&mut error.message);
+        }
+        Visible(record)
     }
 }
 
@@ -222,9 +260,43 @@ impl OfTenant<'_> {
         let plain = line.to_ascii_lowercase().replace('_', "-");
         let secret = |name: &String| plain.find(name.as_str()).map(|at| at + name.len());
         match self.redactor.headers.iter().filter_map(secret).min() {
-            Some(end) if end < line.len() => line[..end].to_owned() + &self.hide.hide(&line.as_bytes()[end..]),
+            Some(end) if end < line.len() && !is_hidden(&line.as_bytes()[end..]) => {
+                line[..end].to_owned() + &self.hide.hide(&line.as_bytes()[end..])
+            }
             _ => line,
         }
+    }
+
+    fn see_headers(self, headers: &mut ShownHeaders) {
+        for (_, values) in headers.iter_mut().filter(|(name, _)| self.redactor.is_secret_header(name)) {
+            for value in values.iter_mut().filter(|value| !is_hidden(value.as_bytes())) {
+                *value = self.hide.hide(value.as_bytes());
+            }
+        }
+    }
+
+    fn see_body(self, body: Option<&mut ShownBody>, headers: &ShownHeaders) {
+        let pointers = &self.redactor.pointers;
+        let Some(body) = body.filter(|_| !pointers.is_empty()) else { return };
+        let Some(bytes) = body.bytes.as_ref().filter(|bytes| !bytes.is_empty()) else { return };
+        let types = headers.iter().filter(|(name, _)| name == header::CONTENT_TYPE.as_str());
+        let says_json = types.flat_map(|(_, values)| values).any(|value| value.to_ascii_lowercase().contains("json"));
+        if let Some(hidden) = pointers.hide_more(bytes, says_json, |secret| self.hide.hide(secret)) {
+            body.bytes = Some(hidden.into());
+            body.sha256 = None;
+        }
+    }
+
+    /// Of what a message quotes nobody knows any more whether it was of a body.
+    fn see_quoted(self, message: &mut String) {
+        let Some(at) = message.rfind(WHAT_CAME) else { return };
+        if !self.redactor.pointers.is_empty() {
+            return message.truncate(at);
+        }
+        let quoted = &message[at + WHAT_CAME.len()..];
+        let (quoted, end) = quoted.strip_suffix("\")").map_or((quoted, ""), |quoted| (quoted, "\")"));
+        let seen = self.but_secret_headers(quoted.to_owned()) + end;
+        message.replace_range(at + WHAT_CAME.len().., &seen);
     }
 
     /// `None`: the body holds nothing to hide.

@@ -204,6 +204,10 @@ pub(super) async fn one(
     found.next = found.next.map(|cursor| api.places.list(&cursor)).transpose()?;
     let sight = Sight { operate: caller.operate, bodies: false };
     let bytes = likely_bytes_of(&found.sends);
-    let write = move || turn.json(StatusCode::OK, &ExecutionView::new(&found, sight));
+    let redactor = api.intake.redactor();
+    let write = move || {
+        let sends: Vec<_> = std::mem::take(&mut found.sends).into_iter().map(|send| redactor.visible(send)).collect();
+        turn.json(StatusCode::OK, &ExecutionView::new(&found, &sends, sight))
+    };
     api.intake.apart().on(bytes, &caller.holder().in_line(), write).await
 }

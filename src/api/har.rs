@@ -15,6 +15,7 @@ use super::sends::{SHOWN_JSON_BYTES, send_id};
 use super::view::{Sight, likely_bytes, milliseconds, shown_body, shown_message};
 use super::{Shared, openapi, query};
 use crate::record::{Record, ShownHeaders};
+use crate::redact::Visible;
 
 /// One send's record as HAR 1.2. A send without a response has status 0, as browsers write it.
 #[utoipa::path(
@@ -41,7 +42,8 @@ pub(super) async fn har(
     let turn = api.turns.turn(&caller.holder(), SHOWN_JSON_BYTES).await?;
     let (turn, record) = api.read_record(turn, tenants, id).await?;
     let bytes = likely_bytes(&record, true);
-    let write = move || turn.json(StatusCode::OK, &archive(&record));
+    let redactor = api.intake.redactor();
+    let write = move || turn.json(StatusCode::OK, &archive(&redactor.visible(record)));
     let mut response = api.intake.apart().on(bytes, &caller.holder().in_line(), write).await?;
     if let Ok(name) = HeaderValue::try_from(format!("inline; filename=\"{id}.har\"")) {
         response.headers_mut().insert(CONTENT_DISPOSITION, name);
@@ -49,7 +51,7 @@ pub(super) async fn har(
     Ok(response)
 }
 
-fn archive(record: &Record) -> Value {
+fn archive(record: &Visible) -> Value {
     json!({"log": {
         "version": "1.2",
         "creator": {"name": "egressd", "version": env!("CARGO_PKG_VERSION")},

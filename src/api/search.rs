@@ -1,7 +1,7 @@
 //! Sends in whose bodies a text stands: a list is gone through, each of its sends read with its bodies, until there are
 //! enough, or so much was searched. The answer says how far that went, and its `next` goes on from there.
 //!
-//! Bodies are searched as they are kept (cut at `response_body_stored`, redacted, and as long as `body_retention` has it),
+//! Bodies are searched as they are shown (cut at `response_body_stored`, redacted, and as long as `body_retention` has it),
 //! in small letters or large, each where nobody's deadline waits for it. What came compressed is not found.
 
 use std::sync::Arc;
@@ -81,10 +81,15 @@ impl Search {
 
     /// How much of it there was to search, and whether the text stands there.
     async fn is_in(&self, record: Record) -> (usize, bool) {
-        let bodies = [record.request.body, record.response.map(|response| response.body)];
-        let bodies = bodies.map(|body| body.and_then(|body| body.bytes).unwrap_or_default());
-        let (bytes, text) = (bodies.iter().map(|body| body.len()).sum(), self.text.clone());
-        let look = move || bodies.iter().any(|body| text.is_match(body));
+        let (bytes, text, redactor) =
+            (bodies(&record).map(<[u8]>::len).sum(), self.text.clone(), self.intake.redactor());
+        // What is hidden is not found either.
+        let look = move || bodies(&redactor.visible(record)).any(|body| text.is_match(body));
         (bytes, self.intake.apart().on(bytes, &self.of, look).await)
     }
+}
+
+fn bodies(record: &Record) -> impl Iterator<Item = &[u8]> {
+    let of_response = record.response.as_ref().map(|response| &response.body);
+    record.request.body.as_ref().into_iter().chain(of_response).filter_map(|body| body.bytes.as_deref())
 }

@@ -189,25 +189,33 @@ impl Shared {
         receipt: Receipt,
     ) -> Result<Response, Problem> {
         let sight = Sight { operate: caller.operate, bodies: one };
-        let (records, replayed) = match submitted {
+        let (mut records, replayed) = match submitted {
             Submitted::Accepted(records) => (records, false),
             Submitted::Replayed(ids) => match self.records(&tenant, ids, one).await? {
                 none if none.is_empty() => return Err(Problem::new(ProblemCode::Conflict, RECORDS_GONE)),
                 records => (records, true),
             },
         };
+        if !one {
+            // What is not shown is not looked into.
+            records.iter_mut().filter_map(|record| record.request.body.as_mut()).for_each(|body| body.bytes = None);
+        }
         let bytes = records.iter().map(|record| likely_bytes(record, one)).sum();
-        let write = move || match records.as_slice() {
-            [record] if one => {
-                let mut response = receipt.json(StatusCode::ACCEPTED, &RecordView::new(record, sight), 2 * bytes);
-                if let Ok(location) = HeaderValue::try_from(format!("/v1/sends/{}", record.id)) {
-                    response.headers_mut().insert(LOCATION, location);
+        let redactor = self.intake.redactor();
+        let write = move || {
+            let records: Vec<_> = records.into_iter().map(|record| redactor.visible(record)).collect();
+            match records.as_slice() {
+                [record] if one => {
+                    let mut response = receipt.json(StatusCode::ACCEPTED, &RecordView::new(record, sight), 2 * bytes);
+                    if let Ok(location) = HeaderValue::try_from(format!("/v1/sends/{}", record.id)) {
+                        response.headers_mut().insert(LOCATION, location);
+                    }
+                    response
                 }
-                response
-            }
-            several => {
-                let sends = several.iter().map(|record| RecordView::new(record, sight)).collect();
-                receipt.json(StatusCode::ACCEPTED, &SendsView { sends }, bytes)
+                several => {
+                    let sends = several.iter().map(|record| RecordView::new(record, sight)).collect();
+                    receipt.json(StatusCode::ACCEPTED, &SendsView { sends }, bytes)
+                }
             }
         };
         let mut response = self.intake.apart().on(bytes, &tenant, write).await;
@@ -310,8 +318,10 @@ pub(super) async fn list(State(api): State<Arc<Shared>>, request: Request) -> Re
     let next = page.next.map(|cursor| api.places.list(&cursor)).transpose()?;
     let sight = Sight { operate: caller.operate, bodies: false };
     let bytes = likely_bytes_of(&page.sends);
+    let redactor = api.intake.redactor();
     let write = move || {
-        let sends = page.sends.iter().map(|record| RecordView::new(record, sight)).collect();
+        let sends: Vec<_> = page.sends.into_iter().map(|send| redactor.visible(send)).collect();
+        let sends = sends.iter().map(|record| RecordView::new(record, sight)).collect();
         let searched = searched.map(|Searched { sends, bytes, back_to }| SearchedView {
             sends,
             bytes,
@@ -356,7 +366,8 @@ pub(super) async fn one(
     let turn = api.turns.turn(&caller.holder(), SHOWN_JSON_BYTES).await?;
     let (turn, record) = api.read_record(turn, tenants, id).await?;
     let (bytes, sight) = (likely_bytes(&record, true), Sight { operate: caller.operate, bodies: true });
-    let write = move || turn.json(StatusCode::OK, &RecordView::new(&record, sight));
+    let redactor = api.intake.redactor();
+    let write = move || turn.json(StatusCode::OK, &RecordView::new(&redactor.visible(record), sight));
     api.intake.apart().on(bytes, &caller.holder().in_line(), write).await
 }
 

@@ -188,10 +188,11 @@ impl Tail {
         };
         let sight = Sight { operate: self.caller.operate, bodies: false };
         let (mut room, mut taken) = (turn.into_room(), 0);
-        for item in &items {
+        let redactor = self.api.intake.redactor();
+        for item in items {
             let Some(place) = self.place(item.place) else { return false };
             let mut event = format!("id: {place}\nevent: send\ndata: ").into_bytes();
-            if serde_json::to_writer(&mut event, &RecordView::new(&item.record, sight)).is_err() {
+            if serde_json::to_writer(&mut event, &RecordView::new(&redactor.visible(item.record), sight)).is_err() {
                 return false;
             }
             event.extend_from_slice(b"\n\n");

@@ -18,6 +18,7 @@ use super::openapi;
 use crate::outcome::{Outcome, Processed, Timings, redirected};
 use crate::policy::{Verdict, without_internal_addresses, written_address};
 use crate::record::{Certificate, Connection, Execution, ExecutionSummary, Record, ShownBody, ShownHeaders, TlsFacts};
+use crate::redact::Visible;
 use crate::send::SendId;
 use crate::store::ExecutionPage;
 
@@ -339,7 +340,7 @@ impl Serialize for Hex<'_> {
 }
 
 impl<'a> RecordView<'a> {
-    pub fn new(record: &'a Record, sight: Sight) -> Self {
+    pub fn new(record: &'a Visible, sight: Sight) -> Self {
         let no_body = ShownBody::default();
         let request = &record.request;
         let (body, body_encoding) = shown_body(request.body.as_ref(), sight);
@@ -527,14 +528,15 @@ pub struct ExecutionView<'a> {
 }
 
 impl<'a> ExecutionView<'a> {
-    pub fn new(execution: &'a Execution, sight: Sight) -> Self {
+    /// `sends`: the execution's.
+    pub fn new(execution: &'a Execution, sends: &'a [Visible], sight: Sight) -> Self {
         Self {
             execution: execution.execution.as_str(),
             state: execution.state.label(),
             finished_by: execution.finished_by.map(|by| by.label()),
             delivered: execution.delivered,
             total: execution.total,
-            sends: execution.sends.iter().map(|record| RecordView::new(record, sight)).collect(),
+            sends: sends.iter().map(|record| RecordView::new(record, sight)).collect(),
             next: execution.next.as_deref(),
         }
     }

@@ -5,6 +5,7 @@
 //! as JSON stops being it, the rest is hidden whole, because nobody can say any more what stands in it; so is it past
 //! [`HIDDEN_VALUES_MAX`] values, each of which costs what a hundred bytes do, to read and in what is shown.
 
+use super::{HIDDEN_BYTES, is_hidden};
 use crate::limits::HIDDEN_VALUES_MAX;
 
 /// Pointers, as their reference tokens.
@@ -41,10 +42,27 @@ impl Pointers {
     /// The body with every named value replaced by a string; `None` where there is none. `says_json`: its
     /// `Content-Type` does, so that text of another shape is hidden rather than shown.
     pub fn hide(&self, body: &[u8], says_json: bool, hide: impl Fn(&[u8]) -> String) -> Option<Vec<u8>> {
+        replaced(body, self.named(body, says_json), hide)
+    }
+
+    /// The same of a body in which others, or the same, were hidden before: what reads `[redacted hmac:…]` stays.
+    pub fn hide_more(&self, body: &[u8], says_json: bool, hide: impl Fn(&[u8]) -> String) -> Option<Vec<u8>> {
+        let mut named = self.named(body, says_json);
+        // The rest was hidden where reading stops, which it does within what is there instead.
+        let rest_at = body.len().checked_sub(HIDDEN_BYTES).filter(|at| is_hidden(&body[*at..])).unwrap_or(usize::MAX);
+        named.retain(|Hidden { from, to, rest }| {
+            let inner = body[*from..*to].strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
+            if *rest { *from < rest_at } else { !inner.is_some_and(is_hidden) }
+        });
+        replaced(body, named, hide)
+    }
+
+    /// What is to be hidden, in order.
+    fn named(&self, body: &[u8], says_json: bool) -> Vec<Hidden> {
         let start = if body.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
         let begins_as_json = matches!(body[start..].iter().find(|byte| !is_space(**byte)), Some(b'{' | b'['));
         if !begins_as_json && !says_json {
-            return None;
+            return Vec::new();
         }
         let mut scan = Scan { body, at: start, pointers: &self.0, levels: Vec::new(), hidden: Vec::new() };
         if scan.run().is_err() {
@@ -54,26 +72,31 @@ impl Pointers {
                 scan.hidden.push(Hidden { from, to: body.len(), rest: true });
             }
         }
-        if scan.hidden.is_empty() {
-            return None;
-        }
-        let mut out = Vec::with_capacity(body.len());
-        let mut copied = 0;
-        for Hidden { from, to, rest } in &scan.hidden {
-            out.extend_from_slice(&body[copied..*from]);
-            let shown = hide(&body[*from..*to]);
-            if *rest {
-                out.extend_from_slice(shown.as_bytes());
-            } else {
-                out.push(b'"');
-                out.extend_from_slice(shown.as_bytes());
-                out.push(b'"');
-            }
-            copied = *to;
-        }
-        out.extend_from_slice(&body[copied..]);
-        Some(out)
+        scan.hidden
     }
+}
+
+/// `None`: there is nothing to hide.
+fn replaced(body: &[u8], hidden: Vec<Hidden>, hide: impl Fn(&[u8]) -> String) -> Option<Vec<u8>> {
+    if hidden.is_empty() {
+        return None;
+    }
+    let mut out = Vec::with_capacity(body.len());
+    let mut copied = 0;
+    for Hidden { from, to, rest } in hidden {
+        out.extend_from_slice(&body[copied..from]);
+        let shown = hide(&body[from..to]);
+        if rest {
+            out.extend_from_slice(shown.as_bytes());
+        } else {
+            out.push(b'"');
+            out.extend_from_slice(shown.as_bytes());
+            out.push(b'"');
+        }
+        copied = to;
+    }
+    out.extend_from_slice(&body[copied..]);
+    Some(out)
 }
 
 struct Hidden {

@@ -1,7 +1,10 @@
 use http::{HeaderName, HeaderValue};
 
 use super::*;
+use crate::outcome::words::ExchangeCause;
+use crate::outcome::{Failure, Outcome, Timings};
 use crate::policy::CheckedUrl;
+use crate::record::State;
 use crate::send::{Context, Method, Target};
 
 fn key() -> RedactKey {
@@ -268,4 +271,115 @@ fn what_a_receiver_sent_is_quoted_as_far_as_it_might_be_kept() {
     let pointed = redactor(&[], &["/token"]);
     assert_eq!(pointed.of(&tenant()).said(body(), true), None);
     assert_eq!(pointed.of(&tenant()).said(head("nonsense", None), true), Some("nonsense".to_owned()));
+}
+
+/// A finished record as it is kept under this redaction.
+fn kept(redactor: &Redactor, failure: Failure) -> Record {
+    let raw = RawResponse {
+        status: 200,
+        version: http::Version::HTTP_11,
+        headers: lines(&[("content-type", "application/json"), ("x-sess", "s3cret"), ("x_sess", "s3cret")]),
+        body: Bytes::from_static(br#"{"k":"s3cret","o":1}"#),
+        body_total: 20,
+        body_truncated: false,
+        body_sha256: [1; 32],
+        declared: None,
+    };
+    let headers = lines(&[("content-type", "text/plain"), ("x-sess", "s3cret"), ("cookie", "always")]);
+    let of = tenant();
+    let of = redactor.of(&of);
+    let ended = Ended { outcome: Outcome::Failed, error: Some(failure) };
+    let at = jiff::Timestamp::UNIX_EPOCH;
+    Record {
+        id: crate::send::SendId(uuid::Uuid::nil()),
+        state: State::Done,
+        ended: Some(of.ended(ended, true)),
+        resend_of: None,
+        tenant: tenant(),
+        context: Context::default(),
+        index: None,
+        request: of.request(&spec(headers, Some(br#"[{"k":"s3cret"},{"k":2}]"#)), true).0,
+        response: Some(of.response(raw, true)),
+        would_block: None,
+        connection: None,
+        timings: Timings::default(),
+        node: "n".to_owned(),
+        created_at: at,
+        released_at: None,
+        started_at: None,
+        finished_at: None,
+    }
+}
+
+#[test]
+fn what_was_kept_when_less_was_secret_is_seen_as_what_is_kept_now() {
+    let line = |line| ExchangeCause::BadLine { status: None, line, after: None, why: "is none" }.failure("example.com");
+    let body = |line| ExchangeCause::NotHttp { line }.failure("example.com");
+    let head = || line("X_Sess: s3cret");
+    let all = redactor(&["x-sess"], &["/k", "/0/k"]);
+    for (what, before) in [
+        ("nothing", redactor(&[], &[])),
+        ("the header", redactor(&["x-sess"], &[])),
+        ("one body", redactor(&[], &["/k"])),
+        ("the other body", redactor(&[], &["/0/k"])),
+        ("all", redactor(&["x-sess"], &["/k", "/0/k"])),
+    ] {
+        let seen = all.visible(kept(&before, head()));
+        let text = format!("{:?}", *seen);
+        assert!(!text.contains("s3cret"), "{what}: {text}");
+        // Of what a message quotes nobody knows any more whether it was of a body.
+        let told = |record: &Record| record.ended.as_ref().and_then(|ended| ended.error.clone()).expect("it failed");
+        assert_eq!(told(&seen).message, head().message, "{what}");
+        let mut now = kept(&all, head());
+        assert_eq!((&seen.request, &seen.response), (&now.request, &now.response), "{what}");
+        now.ended.clone_from(&seen.ended);
+        assert_eq!(*seen, now, "{what}");
+        let again = all.visible(now.clone());
+        assert_eq!(*again, now, "{what}: what is hidden stays as it is");
+    }
+    // Without pointers what is quoted stays, but for what a secret header has.
+    for (said, expected) in [
+        (head(), " (what came: \"X_Sess<>\")"),
+        (body("chunk s3cret"), " (what came: \"chunk s3cret\")"),
+        (line("Cookie: s3cret"), " (what came: \"Cookie<>\")"),
+    ] {
+        let words = said.message.clone();
+        let seen = redactor(&["x-sess"], &[]).visible(kept(&redactor(&[], &[]), said));
+        let message = seen.ended.as_ref().and_then(|ended| ended.error.as_ref()).expect("it failed").message.clone();
+        let (before, hidden) = message.split_once(REDACTED_PREFIX).map_or((&*message, ""), |(a, b)| (a, &b[9..]));
+        let plain = if hidden.is_empty() { before.to_owned() } else { format!("{before}<>{hidden}") };
+        assert_eq!(plain, words + expected);
+    }
+}
+
+#[test]
+fn a_body_hidden_twice_reads_as_one_hidden_once() {
+    let hide = |secret: &[u8]| key().of(&tenant()).hide(secret);
+    let some = |text: &[&str]| Pointers::new(&text.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>());
+    let many = format!("{{\"a\":[{}]}}", vec!["{\"b\":1}"; 5_000].join(","));
+    let long: Vec<String> = (0..5_000).map(|n| format!("/a/{n}/b")).collect();
+    for (pointers, body) in [
+        (some(&["/a"]), r#"{"a":1,"b":2}"#),
+        (some(&["/a"]), r#"{"a":"cut o"#),
+        (some(&["/a"]), r#"{"b":1} {the rest"#),
+        (some(&["/a"]), r#"{"b":1,nonsense}"#),
+        (some(&["/b/7"]), r#"{"b":[1,2 nonsense"#),
+        (some(&["/0/a"]), r#"[nonsense here]"#),
+        (some(&["/0/a"]), r#"["a" nonsense"#),
+        (some(&["/a"]), "<p>not JSON</p>"),
+        (some(&[""]), r#"{"a":1}"#),
+        (some(&["/a/b", "/a"]), r#"{"a":{"b":1}} {"a":2}"#),
+        (Pointers::new(&long), &many),
+    ] {
+        let once = pointers.hide(body.as_bytes(), true, hide).unwrap_or_else(|| panic!("{body:.60}"));
+        let again = pointers.hide_more(&once, true, hide);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).chars().take(200).collect::<String>();
+        assert_eq!(again.as_deref().map(text), None, "{body:.60}: {}", text(&once));
+        // From nothing hidden it hides as much.
+        assert_eq!(pointers.hide_more(body.as_bytes(), true, hide), Some(once));
+    }
+    // Another name beside those that are hidden.
+    let once = some(&["/a"]).hide(br#"{"a":1,"b":2}"#, true, hide).expect("hidden");
+    let both = some(&["/a", "/b"]);
+    assert_eq!(both.hide_more(&once, true, hide), both.hide(br#"{"a":1,"b":2}"#, true, hide));
 }

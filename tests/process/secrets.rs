@@ -128,6 +128,65 @@ async fn secrets_reach_the_receiver_and_nothing_else() {
     }
 }
 
+/// What an operator names as secret once it was seen: it is seen no more, in whatever was kept before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_hides_what_was_accepted_before_it_too() {
+    const SECRET: &str = "s3cret-of-a-session";
+    let answer = format!("{{\"k\": \"{SECRET}\"}}");
+    let head = format!("HTTP/1.1 200 OK\r\nx-sess: {SECRET}\r\ncontent-type: application/json\r\n");
+    let whole: &'static str = format!("{head}content-length: {}\r\n\r\n{answer}", answer.len()).leak();
+    let receiver = answering_receiver(move |_| whole).await;
+    let node = Node::started("");
+    let url = format!("http://{receiver}/");
+    let send = json!({"method": "POST", "url": url, "headers": {"X-Sess": SECRET}, "data": {"k": SECRET}}).to_string();
+    let id_of = |answer: &Value| answer["id"].as_str().expect("an id").to_owned();
+    let (_, done) = node.call("POST", "/v1/sends", &send).await.expect("an answer");
+    let done = id_of(&done);
+    node.done_as("default", &done).await;
+    let (_, held) = node.call("POST", "/v1/executions/e/sends", &send).await.expect("an answer");
+    let held = id_of(&held);
+    let paths = |id: &str| {
+        let places = ["/v1/sends", "/v1/executions/e", &format!("/v1/sends?text={SECRET}")].map(str::to_owned);
+        [vec![format!("/v1/sends/{id}"), format!("/v1/sends/{id}/har")], places.to_vec()].concat()
+    };
+    let shows = async |path: &str| {
+        let (status, text) = call_text(node.api, "GET", path, "", &[]).await.expect("an answer");
+        assert_eq!(status, 200, "{path}: {text}");
+        text.contains(SECRET)
+    };
+    for path in paths(&done) {
+        assert!(shows(&path).await, "{path}: nothing is secret yet");
+    }
+    let text = std::fs::read_to_string(node.config()).expect("the configuration");
+    let added = "\n[redact]\nheaders = [\"x-sess\"]\njson_pointers = [\"/k\"]\n";
+    std::fs::write(node.config(), text + added).expect("written");
+    node.signal(nix::sys::signal::Signal::SIGHUP);
+    while node.metric("egressd_config_reloads_total{result=\"ok\"}").await != Some(1.0) {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    for path in paths(&done).into_iter().chain(paths(&held)) {
+        assert!(!shows(&path).await, "{path}");
+    }
+    assert_eq!(node.call("POST", "/v1/executions/e/finish", "").await.expect("an answer").0, 200);
+    node.done_as("default", &held).await;
+    for path in paths(&held) {
+        assert!(!shows(&path).await, "{path}, after it was sent");
+    }
+    let found = node.get(&format!("/v1/sends?text={SECRET}")).await;
+    assert_eq!(found["sends"], json!([]), "what is hidden is not found");
+    let record = node.get(&format!("/v1/sends/{done}")).await;
+    for part in ["request", "response"] {
+        assert!(record[part]["headers"]["x-sess"][0].to_string().contains("[redacted hmac:"), "{record}");
+        assert!(record[part]["body"].to_string().contains("[redacted hmac:"), "{record}");
+    }
+    assert_eq!(record["request"]["body_sha256"], Value::Null);
+    // A resend is of the request as it was.
+    let (status, again) = node.call("POST", &format!("/v1/sends/{done}/resend"), "{}").await.expect("an answer");
+    assert_eq!(status, 202, "{again}");
+    assert!(!again.to_string().contains(SECRET) && !node.log().contains(SECRET), "{again}");
+    assert_eq!(node.done_as("default", &id_of(&again)).await["outcome"], "delivered");
+}
+
 /// Answers that cannot be read, by path, each with something in it; whether that is of a body.
 const BROKEN: [(&str, &str, &str, bool); 7] = [
     ("/no-http", "s3cret-of-no-http {}\r\n", "s3cret-of-no-http", true),
@@ -145,6 +204,11 @@ const BROKEN: [(&str, &str, &str, bool); 7] = [
 ];
 
 async fn broken_receiver() -> std::net::SocketAddr {
+    answering_receiver(|path| BROKEN.iter().find(|(at, ..)| *at == path).expect("one of them").1).await
+}
+
+/// Closes after each answer, which it has by path.
+async fn answering_receiver(answer: impl Fn(&str) -> &'static str + Copy + Send + 'static) -> std::net::SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("bound");
     tokio::spawn(async move {
@@ -156,8 +220,7 @@ async fn broken_receiver() -> std::net::SocketAddr {
                         return;
                     }
                 }
-                let path = String::from_utf8_lossy(&head).split(' ').nth(1).map(str::to_owned);
-                let answer = BROKEN.iter().find(|(at, ..)| Some(*at) == path.as_deref()).expect("one of them").1;
+                let answer = answer(String::from_utf8_lossy(&head).split(' ').nth(1).expect("a path"));
                 let _ = stream.write_all(answer.as_bytes()).await;
             });
         }
