@@ -356,8 +356,7 @@ fn what_was_kept_when_less_was_secret_is_seen_as_what_is_kept_now() {
 fn a_body_hidden_twice_reads_as_one_hidden_once() {
     let hide = |secret: &[u8]| key().of(&tenant()).hide(secret);
     let some = |text: &[&str]| Pointers::new(&text.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>());
-    let many = format!("{{\"a\":[{}]}}", vec!["{\"b\":1}"; 5_000].join(","));
-    let long: Vec<String> = (0..5_000).map(|n| format!("/a/{n}/b")).collect();
+    let many = r#"{"a":1}"#.repeat(crate::limits::HIDDEN_VALUES_MAX + 10);
     for (pointers, body) in [
         (some(&["/a"]), r#"{"a":1,"b":2}"#),
         (some(&["/a"]), r#"{"a":"cut o"#),
@@ -369,7 +368,7 @@ fn a_body_hidden_twice_reads_as_one_hidden_once() {
         (some(&["/a"]), "<p>not JSON</p>"),
         (some(&[""]), r#"{"a":1}"#),
         (some(&["/a/b", "/a"]), r#"{"a":{"b":1}} {"a":2}"#),
-        (Pointers::new(&long), &many),
+        (some(&["/a"]), &many),
     ] {
         let once = pointers.hide(body.as_bytes(), true, hide).unwrap_or_else(|| panic!("{body:.60}"));
         let again = pointers.hide_more(&once, true, hide);

@@ -3,11 +3,12 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::node::{Node, call_text, egressd, free_port};
+use crate::node::{Node, PATIENCE, call_text, egressd, free_port};
 
 const SECRETS: [&str; 8] = [
     "s3cret-password",
@@ -161,8 +162,10 @@ async fn a_reload_hides_what_was_accepted_before_it_too() {
     let added = "\n[redact]\nheaders = [\"x-sess\"]\njson_pointers = [\"/k\"]\n";
     std::fs::write(node.config(), text + added).expect("written");
     node.signal(nix::sys::signal::Signal::SIGHUP);
+    let started = Instant::now();
     while node.metric("egressd_config_reloads_total{result=\"ok\"}").await != Some(1.0) {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        assert!(started.elapsed() < PATIENCE, "{}", node.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     for path in paths(&done).into_iter().chain(paths(&held)) {
         assert!(!shows(&path).await, "{path}");

@@ -173,6 +173,7 @@ async fn a_large_call_that_the_store_fails_under_is_whole_where_its_own_batch_me
     // Its first piece is on its way to the disk. Whoever comes next tries whether the disk takes writes, as none has for
     // so long.
     while opened.0.elapsed() < crate::store::embedded::writer::TRY_AGAIN_EVERY {
+        patience.lasts();
         std::thread::yield_now();
     }
     disk.shared().set_failing(Some("for a moment".to_owned()));
