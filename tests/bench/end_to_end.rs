@@ -3,8 +3,9 @@
 //!
 //! `cargo bench --bench end_to_end [-- SCENARIO...]`, with scenarios `limit idle single batch paced backlog silent
 //! noisy hosts holds chains neighbour_accepts hostile full restart`, and those of a tier, which are run only when they are
-//! named: `tier tier_paced tier_wakes tier_backlog tier_killed`. With `EGRESSD=PATH` it measures another build of egressd,
-//! which is how two of them are compared in turns.
+//! named: `tier tier_paced tier_wakes tier_backlog tier_killed tier_grown`. With `EGRESSD=PATH` it measures another build of
+//! egressd, which is how two of them are compared in turns. `EGRESSD_BENCH_RECORDS` says how many records the larger tier of
+//! `tier_grown` has; with `EGRESSD_BENCH_STATEMENTS=1` rows of a tier tell what its database was asked.
 
 #![allow(clippy::disallowed_methods, reason = "a load generator and a stopwatch, not the appliance")]
 
@@ -137,6 +138,9 @@ async fn bench(wanted: &[String]) {
     }
     if is_named("tier_killed") {
         tier::killed(&receiver).await;
+    }
+    if is_named("tier_grown") {
+        tier::grown::grown(&receiver).await;
     }
 }
 

@@ -1,108 +1,24 @@
 //! A tier: nodes over one PostgreSQL of their own on the same machine, its syncs on. The database's CPU is that of all of
 //! its processes, and its WAL is what they wrote of it.
 
-use std::io::{BufRead, BufReader, Write};
+mod cluster;
+pub mod grown;
+
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
-use crate::{CONNECTIONS, Node, Receiver, at_a_pace, call, connect, cpu_seconds, free_port, quantile, timed};
+use self::cluster::{Cluster, forget_statements, tell_statements, wal_bytes};
+use crate::{CONNECTIONS, Node, Receiver, at_a_pace, call, connect, cpu_seconds, quantile, timed};
 
-/// What `deploy/tier/postgresql.conf` says, for a machine that has little to give.
-const SETTINGS: [&str; 6] = [
-    "shared_buffers = '512MB'",
-    "max_wal_size = '4GB'",
-    "checkpoint_timeout = '15min'",
-    "wal_compression = on",
-    "random_page_cost = 1.1",
-    "autovacuum_naptime = '10s'",
-];
 /// The shortest that a deadline of a second allows.
 const LEASE: Duration = Duration::from_secs(3);
-
-/// A database of the bench's own, which ends with this value.
-struct Cluster {
-    child: Child,
-    told: BufReader<ChildStdout>,
-    directory: PathBuf,
-    port: u16,
-}
-
-impl Cluster {
-    fn start() -> Self {
-        let port = free_port().port();
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/postgres/cluster");
-        let started = Command::new(script).arg(port.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-        let mut child = started.expect("tests/postgres/cluster runs");
-        let mut told = BufReader::new(child.stdout.take().expect("its output"));
-        let mut directory = String::new();
-        told.read_line(&mut directory).expect("its directory");
-        assert!(!directory.is_empty(), "no cluster was started");
-        let mut cluster = Self { child, told, directory: directory.trim().into(), port };
-        for setting in SETTINGS {
-            cluster.tell(&format!("sql ALTER SYSTEM SET {setting}"));
-        }
-        cluster.tell("stop fast");
-        cluster.tell("start");
-        cluster
-    }
-
-    fn tell(&mut self, command: &str) {
-        writeln!(self.child.stdin.as_mut().expect("its input"), "{command}").expect("told");
-        let mut said = String::new();
-        self.told.read_line(&mut said).expect("its word");
-        assert_eq!(said.trim(), "done", "{command}");
-    }
-
-    fn url(&self) -> String {
-        format!("postgres://egressd@127.0.0.1:{}/postgres", self.port)
-    }
-
-    async fn client(&self) -> Client {
-        let (client, connection) = tokio_postgres::connect(&self.url(), NoTls).await.expect("connected");
-        tokio::spawn(connection);
-        client.batch_execute("SET search_path TO egressd").await.expect("a setting");
-        client
-    }
-
-    /// Of the postmaster, of its children that live, and of those that have ended.
-    fn cpu_seconds(&self) -> f64 {
-        let file = std::fs::read_to_string(self.directory.join("data/postmaster.pid")).unwrap_or_default();
-        let postmaster: u32 = file.lines().next().and_then(|line| line.parse().ok()).expect("its number");
-        let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"));
-        let live = children.unwrap_or_default();
-        let live = live.split_whitespace().filter_map(|pid| pid.parse().ok()).map(cpu_seconds).sum::<f64>();
-        live + cpu_seconds(postmaster) + ended_children_seconds(postmaster)
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
-    }
-}
-
-/// proc(5), fields 16 and 17.
-fn ended_children_seconds(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let after_name = stat.rsplit(") ").next().unwrap_or_default();
-    let fields: Vec<&str> = after_name.split(' ').collect();
-    let ticks = |index: usize| fields.get(index).and_then(|ticks| ticks.parse::<f64>().ok()).unwrap_or_default();
-    (ticks(13) + ticks(14)) / 100.0
-}
-
-async fn wal_bytes(client: &Client) -> f64 {
-    let row = client.query_one("SELECT (pg_current_wal_insert_lsn() - '0/0')::float8", &[]).await;
-    row.expect("a place in the WAL").get(0)
-}
 
 struct Tier {
     nodes: Vec<Node>,
@@ -112,6 +28,7 @@ struct Tier {
 }
 
 /// What was used up to some moment.
+#[derive(Clone, Copy, Default)]
 struct Used {
     nodes: f64,
     database: f64,
@@ -143,6 +60,12 @@ impl Tier {
             load: cpu_seconds(std::process::id()) + cpu_seconds(receiver.child.id()),
             wal: wal_bytes(&self.client).await,
         }
+    }
+
+    /// Of what is to be told.
+    async fn begins(&self, receiver: &Receiver) -> Used {
+        forget_statements(&self.client).await;
+        self.used(receiver).await
     }
 
     async fn number(&self, sql: &str) -> i64 {
@@ -180,7 +103,23 @@ impl Tier {
         }
     }
 
-    fn tell(&self, name: &str, took: f64, sends: u64, before: &Used, after: &Used) {
+    /// Submits so many, until the receiver has all and every record is written.
+    async fn round(&self, receiver: &Receiver, batch: usize, sends: u64) -> Round {
+        let (before, seen, ended) = (self.used(receiver).await, receiver.count().await, self.number(ENDED).await);
+        let started = Instant::now();
+        self.submit(receiver, batch, sends).await;
+        let accepted = started.elapsed().as_secs_f64();
+        delivered(receiver, seen + sends).await;
+        self.settled().await;
+        let took = started.elapsed().as_secs_f64();
+        let after = self.used(receiver).await;
+        // A refused call is made again, and some of it may have been begun: those are other sends. Each is seen once.
+        let (seen, ended) = (receiver.count().await - seen, self.number(ENDED).await - ended);
+        assert!(seen <= ended as u64, "{seen} requests of {ended} sends");
+        Round { accepted, took, before, after }
+    }
+
+    async fn tell(&self, name: &str, took: f64, sends: u64, before: &Used, after: &Used) {
         let each = |before: f64, after: f64| (after - before) / sends as f64 * 1e6;
         let (nodes, database) = (each(before.nodes, after.nodes), each(before.database, after.database));
         let load = each(before.load, after.load);
@@ -194,8 +133,20 @@ impl Tier {
             "    CPU us/send: nodes {nodes:.1}, database {database:.1}, load and receiver {load:.1}; WAL {:.2} KiB/send",
             (after.wal - before.wal) / sends as f64 / 1024.0
         );
+        tell_statements(&self.client, sends).await;
     }
 }
+
+/// Sends that were accepted by one process and delivered to another, and what that used.
+struct Round {
+    accepted: f64,
+    took: f64,
+    before: Used,
+    after: Used,
+}
+
+/// What the nodes have ended: transactions before the first of them, and what is put there as if, have lesser places.
+const ENDED: &str = "SELECT count(*) FROM done WHERE seq > 1::bigint << 29";
 
 type Sender = hyper::client::conn::http1::SendRequest<http_body_util::Full<Bytes>>;
 
@@ -236,19 +187,9 @@ pub async fn accept_and_deliver(receiver: &Receiver, nodes: usize, batch: usize,
     let tier = Tier::start(nodes, "").await;
     tier.submit(receiver, batch, 5_000).await;
     tier.settled().await;
-    const ENDED: &str = "SELECT count(*) FROM done";
-    let (before, seen, ended) = (tier.used(receiver).await, receiver.count().await, tier.number(ENDED).await);
-    let started = Instant::now();
-    tier.submit(receiver, batch, sends).await;
-    let accepted = started.elapsed().as_secs_f64();
-    delivered(receiver, seen + sends).await;
-    tier.settled().await;
-    let took = started.elapsed().as_secs_f64();
-    let after = tier.used(receiver).await;
-    // A refused call is made again, and some of it may have been begun: those are other sends. Each is seen once.
-    let (seen, ended) = (receiver.count().await - seen, tier.number(ENDED).await - ended);
-    assert!(seen <= ended as u64, "{seen} requests of {ended} sends");
-    tier.tell(&format!("tier of {nodes}, {batch} send(s) a call, 1 KiB"), took, sends, &before, &after);
+    forget_statements(&tier.client).await;
+    let Round { accepted, took, before, after } = tier.round(receiver, batch, sends).await;
+    tier.tell(&format!("tier of {nodes}, {batch} send(s) a call, 1 KiB"), took, sends, &before, &after).await;
     println!("    accepted at {:.0}/s", sends as f64 / accepted);
 }
 
@@ -258,14 +199,14 @@ pub async fn paced(receiver: &Receiver, nodes: usize, rate: u32, seconds: u32) {
     tier.submit(receiver, 1, 2_000).await;
     tier.settled().await;
     receiver.latencies().await;
-    let before = tier.used(receiver).await;
+    let before = tier.begins(receiver).await;
     let started = Instant::now();
     let apis: Vec<SocketAddr> = tier.nodes.iter().map(|node| node.api).collect();
     let sends = at_a_pace(&apis, receiver.fast, rate, seconds).await;
     tier.settled().await;
     let took = started.elapsed().as_secs_f64();
     let after = tier.used(receiver).await;
-    tier.tell(&format!("tier of {nodes}, paced, {rate} calls a second"), took, sends, &before, &after);
+    tier.tell(&format!("tier of {nodes}, paced, {rate} calls a second"), took, sends, &before, &after).await;
     let latencies = receiver.latencies().await;
     let at = |share: f64| quantile(&latencies, share);
     println!(
@@ -284,7 +225,7 @@ pub async fn backlog(receiver: &Receiver, nodes: usize, sends: u64) {
     tier.submit(receiver, 1, 2_000).await;
     tier.settled().await;
     hold(&tier, receiver, sends, OF_ONE).await;
-    let (before, seen) = (tier.used(receiver).await, receiver.count().await);
+    let (before, seen) = (tier.begins(receiver).await, receiver.count().await);
     let started = Instant::now();
     release(&tier, sends / OF_ONE).await;
     let released = started.elapsed().as_secs_f64();
@@ -292,7 +233,7 @@ pub async fn backlog(receiver: &Receiver, nodes: usize, sends: u64) {
     tier.settled().await;
     let took = started.elapsed().as_secs_f64();
     let after = tier.used(receiver).await;
-    tier.tell(&format!("tier of {nodes}: a backlog of {sends} drains"), took, sends, &before, &after);
+    tier.tell(&format!("tier of {nodes}: a backlog of {sends} drains"), took, sends, &before, &after).await;
     println!("    released within {released:.2} s, all done within {took:.2} s");
 }
 
@@ -357,27 +298,61 @@ pub async fn killed(receiver: &Receiver) {
     );
 }
 
-/// How long after an end on one node who waits for it on another is told, and after a release there the first delivery
-/// from here.
+/// How long after an end on one node who waits for it on another is told; and of sends that were held on one node and
+/// released on another, how long after the release the first byte leaves from either, and who waits on the first is told.
 pub async fn wakes(receiver: &Receiver, times: usize) {
     let tier = Tier::start(2, "").await;
     tier.submit(receiver, 1, 200).await;
     tier.settled().await;
-    let mut took = Vec::new();
     let (mut one, mut other) = (connect(tier.nodes[0].api).await, connect(tier.nodes[1].api).await);
+    // To a path that answers at once: what the wait takes is what the wake takes.
+    let (mut ended, mut started, mut released) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..times {
-        // To a path that answers at once: what the wait takes is what the wake takes.
-        let (status, answer) = call(&mut one, "POST", "/v1/sends", timed(receiver.fast)).await;
-        assert_eq!(status, 202);
-        let record: Value = serde_json::from_slice(&answer).expect("JSON");
-        let path = format!("/v1/sends/{}?wait=10", record["id"].as_str().expect("an id"));
-        let (_, answer) = call(&mut other, "GET", &path, Bytes::new()).await;
-        let now = jiff::Timestamp::now();
-        let record: Value = serde_json::from_slice(&answer).expect("JSON");
-        let ended: jiff::Timestamp = record["finished_at"].as_str().expect("its end").parse().expect("a time");
-        took.push(now.duration_since(ended).as_secs_f64() * 1e3);
+        let id = submitted(&mut one, "/v1/sends", receiver).await;
+        ended.push(told_after_end(&mut other, &id).await.0);
     }
-    let at = |share: f64| quantile(&took, share);
-    let name = format!("tier of 2: {times} ends told on the other node");
-    println!("{name:<44} ms after the end: p50 {:.1}  p99 {:.1}  max {:.1}", at(0.5), at(0.99), at(1.0));
+    for n in 0..times {
+        let execution = format!("/v1/executions/wake-{n}");
+        let id = submitted(&mut one, &format!("{execution}/sends"), receiver).await;
+        let (told, ()) = tokio::join!(told_after_end(&mut one, &id), async {
+            // Once it is waited for.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let (status, _) = call(&mut other, "POST", &format!("{execution}/finish"), Bytes::new()).await;
+            assert_eq!(status, 200);
+        });
+        released.push(told.0);
+        started.push(ms_between(time_of(&told.1, "released_at"), time_of(&told.1, "started_at")));
+    }
+    let of = |name: &str, what: &str, took: &[f64]| {
+        let at = |share: f64| quantile(took, share);
+        println!("{name:<44} ms {what}: p50 {:.1}  p99 {:.1}  max {:.1}", at(0.5), at(0.99), at(1.0));
+    };
+    of(&format!("tier of 2: {times} ends told on the other node"), "after the end", &ended);
+    let name = format!("tier of 2: {times} held on one, released on the other");
+    of(&name, "from the release to the start", &started);
+    of("", "from the end until told where it was held", &released);
+}
+
+/// One send, and the name that it gets.
+async fn submitted(client: &mut Sender, path: &str, receiver: &Receiver) -> String {
+    let (status, answer) = call(client, "POST", path, timed(receiver.fast)).await;
+    assert_eq!(status, 202, "{}", String::from_utf8_lossy(&answer));
+    let record: Value = serde_json::from_slice(&answer).expect("JSON");
+    record["id"].as_str().expect("an id").to_owned()
+}
+
+/// Milliseconds after its end, with its record.
+async fn told_after_end(client: &mut Sender, id: &str) -> (f64, Value) {
+    let (_, answer) = call(client, "GET", &format!("/v1/sends/{id}?wait=10"), Bytes::new()).await;
+    let now = jiff::Timestamp::now();
+    let record: Value = serde_json::from_slice(&answer).expect("JSON");
+    (ms_between(time_of(&record, "finished_at"), now), record)
+}
+
+fn time_of(record: &Value, name: &str) -> jiff::Timestamp {
+    record[name].as_str().and_then(|text| text.parse().ok()).expect("a time")
+}
+
+fn ms_between(one: jiff::Timestamp, other: jiff::Timestamp) -> f64 {
+    other.duration_since(one).as_secs_f64() * 1e3
 }
