@@ -393,6 +393,17 @@ impl Schedule {
         destinations.filter(|(_, queue)| queue.waiting.len() >= least).filter_map(|(to, _)| to.clone()).collect()
     }
 
+    /// How many more sends of the tenant fit before more than `kept` wait for a destination that is full, whichever of
+    /// those that are not crowded they are to. Looks at each of its destinations.
+    pub fn room_before_full(&self, tenant: &TenantId, kept: usize, crowded: usize) -> u64 {
+        let most = u64::from(self.caps.per_destination) + kept as u64;
+        let destinations = self.tenants.get(tenant).into_iter().flat_map(|state| state.destinations.values());
+        let open = destinations.filter(|queue| queue.waiting.len() < crowded);
+        let taken = open.map(|queue| u64::from(queue.in_flight) + queue.waiting.len() as u64).max();
+        // A cap may have been lowered since.
+        most.saturating_sub(taken.unwrap_or_default()).max(kept.saturating_sub(crowded) as u64)
+    }
+
     /// Whether the tenant's destination has as much in flight as it may.
     pub fn is_full(&self, tenant: &TenantId, destination: &Option<Destination>) -> bool {
         let queue = self.tenants.get(tenant).and_then(|state| state.destinations.get(destination));

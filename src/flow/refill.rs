@@ -4,7 +4,7 @@
 //! here could start come first, and are not kept out by those who fill the window: so each tenant has something to
 //! offer in every round of [`crate::schedule`], whatever the others have queued.
 
-use super::{Claim, Flow, Left, Mode, Terms, Want};
+use super::{Claim, FULL_KEPT, Flow, Left, Mode, Terms, Want};
 use crate::policy::Destination;
 use crate::send::TenantId;
 
@@ -19,6 +19,8 @@ pub(super) const CROWDED: usize = 64;
 pub(super) const WINDOW_PER_TENANT_MAX: u64 = 4 * 1024;
 /// A tenant that has none in the window may claim so many although it is full.
 pub(super) const FEW: u64 = 4;
+// Who may claim has room for something, whatever it turns out to be.
+const _: () = assert!(FULL_KEPT as u64 >= CROWDED as u64 + LOW);
 
 /// What is known of a tenant beside what the schedule knows. None where all of it is at its default.
 #[derive(Debug, Default)]
@@ -149,9 +151,13 @@ impl Flow {
                 self.shut.insert(pool);
                 continue;
             }
+            // All that comes may be one destination's that is full then: more than is kept of it would go back at once, to
+            // be claimed again.
+            let kept = self.schedule.room_before_full(&tenant, FULL_KEPT, CROWDED);
             let stock = self.stock(&tenant);
             let here = startable + stock.coming;
             let share = WINDOW_PER_TENANT.saturating_sub(here).min(WINDOW_PER_TENANT_MAX.saturating_sub(queued));
+            let share = share.min(kept.saturating_sub(stock.coming));
             let room = share.min(if has_some { free } else { free.max(FEW.min(beyond)) });
             if here >= LOW || stock.left != Left::More || room == 0 {
                 continue;

@@ -420,13 +420,55 @@ fn what_a_full_destination_has_too_many_of_goes_back() {
     answer(&mut flow, claim, |_| ((0..5).map(|n| claimed("a", "dead", n, 99)).collect(), Left::More));
     let turn = flow.turn(&terms);
     assert_eq!(turn.begin.len(), 5, "as many as may be in flight there");
+    // Another node hands some over while the store is asked.
+    flow.handed((1_000..1_100).map(|n| claimed("a", "dead", n, 99)).collect(), &terms);
     answer(&mut flow, turn.claim.unwrap(), |want| {
         ((5..5 + want.room as u128).map(|n| claimed("a", "dead", n, 99)).collect(), Left::More)
     });
     let turn = flow.turn(&terms);
-    assert_eq!((flow.window(), turn.give_back.len()), (FULL_KEPT as u64, WINDOW_PER_TENANT as usize - FULL_KEPT));
+    assert_eq!((flow.window(), turn.give_back.len()), (FULL_KEPT as u64, 100));
     let full = turn.claim.unwrap().wants.remove(0).full;
     assert_eq!(full, [to("dead").unwrap()], "no more of it is asked for");
+}
+
+#[test]
+fn a_backlog_towards_one_destination_is_claimed_once() {
+    // Deliveries in flight there: few, as many as are kept beside them, more than a tenant's share.
+    for per_destination in [1, 5, 128, 200, 1_000] {
+        let mut flow = running(Caps { in_flight: 2_000, per_tenant: 2_000, per_destination });
+        let terms = Plain::at(0);
+        flow.added(&tenant("a"));
+        let (mut left, mut number, mut claims, mut ended) = (5_000, 0, 0, 0);
+        let mut in_flight = std::collections::VecDeque::new();
+        while ended < 5_000 {
+            let turn = flow.turn(&terms);
+            assert!(turn.give_back.is_empty(), "{per_destination}: {} of {number}", turn.give_back.len());
+            in_flight.extend(turn.begin.into_iter().filter_map(Go::take));
+            if let Some(claim) = turn.claim {
+                claims += 1;
+                answer(&mut flow, claim, |want| {
+                    let some = if want.full.is_empty() { want.room.min(left) } else { 0 };
+                    left -= some;
+                    number += some as u128;
+                    let sends = number - some as u128..number;
+                    let sends = sends.map(|n| claimed("a", "x", n, 99)).collect();
+                    (
+                        sends,
+                        if left == 0 {
+                            Left::Nothing
+                        } else if some > 0 {
+                            Left::More
+                        } else {
+                            Left::Skipped
+                        },
+                    )
+                });
+            }
+            // One ends, then the next.
+            ended += usize::from(in_flight.pop_front().is_some());
+        }
+        assert!(claims <= 2 * 5_000 / (FULL_KEPT - CROWDED) + 10, "{per_destination}: {claims}");
+    }
 }
 
 #[test]
