@@ -1,6 +1,7 @@
 //! Between the domain's values and the columns: what is written of a send and of its end, and a record put together.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -171,10 +172,15 @@ pub fn damaged(id: Uuid, why: Unreadable) -> StoreError {
 
 /// What a delivery needs, from what [`super::sql::SPECS`] answers.
 pub fn spec_of(row: &Row, keys: &Keys) -> Result<SendSpec, StoreError> {
+    spec_from(row, 1, keys)
+}
+
+/// From four columns, the first of which is `at`: the form, what is sealed, its wrapped key, the body.
+fn spec_from(row: &Row, at: usize, keys: &Keys) -> Result<SendSpec, StoreError> {
     let id: Uuid = row.get(0);
-    let form: &[u8] = row.get::<_, Option<&[u8]>>(1).ok_or(StoreError::NoSuchSend)?;
+    let form: &[u8] = row.get::<_, Option<&[u8]>>(at).ok_or(StoreError::NoSuchSend)?;
     let form: SendForm<'_> = wire::decode(form).map_err(|why| damaged(id, why))?;
-    let body = row.get::<_, Option<&[u8]>>(4).map(Bytes::copy_from_slice);
+    let body = row.get::<_, Option<&[u8]>>(at + 3).map(Bytes::copy_from_slice);
     // An empty body that is kept has a row as well.
     if form.keeps_body() && body.is_none() {
         return Err(damaged(id, Unreadable("its body is gone")));
@@ -183,13 +189,20 @@ pub fn spec_of(row: &Row, keys: &Keys) -> Result<SendSpec, StoreError> {
     let rest = match form.rest() {
         Rest::Nothing => None,
         Rest::Sealed => {
-            let slot: Option<Slot> = row.get::<_, Option<&[u8]>>(3).and_then(|slot| slot.try_into().ok());
-            sealed = row.get::<_, Option<Vec<u8>>>(2).unwrap_or_default();
+            let slot: Option<Slot> = row.get::<_, Option<&[u8]>>(at + 2).and_then(|slot| slot.try_into().ok());
+            sealed = row.get::<_, Option<Vec<u8>>>(at + 1).unwrap_or_default();
             let opened = slot.and_then(|slot| keys.open(SendId(id), &slot, &mut sealed));
             Some(opened.ok_or_else(|| damaged(id, Unreadable("what is sealed of it does not open")))?)
         }
     };
     form.spec(body, rest).map_err(|why| damaged(id, why))
+}
+
+/// A claimed send, with what its delivery needs, where the claim brought that and it can be read: its beginning finds out
+/// what it means where it can't.
+pub fn claimed(row: &Row, keys: &Keys) -> Result<Pending, (SendId, TenantId)> {
+    let spec = if row.get(9) { None } else { spec_from(row, 5, keys).ok() };
+    Ok(Pending { spec: spec.map(Arc::new), ..pending(row)? })
 }
 
 /// A claimed send, for the schedule.

@@ -1,5 +1,6 @@
 //! Against a real PostgreSQL: the suite that every store passes, and what only several sessions can break.
 
+mod claims;
 mod handed;
 mod hung;
 mod lost;

@@ -325,7 +325,7 @@ pub async fn claim(shared: &Shared, by: &Session, wants: Vec<Want>, limit: usize
     let mut of: HashMap<TenantId, i64> = HashMap::new();
     for row in &rows {
         *of.entry(TenantId::new(row.get::<_, &str>(1))).or_default() += 1;
-        match forms::pending(row) {
+        match forms::claimed(row, &shared.keys) {
             Ok(pending) => {
                 super::locked(&shared.claimed).insert(pending.id.0);
                 claimed.sends.push(pending);
