@@ -134,8 +134,8 @@ pub async fn accept_and_begin(shared: Arc<Shared>, mut jobs: mpsc::Receiver<HotJ
             }
         }
         for (by, (accepts, begins)) in by_session {
-            // Both at once, one behind the other on the wire.
-            tokio::join!(accept(&shared, &shared.hot, &by, accepts), begin(&shared, &by, begins));
+            // Both at once, one behind the other on the wire: what begins has a place in flight meanwhile, and is soon done.
+            tokio::join!(begin(&shared, &by, begins), accept(&shared, &shared.hot, &by, accepts));
         }
     }
 }
