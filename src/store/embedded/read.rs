@@ -1,5 +1,6 @@
 //! Reading beside the writer: records, executions, the tail. Lists have a module of their own.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,7 +8,7 @@ use jiff::Timestamp;
 
 use super::Shared;
 use super::entry::{BodyPlace, FinishHead, SendHead, id_of};
-use super::frame::{self, Frame};
+use super::frame::{self, Frame, FrameKind, Scanned, Scanner};
 use super::hashes::{ExecutionHash, TenantHash};
 use super::index::FoundEnding;
 use super::list::{Sieve, cursor, parse_cursor};
@@ -118,7 +119,14 @@ impl Shared {
         let alive = |created_at: i64| age(created_at, now) < IDEMPOTENCY_KEPT;
         for (hash, first, count) in segment.all_calls()? {
             if count == 0 {
-                let bytes = segment.frame_at(first)?;
+                let bytes = match segment.frame_at(first) {
+                    Err(StoreError::Damaged(why)) => {
+                        self.tell_damage(why.to_string());
+                        carried.extend(self.second_place(segment, first, hash, alive).map(|form| (hash, form)));
+                        continue;
+                    }
+                    read => read?,
+                };
                 let extent = Extent { at: first, length: bytes.len() as u32 };
                 let form: CallForm<'_> = payload(segment, extent, &bytes, wire::decode)?;
                 if alive(form.created_at) {
@@ -133,6 +141,7 @@ impl Shared {
             let bytes = match segment.frame(row.accepted) {
                 Err(StoreError::Damaged(why)) => {
                     self.tell_damage(why.to_string());
+                    carried.extend(self.second_place(segment, row.accepted.at, hash, alive).map(|form| (hash, form)));
                     continue;
                 }
                 read => read?,
@@ -147,6 +156,29 @@ impl Shared {
             carried.push((hash, wire::encode(&form, Vec::new())));
         }
         Ok(carried)
+    }
+
+    /// The form of a call whose first place is damaged, from its second: the next frame of a call behind it.
+    fn second_place(&self, segment: &Segment, at: u32, hash: u64, alive: impl Fn(i64) -> bool) -> Option<Vec<u8>> {
+        let counts = segment.log_bytes.load(Ordering::Acquire);
+        let mut scanner = Scanner::new(&segment.log, u64::from(at), counts).ok()?;
+        loop {
+            let frame = match scanner.next().ok()? {
+                Scanned::Frame { frame, .. } => frame,
+                Scanned::Damage { .. } => continue,
+                Scanned::End { .. } => return None,
+            };
+            match frame.kind {
+                // Of the same call.
+                FrameKind::Send | FrameKind::Begin => {}
+                FrameKind::Call => {
+                    let form: CallForm<'_> = wire::decode(frame.payload).ok()?;
+                    let is_it = self.keys.call(form.tenant, form.key.path, form.key.key) == hash;
+                    return (is_it && alive(form.created_at)).then(|| wire::encode(&form, Vec::new()));
+                }
+                _ => return None,
+            }
+        }
     }
 
     /// What the frame says whose a row is.

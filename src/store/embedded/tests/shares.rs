@@ -104,6 +104,36 @@ async fn a_key_lives_its_day_whatever_becomes_of_its_records() {
 }
 
 #[tokio::test]
+async fn a_key_outlives_its_records_where_one_of_its_places_is_damaged() {
+    let mut small = Small::of(|settings| settings.max_bytes = 6_000);
+    let (store, session) = small.store.as_ref().expect("open");
+    let keyed =
+        Accept { idempotency: Some(key("the-only-key")), ..call(vec![draft().of("b").created(at(5)).send()], None) };
+    let id = keyed.sends[0].id;
+    accept_new(store, session, keyed).await;
+    store.finish(session, finished(id, 200, at(6))).await.expect("ended");
+    // Each time one of its two places in the one log that has it; and then that log goes.
+    for (round, starts) in [false, true, true, false, true].into_iter().enumerate() {
+        let mut flipped = 0;
+        for segment in small.store().shared.segments().iter() {
+            let log = segment.directory.join("log");
+            let bytes = fs::read(&log).expect("readable");
+            if let Some(found) = bytes.windows(12).position(|part| part == b"the-only-key") {
+                change(&log, |log| log[found] ^= 1);
+                flipped += 1;
+            }
+        }
+        assert_eq!(flipped, 1, "round {round}");
+        if starts {
+            small.reopen();
+        }
+        small.flood("a", 60, 10).await;
+        let replayed = Ok(Some(Accepted::Replayed(vec![id])));
+        assert_eq!(small.store().replay(key("the-only-key"), at(11)).await, replayed, "round {round}");
+    }
+}
+
+#[tokio::test]
 async fn a_tenant_fills_its_share_and_nobody_elses() {
     let mut small = Small::of(|settings| settings.tenant_max_bytes = 20_000);
     let (store, session) = small.store.as_ref().expect("open");

@@ -458,7 +458,10 @@ impl Writer {
     /// A call's key outlives its records.
     pub fn carry(&self, batch: &mut Batch, hash: u64, form: &[u8]) {
         let at = self.newest.log_bytes.load(Ordering::Relaxed) + batch.log.len() as u64;
-        frame::append(&mut batch.log, FrameKind::Call, &[form], None);
+        // Twice, as it stood before.
+        for _ in 0..2 {
+            frame::append(&mut batch.log, FrameKind::Call, &[form], None);
+        }
         batch.effects.push(Effect::Carried { hash, at: at as u32 });
     }
 
