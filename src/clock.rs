@@ -128,6 +128,10 @@ impl Course {
         Self { wall, at, settings }
     }
 
+    fn waited(&self, from: Timestamp, to: Timestamp, now: Timestamp) -> Duration {
+        Duration::try_from(self.steady(to, now).duration_since(self.steady(from, now))).unwrap_or_default()
+    }
+
     /// The steady time when the time of day was this, where it is `now`: the last such time, where it came more than once.
     fn steady(&self, at: Timestamp, now: Timestamp) -> Timestamp {
         let last = self.last();
@@ -154,6 +158,19 @@ fn later(at: Timestamp, by: SignedDuration) -> Timestamp {
 pub fn steady(at: Timestamp) -> Timestamp {
     let (now, course) = look();
     course.steady(at, now)
+}
+
+/// How long it was from one time of day to a later one, both past, however it was set in between while this process
+/// lived. Where it was set before that, as far as the two tell; never less than nothing.
+pub fn waited(from: Timestamp, to: Timestamp) -> Duration {
+    let (now, course) = look();
+    course.waited(from, to, now)
+}
+
+/// The later of two times of day that are past; of a clock that was set back between them, that is the lesser.
+pub fn later_of(one: Timestamp, other: Timestamp) -> Timestamp {
+    let (now, course) = look();
+    std::cmp::max_by_key(one, other, |at| (course.steady(*at, now), *at))
 }
 
 /// The time of day that is now this [`steady`] one.
@@ -241,6 +258,34 @@ mod tests {
         assert_eq!(looked(&course, 96_011, 95_010).settings.len(), course.settings.len());
         // A look that comes in late tells nothing.
         assert_eq!(looked(&course, 0, 0).settings.len(), course.settings.len());
+    }
+
+    #[test]
+    fn a_wait_is_as_long_as_it_was_however_the_clock_was_set_in_between() {
+        // Accepted after 100 s, released after 108 and begun after 113; the time of day is set by so much after some.
+        for (which, settings) in [
+            ("never", &[][..]),
+            ("back while held", &[(104, -3_600)]),
+            ("forward while held", &[(104, 3_600)]),
+            ("back while queued", &[(110, -3_600)]),
+            ("back while held, and right again while queued", &[(104, -86_400), (110, 86_400)]),
+            ("forward while held, and right again", &[(104, 3_600), (106, -3_600)]),
+            ("back afterwards", &[(120, -3_600)]),
+        ] {
+            let wall = |passed: i64| {
+                let set = settings.iter().filter(|(after, _)| *after <= passed);
+                1_000_000 + passed + set.map(|(_, by)| by).sum::<i64>()
+            };
+            let mut course = Course::from(second(wall(0)), up(0));
+            for passed in 1..=125 {
+                course = looked(&course, wall(passed), passed);
+            }
+            let now = second(wall(125));
+            let [accepted, released, begun] = [100, 108, 113].map(|passed| second(wall(passed)));
+            let waits = [(accepted, released), (released, begun), (accepted, begun), (begun, accepted)];
+            let waits = waits.map(|(from, to)| course.waited(from, to, now).as_secs());
+            assert_eq!(waits, [8, 5, 13, 0], "{which}");
+        }
     }
 
     #[test]

@@ -371,8 +371,8 @@ impl Dispatcher {
         let redactor = redactor.of(tenant);
         let keep_bodies = self.world.config().keeps_bodies(tenant);
         let mut timings = attempt.timings;
-        timings.held = Some(waited(since.created_at, since.released_at));
-        timings.queued = Some(waited(since.released_at, started_at));
+        timings.held = Some(clock::waited(since.created_at, since.released_at));
+        timings.queued = Some(clock::waited(since.released_at, started_at));
         Finished {
             id,
             ended: redactor.ended(attempt.ended, keep_bodies),
@@ -420,7 +420,8 @@ impl Dispatcher {
             gauge!("egressd_held_sends").set(waiting.held as f64);
             gauge!("egressd_queued_sends").set(waiting.queued as f64);
             if ticks.is_multiple_of(OLDEST_TICKS) {
-                let oldest = self.backlog.lock().oldest().into_iter().chain(waiting.oldest).min();
+                let of_window = self.backlog.lock().oldest().map(|at| clock::unsteady(clock::steady(at)));
+                let oldest = of_window.into_iter().chain(waiting.oldest).min();
                 let seconds = oldest.map_or(0.0, |oldest| waited(oldest, clock::wall()).as_secs_f64());
                 gauge!("egressd_oldest_queued_seconds").set(seconds);
             }

@@ -22,6 +22,7 @@ use crate::deliver::apart::Apart;
 use crate::dispatch::{Dispatcher, Since};
 use crate::flow::{Admission, Bounds, Claimed, Counted, Entry, Full};
 use crate::ledger::Ledger;
+use crate::outcome::Timings;
 use crate::policy::{Asker, Destination, Suspensions};
 use crate::record::{ExecutionState, Record, Unfinished};
 use crate::redact::Redactor;
@@ -540,6 +541,11 @@ impl Making {
             created_at: self.created_at,
             released_at: (!self.held).then_some(self.created_at),
             started_at: begun.then_some(self.created_at),
+            timings: Timings {
+                held: (!self.held).then_some(Duration::ZERO),
+                queued: begun.then_some(Duration::ZERO),
+                ..Timings::default()
+            },
         });
         (new, record)
     }

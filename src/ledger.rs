@@ -16,7 +16,7 @@ use crate::clock;
 use crate::events::Events;
 use crate::limits;
 use crate::outcome::{Ended, Failure, Outcome, Phase, Timings};
-use crate::record::{Finished, waited};
+use crate::record::Finished;
 use crate::redact::Redactor;
 use crate::send::SendId;
 use crate::store::{Session, Store, StoreEnd, StoreError};
@@ -130,8 +130,8 @@ pub fn unsent(id: SendId, created_at: Timestamp, released_at: Option<Timestamp>,
         connection: None,
         would_block: None,
         timings: Timings {
-            held: Some(waited(created_at, released_at.unwrap_or(now))),
-            queued: released_at.map(|released| waited(released, now)),
+            held: Some(clock::waited(created_at, released_at.unwrap_or(now))),
+            queued: released_at.map(|released| clock::waited(released, now)),
             ..Timings::default()
         },
         released_at,

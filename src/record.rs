@@ -163,6 +163,8 @@ pub struct Unfinished {
     /// `None` while it is held.
     pub released_at: Option<Timestamp>,
     pub started_at: Option<Timestamp>,
+    /// So far.
+    pub timings: Timings,
 }
 
 /// The one place where a record is made.
@@ -180,7 +182,7 @@ impl From<Unfinished> for Record {
             response: None,
             would_block: None,
             connection: None,
-            timings: Timings::so_far(send.created_at, send.released_at, send.started_at),
+            timings: send.timings,
             node: send.node,
             created_at: send.created_at,
             released_at: send.released_at,
@@ -215,17 +217,6 @@ impl State {
             (Some(_), _) => Self::Sending,
             (None, Some(_)) => Self::Queued,
             (None, None) => Self::Held,
-        }
-    }
-}
-
-impl Timings {
-    /// What can be told before a send's end.
-    pub fn so_far(created_at: Timestamp, released_at: Option<Timestamp>, started_at: Option<Timestamp>) -> Self {
-        Self {
-            held: released_at.map(|released| waited(created_at, released)),
-            queued: released_at.and_then(|released| started_at.map(|started| waited(released, started))),
-            ..Self::default()
         }
     }
 }

@@ -13,10 +13,11 @@ use jiff::Timestamp;
 use metrics::{Counter, Unit, counter, describe_counter};
 use tokio::sync::mpsc;
 
+use crate::clock;
 use crate::limits::TRACE_QUEUE;
 use crate::outcome::{Outcome, Timings};
 use crate::policy::{CheckedUrl, Destination};
-use crate::record::{Finished, Record, waited};
+use crate::record::{Finished, Record};
 use crate::send::trace::TraceParent;
 use crate::send::{ExecutionId, Method, SendId, Target, TenantId};
 use crate::store::Started;
@@ -132,8 +133,8 @@ impl Tracer {
         let (parent, connection) = (record.context.trace, record.connection.as_ref());
         let mut timings = record.timings.clone();
         if record.started_at.is_none() {
-            timings.held = Some(waited(record.created_at, record.released_at.unwrap_or(finished_at)));
-            timings.queued = record.released_at.map(|released| waited(released, finished_at));
+            timings.held = Some(clock::waited(record.created_at, record.released_at.unwrap_or(finished_at)));
+            timings.queued = record.released_at.map(|released| clock::waited(released, finished_at));
         }
         self.samples(record.id, parent.as_ref()).then(|| Told {
             begun: Begun {

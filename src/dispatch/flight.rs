@@ -10,7 +10,7 @@ use super::Dispatcher;
 use crate::clock;
 use crate::outcome::words::UnmadeCause;
 use crate::outcome::{Ended, Timings};
-use crate::record::{Finished, waited};
+use crate::record::Finished;
 use crate::schedule::Waiting;
 use crate::send::SendId;
 
@@ -96,8 +96,8 @@ impl Drop for Unended {
             connection: None,
             would_block: None,
             timings: Timings {
-                held: Some(waited(self.since.created_at, self.since.released_at)),
-                queued: Some(waited(self.since.released_at, self.started_at)),
+                held: Some(clock::waited(self.since.created_at, self.since.released_at)),
+                queued: Some(clock::waited(self.since.released_at, self.started_at)),
                 ..Timings::default()
             },
             released_at: Some(self.since.released_at),

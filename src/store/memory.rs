@@ -278,6 +278,7 @@ impl Inner {
             created_at: kept.new.created_at,
             released_at: standing.released_at(),
             started_at: standing.started_at,
+            timings: standing.timings(),
         });
         if let Some(finished) = kept.finished.clone() {
             record.end(finished);

@@ -1,12 +1,13 @@
 //! What every store says alike: which state a send is in, what a filter lets through, how a half-made delivery ends.
 //!
-//! Pure: values in, values out.
+//! Values in, values out: of the clock nothing is asked but how it was set since then.
 
 use std::net::IpAddr;
 
 use jiff::Timestamp;
 
 use super::{Ending, Filter};
+use crate::clock;
 use crate::outcome::words::UnmadeCause;
 use crate::outcome::{Ended, Failure, Timings};
 use crate::policy::{Asker, Host, Suspensions};
@@ -54,7 +55,9 @@ impl Standing {
     pub fn released_at(&self) -> Option<Timestamp> {
         match (self.held, self.ended) {
             (false, _) => Some(self.created_at),
-            (true, Some(EndedExecution { ending: Ending::Finish(_), at, .. })) => Some(at.max(self.created_at)),
+            (true, Some(EndedExecution { ending: Ending::Finish(_), at, .. })) => {
+                Some(clock::later_of(self.created_at, at))
+            }
             (true, _) => None,
         }
     }
@@ -65,7 +68,12 @@ impl Standing {
 
     /// What can be told of its time so far.
     pub fn timings(&self) -> Timings {
-        Timings::so_far(self.created_at, self.released_at(), self.started_at)
+        let released_at = self.released_at();
+        Timings {
+            held: released_at.map(|released| clock::waited(self.created_at, released)),
+            queued: released_at.zip(self.started_at).map(|(released, started)| clock::waited(released, started)),
+            ..Timings::default()
+        }
     }
 
     /// The end that a store itself gives to a send which can have no other.

@@ -71,6 +71,10 @@ async fn waits_as_long(before: &[&str], meanwhile: &[&str]) {
         // Nobody finishes the execution.
         let held = record["context"]["execution"].is_string();
         assert!(!held || waited >= Duration::from_secs(2), "{before:?}, {meanwhile:?}: after {waited:?}: {record}");
+        // What it waited is told as long as it was: a second at least, and no hour.
+        let told = &record["timings_ms"][if *outcome == "delivered" { "held" } else { "queued" }];
+        let is_told = told.as_f64().is_some_and(|told| (500.0..3_600_000.0).contains(&told));
+        assert!(is_told, "{before:?}, {meanwhile:?}: {record}");
     });
     futures_util::future::join_all(ends).await;
     for path in ["/keyed", "/waits"] {

@@ -18,7 +18,7 @@ use super::table::{Extent, NONE, ROW_BYTES, Row};
 use crate::clock;
 use crate::limits::IDEMPOTENCY_KEPT;
 use crate::outcome::words::UnmadeCause;
-use crate::outcome::{Ended, Outcome};
+use crate::outcome::{Ended, Outcome, Timings};
 use crate::record::{Execution, ExecutionState, Record, ShownRequest, State, Unfinished, waited};
 use crate::send::{Context, ExecutionId, Method, SendId, SendSpec, Spelling, TenantId};
 use crate::store::view::{EndedExecution, Standing};
@@ -291,6 +291,7 @@ pub fn assemble(
         created_at: standing.created_at,
         released_at: standing.released_at(),
         started_at: standing.started_at,
+        timings: if row.has_end() { Timings::default() } else { standing.timings() },
     });
     if row.has_end() {
         let place = row.finish;
@@ -340,6 +341,7 @@ pub fn unreadable(shared: &Shared, filter: &Filter, row: &Row, why: &StoreError)
         created_at: wire::timestamp(row.created_at),
         released_at: None,
         started_at: row.is_begun().then(|| wire::timestamp(row.started_at)),
+        timings: Timings::default(),
     });
     record.state = if row.is_done() { State::Done } else { State::Queued };
     record.ended = outcome.map(|outcome| {

@@ -327,10 +327,10 @@ pub fn record(parts: Parts<'_>) -> Result<Record, StoreError> {
                 (false, None) => State::Queued,
                 (false, Some(_)) => State::Sending,
             };
-            record.timings.held = record.released_at.map(|at| crate::record::waited(created_at, at));
+            record.timings.held = record.released_at.map(|at| crate::clock::waited(created_at, at));
             record.timings.queued = record
                 .released_at
-                .and_then(|released| record.started_at.map(|started| crate::record::waited(released, started)));
+                .and_then(|released| record.started_at.map(|started| crate::clock::waited(released, started)));
         }
     }
     Ok(record)
