@@ -131,7 +131,7 @@ pub fn suspended(suspensions: &Suspensions, asker: Asker<'_>, host: Option<&Host
 
 /// Ends are counted by the minute: those of this minute and of the 59 before it.
 pub fn is_of_the_hour(at: Timestamp, now: Timestamp) -> bool {
-    minute(at) > minute(now) - 60
+    (minute(now) - 59..=minute(now)).contains(&minute(at))
 }
 
 /// The first instant of which [`is_of_the_hour`] is true.

@@ -6,13 +6,14 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use super::Shared;
+use crate::clock;
 
 /// How often it is looked whether a segment may be checkpointed.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 2000 });
 
 /// Checkpoints segments, oldest first, beside the writer.
 pub fn when_asked(shared: &Shared, asked: &Receiver<()>, newest_end: u64) {
-    if let Err(error) = super::hour::count(shared, newest_end) {
+    if let Err(error) = super::hour::count(shared, newest_end, clock::wall()) {
         tracing::warn!(%error, "what ended before the start is not counted among the outcomes of the last hour");
     }
     shared.hour.done();

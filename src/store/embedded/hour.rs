@@ -1,6 +1,10 @@
 //! How sends of the last hour ended, by tenant and minute: counted as they end, so that asking costs what is answered.
 //!
-//! What ended before the store was opened is counted once, beside everything else, from the tail's entries.
+//! Minutes are those of the [steady](clock::steady) clock: whatever the time of day is set to while this process lives, an
+//! end counts for an hour, and no longer.
+//!
+//! What ended before the store was opened is counted once, beside everything else, from the tail's entries. Of ends that
+//! say they are still to come, by a clock that was ahead then, nobody knows when they came about: they are not counted.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -10,6 +14,7 @@ use jiff::Timestamp;
 use super::seal::Asked;
 use super::segment::{END_BYTES, End};
 use super::{Shared, locked};
+use crate::clock;
 use crate::outcome::Outcome;
 use crate::send::TenantId;
 use crate::store::view::{is_of_the_hour, minute, start_of_the_hour};
@@ -62,7 +67,8 @@ impl Counts {
 impl Hour {
     /// A send ended.
     pub fn add(&self, tenant: &TenantId, outcome: Outcome, at: Timestamp) {
-        locked(&self.counts).add(tenant, outcome, minute(at), 1, minute(at));
+        let at = minute(clock::steady(at));
+        locked(&self.counts).add(tenant, outcome, at, 1, at);
     }
 
     /// Of the hour that ends now. Waits for what ended before the store was opened, where that is still being counted.
@@ -72,6 +78,7 @@ impl Hour {
             counted = self.is_counted.wait(counted).unwrap_or_else(PoisonError::into_inner);
         }
         drop(counted);
+        let now = clock::steady(now);
         let counts = locked(&self.counts);
         let mut outcomes: HashMap<TenantId, HashMap<Outcome, u64>> = HashMap::new();
         for (tenant, minutes) in &counts.tenants {
@@ -94,15 +101,18 @@ impl Hour {
     }
 }
 
-/// Counts what ended up to this number of the tail, within the hour before the newest of it.
-pub fn count(shared: &Shared, newest: u64) -> Result<(), StoreError> {
+/// Counts what ended up to this number of the tail, within the hour before the newest of it, or before now where that is
+/// of a clock that was ahead.
+pub fn count(shared: &Shared, newest: u64, now: Timestamp) -> Result<(), StoreError> {
     let segments = shared.segments();
     let Some(last) =
         segments.iter().map(|segment| segment.zones().newest_finished_at).max().filter(|at| *at > i64::MIN)
     else {
         return Ok(());
     };
-    let since = wire::nanoseconds(start_of_the_hour(wire::timestamp(last)));
+    let last = wire::timestamp(last).min(now);
+    let since = wire::nanoseconds(start_of_the_hour(last));
+    let until = wire::nanoseconds(now);
     // By the tenant's hash and the minute, and whose hash it is: of several, each send is asked.
     let mut counts: HashMap<(u32, i64, u8), u64> = HashMap::new();
     let mut names: HashMap<u32, HashSet<TenantId>> = HashMap::new();
@@ -119,10 +129,10 @@ pub fn count(shared: &Shared, newest: u64) -> Result<(), StoreError> {
         for from in (0..known).step_by(ENDS_AT_ONCE as usize) {
             let bytes = segment.ends(from, known.min(from + ENDS_AT_ONCE))?;
             for end in bytes.chunks_exact(END_BYTES).filter_map(End::decode) {
-                if end.finished_at < since || end.tenant == 0 {
+                if end.finished_at < since || end.finished_at > until || end.tenant == 0 {
                     continue;
                 }
-                let at = minute(wire::timestamp(end.finished_at));
+                let at = minute(clock::steady(wire::timestamp(end.finished_at)));
                 if names.get(&end.tenant).is_none_or(|names| names.len() < 2) {
                     *counts.entry((end.tenant, at, end.outcome)).or_default() += 1;
                 } else if let Some(tenant) = super::stats::tenant_of(shared, &end)? {
@@ -131,10 +141,11 @@ pub fn count(shared: &Shared, newest: u64) -> Result<(), StoreError> {
             }
         }
     }
+    let last = minute(clock::steady(last));
     let mut known = locked(&shared.hour.counts);
     let mut add = |tenant: &TenantId, at, outcome, count| {
         if let Ok(outcome) = wire::outcome_of(outcome) {
-            known.add(tenant, outcome, at, count, minute(wire::timestamp(last)));
+            known.add(tenant, outcome, at, count, last);
         }
     };
     for ((hash, at, outcome), count) in counts {
@@ -144,4 +155,23 @@ pub fn count(shared: &Shared, newest: u64) -> Result<(), StoreError> {
     }
     shared_ones.into_iter().for_each(|((tenant, at, outcome), count)| add(&tenant, at, outcome, count));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_minute_is_kept_for_longer_than_an_hour() {
+        let mut counts = Counts::default();
+        let tenants = [TenantId::new("a"), TenantId::new("b")];
+        for now in 1_000..1_400 {
+            counts.add(&tenants[0], Outcome::Delivered, now, 1, now);
+            // What was counted late, of what ended before.
+            counts.add(&tenants[1], Outcome::Failed, now - 30, 1, now);
+            assert!(counts.tenants.values().all(|minutes| minutes.len() <= 60), "in minute {now}");
+        }
+        counts.add(&tenants[0], Outcome::Delivered, 1_500, 1, 1_500);
+        assert_eq!(counts.tenants.len(), 1, "who has none is let go");
+    }
 }

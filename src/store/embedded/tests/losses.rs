@@ -369,6 +369,24 @@ async fn outcomes_of_the_hour_are_counted_again_after_a_start_whatever_records_a
 }
 
 #[tokio::test]
+async fn ends_by_a_clock_that_was_ahead_are_none_of_the_last_hour_after_a_start() {
+    for segments in [2, OnDisk::limits().sends] {
+        let subject = OnDisk::with(SegmentLimits { sends: segments, ..OnDisk::limits() });
+        let now = crate::clock::wall();
+        let ends = [(200, -60), (200, 2 * 3600), (500, 2 * 3600), (200, 3 * 3600), (404, -2), (200, -2 * 3600)];
+        for (status, seconds) in ends {
+            let id = accept_one(subject.store(), subject.session(), &draft().of("a").created(now)).await;
+            let at = now + jiff::SignedDuration::from_secs(seconds);
+            subject.store().finish(subject.session(), finished(id, status, at)).await.expect("ended");
+        }
+        let subject = subject.crash().await;
+        let counts = subject.store().outcomes_of_the_hour(crate::clock::wall()).await.expect("counted");
+        let expected = HashMap::from([(Outcome::Delivered, 1), (Outcome::Rejected, 1)]);
+        assert_eq!(counts[&tenant("a")], expected, "{segments} to a segment");
+    }
+}
+
+#[tokio::test]
 async fn no_number_of_a_damaged_end_is_believed() {
     // Of the number in the tail, which stands behind the frame's header, the send's id and its place.
     for bit in [0, 7, 27, 33, 40, 55, 62, 63] {
