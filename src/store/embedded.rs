@@ -38,6 +38,7 @@ mod hashes;
 mod hour;
 mod index;
 mod list;
+mod mend;
 mod once;
 mod opening;
 mod read;

@@ -248,8 +248,8 @@ pub fn walk(
                 return Ok(place);
             }
             looked_at += 1;
-            let Some(row) = shared.sound_row(segment, number)? else { continue };
-            if sieve.passes(&row) && matches!(show(segment, &row, &mut looked_at)?, Goes::NoFurther) {
+            let Some(row) = shared.known_row(segment, number)? else { continue };
+            if sieve.passes(&row) && matches!(show(segment, number, &row, &mut looked_at)?, Goes::NoFurther) {
                 return Ok(place);
             }
         }

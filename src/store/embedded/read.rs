@@ -13,7 +13,7 @@ use super::hashes::{ExecutionHash, TenantHash};
 use super::index::FoundEnding;
 use super::list::{Sieve, cursor, parse_cursor};
 use super::seal::{SLOT_BYTES, Slot};
-use super::segment::{END_BYTES, End, Segment};
+use super::segment::{END_BYTES, End, RowOf, Segment};
 use super::table::{Extent, NONE, ROW_BYTES, Row};
 use crate::clock;
 use crate::limits::IDEMPOTENCY_KEPT;
@@ -197,10 +197,25 @@ impl Shared {
 
     pub fn find(&self, id: SendId) -> Result<Option<(std::sync::Arc<Segment>, u32, Row)>, StoreError> {
         let id = id.0.as_u128();
+        let mut doubt = None;
         for segment in self.segments().with_id(id) {
-            if let Some((number, row)) = segment.row_of(id)? {
-                return Ok(Some((segment.clone(), number, row)));
+            match segment.row_of(id)? {
+                RowOf::Found(number, row) => return Ok(Some((segment.clone(), number, row))),
+                RowOf::Nowhere => {}
+                RowOf::AmongUnsound(numbers) => {
+                    for number in numbers {
+                        match self.known_row(segment, number)? {
+                            Some(row) if row.id == id => return Ok(Some((segment.clone(), number, row))),
+                            Some(_) => {}
+                            None => doubt = Some((segment.clone(), number)),
+                        }
+                    }
+                }
             }
+        }
+        // It may be the one of which neither table nor log tells.
+        if let Some((segment, number)) = doubt {
+            segment.row(number)?;
         }
         // It may be among those accepted last.
         self.free_of_debt()?;
@@ -451,7 +466,7 @@ pub fn execution(
         let rows = segment.row_count();
         for number in segment.members(hash)?.into_iter().filter(|&number| number < rows) {
             total += 1;
-            let Some(row) = shared.sound_row(segment, number)? else { continue };
+            let Some(row) = shared.known_row(segment, number)? else { continue };
             delivered += u64::from(row.outcome == delivered_number);
             members.push((segment.clone(), number, row));
         }
@@ -527,7 +542,7 @@ pub fn finished_after(
             let Some(end) = End::decode(bytes) else { continue };
             // Of a segment that was dropped in the meantime nothing is left to show.
             let Some(of) = shared.segment(end.segment) else { continue };
-            let Some(row) = shared.sound_row(&of, end.row)? else { continue };
+            let Some(row) = shared.known_row(&of, end.row)? else { continue };
             if row.is_lost() || !sieve.passes(&row) {
                 continue;
             }

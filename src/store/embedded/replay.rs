@@ -13,7 +13,7 @@ use super::entry::{self, BeginHead, FinishFacts, FinishHead, SendHead};
 use super::frame::{FrameKind, Scanned, Scanner};
 use super::hashes::TenantHash;
 use super::opening::Opening;
-use super::segment::{self, End, FORMAT, Head, SEND_BYTES, Segment};
+use super::segment::{self, End, FIRST_SEGMENT, FORMAT, Head, SEND_BYTES, Segment};
 use super::table::{Extent, LOST, MOVED, Row};
 use super::{Shared, cannot_write, locked, rebuild, span};
 use crate::clock;
@@ -143,7 +143,7 @@ pub fn load(shared: &Shared) -> Result<Vec<(u32, u32)>, StoreError> {
     if segments.is_empty() {
         let head = Head {
             format: FORMAT,
-            segment: 1,
+            segment: FIRST_SEGMENT,
             first_seq: 1,
             opened_at: wire::nanoseconds(clock::wall()),
             previous_log_bytes: 0,

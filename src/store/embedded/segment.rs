@@ -13,7 +13,7 @@ mod finding;
 mod rows;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs::{self, File},
     io,
     os::unix::fs::FileExt,
@@ -26,6 +26,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use self::rows::RowOf;
 use super::files::{self, Link};
 use super::frame::{self, Frame, FrameKind};
 use super::hashes::TenantHash;
@@ -39,6 +40,8 @@ use crate::store::{StoreError, Why, wire};
 
 /// Of everything under the store's path. A store of a later format is refused; those before are read as they are.
 pub const FORMAT: u32 = 3;
+/// The number of a store's first.
+pub const FIRST_SEGMENT: u32 = 1;
 /// What a send takes beside its frames and bodies: its row, its end's place in the tail, and what its index entries
 /// come to.
 pub const SEND_BYTES: u64 = ROW_BYTES as u64 + END_BYTES as u64 + 64;
@@ -83,6 +86,8 @@ pub struct Segment {
     ended: RwLock<Ended>,
     /// Bytes of records and of bodies.
     shares: Mutex<BTreeMap<TenantHash, (u64, u64)>>,
+    /// Rows that are damaged, as the logs have them.
+    pub mended: Mutex<HashMap<u32, Option<Row>>>,
     /// A row was lost while running: the next start makes the segment's tables anew, and until then no index says
     /// otherwise.
     distrusted: AtomicBool,
@@ -249,6 +254,7 @@ impl Segment {
             ended: RwLock::default(),
             shares: Mutex::default(),
             counted: Mutex::default(),
+            mended: Mutex::default(),
             distrusted: AtomicBool::new(false),
             #[cfg(test)]
             failing_reads: AtomicU32::new(0),

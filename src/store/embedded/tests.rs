@@ -306,7 +306,7 @@ async fn a_secret_is_never_in_the_clear_on_disk_and_unreadable_once_the_send_is_
     assert_eq!(started.spec(), &secret.send().spec);
     let slot = |subject: &OnDisk| {
         let segment = subject.shared().segments()[0].clone();
-        let (_, row) = segment.row_of(id.0.as_u128()).unwrap().expect("it is there");
+        let segment::RowOf::Found(_, row) = segment.row_of(id.0.as_u128()).unwrap() else { panic!("it is there") };
         let bytes = segment.frame(row.accepted).expect("the checksum does not cover the slot");
         bytes[bytes.len() - seal::SLOT_BYTES..].to_vec()
     };

@@ -153,10 +153,11 @@ impl Segment {
     }
 
     /// Finds a send's row by its id.
-    pub fn row_of(&self, id: u128) -> Result<Option<(u32, Row)>, StoreError> {
+    pub fn row_of(&self, id: u128) -> Result<RowOf, StoreError> {
         let near = |from| self.zones().rows_near_id(id, from);
         let rows = self.row_count();
         let mut bytes = Vec::new();
+        let mut unsound = Vec::new();
         let mut next = near(0);
         while let Some((from, to)) = next {
             next = near(to);
@@ -166,12 +167,23 @@ impl Segment {
             }
             self.rows(from, to, &mut bytes)?;
             let wanted = id.to_le_bytes();
-            let found = bytes.chunks_exact(ROW_BYTES).position(|row| row[..16] == wanted);
-            if let Some(found) = found {
-                let number = from + found as u32;
-                return Ok(Some((number, self.row(number)?)));
+            let each = || bytes.chunks_exact(ROW_BYTES).zip(from..);
+            let sound = |row: &[u8]| row.first_chunk().and_then(Row::decode);
+            let found =
+                each().find_map(|(row, number)| (row[..16] == wanted).then(|| Some((number, sound(row)?))).flatten());
+            if let Some((number, row)) = found {
+                return Ok(RowOf::Found(number, row));
             }
+            unsound.extend(each().filter(|(row, _)| sound(row).is_none()).map(|(_, number)| number));
         }
-        Ok(None)
+        Ok(if unsound.is_empty() { RowOf::Nowhere } else { RowOf::AmongUnsound(unsound) })
     }
+}
+
+/// Where a send's row is.
+pub enum RowOf {
+    Found(u32, Row),
+    Nowhere,
+    /// If anywhere it is one of these, which fail their checksums.
+    AmongUnsound(Vec<u32>),
 }

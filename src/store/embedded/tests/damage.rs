@@ -295,23 +295,63 @@ async fn a_damaged_row_of_a_send_that_waits_costs_nobody_anything() {
 }
 
 #[tokio::test]
-async fn a_damaged_row_is_told_and_hides_no_other_from_lists_and_the_tail() {
+async fn a_damaged_row_is_told_and_its_record_is_read_from_the_log() {
+    // Of sends that ended in the log they were accepted in, and of one that did in a later one.
+    for (number, rows) in [(1, &[1][..]), (3, &[0, 1])] {
+        for harm in ["a bit", "a bit of the id", "zeroed"] {
+            let (subject, ids) = checkpointed().await;
+            let next = subject.store().finish(subject.session(), finished(ids[5], 404, at(300))).await;
+            next.expect("it was begun");
+            let of_segment = subject.path().join(format!("pieces/{number:08}/table"));
+            let seen = async |subject: &OnDisk| {
+                let filter = Filter { workflow: Some("w".to_owned()), ..Filter::of(Reach::All) };
+                let page = subject.store().list(filter, None, 10).await.unwrap();
+                let (items, _) =
+                    subject.store().finished_after(TailPlace::START, Filter::of(Reach::All), 9).await.unwrap();
+                let mut each = Vec::new();
+                for &id in &ids {
+                    each.push(subject.store().record(Reach::All, id, true).await);
+                }
+                (page.sends, items.into_iter().map(|item| item.record).collect::<Vec<_>>(), each)
+            };
+            let before = seen(&subject).await;
+            for &row in rows {
+                let file = fs::OpenOptions::new().write(true).open(&of_segment).expect("it is there");
+                let at = row * table::ROW_BYTES as u64;
+                match harm {
+                    "a bit" => flip_in_table(&of_segment, row),
+                    "a bit of the id" => file.write_all_at(&[0xa5], at + 3).expect("writable"),
+                    _ => file.write_all_at(&[0; table::ROW_BYTES], at).expect("writable"),
+                }
+            }
+            let which = format!("{harm} of rows {rows:?} in segment {number}");
+            assert_eq!(seen(&subject).await, before, "{which}");
+            let told = subject.store().damage();
+            assert!(
+                told.iter().any(|line| line.contains(&format!("{number:08}/table is unreadable"))),
+                "{which}: {told:?}"
+            );
+            let (subject, recovered) = subject.harmed(|_| {}).await;
+            assert_eq!(recovered, Recovered::default(), "{which}");
+            assert_eq!(seen(&subject).await, before, "{which}, opened again");
+        }
+    }
+}
+
+#[tokio::test]
+async fn of_a_row_that_neither_table_nor_log_has_nobody_says_that_it_never_was() {
     let (subject, ids) = checkpointed().await;
+    let log = subject.file("log");
+    let starts = frames(&log);
     flip_in_table(&subject.file("table"), 1);
-    let seen = async |subject: &OnDisk| {
-        let filter = Filter { workflow: Some("w".to_owned()), ..Filter::of(Reach::All) };
-        let page = subject.store().list(filter, None, 10).await.unwrap();
-        let listed: Vec<_> = page.sends.iter().rev().map(|record| record.id).collect();
-        let (items, _) = subject.store().finished_after(TailPlace::START, Filter::of(Reach::All), 3).await.unwrap();
-        (listed, items.iter().map(|item| item.record.id).collect::<Vec<_>>())
-    };
-    let (listed, followed) = seen(&subject).await;
-    assert_eq!(listed, [&ids[..1], &ids[2..]].concat());
-    assert_eq!(followed, [ids[0], ids[2], ids[3]]);
-    assert!(subject.store().damage().last().expect("told").contains("00000001/table is unreadable at bytes 96 to 192"));
-    let (subject, recovered) = subject.harmed(|_| {}).await;
-    assert_eq!(recovered, Recovered::default());
-    assert_eq!(seen(&subject).await, (ids.clone(), ids[..3].to_vec()), "the next start has it again");
+    // The second send's, wherever it stands.
+    for at in &starts[1..starts.len() - 1] {
+        change(&log, |log| log[at + 60] ^= 1);
+    }
+    let record = subject.store().record(Reach::All, ids[1], true).await;
+    assert!(matches!(record, Err(StoreError::Damaged(_))), "{record:?}");
+    let never = subject.store().record(Reach::All, conformance::id_at(at(-1_000_000)), true).await;
+    assert_eq!(never, Ok(None));
 }
 
 /// What the log of a segment says behind the head of the next does not count, so nothing may be answered for there.
