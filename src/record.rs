@@ -253,7 +253,7 @@ pub struct Execution {
 pub struct ExecutionSummary {
     pub tenant: TenantId,
     pub execution: ExecutionId,
-    /// Of its first send.
+    /// Of its first send that is left.
     pub workflow: Option<String>,
     pub state: ExecutionState,
     pub finished_by: Option<FinishedBy>,
@@ -261,7 +261,7 @@ pub struct ExecutionSummary {
     /// Sends that have an outcome.
     pub done: u64,
     pub total: u64,
-    /// When its first send was accepted.
+    /// When its first send that is left was accepted.
     pub created_at: Timestamp,
     /// When it was finished or discarded.
     pub ended_at: Option<Timestamp>,

@@ -53,6 +53,7 @@ pub async fn run<S: Subject>() {
     an_execution_ends_one_way_only::<S>().await;
     an_execution_lists_its_sends_in_call_order::<S>().await;
     executions_are_listed_by_their_first_send::<S>().await;
+    executions_are_listed_as_long_as_a_send_of_them_is_left::<S>().await;
     a_page_counts_so_many_sends_of_executions_and_no_more::<S>().await;
     an_execution_takes_so_many_sends_and_no_more::<S>().await;
     a_call_with_a_known_key_is_replayed::<S>().await;
@@ -384,6 +385,90 @@ async fn executions_are_listed_by_their_first_send<S: Subject>() {
     assert_eq!(garbled, Err(StoreError::BadCursor));
     let subject = subject.crash().await;
     check(subject.store()).await;
+}
+
+/// Whatever retention has dropped: by what each store keeps.
+async fn executions_are_listed_as_long_as_a_send_of_them_is_left<S: Subject>() {
+    let day = |days: i64| at(days * 24 * 3600);
+    let mut subject = S::fresh().await;
+    // They run for a month, a week and a day; one more of each name is another tenant's.
+    let runs: [(&str, &str, &[i64]); 6] = [
+        ("acme", "month", &[0, 1, 2, 10, 11, 25]),
+        ("acme", "week", &[0, 4, 5, 7]),
+        ("acme", "day", &[0, 0, 0]),
+        ("acme", "other", &[12, 25]),
+        ("bolt", "month", &[1, 25]),
+        ("bolt", "week", &[9]),
+    ];
+    for today in 0..=25 {
+        for (of, name, days) in runs {
+            for _ in days.iter().filter(|&&day| day == today) {
+                let draft = draft().of(of).in_execution(name).in_workflow(of).created(day(today));
+                let id = accept_one(subject.store(), subject.session(), &draft).await;
+                subject.store().finish(subject.session(), finished(id, 200, day(today))).await.expect("ended");
+            }
+        }
+    }
+    let check = async |subject: &S, when: &str| {
+        let store = subject.store();
+        for reach in [Reach::All, Reach::One(tenant("acme")), Reach::One(tenant("bolt"))] {
+            // Whose sends are left, by their oldest.
+            let mut wanted: Vec<(TenantId, ExecutionId, Timestamp, u64)> = Vec::new();
+            let page = store.list(Filter::of(reach.clone()), None, 200).await.expect("a list");
+            for record in page.sends.into_iter().rev() {
+                let execution = record.context.execution.expect("each is of one");
+                match wanted.iter_mut().find(|one| (&one.0, &one.1) == (&record.tenant, &execution)) {
+                    Some(one) => one.3 += 1,
+                    None => wanted.push((record.tenant, execution, record.created_at, 1)),
+                }
+            }
+            wanted.reverse();
+            for (of, name, _, sends) in &wanted {
+                let (mut seen, mut cursor) = (0, None);
+                loop {
+                    let page = store.execution(of.clone(), name.clone(), cursor, 2).await.expect("a page");
+                    let page = page.expect("it is there");
+                    assert_eq!((page.total, page.delivered), (*sends, *sends), "{when}, {name}");
+                    seen += page.sends.len() as u64;
+                    cursor = page.next;
+                    if cursor.is_none() {
+                        break;
+                    }
+                }
+                assert_eq!(seen, *sends, "{when}, {name}: each of its sends once");
+            }
+            for limit in [1, 2, 50] {
+                let (mut found, mut cursor) = (Vec::new(), None);
+                loop {
+                    let filter = ExecutionFilter::of(reach.clone());
+                    let page = store.executions(filter, cursor, limit).await.expect("a page");
+                    assert!(page.executions.len() <= limit, "{when}");
+                    let each = page.executions.into_iter();
+                    found.extend(each.map(|one| (one.tenant, one.execution, one.created_at, one.total)));
+                    cursor = page.next;
+                    if cursor.is_none() {
+                        break;
+                    }
+                }
+                assert_eq!(found, wanted, "{when}, {reach:?}, {limit} a page");
+            }
+        }
+        let of_bolt = ExecutionFilter { workflow: Some("bolt".to_owned()), ..ExecutionFilter::of(Reach::All) };
+        let page = store.executions(of_bolt, None, 50).await.expect("a page");
+        assert!(page.executions.iter().all(|one| one.tenant.as_str() == "bolt"), "{when}");
+        assert!(!page.executions.is_empty(), "{when}");
+    };
+    check(&subject, "all of it").await;
+    for days in [33, 36, 41] {
+        subject.store().retain(day(days)).await.expect("retained");
+        check(&subject, &format!("after {days} days")).await;
+        subject = subject.crash().await;
+        check(&subject, &format!("after {days} days, opened again")).await;
+    }
+    // What is gone has had its number.
+    let later = draft().in_execution("month").created(day(41)).send();
+    let indexes = accept_new(subject.store(), subject.session(), call(vec![later], None)).await;
+    assert_eq!(indexes, [Some(6)]);
 }
 
 async fn a_page_counts_so_many_sends_of_executions_and_no_more<S: Subject>() {

@@ -3,7 +3,7 @@
 //! For tests and for telling what the trait means. Everything is under one lock; nothing is fast about it.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -26,6 +26,9 @@ use crate::policy::{Asker, Suspensions};
 use crate::record::{Execution, ExecutionState, ExecutionSummary, Finished, FinishedBy, Record, State, Unfinished};
 use crate::redact::RedactKey;
 use crate::send::{ExecutionId, SendId, Target, TenantId};
+
+/// How long records are kept.
+const RETENTION: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// Sends remembered for as long as this value lives.
 pub struct Memory {
@@ -59,6 +62,8 @@ struct Kept {
     claimed_by: Option<Session>,
     started: Option<(Timestamp, Session)>,
     finished: Option<Finished>,
+    /// Its record's time is over.
+    gone: bool,
 }
 
 struct KeptKey {
@@ -356,8 +361,9 @@ impl Inner {
             let place = self.sends.len();
             let index = new.spec.context.execution.as_ref().map(|execution| {
                 let members = self.members.entry((new.tenant.clone(), execution.clone())).or_default();
+                let before = members.last().and_then(|&place| self.sends[place].index);
                 members.push(place);
-                (members.len() - 1) as u32
+                before.map_or(0, |index| index + 1)
             });
             indexes.push(index);
             self.places.insert(new.id, place);
@@ -374,6 +380,7 @@ impl Inner {
                 claimed_by: (course == Course::Claim).then(|| by.clone()),
                 started: begun.then(|| (new.created_at, by.clone())),
                 finished: None,
+                gone: false,
                 new,
             });
         }
@@ -459,7 +466,7 @@ impl Inner {
                 break;
             }
             let record = self.record(place, false);
-            if !filter.lets_through(&record, self.sends[place].host().as_deref()) {
+            if self.sends[place].gone || !filter.lets_through(&record, self.sends[place].host().as_deref()) {
                 continue;
             }
             if page.sends.len() == limit {
@@ -515,15 +522,16 @@ impl Inner {
             None => self.sends.len(),
             Some(cursor) => cursor.parse().ok().filter(|at| *at <= self.sends.len()).ok_or(StoreError::BadCursor)?,
         };
-        let first_ones = filter.of_first();
+        let of_first = filter.of_first();
         let mut page = ExecutionPage::default();
-        for place in (0..before).rev().filter(|&place| self.sends[place].index == Some(0)) {
+        let first_ones: HashSet<usize> = self.members.values().filter_map(|members| members.first().copied()).collect();
+        for place in (0..before).rev().filter(|place| first_ones.contains(place)) {
             let record = self.record(place, false);
             let Some(execution) = record.context.execution.clone() else { continue };
             let key = (record.tenant.clone(), execution);
             let ended = self.endings.get(&key);
             let state = ended.map_or(ExecutionState::Open, |ended| ended.ending.state());
-            if !first_ones.lets_through(&record, None) || filter.state.is_some_and(|wanted| wanted != state) {
+            if !of_first.lets_through(&record, None) || filter.state.is_some_and(|wanted| wanted != state) {
                 continue;
             }
             if page.executions.len() == limit {
@@ -546,6 +554,18 @@ impl Inner {
             });
         }
         Ok(page)
+    }
+
+    /// Records of a month are kept.
+    fn retain(&mut self, now: Timestamp) {
+        let oldest = now.checked_sub(RETENTION).unwrap_or(Timestamp::MIN);
+        for kept in &mut self.sends {
+            kept.gone |= kept.finished.as_ref().is_some_and(|finished| finished.finished_at < oldest);
+        }
+        let sends = &self.sends;
+        self.places.retain(|_, place| !sends[*place].gone);
+        self.tail.retain(|_, place| !sends[*place].gone);
+        self.members.values_mut().for_each(|members| members.retain(|&place| !sends[place].gone));
     }
 
     fn finished_after(&self, after: TailPlace, filter: &Filter, limit: usize) -> (Vec<TailItem>, TailPlace) {
@@ -774,8 +794,8 @@ impl Records for Memory {
         ready(self.open().map(|inner| inner.stats(&asked)))
     }
 
-    fn retain(&self, _now: Timestamp) -> StoreResult<'_, ()> {
-        ready(self.open().map(|_| ()))
+    fn retain(&self, now: Timestamp) -> StoreResult<'_, ()> {
+        ready(self.open().map(|mut inner| inner.retain(now)))
     }
 
     fn damage(&self) -> Vec<String> {

@@ -128,10 +128,10 @@ pub struct Page {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExecutionFilter {
     pub reach: Reach,
-    /// Of the first send.
+    /// Of the first send that is left.
     pub workflow: Option<String>,
     pub state: Option<ExecutionState>,
-    /// Inclusive, as `until` is not: when the first send was accepted.
+    /// Inclusive, as `until` is not: when the first send that is left was accepted.
     pub since: Option<Timestamp>,
     pub until: Option<Timestamp>,
 }

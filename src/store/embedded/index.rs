@@ -22,7 +22,7 @@ use super::frame::{self, Frame, FrameKind};
 use super::hashes::{ExecutionHash, TenantHash};
 use super::seal::Asked;
 use super::segment::sync_directory;
-use super::table::{Extent, Row, term};
+use super::table::{Extent, Row, first_term, term};
 use super::zone_map::ZoneMap;
 use crate::store::view::EndedExecution;
 use crate::store::wire;
@@ -49,6 +49,7 @@ pub struct Growing {
     keys: HashMap<u64, (u32, u32)>,
     endings: HashMap<ExecutionHash, (Extent, EndedExecution)>,
     rows: Postings,
+    later: RoaringBitmap,
 }
 
 pub struct OnDisk {
@@ -59,6 +60,8 @@ pub struct OnDisk {
     /// The first entry of each stretch.
     firsts: Vec<(u64, u64)>,
     bytes: u64,
+    /// As [`Find::later_ones`] has them: they follow from the entries, and are few where runs are short.
+    later: RoaringBitmap,
     /// Every send was done when it was written, and it holds all that can be known of them.
     complete: bool,
 }
@@ -174,6 +177,14 @@ impl Find {
         }
     }
 
+    /// The last row of this execution here.
+    pub fn last_member(&self, execution: ExecutionHash) -> io::Result<Option<u32>> {
+        match self {
+            Self::Growing(growing) => Ok(growing.members.get(&execution).map(|&(last, _)| last)),
+            Self::OnDisk(checkpointed) => Ok(checkpointed.members(execution)?.last().copied()),
+        }
+    }
+
     pub fn endings(&self, execution: ExecutionHash) -> io::Result<Vec<FoundEnding>> {
         match self {
             Self::Growing(growing) => {
@@ -234,6 +245,15 @@ impl Find {
                 let call = |(hash, value): (u64, u64)| (hash, value as u32, ((value & VALUE) >> 32) as u32);
                 Ok(entries.map(call).collect())
             }
+        }
+    }
+
+    /// The first rows here of executions that began elsewhere: the oldest that is left of one whose first send is gone is
+    /// among them.
+    pub fn later_ones(&self) -> &RoaringBitmap {
+        match self {
+            Self::Growing(growing) => &growing.later,
+            Self::OnDisk(checkpointed) => &checkpointed.later,
         }
     }
 
@@ -359,7 +379,19 @@ impl OnDisk {
     fn of(form: &IndexForm, file: File, entries_at: u64, entries: &[u8], bytes: u64) -> io::Result<Self> {
         let complete = form.undone.is_empty() && shares(&file, bytes)?.is_some();
         let firsts = entries.chunks(ENTRY_BYTES * STRETCH as usize).map(pair_of).collect();
-        Ok(Self { bloom: form.bloom.clone(), file, entries_at, entries: form.entries, firsts, bytes, complete })
+        // Sorted by hash and tenant, so the first of each is its first row.
+        let members = entries.chunks_exact(ENTRY_BYTES).map(pair_of);
+        let members = members.filter(|(_, value)| value >> 62 == MEMBER && value & ANY == 0);
+        let mut before = None;
+        let first_ones =
+            members.filter(|&(hash, value)| before.replace((hash, value >> 32)) != Some((hash, value >> 32)));
+        let first_ones: RoaringBitmap = first_ones.map(|(_, value)| value as u32).collect();
+        let bloom = form.bloom.clone();
+        let later = RoaringBitmap::new();
+        let mut this = Self { bloom, file, entries_at, entries: form.entries, firsts, bytes, later, complete };
+        // More than there are do no harm.
+        this.later = first_ones - this.rows_with(first_term()).unwrap_or_default();
+        Ok(this)
     }
 
     /// Takes the index in this directory up again; `None`: there is none, or it is not sound.
@@ -510,6 +542,9 @@ impl Growing {
             let member = self.members.entry(execution).or_insert((NO_ROW, 0));
             before = member.0;
             *member = (number, member.1 + 1);
+            if before == NO_ROW && !row.is_first() {
+                self.later.insert(number);
+            }
         }
         self.previous.push(before);
         self.rows.add(row.terms(), number);

@@ -12,7 +12,7 @@ use super::hashes::ExecutionHash;
 use super::read::{assemble, unreadable};
 use super::seal::Asked;
 use super::segment::Segment;
-use super::table::{Row, code_term, first_term, outcome_term, status_term, term};
+use super::table::{Row, code_term, outcome_term, status_term, term};
 use super::zone_map::Window;
 use crate::limits::LIST_LOOKED_AT_MAX;
 use crate::record::State;
@@ -43,7 +43,7 @@ pub struct Sieve {
     statuses: Vec<StatusFilter>,
     /// Only what is not done is asked for.
     undone: bool,
-    /// Only the first sends of executions are.
+    /// Only the sends are that executions are listed by, and who is shown a row says whether it is one.
     first: bool,
     window: Window,
 }
@@ -110,11 +110,9 @@ impl Sieve {
         }
     }
 
-    /// The same of the first sends of executions.
+    /// The same of the sends that executions are listed by.
     pub fn of_first_ones(shared: &Shared, filter: &Filter) -> Self {
-        let mut sieve = Self::of(shared, filter);
-        sieve.terms.insert(0, vec![first_term()]);
-        Self { first: true, ..sieve }
+        Self { first: true, ..Self::of(shared, filter) }
     }
 
     /// Rows of a segment that may pass: all that do are among them.
@@ -123,10 +121,12 @@ impl Sieve {
         if !segment.zones().meets(&self.window)
             || !self.terms.iter().all(may_have)
             || self.undone && segment.undone_count() == 0
+            || self.first && !segment.may_have_first_ones()
         {
             return Ok(RoaringBitmap::new());
         }
         let mut rows = match (self.execution_of_tenant, self.execution) {
+            (None, 0) if self.first => segment.first_ones()?,
             (None, 0) => all_rows(segment),
             (None, execution) => segment.members_of_any(execution)?,
             (Some(execution), _) => segment.members(execution)?.into_iter().collect(),
@@ -160,7 +160,6 @@ impl Sieve {
             && (self.codes.is_empty() || self.codes.contains(&row.code))
             && (self.statuses.is_empty() || self.statuses.iter().any(|statuses| statuses.takes_in(row.status)))
             && !(self.undone && row.is_done())
-            && (!self.first || row.is_first())
             && instant >= self.window.since
             && instant < self.window.until
             && !row.is_lost()
@@ -192,7 +191,7 @@ pub fn parse_cursor(letter: char, cursor: &str) -> Result<(u32, u32), StoreError
 pub fn list(shared: &Shared, filter: &Filter, at: Option<&str>, limit: usize) -> Result<Page, StoreError> {
     let before = at.map(|at| parse_cursor('l', at)).transpose()?;
     let mut sends = Vec::new();
-    let next = walk(shared, &Sieve::of(shared, filter), before, |segment, row, _| {
+    let next = walk(shared, &Sieve::of(shared, filter), before, |segment, _, row, _| {
         let record = match assemble(shared, segment, row, false) {
             Ok((record, host)) if filter.lets_through(&record, host.as_deref()) => record,
             Ok(_) => return Ok(Goes::On),
@@ -222,7 +221,7 @@ pub fn walk(
     shared: &Shared,
     sieve: &Sieve,
     before: Option<(u32, u32)>,
-    mut show: impl FnMut(&Segment, &Row, &mut usize) -> Result<Goes, StoreError>,
+    mut show: impl FnMut(&Segment, u32, &Row, &mut usize) -> Result<Goes, StoreError>,
 ) -> Result<Option<(u32, u32)>, StoreError> {
     let mut looked_at = 0;
     let segments = shared.segments();

@@ -4,6 +4,7 @@ mod copies;
 mod damage;
 mod disks;
 mod dying;
+mod executions;
 mod hashes;
 mod hindered;
 mod keys;

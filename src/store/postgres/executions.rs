@@ -1,4 +1,5 @@
-//! Executions, the newest first: each is found by its first send.
+//! Executions, the newest first: each is found by its first send, and where that is gone with its day by the oldest that
+//! is left: retention has noted it ([`sql::STAND_FOR_EXECUTIONS`]).
 
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
@@ -29,10 +30,14 @@ pub async fn list(
     let mut looked_at = 0;
     'walk: while let Some((from, to)) = stretches.next() {
         let most = limit - found.len() + 1;
+        let columns = "s.id, s.tenant, s.execution, s.workflow, s.created_at, x.state, x.ended_at, x.next";
         let text = format!(
-            "SELECT s.id, s.tenant, s.execution, s.workflow, s.created_at, x.state, x.ended_at, x.next \
-             FROM send s JOIN execution x ON x.tenant = s.tenant AND x.execution = s.execution \
-             WHERE s.place = 0 AND s.id >= '{from}' AND s.id < '{to}'{conditions} ORDER BY s.id DESC LIMIT {most}"
+            "(SELECT {columns} FROM send s JOIN execution x ON x.tenant = s.tenant AND x.execution = s.execution \
+             WHERE s.place = 0 AND s.id >= '{from}' AND s.id < '{to}'{conditions} ORDER BY s.id DESC LIMIT {most}) \
+             UNION ALL (SELECT {columns} FROM execution x JOIN send s ON s.id = x.oldest \
+             WHERE x.oldest >= '{from}' AND x.oldest < '{to}'{conditions} AND NOT EXISTS (SELECT FROM send f \
+             WHERE f.tenant = x.tenant AND f.execution = x.execution AND f.place < s.place) \
+             ORDER BY x.oldest DESC LIMIT {most}) ORDER BY 1 DESC LIMIT {most}"
         );
         let _turn = shared.list_turn(&filter.reach).await;
         let rows = shared.list().ask(&text, &values).await.map_err(failed)?;
@@ -53,7 +58,7 @@ pub async fn list(
                 finished_by,
                 delivered: 0,
                 done: 0,
-                total: u64::from(total.unsigned_abs()),
+                total: 0,
                 created_at: wire::timestamp(row.get(4)),
                 ended_at: row.get::<_, Option<i64>>(6).map(wire::timestamp),
             };
@@ -63,13 +68,13 @@ pub async fn list(
     }
     let tenants: Vec<&str> = found.iter().map(|(_, one)| one.tenant.as_str()).collect();
     let executions: Vec<&str> = found.iter().map(|(_, one)| one.execution.as_str()).collect();
-    let counts = shared.list().query(sql::ENDS_OF_EXECUTIONS, &[&tenants, &executions]).await.map_err(failed)?;
+    let counts = shared.list().query(sql::SENDS_OF_EXECUTIONS, &[&tenants, &executions]).await.map_err(failed)?;
     page.executions = found
         .iter()
         .zip(&counts)
         .map(|((_, one), row)| {
-            let (done, delivered): (i64, i64) = (row.get(0), row.get(1));
-            ExecutionSummary { done: done.unsigned_abs(), delivered: delivered.unsigned_abs(), ..one.clone() }
+            let [total, done, delivered] = [0, 1, 2].map(|at| row.get::<_, i64>(at).unsigned_abs());
+            ExecutionSummary { total, done, delivered, ..one.clone() }
         })
         .collect();
     Ok(page)

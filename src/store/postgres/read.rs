@@ -323,20 +323,22 @@ pub async fn execution(
     let rows = link.query(sql::EXECUTION, &[&of, &name]).await.map_err(failed)?;
     let Some(row) = rows.first() else { return Ok(None) };
     let (state, finished_by) = state_of(row.get(0));
-    let total: i32 = row.get(1);
-    let delivered: i64 = link.query(sql::DELIVERED, &[&of, &name]).await.map_err(failed)?[0].get(0);
+    let next: i32 = row.get(1);
+    let counts = link.query(sql::SENDS_OF_EXECUTIONS, &[&vec![of], &vec![name]]).await.map_err(failed)?;
+    let (total, delivered): (i64, i64) = counts.first().map_or((0, 0), |row| (row.get(0), row.get(2)));
     let some = limit as i64;
     let members = link.query(sql::MEMBERS, &[&of, &name, &from, &some]).await.map_err(failed)?;
     let ids: Vec<Uuid> = members.iter().map(|row| row.get(0)).collect();
     let sends = records(list, &ids, false).await?;
-    let reached = from + i32::try_from(ids.len()).unwrap_or(i32::MAX);
-    let next = (reached < total && !ids.is_empty()).then(|| reached.to_string());
+    // Those before may be gone, so places need not begin where it was asked for.
+    let reached = members.last().map(|row| row.get::<_, i32>(1) + 1);
+    let next = reached.filter(|reached| *reached < next).map(|reached| reached.to_string());
     Ok(Some(Execution {
         execution,
         state,
         finished_by,
         delivered: delivered.unsigned_abs(),
-        total: u64::from(total.unsigned_abs()),
+        total: total.unsigned_abs(),
         sends,
         next,
     }))
@@ -438,6 +440,12 @@ pub async fn retain(shared: &Shared, now: Timestamp) -> Result<(), StoreError> {
     let live = live.first().map_or(i64::MAX, |row| schema::day_of(row.get(0)));
     let (bodies, records) = (before(shared.settings.body_retention), before(shared.settings.retention));
     schema::drop_before(link, bodies.min(live), true).await.map_err(failed)?;
+    let kept = schema::first_of(records.min(live));
+    for day in schema::known_days(link).await.map_err(failed)?.into_iter().filter(|day| *day < records.min(live)) {
+        for (from, to) in schema::hours_of(day) {
+            link.query(sql::STAND_FOR_EXECUTIONS, &[&from, &to, &kept]).await.map_err(failed)?;
+        }
+    }
     schema::drop_before(link, records.min(live), false).await.map_err(failed)?;
     let first_kept = records.min(live).saturating_mul(24 * 3600);
     for (text, day) in sql::FORGET_KEPT.into_iter().zip([records.min(live), bodies.min(live)]) {

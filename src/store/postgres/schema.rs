@@ -17,6 +17,7 @@ const VERSIONS: &[&str] = &[
     include_str!("schema_2.sql"),
     include_str!("schema_3.sql"),
     include_str!("schema_4.sql"),
+    include_str!("schema_5.sql"),
 ];
 /// The newest version that is known.
 pub const KNOWN: i32 = VERSIONS.len() as i32;
@@ -139,6 +140,15 @@ fn not_newer(found: i32, schema: &str) -> Result<(), StoreError> {
 pub fn day_of(id: Uuid) -> i64 {
     let milliseconds = (id.as_u128() >> 80) as i64;
     milliseconds.div_euclid(MS_PER_DAY)
+}
+
+/// The first ids of a day's hours, the next day's with them.
+pub fn hours_of(day: i64) -> impl Iterator<Item = (Uuid, Uuid)> {
+    let hour = move |hour: i64| {
+        let milliseconds = u128::try_from(day.max(0) * MS_PER_DAY + hour * 3_600_000).unwrap_or_default();
+        Uuid::from_u128(milliseconds << 80)
+    };
+    (0..24).map(move |of| (hour(of), hour(of + 1)))
 }
 
 pub fn day_at(now: Timestamp) -> i64 {

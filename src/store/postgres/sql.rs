@@ -482,16 +482,24 @@ pub const SEND_BODIES: &str = "SELECT id, bytes FROM send_body WHERE id = ANY($1
 pub const DONE_BODIES: &str = "SELECT id, bytes FROM done_body WHERE id = ANY($1::uuid[])";
 
 pub const EXECUTION: &str = "SELECT state, next FROM execution WHERE tenant = $1::text AND execution = $2::text";
-pub const MEMBERS: &str = "SELECT id FROM send WHERE tenant = $1::text AND execution = $2::text AND place >= $3::int \
+pub const MEMBERS: &str = "SELECT id, place FROM send WHERE tenant = $1::text AND execution = $2::text AND place >= $3::int \
      ORDER BY place LIMIT $4::bigint";
-pub const DELIVERED: &str = "SELECT count(*) FROM send s WHERE s.tenant = $1::text AND s.execution = $2::text \
-     AND EXISTS (SELECT FROM done d WHERE d.id = s.id AND d.outcome = 0)";
-
-/// How many of each of these executions' sends are done, and how many were delivered.
-pub const ENDS_OF_EXECUTIONS: &str = "SELECT e.done, e.delivered \
+/// How many of each of these executions' sends are left, are done, and were delivered.
+pub const SENDS_OF_EXECUTIONS: &str = "SELECT e.sends, e.done, e.delivered \
      FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS g(tenant, execution, n), \
-     LATERAL (SELECT count(*) AS done, count(*) FILTER (WHERE d.outcome = 0) AS delivered \
-     FROM send s JOIN done d ON d.id = s.id WHERE s.tenant = g.tenant AND s.execution = g.execution) e ORDER BY g.n";
+     LATERAL (SELECT count(*) AS sends, count(d.id) AS done, count(*) FILTER (WHERE d.outcome = 0) AS delivered \
+     FROM send s LEFT JOIN done d ON d.id = s.id WHERE s.tenant = g.tenant AND s.execution = g.execution) e ORDER BY g.n";
+
+/// Before sends go, those between `$1` and `$2`: of the executions that have others from `$3` on, the oldest of these is
+/// noted. Whose sends are all here, as most are, is seen by their number.
+pub const STAND_FOR_EXECUTIONS: &str = "WITH going AS MATERIALIZED (SELECT tenant, execution, max(place) AS place \
+     FROM send WHERE id >= $1::uuid AND id < $2::uuid AND execution IS NOT NULL GROUP BY 1, 2), \
+     on_and_on AS MATERIALIZED (SELECT g.tenant, g.execution FROM going g JOIN execution x \
+     ON x.tenant = g.tenant AND x.execution = g.execution WHERE x.next > g.place + 1), \
+     standing AS MATERIALIZED (SELECT o.tenant, o.execution, (SELECT s.id FROM send s WHERE s.tenant = o.tenant \
+     AND s.execution = o.execution AND s.id >= $3::uuid ORDER BY s.place LIMIT 1) AS id FROM on_and_on o) \
+     UPDATE execution x SET oldest = s.id FROM standing s \
+     WHERE x.tenant = s.tenant AND x.execution = s.execution AND x.oldest IS DISTINCT FROM s.id";
 
 /// Ends below the oldest transaction that is still open, which none can come before any more. The last column tells
 /// whether there are ends beyond it.

@@ -10,7 +10,7 @@ use super::{END_BYTES, SCAN_ROWS, SEND_BYTES, Segment};
 use crate::store::embedded::hashes::{ExecutionHash, TenantHash};
 use crate::store::embedded::index::{Ended, Find, FoundEnding, OnDisk, Shares};
 use crate::store::embedded::locked;
-use crate::store::embedded::table::{ROW_BYTES, Row};
+use crate::store::embedded::table::{ROW_BYTES, Row, first_term};
 use crate::store::embedded::zone_map::ZoneMap;
 use crate::store::{StoreError, Why};
 
@@ -51,6 +51,11 @@ impl Segment {
         self.find().member_count(execution).map_err(|error| self.index_unreadable(error))
     }
 
+    /// The last row of this execution here, also where it was moved on.
+    pub fn last_member(&self, execution: ExecutionHash) -> Result<Option<u32>, StoreError> {
+        self.find().last_member(execution).map_err(|error| self.index_unreadable(error))
+    }
+
     pub fn endings(&self, execution: ExecutionHash) -> Result<Vec<FoundEnding>, StoreError> {
         self.find().endings(execution).map_err(|error| self.index_unreadable(error))
     }
@@ -73,6 +78,27 @@ impl Segment {
     pub fn rows_with(&self, term: u64) -> Result<RoaringBitmap, StoreError> {
         let found = self.find().rows_with(term).map_err(|error| self.index_unreadable(error))?;
         Ok(found | self.ended().rows_with(term))
+    }
+
+    /// Rows among which are those that executions are listed by: their first sends, and where those are gone or unreadable
+    /// the oldest that are left.
+    pub fn first_ones(&self) -> Result<RoaringBitmap, StoreError> {
+        let mut rows = self.rows_with(first_term())?;
+        let later = self.find().later_ones().clone();
+        let moved = &later & &self.ended().moved;
+        rows |= later;
+        // The next one stands in the place of one that was moved on, until the index is written anew.
+        for number in moved {
+            if let Some(execution) = self.row(number)?.execution() {
+                rows.extend(self.members(execution)?.first());
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Whether any can be here.
+    pub fn may_have_first_ones(&self) -> bool {
+        self.may_have(first_term()) || !self.find().later_ones().is_empty()
     }
 
     /// Rows of any tenant's execution of this name.

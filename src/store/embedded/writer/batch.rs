@@ -11,7 +11,7 @@ use crate::store::embedded::frame::{self, FrameKind};
 use crate::store::embedded::hashes::{ExecutionHash, TenantHash};
 use crate::store::embedded::locked;
 use crate::store::embedded::read::payload;
-use crate::store::embedded::segment::{END_BYTES_RESERVED, SEND_BYTES, Segment};
+use crate::store::embedded::segment::{END_BYTES_RESERVED, FIRST_SEGMENT, SEND_BYTES, Segment};
 use crate::store::embedded::table::{CARRIED, Extent, FIRST, ROW_BYTES, Row};
 use crate::store::embedded::waiting::{Counted, Hand, Place};
 use crate::store::view::EndedExecution;
@@ -534,12 +534,20 @@ impl Writer {
         batch.endings.get(&execution).map_or_else(|| self.shared.ending(execution), |ended| Ok(Some(*ended)))
     }
 
-    /// Sends of an execution so far; also the index of its next.
+    /// Sends of an execution so far; also the index of its next. Those count that are gone, as far as a later one tells.
     fn member_count(&self, batch: &Batch, execution: ExecutionHash) -> Result<u32, StoreError> {
         if let Some(count) = batch.members.get(&execution) {
             return Ok(*count);
         }
-        self.shared.segments().with(execution.hash).map(|segment| segment.member_count(execution)).sum()
+        let segments = self.shared.segments();
+        let counts = segments.with(execution.hash).map(|segment| segment.member_count(execution));
+        let count = counts.sum::<Result<u32, StoreError>>()?;
+        let is_whole = segments.first().is_none_or(|oldest| oldest.number <= FIRST_SEGMENT);
+        if count == 0 || is_whole {
+            return Ok(count);
+        }
+        let newest = self.shared.newest_index(execution)?;
+        Ok(newest.map_or(count, |index| count.max(index.saturating_add(1))))
     }
 }
 
