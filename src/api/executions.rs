@@ -147,7 +147,8 @@ const SUMMARY_JSON_BYTES: usize = 512;
 /// The executions of a tenant, the newest first: when each began, whether it has ended, and how many of its sends were
 /// delivered.
 ///
-/// One is as new as its first send; one that has none is not listed.
+/// One is as new as its first send, or the oldest that is left where that is past its retention; one of which none is left
+/// is not listed, and what is gone is not counted.
 #[utoipa::path(
     get, path = "/v1/executions", operation_id = "list_executions", tag = "executions",
     params(openapi::Tenant, openapi::ExecutionFilters, openapi::Paging),

@@ -304,11 +304,11 @@ pub(super) struct ExecutionFilters {
     /// Only where `Egressd-Tenant: *` was asked for.
     #[param(min_length = 1, max_length = 128)]
     tenant: Option<String>,
-    /// Of the first send.
+    /// Of the first send that is left.
     workflow: Option<String>,
     #[param(schema_with = execution_state)]
     state: Option<String>,
-    /// From this instant on: of when the first send was accepted.
+    /// From this instant on: of when the first send that is left was accepted.
     #[param(format = DateTime)]
     since: Option<String>,
     /// Before this instant.
@@ -507,6 +507,10 @@ pub(super) fn method() -> Object {
 
 pub(super) fn state() -> Object {
     text_of(State::ALL.iter().map(|one| one.label()), false)
+}
+
+pub(super) fn gone() -> Object {
+    text_of(["gone"].into_iter(), false)
 }
 
 pub(super) fn outcome() -> Object {

@@ -17,7 +17,9 @@ use super::answers::{self, Receipt, Turn};
 use super::budget::Purpose;
 use super::problem::{Problem, ProblemCode, ProblemView};
 use super::search::{Search, Searched};
-use super::view::{PageView, RecordView, SearchedView, SendsView, Shown, Sight, likely_bytes, likely_bytes_of};
+use super::view::{
+    AcceptedView, PageView, RecordView, SearchedView, SendsView, Shown, Sight, likely_bytes, likely_bytes_of,
+};
 use super::{Shared, in_full, openapi, query, refused};
 use crate::clock;
 use crate::config::Config;
@@ -41,6 +43,8 @@ const RECORDS_GONE: &str = "a call with this Idempotency-Key was accepted before
 
 /// Records read at the same time for one answer.
 const READS_AT_ONCE: usize = 64;
+/// About what is left to say of a send whose record is gone.
+const GONE_JSON_BYTES: usize = 64;
 /// A guess at a record's JSON without its bodies.
 pub(super) const RECORD_JSON_BYTES: usize = 1536;
 /// What an answer begins with in room: a record of a list, and one with its bodies.
@@ -189,31 +193,41 @@ impl Shared {
         receipt: Receipt,
     ) -> Result<Response, Problem> {
         let sight = Sight { operate: caller.operate, bodies: one };
-        let (mut records, replayed) = match submitted {
-            Submitted::Accepted(records) => (records, false),
+        let (mut sends, replayed): (Vec<(SendId, Option<Record>)>, bool) = match submitted {
+            Submitted::Accepted(records) => {
+                (records.into_iter().map(|record| (record.id, Some(record))).collect(), false)
+            }
             Submitted::Replayed(ids) => match self.records(&tenant, ids, one).await? {
-                none if none.is_empty() => return Err(Problem::new(ProblemCode::Conflict, RECORDS_GONE)),
-                records => (records, true),
+                none if none.iter().all(|(_, record)| record.is_none()) => {
+                    let which = none.first().filter(|_| one).map(|(id, _)| format!(". It was the send {id}"));
+                    let detail = format!("{RECORDS_GONE}{}", which.unwrap_or_default());
+                    return Err(Problem::new(ProblemCode::Conflict, detail));
+                }
+                sends => (sends, true),
             },
         };
         if !one {
             // What is not shown is not looked into.
-            records.iter_mut().filter_map(|record| record.request.body.as_mut()).for_each(|body| body.bytes = None);
+            let records = sends.iter_mut().filter_map(|(_, record)| record.as_mut());
+            records.filter_map(|record| record.request.body.as_mut()).for_each(|body| body.bytes = None);
         }
-        let bytes = records.iter().map(|record| likely_bytes(record, one)).sum();
+        let records = sends.iter().filter_map(|(_, record)| record.as_ref());
+        let bytes = records.map(|record| likely_bytes(record, one)).sum::<usize>() + sends.len() * GONE_JSON_BYTES;
         let redactor = self.intake.redactor();
         let write = move || {
-            let records: Vec<_> = records.into_iter().map(|record| redactor.visible(record)).collect();
-            match records.as_slice() {
-                [record] if one => {
+            let visible = |(id, record): (SendId, Option<Record>)| (id, record.map(|record| redactor.visible(record)));
+            let sends: Vec<_> = sends.into_iter().map(visible).collect();
+            match sends.as_slice() {
+                [(id, Some(record))] if one => {
                     let mut response = receipt.json(StatusCode::ACCEPTED, &RecordView::new(record, sight), 2 * bytes);
-                    if let Ok(location) = HeaderValue::try_from(format!("/v1/sends/{}", record.id)) {
+                    if let Ok(location) = HeaderValue::try_from(format!("/v1/sends/{id}")) {
                         response.headers_mut().insert(LOCATION, location);
                     }
                     response
                 }
                 several => {
-                    let sends = several.iter().map(|record| RecordView::new(record, sight)).collect();
+                    let each = several.iter();
+                    let sends = each.map(|(id, record)| AcceptedView::new(*id, record.as_ref(), sight)).collect();
                     receipt.json(StatusCode::ACCEPTED, &SendsView { sends }, bytes)
                 }
             }
@@ -225,11 +239,17 @@ impl Shared {
         Ok(response)
     }
 
-    /// In the order of `ids`; one that retention has dropped is left out.
-    async fn records(&self, tenant: &TenantId, ids: Vec<SendId>, bodies: bool) -> Result<Vec<Record>, Problem> {
-        let reads = ids.into_iter().map(|id| self.store.record(Reach::One(tenant.clone()), id, bodies));
+    /// In the order of `ids`; of one that retention has dropped the id is left.
+    async fn records(
+        &self,
+        tenant: &TenantId,
+        ids: Vec<SendId>,
+        bodies: bool,
+    ) -> Result<Vec<(SendId, Option<Record>)>, Problem> {
+        let reads = ids.iter().map(|id| self.store.record(Reach::One(tenant.clone()), *id, bodies));
+        let reads: Vec<_> = reads.collect();
         let records: Vec<Option<Record>> = stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
-        Ok(records.into_iter().flatten().collect())
+        Ok(ids.into_iter().zip(records).collect())
     }
 
     /// A record with its bodies, read in this turn.

@@ -478,11 +478,40 @@ pub(super) fn shown_body(body: Option<&ShownBody>, sight: Sight) -> (Option<Cow<
     }
 }
 
-/// Several sends in an order that the call names.
+/// Several sends in call order.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Sends)]
 pub struct SendsView<'a> {
-    pub sends: Vec<RecordView<'a>>,
+    pub sends: Vec<AcceptedView<'a>>,
+}
+
+/// A send that a call was accepted with, as it is now.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[schema(as = Accepted)]
+pub enum AcceptedView<'a> {
+    Kept(Box<RecordView<'a>>),
+    Gone(GoneView),
+}
+
+/// A send of an earlier call with the same key whose record is gone: past its retention, or lost with a damaged disk. It was
+/// accepted, and what came of it is not known any more.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Gone)]
+pub struct GoneView {
+    #[schema(value_type = String, format = "uuid")]
+    id: Shown<SendId>,
+    #[schema(schema_with = openapi::gone)]
+    state: &'static str,
+}
+
+impl<'a> AcceptedView<'a> {
+    pub fn new(id: SendId, record: Option<&'a Visible>, sight: Sight) -> Self {
+        match record {
+            Some(record) => Self::Kept(Box::new(RecordView::new(record, sight))),
+            None => Self::Gone(GoneView { id: Shown(id), state: "gone" }),
+        }
+    }
 }
 
 /// A page of sends.
@@ -548,7 +577,7 @@ impl<'a> ExecutionView<'a> {
 struct SummaryView<'a> {
     execution: &'a str,
     tenant: &'a str,
-    /// Of its first send.
+    /// Of its first send that is left.
     #[schema(required)]
     workflow: Option<&'a str>,
     #[schema(schema_with = openapi::execution_state)]
@@ -560,7 +589,7 @@ struct SummaryView<'a> {
     /// Sends that have an outcome.
     done: u64,
     total: u64,
-    /// When its first send was accepted.
+    /// When its first send that is left was accepted.
     #[schema(value_type = String, format = DateTime)]
     created_at: Shown<Timestamp>,
     /// When it was finished or discarded.

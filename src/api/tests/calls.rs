@@ -235,6 +235,36 @@ async fn an_array_replays_as_an_array() {
 }
 
 #[tokio::test]
+async fn a_replay_names_sends_whose_records_are_gone() {
+    let desk = Desk::new();
+    let with_key = async |key: &str, body: &str| {
+        let answer = desk.call("POST", "/v1/sends", &[("idempotency-key", key)], body).await;
+        assert_eq!(answer.header("idempotency-replayed"), "true");
+        answer.ok(202)
+    };
+    let first =
+        async |key: &str, body: &str| desk.call("POST", "/v1/sends", &[("idempotency-key", key)], body).await.ok(202);
+    let id_of = |record: &Value| record["id"].as_str().expect("an id").to_owned();
+    let done = async |id: &str| desk.answer("default", id.parse().expect("an id"), 200).await;
+    let one = id_of(&first("one", SEND).await);
+    let several = first("several", &format!("[{SEND},{SEND},{SEND}]")).await;
+    let several: Vec<String> = several["sends"].as_array().expect("sends").iter().map(id_of).collect();
+    for id in [&one, &several[0], &several[2]] {
+        done(id).await;
+    }
+    let later = clock::wall() + jiff::SignedDuration::from_hours(31 * 24);
+    desk.ledger.store.retain(later).await.expect("retained");
+    desk.get(&format!("/v1/sends/{one}")).await.problem(404, "not_found");
+    let none_left = desk.call("POST", "/v1/sends", &[("idempotency-key", "one")], SEND).await.problem(409, "conflict");
+    assert!(none_left.contains(&one), "{none_left}");
+    let gone = |id: &str| serde_json::json!({"id": id, "state": "gone"});
+    let again = with_key("several", &format!("[{SEND},{SEND},{SEND}]")).await;
+    assert_eq!((&again["sends"][0], &again["sends"][2]), (&gone(&several[0]), &gone(&several[2])));
+    assert_eq!(again["sends"][1]["id"], *several[1], "in call order, those among them that are there as they are");
+    assert_eq!(again["sends"][1]["state"], "queued");
+}
+
+#[tokio::test]
 async fn too_much_says_when_to_come_again() {
     let desk = Desk::with("[delivery]\nqueued = 3\nqueued_per_tenant = 2\n[limits]\nsends_per_request = 2\n");
     desk.post("/v1/sends", &format!("[{SEND},{SEND}]")).await.ok(202);
