@@ -26,27 +26,25 @@ const SENDS: u64 = 5_000;
 const TRIES: usize = 50;
 
 /// As the store writes them, of a hundred tenants and hosts; a twentieth did not arrive. The forms are those of one that was
-/// made. Bodies are left out, as they are kept for fewer days. The places in the tail are below all that nodes give.
-const FILL: &str = "WITH one AS MATERIALIZED (SELECT s.form AS asked, d.form AS told FROM send s JOIN done d USING (id) \
-     WHERE d.outcome = 0 LIMIT 1), \
+/// made, but for the tenant's name, which is as long. Bodies are left out, as they are kept for fewer days. The places in the
+/// tail are below all that nodes give.
+const FILL: &str = "WITH one AS MATERIALIZED (SELECT s.form AS asked, d.form AS told, \
+     position('default'::bytea IN s.form) AS at_tenant FROM send s JOIN done d USING (id) WHERE d.outcome = 0 LIMIT 1), \
      given AS MATERIALIZED (SELECT n, ms * 1000000 AS at, (lpad(to_hex(ms), 12, '0') || '7' || substr(random, 1, 3) || '8' \
-     || substr(random, 4, 15))::uuid AS id, 'tenant-' || n % 100 AS tenant, 'workflow-' || n / 100 % 20 AS workflow, \
-     'host-' || n / 3 % 100 || '.example' AS host, n / 11 % 20 = 0 AS has_failed \
+     || substr(random, 4, 15))::uuid AS id, 'ten-' || lpad((n % 100)::text, 3, '0') AS tenant, \
+     'workflow-' || n / 100 % 20 AS workflow, 'host-' || n / 3 % 100 || '.example' AS host, n / 11 % 20 = 0 AS has_failed \
      FROM (SELECT n, $3::bigint + (n * $4::float8)::bigint AS ms, md5(n::text) AS random \
      FROM generate_series($1::bigint, $2::bigint) n) g), \
      sent AS (INSERT INTO send (id, tenant, workflow, host, created_at, form) \
-     SELECT id, tenant, workflow, host, at, asked FROM given, one) \
+     SELECT id, tenant, workflow, host, at, overlay(asked PLACING convert_to(tenant, 'UTF8') FROM at_tenant) \
+     FROM given, one) \
      INSERT INTO done (id, seq, tenant, outcome, code, status, source, public, started_at, finished_at, node, form) \
      SELECT id, n, tenant, CASE WHEN has_failed THEN 2 ELSE 0 END, CASE WHEN has_failed THEN 0 END, \
      CASE WHEN NOT has_failed THEN 200 END, '127.0.0.11', '127.0.0.11', at, at + 5000000, 'bench-0', told FROM given, one";
 
-const QUESTIONS: [(&str, &str, &str); 5] = [
-    ("a page", "*", "/v1/sends?limit=50"),
-    ("of a tenant", "tenant-7", "/v1/sends?limit=50"),
-    ("of a workflow", "*", "/v1/sends?limit=50&workflow=workflow-3"),
-    ("of a host", "*", "/v1/sends?limit=50&host=host-7.example"),
-    ("failed", "*", "/v1/sends?limit=50&outcome=failed"),
-];
+/// A list leaves out what its form tells otherwise than its columns, so they ask for what is in both.
+const QUESTIONS: [(&str, &str, &str); 2] =
+    [("a page", "*", "/v1/sends?limit=50"), ("of a tenant", "ten-007", "/v1/sends?limit=50")];
 
 /// One of the two, and what was measured of it.
 struct Subject {
@@ -90,7 +88,7 @@ impl Subject {
         for _ in 0..TRIES {
             let (status, page) = call_as(&mut client, "GET", path, Bytes::new(), Some(tenant)).await;
             let page: Value = serde_json::from_slice(&page).expect("JSON");
-            assert_eq!((status, page["sends"].as_array().map(Vec::len)), (200, Some(50)), "{path}");
+            assert_eq!((status, page["sends"].as_array().map(Vec::len)), (200, Some(50)), "{tenant} {path}");
         }
         let after = self.tier.used(receiver).await;
         self.asked[question] += after.nodes - before.nodes + after.database - before.database;
