@@ -66,7 +66,7 @@ impl ProblemCode {
             Self::Suspended => "The tenant or workflow is suspended",
             Self::NotFound => "There is no such thing here",
             Self::MethodNotAllowed => "This path does not take that method",
-            Self::Conflict => "What came before stands against this call",
+            Self::Conflict => "The execution has ended, or holds no more",
             Self::IdempotencyMismatch => "The Idempotency-Key came before with another body",
             Self::ResendIncomplete => "The original no longer holds all that a resend needs",
             Self::TenantFull => "The tenant's share is used up",

@@ -36,11 +36,6 @@ use crate::store::{Accepted, IdempotencyKey, Reach};
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// Of a key that is known, and whose call's records all are gone.
-const RECORDS_GONE: &str = "a call with this Idempotency-Key was accepted before, and none of its records is left (past \
-    their retention, or lost with a damaged disk): nothing is sent again; ask the receiver whether it came, and use a \
-    new key to send it anew";
-
 /// Records read at the same time for one answer.
 const READS_AT_ONCE: usize = 64;
 /// About what is left to say of a send whose record is gone.
@@ -68,7 +63,6 @@ pub(super) const SHOWN_JSON_BYTES: usize = 16 * limits::KIB as usize;
         (status = 400, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not of the right shape"),
         (status = 401, body = ProblemView<'static>, content_type = "application/problem+json", description = "No valid token"),
         (status = 403, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not allowed, or suspended"),
-        (status = 409, body = ProblemView<'static>, content_type = "application/problem+json", description = "The key is known, and none of its call's records is left"),
         (status = 413, body = ProblemView<'static>, content_type = "application/problem+json", description = "Too large"),
         (status = 415, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not JSON"),
         (status = 422, body = ProblemView<'static>, content_type = "application/problem+json", description = "The key came with another body"),
@@ -197,14 +191,7 @@ impl Shared {
             Submitted::Accepted(records) => {
                 (records.into_iter().map(|record| (record.id, Some(record))).collect(), false)
             }
-            Submitted::Replayed(ids) => match self.records(&tenant, ids, one).await? {
-                none if none.iter().all(|(_, record)| record.is_none()) => {
-                    let which = none.first().filter(|_| one).map(|(id, _)| format!(". It was the send {id}"));
-                    let detail = format!("{RECORDS_GONE}{}", which.unwrap_or_default());
-                    return Err(Problem::new(ProblemCode::Conflict, detail));
-                }
-                sends => (sends, true),
-            },
+            Submitted::Replayed(ids) => (self.records(&tenant, ids, one).await?, true),
         };
         if !one {
             // What is not shown is not looked into.
@@ -218,9 +205,12 @@ impl Shared {
             let visible = |(id, record): (SendId, Option<Record>)| (id, record.map(|record| redactor.visible(record)));
             let sends: Vec<_> = sends.into_iter().map(visible).collect();
             match sends.as_slice() {
-                [(id, Some(record))] if one => {
-                    let mut response = receipt.json(StatusCode::ACCEPTED, &RecordView::new(record, sight), 2 * bytes);
-                    if let Ok(location) = HeaderValue::try_from(format!("/v1/sends/{id}")) {
+                [(id, record)] if one => {
+                    let view = AcceptedView::new(*id, record.as_ref(), sight);
+                    let mut response = receipt.json(StatusCode::ACCEPTED, &view, 2 * bytes);
+                    if record.is_some()
+                        && let Ok(location) = HeaderValue::try_from(format!("/v1/sends/{id}"))
+                    {
                         response.headers_mut().insert(LOCATION, location);
                     }
                     response

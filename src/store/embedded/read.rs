@@ -14,7 +14,7 @@ use super::index::FoundEnding;
 use super::list::{Sieve, cursor, parse_cursor};
 use super::seal::{SLOT_BYTES, Slot};
 use super::segment::{END_BYTES, End, RowOf, Segment};
-use super::table::{Extent, NONE, ROW_BYTES, Row};
+use super::table::{Extent, NONE, Row};
 use crate::clock;
 use crate::limits::IDEMPOTENCY_KEPT;
 use crate::outcome::words::UnmadeCause;
@@ -62,8 +62,8 @@ impl Shared {
                         None => continue,
                     }
                 }
-                let row = segment.row(first)?;
-                if row.is_lost() || age(row.created_at, now) >= IDEMPOTENCY_KEPT {
+                let Some(row) = self.known_row(segment, first)?.filter(|row| !row.is_lost()) else { continue };
+                if age(row.created_at, now) >= IDEMPOTENCY_KEPT {
                     continue;
                 }
                 let bytes = segment.frame(row.accepted)?;
@@ -80,14 +80,18 @@ impl Shared {
                 {
                     return Ok(Some(Accepted::Mismatch));
                 }
-                let last = segment.row_count().min(first + count);
-                let mut bytes = Vec::new();
-                segment.rows(first, last, &mut bytes)?;
-                let rows = bytes.chunks_exact(ROW_BYTES).filter_map(|row| row.first_chunk()).map(Row::peek);
-                return Ok(Some(Accepted::Replayed(rows.filter(|row| !row.is_lost()).map(|row| row.id()).collect())));
+                return Ok(Some(Accepted::Replayed(self.sends_of_call(segment, first, count)?)));
             }
         }
         Ok(None)
+    }
+
+    fn sends_of_call(&self, segment: &Segment, first: u32, count: u32) -> Result<Vec<SendId>, StoreError> {
+        let mut sends = Vec::with_capacity(count as usize);
+        for number in first..segment.row_count().min(first + count) {
+            sends.extend(self.known_row(segment, number)?.filter(|row| !row.is_lost()).map(|row| row.id()));
+        }
+        Ok(sends)
     }
 
     /// What a call came to whose records are gone.
@@ -134,7 +138,7 @@ impl Shared {
                 }
                 continue;
             }
-            let Some(row) = self.sound_row(segment, first)?.filter(|row| !row.is_lost() && alive(row.created_at))
+            let Some(row) = self.known_row(segment, first)?.filter(|row| !row.is_lost() && alive(row.created_at))
             else {
                 continue;
             };
@@ -148,10 +152,7 @@ impl Shared {
             };
             let (_, form) = payload(segment, row.accepted, &bytes, SendHead::decode)?;
             let Some(key) = form.key else { continue };
-            let mut rows = Vec::new();
-            segment.rows(first, segment.row_count().min(first + count), &mut rows)?;
-            let rows = rows.chunks_exact(ROW_BYTES).filter_map(|row| row.first_chunk()).map(Row::peek);
-            let sends = rows.filter(|row| !row.is_lost()).map(|row| *row.id().0.as_bytes()).collect();
+            let sends = self.sends_of_call(segment, first, count)?.iter().map(|id| *id.0.as_bytes()).collect();
             let form = CallForm { tenant: form.tenant, key, created_at: row.created_at, sends };
             carried.push((hash, wire::encode(&form, Vec::new())));
         }

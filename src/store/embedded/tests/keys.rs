@@ -106,6 +106,21 @@ async fn no_frame_that_is_lost_takes_a_calls_key_with_it() {
 }
 
 #[tokio::test]
+async fn a_replay_names_each_send_of_its_call_whatever_row_is_damaged() {
+    // The call's rows stand behind one other.
+    for row in 1..4 {
+        let subject = Keyed::of(3, true).await;
+        let table = fs::OpenOptions::new().write(true).open(subject.disk.file("table")).expect("it is there");
+        let at = row * table::ROW_BYTES as u64;
+        let all = [0; table::ROW_BYTES];
+        for (name, bytes, at) in [("a byte of the id", &[0xa5][..], at + 3), ("the whole row", &all[..], at)] {
+            table.write_all_at(bytes, at).expect("writable");
+            subject.is_known(&format!("{name} {row}")).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_key_stands_in_two_places_and_is_known_by_one_where_none_is_damaged() {
     let subject = Keyed::of(3, true).await;
     let stored = |disk: &OnDisk| disk.shared().stored_by(disk.shared().keys.tenant("acme"));
