@@ -96,6 +96,7 @@ ELSEWHERE = {
     "cargo run --release -- demo": "the gate's step `demo` runs it, of a debug build",
     "tests/run": "is what runs this",
     "tests/run NAME": "is what runs this",
+    "tests/run tier_events": "is more of what the step `process` runs, for a quarter of an hour",
     "$EDITOR /etc/egressd/egressd.toml /etc/egressd/public-ips.txt": "what a person writes is written here",
     "egressd demo": "the snippets run against it",
     "egressd check": "a short form of a command that is run",
