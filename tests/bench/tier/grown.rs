@@ -29,7 +29,8 @@ const TRIES: usize = 50;
 /// made, but for the tenant's name, which is as long. Bodies are left out, as they are kept for fewer days. The places in the
 /// tail are below all that nodes give.
 const FILL: &str = "WITH one AS MATERIALIZED (SELECT s.form AS asked, d.form AS told, \
-     position('default'::bytea IN s.form) AS at_tenant FROM send s JOIN done d USING (id) WHERE d.outcome = 0 LIMIT 1), \
+     position('default'::bytea IN s.form) AS at_tenant FROM send s JOIN done d USING (id) \
+     WHERE d.outcome = 0 AND s.tenant = 'default' LIMIT 1), \
      given AS MATERIALIZED (SELECT n, ms * 1000000 AS at, (lpad(to_hex(ms), 12, '0') || '7' || substr(random, 1, 3) || '8' \
      || substr(random, 4, 15))::uuid AS id, 'ten-' || lpad((n % 100)::text, 3, '0') AS tenant, \
      'workflow-' || n / 100 % 20 AS workflow, 'host-' || n / 3 % 100 || '.example' AS host, n / 11 % 20 = 0 AS has_failed \
