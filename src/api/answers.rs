@@ -38,6 +38,8 @@ pub(crate) struct Turns {
     all: Arc<Semaphore>,
     /// Beside those of all.
     of_operators: Arc<Semaphore>,
+    /// Beside those of all, too: a search takes a hundred times as long as any other reading.
+    of_searches: Arc<Semaphore>,
     /// Of those who have any now.
     of_one: Mutex<HashMap<Arc<str>, Weak<Semaphore>>>,
 }
@@ -48,6 +50,7 @@ impl Turns {
             budget,
             all: Arc::new(Semaphore::new(limits::API_ANSWERS_BUILT)),
             of_operators: Arc::new(Semaphore::new(limits::API_ANSWERS_BUILT_RESERVE)),
+            of_searches: Arc::new(Semaphore::new(limits::API_SEARCHES)),
             of_one: Mutex::default(),
         }
     }
@@ -66,8 +69,17 @@ impl Turns {
 
     /// A turn at reading and building an answer of about this size. Taken before anything is read.
     pub(crate) async fn turn(&self, holder: &Holder, likely: usize) -> Result<Turn, Problem> {
-        let own = self.of_one(holder);
         let all = if holder.operates() { &self.of_operators } else { &self.all };
+        self.turn_of(all, holder, likely).await
+    }
+
+    /// A turn at searching: however many search, nobody who reads waits for their turns.
+    pub(crate) async fn turn_to_search(&self, holder: &Holder, likely: usize) -> Result<Turn, Problem> {
+        self.turn_of(&self.of_searches, holder, likely).await
+    }
+
+    async fn turn_of(&self, all: &Arc<Semaphore>, holder: &Holder, likely: usize) -> Result<Turn, Problem> {
+        let own = self.of_one(holder);
         let turns = async {
             // Its own first: whoever asks for much waits for itself, not others for it.
             let own = own.acquire_owned().await.ok()?;

@@ -312,8 +312,11 @@ pub(super) async fn list(State(api): State<Arc<Shared>>, request: Request) -> Re
     };
     let search = text.map(search).transpose()?;
     // One send after another, with its bodies.
-    let searched = search.as_ref().map_or(0, |_| SHOWN_JSON_BYTES);
-    let turn = api.turns.turn(&caller.holder(), page.limit * LISTED_JSON_BYTES + searched).await?;
+    let (holder, likely) = (caller.holder(), page.limit * LISTED_JSON_BYTES);
+    let turn = match &search {
+        None => api.turns.turn(&holder, likely).await?,
+        Some(_) => api.turns.turn_to_search(&holder, likely + SHOWN_JSON_BYTES).await?,
+    };
     let store = api.store.clone();
     let listing = async move {
         Ok(match search {

@@ -159,6 +159,28 @@ async fn a_turn_is_free_again_when_its_caller_has_hung_up() {
 }
 
 #[tokio::test]
+async fn however_many_search_nobody_who_reads_waits_for_their_turns() {
+    let turns = Turns::new(budget::Budget::new(budget::BYTES));
+    let of = |n: usize| budget::Holder::tenant(&format!("t{n}"), false);
+    let holders: Vec<_> = (0..limits::API_ANSWERS_BUILT).map(of).collect();
+    let mut searching: Vec<_> = holders.iter().map(|holder| Box::pin(turns.turn_to_search(holder, 0))).collect();
+    let found: Vec<_> = searching.iter_mut().filter_map(|turn| turn.as_mut().now_or_never()).collect();
+    assert_eq!(found.iter().filter(|turn| turn.is_ok()).count(), limits::API_SEARCHES);
+    assert_eq!(found.len(), limits::API_SEARCHES, "the others wait");
+    // As many as there are turns, whoever else searches.
+    let reader = |n: usize| of(limits::API_ANSWERS_BUILT + n);
+    let mut reading = Vec::new();
+    for n in 0..limits::API_ANSWERS_BUILT {
+        let holder = reader(n);
+        let turn = Box::pin(turns.turn(&holder, 0)).now_or_never();
+        reading.push(turn.expect("nobody waits").unwrap_or_else(|_| panic!("there is room")));
+    }
+    drop(found);
+    let next = searching.get_mut(limits::API_SEARCHES).expect("one waits");
+    assert!(next.as_mut().now_or_never().is_some_and(|turn| turn.is_ok()), "the next one's");
+}
+
+#[tokio::test]
 async fn a_large_call_whose_caller_hung_up_gives_its_room_back() {
     let shares = budget::Shares { one: 8 * LARGE, ..budget::BYTES };
     let desk = Desk::working(Apart::new("test"), shares, "");
