@@ -98,6 +98,8 @@ pub const API_ANSWERS_BUILT_RESERVE: usize = 4;
 pub const API_ANSWERS_BUILT_FOR_ONE: usize = 2;
 /// Most searches in bodies at once, beside these: each takes up to [`TEXT_TIME`] and a processor.
 pub const API_SEARCHES: usize = 2;
+/// Of one tenant (twice as many for a client that may name any).
+pub const API_SEARCHES_OF_ONE: usize = 1;
 /// Longest time for which a call waits for its turn.
 pub const API_ANSWER_WAIT: Duration = Duration::from_secs(2);
 /// What grows with more bytes than this (reading, redacting and answering a call, a record) is done apart from the

@@ -32,6 +32,9 @@ use crate::store::StoreError;
 /// Bytes of an answer that a connection is given at once.
 const FRAME: usize = 16 * limits::KIB as usize;
 
+/// Whose turns, and whether they are for searches.
+type Own = (Arc<str>, bool);
+
 /// Who reads and builds large answers now.
 pub(crate) struct Turns {
     budget: Budget,
@@ -41,7 +44,7 @@ pub(crate) struct Turns {
     /// Beside those of all, too: a search takes a hundred times as long as any other reading.
     of_searches: Arc<Semaphore>,
     /// Of those who have any now.
-    of_one: Mutex<HashMap<Arc<str>, Weak<Semaphore>>>,
+    of_one: Mutex<HashMap<Own, Weak<Semaphore>>>,
 }
 
 impl Turns {
@@ -55,31 +58,38 @@ impl Turns {
         }
     }
 
-    fn of_one(&self, holder: &Holder) -> Arc<Semaphore> {
+    fn of_one(&self, holder: &Holder, searches: bool) -> Arc<Semaphore> {
         let mut of_one = self.of_one.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(own) = of_one.get(holder.key()).and_then(Weak::upgrade) {
+        let key = (holder.key().clone(), searches);
+        if let Some(own) = of_one.get(&key).and_then(Weak::upgrade) {
             return own;
         }
         of_one.retain(|_, own| own.strong_count() > 0);
-        let turns = limits::API_ANSWERS_BUILT_FOR_ONE * if holder.is_many() { 2 } else { 1 };
+        let turns = if searches { limits::API_SEARCHES_OF_ONE } else { limits::API_ANSWERS_BUILT_FOR_ONE };
+        let turns = turns * if holder.is_many() { 2 } else { 1 };
         let own = Arc::new(Semaphore::new(turns));
-        of_one.insert(holder.key().clone(), Arc::downgrade(&own));
+        of_one.insert(key, Arc::downgrade(&own));
         own
     }
 
     /// A turn at reading and building an answer of about this size. Taken before anything is read.
     pub(crate) async fn turn(&self, holder: &Holder, likely: usize) -> Result<Turn, Problem> {
         let all = if holder.operates() { &self.of_operators } else { &self.all };
-        self.turn_of(all, holder, likely).await
+        self.turn_of(all, self.of_one(holder, false), holder, likely).await
     }
 
     /// A turn at searching: however many search, nobody who reads waits for their turns.
     pub(crate) async fn turn_to_search(&self, holder: &Holder, likely: usize) -> Result<Turn, Problem> {
-        self.turn_of(&self.of_searches, holder, likely).await
+        self.turn_of(&self.of_searches, self.of_one(holder, true), holder, likely).await
     }
 
-    async fn turn_of(&self, all: &Arc<Semaphore>, holder: &Holder, likely: usize) -> Result<Turn, Problem> {
-        let own = self.of_one(holder);
+    async fn turn_of(
+        &self,
+        all: &Arc<Semaphore>,
+        own: Arc<Semaphore>,
+        holder: &Holder,
+        likely: usize,
+    ) -> Result<Turn, Problem> {
         let turns = async {
             // Its own first: whoever asks for much waits for itself, not others for it.
             let own = own.acquire_owned().await.ok()?;
