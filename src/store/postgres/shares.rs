@@ -32,6 +32,13 @@ impl Known {
         let of = |kept: &HashMap<TenantId, u64>| kept.get(tenant).copied().unwrap_or_default();
         of(&self.kept).saturating_add(of(&self.since))
     }
+
+    /// What the database had when it was asked. Whoever filled its share meanwhile keeps it full.
+    fn looked(&mut self, kept: HashMap<TenantId, u64>, share: u64) {
+        self.kept = kept;
+        let full = self.kept.keys().chain(self.since.keys()).filter(|tenant| self.kept_by(tenant) >= share);
+        self.full = full.cloned().collect();
+    }
 }
 
 pub struct Shares {
@@ -80,12 +87,8 @@ impl Shares {
         match link.query(sql::KEPT, &[&half]).await {
             Ok(rows) => {
                 let kept = rows.iter().map(|row| (TenantId::new(row.get::<_, &str>(0)), row.get::<_, i64>(1)));
-                let kept: HashMap<_, _> =
-                    kept.map(|(tenant, kept)| (tenant, u64::try_from(kept).unwrap_or_default())).collect();
-                let full = kept.iter().filter(|(_, kept)| **kept >= self.share).map(|(tenant, _)| tenant.clone());
-                let mut known = locked(&self.known);
-                known.full = full.collect();
-                known.kept = kept;
+                let kept = kept.map(|(tenant, kept)| (tenant, u64::try_from(kept).unwrap_or_default())).collect();
+                locked(&self.known).looked(kept, self.share);
                 Ok(())
             }
             Err(trouble) => {
@@ -93,5 +96,28 @@ impl Shares {
                 Err(trouble)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fills_a_share_while_the_database_is_asked_keeps_it_full() {
+        let [full, filling, below] = ["full", "filling", "below"].map(TenantId::new);
+        let shares = Shares::of(100);
+        // As while the database is asked: it saw none of what follows of the second.
+        shares.add(&filling, 100);
+        shares.add(&below, 99);
+        locked(&shares.known).looked(HashMap::from([(full.clone(), 100)]), 100);
+        let mut known = shares.full();
+        known.sort();
+        assert_eq!(known, ["filling", "full"]);
+
+        // The next look has all of it, and it was taken away meanwhile.
+        locked(&shares.known).since.clear();
+        locked(&shares.known).looked(HashMap::from([(filling, 40)]), 100);
+        assert_eq!(shares.full(), Vec::<String>::new());
     }
 }
