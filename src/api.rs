@@ -23,7 +23,7 @@ pub mod query;
 mod resend;
 mod rest;
 mod search;
-mod seats;
+pub(crate) mod seats;
 mod sends;
 pub mod serve;
 mod sources;

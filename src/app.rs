@@ -36,6 +36,7 @@ use crate::ledger::Ledger;
 use crate::limits::VERIFY_FIRST_ROUND;
 use crate::ops::{self, Readiness};
 use crate::policy::Suspensions;
+use crate::proxy::Proxy;
 use crate::publication::Publication;
 use crate::publish;
 use crate::redact::Redactor;
@@ -118,6 +119,7 @@ pub struct App {
     pub api: SocketAddr,
     pub metrics: SocketAddr,
     pub publish: Option<SocketAddr>,
+    pub proxy: Option<SocketAddr>,
     world: Arc<World>,
     ledger: Arc<Ledger>,
     intake: Arc<Intake>,
@@ -128,12 +130,21 @@ pub struct App {
     config_file: Option<PathBuf>,
     api_tls: Option<Arc<Acceptor>>,
     publish_tls: Option<Arc<Acceptor>>,
+    proxy_tls: Option<Arc<Acceptor>>,
+    tunnels: Option<Tunnels>,
     stop_dispatch: watch::Sender<bool>,
     /// Ends the listeners and the background tasks.
     stop: watch::Sender<bool>,
     tasks: TaskTracker,
     /// Until it is dropped.
     _fronts: Fronts,
+}
+
+/// The forward proxy, where there is one, and its threads.
+struct Tunnels {
+    proxy: Arc<Proxy>,
+    /// Until it is dropped.
+    _threads: Fronts,
 }
 
 /// Threads of their own for the listeners: whatever they ask for, however much of it at once, the
@@ -145,8 +156,20 @@ struct Fronts {
 }
 
 impl Fronts {
+    /// As many as there are processors.
     fn start() -> std::io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("fronts").enable_all().build()?;
+        Self::of(tokio::runtime::Builder::new_multi_thread().thread_name("fronts"))
+    }
+
+    /// For tunnels, which may be busy all the time: half as many, so that they never have more than half of what
+    /// this host computes.
+    fn for_tunnels() -> std::io::Result<Self> {
+        let threads = std::thread::available_parallelism().map_or(1, |all| (all.get() / 2).max(1));
+        Self::of(tokio::runtime::Builder::new_multi_thread().thread_name("tunnels").worker_threads(threads))
+    }
+
+    fn of(builder: &mut tokio::runtime::Builder) -> std::io::Result<Self> {
+        let runtime = builder.enable_all().build()?;
         Ok(Self { handle: runtime.handle().clone(), runtime: Some(runtime) })
     }
 
@@ -186,13 +209,22 @@ impl App {
             Some(publish) => Some(fronts.bind(publish.listen, "[publish] listen").await?),
             None => None,
         };
+        let (proxy_threads, proxy_listener) = match &config.proxy {
+            Some(proxy) => {
+                let threads = Fronts::for_tunnels().map_err(StartError::Threads)?;
+                let listener = threads.bind(proxy.listen, "[proxy] listen").await?;
+                (Some(threads), Some(listener))
+            }
+            None => (None, None),
+        };
         let api_listener = fronts.bind(config.api.listen, "[api] listen").await?;
         // The last one: where health is told, all of them are open.
         let metrics_listener = fronts.bind(config.metrics_listen, "[metrics] listen").await?;
         let local = |listener: &TcpListener| listener.local_addr().map_err(anyhow::Error::from);
         let (api, metrics_address) = (local(&api_listener)?, local(&metrics_listener)?);
         let publish = publish_listener.as_ref().map(local).transpose()?;
-        let listeners: Vec<SocketAddr> = [api, metrics_address].into_iter().chain(publish).collect();
+        let proxy = proxy_listener.as_ref().map(local).transpose()?;
+        let listeners: Vec<SocketAddr> = [api, metrics_address].into_iter().chain(publish).chain(proxy).collect();
 
         let store = stores::open(&config, past).await?;
         let session = store.join(config.node.as_str().into()).await?;
@@ -273,6 +305,8 @@ impl App {
         let api_tls = acceptor(Listener::Api, config.api.tls.as_ref())?;
         let of_publish = config.publish.as_ref();
         let publish_tls = acceptor(Listener::Publish, of_publish.and_then(|publish| publish.tls.as_ref()))?;
+        let of_proxy = config.proxy.as_ref().and_then(|proxy| proxy.tls.as_ref());
+        let proxy_tls = acceptor(Listener::Proxy, of_proxy)?;
         tasks.spawn_on(api::serve::serve(api_listener, router, api_tls.clone(), stopped.clone()), fronts.handle());
         let ops_router = ops::router(metrics.clone(), readiness, Handle::current());
         tasks.spawn_on(ops::serve(metrics_listener, ops_router, stopped.clone()), fronts.handle());
@@ -285,11 +319,18 @@ impl App {
             let serving = publish::front::serve(listener, publication.clone(), way, stopped.clone());
             tasks.spawn_on(serving, fronts.handle());
         }
+        let tunnels = proxy_threads.zip(proxy_listener).map(|(threads, listener)| {
+            let proxy = Proxy::new(world.clone(), &deliverer);
+            let serving = proxy.clone().serve(listener, proxy_tls.clone(), stopped.clone());
+            tasks.spawn_on(serving, threads.handle());
+            Tunnels { proxy, _threads: threads }
+        });
 
         let app = Self {
             api,
             metrics: metrics_address,
             publish,
+            proxy,
             world,
             ledger,
             intake,
@@ -300,6 +341,8 @@ impl App {
             config_file,
             api_tls,
             publish_tls,
+            proxy_tls,
+            tunnels,
             stop_dispatch,
             stop,
             tasks,
@@ -311,17 +354,29 @@ impl App {
         Ok(app)
     }
 
-    /// Stops accepting, lets what is in flight finish (at most `[delivery] drain`), and closes the store. What is
-    /// still queued stays on disk. `false`: something was still in flight; it will read `interrupted`.
+    /// Stops accepting, lets what is in flight finish and tunnels end (at most `[delivery] drain`), and closes the store.
+    /// What is still queued stays on disk. `false`: something was still in flight; it will read `interrupted`.
     pub async fn drain(self) -> bool {
-        tracing::info!(in_flight = self.dispatcher.in_flight(), "draining");
+        let tunnels = self.tunnels.as_ref().map(|tunnels| &tunnels.proxy);
+        tracing::info!(
+            in_flight = self.dispatcher.in_flight(),
+            tunnels = tunnels.map(|proxy| proxy.open()),
+            "draining"
+        );
         self.intake.drain();
         self.stop_dispatch.send_replace(true);
         let patience = self.world.config().delivery.drain;
+        let over = clock::monotonic() + patience;
+        if let Some(proxy) = tunnels {
+            proxy.drain();
+        }
         let clean = tokio::select! {
             () = self.dispatcher.drained() => true,
             () = tokio::time::sleep(patience) => false,
         };
+        if let Some(proxy) = tunnels {
+            proxy.end_by(over).await;
+        }
         self.stop.send_replace(true);
         self.tasks.close();
         // Callers that wait or follow are let go; a slow one does not hold the exit up.
@@ -383,6 +438,13 @@ impl App {
                 intake.release_overdue().await;
             }
         });
+        if let Some(Tunnels { proxy, .. }) = &self.tunnels {
+            let proxy = proxy.clone();
+            self.every(TEND, stopped.clone(), move || {
+                proxy.tend();
+                std::future::ready(())
+            });
+        }
         let deliverer = self.deliverer.clone();
         self.every(COUNT_PORTS, stopped.clone(), move || {
             let deliverer = deliverer.clone();

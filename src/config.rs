@@ -28,6 +28,8 @@ pub struct Config {
     pub api: Api,
     pub metrics_listen: SocketAddr,
     pub publish: Option<Publish>,
+    /// The forward proxy; `None`: there is none.
+    pub proxy: Option<Proxy>,
     pub egress: Egress,
     pub delivery: Delivery,
     pub tls: Tls,
@@ -87,6 +89,24 @@ pub struct PublishSays {
     pub abuse: String,
 }
 
+/// The forward proxy: its listener, and what each tunnel may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    /// Loopback where there is no [`ApiClient`].
+    pub listen: SocketAddr,
+    pub tls: Option<ListenerTls>,
+    /// For looking up, judging and connecting.
+    pub connect_deadline: Duration,
+    /// Without a byte either way.
+    pub idle: Duration,
+    pub lifetime: Duration,
+    pub tunnels: u32,
+    pub tunnels_per_tenant: u32,
+    pub tunnels_per_tenant_destination: u32,
+    /// Whether a ClientHello may name another server than the tunnel's host.
+    pub verify_sni: bool,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiClient {
     pub name: String,
@@ -101,6 +121,7 @@ pub struct Scopes {
     pub submit: bool,
     pub read: bool,
     pub operate: bool,
+    pub proxy: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

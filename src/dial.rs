@@ -34,7 +34,8 @@ use crate::limits::DNS_ADDRESSES_MAX;
 use crate::outcome::words::{ConnectCause, NameCause};
 use crate::outcome::{Code, Failure};
 use crate::policy::{
-    Answer, Asker, CheckedAddr, CheckedUrl, Circumstances, Destination, Errand, Host, Purpose, Scheme, Verdict, forms,
+    Answer, Asker, CheckedAddr, CheckedUrl, Circumstances, Destination, Errand, Host, Purpose, ScanMemory, Scheme,
+    Verdict, forms,
 };
 use crate::source::{Family, Source};
 use crate::world::{Settings, World};
@@ -43,11 +44,13 @@ use crate::world::{Settings, World};
 pub struct Dialer {
     world: Arc<World>,
     resolver: Resolver,
-    trust: ArcSwap<Trust>,
-    ports: PortRange,
+    trust: Arc<ArcSwap<Trust>>,
+    ports: Arc<PortRange>,
+    /// Of a source's ports towards one peer, one in so many that it does not take; `None`: it takes all of them.
+    leaves_one_in: Option<u32>,
     exhausted: Exhausted,
     routes: Routes,
-    metrics: DialMetrics,
+    metrics: Arc<DialMetrics>,
 }
 
 /// What a destination's name came to.
@@ -86,12 +89,33 @@ impl Dialer {
         Self {
             world,
             resolver: Resolver::default(),
-            trust: ArcSwap::from_pointee(trust),
-            ports: PortRange::default(),
+            trust: Arc::new(ArcSwap::from_pointee(trust)),
+            ports: Arc::default(),
+            leaves_one_in: None,
             exhausted: Exhausted::default(),
             routes: Routes::default(),
-            metrics: DialMetrics::default(),
+            metrics: Arc::default(),
         }
+    }
+
+    /// Another, of the same rules and sources, for what must not get in this one's way: its lookups wait for each other
+    /// alone, and one in so many of a source's ports towards a peer it leaves.
+    pub fn beside(&self, leaves_one_in: u32) -> Self {
+        Self {
+            world: self.world.clone(),
+            resolver: Resolver::default(),
+            trust: self.trust.clone(),
+            ports: self.ports.clone(),
+            leaves_one_in: Some(leaves_one_in),
+            exhausted: Exhausted::default(),
+            routes: Routes::default(),
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    /// What follows a reload for one that stands beside another: names are looked up anew.
+    pub fn forget_names(&self) {
+        self.resolver.clear();
     }
 
     /// What a configuration says of trust, before it is put in force.
@@ -223,7 +247,7 @@ impl Dialer {
         policy.judge_answer(asker, url, aliases, addresses, by)
     }
 
-    /// Whether a send may still go where it was connected to, by what is in force now.
+    /// Whether what was connected may still be there, by what is in force now.
     pub fn judge_again(
         &self,
         asker: Asker<'_>,
@@ -232,7 +256,10 @@ impl Dialer {
         addresses: &[IpAddr],
         remote: SocketAddr,
     ) -> Result<(), Failure> {
-        if let Some(denial) = self.world.judge_url(asker, url, clock::wall()).denial {
+        let (policy, suspensions) = (self.world.policy(), self.world.suspensions());
+        // It was tried when it was judged first, and is not once more.
+        let mut scan = ScanMemory::default();
+        if let Some(denial) = policy.judge_url(asker, url, &suspensions, &mut scan, clock::wall()).denial {
             return Err(denial.into());
         }
         match self.judge(asker, url, aliases, addresses, Purpose::Delivery) {
@@ -314,6 +341,7 @@ impl Dialer {
         };
         let connector = Connector {
             ports: &self.ports,
+            left: self.leaves_one_in.map_or(0, |one_in| self.ports.size().div_ceil(one_in)),
             exhausted: &self.exhausted,
             routes: &self.routes,
             metrics: &self.metrics,

@@ -6,6 +6,8 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::limits;
+
 /// Raises the limit as far as the host lets this process. Once, before anything is opened.
 pub fn raise() -> std::io::Result<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
@@ -30,7 +32,41 @@ pub fn of_callers(most: usize) -> usize {
     most.min(limit() / 4)
 }
 
+/// Most of so many tunnels, which take two each, beside deliveries (of which there are at most `in_flight`), callers and
+/// idle connections; what is left over is everything else's.
+pub fn of_tunnels(most: u32, in_flight: u32) -> u32 {
+    tunnels_within(limit(), most, in_flight)
+}
+
+fn tunnels_within(limit: usize, most: u32, in_flight: u32) -> u32 {
+    let deliveries = (limit / 2).min(usize::try_from(in_flight).unwrap_or(usize::MAX));
+    let callers = limits::API_CONNECTIONS.min(limit / 4);
+    let idle = limits::IDLE_TOTAL.min(limit / 8);
+    let rest =
+        limit.saturating_sub(deliveries + callers + idle + limits::PROXY_CONNECTIONS.min(limit / 16) + limit / 32);
+    most.min(u32::try_from(rest / 2).unwrap_or(u32::MAX)).max(1)
+}
+
 /// Most of so many idle connections.
 pub fn of_idle(most: usize) -> usize {
     most.min(limit() / 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tunnels_take_what_deliveries_and_callers_leave() {
+        for (limit, most, in_flight, tunnels) in [
+            (1_048_576, 5_000, 10_000, 5_000),
+            (65_536, 5_000, 10_000, 5_000),
+            (20_000, 5_000, 2_000, 4_990),
+            (20_000, 5_000, 10_000, 990),
+            (1_024, 5_000, 10_000, 16),
+            (0, 5_000, 10_000, 1),
+        ] {
+            assert_eq!(tunnels_within(limit, most, in_flight), tunnels, "{limit} {in_flight}");
+        }
+    }
 }

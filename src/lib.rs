@@ -7,7 +7,7 @@
 //! | floor | modules |
 //! |---|---|
 //! | composition | [`app`] builds every part and owns lifetimes, drain and reload; [`cli`] is one file a command; [`telemetry`] |
-//! | fronts | [`api`] and [`intake`] (the way in), [`explain`], [`ops`] (`/metrics`, `/readyz`) and [`publish::front`] behind their [`doors`], [`request_bin`] |
+//! | fronts | [`api`] and [`intake`] (the way in), [`explain`], [`ops`] (`/metrics`, `/readyz`) and [`publish::front`] behind their [`doors`], [`proxy`] (tunnels for code that needs its answer), [`request_bin`] |
 //! | reaching out | [`dispatch`] does what the flow decides, [`backlog`] is the flow behind its lock, [`deliver`] makes one request on what [`dial`] opens, all under one [`deadline`], within what [`files`] allow; [`ledger`] writes ends; [`trace`] tells of them where somebody collects traces; [`world`] is what a reload swaps; [`verify`] asks reflectors |
 //! | remembering | [`store`]: queued → started → finished, durable; [`publication`]: the list in force; [`events`]: who waits for an end |
 //! | deciding | [`flow`] (when each send starts; [`schedule`] is its fair choice), [`source`]: `now` is an argument |
@@ -46,6 +46,8 @@
 //!   family takes the start back as it hands the send to one that has, before anything was connected to.
 //! - No [`outcome::Failure`] is made but by a row of the one table, [`outcome::words`], or read back from a store.
 //! - No module but [`app::stores`] knows which store is in use.
+//! - No module but [`app`] and [`cli`] knows [`proxy`]: sends are what they are without it. It runs on threads of its own,
+//!   its lookups wait for each other alone, and it leaves a share of each source's ports to deliveries.
 //! - No secret leaves [`redact`] or a sealed part of the store.
 //!
 //! The suite's `house` test and the bans in `.clippy.toml` hold the code to these.
@@ -71,6 +73,7 @@ pub mod limits;
 pub mod ops;
 pub mod outcome;
 pub mod policy;
+pub mod proxy;
 pub mod publication;
 pub mod publish;
 pub mod record;

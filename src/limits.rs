@@ -335,6 +335,28 @@ pub const TRACE_TIME: Duration = Duration::from_secs(5);
 pub const TRACE_ANSWER_BYTES: usize = 64 * KIB as usize;
 /// Most pieces of news in the feed of changes, the newest, but for what is still to come: each address has four at most.
 pub const FEED_ENTRIES_MAX: usize = 100;
+/// The most that the `tunnels` keys of `[proxy]` may be set to.
+pub const TUNNELS_MAX: u32 = 1_000_000;
+/// Connections to the proxy that are no tunnel: those whose request has not come, or is looked at.
+pub const PROXY_CONNECTIONS: usize = 2048;
+/// Of them, those of strangers, and of these those of one IPv4 address or one IPv6 network of /64.
+pub const PROXY_STRANGERS: usize = 1024;
+pub const PROXY_STRANGERS_OF_NETWORK: usize = 512;
+/// Most bytes of a tunnel that wait in one direction for whoever takes them. One that is idle has none.
+pub const TUNNEL_BUFFER: usize = 32 * KIB as usize;
+/// What is read of a connection's first bytes at once, and again once somebody was slow to take what was read.
+pub const TUNNEL_BUFFER_FIRST: usize = 4 * KIB as usize;
+/// Most bytes of a tunnel's ClientHello, its records' framing among them; one with post-quantum keys has about 2 KiB.
+pub const CLIENT_HELLO_BYTES_MAX: usize = 32 * KIB as usize;
+/// Of a source's ports towards one peer, one in so many is for sends alone.
+pub const PORTS_LEFT_ONE_IN: u32 = 4;
+/// How much a caller may still send that was refused, and for how long, so that the refusal is not lost to a reset.
+pub const LINGER_BYTES: usize = 256 * KIB as usize;
+pub const LINGER_TIME: Duration = Duration::from_secs(1);
+/// How long the end of a tunnel may take, when the process ends.
+pub const TUNNEL_END: Duration = Duration::from_secs(2);
+/// After a cap was met, a tunnel is worth another try after so many seconds.
+pub const TUNNEL_RETRY_SECONDS: u64 = 1;
 /// Most connections at once to the `[publish]` listener.
 pub const PUBLISH_CONNECTIONS_MAX: usize = 512;
 /// Most of them from one IPv4 address or one IPv6 network of /64.
@@ -354,6 +376,12 @@ pub const DOORS_CONNECTION_LIFE: Duration = Duration::from_secs(30);
 pub const DOORS_HEAD_BYTES_MAX: usize = 8 * 1024;
 pub const DOORS_HEADERS_MAX: usize = 64;
 
+pub const PROXY_CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+pub const PROXY_IDLE: Duration = Duration::from_secs(60);
+pub const PROXY_LIFETIME: Duration = Duration::from_secs(3600);
+pub const TUNNELS: u32 = 5_000;
+pub const TUNNELS_PER_TENANT: u32 = 1_000;
+pub const TUNNELS_PER_TENANT_DESTINATION: u32 = 200;
 pub const DEADLINE: Duration = Duration::from_secs(5);
 pub const DRAIN: Duration = Duration::from_secs(10);
 pub const KEEP_ALIVE: Duration = Duration::from_millis(1500);
@@ -420,6 +448,11 @@ const _: () = assert!(API_HEAD_TIME.as_millis() < API_IDLE.as_millis());
 const _: () = assert!(2 * TAILS_OF_ONE <= TAILS - TAILS_RESERVE);
 const _: () = assert!(API_ANSWER_WAIT.as_millis() < API_WRITE_STALL.as_millis());
 const _: () = assert!(TAILS < API_CONNECTIONS);
+const _: () = assert!(PROXY_STRANGERS_OF_NETWORK < PROXY_STRANGERS && PROXY_STRANGERS < PROXY_CONNECTIONS);
+const _: () = assert!(TUNNELS_PER_TENANT_DESTINATION <= TUNNELS_PER_TENANT && TUNNELS_PER_TENANT <= TUNNELS);
+const _: () = assert!(TUNNELS <= TUNNELS_MAX);
+const _: () = assert!(TUNNEL_BUFFER_FIRST <= TUNNEL_BUFFER && TUNNEL_BUFFER <= READ_TURN_BYTES);
+const _: () = assert!(PROXY_CONNECT_DEADLINE.as_millis() <= DEADLINE_MAX.as_millis());
 const _: () = assert!(SUSPENSIONS_OF_TENANT < SUSPENSIONS);
 const _: () = assert!(RESPONSE_BODY_STORED <= RESPONSE_BODY_READ);
 const _: () = assert!(KEEP_ALIVE.as_millis() < DEADLINE.as_millis());

@@ -86,6 +86,8 @@ labelled! {
         PolicyMixed = "policy_mixed",
         PolicyDenied = "policy_denied",
         PolicyNotAllowed = "policy_not_allowed",
+        /// A tunnel's client names another server than its CONNECT.
+        PolicySni = "policy_sni",
         Suspended = "suspended",
         Interrupted = "interrupted",
         Expired = "expired",
@@ -108,6 +110,7 @@ impl Code {
             | Self::PolicyMixed
             | Self::PolicyDenied
             | Self::PolicyNotAllowed
+            | Self::PolicySni
             | Self::Suspended => Outcome::Blocked,
             Self::Interrupted => Outcome::Interrupted,
             Self::Expired => Outcome::Expired,

@@ -25,6 +25,24 @@ labelled! {
     }
 }
 
+labelled! {
+    /// How a tunnel of the forward proxy ended.
+    TunnelEnd {
+        /// Both sides closed it, each in its own time.
+        Closed = "closed",
+        /// One of them, or the way to it, broke it off.
+        Reset = "reset",
+        /// Nothing went through it for too long.
+        Idle = "idle",
+        /// It had lasted as long as it may.
+        Lifetime = "lifetime",
+        /// It was not opened, or is no longer allowed.
+        Refused = "refused",
+        /// The process ended.
+        Drained = "drained",
+    }
+}
+
 /// Header lines as shown: lower-case names in order, each with its values; secrets read `[redacted hmac:…]`.
 pub type ShownHeaders = Vec<(String, Vec<String>)>;
 

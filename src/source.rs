@@ -353,6 +353,11 @@ impl Sources {
         }
     }
 
+    /// Whether it is still configured, in its pool: what was opened from one whose dates have passed may end by itself.
+    pub fn has(&self, source: &Source) -> bool {
+        self.slot(source).is_some_and(|slot| *slot.source == *source)
+    }
+
     fn slot(&self, source: &Source) -> Option<&Slot> {
         self.slots.iter().find(|slot| slot.is_pair(source))
     }

@@ -39,6 +39,7 @@ pub fn metrics() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full("egressd_delivery_seconds".to_owned()), DELIVERY_BUCKETS)?
         .set_buckets_for_metric(Matcher::Full("egressd_phase_seconds".to_owned()), DELIVERY_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full("egressd_tunnel_connect_seconds".to_owned()), DELIVERY_BUCKETS)?
         .set_buckets_for_metric(Matcher::Full("egressd_queue_wait_seconds".to_owned()), QUEUE_BUCKETS)?
         .set_buckets_for_metric(Matcher::Full("egressd_store_commit_seconds".to_owned()), COMMIT_BUCKETS)?
         .install_recorder()?;

@@ -5,6 +5,7 @@
 //! which is what [`guard`] is for.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::uri::Authority;
@@ -36,6 +37,7 @@ pub enum Need {
     Read,
     SubmitAndRead,
     Operate,
+    Proxy,
 }
 
 impl Need {
@@ -45,6 +47,7 @@ impl Need {
             Self::Read => scopes.read,
             Self::SubmitAndRead => scopes.submit && scopes.read,
             Self::Operate => scopes.operate,
+            Self::Proxy => scopes.proxy,
         }
     }
 
@@ -54,6 +57,7 @@ impl Need {
             Self::Read => "read",
             Self::SubmitAndRead => "submit and read",
             Self::Operate => "operate",
+            Self::Proxy => "proxy",
         }
     }
 }
@@ -88,9 +92,18 @@ impl Tenants {
 impl Caller {
     pub fn admit(headers: &HeaderMap, config: &Config, need: Need) -> Result<Self, Problem> {
         if config.api.clients.is_empty() {
-            return Ok(Self { name: LOCAL.to_owned(), tenant: None, operate: true, token_sha256: None });
+            return Ok(Self::of_this_host());
         }
-        let token = bearer(headers)?;
+        Self::with_token(bearer(headers)?, config, need)
+    }
+
+    /// While there are no clients.
+    pub(crate) fn of_this_host() -> Self {
+        Self { name: LOCAL.to_owned(), tenant: None, operate: true, token_sha256: None }
+    }
+
+    /// While there are.
+    pub(crate) fn with_token(token: &[u8], config: &Config, need: Need) -> Result<Self, Problem> {
         let digest = sha256(token);
         let client = client_of(&config.api.clients, &digest)
             .ok_or_else(|| Problem::unauthorized("the bearer token is not one of a configured [[api.client]]"))?;
@@ -111,6 +124,11 @@ impl Caller {
         holder_of(&self.name, self.tenant.as_ref(), self.operate)
     }
 
+    /// Under which its connections are counted.
+    pub(crate) fn key(&self) -> Arc<str> {
+        self.holder().key().clone()
+    }
+
     /// Whether it would still be admitted: asked by answers that last long, as reloads change clients.
     pub fn still_admitted(&self, config: &Config, need: Need) -> bool {
         match &self.token_sha256 {
@@ -123,7 +141,11 @@ impl Caller {
 
     /// The tenant that a call is for; it must be one.
     pub fn tenant(&self, headers: &HeaderMap) -> Result<TenantId, Problem> {
-        let named = named_tenant(headers)?;
+        self.tenant_named(named_tenant(headers)?)
+    }
+
+    /// The same of one that is named in another way.
+    pub(crate) fn tenant_named(&self, named: Option<&str>) -> Result<TenantId, Problem> {
         match (&self.tenant, named) {
             (_, Some(ALL_TENANTS)) if self.tenant.is_none() => {
                 Err(Problem::shape("Egressd-Tenant: * is for reading: name the one tenant that this is for"))
@@ -203,18 +225,24 @@ fn client_of<'a>(clients: &'a [ApiClient], digest: &[u8; 32]) -> Option<&'a ApiC
     found
 }
 
-fn named_tenant(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+pub(crate) fn named_tenant(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let mut values = headers.get_all(TENANT_HEADER).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
         return Err(Problem::shape("Egressd-Tenant may be given once"));
     }
-    let text = value.to_str().map(str::trim).unwrap_or_default();
-    if text.is_empty() || text.contains('\t') || text.chars().count() > limits::TENANT_CHARS_MAX {
+    tenant_text(value.as_bytes()).map(Some)
+}
+
+/// A tenant's id as a caller may write it.
+pub(crate) fn tenant_text(given: &[u8]) -> Result<&str, Problem> {
+    let text = std::str::from_utf8(given).map(str::trim).unwrap_or_default();
+    let visible = text.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    if text.is_empty() || !visible || text.len() > limits::TENANT_CHARS_MAX {
         let most = limits::TENANT_CHARS_MAX;
         return Err(Problem::shape(format!("Egressd-Tenant must be 1 to {most} visible ASCII characters")));
     }
-    Ok(Some(text))
+    Ok(text)
 }
 
 /// What keeps a web page in somebody's browser from using the API in their name. Asked before anything else.

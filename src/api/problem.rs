@@ -160,6 +160,10 @@ impl Problem {
         self.0.code
     }
 
+    pub(crate) fn detail(&self) -> &str {
+        &self.0.detail
+    }
+
     pub fn status(mut self, status: StatusCode) -> Self {
         self.0.status = status;
         self
@@ -262,18 +266,21 @@ impl Problem {
     }
 
     /// What is said of it, as `application/problem+json`.
-    pub(super) fn body(&self) -> Vec<u8> {
+    pub(crate) fn body(&self) -> Vec<u8> {
         let Inner { code, status, detail, errors, .. } = &*self.0;
-        let view = ProblemView {
-            type_: format!("urn:egressd:problem:{code}"),
-            title: code.title(),
-            status: status.as_u16(),
-            detail,
-            code: code.label(),
-            errors,
-        };
-        serde_json::to_vec(&view).unwrap_or_default()
+        written(code.label(), code.title(), *status, detail, errors)
     }
+}
+
+/// Of an error whose code is of another list: the same form.
+pub(crate) fn body_of(code: &'static str, title: &str, status: StatusCode, detail: &str) -> Vec<u8> {
+    written(code, title, status, detail, &[])
+}
+
+fn written(code: &'static str, title: &str, status: StatusCode, detail: &str, errors: &[BodyProblem]) -> Vec<u8> {
+    let type_ = format!("urn:egressd:problem:{code}");
+    let view = ProblemView { type_, title, status: status.as_u16(), detail, code, errors };
+    serde_json::to_vec(&view).unwrap_or_default()
 }
 
 impl From<StoreError> for Problem {

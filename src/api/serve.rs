@@ -1,16 +1,19 @@
 //! A listener that serves a router: HTTP/1.1 and HTTP/2, over TLS or in the clear, bounded in connections ([`super::seats`]
 //! says who stays), heads and time (for those who do not read, too), and let go gracefully when the process stops.
+//! [`serve_on`] is the same for another service, in bounds of its own.
 
-mod explained;
+pub(crate) mod explained;
 mod patient;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use http::Request;
+use axum::body::Body;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -51,13 +54,51 @@ async fn serve_within(
     listener: TcpListener,
     router: Router,
     tls: Option<Arc<Acceptor>>,
-    mut closing: watch::Receiver<bool>,
+    closing: watch::Receiver<bool>,
 ) {
+    let served = Served {
+        name: "[api] listen",
+        bounds,
+        handshakes,
+        builder: builder(),
+        service: TowerToHyperService::new(router),
+    };
+    // Beneath TLS: what counts is what the kernel takes, not what a buffer of ours does.
+    serve_on(served, |stream| Patient::new(stream, limits::API_WRITE_STALL), listener, tls, closing).await;
+}
+
+/// What a listener serves, and in which bounds.
+pub(crate) struct Served<S> {
+    /// Of the listener, in the log.
+    pub(crate) name: &'static str,
+    pub(crate) bounds: Bounds,
+    /// Where they are computed.
+    pub(crate) handshakes: Apart,
+    pub(crate) builder: auto::Builder<TokioExecutor>,
+    pub(crate) service: S,
+}
+
+/// Who stands at the other end of a connection: an extension of each of its requests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub(crate) SocketAddr);
+
+/// As [`serve`]. `under`: what stands between a connection's socket and everything else, TLS too. Each request has its
+/// connection's [`Presence`] and [`Peer`] among its extensions.
+pub(crate) async fn serve_on<S, W>(
+    served: Served<S>,
+    under: fn(TcpStream) -> W,
+    listener: TcpListener,
+    tls: Option<Arc<Acceptor>>,
+    mut closing: watch::Receiver<bool>,
+) where
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    W: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Served { name, bounds, handshakes, builder, service } = served;
     let sockets = Arc::new(Semaphore::new(bounds.all + ENDING));
     let (places, connections) = (Seats::new(bounds), TaskTracker::new());
-    let builder = Arc::new(builder());
-    let service = TowerToHyperService::new(router);
-    let handshakes = Arc::new(handshakes);
+    let (builder, handshakes) = (Arc::new(builder), Arc::new(handshakes));
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener, &sockets) => accepted,
@@ -66,7 +107,7 @@ async fn serve_within(
         let (stream, peer, permit) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "a connection to the API was not accepted");
+                tracing::warn!(%error, "a connection to {name} was not accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -76,20 +117,21 @@ async fn serve_within(
         let tls = tls.as_ref().map(|tls| (tls.current(), handshakes.clone()));
         connections.spawn(async move {
             let _permit = permit;
-            // Beneath TLS: what counts is what the kernel takes, not what a buffer of ours does.
-            let patient = |stream| Patient::new(stream, limits::API_WRITE_STALL);
+            let service = Present { service, presence: place.presence().clone(), peer: Peer(peer) };
             match tls {
-                None => connection(&builder, patient(stream), service, &place, closing).await,
+                None => connection(&builder, Explained::new(under(stream), name), service, &place, closing).await,
                 Some((tls, handshakes)) => {
                     if shaken(tls::speaks_tls(&stream), &place).await == Some(false) {
                         let problem = Problem::shape("this port speaks TLS: call it as https://");
                         return tls::tell_plain(stream, "application/problem+json", &problem.body()).await;
                     }
-                    let stream = patient(stream);
+                    let stream = under(stream);
                     let network = TenantId::new(network_of(peer.ip()).to_string());
                     let handshake = handshakes.run(&network, async move { tls.accept(stream).await });
                     match shaken(handshake, &place).await {
-                        Some(Ok(stream)) => connection(&builder, stream, service, &place, closing).await,
+                        Some(Ok(stream)) => {
+                            connection(&builder, Explained::new(stream, name), service, &place, closing).await;
+                        }
                         Some(Err(error)) => tracing::debug!(%error, "a TLS handshake with a caller failed"),
                         None => {
                             tracing::debug!("a TLS handshake with a caller took too long, or made room for another");
@@ -154,18 +196,19 @@ async fn shaken<T>(handshake: impl Future<Output = T>, place: &Seat) -> Option<T
 
 /// One connection, for as long as it has its place. What has come is looked at before whether the place is still its
 /// own: the call that a newcomer makes room for may be among it.
-async fn connection<S>(
+async fn connection<I, S>(
     builder: &auto::Builder<TokioExecutor>,
-    stream: S,
-    service: TowerToHyperService<Router>,
+    stream: I,
+    service: S,
     place: &Seat,
     mut closing: watch::Receiver<bool>,
 ) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
 {
     let presence = place.presence();
-    let service = Present { service, presence: presence.clone() };
-    let connection = builder.serve_connection(TokioIo::new(Explained::new(stream)), service);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = pin!(connection.into_owned());
     let mut ending = false;
     loop {
@@ -184,7 +227,7 @@ async fn connection<S>(
             biased;
             result = connection.as_mut() => {
                 if let Err(error) = result {
-                    tracing::debug!(%error, "a connection to the API ended early");
+                    tracing::debug!(%error, "a caller's connection ended early");
                 }
                 return;
             }
@@ -199,18 +242,20 @@ async fn connection<S>(
 }
 
 /// Tells each call which connection it came over.
-struct Present {
-    service: TowerToHyperService<Router>,
+struct Present<S> {
+    service: S,
     presence: Arc<Presence>,
+    peer: Peer,
 }
 
-impl Service<Request<Incoming>> for Present {
-    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
-    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
-    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for Present<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(self.presence.clone());
+        request.extensions_mut().insert(self.peer);
         self.service.call(request)
     }
 }

@@ -48,9 +48,11 @@ impl App {
         let trust = Dialer::prepare(&config).map_err(|error| vec![error.to_string()])?;
         let mut certificates = Vec::new();
         let of_publish = config.publish.as_ref().and_then(|publish| publish.tls.as_ref());
+        let of_proxy = config.proxy.as_ref().and_then(|proxy| proxy.tls.as_ref());
         for (listener, acceptor, files) in [
             (Listener::Api, &self.api_tls, config.api.tls.as_ref()),
             (Listener::Publish, &self.publish_tls, of_publish),
+            (Listener::Proxy, &self.proxy_tls, of_proxy),
         ] {
             if let (Some(acceptor), Some(files)) = (acceptor, files) {
                 let loaded = Acceptor::load(listener, files).map_err(|error| vec![error.to_string()])?;
@@ -80,6 +82,9 @@ impl App {
         }
         self.deliverer.reload(trust);
         self.dispatcher.reload();
+        if let Some(tunnels) = &self.tunnels {
+            tunnels.proxy.reload();
+        }
         Ok(())
     }
 }

@@ -80,6 +80,8 @@ fn load(file: &Path, user: Option<&str>) -> Result<Config, Vec<ConfigProblem>> {
     let api = unusable(Listener::Api, config.api.tls.as_ref()).map(|error| ("api.tls", error.to_string()));
     let publish = config.publish.as_ref().and_then(|publish| publish.tls.as_ref());
     let publish = unusable(Listener::Publish, publish).map(|error| ("publish.tls", error.to_string()));
+    let proxy = config.proxy.as_ref().and_then(|proxy| proxy.tls.as_ref());
+    let proxy = unusable(Listener::Proxy, proxy).map(|error| ("proxy.tls", error.to_string()));
     let problem = |key: &str, detail: String, fix: String| ConfigProblem {
         file: file.to_owned(),
         line: None,
@@ -87,7 +89,7 @@ fn load(file: &Path, user: Option<&str>) -> Result<Config, Vec<ConfigProblem>> {
         detail,
         fix,
     };
-    let loaded = [trust, api, publish].into_iter().flatten();
+    let loaded = [trust, api, publish, proxy].into_iter().flatten();
     let mut problems: Vec<_> =
         loaded.map(|(key, detail)| problem(key, detail, "correct the files that it names".to_owned())).collect();
     for (key, error) in stores::hindrances(&config) {

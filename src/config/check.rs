@@ -7,6 +7,7 @@
 mod egress;
 mod files;
 mod policy;
+mod proxy;
 mod publish;
 mod unchangeable;
 
@@ -115,6 +116,15 @@ enum Mutual {
     Never,
 }
 
+/// Who may come to a listener that knows its callers by their tokens.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Callers {
+    /// Each `[[api.client]]`.
+    Named,
+    /// Whoever is on this host: there are none.
+    OfThisHost,
+}
+
 /// Where the pools that tenants name have their sources.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pools {
@@ -133,10 +143,14 @@ impl<'a, 'r> Surroundings<'a, 'r> {
     /// The configuration, good only if no problem was noted.
     fn read(&self, root: Table<'a, 'r>) -> Config {
         let node = root.text("node", String::new(), node_name);
-        let (api, api_listen) = self.api(root.table("api"));
+        let api = root.table("api");
+        let callers = if api.item("client").is_some() { Callers::Named } else { Callers::OfThisHost };
+        let (api, api_listen) = self.api(api, callers);
         let metrics_listen = metrics(root.table("metrics"));
         let publish = self.publish(root.table("publish"));
-        self.listeners_differ(&api_listen, &metrics_listen, publish.as_ref().map(|(_, listen)| listen));
+        let proxy = self.proxy(root.table("proxy"), callers);
+        let optional = [publish.as_ref().map(|(_, listen)| listen), proxy.as_ref().map(|(_, listen)| listen)];
+        self.listeners_differ([&api_listen, &metrics_listen].into_iter().chain(optional.into_iter().flatten()));
         let egress = self.egress(root.table("egress"));
         let delivery = self.delivery(root.table("delivery"));
         let tls = self.tls(root.table("tls"));
@@ -159,6 +173,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             api,
             metrics_listen: metrics_listen.value,
             publish: publish.map(|(publish, _)| publish.or_contact(&delivery.contact)),
+            proxy: proxy.map(|(proxy, _)| proxy),
             egress,
             delivery,
             tls,
@@ -198,14 +213,14 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         self.base.join(written)
     }
 
-    fn api(&self, table: Table<'a, 'r>) -> (Api, Setting<SocketAddr>) {
+    fn api(&self, table: Table<'a, 'r>, callers: Callers) -> (Api, Setting<SocketAddr>) {
         let listen = table.text("listen", SocketAddr::from(([127, 0, 0, 1], 8700)), listener);
         let tls = table.table("tls");
         let tls = tls.is_written().then(|| self.listener_tls(tls, Mutual::Possible)).flatten();
         let clients = self.clients(table.tables("client"));
         let embed = values(table.texts("embed", origin));
         let local = listen.value.ip().to_canonical().is_loopback();
-        if table.item("client").is_none() && !local && !listen.broken {
+        if callers == Callers::OfThisHost && !local && !listen.broken {
             self.reader.note(
                 &KeyAt { key: "api.client".to_owned(), line: listen.place.line },
                 wrong(
@@ -281,26 +296,26 @@ impl<'a, 'r> Surroundings<'a, 'r> {
 
     fn scopes(&self, table: &Table<'a, 'r>) -> Option<Scopes> {
         let names = table.texts("scopes", |text| match text {
-            "submit" | "read" | "operate" => Ok(text.to_owned()),
-            _ => Err(wrong(format!("{text:?} is not a scope"), "submit, read or operate")),
+            "submit" | "read" | "operate" | "proxy" => Ok(text.to_owned()),
+            _ => Err(wrong(format!("{text:?} is not a scope"), "submit, read, operate or proxy")),
         });
         let missing = table.item("scopes").is_none();
         if missing || table.is_empty_list("scopes") {
             let detail = if missing { "is missing" } else { "is empty" };
-            table.note("scopes", wrong(detail, "one or more of \"submit\", \"read\", \"operate\""));
+            table.note("scopes", wrong(detail, "one or more of \"submit\", \"read\", \"operate\", \"proxy\""));
         }
         let has = |scope: &str| names.iter().flatten().any(|(name, _)| name == scope);
-        names.is_some().then(|| Scopes { submit: has("submit"), read: has("read"), operate: has("operate") })
+        names.is_some().then(|| Scopes {
+            submit: has("submit"),
+            read: has("read"),
+            operate: has("operate"),
+            proxy: has("proxy"),
+        })
     }
 
     /// Two listeners on one port would be found out only when the second is bound.
-    fn listeners_differ(
-        &self,
-        api: &Setting<SocketAddr>,
-        metrics: &Setting<SocketAddr>,
-        publish: Option<&Setting<SocketAddr>>,
-    ) {
-        let all: Vec<_> = [Some(api), Some(metrics), publish].into_iter().flatten().collect();
+    fn listeners_differ<'s>(&self, all: impl Iterator<Item = &'s Setting<SocketAddr>>) {
+        let all: Vec<_> = all.collect();
         for (index, later) in all.iter().enumerate() {
             for earlier in &all[..index] {
                 let (a, b) = (earlier.value, later.value);

@@ -226,6 +226,8 @@ pub struct Candidate {
 /// What connecting needs beside addresses.
 pub struct Connector<'a> {
     pub ports: &'a PortRange,
+    /// So many of a source's ports towards one peer are left to others.
+    pub left: u32,
     pub exhausted: &'a Exhausted,
     pub routes: &'a Routes,
     pub metrics: &'a DialMetrics,
@@ -319,7 +321,8 @@ impl Connector<'_> {
         if !(self.in_force)(source) {
             return Err(ConnectError::NotInForce { bind });
         }
-        if self.exhausted.holds(bind, peer) {
+        let is_for_others = || self.metrics.ports_in_use(source, peer).saturating_add(self.left) >= self.ports.size();
+        if self.exhausted.holds(bind, peer) || self.left > 0 && is_for_others() {
             return Err(ConnectError::OutOfPorts { bind, peer });
         }
         let host = |source| ConnectError::Host { peer, source };

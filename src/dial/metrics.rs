@@ -13,6 +13,7 @@ use std::{
 
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 
+use super::ports::Busiest;
 use crate::source::Source;
 
 /// Says what each metric of this module means; once, after the recorder is installed.
@@ -63,7 +64,7 @@ pub struct DialMetrics {
     ports: Arc<Ports>,
     /// What the kernel last said of ports in use towards a source's busiest peer, by bound address; `None`: it would
     /// not say.
-    counted: Mutex<Option<HashMap<IpAddr, u32>>>,
+    counted: Mutex<Option<HashMap<IpAddr, Busiest>>>,
 }
 
 type PortKey = (IpAddr, SocketAddr);
@@ -167,7 +168,7 @@ impl DialMetrics {
     }
 
     /// What the kernel says of ports in use ([`super::ports::busiest`]).
-    pub fn counted(&self, busiest: HashMap<IpAddr, u32>) {
+    pub fn counted(&self, busiest: HashMap<IpAddr, Busiest>) {
         *self.counted.lock().unwrap_or_else(PoisonError::into_inner) = Some(busiest);
     }
 
@@ -192,6 +193,14 @@ impl DialMetrics {
         }
     }
 
+    /// Ports of a source towards one peer: those in TIME_WAIT too, where it is the source's busiest.
+    pub fn ports_in_use(&self, source: &Source, peer: SocketAddr) -> u32 {
+        let open = self.ports.0.lock().unwrap_or_else(PoisonError::into_inner).get(&(source.public(), peer)).copied();
+        let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = counted.as_ref().and_then(|counted| counted.get(&source.bind())).filter(|busy| busy.peer == peer);
+        open.max(counted.map(|busy| busy.ports)).unwrap_or(0)
+    }
+
     /// Open connections towards the peer that has the most, by source.
     fn busiest(&self) -> HashMap<IpAddr, u32> {
         let mut busiest: HashMap<IpAddr, u32> = HashMap::new();
@@ -205,7 +214,7 @@ impl DialMetrics {
     /// What is open is known at once, what the kernel counts a little later: the larger of the two.
     fn share(&self, open: &HashMap<IpAddr, u32>, source: &Source, range: u32) -> f64 {
         let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        let counted = counted.as_ref().and_then(|counted| counted.get(&source.bind())).copied();
+        let counted = counted.as_ref().and_then(|counted| counted.get(&source.bind())).map(|busy| busy.ports);
         let most = open.get(&source.public()).copied().max(counted).unwrap_or(0);
         f64::from(most) / f64::from(range.max(1))
     }

@@ -60,8 +60,15 @@ impl Reuse {
     }
 }
 
+/// The peer towards which most ports of an address are in use, and how many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busiest {
+    pub peer: SocketAddr,
+    pub ports: u32,
+}
+
 /// Ports in use towards the peer that has the most, by bound address; nothing is said of one with none in use.
-pub fn busiest(binds: &HashSet<IpAddr>) -> io::Result<HashMap<IpAddr, u32>> {
+pub fn busiest(binds: &HashSet<IpAddr>) -> io::Result<HashMap<IpAddr, Busiest>> {
     let reuse = Reuse::of_this_host();
     let mut used: HashMap<(IpAddr, SocketAddr), u32> = HashMap::new();
     for (family, of_it) in [(nix::libc::AF_INET, true), (nix::libc::AF_INET6, false)] {
@@ -76,9 +83,11 @@ pub fn busiest(binds: &HashSet<IpAddr>) -> io::Result<HashMap<IpAddr, u32>> {
         }
     }
     let mut busiest = HashMap::new();
-    for ((local, _), count) in used {
-        let most: &mut u32 = busiest.entry(local).or_default();
-        *most = count.max(*most);
+    for ((local, peer), ports) in used {
+        let most: &mut Busiest = busiest.entry(local).or_insert(Busiest { peer, ports });
+        if ports > most.ports {
+            *most = Busiest { peer, ports };
+        }
     }
     Ok(busiest)
 }
@@ -218,7 +227,8 @@ mod tests {
         let (one, other) = ([127, 0, 0, 201], [127, 0, 0, 202]);
         let _open = [from(one, &a), from(one, &a), from(one, &b), from(other, &a)];
         let binds = HashSet::from([IpAddr::from(one), "::1".parse().unwrap(), "127.0.0.203".parse().unwrap()]);
-        assert_eq!(busiest(&binds).unwrap(), HashMap::from([(IpAddr::from(one), 2)]));
+        let most = Busiest { peer: a.local_addr().unwrap(), ports: 2 };
+        assert_eq!(busiest(&binds).unwrap(), HashMap::from([(IpAddr::from(one), most)]));
     }
 
     #[test]

@@ -189,6 +189,11 @@ impl Wire {
     pub fn probe(&self) -> Probe {
         Probe(self.socket.clone())
     }
+
+    /// From now on its end is a reset: what was cut short must not look whole over there.
+    pub fn end_by_reset(&self) {
+        let _ = socket2::SockRef::from(&*self.socket).set_linger(Some(Duration::ZERO));
+    }
 }
 
 /// Asks the kernel whether an idle connection is still open and silent.

@@ -56,6 +56,7 @@ pub struct Acceptor(ArcSwap<ServerConfig>);
 pub enum Listener {
     Api,
     Publish,
+    Proxy,
 }
 
 impl Listener {
@@ -63,13 +64,14 @@ impl Listener {
         match self {
             Self::Api => "[api] tls",
             Self::Publish => "[publish] tls",
+            Self::Proxy => "[proxy] tls",
         }
     }
 
     fn protocols(self) -> Vec<Vec<u8>> {
         let all: &[&[u8]] = match self {
             Self::Api => &[b"h2", b"http/1.1"],
-            Self::Publish => &[b"http/1.1"],
+            Self::Publish | Self::Proxy => &[b"http/1.1"],
         };
         all.iter().map(|protocol| protocol.to_vec()).collect()
     }

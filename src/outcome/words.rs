@@ -103,12 +103,12 @@ impl Display for PeerEnd {
     }
 }
 
-/// `5 s that a delivery may take in all`
+/// `5 s that there are for all of it`
 struct Budget(Duration);
 
 impl Display for Budget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} s that a delivery may take in all", self.0.as_secs_f64())
+        write!(f, "{} s that there are for all of it", self.0.as_secs_f64())
     }
 }
 

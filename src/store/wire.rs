@@ -57,7 +57,7 @@ numbered!(code_number, code_of, Code {
     Code::PolicyUrl = 15, Code::PolicyPort = 16, Code::PolicyName = 17, Code::PolicyAddress = 18,
     Code::PolicyMetadata = 19, Code::PolicyScan = 20, Code::PolicySelf = 21, Code::PolicyMixed = 22,
     Code::PolicyDenied = 23, Code::PolicyNotAllowed = 24, Code::Suspended = 25, Code::Interrupted = 26,
-    Code::Expired = 27, Code::Discarded = 28, Code::Internal = 29,
+    Code::Expired = 27, Code::Discarded = 28, Code::Internal = 29, Code::PolicySni = 30,
 });
 numbered!(phase_number, phase_of, Phase {
     Phase::Dns = 0, Phase::Connect = 1, Phase::Tls = 2, Phase::Write = 3, Phase::Wait = 4, Phase::Read = 5,

@@ -52,7 +52,7 @@ fn shown(kind: Kind) -> Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'sta
 }
 
 /// Trusts the listener's authority alone.
-fn connector(
+pub fn connector(
     authority: &Authority,
     own: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
 ) -> TlsConnector {
@@ -71,7 +71,7 @@ fn connector(
     TlsConnector::from(Arc::new(config))
 }
 
-fn listener() -> ServerName<'static> {
+pub fn listener() -> ServerName<'static> {
     ServerName::try_from("127.0.0.1").expect("a name")
 }
 

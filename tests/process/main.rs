@@ -25,6 +25,7 @@ mod old_store;
 mod operators;
 mod pipes;
 mod prometheus;
+mod proxy;
 mod publish;
 mod restored;
 mod secrets;

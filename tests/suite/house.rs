@@ -12,7 +12,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "reaching out",
         &["files", "world", "deadline", "dial", "deliver", "verify", "trace", "ledger", "backlog", "dispatch"],
     ),
-    ("fronts", &["intake", "explain", "doors", "publish::front", "ops", "api", "request_bin"]),
+    ("fronts", &["intake", "explain", "doors", "publish::front", "ops", "api", "proxy", "request_bin"]),
     ("composition", &["telemetry", "app", "cli"]),
 ];
 
@@ -131,6 +131,9 @@ fn what_must_be_absent_is() {
         }
         if !may(&["src/flow/simulation"]) {
             absent("`println!` panics where nobody reads: `cli::out` prints", &["println!", "print!"]);
+        }
+        if !may(&["src/proxy", "src/app", "src/cli"]) {
+            absent("nothing but the composition knows the proxy", &["crate::proxy", "super::proxy::"]);
         }
         if !may(&["src/store"]) {
             absent("only a store makes a Started", &["Started::new", "Started {"]);

@@ -15,6 +15,8 @@ use crate::api::problem::{Problem, ProblemCode};
 /// A stream that hyper writes its answers to.
 pub struct Explained<S> {
     stream: S,
+    /// Of the listener, in the log.
+    name: &'static str,
     instead: Option<Instead>,
     /// Its first bytes have come.
     begun: bool,
@@ -30,8 +32,13 @@ struct Instead {
 }
 
 impl<S> Explained<S> {
-    pub fn new(stream: S) -> Self {
-        Self { stream, instead: None, begun: false }
+    pub fn new(stream: S, name: &'static str) -> Self {
+        Self { stream, name, instead: None, begun: false }
+    }
+
+    /// Once it no longer carries HTTP.
+    pub fn into_inner(self) -> S {
+        self.stream
     }
 }
 
@@ -90,8 +97,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Explained<S> {
         self.begun |= first;
         if first && came.starts_with(HANDSHAKE) {
             // No answer of ours can be read over there.
+            let name = self.name;
             tracing::warn!(
-                "a caller speaks TLS to [api] listen, which speaks plain HTTP: call it as http://, or set [api] tls"
+                "a caller speaks TLS to {name}, which speaks plain HTTP: call it as http://, or set its tls"
             );
         }
         read

@@ -317,6 +317,38 @@ fn listeners_are_addresses_and_differ() {
         let says = config.publish.unwrap().says;
         assert_eq!((says.abuse.as_str(), says.url.as_str()), (wanted, "https://egress.example.net"));
     }
+    check(&[
+        (
+            "[proxy]\nlisten = \"0.0.0.0:8703\"",
+            &["egressd.toml:2: proxy.listen: 0.0.0.0:8703 is open to more than this host, and there is no \
+               [[api.client]]: add one with the scope \"proxy\", or listen on 127.0.0.1"],
+        ),
+        (
+            "[proxy]\nlisten = \"127.0.0.1:8700\"\nidle = \"10ms\"\nlifetimes = \"1h\"\ntls = { cert = \"x\" }",
+            &[
+                "egressd.toml:5: proxy.tls.cert: x cannot be read: No such file or directory (os error 2): name a readable \
+                 PEM file",
+                "egressd.toml:5: proxy.tls.key: is missing: name the PEM file with the private key",
+                "egressd.toml:3: proxy.idle: \"10ms\" is out of range: 1s to 1d",
+                "egressd.toml:4: proxy.lifetimes: is not a key of egressd: did you mean `lifetime`?",
+                "egressd.toml:2: proxy.listen: 127.0.0.1:8700 collides with api.listen, which is 127.0.0.1:8700: give it \
+                 another port",
+            ],
+        ),
+        (
+            "[proxy]\ntunnels = 10\ntunnels_per_tenant = 20\ntunnels_per_tenant_destination = 30",
+            &[
+                "egressd.toml:3: proxy.tunnels_per_tenant: 20 is more than tunnels, which is 10: at most 10, or a greater \
+                 tunnels",
+                "egressd.toml:4: proxy.tunnels_per_tenant_destination: 30 is more than tunnels_per_tenant, which is 20: at \
+                 most 20, or a greater tunnels_per_tenant",
+            ],
+        ),
+    ]);
+    let proxy = good(&format!("[proxy]\ntunnels = 10\n{SOURCE}")).proxy.unwrap();
+    assert_eq!((proxy.tunnels_per_tenant, proxy.tunnels_per_tenant_destination), (10, 10));
+    assert_eq!(proxy.listen, SocketAddr::from(([127, 0, 0, 1], 8703)));
+    assert_eq!(good(SOURCE).proxy, None);
     // Port 0 is one of the system's choice: two of them never meet.
     good(&format!("[api]\nlisten = \"127.0.0.1:0\"\n[metrics]\nlisten = \"127.0.0.1:0\"\n{SOURCE}"));
 }
@@ -333,7 +365,7 @@ fn api_clients_are_complete_and_each_has_its_own_token() {
     let config = good(&format!("{}{SOURCE}", client("nodes", &DIGEST.to_uppercase(), "*", "[\"submit\", \"read\"]")));
     let nodes = &config.api.clients[0];
     assert_eq!((nodes.token_sha256[0], nodes.token_sha256[31], nodes.tenant.clone()), (0xba, 0xad, None));
-    assert_eq!(nodes.scopes, Scopes { submit: true, read: true, operate: false });
+    assert_eq!(nodes.scopes, Scopes { submit: true, read: true, operate: false, proxy: false });
 
     let twice = client("a", DIGEST, "acme", "[\"read\"]") + &client("a", DIGEST, "acme", "[\"read\"]");
     check(&[
@@ -348,7 +380,7 @@ fn api_clients_are_complete_and_each_has_its_own_token() {
                 "egressd.toml:1: api.client[0].name: is missing: name the client, for logs",
                 "egressd.toml:1: api.client[0].token_sha256: is missing: printf %s TOKEN | sha256sum",
                 "egressd.toml:1: api.client[0].tenant: is missing: \"*\" for any tenant, or one tenant's id",
-                "egressd.toml:1: api.client[0].scopes: is missing: one or more of \"submit\", \"read\", \"operate\"",
+                "egressd.toml:1: api.client[0].scopes: is missing: one or more of \"submit\", \"read\", \"operate\", \"proxy\"",
             ],
         ),
         (
@@ -360,13 +392,15 @@ fn api_clients_are_complete_and_each_has_its_own_token() {
                  the token: printf %s TOKEN | sha256sum",
                 "egressd.toml:4: api.client[0].tenant: \"\" is not usable as a tenant's id: 1 to 128 visible ASCII \
                  characters without spaces",
-                "egressd.toml:5: api.client[0].scopes[0]: \"write\" is not a scope: submit, read or operate",
+                "egressd.toml:5: api.client[0].scopes[0]: \"write\" is not a scope: submit, read, operate or proxy",
                 "egressd.toml:5: api.client[0].scopes[1]: is an integer: write a string in quotes",
             ],
         ),
         (
             &client("a", DIGEST, "*", "[]"),
-            &["egressd.toml:5: api.client[0].scopes: is empty: one or more of \"submit\", \"read\", \"operate\""],
+            &[
+                "egressd.toml:5: api.client[0].scopes: is empty: one or more of \"submit\", \"read\", \"operate\", \"proxy\"",
+            ],
         ),
         (
             &twice,
@@ -786,7 +820,7 @@ fn tenants_names_and_redaction_are_checked() {
 fn a_reload_names_every_key_that_cannot_change() {
     let old = good(&format!("node = \"a\"\n{SOURCE}"));
     let new = good(&format!(
-        "node = \"b\"\n[api]\nlisten = \"127.0.0.1:9700\"\n[metrics]\nlisten = \"127.0.0.1:9701\"\n[publish]\nlisten = \
+        "node = \"b\"\n[api]\nlisten = \"127.0.0.1:9700\"\n[proxy]\n[metrics]\nlisten = \"127.0.0.1:9701\"\n[publish]\nlisten = \
          \"127.0.0.1:9702\"\nproxies = [\"10.0.0.5\"]\n[delivery]\nin_flight = 5\n[store]\npath = \"/elsewhere\"\nretention = \"10d\"\n{SOURCE}"
     ));
     let file = Path::new("egressd.toml");
@@ -805,6 +839,7 @@ fn a_reload_names_every_key_that_cannot_change() {
             told("metrics.listen", "127.0.0.1:8701", "127.0.0.1:9701"),
             told("publish.listen", "none", "127.0.0.1:9702"),
             told("publish.proxies", "[]", "[10.0.0.5/32]"),
+            told("proxy.listen", "none", "127.0.0.1:8703"),
             told("store.path", "\"/var/lib/egressd\"", "\"/elsewhere\""),
             told("store.key_file", "\"/var/lib/egressd/key\"", "\"/elsewhere/key\""),
             told("store.retention", "30d", "10d"),

@@ -17,6 +17,9 @@ pub fn unchangeable(file: &Path, old: &Config, new: &Config) -> Vec<ConfigProble
         let all = config.publish.iter().flat_map(|publish| &publish.proxies).map(ToString::to_string);
         format!("[{}]", all.collect::<Vec<_>>().join(", "))
     };
+    let proxy = |config: &Config| config.proxy.as_ref().map(|proxy| proxy.listen);
+    let has_tls = |config: &Config| config.proxy.as_ref().is_some_and(|proxy| proxy.tls.is_some());
+    let proxy_tls = |config: &Config| if has_tls(config) { "on" } else { "off" }.to_owned();
     let text = |value: &dyn std::fmt::Debug| format!("{value:?}");
     let size = super::show_size;
     let time = super::show_duration;
@@ -29,6 +32,8 @@ pub fn unchangeable(file: &Path, old: &Config, new: &Config) -> Vec<ConfigProble
         ("publish.listen", listener(published(old)), listener(published(new))),
         ("publish.tls", publish_tls(old), publish_tls(new)),
         ("publish.proxies", proxies(old), proxies(new)),
+        ("proxy.listen", listener(proxy(old)), listener(proxy(new))),
+        ("proxy.tls", proxy_tls(old), proxy_tls(new)),
         ("telemetry", text(&old.telemetry), text(&new.telemetry)),
         ("store.engine", text(&a.postgres), text(&b.postgres)),
         ("store.path", text(&a.path), text(&b.path)),

@@ -8,7 +8,7 @@ export const CODES = [
   "connection_closed", "host_unreachable", "network_unreachable", "tls_certificate", "tls_handshake",
   "protocol_error", "response_headers_too_large", "source_unavailable", "source_ports_exhausted", "policy_url",
   "policy_port", "policy_name", "policy_address", "policy_metadata", "policy_scan", "policy_self", "policy_mixed",
-  "policy_denied", "policy_not_allowed", "suspended", "interrupted", "expired", "discarded", "internal",
+  "policy_denied", "policy_not_allowed", "policy_sni", "suspended", "interrupted", "expired", "discarded", "internal",
 ];
 export const STATES = ["held", "queued", "sending", "done"];
 export const METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];

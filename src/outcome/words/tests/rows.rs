@@ -60,7 +60,8 @@ pub fn table(shown: &Certificate) -> Vec<Row<'_>> {
 }
 
 fn unmade() -> Vec<Row<'static>> {
-    let denied = PRECEDENCE.iter().map(|&code| {
+    // The last one is said of tunnels, once they are open.
+    let denied = PRECEDENCE.iter().chain(&[Code::PolicySni]).map(|&code| {
         let cause = UnmadeCause::Denied { code, why: "`a.corp` is no public name: ask the operator" };
         (cause.into(), format!("{code} none no"), &["`a.corp` is no public name"][..])
     });
