@@ -30,6 +30,7 @@ mod sources;
 mod stats;
 mod suspensions;
 mod tail;
+mod tunnels;
 pub mod view;
 
 use std::sync::Arc;
@@ -138,6 +139,7 @@ fn router_sharing(shares: budget::Shares, state: ApiState, addresses: Router) ->
         .route("/v1/tenants", get(suspensions::tenants))
         .route("/v1/sources", get(sources::list))
         .route("/v1/nodes", get(nodes::list))
+        .route("/v1/tunnels", get(tunnels::list))
         .route("/openapi.json", get(openapi::document))
         .route("/", get(page::index))
         .route("/inspector/{*path}", get(page::asset))

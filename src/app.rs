@@ -241,6 +241,12 @@ impl App {
             Err(error) => return Err(error.into()),
         };
 
+        let left_open = store.end_tunnels_left_open(&config.node, clock::wall()).await;
+        match left_open {
+            Ok(0) => {}
+            Ok(tunnels) => tracing::warn!(tunnels, "tunnels that the last process left open have ended with it"),
+            Err(error) => tracing::error!(%error, "tunnels that the last process left open read as open still"),
+        }
         let publication = Publication::open(store.clone(), &config, clock::wall()).await?;
         let ours = ours::look(&config, &listeners);
         let world = World::new(config.clone(), &publication.notice(), ours, Suspensions::default());
@@ -320,7 +326,7 @@ impl App {
             tasks.spawn_on(serving, fronts.handle());
         }
         let tunnels = proxy_threads.zip(proxy_listener).map(|(threads, listener)| {
-            let proxy = Proxy::new(world.clone(), &deliverer);
+            let proxy = Proxy::new(world.clone(), &deliverer, store.clone());
             let serving = proxy.clone().serve(listener, proxy_tls.clone(), stopped.clone());
             tasks.spawn_on(serving, threads.handle());
             Tunnels { proxy, _threads: threads }

@@ -83,6 +83,11 @@ impl Stopwatch {
         self.running.map(|(phase, _)| phase)
     }
 
+    /// What ended by now took so long.
+    pub fn so_far(&self) -> &Timings {
+        &self.timings
+    }
+
     /// Ends the running phase, where the delivery ended.
     pub fn finish(mut self, deadline: &Deadline, total: Duration) -> Timings {
         self.leave_at(deadline.started + total);

@@ -355,6 +355,10 @@ pub const LINGER_BYTES: usize = 256 * KIB as usize;
 pub const LINGER_TIME: Duration = Duration::from_secs(1);
 /// How long the end of a tunnel may take, when the process ends.
 pub const TUNNEL_END: Duration = Duration::from_secs(2);
+/// How often what is new of tunnels is written: a crash loses no more than that. While more than so many wait for it,
+/// none is opened.
+pub const TUNNELS_NOTED_EVERY: Duration = Duration::from_millis(250);
+pub const TUNNELS_UNNOTED_MAX: usize = if cfg!(test) { 100 } else { 20_000 };
 /// After a cap was met, a tunnel is worth another try after so many seconds.
 pub const TUNNEL_RETRY_SECONDS: u64 = 1;
 /// Most connections at once to the `[publish]` listener.

@@ -6,13 +6,15 @@
 //! ([`relay`]), the first of them looked at ([`hello`]). What is refused at any of them is told in the words of a send's record, and its connection is closed
 //! ([`refusal`]): nothing that came behind it is read as a request.
 //!
-//! Nothing here is durable, and nothing of a send's depends on it: it runs on threads of its own, its lookups wait for
-//! each other alone, and a share of each source's ports is left to sends. Nothing but `app` and `cli` knows this module.
+//! That a tunnel was opened and how it ended is in the store a moment later ([`records`]). Nothing of a send's depends on
+//! any of it: it runs on threads of its own, its lookups wait for each other alone, and a share of each source's ports is
+//! left to sends. Nothing but `app` and `cli` knows this module.
 
 mod caps;
 mod hello;
 pub mod lingering;
 mod metrics;
+mod records;
 mod refusal;
 pub mod relay;
 mod target;
@@ -36,15 +38,18 @@ use hyper::service::Service;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use self::caps::{Caps, Most, Permit};
 use self::lingering::Lingering;
 use self::metrics::Metrics;
+use self::records::Recorder;
 use self::refusal::Refusal;
 use self::relay::{Client, End, Relay, Terms};
 use self::way::Journey;
@@ -60,9 +65,13 @@ use crate::dial::connect::Connected;
 use crate::doors::tls::Acceptor;
 use crate::files;
 use crate::limits;
-use crate::outcome::Code;
+use crate::outcome::Failure;
+use crate::outcome::words::ConnectCause;
 use crate::policy::{Asker, CheckedUrl};
+use crate::record::{Tunnel, TunnelEnded};
 use crate::send::TenantId;
+use crate::source::Source;
+use crate::store::Store;
 use crate::world::{InForce, World};
 
 /// The front, one for the process.
@@ -71,6 +80,7 @@ pub struct Proxy {
     dialer: Dialer,
     caps: Caps,
     metrics: Metrics,
+    records: Arc<Recorder>,
     /// No more begin.
     draining: AtomicBool,
     tunnels: TaskTracker,
@@ -91,13 +101,14 @@ struct Call {
 
 impl Proxy {
     /// After the metrics recorder is installed.
-    pub fn new(world: Arc<World>, deliverer: &Deliverer) -> Arc<Self> {
+    pub fn new(world: Arc<World>, deliverer: &Deliverer, store: Arc<dyn Store>) -> Arc<Self> {
         let judged_by = ArcSwap::from_pointee(world.in_force());
         Arc::new(Self {
             world,
             dialer: deliverer.dialer().beside(limits::PORTS_LEFT_ONE_IN),
             caps: Caps::default(),
             metrics: Metrics::new(),
+            records: Arc::new(Recorder::new(store)),
             draining: AtomicBool::new(false),
             tunnels: TaskTracker::new(),
             judged_by,
@@ -115,6 +126,7 @@ impl Proxy {
         let all = files::of_callers(limits::PROXY_CONNECTIONS);
         let strangers = limits::PROXY_STRANGERS.min(all / 2);
         let strangers_of_network = limits::PROXY_STRANGERS_OF_NETWORK.min(strangers / 2);
+        let recording = tokio::spawn(self.records.clone().run(closing.clone()));
         let served = Served {
             name: "[proxy] listen",
             bounds: Bounds { all, strangers, strangers_of_network },
@@ -123,6 +135,7 @@ impl Proxy {
             service: Front(self),
         };
         serve_on(served, Lingering::new, listener, tls, closing).await;
+        let _ = recording.await;
     }
 
     /// Looks whether what tunnels were judged by is still in force, and forgets what is out of date. Called every
@@ -153,16 +166,21 @@ impl Proxy {
         self.tunnels.len()
     }
 
-    /// Ready when no tunnel is left: at `at` they are ended, those that are open then.
+    /// Ready when no tunnel is left, and all of them are remembered: at `at` those that are open then are ended.
     pub async fn end_by(&self, at: Instant) {
-        tokio::select! {
-            () = self.tunnels.wait() => return,
-            () = tokio::time::sleep_until(at) => {}
+        let ended = tokio::select! {
+            () = self.tunnels.wait() => true,
+            () = tokio::time::sleep_until(at) => false,
+        };
+        if !ended {
+            self.call.send_modify(|call| call.over = true);
+            tokio::select! {
+                () = self.tunnels.wait() => {}
+                () = tokio::time::sleep(limits::TUNNEL_END) => {}
+            }
         }
-        self.call.send_modify(|call| call.over = true);
-        tokio::select! {
-            () = self.tunnels.wait() => {}
-            () = tokio::time::sleep(limits::TUNNEL_END) => {}
+        if let Err(error) = self.records.write().await {
+            tracing::error!(%error, "how the last tunnels ended is not remembered");
         }
     }
 
@@ -189,18 +207,36 @@ impl Proxy {
             of_tenant: settings.tunnels_per_tenant,
             of_destination: settings.tunnels_per_tenant_destination,
         };
+        self.records.admits(&tenant)?;
         let permit = self.caps.take(&tenant, url.destination(), most)?;
         let token = self.tunnels.token();
-        let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
-        let mut opening = Opening { peer, tenant, url, permit, journey: Journey::default(), begun: clock::monotonic() };
+        let client = request.extensions().get::<Peer>().map(|peer| peer.0);
+        let mut opening = Opening {
+            id: Uuid::now_v7(),
+            client,
+            tenant,
+            url,
+            permit,
+            journey: Journey::default(),
+            begun: clock::monotonic(),
+            begun_at: clock::wall(),
+        };
         let connected = match self.open_way(&mut opening, settings.connect_deadline).await {
             Ok(connected) => connected,
             Err(refusal) => {
-                self.tell(&opening, None, End::Refused, refusal.code(), &relay::Carried::default());
+                let mut tunnel = self.remembered(&opening);
+                if let Some(source) = opening.journey.left_from() {
+                    (tunnel.source, tunnel.public) = (Some(source.bind()), Some(source.public()));
+                }
+                self.ended(tunnel, &opening, End::Refused, refusal.failure());
                 return Err(refusal);
             }
         };
         self.metrics.connected(opening.begun.elapsed());
+        let mut tunnel = self.remembered(&opening);
+        tunnel.source = Some(connected.local.ip());
+        (tunnel.public, tunnel.remote) = (Some(connected.source.public()), Some(connected.remote));
+        self.records.note(tunnel.clone());
         let upgrade = hyper::upgrade::on(&mut request);
         let sni = settings.verify_sni.then(|| opening.url.destination().host.clone());
         let terms = Terms { idle: settings.idle, until: opening.begun + settings.lifetime, sni };
@@ -208,7 +244,7 @@ impl Proxy {
         // A task of its own: the connection's ends with the answer.
         tokio::spawn(async move {
             let _counted = token;
-            proxy.carry(opening, connected, upgrade, terms).await;
+            proxy.carry(opening, tunnel, connected, upgrade, terms).await;
         });
         Ok(Response::new(Body::empty()))
     }
@@ -227,14 +263,19 @@ impl Proxy {
     }
 
     /// Everything of a tunnel after its `200`.
-    async fn carry(&self, opening: Opening, connected: Connected, upgrade: OnUpgrade, terms: Terms) {
+    async fn carry(
+        &self,
+        opening: Opening,
+        mut tunnel: Tunnel,
+        connected: Connected,
+        upgrade: OnUpgrade,
+        terms: Terms,
+    ) {
         let gauge = self.metrics.open_from(&connected.source);
         let Connected { wire, source, remote, .. } = connected;
         let mut call = self.call.subscribe();
         call.mark_unchanged();
-        let mut end = End::Reset;
-        let mut code = "none";
-        let mut carried = relay::Carried::default();
+        let (mut end, mut why) = (End::Reset, None);
         // One that hung up before it had its answer has no tunnel.
         if let Some((client, early)) = upgrade.await.ok().and_then(client_of) {
             let mut relay = Relay::new(client, wire, early, terms, self.metrics.bytes());
@@ -243,7 +284,7 @@ impl Proxy {
                     biased;
                     end = relay.run() => {
                         if end == End::Refused {
-                            code = Code::PolicySni.label();
+                            why = Some(relay.refused(&opening.url));
                         }
                         break end;
                     }
@@ -253,56 +294,89 @@ impl Proxy {
                     Ok(Call { over: false, .. }) => {}
                     _ => break End::Drained,
                 }
-                let asker = Asker { tenant: &opening.tenant, workflow: None };
-                let Journey { aliases, resolved, .. } = &opening.journey;
-                let addresses: Vec<_> = resolved.iter().map(|(address, _)| *address).collect();
-                let judged = self.dialer.judge_again(asker, &opening.url, aliases, &addresses, remote);
-                if let Err(failure) = judged {
-                    code = failure.code.label();
-                    break End::Refused;
-                }
-                if !self.world.sources().has(&source) {
-                    code = Code::SourceUnavailable.label();
+                why = self.no_longer(&opening, &source, remote);
+                if why.is_some() {
                     break End::Refused;
                 }
             };
-            carried = relay.finish(end);
+            tunnel.server_name = relay.server_name().map(str::to_owned);
+            let carried = relay.finish(end);
+            (tunnel.up, tunnel.down) = (carried.up, carried.down);
         }
         drop(gauge);
-        self.tell(&opening, Some((source.public(), remote)), end, code, &carried);
+        self.ended(tunnel, &opening, end, why.as_ref());
     }
 
-    /// The one log line of a tunnel, and its place in the counts.
-    fn tell(
-        &self,
-        opening: &Opening,
-        way: Option<(std::net::IpAddr, SocketAddr)>,
-        end: End,
-        code: &'static str,
-        carried: &relay::Carried,
-    ) {
-        self.metrics.ended(end, code);
+    /// Why this tunnel may not be any more, by what is in force now.
+    fn no_longer(&self, opening: &Opening, source: &Source, remote: SocketAddr) -> Option<Failure> {
+        let asker = Asker { tenant: &opening.tenant, workflow: None };
+        let Journey { aliases, resolved, .. } = &opening.journey;
+        let addresses: Vec<_> = resolved.iter().map(|(address, _)| *address).collect();
+        if let Err(failure) = self.dialer.judge_again(asker, &opening.url, aliases, &addresses, remote) {
+            return Some(failure);
+        }
         let destination = opening.url.destination();
+        let gone = ConnectCause::NoSource { port: destination.port };
+        (!self.world.sources().has(source)).then(|| gone.failure(&destination.host.text()))
+    }
+
+    /// As it is when it was asked for.
+    fn remembered(&self, opening: &Opening) -> Tunnel {
+        let Journey { resolved, would_block, .. } = &opening.journey;
+        let timings = opening.journey.watch.so_far();
+        let destination = opening.url.destination();
+        Tunnel {
+            id: opening.id,
+            tenant: opening.tenant.clone(),
+            node: self.world.config().node.clone(),
+            client: opening.client,
+            host: destination.host.text().into_owned(),
+            port: destination.port,
+            source: None,
+            public: None,
+            remote: None,
+            resolved: resolved.clone(),
+            would_block: *would_block,
+            dns: timings.dns,
+            connect: timings.connect,
+            server_name: None,
+            begun_at: opening.begun_at,
+            up: 0,
+            down: 0,
+            ended: None,
+        }
+    }
+
+    /// A tunnel's record, its one log line, and its place in the counts.
+    fn ended(&self, mut tunnel: Tunnel, opening: &Opening, end: End, why: Option<&Failure>) {
+        let code = why.map(|failure| failure.code);
+        self.metrics.ended(end, code.map_or("none", |code| code.label()));
         tracing::info!(
-            tenant = %opening.tenant,
-            client = opening.peer.map(tracing::field::display),
-            host = %destination.host,
-            port = destination.port,
-            source_ip = way.map(|(public, _)| tracing::field::display(public)),
-            remote = way.map(|(_, remote)| tracing::field::display(remote)),
-            up = carried.up,
-            down = carried.down,
+            tunnel = %tunnel.id,
+            tenant = %tunnel.tenant,
+            client = tunnel.client.map(tracing::field::display),
+            host = tunnel.host,
+            port = tunnel.port,
+            source_ip = tunnel.public.map(tracing::field::display),
+            remote = tunnel.remote.map(tracing::field::display),
+            server_name = tunnel.server_name,
+            up = tunnel.up,
+            down = tunnel.down,
             seconds = opening.begun.elapsed().as_secs_f64(),
             end = end.label(),
-            code,
+            code = code.map_or("none", |code| code.label()),
             "tunnel ended"
         );
+        let message = why.map(|failure| failure.message.clone()).unwrap_or_default();
+        tunnel.ended = Some(TunnelEnded { at: clock::wall().max(tunnel.begun_at), end, code, message });
+        self.records.note(tunnel);
     }
 }
 
 /// A tunnel on its way to be one.
 struct Opening {
-    peer: Option<SocketAddr>,
+    id: Uuid,
+    client: Option<SocketAddr>,
     tenant: TenantId,
     url: CheckedUrl,
     /// Its place, for as long as this lives.
@@ -310,6 +384,7 @@ struct Opening {
     permit: Permit,
     journey: Journey,
     begun: Instant,
+    begun_at: Timestamp,
 }
 
 /// HTTP/1.1, with the heads and times of the API.

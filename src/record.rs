@@ -2,6 +2,8 @@
 //!
 //! These are domain values: the API and the store each have their own form of them.
 
+mod tunnel;
+
 use std::{
     net::{IpAddr, SocketAddr},
     time::Duration,
@@ -15,6 +17,8 @@ use crate::outcome::{Code, Ended, Timings};
 use crate::policy::Verdict;
 use crate::send::{Context, ExecutionId, Method, SendId, Spelling, TenantId};
 
+pub use self::tunnel::{Tunnel, TunnelEnd, TunnelEnded};
+
 labelled! {
     /// Where a send is on its way.
     State {
@@ -22,24 +26,6 @@ labelled! {
         Queued = "queued",
         Sending = "sending",
         Done = "done",
-    }
-}
-
-labelled! {
-    /// How a tunnel of the forward proxy ended.
-    TunnelEnd {
-        /// Both sides closed it, each in its own time.
-        Closed = "closed",
-        /// One of them, or the way to it, broke it off.
-        Reset = "reset",
-        /// Nothing went through it for too long.
-        Idle = "idle",
-        /// It had lasted as long as it may.
-        Lifetime = "lifetime",
-        /// It was not opened, or is no longer allowed.
-        Refused = "refused",
-        /// The process ended.
-        Drained = "drained",
     }
 }
 

@@ -1,7 +1,7 @@
 //! Remembering: every step of a send's life, on disk before it is answered for.
 //!
-//! [`Store`] has three roles: the once-only protocol ([`OnceOnly`]), what is remembered of sends ([`Records`]), and the
-//! little beside them ([`Registry`]). [`embedded`] is the default, [`postgres`] the one that many nodes share, `memory`
+//! [`Store`] has four roles: the once-only protocol ([`OnceOnly`]), what is remembered of sends ([`Records`]), that of
+//! tunnels ([`Tunnels`]), and the little beside them ([`Registry`]). [`embedded`] is the default, [`postgres`] the one that many nodes share, `memory`
 //! the twin for tests, and `conformance` the suite that all pass. A method that changes something returns once the
 //! change is **durable**; concurrent calls share commits. No module but `app::stores` knows which store is in use.
 
@@ -15,6 +15,7 @@ pub mod postgres;
 mod records;
 mod registry;
 pub mod stats;
+mod tunnels;
 mod view;
 mod wire;
 
@@ -34,6 +35,7 @@ pub use self::records::{
 };
 use self::registry::lift_in;
 pub use self::registry::{News, NodeLoad, NodeSeen, Published, Registry, Suspension, SuspensionScope, next_sync_token};
+pub use self::tunnels::{TunnelFilter, TunnelPage, Tunnels};
 
 /// What a store cannot do, and why. The message names file and cause and what to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,7 +169,7 @@ fn holder(pid: Option<i32>) -> String {
 
 pub type StoreResult<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
-/// Where sends are remembered.
-pub trait Store: OnceOnly + Records + Registry {}
+/// Where sends and tunnels are remembered.
+pub trait Store: OnceOnly + Records + Tunnels + Registry {}
 
-impl<T: OnceOnly + Records + Registry> Store for T {}
+impl<T: OnceOnly + Records + Tunnels + Registry> Store for T {}

@@ -16,9 +16,9 @@ use utoipa::{IntoParams, Modify, OpenApi, ToSchema};
 
 use super::problem::ProblemCode;
 use super::view::RecordView;
-use super::{executions, explain, har, nodes, resend, sends, sources, stats, suspensions, tail};
+use super::{executions, explain, har, nodes, resend, sends, sources, stats, suspensions, tail, tunnels};
 use crate::outcome::{Code, Outcome, Phase, Processed};
-use crate::record::{ExecutionState, FinishedBy, State};
+use crate::record::{ExecutionState, FinishedBy, State, TunnelEnd};
 use crate::send::Method;
 use crate::source::Verified;
 use crate::store::stats::By;
@@ -33,13 +33,14 @@ use crate::store::stats::By;
     paths(
         sends::submit, sends::list, sends::one, resend::resend, har::har, tail::tail,
         executions::submit, executions::list, executions::one, executions::finish, executions::discard,
-        explain::explain, stats::read,
+        explain::explain, stats::read, tunnels::list,
         suspensions::list, suspensions::suspend, suspensions::lift, suspensions::tenants, sources::list, nodes::list,
         public_ips_text, public_ips_json, public_ips_atom, document_itself, inspector,
     ),
     tags(
         (name = "sends", description = "Submitting sends, and what came of them"),
         (name = "executions", description = "Sends held until the run they belong to has ended"),
+        (name = "tunnels", description = "What went through the forward proxy"),
         (name = "policy", description = "What may be reached"),
         (name = "operators", description = "Stopping abuse, and seeing who is noisy"),
         (name = "addresses", description = "The addresses that sends leave from"),
@@ -316,6 +317,33 @@ pub(super) struct ExecutionFilters {
     until: Option<String>,
 }
 
+/// Which tunnels a list shows.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "a description; `query` reads it")]
+pub(super) struct TunnelFilters {
+    /// Only where `Egressd-Tenant: *` was asked for.
+    #[param(min_length = 1, max_length = 128)]
+    tenant: Option<String>,
+    /// Where it leads; `*.example.com` are all names below that one.
+    #[param(example = "api.example.com")]
+    host: Option<String>,
+    /// Public address that it left from; with the scope `operate` the bound one, too.
+    #[param(example = "198.51.100.10")]
+    source_ip: Option<String>,
+    /// May stand several times, as `code` may: any of them will do. Those that are open have none.
+    #[param(schema_with = tunnel_ends)]
+    end: Option<Vec<String>>,
+    #[param(schema_with = codes)]
+    code: Option<Vec<String>>,
+    /// Those that were there at this instant or later, whenever they began.
+    #[param(format = DateTime)]
+    since: Option<String>,
+    /// Those that began before this instant.
+    #[param(format = DateTime)]
+    until: Option<String>,
+}
+
 /// What statistics are asked for.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -527,6 +555,14 @@ pub(super) fn code() -> Object {
 
 pub(super) fn code_or_null() -> Object {
     text_of(Code::ALL.iter().map(|one| one.label()), true)
+}
+
+pub(super) fn tunnel_ends() -> Array {
+    any_of(text_of(TunnelEnd::ALL.iter().map(|one| one.label()), false))
+}
+
+pub(super) fn tunnel_end_or_null() -> Object {
+    text_of(TunnelEnd::ALL.iter().map(|one| one.label()), true)
 }
 
 pub(super) fn verified() -> Object {

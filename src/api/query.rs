@@ -10,10 +10,10 @@ use super::problem::Problem;
 use crate::limits;
 use crate::outcome::{Code, Outcome};
 use crate::policy::{CheckedUrl, Host};
-use crate::record::{ExecutionState, State};
+use crate::record::{ExecutionState, State, TunnelEnd};
 use crate::send::{Method, TenantId};
 use crate::store::stats::{By, StatsAsked};
-use crate::store::{ExecutionFilter, Filter, HostFilter, Reach, StatusFilter};
+use crate::store::{ExecutionFilter, Filter, HostFilter, Reach, StatusFilter, TunnelFilter};
 
 /// One page of a list.
 #[derive(Debug, PartialEq, Eq)]
@@ -84,6 +84,19 @@ pub fn executions(query: Option<&str>, tenants: Tenants) -> Result<(ExecutionFil
         let known =
             reading.page(&mut page, &name, &value) || reading.execution_filter(&mut filter, &tenants, &name, &value);
         reading.known(known, &name, "workflow state since until limit cursor, and tenant for all tenants");
+    }
+    reading.done((filter, page))
+}
+
+/// `GET /v1/tunnels`.
+pub fn tunnels(query: Option<&str>, tenants: Tenants, operate: bool) -> Result<(TunnelFilter, PageQuery), Problem> {
+    let mut reading = Parameters::default();
+    let mut filter = TunnelFilter { public_only: !operate, ..TunnelFilter::of(tenants.clone().reach()) };
+    let mut page = PageQuery::default();
+    for (name, value) in reading.parameters(query) {
+        let known =
+            reading.page(&mut page, &name, &value) || reading.tunnel_filter(&mut filter, &tenants, &name, &value);
+        reading.known(known, &name, "host source_ip end code since until limit cursor, and tenant for all tenants");
     }
     reading.done((filter, page))
 }
@@ -189,7 +202,7 @@ const FILTERS: &str = "workflow execution step host outcome code status state me
 const FILTERS_AND_PAGE: &str = "workflow execution step host outcome code status state method path source_ip since \
                                 until text limit cursor, and tenant for all tenants";
 /// Each of these may stand several times: any of its values will do.
-const SEVERAL: [&str; 3] = ["outcome", "code", "status"];
+const SEVERAL: [&str; 4] = ["outcome", "code", "status", "end"];
 
 /// A host, or `*.` and the name above those that are asked for.
 fn hosts(given: &str) -> Option<HostFilter> {
@@ -276,21 +289,12 @@ impl Parameters {
             "workflow" => filter.workflow = Some(value.to_owned()),
             "execution" => filter.execution = Some(value.to_owned()),
             "step" => filter.step = Some(value.to_owned()),
-            "host" => match hosts(value) {
-                Some(hosts) => filter.host = Some(hosts),
-                None => {
-                    let detail = "must be a host name, *.name or address, without scheme and port".to_owned();
-                    self.bad("host", detail, None);
-                }
-            },
+            "host" => filter.host = self.hosts(value),
             "outcome" => match Outcome::from_label(value) {
                 Some(outcome) => filter.outcomes.push(outcome),
                 None => self.bad("outcome", one_of(Outcome::ALL.iter().map(|outcome| outcome.label())), None),
             },
-            "code" => match Code::from_label(value) {
-                Some(code) => filter.codes.push(code),
-                None => self.bad("code", one_of(Code::ALL.iter().map(|code| code.label())), None),
-            },
+            "code" => filter.codes.extend(self.code(value)),
             "status" => match statuses(value) {
                 Some(statuses) => filter.statuses.push(statuses),
                 None => {
@@ -309,10 +313,7 @@ impl Parameters {
                 self.bad("path", "must begin with /".to_owned(), Some("it is what the URL's path begins with"));
             }
             "path" => filter.path = Some(value.to_owned()),
-            "source_ip" => match value.parse::<IpAddr>() {
-                Ok(address) => filter.source_ip = Some(address),
-                Err(_) => self.bad("source_ip", "must be an IP address".to_owned(), None),
-            },
+            "source_ip" => filter.source_ip = self.source_ip(value),
             "since" => filter.since = self.instant("since", value),
             "until" => filter.until = self.instant("until", value),
             "tenant" if *tenants == Tenants::All => self.tenant(&mut filter.reach, value),
@@ -334,6 +335,48 @@ impl Parameters {
             _ => return false,
         }
         true
+    }
+
+    fn tunnel_filter(&mut self, filter: &mut TunnelFilter, tenants: &Tenants, name: &str, value: &str) -> bool {
+        match name {
+            "host" => filter.host = self.hosts(value),
+            "source_ip" => filter.source_ip = self.source_ip(value),
+            "end" => match TunnelEnd::from_label(value) {
+                Some(end) => filter.ends.push(end),
+                None => self.bad("end", one_of(TunnelEnd::ALL.iter().map(|end| end.label())), None),
+            },
+            "code" => filter.codes.extend(self.code(value)),
+            "since" => filter.since = self.instant("since", value),
+            "until" => filter.until = self.instant("until", value),
+            "tenant" if *tenants == Tenants::All => self.tenant(&mut filter.reach, value),
+            _ => return false,
+        }
+        true
+    }
+
+    fn hosts(&mut self, value: &str) -> Option<HostFilter> {
+        let found = hosts(value);
+        if found.is_none() {
+            let detail = "must be a host name, *.name or address, without scheme and port".to_owned();
+            self.bad("host", detail, None);
+        }
+        found
+    }
+
+    fn source_ip(&mut self, value: &str) -> Option<IpAddr> {
+        let found = value.parse().ok();
+        if found.is_none() {
+            self.bad("source_ip", "must be an IP address".to_owned(), None);
+        }
+        found
+    }
+
+    fn code(&mut self, value: &str) -> Option<Code> {
+        let found = Code::from_label(value);
+        if found.is_none() {
+            self.bad("code", one_of(Code::ALL.iter().map(|code| code.label())), None);
+        }
+        found
     }
 
     fn tenant(&mut self, reach: &mut Reach, value: &str) {

@@ -12,6 +12,8 @@ use crate::outcome::{Code, Failure, Outcome};
 use crate::policy::{CheckedUrl, Host, without_internal_addresses};
 
 const EGRESSD_CODE: &str = "egressd-code";
+/// Retention is applied by the minute.
+const SHARE_RETRY_SECONDS: u64 = 60;
 
 /// Why there is no tunnel.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub struct Refusal {
     code: &'static str,
     body: Vec<u8>,
     retry_after: Option<u64>,
+    /// Of what is remembered.
+    failure: Option<Box<Failure>>,
 }
 
 impl Refusal {
@@ -28,13 +32,14 @@ impl Refusal {
         self.status
     }
 
-    pub fn code(&self) -> &'static str {
-        self.code
-    }
-
     fn of(code: ProblemCode, status: StatusCode, detail: &str) -> Self {
         let body = Problem::new(code, detail).status(status).body();
-        Self { status, code: code.label(), body, retry_after: None }
+        Self { status, code: code.label(), body, retry_after: None, failure: None }
+    }
+
+    /// Why, where it is one of the reasons for which a send fails.
+    pub fn failure(&self) -> Option<&Failure> {
+        self.failure.as_deref()
     }
 
     /// 407: whoever asks has not said who that is, or not in a way that is believed.
@@ -52,6 +57,21 @@ impl Refusal {
         let detail = "this node is about to stop, and opens no more tunnels: use another, or this one a little later";
         let refusal = Self::of(ProblemCode::Draining, StatusCode::SERVICE_UNAVAILABLE, detail);
         Self { retry_after: Some(TUNNEL_RETRY_SECONDS), ..refusal }
+    }
+
+    /// The store does not take the records without which nothing is opened.
+    pub fn unrecorded() -> Self {
+        let detail = "the store takes no records of tunnels now, and none is opened without: try again later";
+        let refusal = Self::of(ProblemCode::Store, StatusCode::SERVICE_UNAVAILABLE, detail);
+        Self { retry_after: Some(TUNNEL_RETRY_SECONDS), ..refusal }
+    }
+
+    /// As many of this tenant's records are kept as may be.
+    pub fn share_full() -> Self {
+        let detail = "this tenant has as many records of tunnels as it may: some go with their retention, or ask the operator \
+                      for a larger store";
+        let refusal = Self::of(ProblemCode::TenantFull, StatusCode::TOO_MANY_REQUESTS, detail);
+        Self { retry_after: Some(SHARE_RETRY_SECONDS), ..refusal }
     }
 
     /// All places for requests that are looked at are in use.
@@ -84,7 +104,8 @@ impl Refusal {
             _ => (StatusCode::BAD_GATEWAY, "The destination could not be reached"),
         };
         let code = failure.code.label();
-        Self { status, code, body: body_of(code, title, status, message), retry_after: None }
+        let body = body_of(code, title, status, message);
+        Self { status, code, body, retry_after: None, failure: Some(Box::new(failure.clone())) }
     }
 
     /// The connection ends with it: whatever came behind a refused request is read by nobody.

@@ -23,8 +23,9 @@ use super::hello::{Hello, Said, UNRECOGNIZED_NAME, is_of};
 use super::lingering::Lingering;
 use crate::clock;
 use crate::dial::wire::Wire;
-use crate::limits::{READ_TURN_BYTES, TUNNEL_BUFFER, TUNNEL_BUFFER_FIRST};
-use crate::policy::Host;
+use crate::limits::{ECHO_CHARS_MAX, READ_TURN_BYTES, TUNNEL_BUFFER, TUNNEL_BUFFER_FIRST};
+use crate::outcome::{Code, Failure, tame};
+use crate::policy::{CheckedUrl, Denial, Host};
 pub use crate::record::TunnelEnd as End;
 
 /// What a tunnel may be.
@@ -133,6 +134,27 @@ impl Relay {
         Carried { up: self.up.given, down: self.down.given }
     }
 
+    /// Why it does not go on, where the client's TLS is the reason.
+    pub fn refused(&self, url: &CheckedUrl) -> Failure {
+        let host = &url.destination().host;
+        let message = match &self.up.server_name {
+            Some(named) => format!(
+                "the TLS client in this tunnel names {}, and the tunnel was opened to {host}: open it to the server that is meant",
+                tame(named, ECHO_CHARS_MAX)
+            ),
+            None => format!(
+                "what the client of this tunnel to {host} sent begins as TLS does and cannot be read as a ClientHello: \
+                 which server it names is not known"
+            ),
+        };
+        Denial::new(Code::PolicySni, message).into()
+    }
+
+    /// The server that a TLS client named, where somebody looked.
+    pub fn server_name(&self) -> Option<&str> {
+        self.up.server_name.as_deref()
+    }
+
     /// Closes both sides.
     pub fn finish(self, end: End) -> Carried {
         let carried = self.carried();
@@ -170,6 +192,7 @@ struct Half {
     early: bytes::Bytes,
     /// Looks at the first bytes, and for which host.
     guard: Option<Box<(Hello, Host)>>,
+    server_name: Option<String>,
     /// Read, and not taken yet.
     waiting: bytes::Bytes,
     stage: Stage,
@@ -192,6 +215,7 @@ impl Default for Half {
         Self {
             early: bytes::Bytes::new(),
             guard: None,
+            server_name: None,
             waiting: bytes::Bytes::new(),
             stage: Stage::Open,
             reach: TUNNEL_BUFFER_FIRST,
@@ -256,9 +280,13 @@ impl Half {
                 match guard.0.take(read) {
                     Said::More => {}
                     Said::Named(on, named) if named.as_ref().is_none_or(|named| is_of(named, &guard.1)) => {
-                        (self.guard, self.waiting) = (None, on.into());
+                        (self.guard, self.server_name, self.waiting) = (None, named, on.into());
                     }
-                    Said::Named(..) | Said::Unreadable => return Poll::Ready(Err(Stop::OtherServer)),
+                    Said::Named(_, named) => {
+                        self.server_name = named;
+                        return Poll::Ready(Err(Stop::OtherServer));
+                    }
+                    Said::Unreadable => return Poll::Ready(Err(Stop::OtherServer)),
                 }
                 continue;
             }

@@ -1,7 +1,7 @@
 //! The way to where a tunnel leads: judged, looked up, judged again, connected. The caller's deadline ends it.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock;
@@ -12,6 +12,7 @@ use crate::dial::{Dialer, Look};
 use crate::outcome::words::ConnectCause;
 use crate::outcome::{Code, Failure, Phase};
 use crate::policy::{Asker, CheckedUrl, Errand, Purpose, Verdict};
+use crate::source::Source;
 use crate::world::World;
 
 /// How far it has come: outside of the work, so that one that ran out tells as much as one that ended.
@@ -66,6 +67,11 @@ pub async fn open(
 }
 
 impl Journey {
+    /// The source that a connect was begun from.
+    pub fn left_from(&self) -> Option<Arc<Source>> {
+        self.met.lock().unwrap_or_else(PoisonError::into_inner).from.clone()
+    }
+
     /// Where it was when its time was over.
     pub fn ran_out(&self, url: &CheckedUrl, total: Duration) -> Failure {
         match self.watch.phase() {

@@ -4,6 +4,7 @@
 //! disk can break (torn files, a full disk, format versions) is tested beside that store.
 
 mod drafts;
+pub mod tunnels;
 pub mod waiting;
 
 use std::{
@@ -65,6 +66,8 @@ pub async fn run<S: Subject>() {
     the_tail_follows_the_order_of_finishing::<S>().await;
     outcomes_are_counted_per_tenant::<S>().await;
     ends_are_counted_over_time::<S>().await;
+    tunnels::a_tunnel_is_found_as_it_is_by_every_filter::<S>().await;
+    tunnels::a_tunnel_that_a_death_left_open_is_ended::<S>().await;
     suspensions_are_kept_with_their_lifting::<S>().await;
     first_publication_is_remembered::<S>().await;
     a_closed_store_takes_nothing::<S>().await;

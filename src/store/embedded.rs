@@ -5,6 +5,7 @@
 //! <path>/format          the format's version
 //! <path>/state           suspensions, first publications (state)
 //! <path>/pieces/<n>/     a stretch of time, dropped as a whole (segment; the directory has the name of format 1)
+//! <path>/tunnels/        tunnels of the forward proxy, in a log of their own ([`tunnels`])
 //! ```
 //!
 //! Every change is a frame in the newest segment's log ([`frame`], [`entry`]). One thread writes ([`writer`]): what has
@@ -55,6 +56,7 @@ mod stats;
 mod table;
 #[cfg(test)]
 mod tests;
+mod tunnels;
 mod waiting;
 mod writer;
 mod zone_map;
@@ -94,14 +96,14 @@ use super::stats::{Stats, StatsAsked};
 use super::{
     Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter, ExecutionPage,
     Filter, IdempotencyKey, OnceOnly, Page, Published, Reach, Records, Recovered, Registry, Released, Session, Started,
-    StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace, WaitingCount, Want, Why,
-    wire,
+    StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace, TunnelFilter, TunnelPage,
+    Tunnels, WaitingCount, Want, Why, wire,
 };
 use crate::config::StoreSettings;
 use crate::limits::INLINE_BYTES;
 use crate::outcome::{Code, Outcome};
 use crate::policy::{Destination, Host, Suspensions};
-use crate::record::{Execution, Finished, FinishedBy, Record};
+use crate::record::{Execution, Finished, FinishedBy, Record, Tunnel};
 use crate::redact::RedactKey;
 use crate::send::{ExecutionId, SendId, SendSpec, Target, TenantId};
 
@@ -176,6 +178,7 @@ struct Shared {
     /// Of the directory and the lock: what is written elsewhere does not last.
     links: Vec<Link>,
     copy: copy::Copy,
+    tunnels: tunnels::Log,
 }
 
 /// The places where a disk may refuse, for tests to refuse in its stead.
@@ -420,6 +423,7 @@ impl Embedded {
                     state
                 }
             };
+        let tunnels = tunnels::Log::open(&root, settings)?;
         let shared = Arc::new(Shared {
             root,
             node: Arc::from(node),
@@ -445,6 +449,7 @@ impl Embedded {
             faults: Faults::default(),
             links: lock.links.clone(),
             copy,
+            tunnels,
         });
         let left_behind = replay::load(&shared)?;
         // Told at once, not only by the first call that it cannot take.

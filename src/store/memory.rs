@@ -18,12 +18,14 @@ use super::{
     Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter, ExecutionPage,
     Filter, IdempotencyKey, NewSend, OnceOnly, Page, Pending, Published, Reach, Records, Recovered, Registry, Released,
     Session, Started, StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace,
-    WaitingCount, Want,
+    TunnelFilter, TunnelPage, Tunnels, WaitingCount, Want,
 };
 use crate::limits::{self, IDEMPOTENCY_KEPT};
 use crate::outcome::{Failure, Outcome};
 use crate::policy::{Asker, Suspensions};
-use crate::record::{Execution, ExecutionState, ExecutionSummary, Finished, FinishedBy, Record, State, Unfinished};
+use crate::record::{
+    Execution, ExecutionState, ExecutionSummary, Finished, FinishedBy, Record, State, Tunnel, Unfinished,
+};
 use crate::redact::RedactKey;
 use crate::send::{ExecutionId, SendId, Target, TenantId};
 
@@ -49,6 +51,7 @@ struct Inner {
     keys: HashMap<(TenantId, String, String), KeptKey>,
     /// By the place in the tail.
     tail: BTreeMap<u64, usize>,
+    tunnels: BTreeMap<u128, Arc<Tunnel>>,
     suspensions: Vec<Suspension>,
     published: Published,
     digest: Option<[u8; 32]>,
@@ -809,6 +812,35 @@ impl Records for Memory {
     fn close(&self) -> StoreResult<'_, ()> {
         self.lock().closed = true;
         ready(Ok(()))
+    }
+}
+
+impl Tunnels for Memory {
+    fn note_tunnels(&self, tunnels: Vec<Arc<Tunnel>>) -> StoreResult<'_, ()> {
+        let by_id = tunnels.into_iter().map(|tunnel| (tunnel.id.as_u128(), tunnel));
+        ready(self.open().map(|mut inner| inner.tunnels.extend(by_id)))
+    }
+
+    fn tunnels(&self, filter: TunnelFilter, cursor: Option<String>, limit: usize) -> StoreResult<'_, TunnelPage> {
+        let before = match cursor.map(|cursor| cursor.parse()) {
+            None => u128::MAX,
+            Some(Ok(before)) => before,
+            Some(Err(_)) => return ready(Err(StoreError::BadCursor)),
+        };
+        ready(self.open().map(|inner| {
+            let tunnels = inner.tunnels.range(..before).rev().map(|(_, tunnel)| Tunnel::clone(tunnel));
+            let tunnels: Vec<Tunnel> = tunnels.filter(|tunnel| filter.takes_in(tunnel)).take(limit).collect();
+            let next = tunnels.last().filter(|_| tunnels.len() == limit).map(|last| last.id.as_u128().to_string());
+            TunnelPage { tunnels, next }
+        }))
+    }
+
+    fn end_tunnels_left_open<'a>(&'a self, node: &'a str, now: Timestamp) -> StoreResult<'a, u64> {
+        ready(self.open().map(|mut inner| {
+            let left = inner.tunnels.values_mut().filter(|tunnel| tunnel.ended.is_none() && tunnel.node == node);
+            let ended = left.map(|tunnel| *tunnel = Arc::new(tunnel.interrupted(now)));
+            ended.count() as u64
+        }))
     }
 }
 

@@ -31,6 +31,7 @@ mod sql;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod tunnels;
 mod turns;
 mod wait;
 
@@ -64,12 +65,12 @@ use super::{
     Accept, Accepted, Begin, Claimed, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter, ExecutionPage, Filter,
     IdempotencyKey, NewSend, News, NodeLoad, NodeSeen, OnceOnly, Page, Pending, Published, Reach, Records, Recovered,
     Registry, Released, Session, Started, StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem,
-    TailPlace, WaitingCount, Want,
+    TailPlace, TunnelFilter, TunnelPage, Tunnels, WaitingCount, Want,
 };
 use crate::clock;
 use crate::outcome::Outcome;
 use crate::policy::Suspensions;
-use crate::record::{Execution, Finished, Record};
+use crate::record::{Execution, Finished, Record, Tunnel};
 use crate::redact::RedactKey;
 use crate::send::{ExecutionId, SendId, TenantId};
 use crate::source::{Neighbour, SourceTold};
@@ -717,6 +718,20 @@ impl Records for Postgres {
 
     fn close(&self) -> StoreResult<'_, ()> {
         self.close().boxed()
+    }
+}
+
+impl Tunnels for Postgres {
+    fn note_tunnels(&self, tunnels: Vec<Arc<Tunnel>>) -> StoreResult<'_, ()> {
+        tunnels::note(&self.shared, tunnels).boxed()
+    }
+
+    fn tunnels(&self, filter: TunnelFilter, cursor: Option<String>, limit: usize) -> StoreResult<'_, TunnelPage> {
+        tunnels::list(&self.shared, filter, cursor, limit).boxed()
+    }
+
+    fn end_tunnels_left_open<'a>(&'a self, node: &'a str, now: Timestamp) -> StoreResult<'a, u64> {
+        tunnels::end_left_open(&self.shared, node, now).boxed()
     }
 }
 

@@ -45,6 +45,10 @@ macro_rules! numbered {
     };
 }
 
+mod tunnel;
+
+pub use self::tunnel::{end_number, read_tunnel, tunnel};
+
 numbered!(outcome_number, outcome_of, Outcome {
     Outcome::Delivered = 0, Outcome::Rejected = 1, Outcome::Failed = 2, Outcome::Blocked = 3, Outcome::Expired = 4,
     Outcome::Discarded = 5, Outcome::Interrupted = 6,

@@ -2,6 +2,7 @@
 //! reached from a published source, byte by byte as it was sent.
 
 mod ends;
+mod records;
 mod refusals;
 
 use std::net::SocketAddr;

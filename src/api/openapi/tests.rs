@@ -44,6 +44,7 @@ fn every_call_of_the_contract_is_described() {
         "get /v1/suspensions",
         "get /v1/tail",
         "get /v1/tenants",
+        "get /v1/tunnels",
         "delete /v1/suspensions/{id}",
         "post /v1/executions/{execution}/discard",
         "post /v1/executions/{execution}/finish",

@@ -45,12 +45,20 @@ pub enum FrameKind {
     Stats = 17,
     /// Which segments there are; in the `span` file alone.
     Span = 14,
+    /// A tunnel was opened, or was open when this piece of the tunnels' log was begun.
+    TunnelOpen = 18,
+    TunnelEnd = 19,
+    /// What is known of a full piece of the tunnels' log; in a file of its own.
+    Tunnels = 20,
 }
 
 impl FrameKind {
     fn of(number: u8) -> Option<Self> {
         use FrameKind::*;
-        let all = [Head, Send, Ending, Begin, Finish, Body, State, Index, Pairs, Call, Shares, Stats, Span];
+        let all = [
+            Head, Send, Ending, Begin, Finish, Body, State, Index, Pairs, Call, Shares, Stats, Span, TunnelOpen,
+            TunnelEnd, Tunnels,
+        ];
         all.into_iter().find(|kind| *kind as u8 == number)
     }
 }

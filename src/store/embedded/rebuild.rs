@@ -150,7 +150,10 @@ fn read(
             | FrameKind::State
             | FrameKind::Shares
             | FrameKind::Stats
-            | FrameKind::Span => {}
+            | FrameKind::Span
+            | FrameKind::TunnelOpen
+            | FrameKind::TunnelEnd
+            | FrameKind::Tunnels => {}
             FrameKind::Call => {
                 let Ok(form) = wire::decode::<CallForm<'_>>(frame.payload) else { return Ok(None) };
                 let hash = shared.keys.call(form.tenant, form.key.path, form.key.key);

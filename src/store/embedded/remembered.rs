@@ -60,7 +60,8 @@ impl Records for Embedded {
         async move {
             let gone = self.ask(|answer| Job::Retain(now, answer)).await?;
             // Freeing the blocks of large files takes its time; nobody waits for it but this caller.
-            self.blocking(move |_| {
+            self.blocking(move |shared| {
+                shared.tunnels.retain(now);
                 gone.iter().for_each(|directory| retain::remove(directory));
                 Ok(())
             })
@@ -90,6 +91,24 @@ impl Records for Embedded {
             done
         }
         .boxed()
+    }
+}
+
+impl Tunnels for Embedded {
+    fn note_tunnels(&self, tunnels: Vec<Arc<Tunnel>>) -> StoreResult<'_, ()> {
+        self.blocking(move |shared| shared.tunnels.note(&tunnels)).boxed()
+    }
+
+    fn tunnels(&self, filter: TunnelFilter, cursor: Option<String>, limit: usize) -> StoreResult<'_, TunnelPage> {
+        self.blocking(move |shared| shared.tunnels.list(&filter, cursor.as_deref(), limit)).boxed()
+    }
+
+    fn end_tunnels_left_open<'a>(&'a self, _node: &'a str, now: Timestamp) -> StoreResult<'a, u64> {
+        self.blocking(move |shared| shared.tunnels.end_left_open(now)).boxed()
+    }
+
+    fn is_full_of_tunnels(&self, tenant: &TenantId) -> bool {
+        self.shared.tunnels.is_full_of(tenant)
     }
 }
 

@@ -388,7 +388,10 @@ fn replay(
             | FrameKind::State
             | FrameKind::Shares
             | FrameKind::Stats
-            | FrameKind::Span => Ok(()),
+            | FrameKind::Span
+            | FrameKind::TunnelOpen
+            | FrameKind::TunnelEnd
+            | FrameKind::Tunnels => Ok(()),
         };
         if let Err(why) = read {
             lost(at, at + frame.length as u64, why.0);

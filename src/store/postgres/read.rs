@@ -452,6 +452,8 @@ pub async fn retain(shared: &Shared, now: Timestamp) -> Result<(), StoreError> {
         link.query(text, &[&day]).await.map_err(failed)?;
     }
     link.query(sql::FORGET_STATS, &[&first_kept]).await.map_err(failed)?;
+    let kept = SignedDuration::try_from(shared.settings.retention).unwrap_or(SignedDuration::MAX);
+    super::tunnels::drop_before(shared, now.checked_sub(kept).map_or(0, wire::nanoseconds)).await?;
     let keys = now.checked_sub(SignedDuration::try_from(IDEMPOTENCY_KEPT).unwrap_or(SignedDuration::MAX));
     link.query(sql::FORGET_KEYS, &[&keys.map_or(0, wire::nanoseconds)]).await.map_err(failed)?;
     let bytes: i64 = link.one(sql::BYTES, &[]).await.map_err(failed)?.get(0);

@@ -567,3 +567,17 @@ pub const NEIGHBOURS: &str = "SELECT n.name, n.incarnation, s.pool, s.v6 FROM no
      ON s.incarnation = n.incarnation AND s.usable WHERE n.dead_at IS NULL AND n.incarnation <> $1::bigint \
      AND n.lease_until > clock_timestamp() ORDER BY n.name";
 pub const PUBLISHED: &str = "SELECT address, first_at FROM published";
+
+// Tunnels.
+
+pub const NOTE_TUNNELS: &str = "INSERT INTO tunnel AS t (id, tenant, node, host, source, public, begun_at, ended_at, \
+     outcome, code, form) SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], \
+     $7::bigint[], $8::bigint[], $9::smallint[], $10::smallint[], $11::bytea[]) \
+     ON CONFLICT (id) DO UPDATE SET source = excluded.source, public = excluded.public, ended_at = excluded.ended_at, \
+     outcome = excluded.outcome, code = excluded.code, form = excluded.form WHERE t.ended_at IS NULL";
+/// The newest first, of one tenant or of all.
+pub const TUNNELS: &str = "SELECT id, form FROM tunnel WHERE id < $1::uuid AND ($2::text IS NULL OR tenant = $2) \
+     ORDER BY id DESC LIMIT $3::bigint";
+pub const TUNNELS_LEFT_OPEN: &str = "SELECT form FROM tunnel WHERE node = $1::text AND ended_at IS NULL";
+pub const FORGET_TUNNELS: &str = "DELETE FROM tunnel WHERE id IN (SELECT id FROM tunnel WHERE ended_at < $1::bigint \
+     ORDER BY ended_at LIMIT $2::bigint) RETURNING id";
