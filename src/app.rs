@@ -640,7 +640,7 @@ mod tests {
     use crate::outcome::Code;
     use crate::policy::CheckedUrl;
     use crate::record::{Record, State};
-    use crate::send::{Context, Method, SendSpec, Target, TenantId};
+    use crate::send::{Context, HttpRequest, Method, SendSpec, Target, TenantId, To};
     use crate::store::embedded::Embedded;
     use crate::store::{Reach, Records};
 
@@ -688,12 +688,14 @@ mod tests {
 
     async fn submit(intake: Arc<Intake>, url: String, tenant: &'static str) -> Record {
         let spec = SendSpec {
-            method: Method::Get,
-            target: Target::Url(CheckedUrl::parse(&url).expect("a URL")),
-            headers: Vec::new(),
-            spelling: Default::default(),
-            dropped_headers: Vec::new(),
-            body: None,
+            to: To::Http(HttpRequest {
+                method: Method::Get,
+                target: Target::Url(CheckedUrl::parse(&url).expect("a URL")),
+                headers: Vec::new(),
+                spelling: Default::default(),
+                dropped_headers: Vec::new(),
+                body: None,
+            }),
             context: Context::default(),
             expires_in: None,
         };

@@ -81,17 +81,19 @@ impl Backlog {
 mod tests {
     use super::*;
     use crate::policy::CheckedUrl;
-    use crate::send::{Context, Method, Target};
+    use crate::send::{Context, HttpRequest, Method, Target, To};
 
     #[test]
     fn specs_kept_in_memory_stay_within_their_bytes() {
         let spec = Arc::new(SendSpec {
-            method: Method::Post,
-            target: Target::Url(CheckedUrl::parse("http://example.com/").expect("a URL")),
-            headers: Vec::new(),
-            spelling: Default::default(),
-            dropped_headers: Vec::new(),
-            body: Some(vec![0; 10_000].into()),
+            to: To::Http(HttpRequest {
+                method: Method::Post,
+                target: Target::Url(CheckedUrl::parse("http://example.com/").expect("a URL")),
+                headers: Vec::new(),
+                spelling: Default::default(),
+                dropped_headers: Vec::new(),
+                body: Some(vec![0; 10_000].into()),
+            }),
             context: Context::default(),
             expires_in: None,
         });

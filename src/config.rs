@@ -9,6 +9,7 @@ pub mod file;
 
 use std::{
     collections::HashMap,
+    fmt,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -16,9 +17,12 @@ use std::{
 };
 
 use ipnet::IpNet;
+use lettre::Address;
+use lettre::message::Mailbox;
 
+use crate::policy::Destination;
 use crate::publish::PublishedList;
-use crate::send::TenantId;
+use crate::send::{Kind, TenantId};
 
 pub use self::file::ConfigProblem;
 
@@ -32,6 +36,7 @@ pub struct Config {
     pub proxy: Option<Proxy>,
     pub egress: Egress,
     pub delivery: Delivery,
+    pub destinations: Destinations,
     pub tls: Tls,
     /// Name servers in order; from `/etc/resolv.conf` where the file names none. Never empty.
     pub dns_servers: Vec<SocketAddr>,
@@ -166,7 +171,52 @@ pub struct Delivery {
     pub contact: String,
     /// Whether receivers are told of the trace.
     pub propagate_trace: bool,
+    /// No shorter than any delivery may take.
     pub drain: Duration,
+}
+
+/// Where sends go beside URLs. `None`: no send may.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Destinations {
+    pub email: Option<EmailSettings>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EmailSettings {
+    /// Its scheme is one of SMTP's.
+    pub relay: Destination,
+    pub login: Option<Login>,
+    pub from: Mailbox,
+    pub deadline: Duration,
+}
+
+/// Who this node is to an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    pub user: String,
+    /// As its file read at load.
+    pub password: Secret,
+}
+
+/// What no record, log, metric or error may show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// For whoever it is meant for.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,6 +265,8 @@ pub struct Exception {
     pub reason: String,
     /// Empty: every tenant.
     pub tenants: Vec<TenantId>,
+    /// Empty: every kind, and reflectors.
+    pub destinations: Vec<Kind>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -233,6 +285,15 @@ pub struct TenantSettings {
     pub in_flight: u32,
     pub queued: u64,
     pub keep_bodies: bool,
+    /// `None`: this tenant has no mail.
+    pub mail: Option<MailTo>,
+}
+
+/// The only places that a tenant's mail goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MailTo {
+    pub owner: Address,
+    pub collaborators: Vec<Address>,
 }
 
 /// Beside the built-in secret headers.
@@ -297,5 +358,18 @@ impl Config {
 
     pub fn keeps_bodies(&self, id: &TenantId) -> bool {
         self.tenant(id).is_none_or(|tenant| tenant.keep_bodies)
+    }
+
+    /// How long a delivery of this kind may take, everything in it.
+    pub fn deadline_of(&self, kind: Kind) -> Duration {
+        match kind {
+            Kind::Http => self.delivery.deadline,
+            Kind::Email => self.destinations.email.as_ref().map_or(self.delivery.deadline, |email| email.deadline),
+        }
+    }
+
+    /// No delivery is under way for longer.
+    pub fn longest_deadline(&self) -> Duration {
+        Kind::ALL.iter().map(|kind| self.deadline_of(*kind)).max().unwrap_or(self.delivery.deadline)
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod apart;
 pub mod body;
+pub mod email;
 pub mod http;
 pub mod http1;
 pub mod http1_only;
@@ -13,16 +14,18 @@ pub mod http2;
 pub mod turns;
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ::http::HeaderValue;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use tokio_rustls::client::TlsStream;
 
 use self::apart::Apart;
 use self::body::{BodyCaps, More, Receiving};
+use self::email::Handing;
 use self::http::{Channel, Line, Prepared, Unanswered, prepare};
 use self::http1::head::HeadCaps;
 use self::http1_only::Http1Only;
@@ -34,19 +37,19 @@ use crate::dial::metrics::InFlight;
 use crate::dial::pool::{Generation, Pool};
 use crate::dial::resolve::inquiry::Inquiry;
 use crate::dial::tls::{NoTls, Offer, Trust};
-use crate::dial::wire::{Io, Meter};
+use crate::dial::wire::{Io, Meter, Wire};
 use crate::dial::{
     Dialer, Look,
-    connect::{Candidate, Met},
+    connect::{Candidate, Connected, Met},
 };
 use crate::files;
 use crate::limits::IDLE_TOTAL;
 use crate::outcome::words::{ConnectCause, ExchangeCause, NameCause, SoFar, TlsCause, UnmadeCause};
 use crate::outcome::{Code, Ended, Failure, Phase, Processed, Timings};
-use crate::policy::{Asker, CheckedUrl, Destination, Errand, Purpose, ScanMemory, Scheme, SelfAddrs, Suspensions};
-use crate::record::Connection;
+use crate::policy::{Asker, CheckedUrl, Destination, Errand, Host, Purpose, ScanMemory, SelfAddrs, Suspensions};
+use crate::record::{Connection, TlsFacts};
 use crate::redact::RawResponse;
-use crate::send::{Context, HeaderLines, Method, SendSpec, Spelling, Target, TenantId};
+use crate::send::{HeaderLines, HttpRequest, Method, Spelling, Target, TenantId, To};
 use crate::source::{Family, Source};
 use crate::store::Started;
 use crate::trace::Tracer;
@@ -55,7 +58,8 @@ use crate::world::{Settings, World};
 /// What one delivery came to, unredacted.
 pub struct Attempt {
     pub ended: Ended,
-    /// Every header line that was handed to the wire, in order; `None` where no request was written.
+    /// Every header line that was handed to the wire, in order; `None` where no request was written. Of a message without
+    /// its subject, which is content.
     pub sent_headers: Option<HeaderLines>,
     /// As far as it came; complete where `ended` has no error.
     pub response: Option<RawResponse>,
@@ -147,7 +151,7 @@ impl Deliverer {
         let mut journey = Journey::default();
         let carries = self.world.config().delivery.propagate_trace;
         let carried = carries.then(|| self.tracer.carried(&started)).flatten();
-        let run = Box::pin(self.run(started.tenant(), started.spec(), carried.as_ref(), &mut journey));
+        let run = Box::pin(self.run(&started, carried.as_ref(), &mut journey));
         let mut run = self.turns.take(started.tenant(), run);
         // The deadline stands outside: it ends also what waits for its turn.
         let result = deadline.bound(&mut run).await;
@@ -164,19 +168,34 @@ impl Deliverer {
         journey.end(result, &deadline, total)
     }
 
+    /// The status that was answered.
     async fn run(
         &self,
-        tenant: &TenantId,
-        spec: &SendSpec,
+        started: &Started,
         carried: Option<&HeaderValue>,
         journey: &mut Journey,
     ) -> Result<u16, Failure> {
-        let url = match &spec.target {
+        let (tenant, spec) = (started.tenant(), started.spec());
+        let asker = Asker { tenant, workflow: spec.context.workflow.as_deref() };
+        match &spec.to {
+            To::Http(request) => self.request(asker, request, carried, journey).await,
+            To::Email(email) => self.email(asker, started.id(), email, journey).await,
+        }
+    }
+
+    async fn request(
+        &self,
+        asker: Asker<'_>,
+        asked: &HttpRequest,
+        carried: Option<&HeaderValue>,
+        journey: &mut Journey,
+    ) -> Result<u16, Failure> {
+        let url = match &asked.target {
             Target::Url(url) => url,
             Target::Refused { denial, .. } => return Err(denial.clone()),
         };
-        journey.goes_to(url);
-        let asker = Asker { tenant, workflow: spec.context.workflow.as_deref() };
+        let tenant = asker.tenant;
+        journey.goes_to(url.destination());
         let generation = self.pool.generation();
         let judged_by = self.world.in_force();
         let judged = self.world.judge_url(asker, url, clock::wall());
@@ -189,7 +208,7 @@ impl Deliverer {
 
         if let Some(channel) = self.idle(tenant, url, &settings) {
             let purpose = Purpose::Delivery;
-            let way = Way { tenant, spec, url, settings: &settings, carried, purpose, generation, reused: true };
+            let way = Way { tenant, asked, url, settings: &settings, carried, purpose, generation, reused: true };
             in_flight.leaves_from(&self.dialer.metrics().of(&channel.line().source));
             match self.exchange(&way, channel, journey).await {
                 Err(Unanswered::Unwritten) => journey.forget_exchange(),
@@ -199,20 +218,12 @@ impl Deliverer {
         }
 
         journey.watch.enter(Phase::Dns);
-        let looking = self.dialer.look(asker, url, &settings, Purpose::Delivery, &journey.inquiry);
-        let Look { aliases, resolved, would_block, way } = looking.await;
-        if journey.inquiry.has_begun() {
-            journey.watch.leave();
-        } else {
-            journey.watch.cancel();
-        }
-        journey.would_block = journey.would_block.or(would_block);
-        let addresses: Vec<_> = resolved.iter().map(|(address, _)| *address).collect();
-        journey.connection.get_or_insert_default().resolved = resolved;
-        let candidates = way?;
-
         let purpose = Purpose::Delivery;
-        let way = Way { tenant, spec, url, settings: &settings, carried, purpose, generation, reused: false };
+        let looking = self.dialer.look(asker, url.destination(), &settings, purpose, &journey.inquiry);
+        let look = looking.await;
+        let Found { aliases, addresses, candidates } = journey.looked(look)?;
+
+        let way = Way { tenant, asked, url, settings: &settings, carried, purpose, generation, reused: false };
         let channel = self.open(&way, &candidates, journey, &mut in_flight).await?;
         if !self.world.in_force().is(&judged_by) {
             // All of that took its time: whoever was stopped meanwhile, or whatever was denied, is sent nothing.
@@ -256,6 +267,39 @@ impl Deliverer {
         in_flight: &mut InFlight,
     ) -> Result<Channel, Failure> {
         let destination = url.destination();
+        let errand = Errand { tenant: tenant.clone(), destination: destination.clone(), purpose };
+        let connected = self.connect(&errand, candidates, journey, in_flight).await?;
+        let mut line = Line {
+            source: connected.source,
+            local: connected.local,
+            remote: connected.remote,
+            tls: None,
+            meter: connected.wire.meter().clone(),
+            probe: connected.wire.probe(),
+            opened_at: clock::monotonic(),
+        };
+        let io: Box<dyn Io> = if destination.scheme.has_tls() {
+            let offer = if self.http1_only.holds(tenant, destination) { Offer::Http1 } else { Offer::Both };
+            let (stream, facts) = self.shake_hands(tenant, &destination.host, offer, connected.wire, journey).await?;
+            line.tls = Some(Arc::new(facts));
+            stream
+        } else {
+            Box::new(connected.wire)
+        };
+        let tasks = Tasks::new(&self.turns, tenant);
+        let limits = &settings.config.limits;
+        let caps = HeadCaps { bytes: bytes(limits.response_headers), lines: limits.response_header_lines as usize };
+        Channel::open(io, line, tasks, &destination.host.text(), caps).await
+    }
+
+    /// A connection to one of the candidates, and what is known of it.
+    async fn connect(
+        &self,
+        errand: &Errand,
+        candidates: &[Candidate],
+        journey: &mut Journey,
+        in_flight: &mut InFlight,
+    ) -> Result<Connected, Failure> {
         if let Some(first) = candidates.first()
             && let Some(source) = first.sources.first()
         {
@@ -266,8 +310,7 @@ impl Deliverer {
             in_flight.leaves_from(&self.dialer.metrics().of(source));
         }
         journey.watch.enter(Phase::Connect);
-        let errand = Errand { tenant: tenant.clone(), destination: destination.clone(), purpose };
-        let connected = self.dialer.connect(&errand, candidates, &journey.met).await.inspect_err(|failure| {
+        let connected = self.dialer.connect(errand, candidates, &journey.met).await.inspect_err(|failure| {
             if matches!(failure.code, Code::SourceUnavailable | Code::SourcePortsExhausted) {
                 journey.leaves_from_nowhere();
             }
@@ -278,40 +321,31 @@ impl Deliverer {
         connection.source = Some(connected.local);
         connection.public = Some(connected.source.public());
         connection.remote = Some(connected.remote);
+        Ok(connected)
+    }
 
-        let mut line = Line {
-            source: connected.source,
-            local: connected.local,
-            remote: connected.remote,
-            tls: None,
-            meter: connected.wire.meter().clone(),
-            probe: connected.wire.probe(),
-            opened_at: clock::monotonic(),
-        };
-        let io: Box<dyn Io> = match destination.scheme {
-            Scheme::Http => Box::new(connected.wire),
-            Scheme::Https => {
-                journey.watch.enter(Phase::Tls);
-                let (trust, whose, host) = (self.dialer.trust(), tenant.clone(), destination.host.clone());
-                let offer = if self.http1_only.holds(tenant, destination) { Offer::Http1 } else { Offer::Both };
-                let handshake = async move { trust.handshake(&whose, &host, offer, connected.wire).await };
-                let (stream, facts) = self.apart.run(tenant, handshake).await.map_err(|NoTls { failure, facts }| {
-                    // A certificate that was refused is shown.
-                    if let Some(facts) = facts {
-                        connection_tls(journey, &facts);
-                    }
-                    failure
-                })?;
-                journey.watch.leave();
+    /// TLS over a connection that stands.
+    async fn shake_hands(
+        &self,
+        tenant: &TenantId,
+        host: &Host,
+        offer: Offer,
+        wire: Wire,
+        journey: &mut Journey,
+    ) -> Result<(Box<TlsStream<Wire>>, TlsFacts), Failure> {
+        journey.watch.enter(Phase::Tls);
+        let (trust, whose, host) = (self.dialer.trust(), tenant.clone(), host.clone());
+        let handshake = async move { trust.handshake(&whose, &host, offer, wire).await };
+        let (stream, facts) = self.apart.run(tenant, handshake).await.map_err(|NoTls { failure, facts }| {
+            // A certificate that was refused is shown.
+            if let Some(facts) = facts {
                 connection_tls(journey, &facts);
-                line.tls = Some(Arc::new(facts));
-                stream
             }
-        };
-        let tasks = Tasks::new(&self.turns, tenant);
-        let limits = &settings.config.limits;
-        let caps = HeadCaps { bytes: bytes(limits.response_headers), lines: limits.response_header_lines as usize };
-        Channel::open(io, line, tasks, &destination.host.text(), caps).await
+            failure
+        })?;
+        journey.watch.leave();
+        connection_tls(journey, &facts);
+        Ok((stream, facts))
     }
 
     /// One request and its answer over one connection, which is closed or parked at the end.
@@ -320,7 +354,7 @@ impl Deliverer {
         let failed = Unanswered::Failed;
 
         let prepared =
-            prepare(way.spec, way.url, &config.delivery.user_agent, way.carried, channel.version()).map_err(failed)?;
+            prepare(way.asked, way.url, &config.delivery.user_agent, way.carried, channel.version()).map_err(failed)?;
         let counters = self.dialer.metrics().of(&channel.line().source);
         journey.begin_exchange(channel.line(), &prepared, way.reused);
         let answer = channel.send(prepared).await;
@@ -401,7 +435,7 @@ impl Deliverer {
         let tenant = TenantId::OURSELVES;
         let generation = self.pool.generation();
         let asker = Asker { tenant: &tenant, workflow: None };
-        journey.goes_to(url);
+        journey.goes_to(url.destination());
         let settings = self.world.settings();
         let suspensions = self.world.suspensions();
         // Its own memory: no tenant's tries are counted.
@@ -412,7 +446,8 @@ impl Deliverer {
         }
         journey.watch.enter(Phase::Dns);
         // The given source, whether or not a send may leave from it: that is what is being found out.
-        let found = self.dialer.find(asker, url, &settings, Purpose::Reflector, &journey.inquiry).await;
+        let purpose = Purpose::Reflector;
+        let found = self.dialer.find(asker, url.destination(), &settings, purpose, &journey.inquiry).await;
         let family = Family::of(source.bind());
         let candidates: Vec<_> = found
             .addresses?
@@ -423,20 +458,17 @@ impl Deliverer {
         if candidates.is_empty() {
             return Err(NameCause::NotOfThisSource.failure(&url.destination().host.text()));
         }
-        let spec = SendSpec {
+        let asked = HttpRequest {
             method: Method::Get,
             target: Target::Url(url.clone()),
             headers: Vec::new(),
             spelling: Spelling::default(),
             dropped_headers: Vec::new(),
             body: None,
-            context: Context::default(),
-            expires_in: None,
         };
         let mut in_flight = self.dialer.metrics().in_flight();
-        let purpose = Purpose::Reflector;
-        let (tenant, spec, settings) = (&tenant, &spec, &*settings);
-        let way = Way { tenant, spec, url, settings, carried: None, purpose, generation, reused: false };
+        let (tenant, asked, settings) = (&tenant, &asked, &*settings);
+        let way = Way { tenant, asked, url, settings, carried: None, purpose, generation, reused: false };
         let channel = self.open(&way, &candidates, journey, &mut in_flight).await?;
         match self.exchange(&way, channel, journey).await {
             Ok(status) => Ok(status),
@@ -458,7 +490,7 @@ pub struct Fetched {
 /// What stays the same for one exchange.
 struct Way<'a> {
     tenant: &'a TenantId,
-    spec: &'a SendSpec,
+    asked: &'a HttpRequest,
     url: &'a CheckedUrl,
     settings: &'a Settings,
     /// The `traceparent` that the receiver is told.
@@ -468,6 +500,13 @@ struct Way<'a> {
     /// From before anything was judged: what is judged by rules that have changed by the end is not used again.
     generation: Generation,
     reused: bool,
+}
+
+/// What a destination's name came to, and what of it may be dialled.
+struct Found {
+    aliases: Vec<String>,
+    addresses: Vec<IpAddr>,
+    candidates: Vec<Candidate>,
 }
 
 /// How far a delivery has come. It lives outside of the work, so that a delivery that ran out tells as much as one
@@ -483,6 +522,8 @@ struct Journey {
     would_block: Option<Code>,
     connection: Option<Connection>,
     exchange: Option<Exchange>,
+    /// Where a message is handed over.
+    handing: Option<Handing>,
     response: Option<Receiving>,
     /// The response was read to its end, or as far as it is read.
     complete: bool,
@@ -506,11 +547,24 @@ impl Exchange {
 }
 
 impl Journey {
-    fn goes_to(&mut self, url: &CheckedUrl) {
-        self.to = Some(url.destination().clone());
+    fn goes_to(&mut self, to: &Destination) {
+        self.to = Some(to.clone());
     }
 
-    /// The host and port that the send names.
+    fn looked(&mut self, look: Look) -> Result<Found, Failure> {
+        let Look { aliases, resolved, would_block, way } = look;
+        if self.inquiry.has_begun() {
+            self.watch.leave();
+        } else {
+            self.watch.cancel();
+        }
+        self.would_block = self.would_block.or(would_block);
+        let addresses = resolved.iter().map(|(address, _)| *address).collect();
+        self.connection.get_or_insert_default().resolved = resolved;
+        Ok(Found { aliases, addresses, candidates: way? })
+    }
+
+    /// The host and port that it goes to.
     fn named(&self) -> (Cow<'_, str>, u16) {
         self.to.as_ref().map_or((Cow::Borrowed(""), 0), |to| (to.host.text(), to.port))
     }
@@ -585,6 +639,9 @@ impl Journey {
         let (host, port) = self.named();
         let host = &*host;
         let total = deadline.total();
+        if let (Some(handing), Phase::Write | Phase::Wait) = (&self.handing, phase) {
+            return handing.ran_out(total, host);
+        }
         match phase {
             Phase::Dns => self.inquiry.ran_out(total),
             Phase::Connect => {
@@ -629,7 +686,9 @@ impl Journey {
             }
             None => Ended::because(self.ran_out(phase.unwrap_or(Phase::Dns), deadline)),
         };
-        let sent = self.exchange.filter(|exchange| exchange.written() > 0);
+        let sent = self.exchange.filter(|exchange| exchange.written() > 0).map(|exchange| exchange.lines);
+        let (handed, reply) = self.handing.map(Handing::end).unwrap_or_default();
+        let sent = sent.or(handed);
         if let Some(error) = &mut ended.error
             && error.processed == Processed::Maybe
             && sent.is_none()
@@ -638,8 +697,8 @@ impl Journey {
         }
         Attempt {
             ended,
-            sent_headers: sent.map(|exchange| exchange.lines),
-            response: self.response.map(|response| response.finish(self.complete)),
+            sent_headers: sent,
+            response: self.response.map(|response| response.finish(self.complete)).or(reply),
             connection: self.connection,
             timings: self.watch.finish(deadline, total),
             would_block: self.would_block,
@@ -647,7 +706,7 @@ impl Journey {
     }
 }
 
-fn connection_tls(journey: &mut Journey, facts: &crate::record::TlsFacts) {
+fn connection_tls(journey: &mut Journey, facts: &TlsFacts) {
     journey.connection.get_or_insert_default().tls = Some(facts.clone());
 }
 

@@ -34,8 +34,8 @@ use crate::limits::DNS_ADDRESSES_MAX;
 use crate::outcome::words::{ConnectCause, NameCause};
 use crate::outcome::{Code, Failure};
 use crate::policy::{
-    Answer, Asker, CheckedAddr, CheckedUrl, Circumstances, Destination, Errand, Host, Purpose, ScanMemory, Scheme,
-    Verdict, forms,
+    Answer, Asker, CheckedAddr, CheckedUrl, Circumstances, Destination, Errand, Host, Purpose, ScanMemory, Verdict,
+    forms,
 };
 use crate::source::{Family, Source};
 use crate::world::{Settings, World};
@@ -173,16 +173,16 @@ impl Dialer {
     pub async fn look(
         &self,
         asker: Asker<'_>,
-        url: &CheckedUrl,
+        to: &Destination,
         settings: &Settings,
         purpose: Purpose,
         inquiry: &Inquiry,
     ) -> Look {
         let Vetted { aliases, resolved, would_block, addresses } =
-            self.find(asker, url, settings, purpose, inquiry).await;
+            self.find(asker, to, settings, purpose, inquiry).await;
         // By what is in force now: a name may have taken its time, and a reload may have come between.
         let now = self.world.settings();
-        let way = addresses.and_then(|addresses| self.candidates(asker, url, &now, &addresses));
+        let way = addresses.and_then(|addresses| self.candidates(asker, to, &now, &addresses));
         Look { aliases, resolved, would_block, way }
     }
 
@@ -190,13 +190,13 @@ impl Dialer {
     pub async fn find(
         &self,
         asker: Asker<'_>,
-        url: &CheckedUrl,
+        to: &Destination,
         settings: &Settings,
         purpose: Purpose,
         inquiry: &Inquiry,
     ) -> Vetted {
-        let Destination { scheme, host, .. } = url.destination();
-        if *scheme == Scheme::Https
+        let host = &to.host;
+        if to.scheme.has_tls()
             && let Err(failure) = tls::nameable(host)
         {
             // Before anything is looked up or opened for it.
@@ -222,7 +222,7 @@ impl Dialer {
                 }
             }
         };
-        let Answer { resolved, addresses, denial, would_block } = self.judge(asker, url, &aliases, &addresses, purpose);
+        let Answer { resolved, addresses, denial, would_block } = self.judge(asker, to, &aliases, &addresses, purpose);
         // An alias is denied whether or not it has an address: a failure must not tell more than a refusal.
         let addresses = match (denial, failure) {
             (Some(denial), _) => Err(denial.into()),
@@ -236,7 +236,7 @@ impl Dialer {
     fn judge(
         &self,
         asker: Asker<'_>,
-        url: &CheckedUrl,
+        to: &Destination,
         aliases: &[String],
         addresses: &[IpAddr],
         purpose: Purpose,
@@ -244,7 +244,7 @@ impl Dialer {
         let (policy, ours, suspensions) = (self.world.policy(), self.world.ours(), self.world.suspensions());
         let local = self.local(addresses);
         let by = Circumstances { ours: &ours, local: &local, suspensions: &suspensions, purpose };
-        policy.judge_answer(asker, url, aliases, addresses, by)
+        policy.judge_answer(asker, to, aliases, addresses, by)
     }
 
     /// Whether what was connected may still be there, by what is in force now.
@@ -262,11 +262,39 @@ impl Dialer {
         if let Some(denial) = policy.judge_url(asker, url, &suspensions, &mut scan, clock::wall()).denial {
             return Err(denial.into());
         }
-        match self.judge(asker, url, aliases, addresses, Purpose::Delivery) {
+        self.leads_there(asker, url.destination(), aliases, addresses, Purpose::Delivery, remote)
+    }
+
+    /// The same of an endpoint that is configured.
+    pub fn judge_endpoint_again(
+        &self,
+        asker: Asker<'_>,
+        to: &Destination,
+        aliases: &[String],
+        addresses: &[IpAddr],
+        purpose: Purpose,
+        remote: SocketAddr,
+    ) -> Result<(), Failure> {
+        if let Some(denial) = self.world.judge_endpoint(asker, to, purpose) {
+            return Err(denial.into());
+        }
+        self.leads_there(asker, to, aliases, addresses, purpose, remote)
+    }
+
+    fn leads_there(
+        &self,
+        asker: Asker<'_>,
+        to: &Destination,
+        aliases: &[String],
+        addresses: &[IpAddr],
+        purpose: Purpose,
+        remote: SocketAddr,
+    ) -> Result<(), Failure> {
+        match self.judge(asker, to, aliases, addresses, purpose) {
             Answer { denial: Some(denial), .. } => Err(denial.into()),
             Answer { addresses, .. } if addresses.iter().any(|address| address.socket_addr() == remote) => Ok(()),
             // Passed over, and nothing is said against it: as if it had not been found.
-            Answer { .. } => Err(NameCause::OutOfReach.failure(&url.destination().host.text())),
+            Answer { .. } => Err(NameCause::OutOfReach.failure(&to.host.text())),
         }
     }
 
@@ -283,11 +311,11 @@ impl Dialer {
     fn candidates(
         &self,
         asker: Asker<'_>,
-        url: &CheckedUrl,
+        to: &Destination,
         settings: &Settings,
         addresses: &[CheckedAddr],
     ) -> Result<Vec<Candidate>, Failure> {
-        let host = url.destination().host.text();
+        let host = to.host.text();
         let pool = settings.config.pool_of(asker.tenant);
         let now = clock::wall();
         let choose = |family| settings.sources.choose(&pool, family, asker.tenant, &host, now);

@@ -33,7 +33,7 @@ use crate::outcome::words::UnmadeCause;
 use crate::outcome::{Ended, Timings};
 use crate::record::{Finished, waited};
 use crate::schedule::Waiting;
-use crate::send::{Target, TenantId};
+use crate::send::TenantId;
 use crate::store::{self, Begin, Pending, Started, StoreError};
 use crate::world::World;
 
@@ -298,12 +298,9 @@ impl Dispatcher {
     async fn fly(self: Arc<Self>, started: Started, mut slot: Slot, since: Since) {
         let tenant = started.tenant().clone();
         let started_at = started.at();
-        let host = match &started.spec().target {
-            Target::Url(url) => Some(url.destination().host.text().into_owned()),
-            Target::Refused { .. } => None,
-        };
+        let host = started.spec().destination().map(|to| to.host.text().into_owned());
         let unended = Unended::new(self.clone(), started.id(), since, started_at);
-        let deadline = Deadline::start(self.world.config().delivery.deadline);
+        let deadline = Deadline::start(self.world.config().deadline_of(started.spec().to.kind()));
         let flight = Flights::enter(&self.flights, deadline.at() + limits::OVERDUE_GRACE);
         let id = started.id();
         let begun = self.deliverer.tracer().begun(&started);

@@ -86,7 +86,7 @@ impl Explainer {
         let settings = self.world.settings();
         let deadline = Deadline::start(settings.config.delivery.deadline);
         let inquiry = Inquiry::default();
-        let look = self.deliverer.dialer().look(asker, &url, &settings, Purpose::Delivery, &inquiry);
+        let look = self.deliverer.dialer().look(asker, url.destination(), &settings, Purpose::Delivery, &inquiry);
         match deadline.bound(look).await {
             None => explanation.refusal = Some(inquiry.ran_out(deadline.total())),
             Some(look) => {

@@ -23,11 +23,11 @@ use crate::dispatch::{Dispatcher, Since};
 use crate::flow::{Admission, Bounds, Claimed, Counted, Entry, Full};
 use crate::ledger::Ledger;
 use crate::outcome::Timings;
-use crate::policy::{Asker, Destination, Suspensions};
+use crate::policy::{Asker, Suspensions};
 use crate::record::{ExecutionState, Record, Unfinished};
 use crate::redact::Redactor;
 use crate::schedule::Waiting;
-use crate::send::{ExecutionId, SendId, SendSpec, Target, TenantId};
+use crate::send::{ExecutionId, SendId, SendSpec, TenantId};
 use crate::store::{
     Accept, Accepted, Course, Ending, ExecutionEnd, IdempotencyKey, NewSend, NodeLoad, Reach, Started, StoreError,
     Suspension, SuspensionScope,
@@ -185,7 +185,7 @@ impl Intake {
         let mut ids = self.ids.call(created_at);
         let named: Vec<SendId> = call.sends.iter().map(|_| ids.id()).collect();
         if !held {
-            let sends = named.iter().zip(&call.sends).map(|(id, spec)| (*id, destination_of(&spec.target)));
+            let sends = named.iter().zip(&call.sends).map(|(id, spec)| (*id, spec.destination().cloned()));
             let terms = self.world.terms();
             self.backlog.decide(|flow| flow.place(&mut admission, sends, &terms));
         }
@@ -270,7 +270,7 @@ impl Intake {
         let kept = sends.iter().filter(|send| send.course == Course::Claim);
         kept.map(|send| Claimed {
             tenant: send.tenant.clone(),
-            destination: destination_of(&send.spec.target),
+            destination: send.spec.destination().cloned(),
             send: Waiting {
                 id: send.id,
                 workflow: send.spec.context.workflow.clone(),
@@ -556,12 +556,5 @@ fn course_of(entry: &Entry) -> Course {
         Entry::Begin(_) => Course::Begin,
         Entry::Keep => Course::Claim,
         Entry::Wait => Course::Wait,
-    }
-}
-
-fn destination_of(target: &Target) -> Option<Destination> {
-    match target {
-        Target::Url(url) => Some(url.destination().clone()),
-        Target::Refused { .. } => None,
     }
 }

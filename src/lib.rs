@@ -1,8 +1,9 @@
 //! # egressd: the map
 //!
-//! Workflow nodes hand egressd *sends*; it makes each request once, from a published source address, within one
-//! deadline, if the acceptable-use policy allows it, and keeps a record. What the outside sees is in the README and in
-//! `/openapi.json`; this is the inside. The tree reads in the order a send travels.
+//! Workflow nodes hand egressd *sends*; it makes each once, from a published source address, within one deadline, if the
+//! acceptable-use policy allows it, and keeps a record. A send goes to one destination: a URL, or what the operator has set
+//! up beside them (mail). What the outside sees is in the README and in `/openapi.json`; this is the inside. The tree reads
+//! in the order a send travels.
 //!
 //! | floor | modules |
 //! |---|---|
@@ -32,6 +33,17 @@
 //!    ([`deliver::apart`]): what floods one of them delays no other's deadline.
 //! 4. [`dispatch`] redacts what came of it, gives the slot back, and [`ledger`] writes the end until it is durable.
 //!
+//! ## Another destination
+//!
+//! A variant of [`send::Kind`] and one of [`send::To`], with its own form in records ([`record::ShownTo`]); from there the
+//! compiler leads: [`redact`] (how it is shown), the stores' forms (a number in `store::wire`, and what stands in its place
+//! for a node of the version before), [`config`] (its table, its deadline), [`policy::Purpose`] (how its endpoint is
+//! judged), [`deliver`] (a module beside [`deliver::email`] that takes what a delivery has and gives a status or a failure),
+//! [`outcome::words`] (its rows), [`trace`], and of [`api`] the record's view, resend, HAR and the description. By hand
+//! alone: the key that names it in [`send::parse`], the inspector's `words.js`, [`cli`]'s line of a record, and the workflow
+//! node's sender. Scheduling, caps, fairness, suspensions, executions, keys, both stores, drain and crash know a send by
+//! [`send::SendSpec::destination`] and [`send::SendSpec::body`], and nothing of its kind.
+//!
 //! ## What must not be
 //!
 //! - Imports do not point up a floor; words and deciding modules do no I/O, spawn nothing and read no clock; domain
@@ -48,7 +60,10 @@
 //! - No module but [`app::stores`] knows which store is in use.
 //! - No module but [`app`] and [`cli`] knows [`proxy`]: sends are what they are without it. It runs on threads of its own,
 //!   its lookups wait for each other alone, and it leaves a share of each source's ports to deliveries.
-//! - No secret leaves [`redact`] or a sealed part of the store.
+//! - No secret leaves [`redact`] or a sealed part of the store, and none of the configuration a [`config::Secret`] but
+//!   towards whom it is for.
+//! - What the operator has configured as an endpoint (a relay, a reflector) is dialled from the configuration in force:
+//!   nothing that a send holds has a part in where it leads, or in who receives a message.
 //!
 //! The suite's `house` test and the bans in `.clippy.toml` hold the code to these.
 

@@ -30,6 +30,13 @@ pub const PROBLEMS_MAX: usize = 10_000;
 pub const ECHO_CHARS_MAX: usize = 256;
 /// Longest `context` value and execution id, in characters.
 pub const CONTEXT_CHARS_MAX: usize = 256;
+/// Longest subject of a message, in characters.
+pub const SUBJECT_CHARS_MAX: usize = 500;
+/// Longest line of an SMTP reply, in bytes with its end (RFC 5321 section 4.5.3.1.5 has 512), and the most lines of one.
+pub const SMTP_LINE_BYTES_MAX: usize = 2048;
+pub const SMTP_REPLY_LINES_MAX: usize = 64;
+/// Most addresses that one message goes to.
+pub const MAIL_RECIPIENTS_MAX: usize = 50;
 /// Longest tenant id, in characters.
 pub const TENANT_CHARS_MAX: usize = 128;
 /// Longest `Idempotency-Key`, in characters.
@@ -387,6 +394,8 @@ pub const TUNNELS: u32 = 5_000;
 pub const TUNNELS_PER_TENANT: u32 = 1_000;
 pub const TUNNELS_PER_TENANT_DESTINATION: u32 = 200;
 pub const DEADLINE: Duration = Duration::from_secs(5);
+/// Of a message, everything in it.
+pub const MAIL_DEADLINE: Duration = Duration::from_secs(15);
 pub const DRAIN: Duration = Duration::from_secs(10);
 pub const KEEP_ALIVE: Duration = Duration::from_millis(1500);
 /// How much sooner than it says a receiver's idle connection is given up: its end may be on the way.
@@ -465,6 +474,7 @@ const _: () = assert!(REUSE_PROVEN_AFTER.as_millis() < KEEP_ALIVE.as_millis());
 const _: () = assert!(IDLE_PER_DESTINATION <= IDLE_TOTAL);
 const _: () = assert!(SENDS_PER_REQUEST as u64 <= QUEUED_PER_TENANT);
 const _: () = assert!(DEADLINE.as_millis() <= DEADLINE_MAX.as_millis());
+const _: () = assert!(MAIL_DEADLINE.as_millis() <= DEADLINE_MAX.as_millis());
 const _: () = assert!(IN_FLIGHT <= IN_FLIGHT_MAX && QUEUED <= QUEUED_MAX);
 const _: () = assert!(IDEMPOTENCY_KEPT.as_millis() <= RETENTION.as_millis());
 const _: () = assert!(BODY_RETENTION.as_millis() <= RETENTION.as_millis());

@@ -248,6 +248,17 @@ pub fn redirected(status: u16, location: Option<&str>) -> String {
     }
 }
 
+/// What a relay's refusal of a message says: it is an answer. `command` is what it answered.
+pub fn refused_by_relay(status: u16, command: Option<&str>) -> String {
+    let command = command.unwrap_or("the message");
+    let what = format!("the relay answered {status} to {command}, and took nothing; its words are the response's body");
+    match (status, command) {
+        (_, "AUTH") => format!("the relay answered {status} to this node's login, and took nothing; ask the operator"),
+        (400..=499, _) => format!("{what}; it may be resent later; ask the operator if it goes on"),
+        _ => format!("{what}; correct what they name, or ask the operator, before you resend"),
+    }
+}
+
 /// Where a URL of a peer's points, without what may be secret in it: userinfo and query.
 fn place(location: &str) -> String {
     let end = location.find(['?', '#']).unwrap_or(location.len());

@@ -14,8 +14,8 @@ use jiff::Timestamp;
 
 use crate::outcome::labelled;
 use crate::outcome::{Code, Ended, Timings};
-use crate::policy::Verdict;
-use crate::send::{Context, ExecutionId, Method, SendId, Spelling, TenantId};
+use crate::policy::{CheckedUrl, Destination, Verdict};
+use crate::send::{Context, ExecutionId, Kind, Method, SendId, Spelling, TenantId};
 
 pub use self::tunnel::{Tunnel, TunnelEnd, TunnelEnded};
 
@@ -46,22 +46,72 @@ pub struct ShownBody {
     pub sha256: Option<[u8; 32]>,
 }
 
+/// What was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShownRequest {
-    pub method: Method,
-    pub url: String,
+    pub to: ShownTo,
+    /// Of a message, those that left, and none before.
     pub headers: ShownHeaders,
     /// Not shown; a resend writes the names alike.
     pub spelling: Spelling,
     pub dropped_headers: Vec<String>,
-    /// `None`: the request has no body.
+    /// `None`: the request has no body. Of a message, the content of its [`crate::send::Email`].
     pub body: Option<ShownBody>,
+}
+
+/// A [`crate::send::To`] as shown, but for what all of them have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ShownTo {
+    Http {
+        method: Method,
+        url: String,
+    },
+    /// The relay that was configured when it was accepted.
+    Email {
+        relay: Destination,
+    },
+}
+
+impl ShownTo {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Http { .. } => Kind::Http,
+            Self::Email { .. } => Kind::Email,
+        }
+    }
+
+    /// Its body is JSON whatever its headers say.
+    pub fn is_json(&self) -> bool {
+        matches!(self, Self::Email { .. })
+    }
+
+    /// `None`: its URL is refused.
+    pub fn destination(&self) -> Option<Destination> {
+        match self {
+            Self::Http { url, .. } => CheckedUrl::parse(url).ok().map(|url| url.destination().clone()),
+            Self::Email { relay } => Some(relay.clone()),
+        }
+    }
+
+    pub fn method(&self) -> Option<Method> {
+        match self {
+            Self::Http { method, .. } => Some(*method),
+            Self::Email { .. } => None,
+        }
+    }
+
+    pub fn url(&self) -> Option<&str> {
+        match self {
+            Self::Http { url, .. } => Some(url),
+            Self::Email { .. } => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShownResponse {
     pub status: u16,
-    /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`.
+    /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`; `SMTP`, whose replies have one line of headers: `command`, what was answered.
     pub version: String,
     pub headers: ShownHeaders,
     pub body: ShownBody,

@@ -16,8 +16,8 @@ use http::header;
 use self::json::Pointers;
 use crate::config::Redact;
 use crate::outcome::{Ended, Said, WHAT_CAME};
-use crate::record::{Record, ShownBody, ShownHeaders, ShownRequest, ShownResponse};
-use crate::send::{HeaderLines, SendSpec, TenantId};
+use crate::record::{Record, ShownBody, ShownHeaders, ShownRequest, ShownResponse, ShownTo};
+use crate::send::{HeaderLines, SendSpec, Spelling, TenantId, To};
 
 /// Headers that are always secret (lower-case).
 pub const SECRET_HEADERS: &[&str] = &[
@@ -94,10 +94,11 @@ pub struct Redactor {
     pointers: Pointers,
 }
 
-/// A body received, before redaction.
+/// An answer, before redaction.
 pub struct RawResponse {
     pub status: u16,
-    pub version: http::Version,
+    /// As [`ShownResponse::version`].
+    pub version: &'static str,
     pub headers: HeaderLines,
     /// What was kept of the body (at most `response_body_stored`).
     pub body: Bytes,
@@ -149,10 +150,10 @@ impl Redactor {
         let tenant = record.tenant.clone();
         let of = self.of(&tenant);
         let request = &mut record.request;
-        of.see_body(request.body.as_mut(), &request.headers);
+        of.see_body(request.body.as_mut(), request.to.is_json() || shows_json(&request.headers));
         of.see_headers(&mut request.headers);
         if let Some(response) = &mut record.response {
-            of.see_body(Some(&mut response.body), &response.headers);
+            of.see_body(Some(&mut response.body), shows_json(&response.headers));
             of.see_headers(&mut response.headers);
         }
         if let Some(error) = record.ended.as_mut().and_then(|ended| ended.error.as_mut()) {
@@ -173,14 +174,26 @@ impl OfTenant<'_> {
     /// A send's request as records may show it. The second value: the send holds what the shown form does not
     /// (a secret header, a redacted body, or a body that is not kept), so it is stored sealed only.
     pub fn request(self, spec: &SendSpec, keep_bodies: bool) -> (ShownRequest, bool) {
-        let mut sealed = spec.headers.iter().any(|(name, _)| self.redactor.is_secret_header(name.as_str()));
-        let body = spec.body.as_ref().map(|bytes| {
+        let (to, headers, spelling, dropped_headers) = match &spec.to {
+            To::Http(request) => (
+                ShownTo::Http { method: request.method, url: request.target.shown().to_owned() },
+                &request.headers,
+                request.spelling.clone(),
+                request.dropped_headers.clone(),
+            ),
+            To::Email(email) => {
+                (ShownTo::Email { relay: email.relay().clone() }, &Vec::new(), Spelling::default(), Vec::new())
+            }
+        };
+        let mut sealed = headers.iter().any(|(name, _)| self.redactor.is_secret_header(name.as_str()));
+        let says_json = to.is_json() || says_json(headers);
+        let body = spec.body().map(|bytes| {
             let total = bytes.len() as u64;
             if !keep_bodies {
                 sealed |= total > 0;
                 return ShownBody { bytes: None, total, truncated: total > 0, sha256: None };
             }
-            match self.hidden_in_body(bytes, &spec.headers) {
+            match self.hidden_in_body(bytes, says_json) {
                 Some(hidden) => {
                     sealed = true;
                     ShownBody { bytes: Some(hidden), total, truncated: false, sha256: None }
@@ -188,15 +201,7 @@ impl OfTenant<'_> {
                 None => ShownBody { bytes: Some(bytes.clone()), total, truncated: false, sha256: Some(sha256(bytes)) },
             }
         });
-        let shown = ShownRequest {
-            method: spec.method,
-            url: spec.target.shown().to_owned(),
-            headers: self.sent_headers(&spec.headers),
-            spelling: spec.spelling.clone(),
-            dropped_headers: spec.dropped_headers.clone(),
-            body,
-        };
-        (shown, sealed)
+        (ShownRequest { to, headers: self.sent_headers(headers), spelling, dropped_headers, body }, sealed)
     }
 
     /// Header lines as records show them: grouped by name in order of first appearance.
@@ -221,7 +226,7 @@ impl OfTenant<'_> {
         let body = if !keep_bodies {
             ShownBody { bytes: None, total: body_total, truncated: body_total > 0, sha256: None }
         } else {
-            match self.hidden_in_body(&body, &headers) {
+            match self.hidden_in_body(&body, says_json(&headers)) {
                 Some(hidden) => {
                     ShownBody { bytes: Some(hidden), total: body_total, truncated: body_truncated, sha256: None }
                 }
@@ -233,7 +238,7 @@ impl OfTenant<'_> {
                 },
             }
         };
-        ShownResponse { status, version: version_name(version), headers: self.sent_headers(&headers), body, declared }
+        ShownResponse { status, version: version.to_owned(), headers: self.sent_headers(&headers), body, declared }
     }
 
     /// An end as records may tell it: what the receiver sent is quoted where it may be seen.
@@ -275,12 +280,10 @@ impl OfTenant<'_> {
         }
     }
 
-    fn see_body(self, body: Option<&mut ShownBody>, headers: &ShownHeaders) {
+    fn see_body(self, body: Option<&mut ShownBody>, says_json: bool) {
         let pointers = &self.redactor.pointers;
         let Some(body) = body.filter(|_| !pointers.is_empty()) else { return };
         let Some(bytes) = body.bytes.as_ref().filter(|bytes| !bytes.is_empty()) else { return };
-        let types = headers.iter().filter(|(name, _)| name == header::CONTENT_TYPE.as_str());
-        let says_json = types.flat_map(|(_, values)| values).any(|value| value.to_ascii_lowercase().contains("json"));
         if let Some(hidden) = pointers.hide_more(bytes, says_json, |secret| self.hide.hide(secret)) {
             body.bytes = Some(hidden.into());
             body.sha256 = None;
@@ -300,14 +303,10 @@ impl OfTenant<'_> {
     }
 
     /// `None`: the body holds nothing to hide.
-    fn hidden_in_body(self, body: &Bytes, headers: &HeaderLines) -> Option<Bytes> {
+    fn hidden_in_body(self, body: &Bytes, says_json: bool) -> Option<Bytes> {
         if self.redactor.pointers.is_empty() || body.is_empty() {
             return None;
         }
-        let says_json = headers.iter().any(|(name, value)| {
-            name == header::CONTENT_TYPE
-                && value.to_str().is_ok_and(|value| value.to_ascii_lowercase().contains("json"))
-        });
         self.redactor.pointers.hide(body, says_json, |secret| self.hide.hide(secret)).map(Bytes::from)
     }
 }
@@ -321,13 +320,15 @@ fn header_text(value: &[u8]) -> String {
     }
 }
 
-fn version_name(version: http::Version) -> String {
-    match version {
-        http::Version::HTTP_10 => "HTTP/1.0",
-        http::Version::HTTP_2 => "HTTP/2",
-        _ => "HTTP/1.1",
-    }
-    .to_owned()
+/// Whether the `Content-Type` among these lines does.
+fn says_json(lines: &HeaderLines) -> bool {
+    let mut types = lines.iter().filter(|(name, _)| name == header::CONTENT_TYPE);
+    types.any(|(_, value)| value.to_str().is_ok_and(|value| value.to_ascii_lowercase().contains("json")))
+}
+
+fn shows_json(headers: &ShownHeaders) -> bool {
+    let types = headers.iter().filter(|(name, _)| name == header::CONTENT_TYPE.as_str());
+    types.flat_map(|(_, values)| values).any(|value| value.to_ascii_lowercase().contains("json"))
 }
 
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {

@@ -1,10 +1,11 @@
 //! What a workflow asked for, as values that are valid by construction.
 //!
-//! [`SendSpec`] is one request to make; [`Context`] says whose it is. Making one from an author's JSON is
-//! [`parse`]'s work (with [`body`], [`headers`] and [`params`]); where the URL may point is [`crate::policy`]'s.
-//! Not here: anything about how, when or whether it is delivered.
+//! [`SendSpec`] is one send to make: [`To`] says where it goes and what it carries, [`Context`] whose it is. Making one
+//! from an author's JSON is [`parse`]'s work (with [`body`], [`headers`] and [`params`]); where the URL may point is
+//! [`crate::policy`]'s. Not here: anything about how, when or whether it is delivered.
 
 pub mod body;
+pub mod email;
 pub mod headers;
 pub mod params;
 pub mod parse;
@@ -16,8 +17,9 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use uuid::Uuid;
 
+pub use self::email::Email;
 use crate::outcome::{Failure, labelled};
-use crate::policy::CheckedUrl;
+use crate::policy::{CheckedUrl, Destination};
 
 /// A send's identity: a UUID of version 7, so that ids sort by the time of acceptance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -187,9 +189,34 @@ impl Target {
     }
 }
 
-/// One request to make, complete and of valid shape.
+/// One send to make, complete and of valid shape.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SendSpec {
+    pub to: To,
+    pub context: Context,
+    /// Counted from release (or acceptance); `None`: the configured default.
+    pub expires_in: Option<Duration>,
+}
+
+labelled! {
+    /// The kinds of destination that there are.
+    Kind {
+        Http = "http",
+        Email = "email",
+    }
+}
+
+/// Where a send goes, and what it carries there. Everything that differs between destinations is a `match` on this, or
+/// on [`crate::record::ShownTo`], its form in records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum To {
+    Http(HttpRequest),
+    Email(Email),
+}
+
+/// One request to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpRequest {
     pub method: Method,
     pub target: Target,
     /// What the author asked for (`auth` already turned into `authorization`, `content-type` filled in), without
@@ -200,19 +227,54 @@ pub struct SendSpec {
     pub dropped_headers: Vec<String>,
     /// `None`: the request has no body (and no `Content-Length` where the method defines none).
     pub body: Option<Bytes>,
-    pub context: Context,
-    /// Counted from release (or acceptance); `None`: the configured default.
-    pub expires_in: Option<Duration>,
+}
+
+impl To {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Http(_) => Kind::Http,
+            Self::Email(_) => Kind::Email,
+        }
+    }
 }
 
 impl SendSpec {
+    /// What it is connected to: caps, lists and suspensions know it by that. `None`: it goes nowhere, as its URL is
+    /// refused.
+    pub fn destination(&self) -> Option<&Destination> {
+        match &self.to {
+            To::Http(HttpRequest { target: Target::Url(url), .. }) => Some(url.destination()),
+            To::Http(HttpRequest { target: Target::Refused { .. }, .. }) => None,
+            To::Email(email) => Some(email.relay()),
+        }
+    }
+
+    /// What of it is kept apart, sealed, searched and dropped as bodies are.
+    pub fn body(&self) -> Option<&Bytes> {
+        match &self.to {
+            To::Http(request) => request.body.as_ref(),
+            To::Email(email) => Some(email.content()),
+        }
+    }
+
     /// About how much memory this takes, in bytes.
     pub fn footprint(&self) -> u64 {
+        let beside = match &self.to {
+            To::Http(request) => request.footprint(),
+            To::Email(_) => 0,
+        };
+        (512 + beside + self.body().map_or(0, Bytes::len)) as u64
+    }
+}
+
+impl HttpRequest {
+    /// Without its body.
+    fn footprint(&self) -> usize {
         /// Its place, and two pieces of memory.
         const OF_LINE: usize = 144;
         let headers: usize = self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + OF_LINE).sum();
         let spelling: usize = self.spelling.iter().map(|name| name.len() + 16).sum();
-        (512 + headers + spelling + self.target.shown().len() + self.body.as_ref().map_or(0, Bytes::len)) as u64
+        headers + spelling + self.target.shown().len()
     }
 }
 

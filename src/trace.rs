@@ -16,10 +16,10 @@ use tokio::sync::mpsc;
 use crate::clock;
 use crate::limits::TRACE_QUEUE;
 use crate::outcome::{Outcome, Timings};
-use crate::policy::{CheckedUrl, Destination};
+use crate::policy::Destination;
 use crate::record::{Finished, Record};
 use crate::send::trace::TraceParent;
-use crate::send::{ExecutionId, Method, SendId, Target, TenantId};
+use crate::send::{ExecutionId, Kind, Method, SendId, TenantId, To};
 use crate::store::Started;
 
 /// Of what a collector is to be told.
@@ -56,7 +56,9 @@ pub struct Begun {
     pub workflow: Option<Arc<str>>,
     pub execution: Option<ExecutionId>,
     pub step: Option<Arc<str>>,
-    pub method: Method,
+    pub kind: Kind,
+    /// Of HTTP.
+    pub method: Option<Method>,
     pub destination: Option<Destination>,
     pub started_at: Timestamp,
 }
@@ -104,10 +106,6 @@ impl Tracer {
         let spec = started.spec();
         let parent = spec.context.trace;
         self.to.as_ref().filter(|_| self.samples(started.id(), parent.as_ref()))?;
-        let destination = match &spec.target {
-            Target::Url(url) => Some(url.destination().clone()),
-            Target::Refused { .. } => None,
-        };
         Some(Begun {
             id: started.id(),
             place: TraceParent::of(started.id(), parent.as_ref()),
@@ -116,8 +114,12 @@ impl Tracer {
             workflow: spec.context.workflow.clone(),
             execution: spec.context.execution.clone(),
             step: spec.context.step.clone(),
-            method: spec.method,
-            destination,
+            kind: spec.to.kind(),
+            method: match &spec.to {
+                To::Http(request) => Some(request.method),
+                To::Email(_) => None,
+            },
+            destination: spec.destination().cloned(),
             started_at: started.at(),
         })
     }
@@ -145,8 +147,9 @@ impl Tracer {
                 workflow: record.context.workflow.clone(),
                 execution: record.context.execution.clone(),
                 step: record.context.step.clone(),
-                method: record.request.method,
-                destination: CheckedUrl::parse(&record.request.url).ok().map(|url| url.destination().clone()),
+                kind: record.request.to.kind(),
+                method: record.request.to.method(),
+                destination: record.request.to.destination(),
                 started_at: record.started_at.unwrap_or(finished_at),
             },
             created_at: record.created_at,

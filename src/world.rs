@@ -14,7 +14,9 @@ use jiff::Timestamp;
 use crate::clock;
 use crate::config::Config;
 use crate::flow::Terms;
-use crate::policy::{Asker, CheckedUrl, Destination, Judged, Policy, ScanMemory, SelfAddrs, Suspensions};
+use crate::policy::{
+    Asker, CheckedUrl, Denial, Destination, Judged, Policy, Purpose, ScanMemory, SelfAddrs, Suspensions,
+};
 use crate::publish::Notice;
 use crate::send::TenantId;
 use crate::source::{Neighbours, Sources};
@@ -95,6 +97,11 @@ impl World {
         let suspensions = self.suspensions.load();
         let mut scan = self.scan.lock().unwrap_or_else(PoisonError::into_inner);
         policy.judge_url(asker, url, &suspensions, &mut scan, now)
+    }
+
+    /// The same of an endpoint that is configured.
+    pub fn judge_endpoint(&self, asker: Asker<'_>, to: &Destination, purpose: Purpose) -> Option<Denial> {
+        self.policy().judge_endpoint(asker, to, &self.suspensions.load(), purpose)
     }
 
     /// Puts a checked configuration in force; sources that stay keep their health. `Deliverer::reload` follows.

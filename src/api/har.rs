@@ -10,14 +10,15 @@ use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
 use super::access::{Caller, Need};
-use super::problem::{Problem, ProblemView};
+use super::problem::{Problem, ProblemCode, ProblemView};
 use super::sends::{SHOWN_JSON_BYTES, send_id};
 use super::view::{Sight, likely_bytes, milliseconds, shown_body, shown_message};
 use super::{Shared, openapi, query};
 use crate::record::{Record, ShownHeaders};
 use crate::redact::Visible;
+use crate::send::Kind;
 
-/// One send's record as HAR 1.2. A send without a response has status 0, as browsers write it.
+/// One send's record as HAR 1.2, which tells of HTTP alone: of other sends there is none. A send without a response has status 0, as browsers write it.
 #[utoipa::path(
     get, path = "/v1/sends/{id}/har", operation_id = "read_har", tag = "sends",
     params(openapi::Tenant, ("id" = String, Path, description = "The send's id")),
@@ -26,7 +27,7 @@ use crate::redact::Visible;
         (status = 400, body = ProblemView<'static>, content_type = "application/problem+json", description = "A parameter is not right"),
         (status = 401, body = ProblemView<'static>, content_type = "application/problem+json", description = "No valid token"),
         (status = 403, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not allowed"),
-        (status = 404, body = ProblemView<'static>, content_type = "application/problem+json", description = "No such send"),
+        (status = 404, body = ProblemView<'static>, content_type = "application/problem+json", description = "No such send, or it is no HTTP request"),
         (status = 503, body = ProblemView<'static>, content_type = "application/problem+json", description = "The store cannot read, or too many answers are unread"),
     ),
 )]
@@ -41,6 +42,10 @@ pub(super) async fn har(
     let id = send_id(path)?;
     let turn = api.turns.turn(&caller.holder(), SHOWN_JSON_BYTES).await?;
     let (turn, record) = api.read_record(turn, tenants, id).await?;
+    if record.request.to.kind() != Kind::Http {
+        let detail = "a HAR tells of HTTP, and this send is none: GET /v1/sends/{id} has all that there is of it";
+        return Err(Problem::new(ProblemCode::NotFound, detail));
+    }
     let bytes = likely_bytes(&record, true);
     let redactor = api.intake.redactor();
     let write = move || turn.json(StatusCode::OK, &archive(&redactor.visible(record)));
@@ -90,13 +95,14 @@ const WITH_BODIES: Sight = Sight { operate: false, bodies: true };
 
 fn request(record: &Record) -> Value {
     let shown = &record.request;
+    let url = shown.to.url().unwrap_or_default();
     let mut request = json!({
-        "method": shown.method.label(),
-        "url": shown.url,
+        "method": shown.to.method().map(|method| method.label()),
+        "url": url,
         "httpVersion": record.response.as_ref().map_or("unknown", |response| response.version.as_str()),
         "cookies": [],
         "headers": headers(&shown.headers),
-        "queryString": query_string(&shown.url),
+        "queryString": query_string(url),
         "headersSize": -1,
         "bodySize": shown.body.as_ref().map_or(0, |body| body.total),
     });

@@ -108,7 +108,13 @@ fn mend(document: &mut Value) {
         json!({"required": names, "properties": names.iter().map(not_null).collect::<serde_json::Map<_, _>>()})
     };
     let both = given(&["data", "data_base64"]);
+    let absent = |name: &&str| json!({"not": given(&[*name])});
     if let Some(send) = document.pointer_mut("/components/schemas/Send") {
+        let of_request: Vec<Value> = REQUEST_KEYS.iter().map(absent).collect();
+        send["oneOf"] = json!([
+            {"allOf": [given(&["method", "url"]), absent(&"email")]},
+            {"allOf": [given(&["email"]), {"allOf": of_request}]},
+        ]);
         let head = json!({"required": ["method"], "properties": {"method": {"const": "HEAD"}}});
         let body = json!({"anyOf": [given(&["data"]), given(&["data_base64"])]});
         send["allOf"] = json!([{"not": both}, {"not": {"allOf": [head, body]}}]);
@@ -116,19 +122,24 @@ fn mend(document: &mut Value) {
     if let Some(resend) = document.pointer_mut("/components/schemas/Resend") {
         resend["not"] = both;
     }
+    if let Some(email) = document.pointer_mut("/components/schemas/Email") {
+        email["anyOf"] = json!([given(&["text"]), given(&["html"])]);
+    }
     for of in ["Send", "Resend"] {
         if let Some(headers) = document.pointer_mut(&format!("/components/schemas/{of}/properties/headers")) {
             headers["propertyNames"] = json!({"pattern": "^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"});
         }
     }
     if let Some(suspend) = document.pointer_mut("/components/schemas/Suspend") {
-        let absent = |name: &str| json!({"not": given(&[name])});
         suspend["oneOf"] = json!([
-            {"allOf": [given(&["tenant"]), absent("host")]},
-            {"allOf": [given(&["host"]), absent("tenant"), absent("workflow")]},
+            {"allOf": [given(&["tenant"]), absent(&"host")]},
+            {"allOf": [given(&["host"]), absent(&"tenant"), absent(&"workflow")]},
         ]);
     }
 }
+
+/// What a send has where it is a request, and only there.
+const REQUEST_KEYS: [&str; 7] = ["method", "url", "data", "data_base64", "headers", "params", "auth"];
 
 /// The document as served.
 pub fn text() -> &'static str {
@@ -396,17 +407,17 @@ pub(super) enum SubmissionAnswer {
     Several(super::view::SendsView<'static>),
 }
 
-/// An HTTP request to make once.
+/// What to do once: an HTTP request (`method`, `url` and what follows them), or in their place a message (`email`).
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = Send)]
 #[allow(dead_code, reason = "a description; `send::parse` reads it")]
 pub(super) struct SendBody {
     #[schema(schema_with = method)]
-    method: String,
+    method: Option<String>,
     /// An absolute `http` or `https` URL; anything else is accepted and ends `blocked`.
-    #[schema(example = "https://hooks.example.com/orders")]
-    url: String,
+    #[schema(example = "https://hooks.example.com/orders", nullable = false)]
+    url: Option<String>,
     /// The body: an object, array, number or boolean goes out as JSON, byte for byte as it stands here; a string as
     /// it is; a flat object as a form where the content type is `application/x-www-form-urlencoded`.
     data: Option<serde_json::Value>,
@@ -423,10 +434,28 @@ pub(super) struct SendBody {
     #[schema(schema_with = param_values)]
     params: Option<HashMap<String, serde_json::Value>>,
     auth: Option<Auth>,
+    email: Option<EmailBody>,
     context: Option<Context>,
     /// Whole seconds from release or acceptance; not started by then, it ends `expired`.
     #[schema(minimum = 1, maximum = 31_622_400)]
     expires_in: Option<u32>,
+}
+
+/// A message to the tenant's own address, which the operator has configured, with `text`, `html` or both. Where that is not
+/// so, it is a 400.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Email)]
+#[allow(dead_code, reason = "a description; `send::parse` reads it")]
+struct EmailBody {
+    #[schema(max_length = 500, pattern = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$")]
+    subject: Option<String>,
+    #[schema(pattern = "^[^\\u0000]*$")]
+    text: Option<String>,
+    #[schema(pattern = "^[^\\u0000]*$")]
+    html: Option<String>,
+    /// Whether it goes to the collaborators that the operator has configured, too.
+    include_collaborators: Option<bool>,
 }
 
 /// HTTP Basic; wins over an `Authorization` header.
@@ -467,6 +496,8 @@ pub(super) struct ResendBody {
         pattern = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw](==)?|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=?)?$"
     )]
     data_base64: Option<String>,
+    /// The message anew, where the original is one; then nothing else is.
+    email: Option<EmailBody>,
 }
 
 #[derive(Deserialize, ToSchema)]

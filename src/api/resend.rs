@@ -1,6 +1,7 @@
 //! `POST /v1/sends/{id}/resend`: the same request once more, as a new send. Never automatic.
 //!
-//! What was redacted, or is no longer kept, has to be supplied anew: the record alone is no secret store.
+//! What was redacted, or is no longer kept, has to be supplied anew: the record alone is no secret store. A message goes
+//! to whom the configuration names now.
 
 use std::sync::Arc;
 
@@ -18,12 +19,12 @@ use super::{Shared, openapi, query, refused};
 use crate::deliver::http::TRACEPARENT;
 use crate::intake::Submit;
 use crate::policy::CheckedUrl;
-use crate::record::Record;
+use crate::record::{Record, ShownTo};
 use crate::redact::REDACTED_PREFIX;
 use crate::send::headers::is_dropped;
-use crate::send::parse::{self, Supplied};
+use crate::send::parse::{self, Mail, Supplied};
 use crate::send::trace::TraceParent;
-use crate::send::{HeaderLines, SendSpec, Target};
+use crate::send::{Email, HeaderLines, HttpRequest, Method, SendSpec, Target, To};
 use crate::store::Reach;
 
 /// Send the same request again, as a new send that names this one.
@@ -81,12 +82,20 @@ impl Shared {
         let original = self.store.record(Reach::One(tenant.clone()), id, true).await?;
         let original = original.ok_or_else(|| Problem::not_found("send"))?;
         let content_type = original_header(&original, "content-type");
-        let (bounds, content_type, call) = (bounds(&config), content_type.map(str::to_owned), bytes.len());
+        let bounds = bounds(&config, &tenant);
+        let mail = bounds.mail.clone();
+        let (content_type, call) = (content_type.map(str::to_owned), bytes.len());
         let supplied = move |bytes: &bytes::Bytes| parse::supplied(bytes, &bounds, content_type.as_deref());
         let (supplied, mut room) = self.read(Received { bytes, room }, &tenant, supplied).await?;
-        let mut send = again(&original, supplied, &config.delivery.user_agent)?;
+        let to = match &original.request.to {
+            ShownTo::Http { method, url } => {
+                To::Http(again(&original, *method, url, supplied, &config.delivery.user_agent)?)
+            }
+            ShownTo::Email { .. } => To::Email(email_again(&original, supplied, &mail)?),
+        };
+        let mut send = SendSpec { to, context: original.context.clone(), expires_in: None };
         send.context.trace = trace;
-        let body = send.body.as_ref().map_or(0, |body| body.len());
+        let body = send.body().map_or(0, |body| body.len());
         if !room.cover_beyond(call + RECORD_JSON_BYTES + 3 * body) {
             return Err(answers::full());
         }
@@ -104,7 +113,16 @@ fn original_header<'a>(original: &'a Record, name: &str) -> Option<&'a str> {
 }
 
 /// The original's request with what was supplied; or the list of what is missing.
-fn again(original: &Record, supplied: Supplied, our_user_agent: &str) -> Result<SendSpec, Problem> {
+fn again(
+    original: &Record,
+    method: Method,
+    url: &str,
+    supplied: Supplied,
+    our_user_agent: &str,
+) -> Result<HttpRequest, Problem> {
+    if supplied.email.is_some() {
+        return Err(misplaced("/email", "the original is a request, which has no message"));
+    }
     let mut missing = Vec::new();
     let mut miss = |pointer: String, detail: String| missing.push(BodyProblem { pointer, detail, hint: None });
     let request = &original.request;
@@ -173,20 +191,44 @@ fn again(original: &Record, supplied: Supplied, our_user_agent: &str) -> Result<
             dropped_headers.push(name);
         }
     }
-    let target = match CheckedUrl::parse(&request.url) {
+    let target = match CheckedUrl::parse(url) {
         Ok(url) => Target::Url(url),
-        Err(denial) => Target::Refused { shown: request.url.clone(), denial: denial.into() },
+        Err(denial) => Target::Refused { shown: url.to_owned(), denial: denial.into() },
     };
     let mut spelling = request.spelling.clone();
     supplied.spelling.iter().for_each(|name| spelling.note(name));
-    Ok(SendSpec {
-        method: request.method,
-        target,
-        headers: lines,
-        spelling,
-        dropped_headers,
-        body,
-        context: original.context.clone(),
-        expires_in: None,
+    Ok(HttpRequest { method, target, headers: lines, spelling, dropped_headers, body })
+}
+
+/// The original's message, or the one that was supplied in its place, to the address that is configured now.
+fn email_again(original: &Record, supplied: Supplied, mail: &Mail) -> Result<Email, Problem> {
+    let of_request = [
+        ("/auth", supplied.authorization.is_some()),
+        ("/headers", !supplied.headers.is_empty() || !supplied.dropped_headers.is_empty()),
+        ("/data", supplied.body.is_some()),
+    ];
+    if let Some((pointer, _)) = of_request.iter().find(|(_, given)| *given) {
+        return Err(misplaced(pointer, "the original is a message: supply email in its place, or nothing"));
+    }
+    if let Some(email) = supplied.email {
+        return Ok(email);
+    }
+    let relay = mail.relay().map_err(|(detail, hint)| Problem::shape(format!("{detail}: {hint}")))?;
+    let kept = original.request.body.as_ref();
+    let whole = kept.filter(|kept| kept.sha256.is_some() && !kept.truncated).and_then(|kept| kept.bytes.clone());
+    let email = whole.and_then(|content| Email::stored(content, relay.clone()));
+    email.ok_or_else(|| {
+        let what = if kept.is_some_and(|kept| kept.bytes.is_some()) { "was redacted" } else { "is not kept" };
+        let missing = BodyProblem {
+            pointer: "/email".to_owned(),
+            detail: format!("the message {what}: supply it anew (email)"),
+            hint: None,
+        };
+        Problem::new(ProblemCode::ResendIncomplete, missing.detail.clone()).errors(vec![missing])
     })
+}
+
+fn misplaced(pointer: &str, detail: &str) -> Problem {
+    let problem = BodyProblem { pointer: pointer.to_owned(), detail: detail.to_owned(), hint: None };
+    Problem::shape(detail).errors(vec![problem])
 }

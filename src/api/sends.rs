@@ -28,7 +28,7 @@ use crate::intake::{Refusal, Submit, Submitted};
 use crate::limits;
 use crate::record::{Record, State as SendState};
 use crate::redact::sha256;
-use crate::send::parse::{self, Bounds, Call};
+use crate::send::parse::{self, Bounds, Call, Mail};
 use crate::send::trace::TraceParent;
 use crate::send::{ExecutionId, SendId, TenantId};
 use crate::store::{Accepted, IdempotencyKey, Reach};
@@ -55,6 +55,7 @@ pub(super) const SHOWN_JSON_BYTES: usize = 16 * limits::KIB as usize;
     params(openapi::Tenant, openapi::Idempotency, openapi::Trace),
     request_body(content = inline(openapi::Submission), content_type = "application/json", examples(
         ("one" = (summary = "One send", value = json!({"method": "POST", "url": "https://hooks.example.com/orders", "data": {"order": 1}}))),
+        ("email" = (summary = "A message to the tenant's own address", value = json!({"email": {"subject": "Order 1", "text": "It has arrived."}}))),
         ("several" = (summary = "Several sends", value = json!([{"method": "GET", "url": "https://api.example.com/a"}, {"method": "GET", "url": "https://api.example.com/b", "params": {"page": 2}}])))
     )),
     responses(
@@ -103,7 +104,7 @@ impl Shared {
         let received = self.body(&caller, request).await?;
         let size = received.bytes.len();
         let idempotency = self.idempotency(key, &tenant, path, &received.bytes).await;
-        let (bounds, held_by) = (bounds(&config), hold.clone());
+        let (bounds, held_by) = (bounds(&config, &tenant), hold.clone());
         let (redact_key, of) = (self.redact_key.clone(), tenant.clone());
         let begins = received.bytes.slice(..size.min(limits::INLINE_BYTES));
         let read = move |bytes: &Bytes| parse::call(bytes, &bounds, redact_key.of(&of), held_by.as_ref());
@@ -127,7 +128,7 @@ impl Shared {
         // The answer is about as large as the call was. The sends may take more; what records show of them is beside
         // them, twice, and shares their bodies.
         let taken: usize = sends.iter().map(|send| send.footprint() as usize).sum();
-        let bodies: usize = sends.iter().filter_map(|send| send.body.as_ref()).map(Bytes::len).sum();
+        let bodies: usize = sends.iter().filter_map(|send| send.body()).map(Bytes::len).sum();
         if !room.cover_beyond(size + 3 * taken - 2 * bodies + sends.len() * RECORD_JSON_BYTES) {
             return Err(answers::full());
         }
@@ -260,8 +261,14 @@ impl Shared {
     }
 }
 
-pub(super) fn bounds(config: &Config) -> Bounds {
-    Bounds { request_body: config.limits.request_body, sends_per_request: config.limits.sends_per_request }
+pub(super) fn bounds(config: &Config, tenant: &TenantId) -> Bounds {
+    let has_address = config.tenant(tenant).is_some_and(|tenant| tenant.mail.is_some());
+    let mail = match &config.destinations.email {
+        None => Mail::NotSetUp,
+        Some(_) if !has_address => Mail::NoAddress,
+        Some(email) => Mail::Relay(email.relay.clone()),
+    };
+    Bounds { request_body: config.limits.request_body, sends_per_request: config.limits.sends_per_request, mail }
 }
 
 /// The call's place in a trace. One that is unreadable counts as absent, as the standard has it.

@@ -13,6 +13,7 @@ use super::access::{Caller, Need};
 use super::problem::{Problem, ProblemView};
 use super::{Shared, json, openapi, query};
 use crate::clock;
+use crate::send::Kind;
 
 /// One configured source. Its dates stand in `/public-ips.json`.
 #[derive(Serialize, ToSchema)]
@@ -47,6 +48,9 @@ struct SourcesView<'a> {
     node: &'a str,
     /// The one budget of a delivery, in milliseconds.
     deadline_ms: u64,
+    /// The one of a message; `null` where mail is not set up.
+    #[schema(required)]
+    email_deadline_ms: Option<u64>,
     /// In the order of the configuration.
     sources: Vec<SourceView<'a>>,
 }
@@ -84,9 +88,11 @@ pub(super) async fn list(State(api): State<Arc<Shared>>, request: Request) -> Re
             ports_used_ratio: load.ports_used,
         }
     });
+    let milliseconds = |kind| u64::try_from(settings.config.deadline_of(kind).as_millis()).unwrap_or(u64::MAX);
     let view = SourcesView {
         node: &settings.config.node,
-        deadline_ms: u64::try_from(settings.config.delivery.deadline.as_millis()).unwrap_or(u64::MAX),
+        deadline_ms: milliseconds(Kind::Http),
+        email_deadline_ms: settings.config.destinations.email.as_ref().map(|_| milliseconds(Kind::Email)),
         sources: sources.collect(),
     };
     Ok(json(StatusCode::OK, &view))

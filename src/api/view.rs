@@ -15,11 +15,14 @@ use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use super::openapi;
-use crate::outcome::{Outcome, Processed, Timings, redirected};
+use crate::outcome::{Outcome, Processed, Timings, redirected, refused_by_relay};
 use crate::policy::{Verdict, without_internal_addresses, written_address};
-use crate::record::{Certificate, Connection, Execution, ExecutionSummary, Record, ShownBody, ShownHeaders, TlsFacts};
+use crate::record::{
+    Certificate, Connection, Execution, ExecutionSummary, Record, ShownBody, ShownHeaders, ShownRequest, ShownTo,
+    TlsFacts,
+};
 use crate::redact::Visible;
-use crate::send::SendId;
+use crate::send::{Kind, Method, SendId};
 use crate::store::ExecutionPage;
 
 /// How much of a record is shown.
@@ -47,7 +50,13 @@ pub struct RecordView<'a> {
     #[schema(value_type = Option<String>, format = "uuid", required)]
     resend_of: Option<Shown<SendId>>,
     context: ContextView<'a>,
-    request: RequestView<'a>,
+    /// `null`: the send is no HTTP request, and what it is stands beside.
+    #[schema(required)]
+    request: Option<RequestView<'a>>,
+    /// Only where the send is a message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    email: Option<EmailView<'a>>,
     #[schema(required)]
     response: Option<ResponseView<'a>>,
     /// In report mode: the code with which a host list would have blocked it.
@@ -78,7 +87,7 @@ pub(super) fn likely_bytes(record: &Record, bodies: bool) -> usize {
     };
     let kept = |body: Option<&ShownBody>| body.and_then(|body| body.bytes.as_ref()).map_or(0, |bytes| bytes.len());
     let (request, response) = (&record.request, record.response.as_ref());
-    let mut bytes = OF_RECORD + request.url.len() + of_headers(&request.headers);
+    let mut bytes = OF_RECORD + request.to.url().map_or(0, str::len) + of_headers(&request.headers);
     bytes += response.map_or(0, |response| of_headers(&response.headers));
     if bodies {
         bytes += kept(request.body.as_ref()) + kept(response.map(|response| &response.body));
@@ -100,11 +109,11 @@ impl<T: std::fmt::Display> Serialize for Shown<T> {
     }
 }
 
-/// Why there is no complete response; or, with a `code` of `null`, where a redirect points.
+/// Why there is no complete response; or, with a `code` of `null`, where a redirect points, or what a relay refused.
 #[derive(Serialize, ToSchema)]
 #[schema(as = RecordError)]
 struct ErrorView<'a> {
-    /// `null`: an answer came, and it is a redirect.
+    /// `null`: an answer came, and it is a redirect or a relay's refusal.
     #[schema(schema_with = openapi::code_or_null, required)]
     code: Option<&'static str>,
     #[schema(schema_with = openapi::phase_or_null, required)]
@@ -123,7 +132,7 @@ pub(super) fn shown_message<'a>(message: &'a str, record: &Record, sight: Sight)
         return Cow::Borrowed(message);
     }
     // What the author wrote is no news.
-    let written = written_address(&record.request.url);
+    let written = record.request.to.url().and_then(written_address);
     without_internal_addresses(message, |ip| {
         let in_connection = record.connection.as_ref().is_some_and(|connection| {
             let allowed = |(one, verdict): &(IpAddr, Verdict)| *one == ip && !matches!(verdict, Verdict::Denied(_));
@@ -146,14 +155,15 @@ impl<'a> ErrorView<'a> {
                 message: shown_message(&error.message, record, sight),
             });
         }
-        let response =
-            record.response.as_ref().filter(|response| ended.outcome == Outcome::Rejected && response.status < 400)?;
-        Some(Self {
-            code: None,
-            phase: None,
-            processed: Processed::Yes.label(),
-            message: Cow::Owned(redirected(response.status, response.header("location"))),
-        })
+        let response = record.response.as_ref().filter(|_| ended.outcome == Outcome::Rejected)?;
+        let (processed, message) = match record.request.to.kind() {
+            Kind::Http if response.status < 400 => {
+                (Processed::Yes, redirected(response.status, response.header("location")))
+            }
+            Kind::Http => return None,
+            Kind::Email => (Processed::No, refused_by_relay(response.status, response.header("command"))),
+        };
+        Some(Self { code: None, phase: None, processed: processed.label(), message: Cow::Owned(message) })
     }
 }
 
@@ -196,11 +206,77 @@ struct RequestView<'a> {
     body_sha256: Option<Hex<'a>>,
 }
 
-/// What the receiver answered.
+impl<'a> RequestView<'a> {
+    fn new(method: Method, url: &'a str, request: &'a ShownRequest, sight: Sight) -> Self {
+        let no_body = ShownBody::default();
+        let (body, body_encoding) = shown_body(request.body.as_ref(), sight);
+        let sent = request.body.as_ref();
+        Self {
+            method: method.label(),
+            url,
+            headers: Headers(&request.headers),
+            dropped_headers: &request.dropped_headers,
+            body,
+            body_encoding,
+            body_bytes: sent.unwrap_or(&no_body).total,
+            body_truncated: sent.unwrap_or(&no_body).truncated,
+            body_sha256: sent.and_then(|body| body.sha256.as_ref()).map(Hex),
+        }
+    }
+}
+
+/// A message to the tenant's own address.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RecordEmail)]
+struct EmailView<'a> {
+    /// As are `text` and `html`: `null` where bodies are left out or no longer kept, and where it was not given.
+    #[schema(required)]
+    subject: Option<String>,
+    #[schema(required)]
+    text: Option<String>,
+    #[schema(required)]
+    html: Option<String>,
+    /// `null`: no longer kept.
+    #[schema(required)]
+    include_collaborators: Option<bool>,
+    /// Once it left, whom it went to and from whom, and its `message-id`: of the headers that left all but the subject and
+    /// those that describe its parts.
+    headers: Headers<'a>,
+    /// Size of what was given, as JSON.
+    body_bytes: u64,
+    /// What was given is no longer kept, or not all of it is shown.
+    body_truncated: bool,
+}
+
+impl<'a> EmailView<'a> {
+    fn new(request: &'a ShownRequest, sight: Sight) -> Self {
+        let shown = request.body.as_ref().filter(|_| sight.bodies).and_then(|body| body.bytes.as_ref());
+        // Where redaction left no JSON of it, nothing is shown.
+        let mut content: serde_json::Map<String, serde_json::Value> =
+            shown.and_then(|content| serde_json::from_slice(content).ok()).unwrap_or_default();
+        let mut text = |name: &str| match content.remove(name) {
+            Some(serde_json::Value::String(text)) => Some(text),
+            _ => None,
+        };
+        let (subject, body_text, html) = (text("subject"), text("text"), text("html"));
+        Self {
+            subject,
+            text: body_text,
+            html,
+            include_collaborators: content.get("include_collaborators").and_then(serde_json::Value::as_bool),
+            headers: Headers(&request.headers),
+            body_bytes: request.body.as_ref().map_or(0, |body| body.total),
+            body_truncated: request.body.as_ref().is_some_and(|body| body.truncated),
+        }
+    }
+}
+
+/// What the receiver answered; of a message, what the relay did, and no more than its code and words.
 #[derive(Serialize, ToSchema)]
 #[schema(as = RecordResponse)]
 struct ResponseView<'a> {
     status: u16,
+    /// `SMTP` of a relay's reply, whose `headers` say which `command` it answers.
     #[schema(example = "HTTP/1.1")]
     version: &'a str,
     headers: Headers<'a>,
@@ -341,10 +417,11 @@ impl Serialize for Hex<'_> {
 
 impl<'a> RecordView<'a> {
     pub fn new(record: &'a Visible, sight: Sight) -> Self {
-        let no_body = ShownBody::default();
-        let request = &record.request;
-        let (body, body_encoding) = shown_body(request.body.as_ref(), sight);
-        let sent = request.body.as_ref();
+        let asked = &record.request;
+        let (request, email) = match &asked.to {
+            ShownTo::Http { method, url } => (Some(RequestView::new(*method, url, asked, sight)), None),
+            ShownTo::Email { .. } => (None, Some(EmailView::new(asked, sight))),
+        };
         Self {
             id: Shown(record.id),
             state: record.state.label(),
@@ -358,17 +435,8 @@ impl<'a> RecordView<'a> {
                 step: record.context.step.as_deref(),
                 index: record.index,
             },
-            request: RequestView {
-                method: request.method.label(),
-                url: &request.url,
-                headers: Headers(&request.headers),
-                dropped_headers: &request.dropped_headers,
-                body,
-                body_encoding,
-                body_bytes: sent.unwrap_or(&no_body).total,
-                body_truncated: sent.unwrap_or(&no_body).truncated,
-                body_sha256: sent.and_then(|body| body.sha256.as_ref()).map(Hex),
-            },
+            request,
+            email,
             response: record.response.as_ref().map(|response| {
                 let (body, body_encoding) = shown_body(Some(&response.body), sight);
                 ResponseView {

@@ -35,7 +35,7 @@ fn settings(config: &Config, postgres: &PostgresSettings, past: Past) -> Setting
         key_file: config.store.key_file.clone(),
         connections: postgres.connections as usize,
         lease: postgres.lease,
-        grace: config.delivery.deadline + limits::DEAD_GRACE,
+        grace: config.longest_deadline() + limits::DEAD_GRACE,
         answer_within: limits::STORE_ANSWERS_WITHIN,
         statement_within: limits::STORE_STATEMENT_WITHIN,
         retention: config.store.retention,

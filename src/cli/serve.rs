@@ -61,7 +61,7 @@ async fn run_until_told(config: Config, file: PathBuf, past: Past, logs: &Logs) 
     }
     for exception in &config.policy.exceptions {
         tracing::warn!(
-            networks = ?exception.networks, hosts = ?exception.hosts, reason = %exception.reason,
+            networks = ?exception.networks, hosts = ?exception.hosts, destinations = ?exception.destinations, reason = %exception.reason,
             "the policy has an exception"
         );
     }

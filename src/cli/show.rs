@@ -84,13 +84,18 @@ pub fn line(record: &Value, style: Style) -> String {
         "-" => text(record, "/connection/source_ip"),
         public => public,
     };
+    // A message has neither: what stands there is that it is one, and whom it went to.
+    let to = || record.pointer("/email/headers/to/0").and_then(Value::as_str).unwrap_or("the tenant's own address");
+    let (method, url) = match record.get("email").filter(|email| email.is_object()) {
+        Some(_) => ("EMAIL", to()),
+        None => (text(record, "/request/method"), text(record, "/request/url")),
+    };
     format!(
-        "{} {} {answer:<22} {source:<15} {:>8}  {:<7} {}",
+        "{} {} {answer:<22} {source:<15} {:>8}  {method:<7} {}",
         style.dim(&format!("{:<12}", text(record, "/finished_at").get(11..23).unwrap_or("-"))),
         style.outcome(outcome, &format!("{outcome:<11}")),
         ms(record.pointer("/timings_ms/total")),
-        text(record, "/request/method"),
-        clean(text(record, "/request/url"), 200),
+        clean(url, 200),
     )
 }
 
@@ -126,7 +131,9 @@ pub fn block(record: &Value, style: Style) -> String {
         out += &field("tls", &tls);
     }
     out += &field("ms", &timings(record));
-    for (name, pointer) in [("sent", "/request/body"), ("received", "/response/body")] {
+    let sent =
+        [("subject", "/email/subject"), ("text", "/email/text"), ("html", "/email/html"), ("sent", "/request/body")];
+    for (name, pointer) in sent.into_iter().chain([("received", "/response/body")]) {
         if let Some(body) = record.pointer(pointer).and_then(Value::as_str)
             && !body.is_empty()
         {
@@ -156,6 +163,28 @@ mod tests {
     fn what_a_receiver_sent_cannot_steer_the_terminal() {
         assert_eq!(clean("a\x1b[2Jb\u{202e}c\r\n", 99), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}\u{fffd}");
         assert_eq!(clean("abcdef", 3), "ab…");
+    }
+
+    #[test]
+    fn a_message_is_told_by_whom_it_went_to() {
+        let mut record = json!({
+            "outcome": "rejected", "request": null, "response": {"status": 550, "body": "5.1.1 unknown"},
+            "email": {"subject": "Order 7", "text": "It has\narrived.", "html": null, "headers": {"to": ["owner@acme.example"]}},
+        });
+        let block = block(&record, Style::plain());
+        for part in [
+            "rejected",
+            "550",
+            "EMAIL",
+            "owner@acme.example",
+            "subject   Order 7",
+            "It has\u{fffd}arrived.",
+            "5.1.1 unknown",
+        ] {
+            assert!(block.contains(part), "{part}: {block}");
+        }
+        record["email"]["headers"] = json!({});
+        assert!(line(&record, Style::plain()).ends_with("EMAIL   the tenant's own address"));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! nothing, resolves nothing and reads no clock. A relation between two keys is judged only where both could be read;
 //! a default that would break one gives way to the key that was written.
 
+mod destination;
 mod egress;
 mod files;
 mod policy;
@@ -24,8 +25,8 @@ use jiff::Timestamp;
 
 use super::file::{ConfigProblem, KeyAt, Reader, Setting, Table, Wrong, show_duration, show_size, wrong};
 use super::{
-    Api, ApiClient, Config, DEFAULT_POOL, Delivery, Limits, ListenerTls, PostgresSettings, Redact, Roots, Scopes,
-    StoreSettings, Telemetry, TenantSettings, Tls,
+    Api, ApiClient, Config, DEFAULT_POOL, Delivery, Destinations, Limits, ListenerTls, PostgresSettings, Redact, Roots,
+    Scopes, StoreSettings, Telemetry, TenantSettings, Tls,
 };
 use crate::limits::{self, KIB, MIB, TIB};
 use crate::publish::PublishedList;
@@ -152,7 +153,8 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         let optional = [publish.as_ref().map(|(_, listen)| listen), proxy.as_ref().map(|(_, listen)| listen)];
         self.listeners_differ([&api_listen, &metrics_listen].into_iter().chain(optional.into_iter().flatten()));
         let egress = self.egress(root.table("egress"));
-        let delivery = self.delivery(root.table("delivery"));
+        let destinations = self.destinations(root.table("destination"));
+        let delivery = self.delivery(root.table("delivery"), &destinations);
         let tls = self.tls(root.table("tls"));
         let dns_servers = self.dns(root.table("dns"));
         let mut policy = self.policy(root.table("policy"));
@@ -176,6 +178,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             proxy: proxy.map(|(proxy, _)| proxy),
             egress,
             delivery,
+            destinations,
             tls,
             dns_servers,
             policy,
@@ -327,7 +330,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         }
     }
 
-    fn delivery(&self, table: Table<'a, 'r>) -> Delivery {
+    fn delivery(&self, table: Table<'a, 'r>, destinations: &Destinations) -> Delivery {
         let ms = Duration::from_millis;
         let deadline = table.duration("deadline", limits::DEADLINE, ms(10)..=limits::DEADLINE_MAX);
         let in_flight = table.count("in_flight", limits::IN_FLIGHT, 1..=limits::IN_FLIGHT_MAX);
@@ -353,6 +356,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         let propagate_trace = table.flag("propagate_trace", false);
         let drain =
             table.duration("drain", limits::DRAIN, ms(10)..=600 * SECOND).or_default(limits::DRAIN.max(deadline.value));
+        let of_email = destinations.email.as_ref().map_or(Duration::ZERO, |email| email.deadline);
         self.at_most(&per_tenant, "in_flight", &in_flight, |n| n.to_string());
         self.at_most(&per_destination, "in_flight_per_tenant", &per_tenant, |n| n.to_string());
         self.at_most(&queued_per_tenant, "queued", &queued, |n| n.to_string());
@@ -378,7 +382,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             },
             contact: contact.value,
             propagate_trace: propagate_trace.value,
-            drain: drain.value,
+            drain: drain.value.max(of_email),
         }
     }
 
@@ -585,6 +589,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             let keep_bodies = table.flag("keep_bodies", true);
             let allow = table.texts("allow_hosts", policy::host_pattern);
             let deny = table.texts("deny_hosts", policy::host_pattern);
+            let mail = self.mail_to(&table);
             table.finish();
             let Some(id) = id else { continue };
             // The key's default is the empty list, so writing that down cannot mean anything else.
@@ -598,6 +603,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
                     in_flight: in_flight.value,
                     queued: queued.value,
                     keep_bodies: keep_bodies.value,
+                    mail,
                 },
             );
         }

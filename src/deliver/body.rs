@@ -114,7 +114,7 @@ impl Receiving {
         body_sha256.copy_from_slice(self.digest.finish().as_ref());
         RawResponse {
             status: self.status,
-            version: self.version,
+            version: version_name(self.version),
             headers: self.headers,
             body_truncated: self.cut || !complete || (self.kept.len() as u64) < self.total,
             body: self.kept.into(),
@@ -122,6 +122,14 @@ impl Receiving {
             body_sha256,
             declared: self.declared,
         }
+    }
+}
+
+fn version_name(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP/1.1",
     }
 }
 

@@ -28,7 +28,7 @@ use crate::outcome::Failure;
 use crate::outcome::words::{ExchangeCause, PeerEnd, SoFar};
 use crate::policy::{CheckedUrl, Scheme};
 use crate::record::TlsFacts;
-use crate::send::{HeaderLines, Method, SendSpec};
+use crate::send::{HeaderLines, HttpRequest, Method};
 use crate::source::Source;
 
 /// The network side of a connection.
@@ -346,7 +346,7 @@ pub const TRACEPARENT: &str = "traceparent";
 
 /// Makes the request of a send: `Host` from the URL alone, the author's headers, then ours where they gave none.
 pub fn prepare(
-    spec: &SendSpec,
+    asked: &HttpRequest,
     url: &CheckedUrl,
     user_agent: &str,
     carried: Option<&HeaderValue>,
@@ -357,9 +357,9 @@ pub fn prepare(
     let host = HeaderValue::from_str(&authority).map_err(|_| cannot("host"))?;
     let target = PathAndQuery::from_maybe_shared(Bytes::from(url.origin_form())).map_err(|_| cannot("path"))?;
 
-    let mut headers = HeaderMap::with_capacity(spec.headers.len() + 4);
+    let mut headers = HeaderMap::with_capacity(asked.headers.len() + 4);
     headers.insert(HOST, host);
-    for (name, value) in &spec.headers {
+    for (name, value) in &asked.headers {
         headers.append(name.clone(), value.clone());
     }
     if !headers.contains_key(USER_AGENT) {
@@ -372,46 +372,44 @@ pub fn prepare(
     if let Some(carried) = carried.filter(|_| !headers.contains_key(TRACEPARENT)) {
         headers.insert(TRACEPARENT, carried.clone());
     }
-    let body_bytes = spec.body.as_ref().map_or(0, Bytes::len) as u64;
-    let expects_body = matches!(spec.method, Method::Post | Method::Put | Method::Patch);
-    if spec.body.is_some() || expects_body {
+    let body_bytes = asked.body.as_ref().map_or(0, Bytes::len) as u64;
+    let expects_body = matches!(asked.method, Method::Post | Method::Put | Method::Patch);
+    if asked.body.is_some() || expects_body {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(body_bytes));
     }
     let mut lines = Vec::with_capacity(headers.len());
     lines.extend(headers.iter().map(|(name, value)| (name.clone(), value.clone())));
 
-    let body = spec.body.clone().unwrap_or_default();
+    let body = asked.body.clone().unwrap_or_default();
     let form = if version == Version::HTTP_2 {
         // `:authority` says it there; `lines` keeps it under the name that records know.
         headers.remove(HOST);
         let mut parts = http::uri::Parts::default();
         parts.path_and_query = Some(target);
-        parts.scheme = Some(match url.destination().scheme {
-            Scheme::Http => http::uri::Scheme::HTTP,
-            Scheme::Https => http::uri::Scheme::HTTPS,
-        });
+        let is_plain = url.destination().scheme == Scheme::Http;
+        parts.scheme = Some(if is_plain { http::uri::Scheme::HTTP } else { http::uri::Scheme::HTTPS });
         parts.authority = Some(authority.parse().map_err(|_| cannot("host"))?);
         let mut request = Request::new(body);
-        *request.method_mut() = method(spec.method);
+        *request.method_mut() = method(asked.method);
         *request.uri_mut() = Uri::from_parts(parts).map_err(|_| cannot("URL"))?;
         *request.headers_mut() = headers;
         Form::Http2(Box::new(request))
     } else {
-        Form::Http1 { head: head_of(spec, target.as_str(), &lines), body }
+        Form::Http1 { head: head_of(asked, target.as_str(), &lines), body }
     };
     let head_bytes = lines.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>() as u64;
-    Ok(Prepared { form, method: spec.method, lines, body_bytes, head_bytes })
+    Ok(Prepared { form, method: asked.method, lines, body_bytes, head_bytes })
 }
 
 /// The head as it leaves over HTTP/1.1 (RFC 9112 section 2.1). Nothing in it can end a line: the target is a URL's that
 /// was parsed, names and values are checked where they are made.
-fn head_of(spec: &SendSpec, target: &str, lines: &HeaderLines) -> Bytes {
+fn head_of(asked: &HttpRequest, target: &str, lines: &HeaderLines) -> Bytes {
     let mut head = BytesMut::with_capacity(512);
-    for part in [spec.method.label(), " ", target, " HTTP/1.1\r\n"] {
+    for part in [asked.method.label(), " ", target, " HTTP/1.1\r\n"] {
         head.extend_from_slice(part.as_bytes());
     }
     for (name, value) in lines {
-        head.extend_from_slice(spec.spelling.of(name).as_bytes());
+        head.extend_from_slice(asked.spelling.of(name).as_bytes());
         head.extend_from_slice(b": ");
         head.extend_from_slice(value.as_bytes());
         head.extend_from_slice(b"\r\n");

@@ -28,7 +28,7 @@ use crate::clock;
 use crate::limits::{CONNECT_STAGGER, EXHAUSTED_ASKED_AGAIN, EXHAUSTED_KEPT_MAX};
 use crate::outcome::Failure;
 use crate::outcome::words::{ConnectCause, Tried};
-use crate::policy::{CheckedAddr, Purpose, leads_to_us};
+use crate::policy::{CheckedAddr, leads_to_us};
 use crate::source::Source;
 
 /// Why no connection was made. `NotOnHost`, `NotInForce` and `OutOfPorts` are ours to answer for, the rest lies with the
@@ -326,8 +326,8 @@ impl Connector<'_> {
             return Err(ConnectError::OutOfPorts { bind, peer });
         }
         let host = |source| ConnectError::Host { peer, source };
-        let is_reflector = address.errand().purpose == Purpose::Reflector;
-        if !address.may_be_local() && !is_reflector && self.routes.is_local(peer.ip(), Some(bind)).map_err(host)? {
+        let may_be_ours = !address.errand().purpose.is_a_tenants();
+        if !address.may_be_local() && !may_be_ours && self.routes.is_local(peer.ip(), Some(bind)).map_err(host)? {
             return Err(ConnectError::Ourselves { peer });
         }
         let socket = Socket::new(Domain::for_address(peer), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))

@@ -123,6 +123,7 @@ impl Trust {
         let connect = match offer {
             Offer::Both => connector.connect(name, wire),
             Offer::Http1 => connector.with_alpn(vec![HTTP1.to_vec()]).connect(name, wire),
+            Offer::Nothing => connector.with_alpn(Vec::new()).connect(name, wire),
         };
         let made = async {
             let made = connect.await;
@@ -153,6 +154,8 @@ pub enum Offer {
     /// HTTP/2 and HTTP/1.1.
     Both,
     Http1,
+    /// It is no HTTP, and its protocol goes without a name.
+    Nothing,
 }
 
 const HTTP2: &[u8] = b"h2";

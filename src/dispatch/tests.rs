@@ -14,7 +14,7 @@ use crate::policy::{CheckedUrl, SelfAddrs, Suspensions};
 use crate::publish::Notice;
 use crate::record::{FinishedBy, Record, State};
 use crate::redact::Redactor;
-use crate::send::{Context, ExecutionId, Method, SendId, SendSpec, Target};
+use crate::send::{Context, ExecutionId, HttpRequest, Method, SendId, SendSpec, Target, To};
 use crate::store::memory::Memory;
 use crate::store::{Ending, Reach, Store};
 use crate::trace::Tracer;
@@ -53,12 +53,14 @@ impl Middle {
     async fn submit(&self, sends: usize, hold: Option<&str>) -> Vec<Record> {
         let execution = hold.map(ExecutionId::new);
         let spec = || SendSpec {
-            method: Method::Get,
-            target: Target::Url(CheckedUrl::parse("http://169.254.169.254/").expect("a URL")),
-            headers: Vec::new(),
-            spelling: Default::default(),
-            dropped_headers: Vec::new(),
-            body: None,
+            to: To::Http(HttpRequest {
+                method: Method::Get,
+                target: Target::Url(CheckedUrl::parse("http://169.254.169.254/").expect("a URL")),
+                headers: Vec::new(),
+                spelling: Default::default(),
+                dropped_headers: Vec::new(),
+                body: None,
+            }),
             context: Context { execution: execution.clone(), ..Context::default() },
             expires_in: None,
         };

@@ -12,6 +12,7 @@
 
 pub mod connect;
 pub mod exchange;
+pub mod mail;
 pub mod name;
 pub mod tls;
 pub mod unmade;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 pub use self::connect::{ConnectCause, Tried};
 pub use self::exchange::{ExchangeCause, SoFar};
+pub use self::mail::{MailCause, SmtpStep};
 pub use self::name::NameCause;
 pub use self::tls::TlsCause;
 pub use self::unmade::UnmadeCause;
@@ -36,6 +38,7 @@ enum Cause<'a> {
     Connect(ConnectCause),
     Tls(TlsCause<'a>),
     Exchange(ExchangeCause<'a>),
+    Mail(MailCause),
 }
 
 impl Cause<'_> {
@@ -46,6 +49,7 @@ impl Cause<'_> {
             Self::Connect(cause) => cause.row(host),
             Self::Tls(cause) => cause.row(host),
             Self::Exchange(cause) => cause.row(host),
+            Self::Mail(cause) => cause.row(host),
         }
     }
 }
@@ -79,6 +83,13 @@ impl TlsCause<'_> {
 impl ExchangeCause<'_> {
     pub fn failure(self, host: &str) -> Failure {
         Cause::Exchange(self).failure(host)
+    }
+}
+
+impl MailCause {
+    /// `host`: the relay.
+    pub fn failure(self, host: &str) -> Failure {
+        Cause::Mail(self).failure(host)
     }
 }
 

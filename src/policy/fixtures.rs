@@ -36,6 +36,7 @@ pub fn exception(networks: &[&str], hosts: &[&str]) -> Exception {
         hosts: patterns(hosts),
         reason: "a test".to_owned(),
         tenants: Vec::new(),
+        destinations: Vec::new(),
     }
 }
 
@@ -107,7 +108,8 @@ impl Question {
     pub fn verdict(&self, address: IpAddr) -> Verdict {
         let url = CheckedUrl::parse("https://receiver.example.com/").unwrap();
         let asker = Asker { tenant: &self.tenant, workflow: None };
-        let answer = Policy::new(&self.settings).judge_answer(asker, &url, &[], &[address], self.circumstances());
+        let answer =
+            Policy::new(&self.settings).judge_answer(asker, url.destination(), &[], &[address], self.circumstances());
         answer.resolved[0].1
     }
 
@@ -132,7 +134,7 @@ impl Question {
             Some(literal) => (&[][..], literal),
             None => (&self.cname_targets[..], &self.addresses),
         };
-        let answer = policy.judge_answer(asker, &url, targets, addresses, self.circumstances());
+        let answer = policy.judge_answer(asker, url.destination(), targets, addresses, self.circumstances());
         Fate {
             would_block: judged.would_block.or(answer.would_block).filter(|_| answer.denial.is_none()),
             denial: answer.denial,

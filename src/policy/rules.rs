@@ -25,7 +25,7 @@ use crate::config::{Exception, PolicyMode, PolicySettings};
 use crate::limits::DNS_ADDRESSES_MAX;
 use crate::outcome::words::UnmadeCause;
 use crate::outcome::{Code, Failure};
-use crate::send::TenantId;
+use crate::send::{Kind, TenantId};
 
 /// A refusal: the rule that decided, and words for the author which name no address behind a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,6 +170,8 @@ struct Opening {
     hosts: PatternSet,
     /// Empty: every tenant.
     tenants: Vec<TenantId>,
+    /// Empty: every kind of destination, and reflectors.
+    destinations: Vec<Kind>,
 }
 
 #[derive(Clone, Debug)]
@@ -185,6 +187,7 @@ impl Policy {
             networks: exception.networks.clone(),
             hosts: PatternSet::new(&exception.hosts),
             tenants: exception.tenants.clone(),
+            destinations: exception.destinations.clone(),
         };
         let mut tenants = HashMap::new();
         for tenant in &settings.tenants {
@@ -222,26 +225,8 @@ impl Policy {
         if let Some(denial) = self.judge_port(destination.port) {
             return Judged::denied(denial);
         }
-        if let Some(reason) = suspensions.of(asker) {
-            return Judged::denied(Denial::new(
-                Code::Suspended,
-                format!("this tenant or workflow is suspended ({reason}): ask the operator to lift it"),
-            ));
-        }
-        if let Some(reason) = suspensions.of_host(host) {
-            return Judged::denied(Denial::new(
-                Code::Suspended,
-                format!("sends to `{host}` are suspended ({reason}): ask the operator to lift it"),
-            ));
-        }
-        // A network is no host list: report mode does not open it.
-        if let Host::Address(address) = host
-            && self.is_in_denied_network(*address)
-        {
-            return Judged::denied(Denial::new(
-                Code::PolicyDenied,
-                format!("{host} lies in a network on the operator's deny list: ask the operator"),
-            ));
+        if let Some(denial) = self.judge_stopped(asker, host, suspensions) {
+            return Judged::denied(denial);
         }
         let mut judged = Judged::default();
         if let Some(denial) = self.judge_lists(asker, host, &text) {
@@ -263,11 +248,61 @@ impl Policy {
             ));
         }
         if let Host::Name(name) = host
-            && let Some(rule) = self.judge_name(asker, name)
+            && let Some(rule) = self.judge_name(asker.tenant, Purpose::Delivery, name)
         {
             return Judged::denied(Denial::new(Code::PolicyName, name_message(name, rule)));
         }
         judged
+    }
+
+    /// The same of an endpoint that the operator has configured for a kind of destination, on the port that it names:
+    /// whose send it carries may be suspended as ever, and the rest is judged as for this node itself. No tenant chose
+    /// it, so no tenant's lists are asked, and it is no try towards the scan limit.
+    pub fn judge_endpoint(
+        &self,
+        asker: Asker<'_>,
+        to: &Destination,
+        suspensions: &Suspensions,
+        purpose: Purpose,
+    ) -> Option<Denial> {
+        let (host, text, ours) = (&to.host, to.host.text(), TenantId::OURSELVES);
+        let stopped = self.judge_stopped(asker, host, suspensions);
+        let listed = || {
+            let asker = Asker { tenant: &ours, workflow: None };
+            self.judge_lists(asker, host, &text).filter(|_| self.mode == PolicyMode::Enforce)
+        };
+        let named = || match host {
+            Host::Name(name) => {
+                let rule = self.judge_name(&ours, purpose, name)?;
+                Some(Denial::new(Code::PolicyName, name_message(name, rule)))
+            }
+            Host::Address(_) => None,
+        };
+        stopped.or_else(listed).or_else(named)
+    }
+
+    /// Who and what is suspended, and the networks that are denied.
+    fn judge_stopped(&self, asker: Asker<'_>, host: &Host, suspensions: &Suspensions) -> Option<Denial> {
+        if let Some(reason) = suspensions.of(asker) {
+            return Some(Denial::new(
+                Code::Suspended,
+                format!("this tenant or workflow is suspended ({reason}): ask the operator to lift it"),
+            ));
+        }
+        if let Some(reason) = suspensions.of_host(host) {
+            return Some(Denial::new(
+                Code::Suspended,
+                format!("sends to `{host}` are suspended ({reason}): ask the operator to lift it"),
+            ));
+        }
+        // A network is no host list: report mode does not open it.
+        let is_denied = matches!(host, Host::Address(address) if self.is_in_denied_network(*address));
+        is_denied.then(|| {
+            Denial::new(
+                Code::PolicyDenied,
+                format!("{host} lies in a network on the operator's deny list: ask the operator"),
+            )
+        })
     }
 
     /// Every address of an answer (A and AAAA together; an IP literal's own address goes the same way) and every
@@ -276,12 +311,14 @@ impl Policy {
     pub fn judge_answer(
         &self,
         asker: Asker<'_>,
-        url: &CheckedUrl,
+        destination: &Destination,
         cname_targets: &[String],
         addresses: &[IpAddr],
         by: Circumstances<'_>,
     ) -> Answer {
-        let destination = url.destination();
+        let ours = TenantId::OURSELVES;
+        // By whose lists and exceptions.
+        let whose = if by.purpose.is_a_tenants() { asker } else { Asker { tenant: &ours, workflow: None } };
         let mut answer = Answer::default();
         let mut by_alias = Denials::default();
         let mut by_address = Denials::default();
@@ -292,13 +329,13 @@ impl Policy {
             if let Some(reason) = by.suspensions.of_name(&target) {
                 suspended = suspended.or(Some(("is an alias of a host", reason)));
             }
-            if self.is_on_deny_list(asker, &target) {
+            if self.is_on_deny_list(whose, &target) {
                 match self.mode {
                     PolicyMode::Enforce => by_alias.add(Code::PolicyDenied),
                     PolicyMode::Report => answer.would_block = Some(Code::PolicyDenied),
                 }
             }
-            if self.judge_name(asker, &target).is_some() {
+            if self.judge_name(whose.tenant, by.purpose, &target).is_some() {
                 by_alias.add(Code::PolicyName);
             }
         }
@@ -306,12 +343,12 @@ impl Policy {
         let errand = Errand { tenant: asker.tenant.clone(), destination: destination.clone(), purpose: by.purpose };
         let errand = Arc::new(errand);
         let ask = AddressQuestion {
-            tenant: asker.tenant,
+            tenant: whose.tenant,
             port: destination.port,
             ours: by.ours,
             local: by.local,
             purpose: by.purpose,
-            allow: self.allow_of(asker).filter(|allow| !allow.matches(&destination.host.text())),
+            allow: self.allow_of(whose).filter(|allow| !allow.matches(&destination.host.text())),
         };
         for &address in addresses.iter().take(DNS_ADDRESSES_MAX) {
             if self.mode == PolicyMode::Report {
@@ -419,10 +456,10 @@ impl Policy {
         self.deny_hosts.matches(host) || self.tenants.get(asker.tenant).is_some_and(|tenant| tenant.deny.matches(host))
     }
 
-    fn judge_name(&self, asker: Asker<'_>, name: &str) -> Option<NameRule> {
+    fn judge_name(&self, tenant: &TenantId, purpose: Purpose, name: &str) -> Option<NameRule> {
         let rule = name::judge(name)?;
         let opened =
-            rule != NameRule::Metadata && self.openings(asker.tenant).any(|exception| exception.hosts.matches(name));
+            rule != NameRule::Metadata && self.openings(tenant, purpose).any(|exception| exception.hosts.matches(name));
         (!opened).then_some(rule)
     }
 
@@ -430,7 +467,7 @@ impl Policy {
         let address = address.to_canonical();
         let carried = || carried(address);
         let forms = || forms(address);
-        let is_closed = |form: IpAddr| address::special(form).is_some() && !self.opens(ask.tenant, form);
+        let is_closed = |form: IpAddr| address::special(form).is_some() && !self.opens(ask, form);
 
         if forms().any(|form| self.is_in_denied_network(form)) {
             return Verdict::Denied(Code::PolicyDenied);
@@ -451,35 +488,36 @@ impl Policy {
         }
         // The kernel reads an unspecified address as "this host".
         let is_ours = || address.is_unspecified() || forms().any(|form| self.is_ours(ask, form));
-        if ask.purpose == Purpose::Delivery && is_ours() {
+        if ask.purpose.is_a_tenants() && is_ours() {
             return Verdict::Denied(Code::PolicySelf);
         }
         let is_nat64 = carried().any(|(carrier, _)| carrier == Carrier::Nat64);
-        if is_nat64 && !self.opens(ask.tenant, address) { Verdict::Skipped } else { Verdict::Allowed }
+        if is_nat64 && !self.opens(ask, address) { Verdict::Skipped } else { Verdict::Allowed }
     }
 
     /// By what is listed, and by what the kernel says: a `local` route makes whole networks this host's own that stand
     /// on no interface. An exception that names such an address opens it, but for the ports on which we listen.
     fn is_ours(&self, ask: &AddressQuestion<'_>, form: IpAddr) -> bool {
         let local = ask.local.contains(&form);
-        ask.ours.has(form, ask.port, local) || (local && !form.is_loopback() && !self.opens(ask.tenant, form))
+        ask.ours.has(form, ask.port, local) || (local && !form.is_loopback() && !self.opens(ask, form))
     }
 
     fn is_in_denied_network(&self, address: IpAddr) -> bool {
         self.deny_networks.iter().any(|network| network.contains(&address))
     }
 
-    fn openings<'a>(&'a self, tenant: &'a TenantId) -> impl Iterator<Item = &'a Opening> {
-        self.exceptions
-            .iter()
-            .filter(move |exception| exception.tenants.is_empty() || exception.tenants.contains(tenant))
+    fn openings<'a>(&'a self, tenant: &'a TenantId, purpose: Purpose) -> impl Iterator<Item = &'a Opening> {
+        self.exceptions.iter().filter(move |Opening { tenants, destinations, .. }| {
+            let of_kind = || purpose.kind().is_some_and(|kind| destinations.contains(&kind));
+            (tenants.is_empty() || tenants.contains(tenant)) && (destinations.is_empty() || of_kind())
+        })
     }
 
-    fn opens(&self, tenant: &TenantId, address: IpAddr) -> bool {
+    fn opens(&self, ask: &AddressQuestion<'_>, address: IpAddr) -> bool {
         let opens = |exception: &Opening| {
             exception.networks.iter().any(|network| network.contains(&address)) || exception.hosts.has_address(address)
         };
-        self.openings(tenant).any(opens)
+        self.openings(ask.tenant, ask.purpose).any(opens)
     }
 }
 
@@ -563,11 +601,29 @@ pub struct Circumstances<'a> {
     pub purpose: Purpose,
 }
 
-/// Why an address is judged: reflectors alone may be addresses of ours.
+/// Why an address is judged: what the operator has configured may be an address of ours, what a send names may not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     Delivery,
     Reflector,
+    /// Of messages.
+    Relay,
+}
+
+impl Purpose {
+    /// A tenant chose the destination: it is judged by the rules for tenants.
+    pub fn is_a_tenants(self) -> bool {
+        self == Self::Delivery
+    }
+
+    /// `None`: no send's.
+    fn kind(self) -> Option<Kind> {
+        match self {
+            Self::Delivery => Some(Kind::Http),
+            Self::Reflector => None,
+            Self::Relay => Some(Kind::Email),
+        }
+    }
 }
 
 #[cfg(test)]

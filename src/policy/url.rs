@@ -17,6 +17,11 @@ use crate::outcome::Code;
 pub enum Scheme {
     Http,
     Https,
+    /// Of a relay alone, which a configuration names: no URL of a send has this scheme or the next. TLS begins with
+    /// STARTTLS, before anything of a message.
+    Smtp,
+    /// TLS from the first byte.
+    Smtps,
 }
 
 impl Scheme {
@@ -24,14 +29,24 @@ impl Scheme {
         match self {
             Self::Http => "http",
             Self::Https => "https",
+            Self::Smtp => "smtp",
+            Self::Smtps => "smtps",
         }
     }
 
+    /// Of SMTP, those of submission (RFC 8314 section 3.3).
     pub const fn default_port(self) -> u16 {
         match self {
             Self::Http => 80,
             Self::Https => 443,
+            Self::Smtp => 587,
+            Self::Smtps => 465,
         }
+    }
+
+    /// Whether the peer has to prove its name.
+    pub const fn has_tls(self) -> bool {
+        !matches!(self, Self::Http)
     }
 }
 

@@ -42,7 +42,7 @@ pub async fn open(
     }
     let settings = world.settings();
     journey.watch.enter(Phase::Dns);
-    let look = dialer.look(asker, url, &settings, Purpose::Delivery, &journey.inquiry).await;
+    let look = dialer.look(asker, url.destination(), &settings, Purpose::Delivery, &journey.inquiry).await;
     if journey.inquiry.has_begun() {
         journey.watch.leave();
     } else {

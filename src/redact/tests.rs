@@ -5,7 +5,7 @@ use crate::outcome::words::ExchangeCause;
 use crate::outcome::{Failure, Outcome, Timings};
 use crate::policy::CheckedUrl;
 use crate::record::State;
-use crate::send::{Context, Method, Target};
+use crate::send::{Context, HttpRequest, Method, Target, To};
 
 fn key() -> RedactKey {
     RedactKey::new(b"a key for tests")
@@ -29,12 +29,14 @@ fn lines(lines: &[(&'static str, &str)]) -> HeaderLines {
 
 fn spec(headers: HeaderLines, body: Option<&'static [u8]>) -> SendSpec {
     SendSpec {
-        method: Method::Post,
-        target: Target::Url(CheckedUrl::parse("https://example.com/").expect("a plain URL")),
-        headers,
-        spelling: crate::send::Spelling::default(),
-        dropped_headers: vec!["host".to_owned()],
-        body: body.map(Bytes::from_static),
+        to: To::Http(HttpRequest {
+            method: Method::Post,
+            target: Target::Url(CheckedUrl::parse("https://example.com/").expect("a plain URL")),
+            headers,
+            spelling: crate::send::Spelling::default(),
+            dropped_headers: vec!["host".to_owned()],
+            body: body.map(Bytes::from_static),
+        }),
         context: Context::default(),
         expires_in: None,
     }
@@ -192,7 +194,7 @@ fn a_tenant_that_keeps_no_bodies_has_its_size_alone() {
 fn a_response_is_shown_with_its_secrets_hidden() {
     let raw = |body: &'static [u8]| RawResponse {
         status: 200,
-        version: http::Version::HTTP_2,
+        version: "HTTP/2",
         headers: lines(&[("set-cookie", "sid=1"), ("set-cookie", "b=2"), ("content-type", "application/json")]),
         body: Bytes::from_static(body),
         body_total: body.len() as u64,
@@ -277,7 +279,7 @@ fn what_a_receiver_sent_is_quoted_as_far_as_it_might_be_kept() {
 fn kept(redactor: &Redactor, failure: Failure) -> Record {
     let raw = RawResponse {
         status: 200,
-        version: http::Version::HTTP_11,
+        version: "HTTP/1.1",
         headers: lines(&[("content-type", "application/json"), ("x-sess", "s3cret"), ("x_sess", "s3cret")]),
         body: Bytes::from_static(br#"{"k":"s3cret","o":1}"#),
         body_total: 20,

@@ -21,20 +21,49 @@ pub(crate) use self::members::{Members, ValueKind, elements, text};
 pub(crate) use self::problems::{At, Problems};
 pub use self::problems::{Fault, ShapeProblem};
 use super::body::{self, Body};
+use super::email::{Email, Letter};
 use super::headers::{self, Headers};
-use super::{Context, ExecutionId, HeaderLines, Method, SendSpec, Spelling, Target, params};
+use super::{Context, ExecutionId, HeaderLines, HttpRequest, Method, SendSpec, Spelling, Target, To, params};
 use crate::config::file::closest;
 use crate::limits;
-use crate::policy::CheckedUrl;
 use crate::policy::url::without_userinfo;
+use crate::policy::{CheckedUrl, Destination};
 use crate::redact::Hide;
 
-/// What a call may be at most; part of the configured limits.
-#[derive(Clone, Copy, Debug)]
+/// What a call may be at most, and where its tenant's sends may go beside URLs: part of the configuration.
+#[derive(Clone, Debug)]
 pub struct Bounds {
     /// Bytes of one send's body.
     pub request_body: u64,
     pub sends_per_request: u32,
+    pub mail: Mail,
+}
+
+/// Where the tenant's mail goes.
+#[derive(Clone, Debug)]
+pub enum Mail {
+    /// There is no relay.
+    NotSetUp,
+    /// There is one, and this tenant has no address.
+    NoAddress,
+    Relay(Destination),
+}
+
+impl Mail {
+    /// The relay; or what is missing, and what to do about it.
+    pub fn relay(&self) -> Result<&Destination, (&'static str, &'static str)> {
+        match self {
+            Self::Relay(relay) => Ok(relay),
+            Self::NotSetUp => Err((
+                "this node's operator has not set mail up",
+                "ask the operator for [destination.email], or send to a URL",
+            )),
+            Self::NoAddress => Err((
+                "this tenant has no mail address, and mail goes nowhere else",
+                "ask the operator to give the [[tenant]] its email",
+            )),
+        }
+    }
 }
 
 /// A call of valid shape.
@@ -81,6 +110,8 @@ pub struct Supplied {
     pub spelling: Spelling,
     pub dropped_headers: Vec<String>,
     pub body: Option<Body>,
+    /// In place of all of these, where the original is a message.
+    pub email: Option<Email>,
 }
 
 /// Reads the body of a resend; an empty one, or `null`, supplies nothing.
@@ -95,12 +126,13 @@ pub fn supplied(raw: &Bytes, bounds: &Bounds, content_type: Option<&str>) -> Res
     else {
         return Err(problems.into_list());
     };
-    const KNOWN: [&str; 4] = ["auth", "headers", "data", "data_base64"];
+    const KNOWN: [&str; 5] = ["auth", "headers", "data", "data_base64", "email"];
     let values = known(&members, &KNOWN, At::Root, &mut problems, |key| {
         matches!(key, "method" | "url" | "params" | "context" | "expires_in")
             .then_some("a resend repeats the original request; submit a new send to change it")
     });
-    let [auth, headers_value, data, data_base64] = values;
+    let [auth, headers_value, data, data_base64, email] = values;
+    let email = email.and_then(|value| read_email(value, At::Key(&At::Root, "email"), bounds, &mut problems));
     let given = headers_value
         .and_then(|value| headers::read(value, At::Key(&At::Root, "headers"), &mut problems))
         .unwrap_or_default();
@@ -109,7 +141,7 @@ pub fn supplied(raw: &Bytes, bounds: &Bounds, content_type: Option<&str>) -> Res
     let body = body::read(raw, At::Root, data, data_base64, content_type.as_deref(), bounds, &mut problems);
     if problems.is_empty() {
         let Headers { lines, spelling, dropped } = given;
-        Ok(Supplied { authorization, headers: lines, spelling, dropped_headers: dropped, body })
+        Ok(Supplied { authorization, headers: lines, spelling, dropped_headers: dropped, body, email })
     } else {
         Err(problems.into_list())
     }
@@ -241,8 +273,10 @@ struct CallReader<'c> {
     held_by: Option<&'c ExecutionId>,
 }
 
-const SEND_KEYS: [&str; 9] =
-    ["method", "url", "data", "data_base64", "headers", "params", "auth", "context", "expires_in"];
+const SEND_KEYS: [&str; 10] =
+    ["method", "url", "data", "data_base64", "headers", "params", "auth", "email", "context", "expires_in"];
+/// The first of them are a request's.
+const REQUEST_KEYS: usize = 7;
 
 impl CallReader<'_> {
     fn sends(&self, json: &RawValue, problems: &mut Problems) -> Option<Vec<SendSpec>> {
@@ -268,10 +302,36 @@ impl CallReader<'_> {
 
     /// `None` goes with at least one problem.
     fn send(&self, json: &RawValue, at: At<'_>, problems: &mut Problems) -> Option<SendSpec> {
-        let members = Members::expect(json, at, "a send is an object with `method` and `url`", problems)?;
+        let what = "a send is an object with `method` and `url`, or with `email`";
+        let members = Members::expect(json, at, what, problems)?;
         let values = known(&members, &SEND_KEYS, at, problems, hint_for_send_key);
-        let [method, url, data, data_base64, header_object, param_object, auth, context, expires_in] = values;
+        let [.., email, context, expires_in] = values;
+        let to = match email {
+            None => self.request(&values, at, problems).map(To::Http),
+            Some(email) => {
+                for (name, _) in SEND_KEYS.iter().zip(&values[..REQUEST_KEYS]).filter(|(_, value)| value.is_some()) {
+                    let beside = "stands beside email: a send goes to one destination";
+                    problems.add(At::Key(&at, name), beside, "make it two sends");
+                }
+                read_email(email, At::Key(&at, "email"), self.bounds, problems).map(To::Email)
+            }
+        };
+        let context = self.context(context, At::Key(&at, "context"), problems);
+        let expires_in = expires_in.and_then(|value| read_expires_in(value, At::Key(&at, "expires_in"), problems));
+        if !problems.is_empty() {
+            return None;
+        }
+        Some(SendSpec { to: to?, context: context?, expires_in })
+    }
 
+    /// `None` goes with at least one problem.
+    fn request(
+        &self,
+        values: &[Option<&RawValue>; SEND_KEYS.len()],
+        at: At<'_>,
+        problems: &mut Problems,
+    ) -> Option<HttpRequest> {
+        let [method, url, data, data_base64, header_object, param_object, auth, ..] = *values;
         let method = required(method, at, "method", problems).and_then(|(value, at)| read_method(value, at, problems));
         let url = required(url, at, "url", problems).and_then(|(value, at)| read_url(value, at, problems));
         let given: Headers =
@@ -281,8 +341,6 @@ impl CallReader<'_> {
             None => Some(params::Params::default()),
         };
         let authorization = auth.and_then(|value| basic(value, At::Key(&at, "auth"), problems));
-        let context = self.context(context, At::Key(&at, "context"), problems);
-        let expires_in = expires_in.and_then(|value| read_expires_in(value, At::Key(&at, "expires_in"), problems));
 
         if method == Some(Method::Head) && (data.is_some() || data_base64.is_some()) {
             let key = if data.is_some() { "data" } else { "data_base64" };
@@ -306,15 +364,13 @@ impl CallReader<'_> {
             }
             body.bytes
         });
-        Some(SendSpec {
+        Some(HttpRequest {
             method: method?,
             target: target(&url?, &replaced?, self.hide),
             headers: lines,
             spelling,
             dropped_headers: dropped,
             body,
-            context: context?,
-            expires_in,
         })
     }
 
@@ -343,6 +399,78 @@ impl CallReader<'_> {
     }
 }
 
+/// A message to the tenant's own address.
+fn read_email(value: &RawValue, at: At<'_>, bounds: &Bounds, problems: &mut Problems) -> Option<Email> {
+    const KEYS: [&str; 4] = ["subject", "text", "html", "include_collaborators"];
+    let relay = bounds.mail.relay().map_err(|(detail, hint)| problems.add(at, detail, hint)).ok();
+    let members = Members::expect(value, at, "it must be an object with text, html or both", problems)?;
+    let [subject, text_value, html_value, include_collaborators] =
+        known(&members, &KEYS, at, problems, |key| match key.to_ascii_lowercase().as_str() {
+            "to" | "cc" | "bcc" | "recipient" | "recipients" | "email" | "address" => {
+                Some("leave it out: mail goes to the tenant's own address, which the operator has configured")
+            }
+            "from" | "reply_to" | "replyto" | "sender" => Some("leave it out: the operator has configured the sender"),
+            "body" | "message" | "content" => Some("write text, html or both"),
+            "attachments" | "attachment" | "files" => Some("leave it out: a message is its text and its HTML"),
+            _ => None,
+        });
+    let mut string = |value: Option<&RawValue>, name: &str| -> Option<String> {
+        let (value, at) = (value?, At::Key(&at, name));
+        if ValueKind::of(value) != ValueKind::String {
+            problems.add(at, format!("is {}; it must be a string", ValueKind::of(value).name()), None);
+            return None;
+        }
+        let given = text(value, at, problems)?;
+        if given.contains('\0') {
+            problems.add(at, "holds the character U+0000, which mail cannot carry", "take it out");
+        }
+        Some(given.into_owned())
+    };
+    let (subject, text, html) = (string(subject, "subject"), string(text_value, "text"), string(html_value, "html"));
+    if text_value.is_none() && html_value.is_none() {
+        problems.add(at, "has neither text nor html: there is nothing to read", "give one of the two, or both");
+    }
+    if let Some(subject) = &subject {
+        let at = At::Key(&at, "subject");
+        if subject.contains(char::is_control) {
+            problems.add(
+                at,
+                "holds a control character: a subject is one line",
+                "take it out; text may have many lines",
+            );
+        }
+        let chars = subject.chars().count();
+        if chars > limits::SUBJECT_CHARS_MAX {
+            let detail = format!("has {chars} characters, at most {} may stand here", limits::SUBJECT_CHARS_MAX);
+            problems.add(at, detail, None);
+        }
+    }
+    let include_collaborators = match include_collaborators.map(|value| (ValueKind::of(value), value.get())) {
+        None => false,
+        Some((ValueKind::Boolean, written)) => written == "true",
+        Some((kind, _)) => {
+            let detail = format!("is {}; it must be true or false", kind.name());
+            problems.add(At::Key(&at, "include_collaborators"), detail, None);
+            false
+        }
+    };
+    if !problems.is_empty() {
+        return None;
+    }
+    let letter = Letter { subject: subject.unwrap_or_default(), text, html, include_collaborators };
+    let email = Email::new(letter, relay?.clone());
+    let bytes = email.content().len();
+    if bytes as u64 > bounds.request_body {
+        problems.too_large(
+            at,
+            format!("makes a message of {bytes} bytes, one send may have {}", bounds.request_body),
+            "send less, or raise `[limits] request_body`",
+        );
+        return None;
+    }
+    Some(email)
+}
+
 fn required<'a, 'p>(
     value: Option<&'a RawValue>,
     parent: At<'p>,
@@ -350,7 +478,7 @@ fn required<'a, 'p>(
     problems: &mut Problems,
 ) -> Option<(&'a RawValue, OwnedKey<'p>)> {
     if value.is_none() {
-        problems.add(At::Key(&parent, name), "is missing: every send needs it", None);
+        problems.add(At::Key(&parent, name), "is missing: a request needs it", None);
     }
     value.map(|value| (value, OwnedKey { parent, name }))
 }
@@ -507,6 +635,7 @@ fn hint_for_send_key(key: &str) -> Option<&'static str> {
         "query" | "queryparams" | "querystring" | "qs" | "search" | "searchparams" | "param" | "params" => {
             "write params"
         }
+        "mail" | "email" | "subject" | "text" | "html" => "write email: {\"subject\": …, \"text\": …}",
         "uri" | "href" | "endpoint" | "address" | "destination" | "target" | "url" => "write url",
         "baseurl" | "path" | "host" | "hostname" | "port" | "protocol" => "write the whole address as url",
         "verb" | "httpmethod" | "method" => "write method",

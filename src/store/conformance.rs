@@ -23,13 +23,13 @@ pub use self::drafts::*;
 use super::stats::{By, Group, SLOT_SECONDS, StatsAsked};
 use super::*;
 use crate::outcome::{Code, Ended, Failure, Outcome, Phase, Processed, Timings};
-use crate::policy::{CheckedUrl, Verdict};
+use crate::policy::{CheckedUrl, Destination, Host, Scheme, Verdict};
 use crate::record::{
     Certificate, Connection, ExecutionState, ExecutionSummary, Finished, FinishedBy, Record, ShownBody, ShownHeaders,
-    ShownRequest, ShownResponse, State, TlsFacts,
+    ShownRequest, ShownResponse, ShownTo, State, TlsFacts,
 };
 use crate::send::trace::TraceParent;
-use crate::send::{Context, ExecutionId, Method, SendId, SendSpec, Target, TenantId};
+use crate::send::{Context, Email, ExecutionId, HttpRequest, Method, SendId, SendSpec, Target, TenantId, To};
 
 pub const NODE: &str = "egress-test";
 
@@ -47,6 +47,7 @@ pub trait Subject: Sized {
 /// Every promise, each with a fresh store.
 pub async fn run<S: Subject>() {
     an_accepted_send_reads_back_as_it_was_given::<S>().await;
+    a_message_is_remembered_as_any_send_is::<S>().await;
     a_send_is_begun_once_and_ended_once::<S>().await;
     a_finished_record_tells_everything::<S>().await;
     a_spec_that_left_memory_is_read_back::<S>().await;
@@ -111,6 +112,46 @@ async fn an_accepted_send_reads_back_as_it_was_given<S: Subject>() {
         "another tenant's send is not there"
     );
     assert_eq!(store.record(Reach::All, id_at(at(6)), true).await, Ok(None));
+}
+
+async fn a_message_is_remembered_as_any_send_is<S: Subject>() {
+    let subject = S::fresh().await;
+    let mut all = Vec::new();
+    for keeps_body in [true, false] {
+        let draft = Draft { keeps_body, ..draft().mail().in_execution("e").created(at(5)) };
+        let given = draft.send();
+        accept_new(subject.store(), subject.session(), call(vec![given.clone()], Some("e"))).await;
+        let record = record_of(subject.store(), given.id).await;
+        assert_eq!((record.state, &record.request), (State::Held, &given.shown));
+        all.push((draft, given));
+    }
+    let (store, session) = (subject.store(), subject.session());
+    let finish = Ending::Finish(FinishedBy::Call);
+    end_execution(store, session, tenant("acme"), execution("e"), finish, at(6)).await.expect("released");
+    let filter = Filter { host: Some(HostFilter::One("relay.example.net".to_owned())), ..Filter::of(Reach::All) };
+    assert_eq!(listed(store, filter.clone()).await.len(), 2, "a message is found by its relay");
+    let by_method = Filter { method: Some(Method::Post), ..filter.clone() };
+    assert_eq!(listed(store, by_method).await, [], "it has no method");
+    assert_eq!(listed(store, Filter { path: Some("/".to_owned()), ..filter }).await, [], "and no path");
+
+    // What is to be made of it is read back by the next life, too.
+    let subject = subject.crash().await;
+    let (store, session) = (subject.store(), subject.session());
+    store.recover(session, at(7)).await.expect("recovered");
+    let want = Want { tenant: tenant("acme"), room: 10, full: Vec::new() };
+    for pending in store.claim(session, vec![want], 10).await.expect("claimed").sends {
+        assert_eq!(pending.destination, Some(drafts::relay()));
+    }
+    for (draft, given) in all {
+        let started = begin_one(store, session, begin_of(given.id, &draft, at(8))).await.expect("begun");
+        assert_eq!(started.spec(), &given.spec);
+        let mut end = finished(given.id, 250, at(8));
+        end.sent_headers = Some(vec![("to".to_owned(), vec!["owner@acme.example".to_owned()])]);
+        store.finish(session, end.clone()).await.expect("ended");
+        let record = record_of(store, given.id).await;
+        assert_eq!((Some(record.request.headers), record.request.to), (end.sent_headers, given.shown.to.clone()));
+        assert_eq!(record.request.body, given.shown.body);
+    }
 }
 
 async fn a_send_is_begun_once_and_ended_once<S: Subject>() {

@@ -105,7 +105,7 @@ use crate::outcome::{Code, Outcome};
 use crate::policy::{Destination, Host, Suspensions};
 use crate::record::{Execution, Finished, FinishedBy, Record, Tunnel};
 use crate::redact::RedactKey;
-use crate::send::{ExecutionId, SendId, SendSpec, Target, TenantId};
+use crate::send::{ExecutionId, SendId, SendSpec, TenantId};
 
 /// Jobs that may wait for the writer; more callers wait for their turn.
 const JOBS_MAX: usize = 32 * 1024;
@@ -520,13 +520,10 @@ impl Shared {
             };
             let context = &new.spec.context;
             let short = |asked, text: Option<&str>| text.map_or(0, |text| keys.short(asked, text));
-            let host = match &new.spec.target {
-                Target::Url(url) => match &url.destination().host {
-                    Host::Name(name) => keys.short(Asked::Host, name),
-                    Host::Address(address) => keys.short(Asked::Host, &address.to_string()),
-                },
-                Target::Refused { .. } => 0,
-            };
+            let host = new.spec.destination().map_or(0, |to| match &to.host {
+                Host::Name(name) => keys.short(Asked::Host, name),
+                Host::Address(address) => keys.short(Asked::Host, &address.to_string()),
+            });
             let tenant = keys.tenant(new.tenant.as_str());
             let execution = |execution: &ExecutionId| keys.execution(new.tenant.as_str(), execution.as_str()).hash;
             let row = table::Row {
@@ -544,10 +541,7 @@ impl Shared {
                 expiry: table::expiry_number(new.expires_in),
                 ..table::Row::default()
             };
-            let destination = match &new.spec.target {
-                Target::Url(url) => self.destination(url.destination()),
-                Target::Refused { .. } => 0,
-            };
+            let destination = new.spec.destination().map_or(0, |to| self.destination(to));
             let (form, body, course) = (parts.form, parts.body, new.course);
             sends.push(AcceptedJob { row, tenant, form, body, rest, ahead: None, slot, course, destination });
         }

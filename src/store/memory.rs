@@ -27,7 +27,7 @@ use crate::record::{
     Execution, ExecutionState, ExecutionSummary, Finished, FinishedBy, Record, State, Tunnel, Unfinished,
 };
 use crate::redact::RedactKey;
-use crate::send::{ExecutionId, SendId, Target, TenantId};
+use crate::send::{ExecutionId, SendId, TenantId};
 
 /// How long records are kept.
 const RETENTION: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -105,10 +105,7 @@ impl Default for Memory {
 
 impl Kept {
     fn host(&self) -> Option<String> {
-        match &self.new.spec.target {
-            Target::Url(url) => Some(host_text(&url.destination().host)),
-            Target::Refused { .. } => None,
-        }
+        self.new.spec.destination().map(|to| host_text(&to.host))
     }
 }
 
@@ -158,10 +155,7 @@ impl Inner {
             id: kept.new.id,
             tenant: kept.new.tenant.clone(),
             workflow: kept.new.spec.context.workflow.clone(),
-            destination: match &kept.new.spec.target {
-                Target::Url(url) => Some(url.destination().clone()),
-                Target::Refused { .. } => None,
-            },
+            destination: kept.new.spec.destination().cloned(),
             created_at: kept.new.created_at,
             released_at,
             expires_in: kept.new.expires_in,
@@ -721,11 +715,7 @@ impl OnceOnly for Memory {
         ready(self.open_for(by).and_then(|mut inner| {
             inner.end_where(now, limit, |_, kept| {
                 let asker = Asker { tenant: &kept.new.tenant, workflow: kept.new.spec.context.workflow.as_deref() };
-                let host = match &kept.new.spec.target {
-                    Target::Url(url) => Some(&url.destination().host),
-                    Target::Refused { .. } => None,
-                };
-                view::suspended(&suspensions, asker, host)
+                view::suspended(&suspensions, asker, kept.new.spec.destination().map(|to| &to.host))
             })
         }))
     }

@@ -188,8 +188,11 @@ impl Filter {
                 record.response.as_ref().is_some_and(|answer| statuses.takes_in(answer.status))
             })
             && self.state.is_none_or(|state| record.state == state)
-            && self.method.is_none_or(|method| record.request.method == method)
-            && self.path.as_deref().is_none_or(|path| path_of(&record.request.url).starts_with(path))
+            && self.method.is_none_or(|method| record.request.to.method() == Some(method))
+            && self
+                .path
+                .as_deref()
+                .is_none_or(|path| record.request.to.url().is_some_and(|url| path_of(url).starts_with(path)))
             && self.source_ip.is_none_or(by)
             && self.since.is_none_or(|since| instant.is_some_and(|instant| instant >= since))
             && self.until.is_none_or(|until| instant.is_some_and(|instant| instant < until))

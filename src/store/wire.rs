@@ -20,10 +20,13 @@ use super::{IdempotencyKey, NewSend};
 use crate::outcome::{Code, Ended, Failure, Outcome, Phase, Processed, Timings};
 use crate::policy::{CheckedUrl, Destination, Host, Scheme, Verdict};
 use crate::record::{
-    Certificate, Connection, Finished, ShownBody, ShownHeaders, ShownRequest, ShownResponse, TlsFacts,
+    Certificate, Connection, Finished, ShownBody, ShownHeaders, ShownRequest, ShownResponse, ShownTo, TlsFacts,
 };
 use crate::send::trace::TraceParent;
-use crate::send::{Context, ExecutionId, HeaderLines, Method, SendId, SendSpec, Spelling, Target, TenantId};
+use crate::send::{
+    Context, Email, ExecutionId, HeaderLines, HttpRequest, Kind, Method, SendId, SendSpec, Spelling, Target, TenantId,
+    To,
+};
 
 /// Of every form here. A form that changes gets the next, and reads the ones before.
 const VERSION: u8 = 1;
@@ -73,6 +76,8 @@ numbered!(method_number, method_of, Method {
     Method::Get = 0, Method::Head = 1, Method::Post = 2, Method::Put = 3, Method::Patch = 4, Method::Delete = 5,
     Method::Options = 6,
 });
+
+numbered!(kind_number, kind_of, Kind { Kind::Http = 0, Kind::Email = 1 });
 
 pub fn nanoseconds(at: Timestamp) -> i64 {
     i64::try_from(at.as_nanosecond()).unwrap_or(if at.as_second() < 0 { i64::MIN } else { i64::MAX })
@@ -137,6 +142,14 @@ const SPELLING: u8 = 0;
 const MOVED_FROM: u8 = 1;
 /// The caller's place in a trace.
 const TRACE: u8 = 2;
+/// One byte, which destination: of HTTP it is not there. Of others the form's `method` and `url` are stand-ins
+/// ([`NO_METHOD`], [`NO_URL`]), which a reader from before there were others can show, and can make nothing of: it takes
+/// the send for one that is unreadable, and never makes it.
+const KIND: u8 = 3;
+
+const NO_METHOD: Method = Method::Post;
+/// Of a message; no URL that a request could be made to.
+const NO_URL: &str = "mailto:";
 
 type HeadersForm<'a> = Vec<(&'a str, Vec<&'a str>)>;
 
@@ -291,18 +304,29 @@ pub struct AcceptedSend {
 /// Splits a send into what may be shown and what may not.
 pub fn accepted(new: &NewSend, node: &str, held: bool, key: Option<(&IdempotencyKey, u32)>) -> AcceptedSend {
     let NewSend { spec, shown, .. } = new;
-    let url = (spec.target.shown() != shown.url).then(|| spec.target.shown());
-    let headers = (!says_all(&shown.headers, &spec.headers))
-        .then(|| spec.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect());
+    let (method, shown_url) = match &shown.to {
+        ShownTo::Http { method, url } => (*method, url.as_str()),
+        ShownTo::Email { .. } => (NO_METHOD, NO_URL),
+    };
+    let (url, headers) = match &spec.to {
+        To::Http(request) => (
+            (request.target.shown() != shown_url).then(|| request.target.shown()),
+            (!says_all(&shown.headers, &request.headers))
+                .then(|| request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()),
+        ),
+        To::Email(_) => (None, None),
+    };
     let shown_bytes = shown.body.as_ref().and_then(|body| body.bytes.as_ref());
-    let body = (shown_bytes != spec.body.as_ref()).then(|| spec.body.as_deref());
+    let body = (shown_bytes != spec.body()).then(|| spec.body().map(|body| &body[..]));
     let rest = RestForm { url, headers, body };
     let rest = (rest.url.is_some() || rest.headers.is_some() || rest.body.is_some()).then(|| encode(&rest, Vec::new()));
-    let (destination, refused) = match &spec.target {
-        Target::Url(url) => (Some(url.destination()), None),
-        Target::Refused { denial, .. } => (None, Some(denial.into())),
+    let refused = match &spec.to {
+        To::Http(HttpRequest { target: Target::Refused { denial, .. }, .. }) => Some(denial.into()),
+        To::Http(_) | To::Email(_) => None,
     };
-    let spelling = spec.spelling.iter().collect::<Vec<_>>().join("\n");
+    let spelling = shown.spelling.iter().collect::<Vec<_>>().join("\n");
+    let kind = [kind_number(spec.to.kind())];
+    let kind_fact = (spec.to.kind() != Kind::Http).then_some((KIND, &kind[..]));
     let trace = spec.context.trace.map(TraceParent::to_bytes);
     let spelling_fact = (!spelling.is_empty()).then_some((SPELLING, spelling.as_bytes()));
     let trace_fact = trace.as_ref().map(|trace| (TRACE, &trace[..]));
@@ -318,8 +342,8 @@ pub fn accepted(new: &NewSend, node: &str, held: bool, key: Option<(&Idempotency
         own_expires_in: spec.expires_in.map(span),
         held,
         key: key.map(|(key, count)| KeyForm { path: &key.path, key: &key.key, fingerprint: key.fingerprint, count }),
-        destination: destination.map(|destination| DestinationForm {
-            https: destination.scheme == Scheme::Https,
+        destination: spec.destination().map(|destination| DestinationForm {
+            https: matches!(destination.scheme, Scheme::Https | Scheme::Smtps),
             host: match &destination.host {
                 Host::Name(name) => HostForm::Name(name),
                 Host::Address(address) => HostForm::Address(*address),
@@ -327,13 +351,13 @@ pub fn accepted(new: &NewSend, node: &str, held: bool, key: Option<(&Idempotency
             port: destination.port,
         }),
         refused,
-        method: method_number(spec.method),
-        url: &shown.url,
+        method: method_number(method),
+        url: shown_url,
         headers: headers_form(&shown.headers),
-        dropped_headers: spec.dropped_headers.iter().map(String::as_str).collect(),
+        dropped_headers: shown.dropped_headers.iter().map(String::as_str).collect(),
         body: shown.body.as_ref().map(BodyForm::from),
         rest: if rest.is_some() { Rest::Sealed } else { Rest::Nothing },
-        more: spelling_fact.into_iter().chain(trace_fact).collect(),
+        more: spelling_fact.into_iter().chain(trace_fact).chain(kind_fact).collect(),
     };
     AcceptedSend { form: encode(&form, Vec::with_capacity(512)), body: shown_bytes.cloned(), rest }
 }
@@ -412,9 +436,24 @@ impl SendForm<'_> {
         }
     }
 
+    fn kind(&self) -> Read<Kind> {
+        match self.fact(KIND) {
+            None => Ok(Kind::Http),
+            Some(&[number]) => kind_of(number),
+            Some(_) => Err(Unreadable("a destination of no known form")),
+        }
+    }
+
+    /// What it is connected to. Of a kind that is not known, as if that were HTTP: for caps and lists that is near enough.
     pub fn destination(&self) -> Option<Destination> {
+        let kind = self.kind().unwrap_or(Kind::Http);
         self.destination.as_ref().map(|form| Destination {
-            scheme: if form.https { Scheme::Https } else { Scheme::Http },
+            scheme: match (kind, form.https) {
+                (Kind::Http, false) => Scheme::Http,
+                (Kind::Http, true) => Scheme::Https,
+                (Kind::Email, false) => Scheme::Smtp,
+                (Kind::Email, true) => Scheme::Smtps,
+            },
             host: match form.host {
                 HostForm::Name(name) => Host::Name(Arc::from(name)),
                 HostForm::Address(address) => Host::Address(address),
@@ -435,13 +474,19 @@ impl SendForm<'_> {
 
     pub fn shown(&self, body: Option<Bytes>) -> Read<ShownRequest> {
         Ok(ShownRequest {
-            method: method_of(self.method)?,
-            url: self.url.to_owned(),
+            to: match self.kind()? {
+                Kind::Http => ShownTo::Http { method: method_of(self.method)?, url: self.url.to_owned() },
+                Kind::Email => ShownTo::Email { relay: self.relay()? },
+            },
             headers: shown_headers(&self.headers),
             spelling: self.spelling(),
             dropped_headers: self.dropped_headers.iter().map(|&name| name.to_owned()).collect(),
             body: self.body.as_ref().map(|form| form.shown(body)),
         })
+    }
+
+    fn relay(&self) -> Read<Destination> {
+        self.destination().ok_or(Unreadable("a message without its relay"))
     }
 
     /// The spec again. `body`: the body as shown; `rest`: the opened [`RestForm`].
@@ -450,27 +495,44 @@ impl SendForm<'_> {
             Some(rest) => decode(rest)?,
             None => RestForm { url: None, headers: None, body: None },
         };
-        let url = rest.url.unwrap_or(self.url);
+        let body = match rest.body {
+            Some(body) => body.map(Bytes::copy_from_slice),
+            None => body,
+        };
+        let to = match self.kind()? {
+            Kind::Http => To::Http(self.request(rest.url, rest.headers, body)?),
+            Kind::Email => {
+                let email = Email::stored(body.unwrap_or_default(), self.relay()?);
+                To::Email(email.ok_or(Unreadable("a message of no known form"))?)
+            }
+        };
+        let expires_in = self.own_expires_in.map(Duration::from_nanos);
+        Ok(SendSpec { to, context: self.context(), expires_in })
+    }
+
+    /// `url` and `headers`: those that are not as shown.
+    fn request(
+        &self,
+        url: Option<&str>,
+        headers: Option<Vec<(&str, &[u8])>>,
+        body: Option<Bytes>,
+    ) -> Read<HttpRequest> {
+        let url = url.unwrap_or(self.url);
         let target = match &self.refused {
             Some(denial) => Target::Refused { shown: url.to_owned(), denial: denial.failure()? },
             None => Target::Url(CheckedUrl::parse(url).map_err(|_| Unreadable("a URL that is refused now"))?),
         };
-        let headers = match rest.headers {
+        let headers = match headers {
             Some(headers) => headers.into_iter().map(|(name, value)| line(name, value)).collect::<Read<_>>()?,
             None => lines(&self.headers)?,
         };
-        Ok(SendSpec {
+        Ok(HttpRequest {
             method: method_of(self.method)?,
             target,
             headers,
             spelling: self.spelling(),
             dropped_headers: self.dropped_headers.iter().map(|&name| name.to_owned()).collect(),
-            body: match rest.body {
-                Some(body) => body.map(Bytes::copy_from_slice),
-                None => body,
-            },
-            context: self.context(),
-            expires_in: self.own_expires_in.map(Duration::from_nanos),
+            body,
         })
     }
 }
@@ -789,6 +851,9 @@ mod tests {
         for &method in Method::ALL {
             assert_eq!(method_of(method_number(method)), Ok(method));
         }
+        for &kind in Kind::ALL {
+            assert_eq!(kind_of(kind_number(kind)), Ok(kind));
+        }
         assert!(code_of(200).is_err());
     }
 
@@ -817,6 +882,51 @@ mod tests {
         assert_eq!(read(before).map(|end| end.ended.error), Ok(Some(usual)));
         let later = [before, &[2, 200, 2, 9, 9, PROCESSED, 1, 0]].concat();
         assert_eq!(read(&later), Ok(end));
+    }
+
+    #[test]
+    fn a_message_is_shown_to_a_reader_from_before_there_were_any_and_never_made_by_it() {
+        let email = Email::stored(
+            Bytes::from_static(br#"{"include_collaborators":false,"subject":"S","text":"T"}"#),
+            Destination { scheme: Scheme::Smtp, host: Host::Name("relay.example.net".into()), port: 587 },
+        )
+        .expect("a message");
+        let body =
+            ShownBody { bytes: Some(email.content().clone()), total: 59, truncated: false, sha256: Some([7; 32]) };
+        let (relay, headers, spelling) = (email.relay().clone(), Vec::new(), Spelling::default());
+        let new = NewSend {
+            id: SendId(uuid::Uuid::nil()),
+            tenant: TenantId::new("acme"),
+            shown: ShownRequest {
+                to: ShownTo::Email { relay },
+                headers,
+                spelling,
+                dropped_headers: Vec::new(),
+                body: Some(body),
+            },
+            spec: Arc::new(SendSpec { to: To::Email(email), context: Context::default(), expires_in: None }),
+            sealed: false,
+            resend_of: None,
+            created_at: timestamp(7),
+            expires_in: Duration::from_secs(60),
+            course: super::super::Course::Wait,
+        };
+        let written = accepted(&new, "node", false, None);
+        assert!(written.rest.is_none(), "all of it is shown");
+        let form: SendForm<'_> = decode(&written.form).expect("a form");
+        assert_eq!(form.shown(written.body.clone()).as_ref(), Ok(&new.shown));
+        assert_eq!(form.spec(written.body.clone(), None).as_ref(), Ok(&*new.spec));
+        assert_eq!(form.destination(), new.spec.destination().cloned());
+
+        // Who does not know the fact that says so passes over it.
+        let before = SendForm { more: Vec::new(), ..form };
+        let shown = before.shown(written.body.clone()).expect("shown");
+        assert_eq!(shown.to, ShownTo::Http { method: Method::Post, url: "mailto:".to_owned() });
+        assert_eq!(before.spec(written.body.clone(), None), Err(Unreadable("a URL that is refused now")));
+        // And one that is of a kind to come is none that is known.
+        let later = SendForm { more: vec![(KIND, &[200][..])], ..before };
+        assert!(later.shown(written.body.clone()).is_err() && later.spec(written.body, None).is_err());
+        assert!(later.destination().is_some());
     }
 
     #[test]

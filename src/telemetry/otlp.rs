@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 use crate::config::Config;
 use crate::limits::{TRACE_ANSWER_BYTES, TRACE_BATCH, TRACE_EVERY, TRACE_TIME};
 use crate::outcome::Phase;
-use crate::policy::Scheme;
+use crate::send::Kind;
 use crate::send::trace::TraceParent;
 use crate::store::{Reach, Store};
 use crate::trace::{News, Told, Tracer, spans};
@@ -178,7 +178,7 @@ fn spans_of(told: &Told) -> Vec<Span> {
     let begun = &told.begun;
     let failed = told.code.is_some() || told.status.is_some_and(|status| status >= 400);
     let mut own = span(&begun.place, begun.parent.map(|parent| parent.span_hex()), told.created_at, told.finished_at);
-    own.name = begun.method.label().to_owned();
+    own.name = begun.method.map_or(begun.kind.label(), |method| method.label()).to_owned();
     // Of one that waited to its end nothing left.
     own.kind = if told.timings.total.is_some() { CLIENT } else { INTERNAL };
     own.attributes = attributes(told);
@@ -224,14 +224,14 @@ fn span(place: &TraceParent, parent: Option<String>, from: Timestamp, until: Tim
 fn attributes(told: &Told) -> Vec<Value> {
     let begun = &told.begun;
     let mut all = vec![
-        attribute("http.request.method", begun.method.label()),
         attribute("egressd.send", &begun.id.to_string()),
         attribute("egressd.tenant", begun.tenant.as_str()),
         attribute("egressd.outcome", told.outcome.label()),
+        attribute("egressd.destination", begun.kind.label()),
     ];
+    all.extend(begun.method.map(|method| attribute("http.request.method", method.label())));
     if let Some(destination) = &begun.destination {
-        let scheme = if destination.scheme == Scheme::Https { "https" } else { "http" };
-        all.push(attribute("url.scheme", scheme));
+        all.push(attribute("url.scheme", destination.scheme.label()));
         all.push(attribute("server.address", &destination.host.text()));
         all.push(number("server.port", destination.port));
     }
@@ -243,7 +243,11 @@ fn attributes(told: &Told) -> Vec<Value> {
         ("network.protocol.version", told.version.as_deref().map(|version| version.trim_start_matches("HTTP/"))),
     ];
     all.extend(texts.into_iter().filter_map(|(name, text)| Some(attribute(name, text?))));
-    all.extend(told.status.map(|status| number("http.response.status_code", status)));
+    let status = match begun.kind {
+        Kind::Http => "http.response.status_code",
+        Kind::Email => "smtp.response.status_code",
+    };
+    all.extend(told.status.map(|code| number(status, code)));
     if let Some(public) = told.public {
         all.push(attribute("egressd.source_ip", &public.to_string()));
         all.push(json!({ "key": "egressd.connection.reused", "value": { "boolValue": told.reused } }));

@@ -21,8 +21,8 @@ use bytes::Bytes;
 use egressd::config::StoreSettings;
 use egressd::outcome::{Code, Ended, Failure, Outcome, Processed, Timings};
 use egressd::policy::CheckedUrl;
-use egressd::record::{Connection, Finished, ShownBody, ShownRequest, ShownResponse};
-use egressd::send::{Context, ExecutionId, Method, SendId, SendSpec, Target, TenantId};
+use egressd::record::{Connection, Finished, ShownBody, ShownRequest, ShownResponse, ShownTo};
+use egressd::send::{Context, ExecutionId, HttpRequest, Method, SendId, SendSpec, Target, TenantId, To};
 use egressd::store::embedded::Embedded;
 use egressd::store::stats::{By, StatsAsked};
 use egressd::store::{
@@ -541,8 +541,7 @@ fn new_send(number: u64) -> NewSend {
     let target = Target::Url(target.expect("a plain URL"));
     let body = Bytes::from_static(&[b'x'; 256]);
     let shown = ShownRequest {
-        method: Method::Post,
-        url: target.shown().to_owned(),
+        to: ShownTo::Http { method: Method::Post, url: target.shown().to_owned() },
         headers: vec![("content-type".to_owned(), vec!["application/json".to_owned()])],
         spelling: egressd::send::Spelling::default(),
         dropped_headers: Vec::new(),
@@ -554,12 +553,14 @@ fn new_send(number: u64) -> NewSend {
         tenant: TenantId::new(format!("tenant-{}", number % 100)),
         shown,
         spec: Arc::new(SendSpec {
-            method: Method::Post,
-            target,
-            headers: vec![header],
-            spelling: egressd::send::Spelling::default(),
-            dropped_headers: Vec::new(),
-            body: Some(body),
+            to: To::Http(HttpRequest {
+                method: Method::Post,
+                target,
+                headers: vec![header],
+                spelling: egressd::send::Spelling::default(),
+                dropped_headers: Vec::new(),
+                body: Some(body),
+            }),
             context: Context {
                 workflow: Some(Arc::from(format!("workflow-{}", number / 5 % 100))),
                 execution: Some(ExecutionId::new(format!("execution-{}", number / 400))),

@@ -11,8 +11,9 @@ import { prettyJson, unescapedJson } from "../../src/inspector/assets/json.js";
 import { curl } from "../../src/inspector/assets/curl.js";
 import { events } from "../../src/inspector/assets/api.js";
 import { fromQuery, fromText, toApi, toQuery, toText } from "../../src/inspector/assets/filters.js";
-import { CODES, OUTCOMES } from "../../src/inspector/assets/filters.js";
-import { explain } from "../../src/inspector/assets/words.js";
+import { CODES, haystack, OUTCOMES } from "../../src/inspector/assets/filters.js";
+import { missing, processed } from "../../src/inspector/assets/resend.js";
+import { asked, explain } from "../../src/inspector/assets/words.js";
 import { record } from "./records.js";
 import { vendored } from "./vendor.js";
 
@@ -133,4 +134,19 @@ test("events are read as they come, however they are cut", async () => {
     for await (const event of events(stream)) seen.push(event);
     assert.deepEqual(seen, [{ type: "send", data: '{"a":\n1}', id: "1" }, { type: "send", data: "é", id: "2" }, { type: "message", data: "last", id: "2" }, { type: "message", data: "", id: "3" }], `${size}`);
   }
+});
+
+test("a message is told by whom it went to, and asks for nothing that its record holds", () => {
+  const email = { subject: "Order 7", text: "It has arrived.", html: null, include_collaborators: true, body_bytes: 70, body_truncated: false,
+    headers: { to: ["owner@acme.example"], cc: ["a@acme.example, b@acme.example"] } };
+  const one = { ...record(7, 1_790_000_000_000), outcome: "rejected", request: null, email, error: { code: null, phase: null, processed: "no", message: "why" },
+    response: { status: 550, version: "SMTP", headers: { command: ["RCPT TO"] }, body: "5.1.1 unknown", body_encoding: "utf8", body_bytes: 13 } };
+  assert.deepEqual(asked(one), { method: "EMAIL", url: "owner@acme.example, a@acme.example, b@acme.example" });
+  assert.equal(asked({ ...one, email: { ...email, headers: {} } }).url, "the tenant's own address");
+  assert.match(explain(one).why, /^The relay answered 550/);
+  assert.ok(haystack(one).includes("owner@acme.example"));
+  assert.equal(processed(one), "no");
+  assert.equal(missing(one).email, false);
+  assert.equal(missing({ ...one, email: { ...email, text: null } }).email, true);
+  assert.equal(missing({ ...one, email: { ...email, subject: "[redacted hmac:01234567]" } }).email, true);
 });

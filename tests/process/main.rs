@@ -16,6 +16,7 @@ mod harm;
 mod hostile;
 mod journal;
 mod load;
+mod mail;
 #[allow(dead_code, reason = "the suite uses more of it")]
 #[path = "../suite/support/name_server.rs"]
 mod name_server;
@@ -30,6 +31,9 @@ mod publish;
 mod restored;
 mod secrets;
 mod signals;
+#[allow(dead_code, reason = "the suite uses more of it")]
+#[path = "../suite/support/smtp.rs"]
+mod smtp;
 mod starts;
 mod strangers;
 mod suspensions;

@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use egressd::outcome::{Code, Outcome, Phase};
-use egressd::send::Method;
-use http::Version;
+use egressd::send::{Method, To};
 
-use crate::support::ground::{Ground, LONG, Plan, SHORT, SOURCE, end_of, get, post, request};
+use crate::support::ground::{Ground, LONG, Plan, SHORT, SOURCE, end_of, get, http, post, request};
 use crate::support::receiver::{Receiver, Step, ok, write};
 
 /// A connection's script, and what a POST of some bytes to it must come to.
@@ -360,7 +359,7 @@ async fn an_answer_is_remembered_whole() {
     let receiver = Receiver::start([Step::Read, write(answer)]).await;
     let attempt = ground.deliver(post(&receiver.url("/"), "x"), LONG).await;
     let response = attempt.response.unwrap();
-    assert_eq!((response.status, response.version, response.declared), (201, Version::HTTP_11, Some(4)));
+    assert_eq!((response.status, response.version, response.declared), (201, "HTTP/1.1", Some(4)));
     let lines: Vec<_> = response.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
     assert_eq!(lines, [("x-twice", "a"), ("x-twice", "b"), ("content-length", "4")]);
     assert_eq!((&response.body[..], response.body_total, response.body_truncated), (&b"body"[..], 4, false));
@@ -446,10 +445,11 @@ async fn what_leaves_is_what_should() {
     for (name, mut spec, wanted) in rows {
         let receiver = Receiver::start([Step::Read, ok()]).await;
         let address = receiver.address().to_string();
-        let shown = spec.target.shown().to_owned();
+        let shown = http(&spec).target.shown().to_owned();
         assert!(shown.starts_with("http://{}") || shown.starts_with("http://%7B%7D"), "{shown}");
         let url = shown.replacen("{}", &address, 1).replacen("%7B%7D", &address, 1);
-        spec.target = get(&url).target;
+        let To::Http(request) = &mut spec.to else { panic!("a request") };
+        request.target = http(&get(&url)).target.clone();
         let attempt = ground.deliver(spec, LONG).await;
         assert_eq!(end_of(&attempt), "delivered", "{name}: {:?}", attempt.ended);
         let wanted = wanted.replacen("Host: {}", &format!("Host: {address}"), 1);

@@ -8,6 +8,7 @@ mod hiccups;
 mod house;
 mod http2;
 mod leaving;
+mod mail;
 mod names;
 mod reuse;
 mod sources;

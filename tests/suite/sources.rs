@@ -160,7 +160,7 @@ async fn a_source_that_a_reload_takes_out_is_left_from_no_more_whoever_chose_it_
     let asker = Asker { tenant: &tenant, workflow: None };
     let settings = ground.world.settings();
     let errand = |purpose| Errand { tenant: tenant.clone(), destination: url.destination().clone(), purpose };
-    let look = dialer.look(asker, &url, &settings, Purpose::Delivery, &Inquiry::default()).await;
+    let look = dialer.look(asker, url.destination(), &settings, Purpose::Delivery, &Inquiry::default()).await;
     let candidates = look.way.expect("a way");
     assert_eq!(candidates[0].sources.len(), 2);
 
@@ -174,8 +174,11 @@ async fn a_source_that_a_reload_takes_out_is_left_from_no_more_whoever_chose_it_
     // Then both do. A reflector is asked through neither.
     ground.world.reload(plan(&["127.0.0.13"]).config(), &Notice::default());
     for purpose in [Purpose::Delivery, Purpose::Reflector] {
-        let candidates: Vec<_> =
-            dialer.find(asker, &url, &settings, purpose, &Inquiry::default()).await.addresses.expect("addresses");
+        let candidates: Vec<_> = dialer
+            .find(asker, url.destination(), &settings, purpose, &Inquiry::default())
+            .await
+            .addresses
+            .expect("addresses");
         let candidates: Vec<_> =
             candidates.into_iter().map(|address| Candidate { address, sources: settings.sources.all() }).collect();
         let failure =
@@ -215,7 +218,7 @@ async fn an_address_is_dialled_for_what_it_was_judged_for_and_nothing_else() {
     let tenant = TenantId::new("acme");
     let asker = Asker { tenant: &tenant, workflow: None };
     let settings = ground.world.settings();
-    let look = dialer.look(asker, &url, &settings, Purpose::Delivery, &Inquiry::default()).await;
+    let look = dialer.look(asker, url.destination(), &settings, Purpose::Delivery, &Inquiry::default()).await;
     let candidates = look.way.expect("a way");
     let judged = Errand { tenant: tenant.clone(), destination: url.destination().clone(), purpose: Purpose::Delivery };
     let elsewhere = CheckedUrl::parse("http://other.example.com/").expect("a plain URL").destination().clone();

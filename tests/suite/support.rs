@@ -6,4 +6,5 @@ pub mod hostile;
 pub mod name_server;
 pub mod network;
 pub mod receiver;
+pub mod smtp;
 pub mod tls;

@@ -5,7 +5,7 @@ use crate::api::access::Tenants;
 use crate::api::query;
 use crate::redact::RedactKey;
 use crate::send::TenantId;
-use crate::send::parse::{self, Bounds};
+use crate::send::parse::{self, Bounds, Mail};
 
 fn document() -> Value {
     serde_json::from_str(text()).expect("JSON")
@@ -132,7 +132,8 @@ fn closed_lists_are_the_codes_own() {
 fn a_record_requires_every_key() {
     let document = document();
     for (name, keys) in [
-        ("Record", 16),
+        ("Record", 17),
+        ("RecordEmail", 7),
         ("RecordRequest", 9),
         ("RecordResponse", 8),
         ("RecordConnection", 8),
@@ -148,8 +149,12 @@ fn a_record_requires_every_key() {
         ("Percentiles", 3),
     ] {
         let schema = &document["components"]["schemas"][name];
-        let required: BTreeSet<_> =
+        let mut required: BTreeSet<_> =
             schema["required"].as_array().expect(name).iter().filter_map(Value::as_str).collect();
+        // What a send is, where it is no request, stands beside `request`.
+        if name == "Record" {
+            assert!(required.insert("email"), "a record of a request has no such key");
+        }
         let properties: BTreeSet<_> =
             schema["properties"].as_object().expect(name).keys().map(String::as_str).collect();
         assert_eq!(required, properties, "{name}");
@@ -205,7 +210,7 @@ fn described_parameters_are_taken() {
 #[test]
 fn examples_are_taken_by_the_readers() {
     let (key, tenant) = (RedactKey::new(b"a key for tests"), TenantId::new("acme"));
-    let bounds = Bounds { request_body: 1 << 20, sends_per_request: 1000 };
+    let bounds = Bounds { request_body: 1 << 20, sends_per_request: 1000, mail: relay() };
     let mut seen = 0;
     for (path, method, operation) in operations(&document()) {
         let content = &operation["requestBody"]["content"]["application/json"];
@@ -246,12 +251,31 @@ fn a_described_send_is_one_that_the_reader_takes() {
     });
     assert!(serde_json::from_value::<SendBody>(full.clone()).is_ok());
     let raw = bytes::Bytes::from(full.to_string());
-    let bounds = Bounds { request_body: 1000, sends_per_request: 1 };
-    assert!(parse::call(&raw, &bounds, RedactKey::new(b"k").of(&TenantId::new("acme")), None).is_ok());
+    let bounds = Bounds { request_body: 1000, sends_per_request: 1, mail: relay() };
+    let read = |raw| parse::call(&raw, &bounds, RedactKey::new(b"k").of(&TenantId::new("acme")), None).is_ok();
+    assert!(read(raw));
+    let mail = json!({
+        "email": {"subject": "s", "text": "t", "html": "h", "include_collaborators": true},
+        "context": {"workflow": "w"}, "expires_in": 60
+    });
+    assert!(serde_json::from_value::<SendBody>(mail.clone()).is_ok());
+    assert!(read(mail.to_string().into()));
     let document = document();
-    let described = document["components"]["schemas"]["Send"]["properties"].as_object().expect("properties").keys();
-    assert_eq!(
-        described.map(String::as_str).collect::<BTreeSet<_>>(),
-        full.as_object().expect("an object").keys().map(String::as_str).collect()
-    );
+    let described = |name: &str| -> BTreeSet<String> {
+        let properties = document["components"]["schemas"][name]["properties"].as_object().expect("properties");
+        properties.keys().cloned().collect()
+    };
+    let keys = |of: &Value| -> BTreeSet<String> { of.as_object().expect("an object").keys().cloned().collect() };
+    assert_eq!(described("Send"), keys(&full).into_iter().chain(keys(&mail)).collect());
+    assert_eq!(described("Email"), keys(&mail["email"]));
+    for name in REQUEST_KEYS {
+        let mut both = mail.clone();
+        both[name] = full[name].clone();
+        assert_eq!(read(both.to_string().into()), full[name].is_null(), "{name} beside email");
+    }
+}
+
+fn relay() -> Mail {
+    use crate::policy::{Destination, Host, Scheme};
+    Mail::Relay(Destination { scheme: Scheme::Smtps, host: Host::Name("relay.example.net".into()), port: 465 })
 }

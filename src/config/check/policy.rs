@@ -9,6 +9,7 @@ use super::super::{Exception, HostPattern, PolicyMode, PolicySettings};
 use super::{Surroundings, tenant_id, values};
 use crate::limits;
 use crate::policy::{address, name};
+use crate::send::Kind;
 
 /// Shortest prefixes that an exception may open.
 const EXCEPTION_PREFIX_MIN_V4: u8 = 8;
@@ -65,8 +66,22 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         if table.is_empty_list("tenants") {
             table.note("tenants", wrong("is empty", "name tenants, or leave the key out to open it for all"));
         }
+        let known = Kind::ALL.iter().map(|kind| format!("\"{kind}\"")).collect::<Vec<_>>().join(", ");
+        let destinations = table.texts("destinations", |text| {
+            Kind::from_label(text).ok_or_else(|| wrong(format!("{text:?} is no kind of destination"), &known))
+        });
+        if table.is_empty_list("destinations") {
+            let fix = format!("name some of {known}, or leave the key out to open it for all of them");
+            table.note("destinations", wrong("is empty", fix));
+        }
         table.finish();
-        Some(Exception { networks: values(networks), hosts: values(hosts), reason: reason?, tenants: values(tenants) })
+        Some(Exception {
+            networks: values(networks),
+            hosts: values(hosts),
+            reason: reason?,
+            tenants: values(tenants),
+            destinations: values(destinations),
+        })
     }
 }
 

@@ -2,6 +2,8 @@ use std::fs;
 
 use super::*;
 use crate::config::{HostPattern, PolicyMode};
+use crate::policy::{Destination, Host, Scheme};
+use crate::send::Kind;
 
 const NOW: &str = "2026-11-22T12:00:00Z";
 const LIST: &str = "198.51.100.10\n198.51.100.11\n2001:db8::10\n";
@@ -90,6 +92,7 @@ fn the_shipped_file_shows_every_key_and_no_other() {
     for name in ["api.key", "publish.key"] {
         place.write(name, &key);
     }
+    place.write("mail-password", "p");
     // Sources of the repository's own list, so that the two examples go together.
     place.write("public-ips.txt", include_str!("../../../public-ips.txt"));
     let whole = uncommented(&["#", "##"]);
@@ -667,6 +670,119 @@ fn reflectors_are_urls_and_each_is_named_once() {
     ]);
     let found = Desk::new().problems(&format!("[egress.verify]\nreflectors = [\"ftp://x/\", \"a\"]\n{SOURCE}"));
     assert_eq!(found.len(), 2, "{found:?}");
+}
+
+const MAIL: &str = "[destination.email]\nrelay = \"smtps://mail.example.net\"\nfrom = \"n@example.net\"\n";
+
+#[test]
+fn mail_is_a_relay_a_sender_and_an_address_for_each_tenant() {
+    let desk = Desk::new();
+    desk.write("password", "p w\n");
+    let text = "[delivery]\ndrain = \"6s\"\n[destination.email]\nrelay = \"smtp://Mail.Example.NET\"\nuser = \"u\"\n\
+                password_file = \"password\"\nfrom = \"Work, flows <n@example.net>\"\n[[tenant]]\nid = \"a\"\n\
+                email = \"o@a.example\"\ncollaborators = [\"c@a.example\"]\n";
+    let text = text.replace("Work, flows", "\\\"Work, flows\\\"");
+    let config = desk.read(&format!("{text}{SOURCE}")).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let email = config.destinations.email.clone().expect("set up");
+    let host = Host::Name("mail.example.net".into());
+    assert_eq!(email.relay, Destination { scheme: Scheme::Smtp, host, port: 587 });
+    assert_eq!(email.from.to_string(), "\"Work, flows\" <n@example.net>");
+    let login = email.login.expect("a login");
+    assert_eq!((login.user.as_str(), login.password.expose()), ("u", "p w"));
+    assert!(!format!("{login:?}").contains("p w"), "{login:?}");
+    assert_eq!(email.deadline, Duration::from_secs(15));
+    let tenant = config.tenant(&TenantId::new("a")).expect("it differs");
+    let mail = tenant.mail.clone().expect("an address");
+    assert_eq!((mail.owner.to_string(), mail.collaborators.len()), ("o@a.example".to_owned(), 1));
+    // Nothing that is under way is cut off at the end.
+    assert_eq!(config.delivery.drain, Duration::from_secs(15));
+    assert_eq!((config.deadline_of(Kind::Http), config.longest_deadline()), (Duration::from_secs(5), email.deadline));
+
+    for (relay, scheme, port) in [
+        ("smtps://a.example.net", Scheme::Smtps, 465),
+        ("smtps://[2001:db8::1]", Scheme::Smtps, 465),
+        ("smtp://192.0.2.25:25", Scheme::Smtp, 25),
+        ("smtps://[2001:db8::1]:80", Scheme::Smtps, 80),
+    ] {
+        let config = good(&format!("{}{SOURCE}", MAIL.replace("smtps://mail.example.net", relay)));
+        let email = config.destinations.email.expect("set up");
+        assert_eq!((email.relay.scheme, email.relay.port, email.login), (scheme, port, None), "{relay}");
+    }
+    assert_eq!(good(SOURCE).destinations, Destinations::default());
+}
+
+#[test]
+fn what_is_wrong_with_mail_is_named() {
+    let desk = Desk::new();
+    desk.write("empty", "\n");
+    desk.write("two", "a\nb\n");
+    let relays = [
+        ("http://mail.example.net", "begins with neither smtps:// nor smtp://"),
+        ("mail.example.net:465", "begins with neither"),
+        ("smtps://u:s3cret@mail.example.net", "has a user name or a password in it"),
+        ("smtps://mail.example.net/x", "more than a host and a port"),
+        ("smtps://mail.example.net:0", "port 0"),
+        ("smtps://mail.example.net:65536", "its port is not a number"),
+        ("smtps://", "it has no host"),
+        ("smtps://a b", "whitespace"),
+        ("smtps://[::1", "not closed"),
+    ];
+    for (relay, says) in relays {
+        let found = desk.problems(&format!("{}{SOURCE}", MAIL.replace("smtps://mail.example.net", relay)));
+        assert_eq!(found.len(), 1, "{relay}: {found:?}");
+        assert!(found[0].starts_with("egressd.toml:2: destination.email.relay: "), "{found:?}");
+        assert!(found[0].contains(says) && !found[0].contains("s3cret"), "{relay}: {found:?}");
+    }
+    for from in [
+        "x",
+        "A <a@b",
+        "a@b, c@d",
+        "\\u00e9@example.net",
+        "a@[192.0.2.1]",
+        "\\\"a b\\\"@example.net",
+        "N\\r\\nX: y <a@b.example>",
+    ] {
+        let found = desk.problems(&format!("{}{SOURCE}", MAIL.replace("n@example.net", from)));
+        assert_eq!(found.len(), 1, "{from}: {found:?}");
+        assert!(found[0].starts_with("egressd.toml:3: destination.email.from: "), "{found:?}");
+    }
+    for (more, key) in [
+        ("user = \"u\"\n", "password_file: is missing"),
+        ("password_file = \"two\"\n", "password_file: two holds no password"),
+        ("user = \"u\"\npassword_file = \"empty\"\n", "password_file: empty holds no password"),
+        ("user = \"u\"\npassword_file = \"none\"\n", "password_file: none cannot be read"),
+        ("user = \"\"\npassword_file = \"two\"\n", "user: is empty"),
+        ("deadline = \"61s\"\n", "deadline: \"61s\" is out of range: 10ms to 1m"),
+        ("to = \"x@y\"\n", "to: is not a key of egressd"),
+    ] {
+        let found = desk.problems(&format!("{MAIL}{more}{SOURCE}"));
+        assert!(found.iter().any(|problem| problem.contains(&format!("destination.email.{key}"))), "{more}: {found:?}");
+    }
+    for (tenant, says) in [
+        ("email = \"x\"", "tenant[0].email: \"x\" is not a mail address"),
+        ("email = \"A <a@b.example>\"", "tenant[0].email: \"A <a@b.example>\" is not a mail address"),
+        ("collaborators = [\"a@b.example\"]", "tenant[0].email: is missing, and collaborators are named"),
+        ("email = \"a@b.example\"\ncollaborators = [\"b\"]", "tenant[0].collaborators[0]: \"b\" is not a mail address"),
+    ] {
+        let found = desk.problems(&format!("[[tenant]]\nid = \"a\"\n{tenant}\n{SOURCE}"));
+        assert!(found.len() == 1 && found[0].contains(says), "{tenant}: {found:?}");
+    }
+    let many = vec!["\"a@b.example\""; limits::MAIL_RECIPIENTS_MAX].join(", ");
+    let found =
+        desk.problems(&format!("[[tenant]]\nid = \"a\"\nemail = \"a@b.example\"\ncollaborators = [{many}]\n{SOURCE}"));
+    assert!(found.len() == 1 && found[0].contains("too many addresses"), "{found:?}");
+    check(&[
+        (
+            "[destination]\ns3 = 1",
+            &["egressd.toml:2: destination.s3: is not a key of egressd: remove it; known here: email"],
+        ),
+        (
+            "[[policy.exception]]\nnetworks = [\"127.0.0.0/8\"]\nreason = \"r\"\ndestinations = [\"smtp\"]",
+            &[
+                "egressd.toml:4: policy.exception[0].destinations[0]: \"smtp\" is no kind of destination: \"http\", \"email\"",
+            ],
+        ),
+    ]);
 }
 
 #[test]

@@ -21,6 +21,7 @@ export async function facts({ fresh = false } = {}) {
       prefixes: Array.isArray(list?.prefixes) ? list.prefixes : null,
       sources: Array.isArray(sources?.sources) ? sources.sources : null,
       deadline: typeof sources?.deadline_ms === "number" ? sources.deadline_ms : 5000,
+      mailDeadline: typeof sources?.email_deadline_ms === "number" ? sources.email_deadline_ms : 15000,
     };
   })();
   return found;

@@ -2,6 +2,7 @@
 
 import { ask, tail } from "./api.js";
 import { haystack, matches, toApi } from "./filters.js";
+import { asked } from "./words.js";
 
 const PAGE = 200;
 /** Rows kept; the oldest go first, and are loaded again when they are scrolled to. */
@@ -209,7 +210,7 @@ function light(record) {
   const { id, state, outcome, error, resend_of, context, would_block, created_at, finished_at } = record;
   return {
     id, state, outcome, error, resend_of, context: context ?? {}, would_block, created_at, finished_at,
-    request: { method: record.request?.method, url: record.request?.url ?? "" },
+    request: asked(record),
     response: record.response ? { status: record.response.status } : null,
     node: record.node ?? null,
     connection: record.connection ? { public_ip: record.connection.public_ip, source_ip: record.connection.source_ip } : null,

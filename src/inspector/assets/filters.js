@@ -1,6 +1,7 @@
 // The filters of a list, in their three forms: the address bar's query, the search box's text, the API's query.
 
 import { part } from "./format.js";
+import { asked } from "./words.js";
 
 export const OUTCOMES = ["delivered", "rejected", "failed", "blocked", "expired", "discarded", "interrupted"];
 export const CODES = [
@@ -95,7 +96,7 @@ export function instantOf(value, now = Date.now()) {
 /** What a row is searched in by plain words. */
 export function haystack(record) {
   return [
-    record.id, record.request?.method, record.request?.url, record.outcome ?? record.state, record.error?.code,
+    record.id, ...Object.values(asked(record)), record.outcome ?? record.state, record.error?.code,
     record.error?.message, record.response?.status, record.context?.workflow, record.context?.execution,
     record.context?.step, record.context?.tenant, record.connection?.public_ip, record.connection?.remote_ip,
   ].filter((part) => part !== null && part !== undefined).join("\n").toLowerCase();

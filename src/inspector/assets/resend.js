@@ -5,12 +5,17 @@ import { bodyOf } from "./body.js";
 import { foreign, h, note, replace } from "./dom.js";
 import { bytes, part } from "./format.js";
 import { headerValue } from "./headers.js";
+import { asked } from "./words.js";
 
 const REDACTED = /^\[redacted /;
 
 /** What the record does not hold of the request, so that the caller has to give it. */
 export function missing(record) {
-  const { request } = record;
+  const { request, email } = record;
+  if (email) {
+    const texts = [email.subject, email.text, email.html].filter((text) => typeof text === "string");
+    return { headers: [], body: false, email: (email.text === null && email.html === null) || texts.some((text) => text.includes("[redacted ")) };
+  }
   const headers = [];
   for (const [name, values] of Object.entries(request.headers ?? {})) {
     if ([values].flat().some((value) => REDACTED.test(value))) headers.push(name);
@@ -23,6 +28,7 @@ export function missing(record) {
 
 export function openResend(record) {
   const lacking = missing(record);
+  const what = asked(record);
   const fields = [];
   const known = new Map();
   const field = (key, label, input, hint) => {
@@ -43,7 +49,13 @@ export function openResend(record) {
     field("data", "Body", h("textarea", { rows: 6, spellcheck: "false", name: "data" }),
       kept === null ? `The body of ${bytes(size)} is no longer kept: give it again.` : "The kept body is redacted or cut: give it again, whole.");
   };
+  const emailFields = () => {
+    field("email.subject", "Subject", h("input", { autocomplete: "off", name: "subject" }), "The kept message is redacted or no longer there: give it again, whole.");
+    field("email.text", "Text", h("textarea", { rows: 6, name: "text" }));
+    field("email.html", "HTML", h("textarea", { rows: 4, spellcheck: "false", name: "html" }), "Text, HTML or both.");
+  };
   for (const name of lacking.headers) secretField(name);
+  if (lacking.email) emailFields();
   if (lacking.body) bodyField();
 
   const problem = h("div", { class: "form-problem", role: "alert", hidden: true });
@@ -55,7 +67,7 @@ export function openResend(record) {
       submit();
     } },
       h("h2", { id: "resend-title" }, "Send again"),
-      h("p", {}, h("b", {}, foreign(record.request.method ?? "")), " ", foreign(record.request.url, { limit: 300 })),
+      h("p", {}, h("b", {}, foreign(what.method)), " ", foreign(what.url, { limit: 300 })),
       warning(record),
       h("p", { class: "dim" }, "This makes a new send with the same request, linked to this one. It has its own record."),
       box, problem,
@@ -84,6 +96,7 @@ export function openResend(record) {
         if (header) secretField(header[1].replaceAll("~1", "/").replaceAll("~0", "~"));
         else if (/^\/auth/.test(pointer ?? "")) secretField("authorization");
         else if (/^\/data/.test(pointer ?? "")) bodyField();
+        else if (/^\/email/.test(pointer ?? "")) emailFields();
       }
       replace(box, fields);
       problem.hidden = false;
@@ -128,9 +141,17 @@ function body(record, known) {
     if (key.startsWith("header.") && input.value !== "" && !(basic && key === "header.authorization")) headers[key.slice(7)] = input.value;
   }
   if (Object.keys(headers).length > 0) members.push(`"headers":${JSON.stringify(headers)}`);
+  const email = {};
+  for (const key of ["subject", "text", "html"]) {
+    if (value(`email.${key}`) !== "") email[key] = value(`email.${key}`);
+  }
+  if (Object.keys(email).length > 0) {
+    if (record.email?.include_collaborators) email.include_collaborators = true;
+    members.push(`"email":${JSON.stringify(email)}`);
+  }
   const text = value("data");
   if (text !== "") {
-    const type = headerValue(record.request.headers, "content-type") ?? "";
+    const type = headerValue(record.request?.headers, "content-type") ?? "";
     let json = false;
     if (/json/i.test(type)) {
       try {

@@ -12,7 +12,7 @@ import { openResend, processed } from "./resend.js";
 import { badge } from "./sends.js";
 import { openSuspend } from "./suspend.js";
 import { waterfall } from "./waterfall.js";
-import { explain, PROCESSED, REASONS } from "./words.js";
+import { asked, explain, PROCESSED, REASONS } from "./words.js";
 
 export class SendView {
   title = "Send";
@@ -51,7 +51,8 @@ export class SendView {
 
   async show(record) {
     this.record = record;
-    this.title = plainForeign(`${record.request.method} ${record.request.url}`.slice(0, 90)) + `, ${record.outcome ?? record.state}`;
+    const { method, url } = asked(record);
+    this.title = plainForeign(`${method} ${url}`.slice(0, 90)) + `, ${record.outcome ?? record.state}`;
     this.ontitle?.();
     this.#draw(null);
     const found = await facts();
@@ -60,7 +61,7 @@ export class SendView {
 
   #draw(found) {
     const { record } = this;
-    const deadline = found?.deadline ?? 5000;
+    const deadline = record.email ? found?.mailDeadline ?? 15000 : found?.deadline ?? 5000;
     this.deadline = deadline;
     // Only an operator may ask for the sources.
     this.operator = Array.isArray(found?.sources);
@@ -90,14 +91,16 @@ export class SendView {
       return h("a", { class: `button small${id === null ? " off" : ""}`, href: id === null ? null : `#/sends/${id}`, "aria-label": by < 0 ? "Newer send" : "Older send", "aria-disabled": id === null ? "true" : null }, label);
     };
     if (record === null) return h("div", { class: "head" }, h("div", { class: "head-line" }, back));
+    const { method, url } = asked(record);
+    const http = record.request;
     return h("div", { class: "head" },
       h("div", { class: "head-line" }, back, step(-1, "↑"), step(1, "↓"),
         h("span", { class: "grow" }),
-        copyButton("Copy curl", () => curl(record, this.deadline ?? 5000), { title: "Copy as curl: the same request, from wherever it is run" }),
-        this.operator && record.connection?.source_ip ? copyButton("… from its source", () => curl(record, this.deadline ?? 5000, { bound: true }), { class: "button small bound", title: "Copy as curl with --interface: the same request from the same address, for the appliance's host" }) : null,
-        h("button", { type: "button", class: "button small", onclick: () => this.har() }, "HAR"),
+        !http ? null : copyButton("Copy curl", () => curl(record, this.deadline ?? 5000), { title: "Copy as curl: the same request, from wherever it is run" }),
+        http && this.operator && record.connection?.source_ip ? copyButton("… from its source", () => curl(record, this.deadline ?? 5000, { bound: true }), { class: "button small bound", title: "Copy as curl with --interface: the same request from the same address, for the appliance's host" }) : null,
+        http ? h("button", { type: "button", class: "button small", onclick: () => this.har() }, "HAR") : null,
         h("button", { type: "button", class: `button small${processed(record) === "no" ? " primary" : ""}`, onclick: () => openResend(record), disabled: record.state !== "done" }, "Resend …")),
-      h("h1", {}, badge(record.outcome ?? record.state), h("span", { class: "method" }, foreign(record.request.method ?? "")), h("span", { class: "address" }, foreign(record.request.url))),
+      h("h1", {}, badge(record.outcome ?? record.state), h("span", { class: "method" }, foreign(method)), h("span", { class: "address" }, foreign(url))),
       this.#trail(record),
       h("p", { class: "head-sub" },
         h("span", { title: instant(record.created_at) }, `${instant(record.created_at)} · ${ago(record.created_at)}`),
@@ -108,7 +111,7 @@ export class SendView {
   /** Where it came from: tenant › workflow › execution › step, each a way to its like. */
   #trail({ context = {}, request }) {
     const { tenant, workflow, execution, step, index } = context;
-    const { host } = target(request.url);
+    const { host } = target(request?.url);
     const parts = [
       ["Tenant", tenant, link({ tenant })],
       ["Workflow", workflow, link({ tenant, workflow })],
@@ -143,7 +146,7 @@ export class SendView {
       location.hash = this.around.back;
       return true;
     }
-    if (this.record && event.key === "c") {
+    if (this.record?.request && event.key === "c") {
       this.element.querySelector(".head-line button")?.click();
       return true;
     }
@@ -175,6 +178,7 @@ function target(url) {
 }
 
 function sent(record) {
+  if (record.email) return letter(record);
   const { request } = record;
   const left = record.connection?.remote_ip !== null && record.connection?.remote_ip !== undefined;
   const version = record.response?.version ?? "HTTP/1.1";
@@ -187,6 +191,24 @@ function sent(record) {
   ];
 }
 
+/** A message, as text whatever it is. */
+function letter({ email }) {
+  const left = Object.keys(email.headers ?? {}).length > 0;
+  const kept = email.text !== null || email.html !== null;
+  const part = (name, text, type) => (text === null ? null : [
+    h("h3", {}, name),
+    bodyView({ body: text, body_encoding: "utf8", body_bytes: new TextEncoder().encode(text).length, headers: { "content-type": [type] } }, name),
+  ]);
+  return [
+    h("p", { class: "start-line" }, h("b", {}, foreign(email.subject ?? "")), " ", h("span", { class: "dim" }, left ? "SMTP" : "not sent")),
+    headersView(email.headers ?? {}),
+    email.include_collaborators ? h("p", { class: "dim" }, "To the collaborators, too.") : null,
+    kept ? null : h("p", { class: "no-body" }, `The message of ${bytes(email.body_bytes)} is not kept, or is past its retention.`),
+    part("Text", email.text, "text/plain"),
+    part("HTML", email.html, "text/html"),
+  ];
+}
+
 function received(record) {
   const { response } = record;
   if (!response) {
@@ -195,9 +217,9 @@ function received(record) {
   }
   return [
     h("p", { class: "start-line" }, h("span", { class: "dim" }, foreign(response.version ?? "")), " ",
-      h("b", { class: `status-${Math.floor(response.status / 100)}` }, String(response.status)), " ", REASONS[response.status] ?? ""),
+      h("b", { class: `status-${Math.floor(response.status / 100)}` }, String(response.status)), " ", record.email ? "" : REASONS[response.status] ?? ""),
     headersView(response.headers),
-    bodyView(response, "received", { bodiless: record.request.method === "HEAD" || response.status === 204 || response.status === 304 }),
+    bodyView(response, "received", { bodiless: record.request?.method === "HEAD" || response.status === 204 || response.status === 304 }),
   ];
 }
 
@@ -220,7 +242,7 @@ function network(record, found) {
       h("li", {}, ip === null ? h("span", { class: "dim" }, "address withheld") : h("span", { class: "mono" }, foreign(ip)),
         " ", h("span", { class: verdict === "allowed" ? "verdict good" : "verdict bad" }, foreign(verdict)),
         ip !== null && ip === connection.remote_ip ? h("span", { class: "dim" }, " used") : null))) : null],
-    ["TLS", tls ? agreed(tls) : connection.remote_ip && /^http:/.test(record.request.url) ? h("span", { class: "dim" }, "none (plain http)") : null],
+    ["TLS", tls ? agreed(tls) : connection.remote_ip && /^http:/.test(record.request?.url) ? h("span", { class: "dim" }, "none (plain http)") : null],
     ["Certificate", tls?.certificate ? certificate(tls.certificate, tls.version === null) : null],
   ]);
 }
@@ -261,12 +283,13 @@ function forNames({ names = [], key }) {
 function life(record) {
   const { timings_ms: timings = {} } = record;
   const at = (text, from) => (text ? [h("span", { class: "mono" }, instant(text)), from !== null && from !== undefined ? h("span", { class: "dim" }, ` ${from}`) : null] : null);
-  const type = headerValue(record.request.headers, "content-type");
+  const what = record.request ?? record.email;
+  const type = record.request ? headerValue(what.headers, "content-type") : null;
   return h("div", { class: "life" },
     rows([
       ["Node", record.node ? foreign(record.node) : null],
-      ["Body", record.request.body_bytes > 0 ? [bytes(record.request.body_bytes), type ? [" of ", foreign(type)] : null] : null],
-      ["SHA-256", record.request.body_sha256 ? h("span", { class: "mono small wrap" }, foreign(record.request.body_sha256)) : null],
+      [record.request ? "Body" : "Message", what.body_bytes > 0 ? [bytes(what.body_bytes), type ? [" of ", foreign(type)] : null] : null],
+      ["SHA-256", what.body_sha256 ? h("span", { class: "mono small wrap" }, foreign(what.body_sha256)) : null],
     ]),
     rows([
       ["Accepted", at(record.created_at)],

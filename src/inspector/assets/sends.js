@@ -6,7 +6,7 @@ import { Feed } from "./feed.js";
 import { addressParts, clock, count, instant, ms, part, shareOfTime } from "./format.js";
 import { CODES, fromText, KEYS, link, METHODS, OUTCOMES, several, STATES as ALL_STATES, toApi, toQuery, toText } from "./filters.js";
 import { VirtualList } from "./virtual.js";
-import { answer, outcomeOf } from "./words.js";
+import { answer, asked, MAIL, outcomeOf } from "./words.js";
 
 /** With plain words in the search, this many rows are loaded to look through without being asked. */
 const LOOK_THROUGH = 2000;
@@ -24,7 +24,9 @@ const ID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 /** One row of a list of sends; the list of an execution shows the same. */
 export function sendRow(record, { selected, index = null, tenant = false, onselect }) {
   const outcome = outcomeOf(record);
-  const { host, rest } = addressParts(record.request.url);
+  // Rows of a feed are light, and say the same.
+  const { method, url } = record.email ? asked(record) : record.request;
+  const { host, rest } = method === MAIL ? { host: url, rest: "" } : addressParts(url);
   const said = answer(record);
   const total = record.timings_ms.total;
   const where = [record.context.workflow, record.context.step].filter(Boolean).join(" › ");
@@ -33,10 +35,10 @@ export function sendRow(record, { selected, index = null, tenant = false, onsele
       index === null ? when(record.created_at) : `#${index}`),
     h("span", { class: "c-outcome", role: "gridcell" }, badge(outcome, record.would_block)),
     tenant ? h("span", { class: "c-tenant", role: "gridcell", title: plainForeign(record.context.tenant ?? "") }, foreign(record.context.tenant ?? "", { limit: 60 })) : null,
-    h("span", { class: "c-method", role: "gridcell" }, foreign(record.request.method ?? "", { limit: 12 })),
+    h("span", { class: "c-method", role: "gridcell" }, foreign(method ?? "", { limit: 12 })),
     // The address and where it came from share their room: a long path gives way first.
     h("span", { class: "c-main", role: "none" },
-      h("span", { class: "c-url", role: "gridcell", title: plainForeign(record.request.url), style: { "min-width": `min(50%, ${Math.min(200, host.length)}ch)` } },
+      h("span", { class: "c-url", role: "gridcell", title: plainForeign(url), style: { "min-width": `min(50%, ${Math.min(200, host.length)}ch)` } },
         h("a", { href: `#/sends/${part(record.id)}`, tabindex: -1 },
           h("span", { class: "host" }, foreign(host.slice(0, 200))), h("span", { class: "path" }, foreign(rest.slice(0, 300), { limit: 300 })))),
       h("span", { class: "c-where", role: "gridcell", title: plainForeign(where) }, where === "" ? "" : foreign(where.slice(0, 120)))),
@@ -362,7 +364,7 @@ export class SendsView {
     const hints = { status: "503 or 5xx; several: 500,5xx", host: "a name, *.name or an address", path: "what it begins with", since: "15m, 2h, 7d, or an instant", until: "as since", text: "in a body" };
     const options = { code: CODES, state: ALL_STATES, method: METHODS };
     // What was seen is offered: of the rows that are loaded.
-    const seen = { workflow: (row) => row.context.workflow, step: (row) => row.context.step, execution: (row) => row.context.execution, tenant: (row) => row.context.tenant, host: (row) => addressParts(row.request.url).host, source_ip: (row) => row.connection?.public_ip };
+    const seen = { workflow: (row) => row.context.workflow, step: (row) => row.context.step, execution: (row) => row.context.execution, tenant: (row) => row.context.tenant, host: (row) => (row.request.method === MAIL ? null : addressParts(row.request.url).host), source_ip: (row) => row.connection?.public_ip };
     const fields = KEYS.filter((key) => key !== "outcome").map((key) => {
       const id = `filter-${key}`;
       const value = this.filters[key] ?? "";

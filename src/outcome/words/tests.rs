@@ -139,6 +139,7 @@ variants!(
     StreamEnded,
     Broken,
 );
+variants!(mail(MailCause) = NoStartTls, NoWayToLogIn, Ended, BadReply, Silent, NotWritable);
 variants!(end(PeerEnd) = Closed, Reset, Lost);
 
 #[test]
@@ -170,6 +171,9 @@ fn every_cause_and_every_kind_of_one_has_a_row() {
                     }
                 }
             }
+            Cause::Mail(cause) => {
+                seen.insert(mail::of(cause));
+            }
             Cause::Exchange(cause) => {
                 seen.insert(exchange::of(cause));
                 if let ExchangeCause::Unanswered { end: how, .. } | ExchangeCause::CutOff { end: how, .. } = cause {
@@ -187,6 +191,7 @@ fn every_cause_and_every_kind_of_one_has_a_row() {
         fault::ALL,
         chain::ALL,
         exchange::ALL,
+        mail::ALL,
         end::ALL,
     ];
     let missing: Vec<&&str> = all.iter().flat_map(|all| all.iter()).filter(|one| !seen.contains(**one)).collect();

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::limits::DNS_CNAMES_MAX;
-use crate::policy::fixtures::{Fate, PUBLIC, Question, exception, ip, patterns, tenant};
+use crate::policy::Scheme;
+use crate::policy::fixtures::{Fate, PUBLIC, Question, exception, ip, patterns, settings, tenant};
 
 const NAME: &str = "https://receiver.com/";
 /// Another address that nothing denies.
@@ -800,10 +801,99 @@ fn an_address_says_what_it_was_judged_for() {
     let address = ip("93.184.216.34");
     for (local, purpose) in [(&[][..], Purpose::Delivery), (&[address], Purpose::Reflector)] {
         let by = Circumstances { ours: &ours, local, suspensions: &suspensions, purpose };
-        let answer = Policy::new(&question.settings).judge_answer(asker, &url, &[], &[address], by);
+        let answer = Policy::new(&question.settings).judge_answer(asker, url.destination(), &[], &[address], by);
         let [checked] = &answer.addresses[..] else { panic!("{answer:?}") };
         let errand = Errand { tenant: question.tenant.clone(), destination: url.destination().clone(), purpose };
         assert_eq!((checked.errand(), checked.socket_addr()), (&errand, SocketAddr::new(address, 8443)));
         assert_eq!(checked.may_be_local(), !local.is_empty());
+    }
+}
+
+#[test]
+fn an_endpoint_is_judged_for_this_node_itself_on_the_port_that_it_names() {
+    let to = |host: &str, port| Destination {
+        scheme: Scheme::Smtps,
+        host: host.parse().map_or_else(|_| Host::Name(host.into()), Host::Address),
+        port,
+    };
+    let acme = TenantId::new("acme");
+    let asker = Asker { tenant: &acme, workflow: Some("w") };
+    let mut stopped = Suspensions::default();
+    stopped.workflows.insert((acme.clone(), "w".into()), "spam".into());
+    let mut of_host = Suspensions::default();
+    of_host.stop_host("mail.example.com", "it loops".into());
+    let none = Suspensions::default();
+    let settings = |change: fn(&mut PolicySettings)| {
+        let mut settings = settings();
+        settings.tenants = vec![tenant("acme", Some(&["other.com"]), &["mail.example.com"])];
+        change(&mut settings);
+        settings
+    };
+    fn only(kind: Kind, tenants: &[&str]) -> Vec<Exception> {
+        let tenants = tenants.iter().map(|id| TenantId::new(*id)).collect();
+        vec![Exception { destinations: vec![kind], tenants, ..exception(&[], &["mail.corp"]) }]
+    }
+    type Change = fn(&mut PolicySettings);
+    let rows: Vec<(Destination, &Suspensions, Change, &str)> = vec![
+        // No port is a bad one, and neither are the tenant's lists asked.
+        (to("mail.example.com", 465), &none, |_| {}, "allowed"),
+        (to("mail.example.com", 25), &none, |_| {}, "allowed"),
+        (to("mail.example.com", 465), &stopped, |_| {}, "suspended"),
+        (to("mail.example.com", 465), &of_host, |_| {}, "suspended"),
+        (to("mail.example.com", 465), &none, |all| all.deny_hosts = patterns(&["*.example.com"]), "policy_denied"),
+        (
+            to("192.0.2.25", 465),
+            &none,
+            |all| all.deny_networks = vec!["192.0.2.0/24".parse().unwrap()],
+            "policy_denied",
+        ),
+        (to("mail.corp", 465), &none, |_| {}, "policy_name"),
+        (to("mail.corp", 465), &none, |all| all.exceptions = vec![exception(&[], &["mail.corp"])], "allowed"),
+        (to("mail.corp", 465), &none, |all| all.exceptions = only(Kind::Email, &[]), "allowed"),
+        (to("mail.corp", 465), &none, |all| all.exceptions = only(Kind::Http, &[]), "policy_name"),
+        (to("mail.corp", 465), &none, |all| all.exceptions = only(Kind::Email, &["acme"]), "policy_name"),
+        (
+            to("metadata.google.internal", 465),
+            &none,
+            |all| all.exceptions = vec![exception(&[], &["*.internal"])],
+            "policy_name",
+        ),
+    ];
+    for (to, suspensions, change, word) in rows {
+        let policy = Policy::new(&settings(change));
+        let denial = policy.judge_endpoint(asker, &to, suspensions, Purpose::Relay);
+        assert_eq!(denial.as_ref().map_or("allowed", |denial| denial.code.label()), word, "{to:?}");
+    }
+}
+
+#[test]
+fn an_exception_for_one_kind_of_destination_opens_nothing_to_another() {
+    for (kinds, request, relay, reflector) in [
+        (&[][..], "allowed", "allowed", "allowed"),
+        (&[Kind::Http], "allowed", "policy_address", "policy_address"),
+        (&[Kind::Email], "policy_address", "allowed", "policy_address"),
+        (&[Kind::Email, Kind::Http], "allowed", "allowed", "policy_address"),
+    ] {
+        let mut question = Question::default();
+        let opened = Exception { destinations: kinds.to_vec(), ..exception(&["10.0.0.0/8"], &[]) };
+        question.settings.exceptions = vec![opened];
+        for (purpose, word) in [(Purpose::Delivery, request), (Purpose::Relay, relay), (Purpose::Reflector, reflector)]
+        {
+            question.purpose = purpose;
+            assert_eq!(question.verdict(ip("10.1.2.3")).label(), word, "{kinds:?} {purpose:?}");
+            // No exception opens these.
+            assert_eq!(question.verdict(ip("169.254.169.254")).label(), "policy_metadata", "{purpose:?}");
+        }
+    }
+}
+
+#[test]
+fn a_relay_may_be_an_address_of_ours_and_a_tenants_lists_are_not_for_it() {
+    let mut question = Question::default();
+    question.settings.tenants = vec![tenant("acme", Some(&["other.com"]), &[PUBLIC])];
+    question.ours.interfaces = vec![ip(PUBLIC)];
+    for (purpose, word) in [(Purpose::Delivery, "policy_denied"), (Purpose::Relay, "allowed")] {
+        question.purpose = purpose;
+        assert_eq!(question.verdict(ip(PUBLIC)).label(), word);
     }
 }

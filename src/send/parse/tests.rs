@@ -4,7 +4,22 @@ use super::*;
 use crate::redact::RedactKey;
 use crate::send::TenantId;
 
-const BOUNDS: Bounds = Bounds { request_body: 1000, sends_per_request: 3 };
+const BOUNDS: Bounds = Bounds { request_body: 1000, sends_per_request: 3, mail: Mail::NotSetUp };
+
+/// A send that is a request.
+#[derive(Clone, Debug, PartialEq)]
+struct Asked(SendSpec);
+
+impl std::ops::Deref for Asked {
+    type Target = HttpRequest;
+
+    fn deref(&self) -> &HttpRequest {
+        match &self.0.to {
+            To::Http(request) => request,
+            To::Email(_) => panic!("a message"),
+        }
+    }
+}
 
 fn hide() -> Hide<'static> {
     static KEY: LazyLock<(RedactKey, TenantId)> =
@@ -17,7 +32,7 @@ fn read(raw: &str) -> Result<Call, Vec<ShapeProblem>> {
 }
 
 /// One POST to https://example.com/ with these members beside method and url.
-fn send(members: &str) -> Result<SendSpec, Vec<ShapeProblem>> {
+fn send(members: &str) -> Result<Asked, Vec<ShapeProblem>> {
     one(&format!(r#"{{"method":"POST","url":"https://example.com/"{}{members}}}"#, comma(members)))
 }
 
@@ -25,9 +40,9 @@ fn comma(members: &str) -> &'static str {
     if members.is_empty() { "" } else { "," }
 }
 
-fn one(raw: &str) -> Result<SendSpec, Vec<ShapeProblem>> {
+fn one(raw: &str) -> Result<Asked, Vec<ShapeProblem>> {
     read(raw).map(|call| match call {
-        Call::One(send) => *send,
+        Call::One(send) => Asked(*send),
         Call::Many(_) => panic!("one send was read as several: {raw}"),
     })
 }
@@ -38,14 +53,14 @@ fn pointers(problems: &[ShapeProblem]) -> Vec<&str> {
 }
 
 #[track_caller]
-fn refused(result: Result<SendSpec, Vec<ShapeProblem>>, places: &[&str]) -> Vec<ShapeProblem> {
+fn refused(result: Result<Asked, Vec<ShapeProblem>>, places: &[&str]) -> Vec<ShapeProblem> {
     let problems = result.expect_err("should have been refused");
     assert_eq!(pointers(&problems), places, "{problems:?}");
     problems
 }
 
 #[track_caller]
-fn header<'a>(send: &'a SendSpec, name: &str) -> Vec<&'a str> {
+fn header<'a>(send: &'a Asked, name: &str) -> Vec<&'a str> {
     let values = send.headers.iter().filter(|(known, _)| known == name);
     values.map(|(_, value)| value.to_str().expect("visible ASCII")).collect()
 }
@@ -57,8 +72,8 @@ fn the_smallest_send_has_a_method_and_a_url() {
     assert_eq!(send.target.shown(), "https://example.com/");
     assert_eq!(send.body, None);
     assert!(send.headers.is_empty() && send.dropped_headers.is_empty());
-    assert_eq!(send.context, Context::default());
-    assert_eq!(send.expires_in, None);
+    assert_eq!(send.0.context, Context::default());
+    assert_eq!(send.0.expires_in, None);
 }
 
 #[test]
@@ -94,7 +109,7 @@ fn an_array_keeps_its_order_and_its_bounds() {
     let item = |n: usize| format!(r#"{{"method":"GET","url":"https://example.com/{n}"}}"#);
     let Ok(Call::Many(sends)) = read(&format!("[{},{}]", item(1), item(2))) else { panic!("two sends") };
     assert_eq!(
-        sends.iter().map(|send| send.target.shown()).collect::<Vec<_>>(),
+        sends.into_iter().map(|send| Asked(send).target.shown().to_owned()).collect::<Vec<_>>(),
         ["https://example.com/1", "https://example.com/2"]
     );
     assert_eq!(pointers(&read("[]").expect_err("empty")), [""]);
@@ -420,16 +435,16 @@ fn a_body_shares_the_calls_memory_only_where_it_is_most_of_it() {
     let large =
         Bytes::from(format!(r#"{{"method":"POST","url":"https://example.com/","data":"{}"}}"#, "x".repeat(900)));
     let Ok(Call::One(send)) = call(&large, &BOUNDS, hide(), None) else { panic!("valid") };
-    let body = send.body.expect("there is one");
+    let body = send.body().expect("there is one");
     let within = |part: &Bytes, whole: &Bytes| whole.as_ptr_range().contains(&part.as_ptr());
-    assert!(within(&body, &large));
+    assert!(within(body, &large));
     let small = Bytes::from(format!(
         r#"[{{"method":"POST","url":"https://example.com/","data":"x"}},{{"method":"POST","url":"https://example.com/","data":"{}"}}]"#,
         "y".repeat(900)
     ));
     let Ok(Call::Many(sends)) = call(&small, &BOUNDS, hide(), None) else { panic!("valid") };
-    assert!(!within(sends[0].body.as_ref().expect("there is one"), &small));
-    assert!(within(sends[1].body.as_ref().expect("there is one"), &small));
+    assert!(!within(sends[0].body().expect("there is one"), &small));
+    assert!(within(sends[1].body().expect("there is one"), &small));
 }
 
 #[test]
@@ -737,9 +752,9 @@ fn no_problem_repeats_a_secret() {
 #[test]
 fn context_says_where_a_send_came_from() {
     let send_full = send(r#""context":{"workflow":"w","execution":"e","step":"s"}"#).expect("valid");
-    assert_eq!(send_full.context.workflow.as_deref(), Some("w"));
-    assert_eq!(send_full.context.execution.as_ref().map(ExecutionId::as_str), Some("e"));
-    assert_eq!(send_full.context.step.as_deref(), Some("s"));
+    assert_eq!(send_full.0.context.workflow.as_deref(), Some("w"));
+    assert_eq!(send_full.0.context.execution.as_ref().map(ExecutionId::as_str), Some("e"));
+    assert_eq!(send_full.0.context.step.as_deref(), Some("s"));
     let longest = "é".repeat(limits::CONTEXT_CHARS_MAX);
     assert!(send(&format!(r#""context":{{"workflow":"{longest}"}}"#)).is_ok());
     for (context, places) in [
@@ -760,7 +775,7 @@ fn the_path_names_the_execution() {
     let held = |context: &str| {
         let raw = format!(r#"{{"method":"GET","url":"https://example.com/"{}{context}}}"#, comma(context));
         call(&Bytes::from(raw), &BOUNDS, hide(), Some(&path)).map(|call| match call {
-            Call::One(send) => *send,
+            Call::One(send) => Asked(*send),
             Call::Many(_) => panic!("one send"),
         })
     };
@@ -772,7 +787,7 @@ fn the_path_names_the_execution() {
         r#""context":{"execution":null}"#,
     ] {
         let send = held(context).expect(context);
-        assert_eq!(send.context.execution, Some(path.clone()), "{context}");
+        assert_eq!(send.0.context.execution, Some(path.clone()), "{context}");
     }
     refused(held(r#""context":{"execution":"e2"}"#), &["/context/execution"]);
 }
@@ -781,7 +796,7 @@ fn the_path_names_the_execution() {
 fn expires_in_is_whole_seconds() {
     for (seconds, read) in [("1", 1), ("60", 60), ("31622400", 31_622_400)] {
         let send = send(&format!(r#""expires_in":{seconds}"#)).expect(seconds);
-        assert_eq!(send.expires_in, Some(Duration::from_secs(read)));
+        assert_eq!(send.0.expires_in, Some(Duration::from_secs(read)));
     }
     for seconds in
         ["0", "-1", "1.5", "1.0", "1e3", "31622401", "99999999999999999999", "\"60\"", "\"1h\"", "true", "{}", "[]"]
@@ -832,5 +847,123 @@ proptest::proptest! {
             let send = send(&format!(r#""data":{value}"#)).expect("JSON is taken");
             proptest::prop_assert_eq!(send.body.as_deref(), Some(json.get().as_bytes()));
         }
+    }
+}
+
+/// A call of a tenant that may send mail.
+fn mail(raw: &str) -> Result<Email, Vec<ShapeProblem>> {
+    let bounds = Bounds { mail: Mail::Relay(relay()), ..BOUNDS };
+    call(&Bytes::copy_from_slice(raw.as_bytes()), &bounds, hide(), None).map(|call| match call {
+        Call::One(send) => match send.to {
+            To::Email(email) => email,
+            To::Http(_) => panic!("a request: {raw}"),
+        },
+        Call::Many(_) => panic!("several: {raw}"),
+    })
+}
+
+fn relay() -> Destination {
+    Destination {
+        scheme: crate::policy::Scheme::Smtps,
+        host: crate::policy::Host::Name("mail.example.net".into()),
+        port: 465,
+    }
+}
+
+#[test]
+fn a_message_is_a_subject_and_a_text_or_html() {
+    let letter = |subject: &str, text: Option<&str>, html: Option<&str>, include_collaborators| Letter {
+        subject: subject.to_owned(),
+        text: text.map(str::to_owned),
+        html: html.map(str::to_owned),
+        include_collaborators,
+    };
+    for (raw, wanted) in [
+        (r#"{"subject":"S","text":"T"}"#, letter("S", Some("T"), None, false)),
+        (r#"{"text":"a\nb","html":null,"include_collaborators":null}"#, letter("", Some("a\nb"), None, false)),
+        (r#"{"html":"<b>","include_collaborators":true}"#, letter("", None, Some("<b>"), true)),
+        (r#"{"subject":"\u00e9","text":"","html":""}"#, letter("\u{e9}", Some(""), Some(""), false)),
+    ] {
+        let email = mail(&format!(r#"{{"email":{raw}}}"#)).expect(raw);
+        assert_eq!(email.letter(), wanted, "{raw}");
+        assert_eq!(email.relay(), &relay());
+    }
+    let longest = "\u{e9}".repeat(limits::SUBJECT_CHARS_MAX);
+    assert!(
+        mail(&format!(r#"{{"email":{{"subject":"{longest}","text":""}}}}"#)).is_err(),
+        "1,000 bytes, and what is around"
+    );
+    let subject = "x".repeat(limits::SUBJECT_CHARS_MAX);
+    assert!(mail(&format!(r#"{{"email":{{"subject":"{subject}","text":""}}}}"#)).is_ok());
+    let large = mail(&format!(r#"{{"email":{{"text":"{}"}}}}"#, "x".repeat(1000))).expect_err("too large");
+    assert_eq!((pointers(&large), large[0].fault), (vec!["/email"], Fault::TooLarge));
+}
+
+#[test]
+fn what_a_message_may_not_have_is_named() {
+    for (raw, places) in [
+        ("{}", &["/email"][..]),
+        (r#"{"subject":"S"}"#, &["/email"]),
+        (r#"{"subject":"S","text":null,"html":null}"#, &["/email"]),
+        ("[]", &["/email"]),
+        ("\"x\"", &["/email"]),
+        (r#"{"subject":1,"text":[],"html":{}}"#, &["/email/subject", "/email/text", "/email/html"]),
+        (r#"{"text":"x","include_collaborators":"yes"}"#, &["/email/include_collaborators"]),
+        (r#"{"text":"x","include_collaborators":1}"#, &["/email/include_collaborators"]),
+        (r#"{"text":"x","subject":"a\r\nBcc: victim@example.org"}"#, &["/email/subject"]),
+        (r#"{"text":"x","subject":"a\tb"}"#, &["/email/subject"]),
+        (r#"{"text":"x","subject":"a\u0085b"}"#, &["/email/subject"]),
+        (r#"{"text":"a\u0000b","html":"\u0000"}"#, &["/email/text", "/email/html"]),
+        (r#"{"text":"x","text":"y"}"#, &["/email/text"]),
+        (r#"{"text":"x","to":"victim@example.org"}"#, &["/email/to"]),
+        (
+            r#"{"text":"x","From":"ceo@example.org","cc":[],"attachments":[]}"#,
+            &["/email/From", "/email/cc", "/email/attachments"],
+        ),
+    ] {
+        let problems = mail(&format!(r#"{{"email":{raw}}}"#)).expect_err(raw);
+        assert_eq!(pointers(&problems), places, "{raw}: {problems:?}");
+        assert!(!format!("{problems:?}").contains("victim"), "{problems:?}");
+    }
+    let problems = mail(r#"{"email":{"text":"x","to":"a"}}"#).expect_err("a recipient");
+    assert!(problems[0].hint.as_deref().is_some_and(|hint| hint.contains("the tenant's own address")), "{problems:?}");
+    let long = format!(r#"{{"email":{{"text":"x","subject":"{}"}}}}"#, "x".repeat(limits::SUBJECT_CHARS_MAX + 1));
+    assert_eq!(pointers(&mail(&long).expect_err("too long")), ["/email/subject"]);
+}
+
+#[test]
+fn a_send_goes_to_one_destination() {
+    for member in [
+        r#""method":"POST""#,
+        r#""url":"https://example.com/""#,
+        r#""data":1"#,
+        r#""data_base64":"""#,
+        r#""headers":{}"#,
+        r#""params":{}"#,
+        r#""auth":{"username":"u","password":"p"}"#,
+    ] {
+        let problems = mail(&format!(r#"{{"email":{{"text":"x"}},{member}}}"#)).expect_err(member);
+        let name = member.split('"').nth(1).expect("a name");
+        assert_eq!(pointers(&problems), [format!("/{name}")], "{problems:?}");
+    }
+    let beside = r#"{"email":{"text":"x"},"method":null,"context":{"workflow":"w"},"expires_in":60}"#;
+    assert!(mail(beside).is_ok());
+    assert_eq!(pointers(&mail(r#"{"email":{"text":"x"},"expires_in":0}"#).expect_err("no time")), ["/expires_in"]);
+}
+
+#[test]
+fn mail_that_is_not_set_up_is_said_to_be_that() {
+    for (mail, says) in [
+        (Mail::NotSetUp, "this node's operator has not set mail up"),
+        (Mail::NoAddress, "this tenant has no mail address, and mail goes nowhere else"),
+    ] {
+        let bounds = Bounds { mail, ..BOUNDS };
+        for raw in [r#"{"email":{"text":"x"}}"#, r#"[{"email":{"text":"x"}}]"#] {
+            let problems = call(&Bytes::from(raw), &bounds, hide(), None).expect_err(raw);
+            assert_eq!((problems.len(), problems[0].detail.as_str(), problems[0].fault), (1, says, Fault::Shape));
+            assert!(problems[0].pointer.ends_with("/email") && problems[0].hint.is_some(), "{problems:?}");
+        }
+        let resend = supplied(&Bytes::from(r#"{"email":{"text":"x"}}"#), &bounds, None).expect_err("not set up");
+        assert_eq!((pointers(&resend), resend[0].detail.as_str()), (vec!["/email"], says));
     }
 }

@@ -29,6 +29,8 @@ pub fn id_at(created_at: Timestamp) -> SendId {
 pub struct Draft {
     pub tenant: TenantId,
     pub url: String,
+    /// A message, of which the body is the content, in place of a request to `url`.
+    pub is_mail: bool,
     pub context: Context,
     pub created_at: Timestamp,
     pub body: Option<Bytes>,
@@ -42,6 +44,7 @@ pub fn draft() -> Draft {
     Draft {
         tenant: tenant("acme"),
         url: "https://api.example.com/orders?id=7".to_owned(),
+        is_mail: false,
         context: Context::default(),
         created_at: at(0),
         body: Some(Bytes::from_static(b"{\"order\": 7}")),
@@ -67,12 +70,22 @@ impl Draft {
         self.url = url.to_owned();
         self
     }
+    pub fn mail(mut self) -> Self {
+        let content = br#"{"html":"<p>7</p>","include_collaborators":true,"subject":"Order 7"}"#;
+        (self.is_mail, self.body) = (true, Some(Bytes::from_static(content)));
+        self
+    }
     pub fn created(mut self, created_at: Timestamp) -> Self {
         self.created_at = created_at;
         self
     }
 
     pub fn send(&self) -> NewSend {
+        let request = self.request();
+        if self.is_mail { of_mail(request) } else { request }
+    }
+
+    fn request(&self) -> NewSend {
         let target = match CheckedUrl::parse(&self.url) {
             Ok(url) => Target::Url(url),
             Err(denial) => Target::Refused { shown: self.url.clone(), denial: denial.into() },
@@ -99,20 +112,21 @@ impl Draft {
             id: id_at(self.created_at),
             tenant: self.tenant.clone(),
             shown: ShownRequest {
-                method: Method::Post,
-                url: target.shown().to_owned(),
+                to: ShownTo::Http { method: Method::Post, url: target.shown().to_owned() },
                 headers: shown,
                 spelling: ["x-TRACE"].into_iter().collect(),
                 dropped_headers: vec!["host".to_owned()],
                 body: shown_body,
             },
             spec: Arc::new(SendSpec {
-                method: Method::Post,
-                target,
-                headers,
-                spelling: ["x-TRACE"].into_iter().collect(),
-                dropped_headers: vec!["host".to_owned()],
-                body: self.body.clone(),
+                to: To::Http(HttpRequest {
+                    method: Method::Post,
+                    target,
+                    headers,
+                    spelling: ["x-TRACE"].into_iter().collect(),
+                    dropped_headers: vec!["host".to_owned()],
+                    body: self.body.clone(),
+                }),
                 context: self.context.clone(),
                 expires_in: Some(Duration::from_secs(60)),
             }),
@@ -123,6 +137,32 @@ impl Draft {
             course: Course::Claim,
         }
     }
+}
+
+/// Where the message of a draft is handed in.
+pub fn relay() -> Destination {
+    Destination { scheme: Scheme::Smtps, host: Host::Name("relay.example.net".into()), port: 465 }
+}
+
+/// The same as a message.
+fn of_mail(mut new: NewSend) -> NewSend {
+    let content = new.spec.body().cloned().expect("a message has a content");
+    let email = Email::stored(content, relay()).expect("a message's content");
+    new.spec = Arc::new(SendSpec { to: To::Email(email), ..(*new.spec).clone() });
+    new.shown = ShownRequest {
+        to: ShownTo::Email { relay: relay() },
+        headers: Vec::new(),
+        spelling: Default::default(),
+        dropped_headers: Vec::new(),
+        body: new.shown.body,
+    };
+    new
+}
+
+/// The same request with another body.
+pub fn with_body(spec: &SendSpec, body: Option<Bytes>) -> SendSpec {
+    let To::Http(request) = &spec.to else { panic!("a request: {spec:?}") };
+    SendSpec { to: To::Http(HttpRequest { body, ..request.clone() }), ..spec.clone() }
 }
 
 /// One call of these sends, held by `hold`.

@@ -19,7 +19,7 @@ use crate::clock;
 use crate::limits::IDEMPOTENCY_KEPT;
 use crate::outcome::words::UnmadeCause;
 use crate::outcome::{Ended, Outcome, Timings};
-use crate::record::{Execution, ExecutionState, Record, ShownRequest, State, Unfinished, waited};
+use crate::record::{Execution, ExecutionState, Record, ShownRequest, ShownTo, State, Unfinished, waited};
 use crate::send::{Context, ExecutionId, Method, SendId, SendSpec, Spelling, TenantId};
 use crate::store::view::{EndedExecution, Standing};
 use crate::store::wire::{self, CallForm, EndingForm, FinishForm, Rest, SendForm, Unreadable};
@@ -345,8 +345,7 @@ pub fn unreadable(shared: &Shared, filter: &Filter, row: &Row, why: &StoreError)
         context: Context::default(),
         index: None,
         request: ShownRequest {
-            method: Method::Get,
-            url: format!("unreadable: {why}"),
+            to: ShownTo::Http { method: Method::Get, url: format!("unreadable: {why}") },
             headers: Vec::new(),
             spelling: Spelling::default(),
             dropped_headers: Vec::new(),

@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use super::shares::SEND_BYTES;
 use crate::outcome::Failure;
-use crate::policy::{Destination, Host, Scheme};
+use crate::policy::{Destination, Host};
 use crate::record::{Finished, Record, State};
-use crate::send::{SendId, SendSpec, Target, TenantId};
+use crate::send::{SendId, SendSpec, TenantId};
 use crate::store::embedded::seal::{Keys, Slot};
 use crate::store::view::{self, Standing};
 use crate::store::wire::{self, FinishForm, Rest, SendForm, Unreadable};
@@ -51,7 +51,7 @@ impl Columns {
             None => None,
         };
         let context = &new.spec.context;
-        let destination = destination_of(&new.spec);
+        let destination = new.spec.destination();
         self.ids.push(new.id.0);
         self.tenants.push(new.tenant.as_str().to_owned());
         self.workflows.push(context.workflow.as_deref().map(str::to_owned));
@@ -92,13 +92,6 @@ impl Columns {
     }
 }
 
-fn destination_of(spec: &SendSpec) -> Option<&Destination> {
-    match &spec.target {
-        Target::Url(url) => Some(url.destination()),
-        Target::Refused { .. } => None,
-    }
-}
-
 /// A destination as the queue knows it: FNV-1a. Two that share one are only ever full together.
 pub fn short(destination: Option<&Destination>) -> i64 {
     let Some(destination) = destination else { return 0 };
@@ -108,7 +101,8 @@ pub fn short(destination: Option<&Destination>) -> i64 {
             hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
         }
     };
-    add(&[u8::from(destination.scheme == Scheme::Https)]);
+    // As they are declared: nodes of one tier have to agree.
+    add(&[destination.scheme as u8]);
     match &destination.host {
         Host::Name(name) => add(name.as_bytes()),
         Host::Address(address) => add(address.to_string().as_bytes()),

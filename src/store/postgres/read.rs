@@ -406,8 +406,7 @@ pub async fn finished_after(
 }
 
 fn host_of(record: &Record) -> Option<String> {
-    let url = crate::policy::CheckedUrl::parse(&record.request.url).ok()?;
-    Some(view::host_text(&url.destination().host))
+    Some(view::host_text(&record.request.to.destination()?.host))
 }
 
 pub async fn outcomes_of_the_hour(

@@ -33,7 +33,7 @@ pub fn verdict(policy: &Policy, url: &CheckedUrl, address: IpAddr) -> (Verdict, 
     let asker = Asker { tenant: &tenant, workflow: None };
     let (ours, suspensions) = (SelfAddrs::default(), Suspensions::default());
     let by = Circumstances { ours: &ours, local: &[], suspensions: &suspensions, purpose: Purpose::Delivery };
-    let answer = policy.judge_answer(asker, url, &[], &[address], by);
+    let answer = policy.judge_answer(asker, url.destination(), &[], &[address], by);
     let dialled = answer.addresses.iter().any(|checked| checked.socket_addr().ip() == address.to_canonical());
     assert_eq!(answer.denial.is_some(), matches!(answer.resolved[0].1, Verdict::Denied(_)));
     (answer.resolved[0].1, dialled)

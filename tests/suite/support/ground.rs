@@ -11,8 +11,8 @@ use egressd::{
     dial::Dialer,
     policy::{CheckedUrl, SelfAddrs, Suspensions},
     publish::Notice,
-    record::ShownRequest,
-    send::{Context, Method, SendId, SendSpec, Target, TenantId},
+    record::{ShownRequest, ShownTo},
+    send::{Context, HttpRequest, Method, SendId, SendSpec, Target, TenantId, To},
     store::{Accept, Accepted, Course, NewSend, OnceOnly, Session, Started, embedded::Embedded},
     world::World,
 };
@@ -149,8 +149,10 @@ impl Ground {
         let id = SendId(Uuid::now_v7());
         let spec = Arc::new(spec);
         let shown = ShownRequest {
-            method: spec.method,
-            url: spec.target.shown().to_owned(),
+            to: match &spec.to {
+                To::Http(request) => ShownTo::Http { method: request.method, url: request.target.shown().to_owned() },
+                To::Email(email) => ShownTo::Email { relay: email.relay().clone() },
+            },
             headers: Vec::new(),
             spelling: egressd::send::Spelling::default(),
             dropped_headers: Vec::new(),
@@ -226,14 +228,23 @@ pub fn request(method: Method, url: &str, headers: &[(&str, &str)], body: Option
         (name.parse::<HeaderName>().expect("a name"), HeaderValue::from_str(value).expect("a value"))
     });
     SendSpec {
-        method,
-        target,
-        headers: headers.collect(),
-        spelling,
-        dropped_headers: Vec::new(),
-        body: body.map(|body| Bytes::copy_from_slice(body.as_bytes())),
+        to: To::Http(HttpRequest {
+            method,
+            target,
+            headers: headers.collect(),
+            spelling,
+            dropped_headers: Vec::new(),
+            body: body.map(|body| Bytes::copy_from_slice(body.as_bytes())),
+        }),
         context: Context::default(),
         expires_in: None,
+    }
+}
+
+pub fn http(spec: &SendSpec) -> &HttpRequest {
+    match &spec.to {
+        To::Http(request) => request,
+        To::Email(_) => panic!("no request: {spec:?}"),
     }
 }
 

@@ -56,6 +56,7 @@ pub fn table(shown: &Certificate) -> Vec<Row<'_>> {
     table.extend(tls());
     table.extend(certificates(shown));
     table.extend(exchange());
+    table.extend(mail());
     table
 }
 
@@ -411,6 +412,34 @@ fn exchange() -> Vec<Row<'static>> {
         row(ExchangeCause::Broken { so_far: None }, "protocol_error wait maybe", &["not known"]),
         row(ExchangeCause::Broken { so_far: Some(SO_FAR) }, "protocol_error read yes", &["answered 200"]),
     ]
+}
+
+fn mail() -> Vec<Row<'static>> {
+    use PeerEnd::{Closed, Lost, Reset};
+    let step = SmtpStep::Rcpt;
+    let broken = |end, over, ends: &str, says| row(MailCause::Ended { end, step, over }, ends, says);
+    let bad =
+        |over, ends: &str, says| row(MailCause::BadReply { step, why: "sent a line without end", over }, ends, says);
+    let silent = |over, ends: &str, says| row(MailCause::Silent { total: TOTAL, step, over }, ends, says);
+    vec![
+        row(MailCause::NoStartTls, "tls_handshake tls no", &["STARTTLS", "in the clear"]),
+        row(MailCause::NoWayToLogIn, "protocol_error write no", &["neither AUTH PLAIN nor LOGIN", "may be resent"]),
+        broken(Closed, false, "connection_closed write no", &["closed the connection at RCPT TO", "not handled"]),
+        broken(Reset, false, "connection_reset write no", &["reset the connection at RCPT TO"]),
+        broken(Lost, false, "host_unreachable write no", &["was lost"]),
+        broken(Closed, true, "connection_closed wait maybe", &["before it answered the message", "not known"]),
+        bad(false, "protocol_error write no", &["sent a line without end at RCPT TO", "not handled"]),
+        bad(true, "protocol_error wait maybe", &["sent a line without end after the message", "not known"]),
+        silent(false, "timeout write no", &["too slow at RCPT TO", "5 s that"]),
+        silent(true, "timeout wait maybe", &["did not answer the message", "5 s that", "not known"]),
+        row(MailCause::NotWritable, "internal write no", &["cannot be written as a message"]),
+    ]
+}
+
+impl From<MailCause> for Cause<'_> {
+    fn from(cause: MailCause) -> Self {
+        Self::Mail(cause)
+    }
 }
 
 impl<'a> From<UnmadeCause<'a>> for Cause<'a> {

@@ -117,7 +117,7 @@ async fn check(store: &Embedded, random: &mut Random, seconds: i64, when: &str) 
     for _ in 0..80 {
         let filter = some_filter(random, seconds as u64);
         let host = |record: &Record| {
-            let rest = record.request.url.strip_prefix("https://").expect("an https URL");
+            let rest = record.request.to.url().and_then(|url| url.strip_prefix("https://")).expect("an https URL");
             rest.split('/').next().map(str::to_owned)
         };
         let wanted: Vec<SendId> = all

@@ -4,7 +4,9 @@ use futures_util::future::join_all;
 
 use super::many::{Schema, eventually};
 use super::*;
-use crate::store::conformance::{accept_new, at, begin_of, begin_one, call, draft, execution, finished, tenant};
+use crate::store::conformance::{
+    accept_new, at, begin_of, begin_one, call, draft, execution, finished, tenant, with_body,
+};
 use crate::store::{Course, NewSend};
 
 fn keyed(key: &str, call: Accept) -> Accept {
@@ -24,7 +26,7 @@ fn plain() -> Accept {
 fn large() -> Accept {
     let send = draft().send();
     let body = Some(bytes::Bytes::from(vec![b'x'; LARGE_BYTES + 1]));
-    let spec = Arc::new(crate::send::SendSpec { body, ..(*send.spec).clone() });
+    let spec = Arc::new(with_body(&send.spec, body));
     call(vec![NewSend { spec, course: Course::Wait, ..send }], None)
 }
 

@@ -279,13 +279,13 @@ async fn a_claim_costs_no_more_however_much_waits_for_a_full_destination() {
         let id = behind.id;
         accept_new(&node.store, &node.session, call(vec![behind], None)).await;
         let of_full = full.send();
-        let crate::send::Target::Url(url) = &of_full.spec.target else { panic!("a URL") };
-        let want = Want { tenant: tenant("acme"), room: 5, full: vec![url.destination().clone()] };
+        let to = of_full.spec.destination().expect("a URL");
+        let want = Want { tenant: tenant("acme"), room: 5, full: vec![to.clone()] };
         // What the same statement reads, told by the database.
         let raw = tier.raw().await;
         raw.batch_execute("ANALYZE").await.expect("analysed");
         let text = format!("EXPLAIN (ANALYZE, BUFFERS, TIMING OFF) {}", sql::CLAIM_AROUND);
-        let (incarnation, number) = (node.session.incarnation() as i64, forms::short(Some(url.destination())));
+        let (incarnation, number) = (node.session.incarnation() as i64, forms::short(Some(to)));
         raw.batch_execute("BEGIN").await.expect("begun");
         let (tenants, rooms, of, full) = (vec!["acme"], vec![5_i64], vec![1_i64], vec![number]);
         let rows = raw.query(&text, &[&incarnation, &tenants, &rooms, &of, &full, &i64::MIN, &9_i64]).await;
@@ -313,8 +313,8 @@ async fn a_claim_around_full_destinations_takes_of_each_other_in_the_order_of_re
         }
     }
     let full = draft().to(&hosts[0]).send();
-    let crate::send::Target::Url(url) = &full.spec.target else { panic!("a URL") };
-    let want = |room| Want { tenant: tenant("acme"), room, full: vec![url.destination().clone()] };
+    let to = full.spec.destination().expect("a URL");
+    let want = |room| Want { tenant: tenant("acme"), room, full: vec![to.clone()] };
     let claimed = node.store.claim(&node.session, vec![want(6)], 6).await.expect("claimed").sends;
     let claimed: HashSet<SendId> = claimed.iter().map(|send| send.id).collect();
     let first = hosts[1..].iter().flat_map(|host| ids[host.as_str()][..2].iter().copied());

@@ -9,7 +9,7 @@ use super::*;
 use crate::outcome::Code;
 use crate::send::SendSpec;
 use crate::store::Course;
-use crate::store::conformance::{accept_new, accept_one, at, begin_of, begin_one, call, draft, tenant};
+use crate::store::conformance::{accept_new, accept_one, at, begin_of, begin_one, call, draft, tenant, with_body};
 
 const COURSES: [Course; 3] = [Course::Begin, Course::Claim, Course::Wait];
 
@@ -138,7 +138,7 @@ async fn a_begin_whose_answer_was_lost_is_found_out_after_the_lease() {
 fn heavy(bytes: usize, key: Option<&str>) -> (Accept, std::sync::Weak<SendSpec>) {
     let plain = draft().send();
     let body = Some(bytes::Bytes::from(vec![b'x'; bytes]));
-    let spec = Arc::new(SendSpec { body, ..(*plain.spec).clone() });
+    let spec = Arc::new(with_body(&plain.spec, body));
     let still = Arc::downgrade(&spec);
     let key = key.map(|key| IdempotencyKey {
         tenant: tenant("acme"),

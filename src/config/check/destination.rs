@@ -1,0 +1,128 @@
+//! `[destination]`: where sends go beside URLs, and each tenant's part in it.
+
+use std::path::Path;
+
+use lettre::Address;
+use lettre::message::Mailbox;
+
+use super::super::file::{Table, Wrong, wrong};
+use super::super::{Destinations, EmailSettings, Login, MailTo, Secret};
+use super::{Surroundings, files, values};
+use crate::limits;
+use crate::policy::{CheckedUrl, Destination, Scheme};
+
+impl<'a, 'r> Surroundings<'a, 'r> {
+    pub(super) fn destinations(&self, table: Table<'a, 'r>) -> Destinations {
+        let email = table.table("email");
+        let email = email.is_written().then(|| self.email(email)).flatten();
+        table.finish();
+        Destinations { email }
+    }
+
+    fn email(&self, table: Table<'a, 'r>) -> Option<EmailSettings> {
+        let ms = std::time::Duration::from_millis;
+        let relay = table.required("relay", "name the mail server, like \"smtps://mail.example.net:465\"", relay);
+        let from = table.required("from", "name the sender, like \"Workflows <notifications@example.net>\"", sender);
+        let user = table.optional("user", |text| {
+            let plain = (1..=limits::NAME_CHARS_MAX).contains(&text.len()) && !text.contains(char::is_control);
+            plain.then(|| text.to_owned()).ok_or_else(|| {
+                wrong("is empty, too long or holds control characters", "write the name that the relay knows")
+            })
+        });
+        let password = table.optional("password_file", |text| password(&self.path(text)));
+        if user.written != password.written {
+            let (there, missing) = if user.written { ("user", "password_file") } else { ("password_file", "user") };
+            let detail = format!("is missing, and {there} is given");
+            table.note(missing, wrong(detail, "give both, or neither where the relay asks for no login"));
+        }
+        let deadline = table.duration("deadline", limits::MAIL_DEADLINE, ms(10)..=limits::DEADLINE_MAX);
+        table.finish();
+        let login = user.value.zip(password.value).map(|(user, password)| Login { user, password });
+        Some(EmailSettings { relay: relay?, login, from: from?, deadline: deadline.value })
+    }
+
+    /// Of one `[[tenant]]`.
+    pub(super) fn mail_to(&self, table: &Table<'a, 'r>) -> Option<MailTo> {
+        let owner = table.optional("email", address);
+        let collaborators = table.texts("collaborators", address);
+        if collaborators.as_ref().is_some_and(|list| list.len() >= limits::MAIL_RECIPIENTS_MAX) {
+            let fix = format!("at most {}", limits::MAIL_RECIPIENTS_MAX - 1);
+            table.note("collaborators", wrong("names too many addresses for one message", fix));
+        }
+        if !owner.written && collaborators.as_ref().is_some_and(|list| !list.is_empty()) {
+            let fix = "give the tenant its own address too: mail goes there first";
+            table.note("email", wrong("is missing, and collaborators are named", fix));
+        }
+        Some(MailTo { owner: owner.value?, collaborators: values(collaborators) })
+    }
+}
+
+/// `smtps://HOST:PORT`, or `smtp://`, which turns to TLS before anything else.
+fn relay(text: &str) -> Result<Destination, Wrong> {
+    const FORM: &str = "\"smtps://mail.example.net:465\", or \"smtp://mail.example.net:587\" for STARTTLS";
+    let bad = |detail: String| wrong(detail, format!("write {FORM}"));
+    let (scheme, rest) = match text.split_once("://") {
+        Some(("smtps", rest)) => (Scheme::Smtps, rest),
+        Some(("smtp", rest)) => (Scheme::Smtp, rest),
+        _ => return Err(bad(format!("{text:?} begins with neither smtps:// nor smtp://"))),
+    };
+    if rest.contains('@') {
+        return Err(wrong("has a user name or a password in it", "give them as user and password_file"));
+    }
+    if rest.contains(['/', '?', '#']) {
+        return Err(bad(format!("{text:?} has more than a host and a port")));
+    }
+    // The same reading of a host as anywhere; whether it may be reached is judged at each message, port aside.
+    let url = CheckedUrl::parse(&format!("http://{rest}/"));
+    let url = url.map_err(|denial| bad(denial.message.replace("the URL is refused: ", "")))?;
+    let has_port = rest.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && !port.ends_with(']'));
+    let port = if has_port { url.destination().port } else { scheme.default_port() };
+    if port == 0 {
+        return Err(bad("port 0 is nobody's".to_owned()));
+    }
+    Ok(Destination { scheme, host: url.destination().host.clone(), port })
+}
+
+/// An address as SMTP carries it without extensions, in angle brackets.
+fn address(text: &str) -> Result<Address, Wrong> {
+    let bad =
+        || wrong(format!("{text:?} is not a mail address"), "write the address alone, like \"owner@acme.example\"");
+    let address: Address = text.parse().map_err(|_| bad())?;
+    plain(&address)?;
+    Ok(address)
+}
+
+fn sender(text: &str) -> Result<Mailbox, Wrong> {
+    const FORM: &str = "like \"Workflows <notifications@example.net>\"";
+    let bad = || wrong(format!("{text:?} is not a sender"), FORM);
+    let mailbox: Mailbox = text.parse().map_err(|_| bad())?;
+    if text.contains(char::is_control) {
+        return Err(bad());
+    }
+    plain(&mailbox.email)?;
+    Ok(mailbox)
+}
+
+fn plain(address: &Address) -> Result<(), Wrong> {
+    let text: &str = address.as_ref();
+    let good = |byte: u8| byte.is_ascii_graphic() && !b"<>()[]\",:;\\".contains(&byte);
+    if text.len() > 254 || !text.bytes().all(good) {
+        let fix = "at most 254 visible ASCII characters; a domain of other letters in its xn-- form";
+        return Err(wrong(format!("{text:?} cannot be carried everywhere"), fix));
+    }
+    Ok(())
+}
+
+/// The first line of a file.
+fn password(path: &Path) -> Result<Secret, Wrong> {
+    let named = || path.display().to_string();
+    let bytes = files::read_bounded(path)
+        .map_err(|cause| wrong(format!("{} cannot be read: {cause}", named()), "name a readable file"))?;
+    let text = String::from_utf8(bytes).map_err(|_| wrong(format!("{} is not UTF-8", named()), "write it as text"))?;
+    let line = text.strip_suffix('\n').map_or(&*text, |line| line.strip_suffix('\r').unwrap_or(line));
+    if line.is_empty() || line.len() > 1024 || line.contains(char::is_control) {
+        let fix = "one line with the password, of at most 1,024 bytes";
+        return Err(wrong(format!("{} holds no password", named()), fix));
+    }
+    Ok(Secret::new(line.to_owned()))
+}
