@@ -19,10 +19,24 @@ export interface HttpSend {
 }
 type Param = string | number | boolean;
 
+/** What `$.send.email` takes: `text`, `html` or both. It goes to the tenant's own address, and nowhere else. */
+export interface EmailSend {
+  /** One line. */
+  subject?: string | null;
+  text?: string | null;
+  html?: string | null;
+  /** To the collaborators that the operator has configured, too. */
+  include_collaborators?: boolean | null;
+  /** Whole seconds after its release; not started by then, it is not made. */
+  expires_in?: number | null;
+}
+
 export interface Senders {
   /** Collects one request, to be made after the workflow finishes. There is no response to read. */
   http(send: HttpSend): undefined;
-  /** Every other sender throws, naming what is supported. */
+  /** Collects one message, to be sent after the workflow finishes. */
+  email(send: EmailSend): undefined;
+  /** The platform's own, as `sse` is: they throw, and say how a platform makes them. Every other sender throws, naming what is supported. */
   readonly [sender: string]: (...args: any[]) => undefined;
 }
 

@@ -1,10 +1,11 @@
-// One call of `$.send.http`: the author's object in, the API's JSON text out, or an error that names every problem.
+// One call of a sender, `$.send.http` or `$.send.email`: the author's object in, the API's JSON text out, or an error that
+// names every problem.
 //
 // The rules are those of the API, checked here so that a wrong call fails in the step that made it. Where a URL
 // points is not judged here: the appliance does, and its record says why.
 
 import { SendCallError } from "./errors.js";
-import { HEADER_BYTES, HEADERS } from "./limits.js";
+import { HEADER_BYTES, HEADERS, SUBJECT_CHARS } from "./limits.js";
 import { join, jsonText, NotJson, shown } from "./snapshot.js";
 
 export const METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
@@ -47,15 +48,7 @@ export function sendText(caller, argument, context, limits) {
   const problems = [];
   const wrong = (path, value, why) => problems.push({ path, message: `invalid value ${shown(value)} for ${path}: ${why}` });
   const known = { method: null, url: null, data: null, data_base64: null, headers: null, params: null, auth: null, expires_in: null };
-  // Each member is read once, here: a getter cannot answer one thing to the check and another to the send.
-  for (const key of Object.keys(argument)) {
-    const value = argument[key];
-    if (key in known) known[key] = value ?? null;
-    else if (value !== undefined && value !== null) {
-      const hint = HINTS[key] ?? `there is ${Object.keys(known).join(", ")}`;
-      problems.push({ path: key, message: `unknown key ${shown(key)}: ${hint}` });
-    }
-  }
+  readMembers(argument, known, HINTS, problems);
   /** The JSON text of a field, or `undefined` after noting why there is none. */
   const text = (value, path, options) => {
     try {
@@ -79,10 +72,7 @@ export function sendText(caller, argument, context, limits) {
   const params = checkParams(known.params, wrong, text);
   const auth = checkAuth(known.auth, problems, wrong);
   const body = checkBody(known, method, headers, limits, problems, wrong, text);
-  const expires = known.expires_in;
-  if (expires !== null && !(Number.isSafeInteger(expires) && expires >= 1)) {
-    wrong("expires_in", expires, "write whole seconds, at least 1");
-  }
+  const expires = checkExpiry(known.expires_in, wrong);
   if (problems.length > 0) throw new SendCallError(caller, problems);
 
   const members = [`"method":${JSON.stringify(method)}`, `"url":${JSON.stringify(url)}`];
@@ -93,6 +83,76 @@ export function sendText(caller, argument, context, limits) {
   if (expires !== null) members.push(`"expires_in":${expires}`);
   members.push(`"context":${JSON.stringify(context)}`);
   return `{${members.join(",")}}`;
+}
+
+const EMAIL_HINTS = {
+  ...Object.fromEntries(["to", "cc", "bcc", "recipient", "recipients"].map((key) => [key, "mail goes to the tenant's own address, which the operator has configured"])),
+  ...Object.fromEntries(["from", "reply_to", "replyTo", "sender"].map((key) => [key, "the operator has configured the sender"])),
+  body: "write text, html or both",
+  message: "write text, html or both",
+  includeCollaborators: "write include_collaborators",
+  attachments: "a message is its text and its HTML",
+  context: "the runner sets it",
+};
+
+/**
+ * @param {string} caller  `$.send.email` or `$send.email`, as the author wrote it
+ * @param {unknown} argument
+ * @param {object} context `{workflow, execution, step}`, added to the send
+ * @param {{requestBodyBytes: number}} limits
+ * @returns {string} JSON text of one item for the API
+ */
+export function emailText(caller, argument, context, limits) {
+  if (!plain(argument)) {
+    throw new SendCallError(caller, [{ path: "", message: `invalid argument ${shown(argument)}: give one object, such as { subject, text, html }` }]);
+  }
+  const problems = [];
+  const wrong = (path, value, why) => problems.push({ path, message: `invalid value ${shown(value)} for ${path}: ${why}` });
+  const known = { subject: null, text: null, html: null, include_collaborators: null, expires_in: null };
+  readMembers(argument, known, EMAIL_HINTS, problems);
+  const { subject, include_collaborators: collaborators } = known;
+  const email = {};
+  for (const name of ["subject", "text", "html"]) {
+    const value = known[name];
+    if (value === null) continue;
+    if (typeof value !== "string") wrong(name, value, "write a string");
+    else if (value.includes("\0")) wrong(name, value, "mail cannot carry the character U+0000");
+    else email[name] = value;
+  }
+  if (known.text === null && known.html === null) problems.push({ path: "", message: "there is neither text nor html: give one of the two, or both" });
+  if (typeof subject === "string") {
+    if (/[\u0001-\u001f\u007f-\u009f]/.test(subject)) wrong("subject", subject, "a subject is one line");
+    if ([...subject].length > SUBJECT_CHARS) wrong("subject", `[${[...subject].length} characters]`, `at most ${SUBJECT_CHARS}`);
+  }
+  if (collaborators !== null && typeof collaborators !== "boolean") wrong("include_collaborators", collaborators, "write true or false");
+  else if (collaborators !== null) email.include_collaborators = collaborators;
+  const expires = checkExpiry(known.expires_in, wrong);
+  const written = JSON.stringify(email);
+  const bytes = Buffer.byteLength(written);
+  if (bytes > limits.requestBodyBytes) {
+    problems.push({ path: "", message: `the message takes ${bytes} bytes of JSON, and at most ${limits.requestBodyBytes} are sent` });
+  }
+  if (problems.length > 0) throw new SendCallError(caller, problems);
+  return `{"email":${written},${expires === null ? "" : `"expires_in":${expires},`}"context":${JSON.stringify(context)}}`;
+}
+
+/** Each member is read once, here: a getter cannot answer one thing to the check and another to the send. */
+function readMembers(argument, known, hints, problems) {
+  for (const key of Object.keys(argument)) {
+    const value = argument[key];
+    if (Object.hasOwn(known, key)) known[key] = value ?? null;
+    else if (value !== undefined && value !== null) {
+      const hint = Object.hasOwn(hints, key) ? hints[key] : `there is ${Object.keys(known).join(", ")}`;
+      problems.push({ path: key, message: `unknown key ${shown(key)}: ${hint}` });
+    }
+  }
+}
+
+function checkExpiry(expires, wrong) {
+  if (expires !== null && !(Number.isSafeInteger(expires) && expires >= 1)) {
+    wrong("expires_in", expires, "write whole seconds, at least 1");
+  }
+  return expires;
 }
 
 function checkMethod(method, wrong) {

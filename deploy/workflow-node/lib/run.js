@@ -1,17 +1,20 @@
 // One run of a workflow: what its steps send is collected, and handed over once, when the run ends.
 
 import { SendCallError } from "./errors.js";
-import { sendText } from "./call.js";
+import { emailText, sendText } from "./call.js";
 import { dollar, Said } from "./dollar.js";
 import { handOver, plan } from "./handover.js";
 import { CONTEXT_CHARS } from "./limits.js";
 import { shown } from "./snapshot.js";
 
 /** Senders that the platform has and this tier has not. */
-const OTHER_SENDERS = ["s3", "sql", "email", "emit", "sse", "snowflake"];
+const OTHER_SENDERS = ["s3", "sql", "snowflake"];
+
+/** Senders that are the platform's own, with what each reaches. */
+const PLATFORM_SENDERS = { emit: "the workflows that listen to this one", sse: "the platform's own event streams" };
 
 const AWAIT_HINT = "await has no effect here, and there is no response to read: delivery is asynchronous, "
-  + "the request is made after the workflow finishes. Its record shows what came back.";
+  + "it is made after the workflow finishes. Its record shows what came back.";
 
 export class Run {
   #api;
@@ -94,8 +97,10 @@ export class Run {
   }
 
   #senders(root, step) {
-    const http = (argument) => this.#collect(`${root}.http`, argument, step);
-    const known = { http };
+    const http = (argument) => this.#collect(sendText, `${root}.http`, argument, step);
+    const email = (argument) => this.#collect(emailText, `${root}.email`, argument, step);
+    const known = { http, email };
+    for (const [name, reaches] of Object.entries(PLATFORM_SENDERS)) known[name] = platformsOwn(root, name, reaches);
     for (const name of OTHER_SENDERS) known[name] = unsupported(root, name);
     return new Proxy(Object.freeze(known), {
       // An unknown sender gets a message about senders, not "is not a function". Names that JavaScript itself looks
@@ -107,7 +112,7 @@ export class Run {
     });
   }
 
-  #collect(caller, argument, step) {
+  #collect(write, caller, argument, step) {
     const refuse = (message) => {
       throw new SendCallError(caller, [{ path: "", message }]);
     };
@@ -117,7 +122,7 @@ export class Run {
     const { limits } = this.#options;
     const context = { execution: this.execution, step };
     if (this.workflow !== null) context.workflow = this.workflow;
-    const text = sendText(caller, argument, context, limits);
+    const text = write(caller, argument, context, limits);
     // Reading the argument may have run the author's code (getters, toJSON), which may have sent something itself.
     if (this.#texts.length >= limits.sendsPerExecution) {
       refuse(`this run has ${this.#texts.length} sends already, and an execution may have ${limits.sendsPerExecution}`);
@@ -186,7 +191,17 @@ export class Run {
 
 function unsupported(root, name) {
   return () => {
-    throw new SendCallError(`${root}.${name}`, [{ path: "", message: `not supported: ${root}.http is the only sender here` }]);
+    throw new SendCallError(`${root}.${name}`, [{ path: "", message: `not supported: the senders here are ${root}.http and ${root}.email` }]);
+  };
+}
+
+function platformsOwn(root, name, reaches) {
+  return () => {
+    throw new SendCallError(`${root}.${name}`, [{
+      path: "",
+      message: `${root}.${name} is the platform's own, as it reaches ${reaches}: egressd has no part in it. A platform makes it `
+        + `with POST /v1/sends to its own trigger, { method: "POST", url: TRIGGER, data: event }, or puts its own in place of this`,
+    }]);
   };
 }
 

@@ -121,11 +121,77 @@ test("a secret never stands in a message", () => {
 
 test("the other senders throw at once, naming what is supported", () => {
   const { $, $send } = egress.begin().step("wrong");
-  for (const name of ["s3", "sql", "email", "emit", "sse", "snowflake", "slack"]) {
-    assert.throws(() => $.send[name]({}), { message: `$.send.${name}: not supported: $.send.http is the only sender here` });
-    assert.throws(() => $send[name]({}), { message: `$send.${name}: not supported: $send.http is the only sender here` });
+  for (const name of ["s3", "sql", "snowflake", "slack"]) {
+    assert.throws(() => $.send[name]({}), { message: `$.send.${name}: not supported: the senders here are $.send.http and $.send.email` });
+    assert.throws(() => $send[name]({}), { message: `$send.${name}: not supported: the senders here are $send.http and $send.email` });
   }
 });
+
+test("the platform's own senders say that they are, and name the call that makes them", () => {
+  const run = egress.begin();
+  const { $, $send } = run.step("own");
+  for (const [root, senders] of [["$.send", $.send], ["$send", $send]]) {
+    for (const name of ["emit", "sse"]) {
+      assert.throws(() => senders[name]({ event: 1 }, "channel"), (error) => {
+        assert.ok(error instanceof SendCallError && error instanceof TypeError);
+        assert.ok(error.message.startsWith(`${root}.${name}: ${root}.${name} is the platform's own`), error.message);
+        assert.match(error.message, /POST \/v1\/sends to its own trigger/);
+        return true;
+      });
+    }
+  }
+  assert.equal(run.collected, 0);
+});
+
+test("a message is handed over beside requests, in call order, as it was at the call", async () => {
+  const run = egress.begin({ execution: "mail" });
+  const { $, $send } = run.step("tell");
+  const message = { subject: "Order 7", text: "It has arrived.\n.\n", html: null, include_collaborators: true };
+  assert.equal($.send.email(message), undefined);
+  message.text = "changed";
+  $.send.http({ method: "POST", url });
+  $send.email({ html: "<b>\u{1f980}</b>", expires_in: 60 });
+  const report = await run.end();
+  assert.equal(report.released, 3);
+  const context = { execution: "mail", step: "tell" };
+  assert.deepEqual(mock.items("mail"), [
+    { email: { subject: "Order 7", text: "It has arrived.\n.\n", include_collaborators: true }, context },
+    { method: "POST", url, context },
+    { email: { html: "<b>\u{1f980}</b>" }, expires_in: 60, context },
+  ]);
+});
+
+const WRONG_MAIL = [
+  [undefined, /invalid argument undefined: give one object/],
+  [[], /invalid argument \[\]/],
+  [{}, /there is neither text nor html/],
+  [{ subject: "S" }, /there is neither text nor html/],
+  [{ text: 1 }, "$.send.email: invalid value 1 for text: write a string"],
+  [{ text: "a\0b" }, /mail cannot carry the character U\+0000/],
+  [{ text: "x", subject: "a\r\nBcc: victim@example.org" }, /for subject: a subject is one line/],
+  [{ text: "x", subject: "x".repeat(501) }, /\[501 characters\] for subject: at most 500/],
+  [{ text: "x", to: "victim@example.org" }, /unknown key to: mail goes to the tenant's own address/],
+  [{ text: "x", from: "a@b" }, /unknown key from: the operator has configured the sender/],
+  [{ text: "x", attachments: [] }, /unknown key attachments/],
+  [{ text: "x", constructor: 1 }, /unknown key constructor: there is subject, text/],
+  [{ text: "x", include_collaborators: "yes" }, /for include_collaborators: write true or false/],
+  [{ text: "x", expires_in: 0 }, /for expires_in: write whole seconds/],
+  [{ text: "x".repeat(1024 * 1024) }, /the message takes \d+ bytes of JSON/],
+];
+
+for (const [at, [argument, message]] of WRONG_MAIL.entries()) {
+  test(`wrong message ${at}: ${message}`, () => {
+    const run = egress.begin();
+    const { $ } = run.step("wrong");
+    assert.throws(() => $.send.email(argument), (error) => {
+      assert.ok(error instanceof SendCallError);
+      if (typeof message === "string") assert.equal(error.message, message);
+      else assert.match(error.message, message);
+      return true;
+    });
+    assert.equal(run.collected, 0);
+  });
+}
 
 test("what is sent is what the object was at the call", async () => {
   const run = egress.begin({ execution: "snapshot" });
