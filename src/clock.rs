@@ -1,6 +1,6 @@
 //! The one place that reads a clock. Deciding modules take `now` as an argument instead.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -35,43 +35,55 @@ const KEPT: SignedDuration = SignedDuration::from_secs(1);
 /// What is known of the time of day beside what the system says.
 struct Known {
     followed: Option<Followed>,
-    course: Option<Arc<Course>>,
+    course: Option<Course>,
+}
+
+impl Known {
+    fn told(&self, own: Timestamp, at: Uptime) -> Timestamp {
+        self.followed.map_or(own, |followed| of_both(own, followed, at))
+    }
 }
 
 static KNOWN: RwLock<Known> = RwLock::new(Known { followed: None, course: None });
 
 /// The time of day, for records and dates. May step; never used to measure.
 pub fn wall() -> Timestamp {
-    look().0
+    look(|now, _| now)
 }
 
-/// The time of day, and how it went since this process began to look.
-#[allow(clippy::disallowed_methods, reason = "the one place that may")]
-fn look() -> (Timestamp, Arc<Course>) {
-    let before = Uptime::now();
-    let own = Timestamp::now();
-    let after = Uptime::now();
-    let (followed, course) = {
-        let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
-        (known.followed, known.course.clone())
-    };
-    let told = followed.map_or(own, |followed| of_both(own, followed, after));
-    if let Some(course) = course
-        // Of one that was held up between its looks at the two clocks nothing can be told.
-        && (after.since(before) >= AT_ONCE || course.stepped(told, before).is_none())
+/// With the time of day, and how it went since this process began to look.
+fn look<T>(of: impl FnOnce(Timestamp, &Course) -> T) -> T {
+    let (at, own) = both();
     {
-        return (told, course);
+        let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
+        let now = known.told(own, at);
+        if let Some(course) = &known.course
+            && course.stepped(now, at).is_none()
+        {
+            return of(now, course);
+        }
     }
+    // It was set, or this thread was held up between the two clocks.
+    let (before, own) = both();
+    let after = Uptime::now();
     let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
-    let course = match &known.course {
-        None => Arc::new(Course::from(told, before)),
-        Some(course) => match course.stepped(told, before) {
-            None => course.clone(),
-            Some(by) => Arc::new(course.set(by, told, before)),
+    let now = known.told(own, after);
+    let course = match known.course.take() {
+        None => Course::from(now, before),
+        // Of one that was held up nothing can be told.
+        Some(course) if after.since(before) >= AT_ONCE => course,
+        Some(course) => match course.stepped(now, before) {
+            None => course,
+            Some(by) => course.set(by, now, before),
         },
     };
-    known.course = Some(course.clone());
-    (told, course)
+    of(now, known.course.insert(course))
+}
+
+/// The clock that nobody sets, and then what the system says.
+#[allow(clippy::disallowed_methods, reason = "the one place that may")]
+fn both() -> (Uptime, Timestamp) {
+    (Uptime::now(), Timestamp::now())
 }
 
 /// How the time of day goes beside the one that nobody sets.
@@ -156,26 +168,23 @@ fn later(at: Timestamp, by: SignedDuration) -> Timestamp {
 /// process lives, and that counts a machine's sleep. It orders and subtracts within this process, and is written down
 /// nowhere. One that is still to come counts as now.
 pub fn steady(at: Timestamp) -> Timestamp {
-    let (now, course) = look();
-    course.steady(at, now)
+    look(|now, course| course.steady(at, now))
 }
 
 /// How long it was from one time of day to a later one, both past, however it was set in between while this process
 /// lived. Where it was set before that, as far as the two tell; never less than nothing.
 pub fn waited(from: Timestamp, to: Timestamp) -> Duration {
-    let (now, course) = look();
-    course.waited(from, to, now)
+    look(|now, course| course.waited(from, to, now))
 }
 
 /// The later of two times of day that are past; of a clock that was set back between them, that is the lesser.
 pub fn later_of(one: Timestamp, other: Timestamp) -> Timestamp {
-    let (now, course) = look();
-    std::cmp::max_by_key(one, other, |at| (course.steady(*at, now), *at))
+    look(|now, course| std::cmp::max_by_key(one, other, |at| (course.steady(*at, now), *at)))
 }
 
 /// The time of day that is now this [`steady`] one.
 pub fn unsteady(at: Timestamp) -> Timestamp {
-    at.checked_sub(look().1.last().off).unwrap_or(at)
+    at.checked_sub(look(|_, course| course.last().off)).unwrap_or(at)
 }
 
 /// The followed one's, where the system's is not kept.
