@@ -364,7 +364,7 @@ fn replay(
                     tenant: done.map_or(0, TenantHash::short),
                     outcome: form.outcome(),
                 };
-                let written = this.segment.write_end(seq, &end);
+                let written = this.segment.write_ends(seq, &end.encode());
                 this.segment
                     .change_zones(|known| known.newest_finished_at = known.newest_finished_at.max(end.finished_at));
                 if let Err(error) = written {

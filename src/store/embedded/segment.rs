@@ -398,13 +398,14 @@ impl Segment {
 
     // The tail.
 
-    pub fn write_end(&self, seq: u64, end: &End) -> io::Result<()> {
-        let Some(place) = seq.checked_sub(self.first_seq) else { return Ok(()) };
+    /// Writes ends that follow on each other, the first with this number.
+    pub fn write_ends(&self, first_seq: u64, ends: &[u8]) -> io::Result<()> {
+        let Some(place) = first_seq.checked_sub(self.first_seq) else { return Ok(()) };
         let _lock = self.table_lock.write().unwrap_or_else(PoisonError::into_inner);
-        let written = self.ends.write_all_at(&end.encode(), place * END_BYTES as u64);
+        let written = self.ends.write_all_at(ends, place * END_BYTES as u64);
         self.dirty.store(true, Ordering::Release);
         written?;
-        let count = u32::try_from(place + 1).unwrap_or(u32::MAX);
+        let count = u32::try_from(place + (ends.len() / END_BYTES) as u64).unwrap_or(u32::MAX);
         self.ends_count.fetch_max(count, Ordering::AcqRel);
         Ok(())
     }

@@ -34,7 +34,7 @@ use self::batch::{Batch, Effect, Reply, Was};
 pub use self::job::{AcceptJob, AcceptedJob, Answer, BeginJob, EndJob, FinishJob, Job, StoreEndJob};
 use super::files::Link;
 use super::segment::{End, SEND_BYTES, Segment};
-use super::table::{MOVED, Row};
+use super::table::{MOVED, ROW_BYTES, Row};
 use super::waiting::{Hand, Queued, Taken, second, second_after};
 use super::{Fault, Shared, cannot_write, checkpoint, closed, locked};
 use crate::clock;
@@ -51,6 +51,9 @@ pub const TRY_AGAIN_EVERY: Duration = Duration::from_millis(if cfg!(test) { 20 }
 const LOOK_EVERY: Duration = Duration::from_millis(if cfg!(test) { 20 } else { 500 });
 /// What a try writes.
 const PROBE_BYTES: usize = 64 * 1024;
+/// Rows that are changed together are read and written in one, where no more than so many lie between two of them: as
+/// many bytes as a call of the system costs.
+const ROWS_APART: u32 = 16;
 /// A log never grows past what an [`Extent`](super::table::Extent) can name.
 const LOG_BYTES_MAX: u64 = 3 << 30;
 
@@ -416,29 +419,35 @@ impl Writer {
     }
 
     fn apply_owed(&mut self) {
-        let mut owed = std::mem::take(&mut self.owed).into_iter();
-        while let Some(effect) = owed.next() {
-            if let Err(error) = self.apply(&effect) {
-                self.owed = std::iter::once(effect).chain(owed).collect();
-                self.shared.in_debt.store(true, Ordering::Release);
-                self.fail(&error);
-                return;
+        let owed = std::mem::take(&mut self.owed);
+        let rows = match self.write_tables(&owed) {
+            Ok(rows) => rows,
+            Err(error) => return self.owe(owed, &error),
+        };
+        let mut owed = owed.into_iter().zip(rows);
+        while let Some((effect, row)) = owed.next() {
+            if let Err(error) = self.apply(&effect, row) {
+                let rest = owed.map(|(effect, _)| effect);
+                return self.owe(std::iter::once(effect).chain(rest).collect(), &error);
             }
         }
         self.shared.in_debt.store(false, Ordering::Release);
     }
 
-    /// Changes tables first, memory after, so that a try that failed may be made again.
-    fn apply(&mut self, effect: &Effect) -> Result<(), StoreError> {
+    fn owe(&mut self, owed: Vec<Effect>, error: &StoreError) {
+        self.owed = owed;
+        if !self.owed.is_empty() {
+            self.shared.in_debt.store(true, Ordering::Release);
+        }
+        self.fail(error);
+    }
+
+    /// Changes memory, which comes after the tables, so that a try that failed may be made again. With the row of what
+    /// began or ended, where it is not damaged.
+    fn apply(&mut self, effect: &Effect, row: Option<Row>) -> Result<(), StoreError> {
         let newest = self.newest.clone();
-        let failed = |segment: &Segment| {
-            let directory = segment.directory.clone();
-            move |error: io::Error| cannot_write(&directory, error)
-        };
-        self.shared.faults.pass(Fault::Table).map_err(failed(&newest))?;
         match effect {
-            Effect::Sends { first, rows, sends, bodies, tenant, by, courses } => {
-                newest.write_rows(*first, rows).map_err(failed(&newest))?;
+            Effect::Sends { first, sends, bodies, tenant, by, courses } => {
                 newest.add_rows(*first, sends);
                 for ((row, bodies), (_, _, tenant)) in sends.iter().zip(bodies).zip(courses) {
                     self.shared.store(&newest, *tenant, u64::from(row.accepted.length) + SEND_BYTES, *bodies);
@@ -511,31 +520,9 @@ impl Writer {
                 newest.change_growing(|growing| growing.add_ending(*execution, *at, *ended));
                 locked(&self.shared.waiting).close(*execution, *ended);
             }
-            Effect::Begin { send, id, at, by } => {
-                let segment = self.segment_of(send.segment)?;
-                if let Some(mut row) = self.shared.sound_row(&segment, send.row)? {
-                    row.started_at = *at;
-                    segment.write_rows(send.row, &row.encode()).map_err(failed(&segment))?;
-                }
-                locked(&self.shared.waiting).begin(*id, *by);
-            }
+            Effect::Begin { id, by, .. } => locked(&self.shared.waiting).begin(*id, *by),
             Effect::Finish { send, id, seq, at, facts, was, body } => {
                 let segment = self.segment_of(send.segment)?;
-                let row = self.shared.sound_row(&segment, send.row)?.map(|mut row| {
-                    facts.apply(&mut row, newest.number, *at);
-                    row
-                });
-                if let Some(row) = &row {
-                    segment.write_rows(send.row, &row.encode()).map_err(failed(&segment))?;
-                }
-                let end = End {
-                    finished_at: facts.finished_at,
-                    segment: send.segment,
-                    row: send.row,
-                    tenant: send.tenant.short(),
-                    outcome: facts.outcome,
-                };
-                newest.write_end(*seq, &end).map_err(failed(&newest))?;
                 match &row {
                     Some(row) => {
                         if row.is_sealed() {
@@ -570,6 +557,87 @@ impl Writer {
         Ok(())
     }
 
+    /// Writes what a batch's effects change in the tables, and gives of each that begins or ends a send its row; `None`:
+    /// that is damaged. The rows and ends of a batch follow on each other, and what began together ends together: however
+    /// many sends are in it, these are a few writes.
+    fn write_tables(&self, effects: &[Effect]) -> Result<Vec<Option<Row>>, StoreError> {
+        if effects.is_empty() {
+            return Ok(Vec::new());
+        }
+        let newest = &self.newest;
+        self.shared.faults.pass(Fault::Table).map_err(failed(newest))?;
+        let (mut first_row, mut accepted) = (None, Vec::new());
+        let (mut first_seq, mut ends) = (None, Vec::new());
+        let mut changed = Vec::new();
+        for (at, effect) in effects.iter().enumerate() {
+            match effect {
+                Effect::Sends { first, sends, .. } => {
+                    first_row.get_or_insert(*first);
+                    sends.iter().for_each(|row| accepted.extend_from_slice(&row.encode()));
+                }
+                Effect::Begin { send, .. } => changed.push((send.segment, send.row, at)),
+                Effect::Finish { send, seq, facts, .. } => {
+                    first_seq.get_or_insert(*seq);
+                    changed.push((send.segment, send.row, at));
+                    let end = End {
+                        finished_at: facts.finished_at,
+                        segment: send.segment,
+                        row: send.row,
+                        tenant: send.tenant.short(),
+                        outcome: facts.outcome,
+                    };
+                    ends.extend_from_slice(&end.encode());
+                }
+                _ => {}
+            }
+        }
+        if let Some(first) = first_row {
+            newest.write_rows(first, &accepted).map_err(failed(newest))?;
+        }
+        let mut rows = vec![None; effects.len()];
+        changed.sort_unstable();
+        for near in changed.chunk_by(|one, next| one.0 == next.0 && next.1 - one.1 <= ROWS_APART) {
+            self.change_rows(effects, near, &mut rows)?;
+        }
+        if let Some(first) = first_seq {
+            newest.write_ends(first, &ends).map_err(failed(newest))?;
+        }
+        Ok(rows)
+    }
+
+    /// Changes rows of one segment: its number, theirs in rising order, and of each its effect. Rows between them are
+    /// written as they were read: nobody else writes there.
+    fn change_rows(
+        &self,
+        effects: &[Effect],
+        near: &[(u32, u32, usize)],
+        changed: &mut [Option<Row>],
+    ) -> Result<(), StoreError> {
+        let [(segment, first, _), ..] = *near else { return Ok(()) };
+        let last = near.last().map_or(first, |(_, last, _)| *last);
+        let segment = self.segment_of(segment)?;
+        let mut rows = Vec::new();
+        let are_there = match segment.rows(first, last + 1, &mut rows) {
+            Ok(()) => true,
+            // The table ends before. Each row tells of itself.
+            Err(StoreError::Damaged(_)) => false,
+            Err(error) => return Err(error),
+        };
+        for &(_, number, at) in near {
+            let place = &mut rows[(number - first) as usize * ROW_BYTES..][..ROW_BYTES];
+            let sound = place.first_chunk().filter(|_| are_there).and_then(Row::decode);
+            let sound = sound.map_or_else(|| self.shared.sound_row(&segment, number), |row| Ok(Some(row)))?;
+            let Some(mut row) = sound else { continue };
+            effects[at].change(&mut row, self.newest.number);
+            place.copy_from_slice(&row.encode());
+            if !are_there {
+                segment.write_rows(number, place).map_err(failed(&segment))?;
+            }
+            changed[at] = Some(row);
+        }
+        if are_there { segment.write_rows(first, &rows).map_err(failed(&segment)) } else { Ok(()) }
+    }
+
     fn segment_of(&self, number: u32) -> Result<Arc<Segment>, StoreError> {
         if number == self.newest.number {
             return Ok(self.newest.clone());
@@ -594,6 +662,11 @@ impl Writer {
             self.bytes_gauge.set((records + bodies) as f64);
         }
     }
+}
+
+fn failed(segment: &Segment) -> impl FnOnce(io::Error) -> StoreError {
+    let directory = segment.directory.clone();
+    move |error| cannot_write(&directory, error)
 }
 
 /// Why an error of this store is one, without whose it is.

@@ -294,6 +294,71 @@ async fn a_damaged_row_of_a_send_that_waits_costs_nobody_anything() {
     assert_eq!(page.sends.iter().rev().map(|record| record.id).collect::<Vec<_>>(), ids);
 }
 
+/// The ends of one batch are written together, over rows of others: whatever of the table is damaged, each is told of,
+/// and no other row changes.
+#[tokio::test]
+async fn what_ends_together_leaves_the_rows_between_as_they_are() {
+    let ending = [59, 1, 2, 5, 17, 18, 40];
+    // Of what ends nothing is damaged, a row is, or the table ends before it.
+    for harm in ["", "a row", "cut short"] {
+        let disk = OnDisk::fresh().await;
+        let mut ids = Vec::new();
+        for _ in 0..60 {
+            let id = accept_one(disk.store(), disk.session(), &draft()).await;
+            begin_one(disk.store(), disk.session(), begin_of(id, &draft(), at(1))).await.expect("begun");
+            ids.push(id);
+        }
+        let path = disk.file_of_newest("table");
+        // One that goes on.
+        flip_in_table(&path, 3);
+        match harm {
+            "a row" => flip_in_table(&path, 17),
+            "cut short" => change(&path, |table| table.truncate(40 * table::ROW_BYTES)),
+            _ => {}
+        }
+        let before = fs::read(&path).expect("readable");
+        let held_up = locked(&disk.shared().faults.refusing);
+        let mut ends = Vec::new();
+        for number in ending {
+            let end = disk.store().finish(disk.session(), finished(ids[number], 200, at(2)));
+            let mut end = Box::pin(tokio::task::unconstrained(end));
+            assert!(end.as_mut().now_or_never().is_none());
+            ends.push(end);
+        }
+        drop(held_up);
+        for end in ends {
+            end.await.expect("ended");
+        }
+        let after = fs::read(&path).expect("readable");
+        let rows = before.chunks(table::ROW_BYTES).zip(after.chunks(table::ROW_BYTES)).enumerate();
+        for (number, (before, after)) in rows {
+            let changes = ending.contains(&number) && !(harm == "a row" && number == 17);
+            assert_eq!(before != after, changes, "row {number}, {harm:?}");
+        }
+        let lost: &[usize] = match harm {
+            "a row" => &[17],
+            "cut short" => &[40, 59],
+            _ => &[],
+        };
+        let told = disk.store().damage();
+        for number in lost {
+            let at = number * table::ROW_BYTES;
+            let where_ = format!("table is unreadable at bytes {at} to ");
+            assert!(told.iter().any(|line| line.contains(&where_)), "{where_}: {told:?}");
+        }
+        assert_eq!(told.len(), lost.len(), "{told:?}");
+        let (disk, recovered) = disk.harmed(|_| {}).await;
+        assert_eq!(recovered.interrupted as usize, ids.len() - ending.len());
+        for number in ending {
+            let record = disk.store().record(Reach::All, ids[number], false).await.unwrap().expect("known");
+            assert_eq!(record.ended.map(|ended| ended.outcome), Some(Outcome::Delivered), "{number}, {harm:?}");
+        }
+        let (items, _) = disk.store().finished_after(TailPlace::START, Filter::of(Reach::All), 7).await.unwrap();
+        let told: Vec<_> = items.iter().map(|item| item.record.id).collect();
+        assert_eq!(told, ending.map(|number| ids[number]), "in the order in which they ended");
+    }
+}
+
 #[tokio::test]
 async fn a_damaged_row_is_told_and_its_record_is_read_from_the_log() {
     // Of sends that ended in the log they were accepted in, and of one that did in a later one.

@@ -12,7 +12,7 @@ use crate::store::embedded::hashes::{ExecutionHash, TenantHash};
 use crate::store::embedded::locked;
 use crate::store::embedded::read::payload;
 use crate::store::embedded::segment::{END_BYTES_RESERVED, FIRST_SEGMENT, SEND_BYTES, Segment};
-use crate::store::embedded::table::{CARRIED, Extent, FIRST, ROW_BYTES, Row};
+use crate::store::embedded::table::{CARRIED, Extent, FIRST, Row};
 use crate::store::embedded::waiting::{Counted, Hand, Place};
 use crate::store::view::EndedExecution;
 use crate::store::wire::{self, CallForm, EndingForm, KeyForm};
@@ -26,7 +26,6 @@ const BATCH_BYTES: usize = 8 << 20;
 pub enum Effect {
     Sends {
         first: u32,
-        rows: Vec<u8>,
         sends: Vec<Row>,
         /// Bytes of the bodies of each, but for what was written ahead.
         bodies: Vec<u64>,
@@ -71,6 +70,17 @@ pub enum Effect {
         was: Was,
         body: u64,
     },
+}
+
+impl Effect {
+    /// What this changes in the row of a send that begins or ends, where logs are written to this segment.
+    pub fn change(&self, row: &mut Row, newest: u32) {
+        match self {
+            Self::Begin { at, .. } => row.started_at = *at,
+            Self::Finish { at, facts, .. } => facts.apply(row, newest, *at),
+            _ => {}
+        }
+    }
 }
 
 /// A send that was moved on.
@@ -208,7 +218,6 @@ impl Writer {
         let first = self.newest.row_count() + batch.rows;
         let count = job.sends.len() as u32;
         let log_at = self.newest.log_bytes.load(Ordering::Relaxed);
-        let mut rows = Vec::with_capacity(job.sends.len() * ROW_BYTES);
         let mut sends = Vec::with_capacity(job.sends.len());
         let mut begun = Vec::new();
         let mut bodies = Vec::with_capacity(job.sends.len());
@@ -237,7 +246,6 @@ impl Writer {
                 begun.push(BeginHead { id: head.id, segment: batch.segment, row: head.row, at: send.row.created_at });
                 send.row.started_at = send.row.created_at;
             }
-            rows.extend_from_slice(&send.row.encode());
             sends.push(send.row);
         }
         // Behind the whole call, so that no start is read of a send that was never accepted.
@@ -251,7 +259,7 @@ impl Writer {
         let ids: Vec<SendId> = sends.iter().map(Row::id).collect();
         let created_at = sends.first().map_or(0, |send| send.created_at);
         let (tenant, by) = (job.tenant, job.by.incarnation());
-        batch.effects.push(Effect::Sends { first, rows, sends, bodies, tenant, by, courses });
+        batch.effects.push(Effect::Sends { first, sends, bodies, tenant, by, courses });
         if let Some((hash, key)) = job.key {
             // The first place is its first send's frame. A frame that is lost takes one of them, and the key is known
             // by the other: the call is not made again.
