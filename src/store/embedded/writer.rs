@@ -42,7 +42,7 @@ use crate::send::{SendId, TenantId};
 use crate::store::{Course, Session, StoreError, wire};
 
 /// Under load commits are at least this far apart, so that more callers share each; a caller on its own never waits.
-const COMMIT_EVERY: Duration = Duration::from_millis(1);
+const COMMIT_EVERY: Duration = Duration::from_millis(2);
 /// A batch of this many jobs need not wait for more.
 const BATCH_ENOUGH: usize = 64;
 /// While nothing can be written, a try this often.
