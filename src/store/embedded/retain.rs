@@ -41,18 +41,18 @@ pub fn past_their_time(shared: &Shared, now: Option<Timestamp>) -> Vec<Past> {
     let settings = &shared.settings;
     let segments = shared.segments();
     let newest = segments.len().saturating_sub(1);
-    let (mut record_bytes, mut body_bytes) = shared.bytes();
+    // Asked once of each: an index that is written meanwhile has another size, and what is left would be less than nothing.
+    let sizes: Vec<(u64, u64)> = segments.iter().map(|segment| segment.bytes()).collect();
+    let mut left: u64 = sizes.iter().map(|(records, bodies)| records + bodies).sum();
     let mut past = Vec::new();
-    for segment in &segments[..newest] {
+    for (segment, (records, bodies)) in segments[..newest].iter().zip(sizes) {
         // What ended late in this log keeps it, and the records of those sends are no older than that.
         let newest_at = segment.zones().newest_at();
-        let (records, bodies) = segment.bytes();
         let by_age = now.is_some_and(|now| older(now, newest_at, settings.retention));
-        if !by_age && record_bytes + body_bytes <= settings.max_bytes {
+        if !by_age && left <= settings.max_bytes {
             break;
         }
-        record_bytes -= records;
-        body_bytes -= bodies;
+        left -= records + bodies;
         past.push(Past { segment: segment.clone(), by_age });
     }
     past
