@@ -2,6 +2,7 @@
 //! ledger.
 
 mod events;
+mod mail;
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
