@@ -10,19 +10,19 @@ use crate::deadline::Deadline;
 use crate::deliver::Deliverer;
 use crate::dial::resolve::inquiry::Inquiry;
 use crate::outcome::{Code, Failure};
-use crate::policy::{Asker, Purpose, Verdict};
+use crate::policy::{Asker, Destination, Purpose, Verdict};
 use crate::redact::RedactKey;
 use crate::send::parse::target_of;
-use crate::send::{Method, Target};
+use crate::send::{Kind, Method, Target};
 use crate::source::Source;
 use crate::world::World;
 
 /// The answer: what a real send would meet up to its connection.
 #[derive(Clone, Debug)]
 pub struct Explanation {
-    pub method: Method,
-    /// As parsed; as given, with userinfo redacted and cut to what a URL may have, where it was refused.
-    pub url: String,
+    /// `None`: it is a message. Else its method, and its URL: as parsed; as given, with userinfo redacted and cut to what
+    /// a URL may have, where it was refused.
+    pub request: Option<(Method, String)>,
     /// `None`: it would be tried. Else why not; the code is the rule that decided (or why it would fail).
     pub refusal: Option<Failure>,
     /// A rule that report mode lets pass.
@@ -62,8 +62,7 @@ impl Explainer {
             Target::Url(url) => url,
             Target::Refused { shown, denial } => {
                 return Explanation {
-                    method,
-                    url: shown,
+                    request: Some((method, shown)),
                     refusal: Some(denial),
                     would_block: None,
                     resolved: Vec::new(),
@@ -72,21 +71,45 @@ impl Explainer {
             }
         };
         let judged = self.world.judge_url(asker, &url, clock::wall());
-        let mut explanation = Explanation {
-            method,
-            url: url.as_str().to_owned(),
+        let explanation = Explanation {
+            request: Some((method, url.as_str().to_owned())),
             refusal: judged.denial.map(Failure::from),
             would_block: judged.would_block,
             resolved: Vec::new(),
             source: None,
         };
+        self.looked(explanation, asker, url.destination(), Kind::Http, Purpose::Delivery).await
+    }
+
+    /// The same of a message by this relay.
+    pub async fn of_message(&self, asker: Asker<'_>, relay: &Destination) -> Explanation {
+        let denial = self.world.judge_endpoint(asker, relay, Purpose::Relay);
+        let explanation = Explanation {
+            request: None,
+            refusal: denial.map(Failure::from),
+            would_block: None,
+            resolved: Vec::new(),
+            source: None,
+        };
+        self.looked(explanation, asker, relay, Kind::Email, Purpose::Relay).await
+    }
+
+    /// With what its destination comes to, where nothing was said against it before.
+    async fn looked(
+        &self,
+        mut explanation: Explanation,
+        asker: Asker<'_>,
+        to: &Destination,
+        kind: Kind,
+        purpose: Purpose,
+    ) -> Explanation {
         if explanation.refusal.is_some() {
             return explanation;
         }
         let settings = self.world.settings();
-        let deadline = Deadline::start(settings.config.delivery.deadline);
+        let deadline = Deadline::start(settings.config.deadline_of(kind));
         let inquiry = Inquiry::default();
-        let look = self.deliverer.dialer().look(asker, url.destination(), &settings, Purpose::Delivery, &inquiry);
+        let look = self.deliverer.dialer().look(asker, to, &settings, purpose, &inquiry);
         match deadline.bound(look).await {
             None => explanation.refusal = Some(inquiry.ran_out(deadline.total())),
             Some(look) => {

@@ -13,21 +13,25 @@ use utoipa::ToSchema;
 
 use super::access::{Caller, Need};
 use super::problem::{Problem, ProblemView};
+use super::sends::bounds;
 use super::view::{ResolvedView, Sight};
 use super::{Shared, json, openapi, query};
 use crate::explain::Explanation;
 use crate::outcome::{Ended, Outcome};
 use crate::policy::{Asker, without_internal_addresses, written_address};
-use crate::send::{TenantId, parse};
+use crate::send::TenantId;
+use crate::send::parse::{self, Outline};
 
 /// What would become of a send.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Explanation)]
 pub struct ExplanationView<'a> {
     tenant: &'a str,
-    #[schema(schema_with = openapi::method)]
-    method: &'static str,
-    url: &'a str,
+    /// `null`, as is `url`, of a message.
+    #[schema(schema_with = openapi::method_or_null, required)]
+    method: Option<&'static str>,
+    #[schema(required)]
+    url: Option<&'a str>,
     /// `allowed`: it would be tried; `blocked`: by the policy; `failed`: no address or no source for it.
     #[schema(schema_with = openapi::explained_verdict)]
     verdict: &'static str,
@@ -59,15 +63,15 @@ impl<'a> ExplanationView<'a> {
         let source = explanation.source.as_ref();
         Self {
             tenant: tenant.as_str(),
-            method: explanation.method.label(),
-            url: &explanation.url,
+            method: explanation.request.as_ref().map(|(method, _)| method.label()),
+            url: explanation.request.as_ref().map(|(_, url)| url.as_str()),
             verdict,
             code: refusal.map(|refusal| refusal.code.label()),
             message: refusal.map(|refusal| match sight.operate {
                 true => Cow::Borrowed(&*refusal.message),
                 // What the author wrote is no news.
                 false => {
-                    let written = written_address(&explanation.url);
+                    let written = explanation.request.as_ref().and_then(|(_, url)| written_address(url));
                     without_internal_addresses(&refusal.message, |ip| written == Some(ip))
                 }
             }),
@@ -79,7 +83,8 @@ impl<'a> ExplanationView<'a> {
     }
 }
 
-/// Say what would become of a send. It counts as a try; nothing is sent.
+/// Say what would become of a send: of a request by its method and URL, or of a message. It counts as a try; nothing is
+/// sent.
 #[utoipa::path(
     post, path = "/v1/explain", operation_id = "explain", tag = "policy",
     params(openapi::Tenant),
@@ -99,13 +104,21 @@ pub(super) async fn explain(State(api): State<Arc<Shared>>, request: Request) ->
     query::none(request.uri().query())?;
     let received = api.body(&caller, request).await?;
     let (redact_key, of) = (api.redact_key.clone(), tenant.clone());
+    let bounds = bounds(&api.world.config(), &tenant);
+    let relay = bounds.mail.relay().cloned().ok();
     let read = move |bytes: &Bytes| {
-        let (method, url) = parse::method_and_url(bytes)?;
-        Ok((method, parse::target_of(&url, redact_key.of(&of))))
+        Ok(match parse::outline(bytes, &bounds)? {
+            Outline::Http(method, url) => Some((method, parse::target_of(&url, redact_key.of(&of)))),
+            Outline::Email => None,
+        })
     };
-    let ((method, target), _) = api.read(received, &tenant, read).await?;
+    let (request, _) = api.read(received, &tenant, read).await?;
     let asker = Asker { tenant: &tenant, workflow: None };
-    let explanation = api.explainer.of(asker, method, target).await;
+    let explanation = match (request, relay) {
+        (Some((method, target)), _) => api.explainer.of(asker, method, target).await,
+        (None, Some(relay)) => api.explainer.of_message(asker, &relay).await,
+        (None, None) => return Err(Problem::shape("mail is not set up for this tenant")),
+    };
     let sight = Sight { operate: caller.operate, bodies: false };
     Ok(json(StatusCode::OK, &ExplanationView::new(&tenant, &explanation, sight)))
 }

@@ -122,6 +122,12 @@ fn mend(document: &mut Value) {
     if let Some(resend) = document.pointer_mut("/components/schemas/Resend") {
         resend["not"] = both;
     }
+    if let Some(explain) = document.pointer_mut("/components/schemas/Explain") {
+        explain["oneOf"] = json!([
+            {"allOf": [given(&["method", "url"]), absent(&"email")]},
+            {"allOf": [given(&["email"]), absent(&"method"), absent(&"url")]},
+        ]);
+    }
     if let Some(email) = document.pointer_mut("/components/schemas/Email") {
         email["anyOf"] = json!([given(&["text"]), given(&["html"])]);
     }
@@ -506,8 +512,11 @@ pub(super) struct ResendBody {
 #[allow(dead_code, reason = "a description; `send::parse` reads it")]
 pub(super) struct ExplainBody {
     #[schema(schema_with = method)]
-    method: String,
-    url: String,
+    method: Option<String>,
+    #[schema(nullable = false)]
+    url: Option<String>,
+    /// In place of both.
+    email: Option<EmailBody>,
 }
 
 /// `{tenant, workflow?, reason}` or `{host, reason}`.
@@ -562,6 +571,10 @@ pub(super) fn statuses() -> Array {
 
 pub(super) fn method() -> Object {
     text_of(Method::ALL.iter().map(|one| one.label()), false)
+}
+
+pub(super) fn method_or_null() -> Object {
+    text_of(Method::ALL.iter().map(|one| one.label()), true)
 }
 
 pub(super) fn state() -> Object {

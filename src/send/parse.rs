@@ -147,21 +147,39 @@ pub fn supplied(raw: &Bytes, bounds: &Bounds, content_type: Option<&str>) -> Res
     }
 }
 
-/// Reads `{method, url}`: what explaining a send needs of it.
-pub fn method_and_url(raw: &Bytes) -> Result<(Method, String), Vec<ShapeProblem>> {
+/// What explaining a send needs of it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outline {
+    Http(Method, String),
+    Email,
+}
+
+/// Reads `{method, url}`, or `{email}` as a send has it.
+pub fn outline(raw: &Bytes, bounds: &Bounds) -> Result<Outline, Vec<ShapeProblem>> {
     let mut problems = Problems::default();
     let Some(json) = whole(raw, &mut problems) else { return Err(problems.into_list()) };
-    let what = "it must be an object with method and url";
+    let what = "it must be an object with method and url, or with email";
     let Some(members) = Members::expect(json, At::Root, what, &mut problems) else { return Err(problems.into_list()) };
-    let [method, url] = known(&members, &["method", "url"], At::Root, &mut problems, |key| {
+    let [method, url, email] = known(&members, &["method", "url", "email"], At::Root, &mut problems, |key| {
         SEND_KEYS.contains(&key).then_some("the policy looks at method and url alone: leave it out")
     });
+    if let Some(email) = email {
+        for (name, _) in [("method", method), ("url", url)].iter().filter(|(_, value)| value.is_some()) {
+            let beside = "stands beside email: a send goes to one destination";
+            problems.add(At::Key(&At::Root, name), beside, "ask about one of the two");
+        }
+        let read = read_email(email, At::Key(&At::Root, "email"), bounds, &mut problems);
+        return match read {
+            Some(_) if problems.is_empty() => Ok(Outline::Email),
+            _ => Err(problems.into_list()),
+        };
+    }
     let method = required(method, At::Root, "method", &mut problems);
     let method = method.and_then(|(value, at)| read_method(value, at, &mut problems));
     let url = required(url, At::Root, "url", &mut problems);
     let url = url.and_then(|(value, at)| read_url(value, at, &mut problems));
     match (method, url) {
-        (Some(method), Some(url)) if problems.is_empty() => Ok((method, url.into_owned())),
+        (Some(method), Some(url)) if problems.is_empty() => Ok(Outline::Http(method, url.into_owned())),
         _ => Err(problems.into_list()),
     }
 }

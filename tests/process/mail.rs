@@ -76,7 +76,19 @@ async fn a_message_is_told_of_as_any_send_is() {
     assert_eq!(record["connection"]["remote_port"], relay.address.port());
     assert_eq!(record["connection"]["tls"]["version"], "TLSv1.3");
     let source = record["connection"]["public_ip"].as_str().expect("a source").to_owned();
-    assert_eq!(relay.seen().peers.iter().map(ToString::to_string).collect::<Vec<_>>(), [source]);
+    assert_eq!(relay.seen().peers.iter().map(ToString::to_string).collect::<Vec<_>>(), [source.as_str()]);
+
+    // As it was explained: the same relay, judged and from the same source.
+    let ask = json!({"email": {"text": "x"}}).to_string();
+    let (status, explained) = node.call("POST", "/v1/explain", &ask).await.expect("an answer");
+    assert_eq!(
+        (status, &explained["verdict"], &explained["method"]),
+        (200, &json!("allowed"), &Value::Null),
+        "{explained}"
+    );
+    assert_eq!((&explained["public_ip"], &explained["resolved"]), (&json!(source), &record["connection"]["resolved"]));
+    let both = json!({"email": {"text": "x"}, "method": "GET"}).to_string();
+    assert_eq!(node.call("POST", "/v1/explain", &both).await.expect("an answer").0, 400);
 
     // In lists without its content, in counts, in what is searched, and by the relay's host.
     let settled = node.settled().await;
@@ -175,6 +187,8 @@ async fn a_refusal_is_a_rejection_with_the_relays_words_and_a_suspension_stops_m
     assert_eq!((&record["outcome"], &record["error"]["code"]), (&json!("blocked"), &json!("suspended")), "{record}");
     let record = node.done_as("default", &id_of(&accepted(&node, "/v1/sends", &mail).await)).await;
     assert_eq!((&record["outcome"], &record["error"]["code"]), (&json!("blocked"), &json!("suspended")), "{record}");
+    let (_, explained) = node.call("POST", "/v1/explain", &mail.to_string()).await.expect("an answer");
+    assert_eq!((&explained["verdict"], &explained["code"]), (&json!("blocked"), &json!("suspended")), "{explained}");
     assert_eq!(relay.seen().peers.len(), 1);
 }
 

@@ -229,7 +229,7 @@ fn examples_are_taken_by_the_readers() {
                     let raw = bytes::Bytes::from(example.to_string().replace('…', "token"));
                     parse::supplied(&raw, &bounds, None).err()
                 }
-                "/v1/explain" => parse::method_and_url(&raw).err(),
+                "/v1/explain" => parse::outline(&raw, &bounds).err(),
                 "/v1/suspensions" => parse::strings(&raw, &["tenant", "workflow", "host", "reason"], 1024).err(),
                 _ => panic!("{method} {path} has an example that nobody reads"),
             };
