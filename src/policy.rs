@@ -18,7 +18,7 @@ pub use self::rules::{
     StoppedHost, Suspensions, Verdict, forms,
 };
 pub use self::url::{CheckedUrl, Destination, Host, Scheme};
-pub use self::wording::{leads_to_us, without_internal_addresses, written_address};
+pub use self::wording::{is_internal, leads_to_us, without_internal_addresses, written_address};
 
 #[cfg(test)]
 pub(crate) mod fixtures;

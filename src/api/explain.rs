@@ -18,7 +18,7 @@ use super::view::{ResolvedView, Sight};
 use super::{Shared, json, openapi, query};
 use crate::explain::Explanation;
 use crate::outcome::{Ended, Outcome};
-use crate::policy::{Asker, without_internal_addresses, written_address};
+use crate::policy::{Asker, is_internal, without_internal_addresses, written_address};
 use crate::send::TenantId;
 use crate::send::parse::{self, Outline};
 
@@ -76,7 +76,13 @@ impl<'a> ExplanationView<'a> {
                 }
             }),
             would_block: explanation.would_block.map(|code| code.label()),
-            resolved: resolved.map(|&(ip, verdict)| ResolvedView::new(ip, verdict, sight)).collect(),
+            resolved: resolved
+                .map(|&(ip, verdict)| {
+                    // Where a message goes is the operator's choice.
+                    let shows = |ip: &IpAddr| sight.operate || explanation.request.is_some() || !is_internal(*ip);
+                    ResolvedView::new(ip, verdict, sight).but(shows)
+                })
+                .collect(),
             source_ip: source.map(|source| if sight.operate { source.bind() } else { source.public() }),
             public_ip: source.map(|source| source.public()),
         }

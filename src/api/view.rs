@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use super::openapi;
 use crate::outcome::{Outcome, Processed, Timings, redirected, refused_by_relay};
-use crate::policy::{Verdict, without_internal_addresses, written_address};
+use crate::policy::{Verdict, is_internal, without_internal_addresses, written_address};
 use crate::record::{
     Certificate, Connection, Execution, ExecutionSummary, Record, ShownBody, ShownHeaders, ShownRequest, ShownTo,
     TlsFacts,
@@ -136,9 +136,9 @@ pub(super) fn shown_message<'a>(message: &'a str, record: &Record, sight: Sight)
     without_internal_addresses(message, |ip| {
         let in_connection = record.connection.as_ref().is_some_and(|connection| {
             let allowed = |(one, verdict): &(IpAddr, Verdict)| *one == ip && !matches!(verdict, Verdict::Denied(_));
-            connection.public == Some(ip)
-                || connection.remote.is_some_and(|remote| remote.ip() == ip)
-                || connection.resolved.iter().any(allowed)
+            let is_peer =
+                || connection.remote.is_some_and(|remote| remote.ip() == ip) || connection.resolved.iter().any(allowed);
+            connection.public == Some(ip) || !is_the_operators(record) && is_peer()
         });
         in_connection || written == Some(ip)
     })
@@ -439,6 +439,13 @@ impl<'a> RecordView<'a> {
             email,
             response: record.response.as_ref().map(|response| {
                 let (body, body_encoding) = shown_body(Some(&response.body), sight);
+                // A relay may say where it is, and whom it hands on to.
+                let body = match body {
+                    Some(said) if is_the_operators(record) && !sight.operate => {
+                        Some(Cow::Owned(without_internal_addresses(&said, |_| false).into_owned()))
+                    }
+                    body => body,
+                };
                 ResponseView {
                     status: response.status,
                     version: &response.version,
@@ -451,7 +458,10 @@ impl<'a> RecordView<'a> {
                 }
             }),
             would_block: record.would_block.map(|code| code.label()),
-            connection: record.connection.as_ref().map(|connection| ConnectionView::new(connection, sight)),
+            connection: record.connection.as_ref().map(|connection| {
+                let peers = if is_the_operators(record) && !sight.operate { Peers::Public } else { Peers::All };
+                ConnectionView::new(connection, sight, peers)
+            }),
             timings_ms: TimingsView::new(&record.timings),
             node: &record.node,
             created_at: Shown(record.created_at),
@@ -462,17 +472,34 @@ impl<'a> RecordView<'a> {
     }
 }
 
+/// Which addresses that were connected to, or might have been, are shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Peers {
+    All,
+    Public,
+}
+
+/// Where it went is the operator's choice: an author is told no address near us for it.
+fn is_the_operators(record: &Record) -> bool {
+    record.request.to.kind() != Kind::Http
+}
+
 impl<'a> ConnectionView<'a> {
-    fn new(connection: &'a Connection, sight: Sight) -> Self {
+    fn new(connection: &'a Connection, sight: Sight, peers: Peers) -> Self {
+        let shows = |ip: &IpAddr| peers == Peers::All || !is_internal(*ip);
         let bound = connection.source.as_ref().map(SocketAddr::ip);
         Self {
             source_ip: if sight.operate { bound } else { bound.and(connection.public) },
             public_ip: connection.public,
             // 0: the connection was not made, so the kernel gave none.
             source_port: connection.source.as_ref().map(SocketAddr::port).filter(|port| *port != 0),
-            remote_ip: connection.remote.as_ref().map(SocketAddr::ip),
+            remote_ip: connection.remote.as_ref().map(SocketAddr::ip).filter(shows),
             remote_port: connection.remote.as_ref().map(SocketAddr::port),
-            resolved: connection.resolved.iter().map(|&(ip, verdict)| ResolvedView::new(ip, verdict, sight)).collect(),
+            resolved: connection
+                .resolved
+                .iter()
+                .map(|&(ip, verdict)| ResolvedView::new(ip, verdict, sight).but(shows))
+                .collect(),
             reused: connection.reused,
             tls: connection.tls.as_ref().map(TlsView::new),
         }
@@ -483,6 +510,11 @@ impl ResolvedView {
     pub(super) fn new(ip: IpAddr, verdict: Verdict, sight: Sight) -> Self {
         let denied = matches!(verdict, Verdict::Denied(_));
         Self { ip: (sight.operate || !denied).then_some(ip), verdict: verdict.label() }
+    }
+
+    /// Without an address that this does not show.
+    pub(super) fn but(self, shows: impl Fn(&IpAddr) -> bool) -> Self {
+        Self { ip: self.ip.filter(shows), ..self }
     }
 }
 

@@ -268,6 +268,13 @@ impl<S: Io> Talk<'_, S> {
     fn answered(&self, reply: Reply, journey: &mut Journey) -> u16 {
         let code = reply.code;
         let handing = journey.handing.get_or_insert_with(Handing::begin);
+        if handing.step == SmtpStep::Auth {
+            // Every message ends so until the operator has done something, and no author can.
+            tracing::warn!(
+                code,
+                "the relay refused this node's login: look at `[destination.email]` user and password_file"
+            );
+        }
         let said = if handing.step == SmtpStep::Auth { String::new() } else { self.without_secrets(reply.text()) };
         let command = (HeaderName::from_static("command"), HeaderValue::from_static(handing.step.label()));
         let body = bytes::Bytes::from(said);

@@ -111,6 +111,12 @@ pub fn written_address(url: &str) -> Option<IpAddr> {
     }
 }
 
+/// Whether an address is none of the public internet.
+pub fn is_internal(address: IpAddr) -> bool {
+    let canonical = address.to_canonical();
+    address::special(canonical).is_some() || address::is_metadata(canonical)
+}
+
 /// A message as who may not see what is near us reads it: without addresses that are not of the public internet, those
 /// of name servers and sources among them. `told`: what the reader knows anyway. Networks (`10.0.0.0/8`) are no
 /// addresses.
@@ -122,9 +128,7 @@ pub fn without_internal_addresses(message: &str, told: impl Fn(IpAddr) -> bool) 
         let word = &*plain;
         let bare = word.strip_prefix('[').and_then(|word| word.strip_suffix(']')).unwrap_or(word);
         let address = bare.parse().or_else(|_| word.parse().map(|address: SocketAddr| address.ip())).ok()?;
-        let canonical = address.to_canonical();
-        let internal = address::special(canonical).is_some() || address::is_metadata(canonical);
-        (internal && !told(address)).then_some(whole.len())
+        (is_internal(address) && !told(address)).then_some(whole.len())
     };
     let mut shown = String::new();
     let (mut copied, mut at) = (0, 0);

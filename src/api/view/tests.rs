@@ -63,3 +63,64 @@ fn a_digest_is_lower_case_hex() {
     let text = serde_json::to_string(&Hex(&digest)).expect("JSON");
     assert!(text.starts_with("\"ab00") && text.ends_with("0f\"") && text.len() == 66, "{text}");
 }
+
+#[test]
+fn who_does_not_operate_is_told_no_address_near_us_for_a_relay() {
+    use crate::outcome::{
+        Ended,
+        words::{MailCause, SmtpStep},
+    };
+    use crate::policy::{Destination, Host, Scheme};
+    use crate::record::{ShownResponse, Unfinished};
+    use crate::redact::{RedactKey, Redactor};
+    use crate::send::{Context, TenantId};
+
+    let relay = Destination { scheme: Scheme::Smtp, host: Host::Address([10, 0, 0, 25].into()), port: 587 };
+    let request = |to| ShownRequest {
+        to,
+        headers: Vec::new(),
+        spelling: Default::default(),
+        dropped_headers: Vec::new(),
+        body: None,
+    };
+    let mail = request(ShownTo::Email { relay });
+    let http = request(ShownTo::Http { method: Method::Get, url: "https://hook.example.com/".to_owned() });
+    let redactor = Redactor::new(RedactKey::new(b"k"), &Default::default());
+    for (request, operate, told) in
+        [(&mail, true, true), (&mail, false, false), (&http, true, true), (&http, false, true)]
+    {
+        let mut record = Record::from(Unfinished {
+            id: SendId(uuid::Uuid::nil()),
+            tenant: TenantId::new("acme"),
+            context: Context::default(),
+            index: None,
+            request: request.clone(),
+            resend_of: None,
+            node: "n".to_owned(),
+            created_at: Timestamp::UNIX_EPOCH,
+            released_at: None,
+            started_at: None,
+            timings: Timings::default(),
+        });
+        record.connection = Some(Connection {
+            remote: Some(SocketAddr::from(([10, 0, 0, 25], 587))),
+            public: Some([203, 0, 113, 7].into()),
+            resolved: vec![([10, 0, 0, 25].into(), Verdict::Allowed), ([93, 184, 216, 34].into(), Verdict::Allowed)],
+            ..Connection::default()
+        });
+        let gone = MailCause::Silent { total: Duration::from_secs(15), step: SmtpStep::Auth, over: false };
+        record.ended = Some(Ended::because(gone.failure("10.0.0.25")));
+        record.response = Some(ShownResponse {
+            status: 250,
+            version: "SMTP".to_owned(),
+            headers: Vec::new(),
+            body: ShownBody { bytes: Some(Bytes::from_static(b"handed on to 10.0.0.25")), ..ShownBody::default() },
+            declared: None,
+        });
+        let visible = redactor.visible(record);
+        let view = RecordView::new(&visible, Sight { operate, bodies: true });
+        let shown = serde_json::to_string(&view).expect("JSON");
+        assert_eq!(shown.contains("10.0.0.25"), told, "{shown}");
+        assert!(shown.contains("93.184.216.34") && shown.contains("203.0.113.7"), "{shown}");
+    }
+}
