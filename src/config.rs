@@ -108,6 +108,8 @@ pub struct Proxy {
     pub tunnels: u32,
     pub tunnels_per_tenant: u32,
     pub tunnels_per_tenant_destination: u32,
+    /// Whether requests in absolute form are made, too.
+    pub plain_http: bool,
     /// Whether a ClientHello may name another server than the tunnel's host.
     pub verify_sni: bool,
 }

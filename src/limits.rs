@@ -355,6 +355,8 @@ pub const TUNNEL_BUFFER: usize = 32 * KIB as usize;
 pub const TUNNEL_BUFFER_FIRST: usize = 4 * KIB as usize;
 /// Most bytes of a tunnel's ClientHello, its records' framing among them; one with post-quantum keys has about 2 KiB.
 pub const CLIENT_HELLO_BYTES_MAX: usize = 32 * KIB as usize;
+/// The head of an answer to a forwarded request may have `[limits] response_headers`, and never less than this.
+pub const FORWARD_HEAD_BYTES_MIN: usize = 8 * KIB as usize;
 /// Of a source's ports towards one peer, one in so many is for sends alone.
 pub const PORTS_LEFT_ONE_IN: u32 = 4;
 /// How much a caller may still send that was refused, and for how long, so that the refusal is not lost to a reset.

@@ -4,13 +4,15 @@
 //! A request goes through these steps: who asks ([`who`]), where to ([`target`]), whether there is room ([`caps`]), then the
 //! way there, judged, looked up, judged again and connected within one deadline ([`way`]); and the bytes, both ways
 //! ([`relay`]), the first of them looked at ([`hello`]). What is refused at any of them is told in the words of a send's record, and its connection is closed
-//! ([`refusal`]): nothing that came behind it is read as a request.
+//! ([`refusal`]): nothing that came behind it is read as a request. Requests for absolute http URLs go the same way, and are
+//! made once each ([`forward`]).
 //!
 //! That a tunnel was opened and how it ended is in the store a moment later ([`records`]). Nothing of a send's depends on
 //! any of it: it runs on threads of its own, its lookups wait for each other alone, and a share of each source's ports is
 //! left to sends. Nothing but `app` and `cli` knows this module.
 
 mod caps;
+mod forward;
 mod hello;
 pub mod lingering;
 mod metrics;
@@ -47,6 +49,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use self::caps::{Caps, Most, Permit};
+use self::forward::Exchange;
 use self::lingering::Lingering;
 use self::metrics::Metrics;
 use self::records::Recorder;
@@ -62,6 +65,7 @@ use crate::deliver::Deliverer;
 use crate::deliver::apart::Apart;
 use crate::dial::Dialer;
 use crate::dial::connect::Connected;
+use crate::dial::wire::Wire;
 use crate::doors::tls::Acceptor;
 use crate::files;
 use crate::limits;
@@ -193,12 +197,16 @@ impl Proxy {
         if presence.as_ref().is_some_and(|presence| !presence.admit(&caller.key())) {
             return Err(Refusal::no_place());
         }
-        let _under_way = presence.as_ref().map(Presence::begin);
-        if request.method() != Method::CONNECT {
-            return Err(Refusal::not_a_tunnel(request.method()));
-        }
-        target::without_content(request.headers())?;
-        let url = target::of_connect(request.uri())?;
+        let under_way = presence.as_ref().map(Presence::begin);
+        let url = match *request.method() {
+            Method::CONNECT => {
+                target::without_content(request.headers())?;
+                target::of_connect(request.uri())?
+            }
+            Method::TRACE => return Err(Refusal::not_taken(request.method())),
+            _ if settings.plain_http => forward::target(request.uri())?,
+            _ => return Err(Refusal::not_taken(request.method())),
+        };
         if self.draining.load(Ordering::Acquire) {
             return Err(Refusal::draining());
         }
@@ -237,16 +245,37 @@ impl Proxy {
         tunnel.source = Some(connected.local.ip());
         (tunnel.public, tunnel.remote) = (Some(connected.source.public()), Some(connected.remote));
         self.records.note(tunnel.clone());
-        let upgrade = hyper::upgrade::on(&mut request);
         let sni = settings.verify_sni.then(|| opening.url.destination().host.clone());
         let terms = Terms { idle: settings.idle, until: opening.begun + settings.lifetime, sni };
+        let Connected { wire, source, remote, .. } = connected;
+        let open = Open { opening, tunnel, source, remote, terms };
+        if *request.method() == Method::CONNECT {
+            let upgrade = hyper::upgrade::on(&mut request);
+            let proxy = self.clone();
+            // A task of its own: the connection's ends with the answer.
+            tokio::spawn(async move {
+                let _counted = token;
+                proxy.carry(open, wire, upgrade).await;
+            });
+            return Ok(Response::new(Body::empty()));
+        }
+        let url = open.opening.url.clone();
+        let refused = |failure: &Failure| Refusal::failed(failure, &url);
+        let forward = match forward::open(wire, &config.limits).await {
+            Ok(forward) => forward,
+            Err(failure) => {
+                self.ended(open.tunnel, &open.opening, End::Reset, Some(&failure));
+                return Err(refused(&failure));
+            }
+        };
+        let (answer, exchange) = forward.send(request, &url);
         let proxy = self.clone();
-        // A task of its own: the connection's ends with the answer.
         tokio::spawn(async move {
             let _counted = token;
-            proxy.carry(opening, tunnel, connected, upgrade, terms).await;
+            proxy.forward(open, exchange).await;
         });
-        Ok(Response::new(Body::empty()))
+        let answer = answer.await.map_err(|failure| refused(&failure))?;
+        Ok(forward::arriving(answer, under_way))
     }
 
     async fn open_way(&self, opening: &mut Opening, within: Duration) -> Result<Connected, Refusal> {
@@ -263,48 +292,59 @@ impl Proxy {
     }
 
     /// Everything of a tunnel after its `200`.
-    async fn carry(
-        &self,
-        opening: Opening,
-        mut tunnel: Tunnel,
-        connected: Connected,
-        upgrade: OnUpgrade,
-        terms: Terms,
-    ) {
-        let gauge = self.metrics.open_from(&connected.source);
-        let Connected { wire, source, remote, .. } = connected;
-        let mut call = self.call.subscribe();
-        call.mark_unchanged();
+    async fn carry(&self, mut open: Open, wire: Wire, upgrade: OnUpgrade) {
+        let gauge = self.metrics.open_from(&open.source);
         let (mut end, mut why) = (End::Reset, None);
         // One that hung up before it had its answer has no tunnel.
         if let Some((client, early)) = upgrade.await.ok().and_then(client_of) {
-            let mut relay = Relay::new(client, wire, early, terms, self.metrics.bytes());
-            end = loop {
-                let told = tokio::select! {
-                    biased;
-                    end = relay.run() => {
-                        if end == End::Refused {
-                            why = Some(relay.refused(&opening.url));
-                        }
-                        break end;
-                    }
-                    told = call.changed() => told.map(|()| *call.borrow_and_update()),
-                };
-                match told {
-                    Ok(Call { over: false, .. }) => {}
-                    _ => break End::Drained,
-                }
-                why = self.no_longer(&opening, &source, remote);
-                if why.is_some() {
-                    break End::Refused;
-                }
-            };
-            tunnel.server_name = relay.server_name().map(str::to_owned);
+            let mut relay = Relay::new(client, wire, early, open.terms.clone(), self.metrics.bytes());
+            (end, why) = self.attend(&open, relay.run()).await;
+            if end == End::Refused {
+                why = why.or_else(|| Some(relay.refused(&open.opening.url)));
+            }
+            open.tunnel.server_name = relay.server_name().map(str::to_owned);
             let carried = relay.finish(end);
-            (tunnel.up, tunnel.down) = (carried.up, carried.down);
+            (open.tunnel.up, open.tunnel.down) = (carried.up, carried.down);
         }
         drop(gauge);
-        self.ended(tunnel, &opening, end, why.as_ref());
+        self.ended(open.tunnel, &open.opening, end, why.as_ref());
+    }
+
+    /// Everything of a forwarded request after its connection was made.
+    async fn forward(&self, mut open: Open, mut exchange: Exchange) {
+        let gauge = self.metrics.open_from(&open.source);
+        let (end, why) = self.attend(&open, exchange.run(&open.terms, &open.tunnel.host)).await;
+        if let Some(why) = &why {
+            exchange.cut_short(why.clone());
+        }
+        let (carried, unanswered) = exchange.settle().await;
+        let bytes = self.metrics.bytes();
+        bytes.up.increment(carried.up);
+        bytes.down.increment(carried.down);
+        (open.tunnel.up, open.tunnel.down) = (carried.up, carried.down);
+        drop(gauge);
+        self.ended(open.tunnel, &open.opening, end, why.or(unanswered).as_ref());
+    }
+
+    /// Looks after what is open until it has ended by itself, or is no longer allowed, or the process ends.
+    async fn attend(&self, open: &Open, running: impl Future<Output = End>) -> (End, Option<Failure>) {
+        let mut call = self.call.subscribe();
+        call.mark_unchanged();
+        let mut running = std::pin::pin!(running);
+        loop {
+            let told = tokio::select! {
+                biased;
+                end = &mut running => return (end, None),
+                told = call.changed() => told.map(|()| *call.borrow_and_update()),
+            };
+            match told {
+                Ok(Call { over: false, .. }) => {}
+                _ => return (End::Drained, None),
+            }
+            if let Some(why) = self.no_longer(&open.opening, &open.source, open.remote) {
+                return (End::Refused, Some(why));
+            }
+        }
     }
 
     /// Why this tunnel may not be any more, by what is in force now.
@@ -385,6 +425,15 @@ struct Opening {
     journey: Journey,
     begun: Instant,
     begun_at: Timestamp,
+}
+
+/// One that has come about, a tunnel or a forwarded request.
+struct Open {
+    opening: Opening,
+    tunnel: Tunnel,
+    source: Arc<Source>,
+    remote: SocketAddr,
+    terms: Terms,
 }
 
 /// HTTP/1.1, with the heads and times of the API.

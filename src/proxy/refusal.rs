@@ -47,9 +47,17 @@ impl Refusal {
         Self::of(ProblemCode::Unauthorized, StatusCode::PROXY_AUTHENTICATION_REQUIRED, detail)
     }
 
-    pub fn not_a_tunnel(method: &Method) -> Self {
-        let detail =
-            format!("{method} is not what this listener takes: it is a proxy for CONNECT; the API is elsewhere");
+    pub fn not_absolute() -> Self {
+        let detail = "this is a proxy: it takes CONNECT to a host and a port, and requests for absolute http URLs; the API is \
+                      elsewhere";
+        Self::of(ProblemCode::Shape, StatusCode::BAD_REQUEST, detail)
+    }
+
+    pub fn not_taken(method: &Method) -> Self {
+        let detail = format!(
+            "{method} is not what this proxy takes: it opens tunnels (CONNECT), and where plain_http is on it makes requests \
+             for http URLs, but no TRACE"
+        );
         Self::of(ProblemCode::MethodNotAllowed, StatusCode::METHOD_NOT_ALLOWED, &detail)
     }
 

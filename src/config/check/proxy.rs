@@ -25,6 +25,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         let of_destination = table
             .count("tunnels_per_tenant_destination", limits::TUNNELS_PER_TENANT_DESTINATION, 1..=limits::TUNNELS_MAX)
             .or_default(limits::TUNNELS_PER_TENANT_DESTINATION.min(of_tenant.value));
+        let plain_http = table.flag("plain_http", true);
         let verify_sni = table.flag("verify_sni", true);
         self.at_most(&of_tenant, "tunnels", &all, |n| n.to_string());
         self.at_most(&of_destination, "tunnels_per_tenant", &of_tenant, |n| n.to_string());
@@ -45,6 +46,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             tunnels: all.value,
             tunnels_per_tenant: of_tenant.value,
             tunnels_per_tenant_destination: of_destination.value,
+            plain_http: plain_http.value,
             verify_sni: verify_sni.value,
         };
         written.then_some((proxy, listen))

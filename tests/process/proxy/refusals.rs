@@ -177,7 +177,9 @@ async fn what_comes_behind_a_refused_request_is_read_by_nobody() {
         format!("CONNECT {receiver} HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n"),
         format!("CONNECT {receiver} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
         "GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
-        format!("GET http://{receiver}/ HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody"),
+        format!("GET https://{receiver}/ HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody"),
+        "GET http://127.0.0.1:25/ HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+        format!("TRACE http://{receiver}/ HTTP/1.1\r\nHost: x\r\n\r\n"),
         format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", good.len()),
         "nonsense\r\n\r\n".to_owned(),
     ] {
