@@ -1,4 +1,4 @@
-//! What would become of a send: the same judging, resolving and choosing as a delivery, and nothing sent.
+//! What would become of a send, or of a tunnel: the same judging, resolving and choosing as a delivery, and nothing sent.
 //!
 //! It counts as a try towards the scan limit, so that it cannot be used to scan.
 
@@ -13,16 +13,16 @@ use crate::outcome::{Code, Failure};
 use crate::policy::{Asker, Destination, Purpose, Verdict};
 use crate::redact::RedactKey;
 use crate::send::parse::target_of;
-use crate::send::{Kind, Method, Target};
+use crate::send::{Explained, Kind, Target};
 use crate::source::Source;
 use crate::world::World;
 
 /// The answer: what a real send would meet up to its connection.
 #[derive(Clone, Debug)]
 pub struct Explanation {
-    /// `None`: it is a message. Else its method, and its URL: as parsed; as given, with userinfo redacted and cut to what
-    /// a URL may have, where it was refused.
-    pub request: Option<(Method, String)>,
+    /// `None`: it is a message. Else its method, and its URL: as parsed (of a tunnel host and port); as given, with userinfo
+    /// redacted and cut to what a URL may have, where it was refused.
+    pub request: Option<(Explained, String)>,
     /// `None`: it would be tried. Else why not; the code is the rule that decided (or why it would fail).
     pub refusal: Option<Failure>,
     /// A rule that report mode lets pass.
@@ -52,12 +52,13 @@ impl Explainer {
     }
 
     /// Ends within the deadline of a delivery.
-    pub async fn explain(&self, asker: Asker<'_>, method: Method, raw_url: &str) -> Explanation {
-        self.of(asker, method, target_of(raw_url, self.redact_key.of(asker.tenant))).await
+    pub async fn explain(&self, asker: Asker<'_>, method: impl Into<Explained>, raw_url: &str) -> Explanation {
+        let method = method.into();
+        self.of(asker, method, target_of(method, raw_url, self.redact_key.of(asker.tenant))).await
     }
 
     /// The same of a URL that was read.
-    pub async fn of(&self, asker: Asker<'_>, method: Method, target: Target) -> Explanation {
+    pub async fn of(&self, asker: Asker<'_>, method: Explained, target: Target) -> Explanation {
         let url = match target {
             Target::Url(url) => url,
             Target::Refused { shown, denial } => {
@@ -71,8 +72,12 @@ impl Explainer {
             }
         };
         let judged = self.world.judge_url(asker, &url, clock::wall());
+        let text = match method {
+            Explained::Send(_) => url.as_str().to_owned(),
+            Explained::Tunnel => url.host_and_port(),
+        };
         let explanation = Explanation {
-            request: Some((method, url.as_str().to_owned())),
+            request: Some((method, text)),
             refusal: judged.denial.map(Failure::from),
             would_block: judged.would_block,
             resolved: Vec::new(),

@@ -111,6 +111,39 @@ labelled! {
     }
 }
 
+/// What is explained: a send of this method, or a tunnel through the forward proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Explained {
+    Send(Method),
+    Tunnel,
+}
+
+impl Explained {
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Send(method) => method.label(),
+            Self::Tunnel => "CONNECT",
+        }
+    }
+
+    pub fn from_label(label: &str) -> Option<Self> {
+        match label {
+            "CONNECT" => Some(Self::Tunnel),
+            label => Method::from_label(label).map(Self::Send),
+        }
+    }
+
+    pub fn labels() -> impl Iterator<Item = &'static str> {
+        Method::ALL.iter().map(|method| method.label()).chain(["CONNECT"])
+    }
+}
+
+impl From<Method> for Explained {
+    fn from(method: Method) -> Self {
+        Self::Send(method)
+    }
+}
+
 /// Where a send came from, for finding its record again. Given by the author, apart from the tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {

@@ -22,13 +22,13 @@ use crate::policy::{Asker, is_internal, without_internal_addresses, written_addr
 use crate::send::TenantId;
 use crate::send::parse::{self, Outline};
 
-/// What would become of a send.
+/// What would become of a send, or of a tunnel.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Explanation)]
 pub struct ExplanationView<'a> {
     tenant: &'a str,
     /// `null`, as is `url`, of a message.
-    #[schema(schema_with = openapi::method_or_null, required)]
+    #[schema(schema_with = openapi::explained_or_null, required)]
     method: Option<&'static str>,
     #[schema(required)]
     url: Option<&'a str>,
@@ -89,8 +89,8 @@ impl<'a> ExplanationView<'a> {
     }
 }
 
-/// Say what would become of a send: of a request by its method and URL, or of a message. It counts as a try; nothing is
-/// sent.
+/// Say what would become of a send (of a request by its method and URL, or of a message), or of a tunnel (`CONNECT` to a
+/// `host:port`). It counts as a try; nothing is sent.
 #[utoipa::path(
     post, path = "/v1/explain", operation_id = "explain", tag = "policy",
     params(openapi::Tenant),
@@ -114,7 +114,10 @@ pub(super) async fn explain(State(api): State<Arc<Shared>>, request: Request) ->
     let relay = bounds.mail.relay().cloned().ok();
     let read = move |bytes: &Bytes| {
         Ok(match parse::outline(bytes, &bounds)? {
-            Outline::Http(method, url) => Some((method, parse::target_of(&url, redact_key.of(&of)))),
+            Outline::Url(method, url) => {
+                let target = parse::target_of(method, &url, redact_key.of(&of));
+                Some((method, target))
+            }
             Outline::Email => None,
         })
     };

@@ -19,7 +19,7 @@ use super::view::RecordView;
 use super::{executions, explain, har, nodes, resend, sends, sources, stats, suspensions, tail, tunnels};
 use crate::outcome::{Code, Outcome, Phase, Processed};
 use crate::record::{ExecutionState, FinishedBy, State, TunnelEnd};
-use crate::send::Method;
+use crate::send::{Explained, Method};
 use crate::source::Verified;
 use crate::store::stats::By;
 
@@ -511,8 +511,9 @@ pub(super) struct ResendBody {
 #[schema(as = Explain)]
 #[allow(dead_code, reason = "a description; `send::parse` reads it")]
 pub(super) struct ExplainBody {
-    #[schema(schema_with = method)]
+    #[schema(schema_with = explained)]
     method: Option<String>,
+    /// Of `CONNECT`: `host:port`.
     #[schema(nullable = false)]
     url: Option<String>,
     /// In place of both.
@@ -573,8 +574,12 @@ pub(super) fn method() -> Object {
     text_of(Method::ALL.iter().map(|one| one.label()), false)
 }
 
-pub(super) fn method_or_null() -> Object {
-    text_of(Method::ALL.iter().map(|one| one.label()), true)
+pub(super) fn explained() -> Object {
+    text_of(Explained::labels(), false)
+}
+
+pub(super) fn explained_or_null() -> Object {
+    text_of(Explained::labels(), true)
 }
 
 pub(super) fn state() -> Object {

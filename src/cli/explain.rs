@@ -24,14 +24,14 @@ use crate::dial::Dialer;
 use crate::explain::Explainer;
 use crate::policy::{Asker, Suspensions};
 use crate::redact::RedactKey;
-use crate::send::{Method, TenantId};
+use crate::send::{Explained, TenantId};
 use crate::world::World;
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS
+    /// GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS of a send; CONNECT: a tunnel through the forward proxy
     method: String,
-    /// What the send's `url` would say
+    /// What the send's `url` would say; of a tunnel HOST:PORT
     url: String,
     #[command(flatten)]
     whom: Whom,
@@ -59,15 +59,14 @@ async fn by_the_node(args: Args) -> anyhow::Result<u8> {
 }
 
 async fn by_a_file(args: Args, config: Arc<Config>, file: &Path) -> anyhow::Result<u8> {
-    let Some(method) = Method::from_label(&args.method) else {
-        let known: Vec<&str> = Method::ALL.iter().map(|method| method.label()).collect();
-        bail!("{} is not a method that a send may use: write one of {}", args.method, known.join(", "));
+    let Some(method) = Explained::from_label(&args.method) else {
+        let known: Vec<&str> = Explained::labels().collect();
+        bail!("{} is not a method that a send may use, nor a tunnel: write one of {}", args.method, known.join(", "));
     };
+    let publish = config.publish.as_ref().map(|publish| publish.listen);
+    let proxy = config.proxy.as_ref().map(|proxy| proxy.listen);
     let listeners: Vec<_> =
-        [Some(config.api.listen), Some(config.metrics_listen), config.publish.as_ref().map(|publish| publish.listen)]
-            .into_iter()
-            .flatten()
-            .collect();
+        [config.api.listen, config.metrics_listen].into_iter().chain(publish).chain(proxy).collect();
     let ours = ours::look(&config, &listeners);
     let world = World::new(config.clone(), &stores::notice(&config, clock::wall()), ours, Suspensions::default());
     let deliverer = Deliverer::new(world.clone(), Dialer::prepare(&config)?);

@@ -103,6 +103,25 @@ impl CheckedUrl {
         Ok(checked)
     }
 
+    /// Parses where a tunnel is to lead, `host:port` (RFC 9112 section 3.2.3), with the same checks. Its scheme is of no
+    /// account: what goes through a tunnel is not ours to know.
+    pub fn of_authority(written: &str) -> Result<Self, Denial> {
+        let has_port = written.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && !port.ends_with(']'));
+        if !has_port {
+            return Err(refused("it names no port, as a tunnel's target has to: example.com:443"));
+        }
+        let url = Self::parse(&format!("http://{written}/"))?;
+        if url.origin_form() != "/" || url.as_str().contains('#') {
+            return Err(refused("it is more than a host and a port, which is all that a tunnel's target has"));
+        }
+        Ok(url)
+    }
+
+    /// As [`Self::of_authority`] takes it.
+    pub fn host_and_port(&self) -> String {
+        format!("{}:{}", self.url.host_str().unwrap_or_default(), self.destination.port)
+    }
+
     /// The whole URL as records show it and as it can be parsed again to the same value.
     pub fn as_str(&self) -> &str {
         self.url.as_str()

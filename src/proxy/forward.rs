@@ -171,7 +171,6 @@ impl Exchange {
     pub fn carried(&self) -> Carried {
         Carried { up: self.meter.bytes_written(), down: self.meter.bytes_read() }
     }
-
 }
 
 /// Often enough to know when something moved last.
@@ -194,7 +193,8 @@ fn leaving(request: Request<Incoming>, url: &CheckedUrl) -> Option<Request<Incom
 
 /// RFC 9110 section 7.6.1, of an answer.
 fn is_of_the_hop(name: &str) -> bool {
-    ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"].contains(&name) || name.starts_with("proxy-")
+    ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"].contains(&name)
+        || name.starts_with("proxy-")
 }
 
 /// Those that are neither dropped nor named by `Connection`.

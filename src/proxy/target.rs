@@ -6,8 +6,8 @@ use http::{HeaderMap, Uri};
 
 use super::refusal::Refusal;
 use crate::api::problem::Problem;
-use crate::outcome::{Code, Failure};
-use crate::policy::{CheckedUrl, Denial};
+use crate::outcome::Failure;
+use crate::policy::CheckedUrl;
 
 /// The URL stage, of a request's target as it was written.
 pub fn of_connect(target: &Uri) -> Result<CheckedUrl, Refusal> {
@@ -15,21 +15,7 @@ pub fn of_connect(target: &Uri) -> Result<CheckedUrl, Refusal> {
     if target.scheme().is_some() || target.path_and_query().is_some() || written.is_empty() {
         return Err(Problem::shape("CONNECT takes a host and a port: CONNECT example.com:443").into());
     }
-    checked(written).map_err(|denial| Refusal::denied(&Failure::from(denial)))
-}
-
-/// The scheme is of no account: what goes through a tunnel is the client's.
-fn checked(written: &str) -> Result<CheckedUrl, Denial> {
-    let has_port = written.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && !port.ends_with(']'));
-    if !has_port {
-        let why = "the target is refused: it names no port: CONNECT example.com:443";
-        return Err(Denial::new(Code::PolicyUrl, why));
-    }
-    let url = CheckedUrl::parse(&format!("http://{written}/"))?;
-    if url.origin_form() != "/" || url.as_str().contains('#') {
-        return Err(Denial::new(Code::PolicyUrl, "the target is refused: it is more than a host and a port"));
-    }
-    Ok(url)
+    CheckedUrl::of_authority(written).map_err(|denial| Refusal::denied(&Failure::from(denial)))
 }
 
 /// What follows the head of a CONNECT is the tunnel's: where something else is announced, two readers would see two
@@ -45,6 +31,7 @@ pub fn without_content(headers: &HeaderMap) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::Code;
     use crate::policy::Host;
 
     #[test]
@@ -85,7 +72,11 @@ mod tests {
             ("example.com\\@127.0.0.1:443", Err("backslash")),
             ("%6c%6fcalhost:443", named("localhost", 443)),
         ] {
-            let found = checked(written).map(|url| (url.destination().host.clone(), url.destination().port));
+            let url = CheckedUrl::of_authority(written);
+            if let Ok(url) = &url {
+                assert_eq!(CheckedUrl::of_authority(&url.host_and_port()).as_ref(), Ok(url), "{written}");
+            }
+            let found = url.map(|url| (url.destination().host.clone(), url.destination().port));
             match (found, wanted) {
                 (Ok(found), Ok(wanted)) => assert_eq!(found, wanted, "{written}"),
                 (Err(denial), Err(words)) => {

@@ -23,11 +23,13 @@ pub use self::problems::{Fault, ShapeProblem};
 use super::body::{self, Body};
 use super::email::{Email, Letter};
 use super::headers::{self, Headers};
-use super::{Context, ExecutionId, HeaderLines, HttpRequest, Method, SendSpec, Spelling, Target, To, params};
+use super::{
+    Context, ExecutionId, Explained, HeaderLines, HttpRequest, Method, SendSpec, Spelling, Target, To, params,
+};
 use crate::config::file::closest;
 use crate::limits;
 use crate::policy::url::without_userinfo;
-use crate::policy::{CheckedUrl, Destination};
+use crate::policy::{CheckedUrl, Denial, Destination};
 use crate::redact::Hide;
 
 /// What a call may be at most, and where its tenant's sends may go beside URLs: part of the configuration.
@@ -147,10 +149,10 @@ pub fn supplied(raw: &Bytes, bounds: &Bounds, content_type: Option<&str>) -> Res
     }
 }
 
-/// What explaining a send needs of it.
+/// What explaining a send, or a tunnel (`CONNECT`), needs of it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outline {
-    Http(Method, String),
+    Url(Explained, String),
     Email,
 }
 
@@ -175,11 +177,14 @@ pub fn outline(raw: &Bytes, bounds: &Bounds) -> Result<Outline, Vec<ShapeProblem
         };
     }
     let method = required(method, At::Root, "method", &mut problems);
-    let method = method.and_then(|(value, at)| read_method(value, at, &mut problems));
+    let method = method.and_then(|(value, at)| match value.get() {
+        "\"CONNECT\"" => Some(Explained::Tunnel),
+        _ => read_method(value, at, &mut problems).map(Explained::Send),
+    });
     let url = required(url, At::Root, "url", &mut problems);
     let url = url.and_then(|(value, at)| read_url(value, at, &mut problems));
     match (method, url) {
-        (Some(method), Some(url)) if problems.is_empty() => Ok(Outline::Http(method, url.into_owned())),
+        (Some(method), Some(url)) if problems.is_empty() => Ok(Outline::Url(method, url.into_owned())),
         _ => Err(problems.into_list()),
     }
 }
@@ -213,9 +218,12 @@ pub fn strings<const N: usize>(
     if problems.is_empty() { Ok(texts) } else { Err(problems.into_list()) }
 }
 
-/// Where a send with this URL points, or why nowhere.
-pub fn target_of(url: &str, hide: Hide<'_>) -> Target {
-    target(url, &params::Params::default(), hide)
+/// Where a send with this URL points, or a tunnel to this `host:port`; or why nowhere.
+pub fn target_of(what: Explained, url: &str, hide: Hide<'_>) -> Target {
+    match what {
+        Explained::Send(_) => target(url, &params::Params::default(), hide),
+        Explained::Tunnel => checked_target(url, CheckedUrl::of_authority(url), hide),
+    }
 }
 
 fn target(url: &str, replaced: &params::Params, hide: Hide<'_>) -> Target {
@@ -226,6 +234,10 @@ fn target(url: &str, replaced: &params::Params, hide: Hide<'_>) -> Target {
         let query = replaced.applied_to(url.query());
         url.with_query(query.as_deref())
     });
+    checked_target(url, checked, hide)
+}
+
+fn checked_target(url: &str, checked: Result<CheckedUrl, Denial>, hide: Hide<'_>) -> Target {
     match checked {
         Ok(url) => Target::Url(url),
         Err(denial) => {

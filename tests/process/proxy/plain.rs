@@ -101,7 +101,10 @@ async fn a_request_is_made_once_as_its_url_says() {
     loop {
         let page = call(node.api, "GET", "/v1/tunnels", "", &[("authorization", "Bearer acme")]).await.unwrap().1;
         if page["tunnels"][0]["end"] == "closed" {
-            assert_eq!((&page["tunnels"][0]["host"], &page["tunnels"][0]["port"]), (&"127.0.0.1".into(), &at.port().into()));
+            assert_eq!(
+                (&page["tunnels"][0]["host"], &page["tunnels"][0]["port"]),
+                (&"127.0.0.1".into(), &at.port().into())
+            );
             break;
         }
         assert!(begun.elapsed() < PATIENCE, "{page}");
@@ -117,7 +120,8 @@ async fn bodies_go_both_ways_whatever_their_framing() {
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n",
     )
     .await;
-    let request = format!("POST http://{at}/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
+    let request =
+        format!("POST http://{at}/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n");
     let (told, body) = ask(proxy, &request).await;
     assert_eq!(told.status, 200);
     let body = String::from_utf8_lossy(&body).into_owned();

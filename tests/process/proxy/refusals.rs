@@ -323,3 +323,34 @@ async fn each_cap_is_told_with_when_to_try_again() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_explained_of_a_tunnel_is_what_becomes_of_it() {
+    let (node, proxy) = started("", "");
+    let (receiver, came) = echo().await;
+    for (target, verdict, code) in [
+        (receiver.to_string(), "allowed", None),
+        (format!("127.0.0.1:{}", proxy.port()), "blocked", Some("policy_self")),
+        ("169.254.169.254:80".to_owned(), "blocked", Some("policy_metadata")),
+        ("127.0.0.1:25".to_owned(), "blocked", Some("policy_port")),
+        ("example.com@127.0.0.1:443".to_owned(), "blocked", Some("policy_url")),
+    ] {
+        let asked = serde_json::json!({ "method": "CONNECT", "url": target }).to_string();
+        let (status, said) = node.call("POST", "/v1/explain", &asked).await.unwrap();
+        assert_eq!((status, said["verdict"].as_str()), (200, Some(verdict)), "{said}");
+        assert_eq!((said["method"].as_str(), said["code"].as_str()), (Some("CONNECT"), code), "{said}");
+        // As the file says it, beside the node.
+        let (exit, out, err) = crate::node::run(
+            &["explain", "CONNECT", &target, "--config", "egressd.toml", "--json"],
+            node.directory.path(),
+        );
+        assert_eq!(exit, Some(i32::from(code.is_some())), "{out} {err}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&out).unwrap()["code"], said["code"], "{out}");
+        let (met, _) = connect(proxy, &target, "").await;
+        assert_eq!(met.header("egressd-code"), code, "{target}: {}", met.head);
+    }
+    assert!(came.all().iter().all(|(_, bytes)| bytes.is_empty()));
+    let asked = serde_json::json!({ "method": "CONNECT", "url": "https://example.com/" }).to_string();
+    let (_, said) = node.call("POST", "/v1/explain", &asked).await.unwrap();
+    assert_eq!(said["code"], "policy_url", "{said}");
+}
