@@ -349,6 +349,8 @@ pub const PROXY_CONNECTIONS: usize = 2048;
 /// Of them, those of strangers, and of these those of one IPv4 address or one IPv6 network of /64.
 pub const PROXY_STRANGERS: usize = 1024;
 pub const PROXY_STRANGERS_OF_NETWORK: usize = 512;
+/// Bytes that a client over HTTP/2 may send on one connection, in all of its tunnels, before they were looked at.
+pub const PROXY_CONNECTION_WINDOW: u32 = MIB as u32;
 /// Most bytes of a tunnel that wait in one direction for whoever takes them. One that is idle has none.
 pub const TUNNEL_BUFFER: usize = 32 * KIB as usize;
 /// What is read of a connection's first bytes at once, and again once somebody was slow to take what was read.

@@ -37,7 +37,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::service::Service;
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use jiff::Timestamp;
@@ -252,9 +252,9 @@ impl Proxy {
         if *request.method() == Method::CONNECT {
             let upgrade = hyper::upgrade::on(&mut request);
             let proxy = self.clone();
-            // A task of its own: the connection's ends with the answer.
+            // A task of its own: the connection's ends with the answer, or goes on with others (HTTP/2), as one in use.
             tokio::spawn(async move {
-                let _counted = token;
+                let _counted = (token, under_way);
                 proxy.carry(open, wire, upgrade).await;
             });
             return Ok(Response::new(Body::empty()));
@@ -296,7 +296,7 @@ impl Proxy {
         let gauge = self.metrics.open_from(&open.source);
         let (mut end, mut why) = (End::Reset, None);
         // One that hung up before it had its answer has no tunnel.
-        if let Some((client, early)) = upgrade.await.ok().and_then(client_of) {
+        if let Some((client, early)) = upgrade.await.ok().map(client_of) {
             let mut relay = Relay::new(client, wire, early, open.terms.clone(), self.metrics.bytes());
             (end, why) = self.attend(&open, relay.run()).await;
             if end == End::Refused {
@@ -436,29 +436,44 @@ struct Open {
     terms: Terms,
 }
 
-/// HTTP/1.1, with the heads and times of the API.
+/// HTTP/1.1 and HTTP/2, with the heads, times and windows of the API.
 fn builder() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+    let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits::API_HEAD_TIME)
         .max_buf_size(limits::API_HEAD_BYTES);
     builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits::API_STREAMS_PER_CONNECTION)
+        .max_header_list_size(limits::API_HEAD_BYTES as u32)
+        .initial_stream_window_size(limits::API_STREAM_WINDOW)
+        .initial_connection_window_size(limits::PROXY_CONNECTION_WINDOW)
+        .max_send_buf_size(limits::API_SEND_BUFFER)
+        .keep_alive_interval(limits::API_HEAD_TIME)
+        .keep_alive_timeout(limits::API_HEAD_TIME);
+    builder
 }
 
 /// The connection beneath an upgrade, and what came behind its request; HTTP is no longer spoken there.
-fn client_of(upgraded: hyper::upgrade::Upgraded) -> Option<(Client, Bytes)> {
+fn client_of(upgraded: Upgraded) -> (Client, Bytes) {
     type Plain = TokioIo<Explained<Lingering>>;
     type Tls = TokioIo<Explained<TlsStream<Lingering>>>;
     let upgraded = match auto::upgrade::downcast::<Plain>(upgraded) {
-        Ok(parts) => return Some((Client::Plain(parts.io.into_inner().into_inner().into_inner()), parts.read_buf)),
+        Ok(parts) => return (Client::Plain(parts.io.into_inner().into_inner().into_inner()), parts.read_buf),
         Err(upgraded) => upgraded,
     };
-    let parts = auto::upgrade::downcast::<Tls>(upgraded).ok()?;
-    let mut stream = parts.io.into_inner().into_inner();
-    stream.get_mut().0.no_more();
-    Some((Client::Tls(Box::new(stream)), parts.read_buf))
+    match auto::upgrade::downcast::<Tls>(upgraded) {
+        Ok(parts) => {
+            let mut stream = parts.io.into_inner().into_inner();
+            stream.get_mut().0.no_more();
+            (Client::Tls(Box::new(stream)), parts.read_buf)
+        }
+        // HTTP/2, whose connection carries others, too.
+        Err(upgraded) => (Client::Stream(Box::new(TokioIo::new(upgraded))), Bytes::new()),
+    }
 }
 
 /// What is served on the listener.
@@ -472,6 +487,7 @@ impl Service<Request<Incoming>> for Front {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let proxy = self.0.clone();
-        Box::pin(async move { Ok(proxy.answer(request).await.unwrap_or_else(Refusal::into_response)) })
+        let version = request.version();
+        Box::pin(async move { Ok(proxy.answer(request).await.unwrap_or_else(|refusal| refusal.into_response(version))) })
     }
 }

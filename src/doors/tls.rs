@@ -70,8 +70,8 @@ impl Listener {
 
     fn protocols(self) -> Vec<Vec<u8>> {
         let all: &[&[u8]] = match self {
-            Self::Api => &[b"h2", b"http/1.1"],
-            Self::Publish | Self::Proxy => &[b"http/1.1"],
+            Self::Api | Self::Proxy => &[b"h2", b"http/1.1"],
+            Self::Publish => &[b"http/1.1"],
         };
         all.iter().map(|protocol| protocol.to_vec()).collect()
     }

@@ -3,7 +3,7 @@
 
 use axum::body::Body;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, PROXY_AUTHENTICATE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode, Version};
 
 use super::caps::Full;
 use crate::api::problem::{Problem, ProblemCode, body_of};
@@ -116,15 +116,18 @@ impl Refusal {
         Self { status, code, body, retry_after: None, failure: Some(Box::new(failure.clone())) }
     }
 
-    /// The connection ends with it: whatever came behind a refused request is read by nobody.
-    pub fn into_response(self) -> Response<Body> {
+    /// A connection of HTTP/1 ends with it: whatever came behind a refused request is read by nobody. One of HTTP/2, whose
+    /// streams are apart from each other, goes on.
+    pub fn into_response(self, version: Version) -> Response<Body> {
         let mut response = Response::new(Body::from(self.body));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        if version != Version::HTTP_2 {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         headers.insert(EGRESSD_CODE, HeaderValue::from_static(self.code));
         if let Some(seconds) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
@@ -204,7 +207,7 @@ mod tests {
             let body: serde_json::Value = serde_json::from_slice(&refusal.body).unwrap();
             assert_eq!((&body["status"], &body["code"]), (&status.into(), &code.into()), "{body}");
             assert!(!body.to_string().contains("10.0.0.1"), "{body}");
-            let answer = refusal.into_response();
+            let answer = refusal.into_response(Version::HTTP_11);
             let header = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
             assert_eq!(answer.status().as_u16(), status);
             assert_eq!(header(EGRESSD_CODE).as_deref(), Some(code));

@@ -12,6 +12,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use ::bytes::{self, Buf as _};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use metrics::Counter;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -59,6 +61,8 @@ pub struct Carried {
 pub enum Client {
     Plain(TcpStream),
     Tls(Box<TlsStream<Lingering>>),
+    /// One stream of a connection of HTTP/2.
+    Stream(Box<TokioIo<Upgraded>>),
 }
 
 /// An open tunnel.
@@ -79,9 +83,10 @@ pub struct Relay {
 impl Relay {
     /// `early`: what the client sent before it had its answer.
     pub fn new(client: Client, wire: Wire, early: bytes::Bytes, terms: Terms, counters: Bytes) -> Self {
-        let socket = SockRef::from(client.socket());
-        // Whoever pauses is waited for as long as a tunnel may idle; nothing else ends it sooner.
-        let _ = socket.set_tcp_user_timeout(None);
+        if let Some(socket) = client.socket() {
+            // Whoever pauses is waited for as long as a tunnel may idle; nothing else ends it sooner.
+            let _ = SockRef::from(socket).set_tcp_user_timeout(None);
+        }
         let last = clock::monotonic();
         let timer = Box::pin(tokio::time::sleep_until(terms.until.min(last + terms.idle)));
         let up = Half { early, guard: terms.sni.clone().map(|host| Box::new((Hello::new(), host))), ..Half::default() };
@@ -159,8 +164,8 @@ impl Relay {
     pub fn finish(self, end: End) -> Carried {
         let carried = self.carried();
         if end != End::Closed {
-            if !self.alerted {
-                let _ = SockRef::from(self.client.socket()).set_linger(Some(Duration::ZERO));
+            if let Some(socket) = self.client.socket().filter(|_| !self.alerted) {
+                let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
             }
             self.wire.end_by_reset();
         }
@@ -318,10 +323,12 @@ fn give(cx: &mut Context<'_>, to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) 
 }
 
 impl Client {
-    fn socket(&self) -> &TcpStream {
+    /// Its own alone.
+    fn socket(&self) -> Option<&TcpStream> {
         match self {
-            Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0.socket(),
+            Self::Plain(stream) => Some(stream),
+            Self::Tls(stream) => Some(stream.get_ref().0.socket()),
+            Self::Stream(_) => None,
         }
     }
 }
@@ -331,6 +338,7 @@ impl AsyncRead for Client {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, into),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, into),
+            Self::Stream(stream) => Pin::new(stream).poll_read(cx, into),
         }
     }
 }
@@ -340,6 +348,7 @@ impl AsyncWrite for Client {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Stream(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -347,6 +356,7 @@ impl AsyncWrite for Client {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Stream(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -354,6 +364,7 @@ impl AsyncWrite for Client {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Stream(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! reached from a published source, byte by byte as it was sent.
 
 mod ends;
+mod http2;
 mod plain;
 mod records;
 mod refusals;
