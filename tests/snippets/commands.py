@@ -72,6 +72,7 @@ RUN = {
         "egressd tail --outcome failed": (FOLLOWS, r"failed +connection_refused"),
         "egressd tail --since 1h": (FOLLOWS, r"delivered"),
         "curl -s -H \"$auth\" -H 'Egressd-Tenant: *' 'localhost:8700/v1/sends?outcome=failed&limit=50'": RECORDS,
+        "curl -s -H \"$auth\" -H 'Egressd-Tenant: *' 'localhost:8700/v1/tunnels?limit=50'": r'"tunnels":\[',
         'curl -s -H "$auth" localhost:8700/v1/sends/ID': r'"outcome":"delivered"',
         "egressd tenants": r"^default ",
         "egressd suspensions": r"^ID",
