@@ -488,6 +488,8 @@ impl Service<Request<Incoming>> for Front {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let proxy = self.0.clone();
         let version = request.version();
-        Box::pin(async move { Ok(proxy.answer(request).await.unwrap_or_else(|refusal| refusal.into_response(version))) })
+        Box::pin(
+            async move { Ok(proxy.answer(request).await.unwrap_or_else(|refusal| refusal.into_response(version))) },
+        )
     }
 }

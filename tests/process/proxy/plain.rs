@@ -49,8 +49,9 @@ async fn receiver(until: &'static str, answer: &'static [u8]) -> (SocketAddr, Se
 
 async fn ask(proxy: SocketAddr, request: &str) -> (Answer, Vec<u8>) {
     let mut stream = TcpStream::connect(proxy).await.unwrap();
-    stream.write_all(request.as_bytes()).await.unwrap();
-    stream.shutdown().await.unwrap();
+    let last = if request.contains("Connection: close") { "" } else { "\r\nConnection: close" };
+    let (line, rest) = request.split_once("\r\n").expect("a request");
+    stream.write_all(format!("{line}{last}\r\n{rest}").as_bytes()).await.unwrap();
     let mut told = answer(&mut stream).await;
     let mut body = std::mem::take(&mut told.rest);
     in_time(stream.read_to_end(&mut body)).await.unwrap_or_default();
