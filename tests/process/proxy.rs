@@ -3,6 +3,7 @@
 
 mod ends;
 mod http2;
+mod neighbours;
 mod plain;
 mod records;
 mod refusals;

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::node::{Node, PATIENCE, alone, call};
 
 /// More than there are places for strangers.
-const MANY: usize = 1_500;
+pub const MANY: usize = 1_500;
 const TOKEN: &str = "a-token-of-the-tests";
 
 /// A client whose token is the tenant's name.
