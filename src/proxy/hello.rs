@@ -1,24 +1,43 @@
 //! Which server a TLS client names as it begins (RFC 6066 section 3), read as it passes: a tunnel is judged by the host of
 //! its CONNECT, so a ClientHello that names another would be a way around the policy's host lists.
 //!
-//! The client's first bytes are held back until they are a whole ClientHello, or none. What does not begin as a handshake
-//! does passes as it is; one that begins so and cannot be read, or is larger than any, is refused. The name of an
-//! encrypted ClientHello stands inside of it: its outer one counts here.
+//! The client's first bytes are held back until they are a whole ClientHello, or none. What is no TLS passes as it is; what
+//! is and cannot be read, is larger than any, or comes as another record than a handshake's, is refused. A server may ask
+//! for another ClientHello (RFC 8446 section 4.1.4), which names its server anew: so it is looked on until the client has
+//! sent something else. The name of an encrypted ClientHello stands inside of it: its outer one counts here.
 
 use rustls::server::Acceptor;
 
 use crate::limits::CLIENT_HELLO_BYTES_MAX;
 use crate::policy::Host;
 
-/// The first byte of a handshake (RFC 8446 section 5.1).
+/// What a record holds, its first byte (RFC 8446 section 5.1): these, and alerts, data and heartbeats between and behind.
+const CHANGE_CIPHER_SPEC: u8 = 20;
 const HANDSHAKE: u8 = 22;
+const HEARTBEAT: u8 = 24;
+/// The second byte of any record.
+const VERSION: u8 = 3;
+/// A record's own bytes, in front of what it holds.
+const RECORD_HEAD: usize = 5;
+/// The first byte of a handshake's message, and how many say what it is and how long.
+const CLIENT_HELLO: u8 = 1;
+const MESSAGE_HEAD: usize = 4;
 /// A fatal alert, `unrecognized_name` (RFC 8446 section 6.2, RFC 6066 section 3), in the clear.
 pub const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
 /// Reads the beginning of one tunnel.
+#[derive(Default)]
 pub struct Hello {
+    /// Of the one that is being read.
     acceptor: Acceptor,
+    /// Its message so far: the head of it, and how much there is.
+    head: Vec<u8>,
+    length: usize,
     held: Vec<u8>,
+    /// So much of what is held was looked at.
+    at: usize,
+    /// One has gone by.
+    seen: bool,
 }
 
 /// What the bytes so far come to.
@@ -26,39 +45,83 @@ pub struct Hello {
 pub enum Said {
     /// More is needed; nothing goes on yet.
     More,
-    /// These go on; the server that was named, where this is TLS and names one.
+    /// A ClientHello goes on, and the server that it names, if any. There may be another: what is left is looked at next.
     Named(Vec<u8>, Option<String>),
-    /// It begins as a handshake does, and is none that can be read.
+    /// These go on, and nobody need look any more.
+    On(Vec<u8>),
+    /// It begins as TLS does, and is none that can be read.
     Unreadable,
 }
 
 impl Hello {
-    pub fn new() -> Self {
-        Self { acceptor: Acceptor::default(), held: Vec::new() }
-    }
-
     pub fn take(&mut self, bytes: &[u8]) -> Said {
         self.held.extend_from_slice(bytes);
-        if self.held.first().is_some_and(|first| *first != HANDSHAKE) {
-            return Said::Named(std::mem::take(&mut self.held), None);
-        }
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            match self.acceptor.read_tls(&mut rest) {
-                Ok(1..) => {}
-                // It has as much as it takes at once.
-                Ok(0) | Err(_) => return Said::Unreadable,
+        loop {
+            let record = &self.held[self.at..];
+            let is_within = self.length > 0;
+            let whole = match *record {
+                [] => None,
+                [HANDSHAKE, _, _, high, low, ..] => Some(usize::from(u16::from_be_bytes([high, low]))),
+                [HANDSHAKE, ..] => None,
+                _ if is_within => return Said::Unreadable,
+                [CHANGE_CIPHER_SPEC..=HEARTBEAT] => None,
+                // Some servers pass over what others send before a ClientHello.
+                [CHANGE_CIPHER_SPEC..=HEARTBEAT, VERSION, ..] if !self.seen => return Said::Unreadable,
+                [CHANGE_CIPHER_SPEC, VERSION, _, high, low, ..] => Some(usize::from(u16::from_be_bytes([high, low]))),
+                [CHANGE_CIPHER_SPEC, VERSION, ..] => None,
+                _ => return self.on(),
+            };
+            let Some(whole) = whole.filter(|whole| record.len() >= RECORD_HEAD + whole.min(&1)) else {
+                return self.more();
+            };
+            let is_handshake = record[0] == HANDSHAKE;
+            if is_handshake && !is_within && (whole == 0 || record[RECORD_HEAD] != CLIENT_HELLO) {
+                return if self.seen { self.on() } else { Said::Unreadable };
             }
+            let Some(record) = record.get(..RECORD_HEAD + whole) else { return self.more() };
+            self.at += record.len();
+            if !is_handshake {
+                continue;
+            }
+            let mut rest = record;
+            while !rest.is_empty() {
+                // It takes only so much at once.
+                if !matches!(self.acceptor.read_tls(&mut rest), Ok(1..)) {
+                    return Said::Unreadable;
+                }
+            }
+            self.length += whole;
+            let missing = MESSAGE_HEAD - self.head.len();
+            self.head.extend(record[RECORD_HEAD..].iter().take(missing));
             match self.acceptor.accept() {
                 Ok(None) => {}
-                Ok(Some(accepted)) => {
+                // Behind it, in the same record, there might stand another.
+                Ok(Some(accepted)) if self.is_all() => {
                     let named = accepted.client_hello().server_name().map(str::to_owned);
-                    return Said::Named(std::mem::take(&mut self.held), named);
+                    let rest = self.held.split_off(self.at);
+                    let on = std::mem::take(&mut self.held);
+                    *self = Self { held: rest, seen: true, ..Self::default() };
+                    return Said::Named(on, named);
                 }
-                Err(_) => return Said::Unreadable,
+                Ok(Some(_)) | Err(_) => return Said::Unreadable,
             }
         }
+    }
+
+    fn more(&self) -> Said {
         if self.held.len() > CLIENT_HELLO_BYTES_MAX { Said::Unreadable } else { Said::More }
+    }
+
+    fn on(&mut self) -> Said {
+        Said::On(std::mem::take(&mut self.held))
+    }
+
+    /// The records so far are the message that its head says, and nothing else.
+    fn is_all(&self) -> bool {
+        match *self.head {
+            [_, a, b, c] => self.length == MESSAGE_HEAD + u32::from_be_bytes([0, a, b, c]) as usize,
+            _ => false,
+        }
     }
 }
 
@@ -105,7 +168,7 @@ mod tests {
         }
         for bytes in [whole, records] {
             for pieces in [1, 7, 100, bytes.len()] {
-                let mut hello = Hello::new();
+                let mut hello = Hello::default();
                 let mut rest = bytes.chunks(pieces);
                 let said = loop {
                     match hello.take(rest.next().expect("it ends with the hello")) {
@@ -122,15 +185,27 @@ mod tests {
 
     #[test]
     fn what_is_no_handshake_passes_and_what_only_begins_as_one_does_not() {
-        for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"SSH-2.0-x\r\n", &[0x80, 0x2e, 1], &[23, 3, 3]] {
-            assert_eq!(Hello::new().take(bytes), Said::Named(bytes.to_vec(), None));
+        for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"SSH-2.0-x\r\n", &[0x80, 0x2e, 1], &[23, 4], &[25, 3]] {
+            assert_eq!(Hello::default().take(bytes), Said::On(bytes.to_vec()));
         }
-        assert_eq!(Hello::new().take(&[22]), Said::More);
-        for bytes in [&[22, 3, 1, 0, 4, 2, 0, 0, 0][..], &[22, 9, 9, 0, 1, 1], b"\x16\x03\x01\x00\x05hello"] {
-            assert_eq!(Hello::new().take(bytes), Said::Unreadable, "{bytes:?}");
+        for bytes in [&[22][..], &[21]] {
+            assert_eq!(Hello::default().take(bytes), Said::More);
+        }
+        for bytes in [
+            &[22, 3, 1, 0, 4, 2, 0, 0, 0][..],
+            &[22, 9, 9, 0, 1, 1],
+            b"\x16\x03\x01\x00\x05hello",
+            // A server may pass over each of these.
+            &[21, 3, 1, 0, 2, 1, 90],
+            &[20, 3, 3, 0, 1, 1],
+            &[23, 3, 3],
+            &[24, 3, 1],
+            &[22, 3, 1, 0, 0],
+        ] {
+            assert_eq!(Hello::default().take(bytes), Said::Unreadable, "{bytes:?}");
         }
         // One that never ends.
-        let mut endless = Hello::new();
+        let mut endless = Hello::default();
         let mut record = vec![22, 3, 1, 0x3f, 0xff];
         record.resize(5 + 0x3fff, 0);
         record[5..9].copy_from_slice(&[1, 0xff, 0xff, 0xff]);
@@ -138,10 +213,60 @@ mod tests {
         assert_eq!(said, Some(Said::Unreadable));
     }
 
+    /// What a client sends behind its ClientHello, in pieces of any size.
+    #[test]
+    fn another_hello_is_looked_at_wherever_it_may_stand() {
+        let (first, other) = (hello("shop.example.com"), hello("other.example.com"));
+        let change = [20, 3, 3, 0, 1, 1];
+        let names = |parts: &[&[u8]]| {
+            let bytes = parts.concat();
+            let each = [1, 7, bytes.len()].map(|pieces| {
+                let (mut hello, mut names, mut on) = (Hello::default(), Vec::new(), Vec::new());
+                for piece in bytes.chunks(pieces) {
+                    let mut piece = piece;
+                    loop {
+                        match hello.take(std::mem::take(&mut piece)) {
+                            Said::More => break,
+                            Said::Named(bytes, name) => {
+                                on.extend(bytes);
+                                names.push(name.expect("one is named"));
+                            }
+                            Said::On(bytes) => {
+                                on.extend(bytes);
+                                assert!(parts.concat().starts_with(&on), "in their order");
+                                return names;
+                            }
+                            Said::Unreadable => {
+                                names.push("?".to_owned());
+                                return names;
+                            }
+                        }
+                    }
+                }
+                names
+            });
+            assert!(each.iter().all(|names| *names == each[0]), "{each:?}");
+            each[0].clone()
+        };
+        let both = ["shop.example.com", "other.example.com"];
+        assert_eq!(names(&[&first, &other]), both);
+        assert_eq!(names(&[&first, &change, &other]), both);
+        assert_eq!(names(&[&first, &change, &change, &other, &[23, 3, 3, 0, 1, 0]]), both);
+        // What else follows one: keys in the clear (TLS 1.2), data, an alert.
+        for rest in [&[22, 3, 3, 0, 5, 16, 0, 0, 1, 9][..], &[23, 3, 3, 0, 1, 0], &[21, 3, 3, 0, 2, 1, 0], b"HTTP"] {
+            assert_eq!(names(&[&first, rest, &other]), both[..1], "{rest:?}");
+        }
+        // Two in one record.
+        let mut two = [&first[..], &other[5..]].concat();
+        let length = (two.len() - 5) as u16;
+        two[3..5].copy_from_slice(&length.to_be_bytes());
+        assert_eq!(names(&[&two]), ["?"]);
+    }
+
     #[test]
     fn an_address_has_no_name() {
         let bytes = hello("127.0.0.1");
-        assert_eq!(Hello::new().take(&bytes), Said::Named(bytes.clone(), None));
+        assert_eq!(Hello::default().take(&bytes), Said::Named(bytes.clone(), None));
     }
 
     #[test]

@@ -89,7 +89,8 @@ impl Relay {
         }
         let last = clock::monotonic();
         let timer = Box::pin(tokio::time::sleep_until(terms.until.min(last + terms.idle)));
-        let up = Half { early, guard: terms.sni.clone().map(|host| Box::new((Hello::new(), host))), ..Half::default() };
+        let up =
+            Half { early, guard: terms.sni.clone().map(|host| Box::new((Hello::default(), host))), ..Half::default() };
         Self { client, wire, up, down: Half::default(), counters, terms, last, timer, alerted: false }
     }
 
@@ -281,18 +282,8 @@ impl Half {
             }
             turn += read.len();
             self.taken += read.len() as u64;
-            if let Some(guard) = &mut self.guard {
-                match guard.0.take(read) {
-                    Said::More => {}
-                    Said::Named(on, named) if named.as_ref().is_none_or(|named| is_of(named, &guard.1)) => {
-                        (self.guard, self.server_name, self.waiting) = (None, named, on.into());
-                    }
-                    Said::Named(_, named) => {
-                        self.server_name = named;
-                        return Poll::Ready(Err(Stop::OtherServer));
-                    }
-                    Said::Unreadable => return Poll::Ready(Err(Stop::OtherServer)),
-                }
+            if self.guard.is_some() {
+                self.waiting = self.looked_at(read)?.into();
                 continue;
             }
             let written = give(cx, to, read)?;
@@ -306,6 +297,35 @@ impl Half {
                 self.reach = (self.reach * 2).min(TUNNEL_BUFFER);
             }
         }
+    }
+}
+
+impl Half {
+    /// What goes on of it, and of what was held back.
+    fn looked_at(&mut self, mut read: &[u8]) -> Result<Vec<u8>, Stop> {
+        let mut on = Vec::new();
+        while let Some(guard) = &mut self.guard {
+            match guard.0.take(std::mem::take(&mut read)) {
+                Said::More => break,
+                Said::Named(bytes, named) => {
+                    let is_meant = named.as_ref().is_none_or(|named| is_of(named, &guard.1));
+                    self.server_name = named.or(self.server_name.take());
+                    if !is_meant {
+                        return Err(Stop::OtherServer);
+                    }
+                    on.extend(bytes);
+                }
+                Said::On(bytes) => {
+                    self.guard = None;
+                    on.extend(bytes);
+                }
+                Said::Unreadable => {
+                    self.server_name = None;
+                    return Err(Stop::OtherServer);
+                }
+            }
+        }
+        Ok(on)
     }
 }
 
