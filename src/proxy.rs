@@ -54,7 +54,7 @@ use self::lingering::Lingering;
 use self::metrics::Metrics;
 use self::records::Recorder;
 use self::refusal::Refusal;
-use self::relay::{Client, End, Relay, Terms};
+use self::relay::{Carried, Client, End, Relay, Terms};
 use self::way::Journey;
 use crate::api::seats::{Bounds, Presence};
 use crate::api::serve::explained::Explained;
@@ -220,6 +220,7 @@ impl Proxy {
         let token = self.tunnels.token();
         let client = request.extensions().get::<Peer>().map(|peer| peer.0);
         let mut opening = Opening {
+            proxy: self.clone(),
             id: Uuid::now_v7(),
             client,
             tenant,
@@ -228,15 +229,13 @@ impl Proxy {
             journey: Journey::default(),
             begun: clock::monotonic(),
             begun_at: clock::wall(),
+            tunnel: None,
+            is_over: false,
         };
         let connected = match self.open_way(&mut opening, settings.connect_deadline).await {
             Ok(connected) => connected,
             Err(refusal) => {
-                let mut tunnel = self.remembered(&opening);
-                if let Some(source) = opening.journey.left_from() {
-                    (tunnel.source, tunnel.public) = (Some(source.bind()), Some(source.public()));
-                }
-                self.ended(tunnel, &opening, End::Refused, refusal.failure());
+                opening.end(End::Refused, refusal.failure());
                 return Err(refusal);
             }
         };
@@ -245,10 +244,11 @@ impl Proxy {
         tunnel.source = Some(connected.local.ip());
         (tunnel.public, tunnel.remote) = (Some(connected.source.public()), Some(connected.remote));
         self.records.note(tunnel.clone());
+        opening.tunnel = Some(tunnel);
         let sni = settings.verify_sni.then(|| opening.url.destination().host.clone());
         let terms = Terms { idle: settings.idle, until: opening.begun + settings.lifetime, sni };
         let Connected { wire, source, remote, .. } = connected;
-        let open = Open { opening, tunnel, source, remote, terms };
+        let mut open = Open { opening, source, remote, terms };
         if *request.method() == Method::CONNECT {
             let upgrade = hyper::upgrade::on(&mut request);
             let proxy = self.clone();
@@ -264,7 +264,7 @@ impl Proxy {
         let forward = match forward::open(wire, &config.limits).await {
             Ok(forward) => forward,
             Err(failure) => {
-                self.ended(open.tunnel, &open.opening, End::Reset, Some(&failure));
+                open.opening.end(End::Reset, Some(&failure));
                 return Err(refused(&failure));
             }
         };
@@ -302,18 +302,18 @@ impl Proxy {
             if end == End::Refused {
                 why = why.or_else(|| Some(relay.refused(&open.opening.url)));
             }
-            open.tunnel.server_name = relay.server_name().map(str::to_owned);
-            let carried = relay.finish(end);
-            (open.tunnel.up, open.tunnel.down) = (carried.up, carried.down);
+            let server_name = relay.server_name().map(str::to_owned);
+            open.opening.carried(relay.finish(end), server_name);
         }
         drop(gauge);
-        self.ended(open.tunnel, &open.opening, end, why.as_ref());
+        open.opening.end(end, why.as_ref());
     }
 
     /// Everything of a forwarded request after its connection was made.
     async fn forward(&self, mut open: Open, mut exchange: Exchange) {
         let gauge = self.metrics.open_from(&open.source);
-        let (end, why) = self.attend(&open, exchange.run(&open.terms, &open.tunnel.host)).await;
+        let host = open.opening.url.destination().host.text().into_owned();
+        let (end, why) = self.attend(&open, exchange.run(&open.terms, &host)).await;
         if let Some(why) = &why {
             exchange.cut_short(why.clone());
         }
@@ -321,9 +321,9 @@ impl Proxy {
         let bytes = self.metrics.bytes();
         bytes.up.increment(carried.up);
         bytes.down.increment(carried.down);
-        (open.tunnel.up, open.tunnel.down) = (carried.up, carried.down);
+        open.opening.carried(carried, None);
         drop(gauge);
-        self.ended(open.tunnel, &open.opening, end, why.or(unanswered).as_ref());
+        open.opening.end(end, why.or(unanswered).as_ref());
     }
 
     /// Looks after what is open until it has ended by itself, or is no longer allowed, or the process ends.
@@ -413,8 +413,10 @@ impl Proxy {
     }
 }
 
-/// A tunnel on its way to be one.
+/// A tunnel on its way to be one, and then one. Wherever it is given up, as when its caller hangs up while it is connected,
+/// it is remembered: something may have left for where it leads.
 struct Opening {
+    proxy: Arc<Proxy>,
     id: Uuid,
     client: Option<SocketAddr>,
     tenant: TenantId,
@@ -425,12 +427,43 @@ struct Opening {
     journey: Journey,
     begun: Instant,
     begun_at: Timestamp,
+    /// What is remembered of it since it was connected.
+    tunnel: Option<Tunnel>,
+    /// Its end is remembered.
+    is_over: bool,
+}
+
+impl Opening {
+    fn carried(&mut self, carried: Carried, server_name: Option<String>) {
+        if let Some(tunnel) = &mut self.tunnel {
+            (tunnel.up, tunnel.down, tunnel.server_name) = (carried.up, carried.down, server_name);
+        }
+    }
+
+    fn end(&mut self, end: End, why: Option<&Failure>) {
+        self.is_over = true;
+        let tunnel = self.tunnel.take().unwrap_or_else(|| {
+            let mut tunnel = self.proxy.remembered(self);
+            if let Some(source) = self.journey.left_from() {
+                (tunnel.source, tunnel.public) = (Some(source.bind()), Some(source.public()));
+            }
+            tunnel
+        });
+        self.proxy.ended(tunnel, self, end, why);
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.end(End::Reset, None);
+        }
+    }
 }
 
 /// One that has come about, a tunnel or a forwarded request.
 struct Open {
     opening: Opening,
-    tunnel: Tunnel,
     source: Arc<Source>,
     remote: SocketAddr,
     terms: Terms,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use hickory_proto::rr::RecordType;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::{basic, connect, echo, in_time, may_tunnel, node_with, started};
 use crate::name_server::{NameServer, Reply, address};
@@ -146,4 +147,48 @@ async fn a_tenant_reads_its_own_and_nothing_that_is_near_us() {
         let answer = call(node.api, "GET", "/v1/tunnels", "", &[("authorization", &who)]).await.unwrap();
         assert_eq!(answer.0, status, "{}", answer.1);
     }
+}
+
+/// While its name is looked up, or while or after it is connected: what left for where a tunnel leads is known afterwards,
+/// whoever waited for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tunnel_whose_caller_hangs_up_before_the_answer_is_remembered() {
+    let names = NameServer::start(|_| Reply::Silence).await;
+    let (mut node, proxy) = node_with("", "");
+    let text = std::fs::read_to_string(node.config()).unwrap();
+    std::fs::write(node.config(), text.replace("127.0.0.1:53", &names.address().to_string())).unwrap();
+    node.start();
+    let receiver = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = receiver.local_addr().unwrap().to_string();
+    let asked = async |target: &str| {
+        let mut stream = TcpStream::connect(proxy).await.unwrap();
+        let head = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{}\r\n", basic("acme", "x"));
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    };
+    let acme = [("egressd-tenant", "acme")];
+    let all_over = |tunnels: &[Value]| tunnels.iter().all(|tunnel| !tunnel["end"].is_null());
+    let looking = asked("silent.example.com:443").await;
+    let begun = Instant::now();
+    while names.asked().is_empty() {
+        assert!(begun.elapsed() < PATIENCE, "nothing is looked up");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(looking);
+    let ended = listed(&node, "", &acme, |tunnels| tunnels.len() == 1 && all_over(tunnels)).await;
+    assert_eq!((&ended[0]["host"], &ended[0]["end"]), (&json!("silent.example.com"), &json!("reset")));
+
+    for _ in 0..40 {
+        drop(asked(&target).await);
+    }
+    // Some came so far that they were connected, by their ports.
+    let mut came = Vec::new();
+    while let Ok(Ok((stream, from))) = tokio::time::timeout(Duration::from_millis(500), receiver.accept()).await {
+        came.push((stream, from));
+    }
+    let found =
+        listed(&node, "?host=127.0.0.1&limit=100", &acme, |tunnels| tunnels.len() >= came.len() && all_over(tunnels))
+            .await;
+    let told = found.iter().filter(|tunnel| tunnel["source_ip"].is_string()).count();
+    assert!(told >= came.len(), "{told} records of {} connections: {found:?}", came.len());
 }
