@@ -20,7 +20,7 @@ use crate::load::{Ledger, ends, judge, start_paced_load};
 use crate::node::{Node, PATIENCE, SOURCES, counting_receiver, free_port};
 
 /// What the gate has of them.
-const EVENTS: usize = 200;
+const EVENTS: usize = 100;
 /// Between two calls of one caller: some forty sends a second on each node.
 const PAUSE: Duration = Duration::from_millis(300);
 /// A short lease, as what is gone has to be missed often.
