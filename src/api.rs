@@ -33,7 +33,10 @@ mod tail;
 mod tunnels;
 pub mod view;
 
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use axum::Router;
 use axum::body::Body;
@@ -41,6 +44,8 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use metrics::{Unit, counter, describe_counter};
@@ -222,17 +227,41 @@ fn refused(problem: &Problem, sends: usize) {
     counter!("egressd_sends_refused_total", "reason" => problem.code().label()).increment(sends.max(1) as u64);
 }
 
-/// Runs what changes something on a task of its own: a caller that hangs up drops its call's future, and what is on
-/// disk by then must still reach the schedule.
+/// Works on what changes something to its end: a caller that hangs up drops its call's future, and what is on disk by
+/// then must still reach the schedule.
 async fn in_full<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
-    // Boxed, as a task copies what it holds several times.
-    tokio::spawn(Box::pin(work)).await.map_err(|error| defect(&error))
+    // Boxed, as it may have to move to a task.
+    let done = InFull(Some(AssertUnwindSafe(work).catch_unwind().boxed())).await;
+    done.map_err(|_| {
+        tracing::error!("a call ended in a defect: the panic is told above");
+        Problem::new(ProblemCode::Store, "the call ended in a defect of this service; its log says more")
+            .status(StatusCode::INTERNAL_SERVER_ERROR)
+    })
 }
 
-fn defect(error: &tokio::task::JoinError) -> Problem {
-    tracing::error!(%error, "a call ended in a defect");
-    Problem::new(ProblemCode::Store, "the call ended in a defect of this service; its log says more")
-        .status(StatusCode::INTERNAL_SERVER_ERROR)
+/// Worked on by whoever waits for it, and by a task of its own once nobody does: nearly all callers wait, and a task for
+/// each of their calls would wake another thread.
+struct InFull<T: Send + 'static>(Option<BoxFuture<'static, T>>);
+
+impl<T: Send + 'static> Future for InFull<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let Some(work) = &mut self.0 else { return Poll::Pending };
+        let done = ready!(work.as_mut().poll(context));
+        self.0 = None;
+        Poll::Ready(done)
+    }
+}
+
+impl<T: Send + 'static> Drop for InFull<T> {
+    fn drop(&mut self) {
+        if let Some(work) = self.0.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(work);
+        }
+    }
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Response {

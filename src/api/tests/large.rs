@@ -207,3 +207,20 @@ async fn a_large_call_whose_caller_hung_up_gives_its_room_back() {
     }
     panic!("what they held does not come back");
 }
+
+#[tokio::test]
+async fn what_changes_something_goes_on_without_its_caller_and_a_defect_in_it_is_answered() {
+    let (go_on, may_go_on) = tokio::sync::oneshot::channel::<()>();
+    let (done, is_done) = tokio::sync::oneshot::channel();
+    let work = in_full(async move {
+        let _ = may_go_on.await;
+        let _ = done.send("written");
+    });
+    assert!(Box::pin(work).now_or_never().is_none(), "its caller has hung up by then");
+    go_on.send(()).expect("somebody works on it");
+    assert_eq!(is_done.await, Ok("written"));
+
+    let broken: Result<(), Problem> = in_full(async { panic!("a defect") }).await;
+    let Err(problem) = broken else { panic!("it was not done") };
+    assert_eq!(problem.into_response().status(), StatusCode::INTERNAL_SERVER_ERROR);
+}
