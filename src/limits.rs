@@ -373,6 +373,8 @@ pub const TUNNELS_UNNOTED_MAX: usize = if cfg!(test) { 100 } else { 20_000 };
 /// After a cap was met, a tunnel is worth another try after so many seconds.
 pub const TUNNEL_RETRY_SECONDS: u64 = 1;
 /// Most connections at once to the `[publish]` listener.
+/// Of them so many are written at once: less than the room of the smallest store.
+pub const TUNNELS_NOTED_AT_ONCE: usize = if cfg!(test) { 7 } else { 500 };
 pub const PUBLISH_CONNECTIONS_MAX: usize = 512;
 /// Most of them from one IPv4 address or one IPv6 network of /64.
 pub const PUBLISH_CONNECTIONS_PER_NETWORK: usize = 32;

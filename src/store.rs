@@ -35,7 +35,7 @@ pub use self::records::{
 };
 use self::registry::lift_in;
 pub use self::registry::{News, NodeLoad, NodeSeen, Published, Registry, Suspension, SuspensionScope, next_sync_token};
-pub use self::tunnels::{TunnelFilter, TunnelPage, Tunnels};
+pub use self::tunnels::{NoRoom, TunnelFilter, TunnelPage, Tunnels};
 
 /// What a store cannot do, and why. The message names file and cause and what to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]

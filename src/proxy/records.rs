@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 
 use super::refusal::Refusal;
-use crate::limits::{TUNNELS_NOTED_EVERY, TUNNELS_UNNOTED_MAX};
+use crate::limits::{TUNNELS_NOTED_AT_ONCE, TUNNELS_NOTED_EVERY, TUNNELS_UNNOTED_MAX};
 use crate::record::Tunnel;
 use crate::send::TenantId;
 use crate::store::{Store, StoreError};
@@ -33,7 +33,7 @@ impl Recorder {
         if self.failing.load(Ordering::Relaxed) || self.waiting().len() >= TUNNELS_UNNOTED_MAX {
             return Err(Refusal::unrecorded());
         }
-        if self.store.is_full_of_tunnels(tenant) { Err(Refusal::share_full()) } else { Ok(()) }
+        self.store.room_for_tunnel(tenant).map_err(Refusal::no_room)
     }
 
     pub fn note(&self, tunnel: Tunnel) {
@@ -43,21 +43,31 @@ impl Recorder {
     /// Writes what waits.
     pub async fn write(&self) -> Result<(), StoreError> {
         let _one = self.writing.lock().await;
-        let taken = std::mem::take(&mut *self.waiting());
-        if taken.is_empty() && !self.failing.load(Ordering::Relaxed) {
-            return Ok(());
+        let mut taken = std::mem::take(&mut *self.waiting());
+        loop {
+            let next = taken.keys().nth(TUNNELS_NOTED_AT_ONCE).copied();
+            let rest = next.map(|next| taken.split_off(&next)).unwrap_or_default();
+            if taken.is_empty() && !self.failing.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let noted = self.note_all(&taken).await;
+            if noted.is_err() {
+                let mut waiting = self.waiting();
+                for (id, tunnel) in taken.into_iter().chain(rest) {
+                    waiting.entry(id).or_insert(tunnel);
+                }
+                return noted;
+            }
+            taken = rest;
         }
-        let noted = self.store.note_tunnels(taken.values().cloned().collect()).await;
+    }
+
+    async fn note_all(&self, tunnels: &BTreeMap<u128, Arc<Tunnel>>) -> Result<(), StoreError> {
+        let noted = self.store.note_tunnels(tunnels.values().cloned().collect()).await;
         if self.failing.swap(noted.is_err(), Ordering::Relaxed) != noted.is_err() {
             match &noted {
                 Ok(()) => tracing::info!("the store takes records of tunnels again"),
                 Err(error) => tracing::error!(%error, "the store takes no records of tunnels: none is opened"),
-            }
-        }
-        if noted.is_err() {
-            let mut waiting = self.waiting();
-            for (id, tunnel) in taken {
-                waiting.entry(id).or_insert(tunnel);
             }
         }
         noted
@@ -108,6 +118,19 @@ mod tests {
         assert!(recorder.write().await.is_err());
         let waiting: Vec<_> = recorder.waiting().values().cloned().collect();
         assert_eq!(waiting, [ended(&two, 4)]);
+    }
+
+    #[tokio::test]
+    async fn many_are_written_a_few_at_a_time() {
+        let store = Arc::new(Memory::new());
+        let recorder = Recorder::new(store.clone());
+        let tunnels: Vec<_> =
+            (0..3 * TUNNELS_NOTED_AT_ONCE as i64 + 1).map(|number| opened("acme", "one.net", number)).collect();
+        tunnels.iter().for_each(|tunnel| recorder.note(Tunnel::clone(tunnel)));
+        recorder.write().await.unwrap();
+        let page = store.tunnels(TunnelFilter::of(Reach::All), None, 99).await.unwrap();
+        assert_eq!(page.tunnels.len(), tunnels.len());
+        assert!(recorder.waiting().is_empty());
     }
 
     #[test]

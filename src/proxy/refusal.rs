@@ -10,6 +10,7 @@ use crate::api::problem::{Problem, ProblemCode, body_of};
 use crate::limits::TUNNEL_RETRY_SECONDS;
 use crate::outcome::{Code, Failure, Outcome};
 use crate::policy::{CheckedUrl, Host, without_internal_addresses};
+use crate::store::NoRoom;
 
 const EGRESSD_CODE: &str = "egressd-code";
 /// Retention is applied by the minute.
@@ -74,12 +75,23 @@ impl Refusal {
         Self { retry_after: Some(TUNNEL_RETRY_SECONDS), ..refusal }
     }
 
-    /// As many of this tenant's records are kept as may be.
-    pub fn share_full() -> Self {
-        let detail = "this tenant has as many records of tunnels as it may: some go with their retention, or ask the operator \
-                      for a larger store";
-        let refusal = Self::of(ProblemCode::TenantFull, StatusCode::TOO_MANY_REQUESTS, detail);
-        Self { retry_after: Some(SHARE_RETRY_SECONDS), ..refusal }
+    /// Of what is remembered.
+    pub fn no_room(why: NoRoom) -> Self {
+        let (code, detail, seconds) = match why {
+            NoRoom::OfTenant => (
+                ProblemCode::TenantFull,
+                "this tenant has as many records of tunnels as it may: some go with their retention, or ask the operator for \
+                 a larger store",
+                SHARE_RETRY_SECONDS,
+            ),
+            NoRoom::AtAll => (
+                ProblemCode::NodeFull,
+                "as many tunnels are open as the store has room for: try again later, or another node",
+                TUNNEL_RETRY_SECONDS,
+            ),
+        };
+        let refusal = Self::of(code, StatusCode::TOO_MANY_REQUESTS, detail);
+        Self { retry_after: Some(seconds), ..refusal }
     }
 
     /// All places for requests that are looked at are in use.
@@ -217,3 +229,5 @@ mod tests {
         }
     }
 }
+            (Refusal::no_room(NoRoom::OfTenant), 429, "tenant_full"),
+            (Refusal::no_room(NoRoom::AtAll), 429, "node_full"),

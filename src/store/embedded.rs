@@ -95,9 +95,9 @@ use self::writer::{AcceptJob, AcceptedJob, BeginJob, EndJob, FinishJob, Job, Sen
 use super::stats::{Stats, StatsAsked};
 use super::{
     Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter, ExecutionPage,
-    Filter, IdempotencyKey, OnceOnly, Page, Published, Reach, Records, Recovered, Registry, Released, Session, Started,
-    StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace, TunnelFilter, TunnelPage,
-    Tunnels, WaitingCount, Want, Why, wire,
+    Filter, IdempotencyKey, NoRoom, OnceOnly, Page, Published, Reach, Records, Recovered, Registry, Released, Session,
+    Started, StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace, TunnelFilter,
+    TunnelPage, Tunnels, WaitingCount, Want, Why, wire,
 };
 use crate::config::StoreSettings;
 use crate::limits::INLINE_BYTES;

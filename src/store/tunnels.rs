@@ -74,8 +74,17 @@ pub trait Tunnels: std::marker::Send + Sync + 'static {
     /// Ends those that a process left open which is gone: of this node's name, before it opens any. Answers how many.
     fn end_tunnels_left_open<'a>(&'a self, node: &'a str, now: Timestamp) -> StoreResult<'a, u64>;
 
-    /// Whether as many of this tenant's are kept as may be. Where it is not counted nobody's are.
-    fn is_full_of_tunnels(&self, _tenant: &TenantId) -> bool {
-        false
+    /// Whether there is room for the record of one more of this tenant's. Where it is not counted there is.
+    fn room_for_tunnel(&self, _tenant: &TenantId) -> Result<(), NoRoom> {
+        Ok(())
     }
+}
+
+/// Why no more is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoom {
+    /// As many of this tenant's are kept as may be.
+    OfTenant,
+    /// So many are open that their ends might find none.
+    AtAll,
 }

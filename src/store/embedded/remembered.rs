@@ -107,8 +107,8 @@ impl Tunnels for Embedded {
         self.blocking(move |shared| shared.tunnels.end_left_open(now)).boxed()
     }
 
-    fn is_full_of_tunnels(&self, tenant: &TenantId) -> bool {
-        self.shared.tunnels.is_full_of(tenant)
+    fn room_for_tunnel(&self, tenant: &TenantId) -> Result<(), NoRoom> {
+        self.shared.tunnels.room(tenant)
     }
 }
 

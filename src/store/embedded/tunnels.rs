@@ -7,13 +7,19 @@
 //!
 //! Each frame holds the whole tunnel, so a piece can be read by itself. The newest piece begins with those that were open
 //! when it was made: it alone is read at a start. A list shows those that are open from memory, then the ends, the newest
-//! first, and passes over pieces of another time. The oldest pieces go whole, by age and by size.
+//! first, and passes over pieces of another time.
+//!
+//! The oldest pieces go whole: past their retention, and before anything is written for which there would be no room. A
+//! piece is so much of that room, or of the retention, that what goes with it is little; what it holds past its retention
+//! is no longer shown. A tenant's share is of what has ended, and of those that are open with what their ends will take.
+//! What is open moves along into each new piece, and is nobody's but the room's there.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -26,14 +32,16 @@ use crate::config::StoreSettings;
 use crate::limits::LIST_LOOKED_AT_MAX;
 use crate::record::Tunnel;
 use crate::send::TenantId;
-use crate::store::{StoreError, TunnelFilter, TunnelPage, wire};
+use crate::store::{NoRoom, StoreError, TunnelFilter, TunnelPage, wire};
 
-/// When the newest piece makes room for another.
+/// The largest piece.
 const PIECE_BYTES: u64 = 8 << 20;
+/// Of the room, and of the retention, one in so many is a piece's.
+const PIECE_ONE_IN: u8 = 16;
 /// Of `[store] max_bytes`, one in so many is what tunnels may have beside it.
 const ONE_IN: u64 = 10;
-/// Of that, one in so many is one tenant's.
-const OF_TENANT_ONE_IN: u64 = 4;
+/// Of that, one in so many is one tenant's, and those that are open may take no more together.
+const SHARE_ONE_IN: u64 = 4;
 
 pub struct Log {
     directory: PathBuf,
@@ -41,8 +49,17 @@ pub struct Log {
     bytes_max: u64,
     piece_bytes: u64,
     inner: Mutex<Inner>,
-    /// Bytes by tenant, under a lock that nobody holds while the disk is at work.
-    shares: Mutex<HashMap<String, u64>>,
+    /// What is asked before each tunnel, under a lock that nobody holds while the disk is at work.
+    shares: Mutex<Shares>,
+    /// What ended before is past its retention; nanoseconds.
+    kept_from: AtomicI64,
+}
+
+/// Bytes by tenant: of what has ended, and of what is open; and all that is open.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Shares {
+    of: HashMap<String, u64>,
+    open: u64,
 }
 
 struct Inner {
@@ -50,9 +67,14 @@ struct Inner {
     full: Vec<Arc<Piece>>,
     newest: Piece,
     file: Arc<File>,
-    open: BTreeMap<u128, Arc<Tunnel>>,
-    /// Bytes by tenant, of all pieces.
-    shares: HashMap<String, u64>,
+    open: BTreeMap<u128, Open>,
+}
+
+/// One that is open, and how long its frame is.
+#[derive(Clone)]
+struct Open {
+    tunnel: Arc<Tunnel>,
+    bytes: u64,
 }
 
 /// What is known of a piece without reading it.
@@ -63,21 +85,31 @@ struct Piece {
     /// When the first of its tunnels began, and the last one ended or began; nanoseconds.
     from: i64,
     to: i64,
-    /// Bytes by tenant.
+    /// Bytes of ends by tenant.
     of: HashMap<String, u64>,
+    /// When the first of them ended.
+    ended_from: i64,
 }
 
 impl Piece {
     fn new(number: u32) -> Self {
-        Self { number, from: i64::MAX, to: i64::MIN, ..Self::default() }
+        Self { number, from: i64::MAX, to: i64::MIN, ended_from: i64::MAX, ..Self::default() }
     }
 
-    fn add(&mut self, tunnel: &Tunnel, bytes: usize) {
+    /// Bytes of ends: what would go with it.
+    fn ends(&self) -> u64 {
+        self.of.values().sum()
+    }
+
+    fn add(&mut self, tunnel: &Tunnel, bytes: u64) {
         let begun = wire::nanoseconds(tunnel.begun_at);
-        let at = tunnel.ended.as_ref().map_or(begun, |ended| wire::nanoseconds(ended.at));
-        (self.from, self.to) = (self.from.min(begun), self.to.max(at));
-        self.bytes += bytes as u64;
-        *self.of.entry(tunnel.tenant.as_str().to_owned()).or_default() += bytes as u64;
+        (self.from, self.to) = (self.from.min(begun), self.to.max(begun));
+        self.bytes += bytes;
+        if let Some(ended) = &tunnel.ended {
+            let at = wire::nanoseconds(ended.at);
+            (self.to, self.ended_from) = (self.to.max(at), self.ended_from.min(at));
+            *self.of.entry(tunnel.tenant.as_str().to_owned()).or_default() += bytes;
+        }
     }
 }
 
@@ -116,10 +148,11 @@ fn kind_of(tunnel: &Tunnel) -> FrameKind {
 
 impl Log {
     pub fn open(root: &Path, settings: &StoreSettings) -> Result<Self, StoreError> {
-        Self::open_with(root, settings.retention, settings.max_bytes / ONE_IN, PIECE_BYTES)
+        Self::open_with(root, settings.retention, settings.max_bytes / ONE_IN)
     }
 
-    fn open_with(root: &Path, retention: Duration, bytes_max: u64, piece_bytes: u64) -> Result<Self, StoreError> {
+    fn open_with(root: &Path, retention: Duration, bytes_max: u64) -> Result<Self, StoreError> {
+        let piece_bytes = PIECE_BYTES.min(bytes_max / u64::from(PIECE_ONE_IN));
         let directory = root.join("tunnels");
         let failed = |error| cannot_write(&directory, error);
         files::make_directory(&directory).map_err(failed)?;
@@ -145,21 +178,50 @@ impl Log {
         // Behind what is whole: what a crash has torn is written over.
         file.set_len(newest.bytes).map_err(failed)?;
         sync_directory(&directory).map_err(failed)?;
-        let mut inner = Inner { full, newest, file: Arc::new(file), open, shares: HashMap::new() };
-        inner.add_up();
-        let shares = Mutex::new(inner.shares.clone());
-        Ok(Self { directory, retention, bytes_max, piece_bytes, inner: Mutex::new(inner), shares })
+        let inner = Inner { full, newest, file: Arc::new(file), open };
+        let shares = Mutex::new(Shares::of(&inner));
+        let kept_from = AtomicI64::new(i64::MIN);
+        Ok(Self { directory, retention, bytes_max, piece_bytes, inner: Mutex::new(inner), shares, kept_from })
     }
 
     /// Durable when this returns.
     pub fn note(&self, tunnels: &[Arc<Tunnel>]) -> Result<(), StoreError> {
         let mut inner = locked(&self.inner);
-        inner.append(tunnels).map_err(|error| cannot_write(&self.directory, error))?;
-        if inner.newest.bytes >= self.piece_bytes {
-            self.begin_another(&mut inner).map_err(|error| cannot_write(&self.directory, error))?;
+        let framed = Framed::of(tunnels);
+        self.make_room(&mut inner, framed.bytes.len() as u64)
+            .and_then(|()| inner.append(tunnels, &framed))
+            .map_err(|error| cannot_write(&self.directory, error))?;
+        let mut shares = locked(&self.shares);
+        for (tunnel, &bytes) in tunnels.iter().zip(&framed.lengths) {
+            let id = tunnel.id.as_u128();
+            let open = Open { tunnel: tunnel.clone(), bytes };
+            let before = if tunnel.ended.is_some() {
+                shares.ended(&tunnel.tenant, bytes);
+                inner.open.remove(&id)
+            } else {
+                shares.opened(&open);
+                inner.open.insert(id, open)
+            };
+            before.iter().for_each(|before| shares.not_open(before));
         }
-        self.drop_old(&mut inner, None);
-        (*locked(&self.shares)).clone_from(&inner.shares);
+        Ok(())
+    }
+
+    /// For so much more in the newest piece. What is full is begun anew, and the oldest go while there is too much.
+    fn make_room(&self, inner: &mut Inner, more: u64) -> io::Result<()> {
+        if inner.newest.ends() >= self.piece_bytes {
+            self.begin_another(inner)?;
+        }
+        while inner.bytes() + more > self.bytes_max {
+            if inner.full.is_empty() {
+                if inner.newest.ends() == 0 {
+                    // Those that are open: no more of them are admitted.
+                    return Ok(());
+                }
+                self.begin_another(inner)?;
+            }
+            self.drop_oldest(inner);
+        }
         Ok(())
     }
 
@@ -176,64 +238,64 @@ impl Log {
         let file = files::make(&path_of(&self.directory, number))?;
         let before = std::mem::replace(&mut inner.newest, Piece::new(number));
         let file_before = std::mem::replace(&mut inner.file, Arc::new(file));
-        let open: Vec<_> = inner.open.values().cloned().collect();
-        let begun = inner.append(&open).and_then(|()| sync_directory(&self.directory));
+        let open: Vec<_> = inner.open.values().map(|open| open.tunnel.clone()).collect();
+        let begun = inner.append(&open, &Framed::of(&open)).and_then(|()| sync_directory(&self.directory));
         if let Err(error) = begun {
             // As if it had not been tried.
             (inner.newest, inner.file) = (before, file_before);
             let _ = fs::remove_file(path_of(&self.directory, number));
-            inner.add_up();
             return Err(error);
         }
         inner.full.push(Arc::new(before));
         Ok(())
     }
 
-    /// `now`: by age, too.
-    fn drop_old(&self, inner: &mut Inner, now: Option<Timestamp>) {
-        let oldest = now.map(|now| {
-            let retention = i64::try_from(self.retention.as_nanos()).unwrap_or(i64::MAX);
-            wire::nanoseconds(now).saturating_sub(retention)
-        });
-        let mut bytes = inner.bytes();
-        while let Some(first) = inner.full.first() {
-            if bytes <= self.bytes_max && oldest.is_none_or(|oldest| first.to >= oldest) {
-                return;
-            }
-            bytes -= first.bytes;
-            let gone = inner.full.remove(0);
-            for (tenant, bytes) in &gone.of {
-                let left = inner.shares.get(tenant).copied().unwrap_or(0).saturating_sub(*bytes);
-                match left {
-                    0 => drop(inner.shares.remove(tenant)),
-                    left => drop(inner.shares.insert(tenant.clone(), left)),
-                }
-            }
-            for path in [path_of(&self.directory, gone.number), about_path(&self.directory, gone.number)] {
-                if let Err(error) = fs::remove_file(&path)
-                    && error.kind() != io::ErrorKind::NotFound
-                {
-                    tracing::warn!(path = %path.display(), %error, "records of tunnels could not be removed yet");
-                }
+    fn drop_oldest(&self, inner: &mut Inner) {
+        let gone = inner.full.remove(0);
+        locked(&self.shares).gone(&gone);
+        for path in [path_of(&self.directory, gone.number), about_path(&self.directory, gone.number)] {
+            if let Err(error) = fs::remove_file(&path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(path = %path.display(), %error, "records of tunnels could not be removed yet");
             }
         }
     }
 
+    /// By age.
     pub fn retain(&self, now: Timestamp) {
+        let before = |age: Duration| {
+            let age = i64::try_from(age.as_nanos()).unwrap_or(i64::MAX);
+            wire::nanoseconds(now).saturating_sub(age)
+        };
+        let kept_from = before(self.retention);
+        self.kept_from.store(kept_from, Ordering::Relaxed);
         let mut inner = locked(&self.inner);
-        self.drop_old(&mut inner, Some(now));
-        (*locked(&self.shares)).clone_from(&inner.shares);
+        if inner.newest.ended_from < before(self.retention / u32::from(PIECE_ONE_IN))
+            && let Err(error) = self.begin_another(&mut inner).and_then(|()| self.make_room(&mut inner, 0))
+        {
+            tracing::warn!(%error, "records of tunnels may be kept longer than they are to be");
+        }
+        while inner.full.first().is_some_and(|first| first.to < kept_from) {
+            self.drop_oldest(&mut inner);
+        }
     }
 
     pub fn end_left_open(&self, now: Timestamp) -> Result<u64, StoreError> {
-        let left: Vec<_> = locked(&self.inner).open.values().map(|tunnel| Arc::new(tunnel.interrupted(now))).collect();
+        let left: Vec<_> =
+            locked(&self.inner).open.values().map(|open| Arc::new(open.tunnel.interrupted(now))).collect();
         self.note(&left)?;
         Ok(left.len() as u64)
     }
 
-    pub fn is_full_of(&self, tenant: &TenantId) -> bool {
-        let bytes = locked(&self.shares).get(tenant.as_str()).copied().unwrap_or(0);
-        bytes >= self.bytes_max / OF_TENANT_ONE_IN
+    /// Whether one more may be opened.
+    pub fn room(&self, tenant: &TenantId) -> Result<(), NoRoom> {
+        let share = self.bytes_max / SHARE_ONE_IN;
+        let shares = locked(&self.shares);
+        if shares.of.get(tenant.as_str()).is_some_and(|bytes| *bytes >= share) {
+            return Err(NoRoom::OfTenant);
+        }
+        if shares.open >= share { Err(NoRoom::AtAll) } else { Ok(()) }
     }
 
     pub fn list(&self, filter: &TunnelFilter, cursor: Option<&str>, limit: usize) -> Result<TunnelPage, StoreError> {
@@ -247,7 +309,7 @@ impl Log {
                 Place::Open(before) => before.unwrap_or(u128::MAX),
                 Place::Ends(..) => 0,
             };
-            let open: Vec<_> = inner.open.range(..before).rev().map(|(_, tunnel)| tunnel.clone()).collect();
+            let open: Vec<_> = inner.open.range(..before).rev().map(|(_, open)| open.tunnel.clone()).collect();
             let newest = Arc::new(inner.newest.clone());
             (open, inner.full.iter().cloned().chain([newest]).collect::<Vec<_>>())
         };
@@ -265,12 +327,15 @@ impl Log {
             Place::Ends(piece, before) => (piece, before),
         };
         pieces.retain(|piece| piece.number <= last);
+        let kept_from = self.kept_from.load(Ordering::Relaxed);
+        let is_kept =
+            |tunnel: &Tunnel| tunnel.ended.as_ref().is_none_or(|ended| wire::nanoseconds(ended.at) >= kept_from);
         let mut looked_at = 0;
         while let Some(piece) = pieces.pop() {
             if piece.number != last {
                 before = usize::MAX;
             }
-            let since = filter.since.map_or(i64::MIN, wire::nanoseconds);
+            let since = filter.since.map_or(i64::MIN, wire::nanoseconds).max(kept_from);
             let until = filter.until.map_or(i64::MAX, wire::nanoseconds);
             if piece.to < since || piece.from >= until {
                 continue;
@@ -291,7 +356,7 @@ impl Log {
                 }
                 looked_at += 1;
                 match wire::read_tunnel(bytes) {
-                    Ok(tunnel) if filter.takes_in(&tunnel) => page.tunnels.push(tunnel),
+                    Ok(tunnel) if is_kept(&tunnel) && filter.takes_in(&tunnel) => page.tunnels.push(tunnel),
                     Ok(_) => {}
                     Err(wire::Unreadable(why)) => {
                         tracing::warn!(piece = piece.number, why, "a record of a tunnel cannot be read");
@@ -308,36 +373,72 @@ impl Inner {
         self.full.iter().map(|piece| piece.bytes).sum::<u64>() + self.newest.bytes
     }
 
-    /// What is whose, from what is known of each piece.
-    fn add_up(&mut self) {
-        self.shares.clear();
-        for (tenant, bytes) in self.full.iter().flat_map(|piece| &piece.of).chain(&self.newest.of) {
-            *self.shares.entry(tenant.clone()).or_default() += bytes;
-        }
-    }
-
-    fn append(&mut self, tunnels: &[Arc<Tunnel>]) -> io::Result<()> {
+    fn append(&mut self, tunnels: &[Arc<Tunnel>], framed: &Framed) -> io::Result<()> {
         if tunnels.is_empty() {
             return Ok(());
         }
-        let (mut bytes, mut newest, mut lengths) = (Vec::new(), self.newest.clone(), Vec::new());
-        for tunnel in tunnels {
-            let length = frame::append(&mut bytes, kind_of(tunnel), &[&wire::tunnel(tunnel)], None);
-            newest.add(tunnel, length);
-            lengths.push(length as u64);
-        }
         // Where it fails the next one is written over it.
-        self.file.write_all_at(&bytes, self.newest.bytes)?;
+        self.file.write_all_at(&framed.bytes, self.newest.bytes)?;
         self.file.sync_data()?;
-        self.newest = newest;
-        for (tunnel, length) in tunnels.iter().zip(lengths) {
-            *self.shares.entry(tunnel.tenant.as_str().to_owned()).or_default() += length;
-            match tunnel.ended {
-                Some(_) => drop(self.open.remove(&tunnel.id.as_u128())),
-                None => drop(self.open.insert(tunnel.id.as_u128(), tunnel.clone())),
-            }
+        for (tunnel, &bytes) in tunnels.iter().zip(&framed.lengths) {
+            self.newest.add(tunnel, bytes);
         }
         Ok(())
+    }
+}
+
+/// As tunnels are written: a frame each.
+struct Framed {
+    bytes: Vec<u8>,
+    lengths: Vec<u64>,
+}
+
+impl Framed {
+    fn of(tunnels: &[Arc<Tunnel>]) -> Self {
+        let (mut bytes, mut lengths) = (Vec::new(), Vec::with_capacity(tunnels.len()));
+        for tunnel in tunnels {
+            lengths.push(frame::append(&mut bytes, kind_of(tunnel), &[&wire::tunnel(tunnel)], None) as u64);
+        }
+        Self { bytes, lengths }
+    }
+}
+
+impl Shares {
+    fn of(inner: &Inner) -> Self {
+        let mut shares = Self::default();
+        for (tenant, bytes) in inner.full.iter().flat_map(|piece| &piece.of).chain(&inner.newest.of) {
+            *shares.of.entry(tenant.clone()).or_default() += bytes;
+        }
+        inner.open.values().for_each(|open| shares.opened(open));
+        shares
+    }
+
+    fn ended(&mut self, tenant: &TenantId, bytes: u64) {
+        *self.of.entry(tenant.as_str().to_owned()).or_default() += bytes;
+    }
+
+    /// With as much again, for its end.
+    fn opened(&mut self, open: &Open) {
+        self.ended(&open.tunnel.tenant, 2 * open.bytes);
+        self.open += open.bytes;
+    }
+
+    fn not_open(&mut self, open: &Open) {
+        self.less(open.tunnel.tenant.as_str(), 2 * open.bytes);
+        self.open = self.open.saturating_sub(open.bytes);
+    }
+
+    fn gone(&mut self, piece: &Piece) {
+        piece.of.iter().for_each(|(tenant, bytes)| self.less(tenant, *bytes));
+    }
+
+    fn less(&mut self, tenant: &str, bytes: u64) {
+        if let Some(of) = self.of.get_mut(tenant) {
+            *of = of.saturating_sub(bytes);
+            if *of == 0 {
+                self.of.remove(tenant);
+            }
+        }
     }
 }
 
@@ -375,14 +476,15 @@ fn walk(path: &Path, bytes: u64, mut each: impl FnMut(Frame<'_>)) -> io::Result<
     }
 }
 
-fn scan(path: &Path, number: u32) -> io::Result<(Piece, BTreeMap<u128, Arc<Tunnel>>)> {
+fn scan(path: &Path, number: u32) -> io::Result<(Piece, BTreeMap<u128, Open>)> {
     let (mut piece, mut open) = (Piece::new(number), BTreeMap::new());
     let end = walk(path, u64::MAX, |frame| {
         let Ok(tunnel) = wire::read_tunnel(frame.payload) else { return };
-        piece.add(&tunnel, frame.length);
+        let bytes = frame.length as u64;
+        piece.add(&tunnel, bytes);
         match tunnel.ended {
             Some(_) => drop(open.remove(&tunnel.id.as_u128())),
-            None => drop(open.insert(tunnel.id.as_u128(), Arc::new(tunnel))),
+            None => drop(open.insert(tunnel.id.as_u128(), Open { tunnel: Arc::new(tunnel), bytes })),
         }
     })?;
     piece.bytes = end;
@@ -423,10 +525,28 @@ mod tests {
         }
     }
 
+    /// A log whose pieces hold a few records.
+    fn small(root: &Path) -> Log {
+        Log::open_with(root, DAY, 16_000).unwrap()
+    }
+
+    fn files(root: &Path) -> Vec<PathBuf> {
+        let mut files: Vec<_> =
+            fs::read_dir(root.join("tunnels")).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files
+    }
+
+    /// Bytes of records on the disk.
+    fn on_disk(root: &Path) -> u64 {
+        let pieces = files(root).into_iter().filter(|path| path.extension().is_none());
+        pieces.map(|path| fs::metadata(path).unwrap().len()).sum()
+    }
+
     #[test]
     fn pieces_follow_each_other_and_what_is_open_is_known_after_a_death() {
         let root = tempfile::tempdir().unwrap();
-        let log = Log::open_with(root.path(), DAY, 1 << 20, 1_000).unwrap();
+        let log = small(root.path());
         let long = opened("acme", "long.example.com", 1);
         log.note(std::slice::from_ref(&long)).unwrap();
         for number in 2..40 {
@@ -437,15 +557,16 @@ mod tests {
         assert!(locked(&log.inner).full.len() > 3);
         let found = all(&log);
         assert_eq!((found.len(), found[0].as_str(), found[1].as_str()), (39, "long.example.com", "39.example.com"));
+        let shares = locked(&log.shares).clone();
         drop(log);
         // Half a frame at its end, and what is known of a full piece gone.
-        let newest = fs::read_dir(root.path().join("tunnels")).unwrap().map(|entry| entry.unwrap().path());
-        let newest = newest.filter(|path| path.extension().is_none()).max().unwrap();
+        let newest = files(root.path()).into_iter().filter(|path| path.extension().is_none()).max().unwrap();
         let torn = [fs::read(&newest).unwrap(), vec![0xe6, b'g', b'r']].concat();
         fs::write(&newest, torn).unwrap();
         fs::remove_file(about_path(&root.path().join("tunnels"), 1)).unwrap();
-        let log = Log::open_with(root.path(), DAY, 1 << 20, 1_000).unwrap();
+        let log = small(root.path());
         assert_eq!(all(&log), found);
+        assert_eq!(*locked(&log.shares), shares);
         assert_eq!(log.end_left_open(ended(&long, 100).ended.clone().unwrap().at).unwrap(), 1);
         assert_eq!(log.end_left_open(Timestamp::MAX).unwrap(), 0);
         let page = log.list(&TunnelFilter::of(Reach::All), None, 1).unwrap();
@@ -456,23 +577,91 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_go_by_age_and_by_size_and_no_tenant_has_more_than_its_share() {
+    fn the_room_is_never_exceeded_and_the_oldest_make_it() {
         let root = tempfile::tempdir().unwrap();
-        let log = Log::open_with(root.path(), DAY, 8_000, 1_000).unwrap();
-        let (acme, other) = (TenantId::new("acme"), TenantId::new("other"));
-        assert!(!log.is_full_of(&acme));
+        let log = small(root.path());
+        let long = opened("long", "long.example.com", 1);
+        log.note(std::slice::from_ref(&long)).unwrap();
         for number in 1..200 {
-            log.note(&[ended(&opened("acme", &format!("{number}.example.com"), number), number + 1)]).unwrap();
+            let few: Vec<_> = (0..number % 7)
+                .map(|at| ended(&opened("acme", &format!("{number}.{at}.example.com"), number), number + 1))
+                .collect();
+            log.note(&few).unwrap();
+            assert!(on_disk(root.path()) <= 16_000, "{number}: {}", on_disk(root.path()));
         }
-        assert!(log.is_full_of(&acme) && !log.is_full_of(&other));
-        let inner_bytes = locked(&log.inner).bytes();
-        assert!(inner_bytes <= 9_200, "{inner_bytes}");
-        assert_eq!(all(&log)[0], "199.example.com");
-        let last = ended(&opened("acme", "x", 199), 200).ended.clone().unwrap().at;
-        log.retain(last.saturating_add(2 * DAY).unwrap());
-        // The newest piece stays, whatever its age.
-        assert!(locked(&log.inner).full.is_empty() && !log.is_full_of(&acme));
-        let left = fs::read_dir(root.path().join("tunnels")).unwrap().count();
-        assert_eq!(left, 1);
+        let found = all(&log);
+        assert_eq!((found[0].as_str(), found[1].as_str()), ("long.example.com", "199.2.example.com"));
+        // What went is little at a time.
+        assert!(on_disk(root.path()) > 12_000, "{}", on_disk(root.path()));
+        // A batch that is larger than a piece.
+        let many: Vec<_> = (0..40).map(|at| ended(&opened("acme", &format!("many.{at}"), 300), 301)).collect();
+        log.note(&many).unwrap();
+        assert!(on_disk(root.path()) <= 16_000, "{}", on_disk(root.path()));
+        assert!(all(&log).len() > 40);
+        assert_eq!(*locked(&log.shares), Shares::of(&locked(&log.inner)));
+    }
+
+    #[test]
+    fn a_tenants_share_comes_back_as_its_records_go_by_their_age() {
+        let root = tempfile::tempdir().unwrap();
+        let log = small(root.path());
+        let (acme, other) = (TenantId::new("acme"), TenantId::new("other"));
+        let mut number = 0;
+        while log.room(&acme).is_ok() {
+            number += 1;
+            log.note(&[ended(&opened("acme", "shop.example.com", number), number)]).unwrap();
+            assert!(number < 200);
+        }
+        assert_eq!((log.room(&acme), log.room(&other)), (Err(NoRoom::OfTenant), Ok(())));
+        let last = ended(&opened("acme", "x", number), number).ended.clone().unwrap().at;
+        let later = |times: u32| last.saturating_add(DAY / 16 * times).unwrap();
+        // Nothing is written any more: what there is goes all the same.
+        for sixteenth in 1..=15 {
+            log.retain(later(sixteenth));
+        }
+        assert_eq!(all(&log).len(), usize::try_from(number).unwrap(), "kept for as long as it is to be");
+        log.retain(later(17));
+        assert_eq!((all(&log).len(), log.room(&acme)), (0, Ok(())));
+        assert_eq!(on_disk(root.path()), 0);
+        assert_eq!(files(root.path()).len(), 1, "{:?}", files(root.path()));
+    }
+
+    #[test]
+    fn what_is_past_its_retention_is_shown_no_more_and_what_is_open_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let log = Log::open_with(root.path(), DAY, 16 << 20).unwrap();
+        let long = opened("acme", "long.example.com", 1);
+        let old = ended(&opened("acme", "old.example.com", 2), 3);
+        let last = ended(&opened("acme", "last.example.com", 4), 1000);
+        log.note(&[long, old, last.clone()]).unwrap();
+        assert_eq!(all(&log).len(), 3);
+        log.retain(last.begun_at.saturating_add(DAY).unwrap());
+        assert_eq!(all(&log), ["long.example.com", "last.example.com"]);
+        for times in 17..20 {
+            log.retain(last.begun_at.saturating_add(DAY / 16 * times).unwrap());
+        }
+        assert_eq!(all(&log), ["long.example.com"]);
+    }
+
+    #[test]
+    fn what_is_open_leaves_room_for_what_has_ended() {
+        let root = tempfile::tempdir().unwrap();
+        let log = small(root.path());
+        let mut open = Vec::new();
+        for number in 1.. {
+            let tenant = format!("tenant {number}");
+            if log.room(&TenantId::new(&*tenant)).is_err() {
+                break;
+            }
+            open.push(opened(&tenant, "long.example.com", number));
+            log.note(&open[open.len() - 1..]).unwrap();
+        }
+        assert_eq!(log.room(&TenantId::new("another")), Err(NoRoom::AtAll));
+        assert!(open.len() > 10, "{}", open.len());
+        let ends: Vec<_> = open.iter().map(|tunnel| ended(tunnel, 1000)).collect();
+        log.note(&ends).unwrap();
+        assert_eq!(log.room(&TenantId::new("another")), Ok(()));
+        assert!(on_disk(root.path()) <= 16_000);
+        assert_eq!(all(&log).len(), open.len());
     }
 }
