@@ -38,6 +38,13 @@ pub fn of_tunnels(most: u32, in_flight: u32) -> u32 {
     tunnels_within(limit(), most, in_flight)
 }
 
+/// Of `part` of `most`, as much as there is where there are only so many in all: whoever may have a fifth of them may
+/// have a fifth of fewer, and no less than one.
+pub fn in_proportion(part: u32, most: u32, in_all: u32) -> u32 {
+    let share = u64::from(part.min(most)) * u64::from(in_all.min(most)) / u64::from(most.max(1));
+    u32::try_from(share).unwrap_or(u32::MAX).max(1)
+}
+
 fn tunnels_within(limit: usize, most: u32, in_flight: u32) -> u32 {
     let deliveries = (limit / 2).min(usize::try_from(in_flight).unwrap_or(usize::MAX));
     let callers = limits::API_CONNECTIONS.min(limit / 4);
@@ -67,6 +74,21 @@ mod tests {
             (0, 5_000, 10_000, 1),
         ] {
             assert_eq!(tunnels_within(limit, most, in_flight), tunnels, "{limit} {in_flight}");
+        }
+    }
+
+    #[test]
+    fn a_part_of_fewer_is_as_much_smaller() {
+        for (part, most, in_all, wanted) in [
+            (1_000, 5_000, 5_000, 1_000),
+            (1_000, 5_000, 990, 198),
+            (200, 5_000, 16, 1),
+            (5_000, 5_000, 16, 16),
+            (9_000, 5_000, 16, 16),
+            (u32::MAX, u32::MAX, u32::MAX, u32::MAX),
+            (1, 1, 1, 1),
+        ] {
+            assert_eq!(in_proportion(part, most, in_all), wanted, "{part} of {most}, of {in_all}");
         }
     }
 }

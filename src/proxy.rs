@@ -211,8 +211,9 @@ impl Proxy {
             return Err(Refusal::draining());
         }
         let most = Most {
-            all: files::of_tunnels(settings.tunnels, config.delivery.in_flight),
-            of_tenant: settings.tunnels_per_tenant,
+            all,
+            // No tenant has all of them where there are few.
+            of_tenant: files::in_proportion(settings.tunnels_per_tenant, settings.tunnels, all),
             of_destination: settings.tunnels_per_tenant_destination,
         };
         self.records.admits(&tenant)?;
