@@ -69,7 +69,8 @@ struct TunnelView<'a> {
     dns_ms: Option<f64>,
     #[schema(required)]
     connect_ms: Option<f64>,
-    /// Bytes that were given on, to where it leads and to the client; `null` while it is open.
+    /// Bytes that were given on, to where it leads and to the client; `null` while it is open, and of one that was
+    /// `interrupted`.
     #[schema(required)]
     bytes_up: Option<u64>,
     #[schema(required)]
@@ -122,8 +123,8 @@ impl<'a> TunnelView<'a> {
             would_block: tunnel.would_block.map(|code| code.label()),
             dns_ms: tunnel.dns.map(milliseconds),
             connect_ms: tunnel.connect.map(milliseconds),
-            bytes_up: ended.map(|_| tunnel.up),
-            bytes_down: ended.map(|_| tunnel.down),
+            bytes_up: tunnel.carried().map(|(up, _)| up),
+            bytes_down: tunnel.carried().map(|(_, down)| down),
             begun_at: Shown(tunnel.begun_at),
             ended_at: ended.map(|ended| Shown(ended.at)),
         }

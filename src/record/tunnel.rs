@@ -70,6 +70,12 @@ pub struct TunnelEnded {
 }
 
 impl Tunnel {
+    /// Bytes that were given on, to where it leads and to the client; `None`: it is open, or nobody lived to count them.
+    pub fn carried(&self) -> Option<(u64, u64)> {
+        let ended = self.ended.as_ref()?;
+        (ended.code != Some(Code::Interrupted)).then_some((self.up, self.down))
+    }
+
     /// As it reads where the process that had it open is gone: how much it carried is not known.
     pub fn interrupted(&self, now: Timestamp) -> Self {
         let message =

@@ -120,4 +120,7 @@ pub async fn a_tunnel_that_a_death_left_open_is_ended<S: Subject>() {
         tunnel.ended.as_ref().expect("it has ended").code
     };
     assert_eq!((code("open.example.com"), code("done.example.com")), (Some(Code::Interrupted), None));
+    // What it carried nobody knows: that is not nothing.
+    let carried = |host: &str| all.iter().find(|tunnel| tunnel.host == host).and_then(Tunnel::carried);
+    assert_eq!((carried("open.example.com"), carried("done.example.com").is_some()), (None, true));
 }
