@@ -453,6 +453,7 @@ pub async fn retain(shared: &Shared, now: Timestamp) -> Result<(), StoreError> {
     }
     link.query(sql::FORGET_STATS, &[&first_kept]).await.map_err(failed)?;
     let kept = SignedDuration::try_from(shared.settings.retention).unwrap_or(SignedDuration::MAX);
+    super::tunnels::end_of_the_dead(shared, now).await?;
     super::tunnels::drop_before(shared, now.checked_sub(kept).map_or(0, wire::nanoseconds)).await?;
     let keys = now.checked_sub(SignedDuration::try_from(IDEMPOTENCY_KEPT).unwrap_or(SignedDuration::MAX));
     link.query(sql::FORGET_KEYS, &[&keys.map_or(0, wire::nanoseconds)]).await.map_err(failed)?;

@@ -570,14 +570,20 @@ pub const PUBLISHED: &str = "SELECT address, first_at FROM published";
 
 // Tunnels.
 
+/// An end stays as it was told first; but where others took its node for dead ($12), and it was not, its own word counts.
 pub const NOTE_TUNNELS: &str = "INSERT INTO tunnel AS t (id, tenant, node, host, source, public, begun_at, ended_at, \
      outcome, code, form) SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], \
      $7::bigint[], $8::bigint[], $9::smallint[], $10::smallint[], $11::bytea[]) \
      ON CONFLICT (id) DO UPDATE SET source = excluded.source, public = excluded.public, ended_at = excluded.ended_at, \
-     outcome = excluded.outcome, code = excluded.code, form = excluded.form WHERE t.ended_at IS NULL";
+     outcome = excluded.outcome, code = excluded.code, form = excluded.form WHERE t.ended_at IS NULL \
+     OR t.code = $12::smallint AND excluded.code IS DISTINCT FROM $12 AND excluded.ended_at IS NOT NULL";
 /// The newest first, of one tenant or of all.
 pub const TUNNELS: &str = "SELECT id, form FROM tunnel WHERE id < $1::uuid AND ($2::text IS NULL OR tenant = $2) \
      ORDER BY id DESC LIMIT $3::bigint";
-pub const TUNNELS_LEFT_OPEN: &str = "SELECT form FROM tunnel WHERE node = $1::text AND ended_at IS NULL";
+pub const TUNNELS_LEFT_OPEN: &str = "SELECT id, form FROM tunnel WHERE node = $1::text AND ended_at IS NULL";
+/// Of nodes of which no session lives, nor has within a minute: one that lost its session comes back with another.
+pub const TUNNELS_OF_THE_DEAD: &str = "SELECT id, form FROM tunnel t WHERE ended_at IS NULL AND id > $1::uuid \
+     AND NOT EXISTS (SELECT FROM node n WHERE n.name = t.node \
+     AND (n.dead_at IS NULL OR n.dead_at > clock_timestamp() - interval '1 minute')) ORDER BY id LIMIT $2::bigint";
 pub const FORGET_TUNNELS: &str = "DELETE FROM tunnel WHERE id IN (SELECT id FROM tunnel WHERE ended_at < $1::bigint \
      ORDER BY ended_at LIMIT $2::bigint) RETURNING id";

@@ -8,6 +8,7 @@ mod many;
 mod nodes;
 mod plans;
 mod shares;
+mod tunnels;
 mod unheard;
 mod wrong;
 

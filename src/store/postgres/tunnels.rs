@@ -1,14 +1,17 @@
-//! Tunnels: a table of their own. A tunnel is its node's; lists see those of all.
+//! Tunnels: a table of their own. A tunnel is its node's; lists see those of all. What a node that is gone left open is
+//! ended by the others.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::{Shared, sql};
 use crate::limits::LIST_LOOKED_AT_MAX;
+use crate::outcome::Code;
 use crate::record::Tunnel;
 use crate::store::{StoreError, TunnelFilter, TunnelPage, wire};
 
@@ -17,6 +20,8 @@ const FIRST_LOOK: i64 = 500;
 const NEXT_LOOK: i64 = 4;
 /// Rows that are dropped in one statement.
 const DROPPED_AT_ONCE: i64 = 10_000;
+/// Tunnels of nodes that are gone that are ended in one statement.
+const ENDED_AT_ONCE: i64 = if cfg!(test) { 2 } else { 1_000 };
 
 pub async fn note(shared: &Shared, tunnels: Vec<Arc<Tunnel>>) -> Result<(), StoreError> {
     shared.open()?;
@@ -46,8 +51,9 @@ pub async fn note(shared: &Shared, tunnels: Vec<Arc<Tunnel>>) -> Result<(), Stor
     let code = |one: &&Tunnel| ended(one).and_then(|end| end.code).map(|code| wire::code_number(code).into());
     let codes: Vec<Option<i16>> = last.iter().map(code).collect();
     let forms: Vec<Vec<u8>> = last.iter().map(|tunnel| wire::tunnel(tunnel)).collect();
-    let values: [&(dyn ToSql + Sync); 11] =
-        [&ids, &tenants, &nodes, &hosts, &sources, &public, &begun, &ended_at, &ends, &codes, &forms];
+    let interrupted = i16::from(wire::code_number(Code::Interrupted));
+    let values: [&(dyn ToSql + Sync); 12] =
+        [&ids, &tenants, &nodes, &hosts, &sources, &public, &begun, &ended_at, &ends, &codes, &forms, &interrupted];
     shared.slow().query(sql::NOTE_TUNNELS, &values).await.map(drop).map_err(|trouble| trouble.on_write())
 }
 
@@ -100,10 +106,33 @@ fn unreadable(wire::Unreadable(why): wire::Unreadable) -> StoreError {
 pub async fn end_left_open(shared: &Shared, node: &str, now: Timestamp) -> Result<u64, StoreError> {
     shared.open()?;
     let rows = shared.slow().query(sql::TUNNELS_LEFT_OPEN, &[&node]).await.map_err(|trouble| trouble.on_write())?;
+    interrupt(shared, &rows, now).await
+}
+
+/// Ends those of nodes that are gone, and have not come back to do so by themselves.
+pub async fn end_of_the_dead(shared: &Shared, now: Timestamp) -> Result<(), StoreError> {
+    let mut after = Uuid::nil();
+    loop {
+        let asked: [&(dyn ToSql + Sync); 2] = [&after, &ENDED_AT_ONCE];
+        let rows = shared.admin.query(sql::TUNNELS_OF_THE_DEAD, &asked).await.map_err(|trouble| trouble.on_write())?;
+        let Some(last) = rows.last() else { return Ok(()) };
+        after = last.get(0);
+        let ended = interrupt(shared, &rows, now).await?;
+        tracing::info!(tunnels = ended, "tunnels of nodes that are gone have ended with them");
+    }
+}
+
+/// Answers how many. What cannot be read here, of a later version, is left to others.
+async fn interrupt(shared: &Shared, rows: &[Row], now: Timestamp) -> Result<u64, StoreError> {
     let mut left = Vec::with_capacity(rows.len());
-    for row in &rows {
-        let tunnel = wire::read_tunnel(row.get(0)).map_err(unreadable)?;
-        left.push(Arc::new(tunnel.interrupted(now)));
+    for row in rows {
+        match wire::read_tunnel(row.get(1)) {
+            Ok(tunnel) => left.push(Arc::new(tunnel.interrupted(now))),
+            Err(wire::Unreadable(why)) => {
+                let id: Uuid = row.get(0);
+                tracing::warn!(tunnel = %id, why, "a record of a tunnel cannot be read");
+            }
+        }
     }
     let count = left.len() as u64;
     note(shared, left).await?;
