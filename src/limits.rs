@@ -365,6 +365,8 @@ pub const PORTS_LEFT_ONE_IN: u32 = 4;
 pub const LINGER_BYTES: usize = 256 * KIB as usize;
 pub const LINGER_TIME: Duration = Duration::from_secs(1);
 /// How long the end of a tunnel may take, when the process ends.
+/// How often it is asked whether the last bytes of a tunnel have arrived, before it is ended by a reset.
+pub const ACKNOWLEDGED_ASKED_EVERY: Duration = Duration::from_millis(10);
 pub const TUNNEL_END: Duration = Duration::from_secs(2);
 /// How often what is new of tunnels is written: a crash loses no more than that. While more than so many wait for it,
 /// none is opened.

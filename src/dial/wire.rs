@@ -190,10 +190,30 @@ impl Wire {
         Probe(self.socket.clone())
     }
 
+    pub fn socket(&self) -> &TcpStream {
+        &self.socket
+    }
+
     /// From now on its end is a reset: what was cut short must not look whole over there.
     pub fn end_by_reset(&self) {
         let _ = socket2::SockRef::from(&*self.socket).set_linger(Some(Duration::ZERO));
     }
+}
+
+/// Whether the peer has not acknowledged everything that was written. Of a socket that does not say so: no.
+///
+/// Neither `socket2` nor `nix` has a safe call for this (tcp(7), `SIOCOUTQ`).
+#[allow(unsafe_code, reason = "one request by its number, with a pointer to a local of the size that it writes")]
+pub fn is_unacknowledged(socket: &TcpStream) -> bool {
+    use std::os::fd::AsRawFd;
+
+    use nix::libc;
+
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open for as long as `socket` is borrowed, and the kernel writes one `int` to a local that
+    // outlives the call.
+    let answer = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    answer == 0 && bytes > 0
 }
 
 /// Asks the kernel whether an idle connection is still open and silent.

@@ -7,10 +7,11 @@
 
 use std::collections::HashSet;
 use std::convert::Infallible;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -21,6 +22,7 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -60,7 +62,7 @@ pub struct Forward {
 
 /// The connection under it, which is worked on beside whoever waits for the answer.
 pub struct Exchange {
-    connection: http1::Connection<TokioIo<Wire>, Incoming>,
+    connection: http1::Connection<TokioIo<Heard>, Incoming>,
     meter: Arc<Meter>,
     /// Why there is no answer: the first to know says it.
     unanswered: Arc<Mutex<Option<Failure>>>,
@@ -77,7 +79,7 @@ pub async fn open(wire: Wire, limits: &Limits) -> Result<Forward, Failure> {
         .max_buf_size(bytes)
         .max_headers(limits.response_header_lines as usize)
         .title_case_headers(true)
-        .handshake(TokioIo::new(wire));
+        .handshake(TokioIo::new(Heard { wire, is_cut_short: false }));
     // Nothing is written or read for it.
     let (sender, connection) = handshake.await.map_err(|_| ExchangeCause::Broken { so_far: None }.failure(""))?;
     let (waits, settled) = oneshot::channel();
@@ -176,6 +178,64 @@ impl Exchange {
 /// Often enough to know when something moved last.
 fn look_at(wait: Instant, idle: Duration) -> Instant {
     wait.min(clock::monotonic() + idle / 8)
+}
+
+/// A connection whose peer may take no more, and have said why: what it said is read to its end. What is written from then
+/// on is nobody's.
+struct Heard {
+    wire: Wire,
+    /// Its end is that of a reset, which a write was told of: the kernel tells it once.
+    is_cut_short: bool,
+}
+
+impl Heard {
+    /// Where it cannot be written, all of it is.
+    fn as_if(&mut self, written: Poll<io::Result<usize>>, all: usize) -> Poll<io::Result<usize>> {
+        written.map(|written| {
+            Ok(written.unwrap_or_else(|error| {
+                self.is_cut_short |= error.kind() != io::ErrorKind::BrokenPipe;
+                all
+            }))
+        })
+    }
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        ready!(Pin::new(&mut self.wire).poll_read(cx, into))?;
+        let is_end = into.filled().len() == before && into.remaining() > 0;
+        Poll::Ready(if is_end && self.is_cut_short { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) })
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.wire).poll_write(cx, bytes);
+        self.as_if(written, bytes.len())
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let all = parts.iter().map(|part| part.len()).sum();
+        let written = Pin::new(&mut self.wire).poll_write_vectored(cx, parts);
+        self.as_if(written, all)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.wire.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.wire).poll_shutdown(cx).map(|_| Ok(()))
+    }
 }
 
 /// What leaves: the method, the headers of the end, and the body as it comes.

@@ -2,16 +2,20 @@
 //! up, and nothing is kept while nothing waits.
 //!
 //! Each direction reads into memory that its thread's tunnels share and writes at once; only what is not taken then is
-//! copied, at most [`TUNNEL_BUFFER`] of it. Other tunnels have their turn after [`READ_TURN_BYTES`]. What ends before both
+//! copied, at most [`TUNNEL_BUFFER`] of it. Other tunnels have their turn after [`crate::limits::READ_TURN_BYTES`]. What ends before both
 //! sides have closed ends by a reset on both: it must not look whole to either.
+//!
+//! A side that takes no more may have said why (a server that refuses an upload answers and closes): what it sent is
+//! given on to its end, and reaches the other side before that is closed, or reset where it was.
+
+mod half;
 
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use ::bytes::{self, Buf as _};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use metrics::Counter;
@@ -21,11 +25,12 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_rustls::server::TlsStream;
 
-use super::hello::{Hello, Said, UNRECOGNIZED_NAME, is_of};
+use self::half::{Half, Passed, Stage, Stop, give, pass_over};
+use super::hello::UNRECOGNIZED_NAME;
 use super::lingering::Lingering;
 use crate::clock;
-use crate::dial::wire::Wire;
-use crate::limits::{ECHO_CHARS_MAX, READ_TURN_BYTES, TUNNEL_BUFFER, TUNNEL_BUFFER_FIRST};
+use crate::dial::wire::{Wire, is_unacknowledged};
+use crate::limits::{ACKNOWLEDGED_ASKED_EVERY, ECHO_CHARS_MAX, LINGER_BYTES, LINGER_TIME, TUNNEL_BUFFER};
 use crate::outcome::{Code, Failure, tame};
 use crate::policy::{CheckedUrl, Denial, Host};
 pub use crate::record::TunnelEnd as End;
@@ -78,6 +83,23 @@ pub struct Relay {
     timer: Pin<Box<Sleep>>,
     /// The client was told why by an alert: that must reach it.
     alerted: bool,
+    /// The first side that was found to take no more, or to be gone.
+    broken: Option<Side>,
+    ending: Option<Ending>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Side {
+    Client,
+    Wire,
+}
+
+/// One side is gone; the other has still to get what was written to it.
+struct Ending {
+    /// It was told the end of what it is sent, and may be sending still: so much of that is read, so that no reset takes
+    /// the rest away from it. `None`: it is reset.
+    told: Option<usize>,
+    until: Instant,
 }
 
 impl Relay {
@@ -89,9 +111,20 @@ impl Relay {
         }
         let last = clock::monotonic();
         let timer = Box::pin(tokio::time::sleep_until(terms.until.min(last + terms.idle)));
-        let up =
-            Half { early, guard: terms.sni.clone().map(|host| Box::new((Hello::default(), host))), ..Half::default() };
-        Self { client, wire, up, down: Half::default(), counters, terms, last, timer, alerted: false }
+        let up = Half::new(&early, terms.sni.clone());
+        Self {
+            client,
+            wire,
+            up,
+            down: Half::default(),
+            counters,
+            terms,
+            last,
+            timer,
+            alerted: false,
+            broken: None,
+            ending: None,
+        }
     }
 
     /// Until it ends. What was dropped goes on where it was.
@@ -100,10 +133,16 @@ impl Relay {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if self.ending.is_some() {
+            return self.poll_ending(cx);
+        }
         let before = (self.up.moved(), self.down.moved(), self.carried());
         let (up, down) = SCRATCH.with_borrow_mut(|scratch| {
             let up = self.up.poll(cx, &mut self.client, &mut self.wire, scratch);
-            (up, self.down.poll(cx, &mut self.wire, &mut self.client, scratch))
+            self.down.is_cut_short |= up == Err(Stop::Untaken { by_reset: true });
+            let down = self.down.poll(cx, &mut self.wire, &mut self.client, scratch);
+            self.up.is_cut_short |= down == Err(Stop::Untaken { by_reset: true });
+            (up, down)
         });
         if before.0 != self.up.moved() || before.1 != self.down.moved() {
             self.last = clock::monotonic();
@@ -111,17 +150,28 @@ impl Relay {
             self.counters.up.increment(now.up - before.2.up);
             self.counters.down.increment(now.down - before.2.down);
         }
-        match (up, down) {
-            (Poll::Ready(Err(Stop::OtherServer)), _) => {
+        match up {
+            Err(Stop::OtherServer) => {
                 self.alerted = true;
                 // Seven bytes, to one who has been sent nothing yet.
                 let _ = give(cx, &mut self.client, &UNRECOGNIZED_NAME);
                 let _ = Pin::new(&mut self.client).poll_shutdown(cx);
                 return Poll::Ready(End::Refused);
             }
-            (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_))) => return Poll::Ready(End::Reset),
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Closed),
-            _ => {}
+            Err(Stop::Untaken { .. }) => self.broken = self.broken.or(Some(Side::Wire)),
+            Err(Stop::Broken) => return self.begin_to_end(cx, Side::Client),
+            Ok(()) => {}
+        }
+        match down {
+            Err(Stop::Untaken { .. }) => self.broken = self.broken.or(Some(Side::Client)),
+            Err(_) => return self.begin_to_end(cx, Side::Wire),
+            Ok(()) => {}
+        }
+        if self.up.is_over() && self.down.is_over() {
+            return match self.broken {
+                None => Poll::Ready(End::Closed),
+                Some(broken) => self.begin_to_end(cx, broken),
+            };
         }
         while self.timer.as_mut().poll(cx).is_ready() {
             let (now, idle_at) = (clock::monotonic(), self.last + self.terms.idle);
@@ -132,6 +182,52 @@ impl Relay {
                 return Poll::Ready(End::Idle);
             }
             self.timer.as_mut().reset(self.terms.until.min(idle_at));
+        }
+        Poll::Pending
+    }
+
+    fn begin_to_end(&mut self, cx: &mut Context<'_>, broken: Side) -> Poll<End> {
+        let broken = *self.broken.get_or_insert(broken);
+        let towards = if broken == Side::Client { &self.up } else { &self.down };
+        let told = (towards.stage == Stage::Done).then_some(LINGER_BYTES);
+        self.ending = Some(Ending { told, until: clock::monotonic() + LINGER_TIME });
+        self.poll_ending(cx)
+    }
+
+    fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        let Some(ending) = &mut self.ending else { return Poll::Ready(End::Reset) };
+        let of_client = self.broken == Some(Side::Wire);
+        let next = match &mut ending.told {
+            Some(left) => {
+                let passed = SCRATCH.with_borrow_mut(|scratch| match of_client {
+                    true => pass_over(cx, &mut self.client, scratch, left),
+                    false => pass_over(cx, &mut self.wire, scratch, left),
+                });
+                if passed != Passed::All {
+                    return Poll::Ready(End::Reset);
+                }
+                ending.until
+            }
+            None => {
+                let waits = match of_client {
+                    true => {
+                        Pin::new(&mut self.client).poll_flush(cx).is_pending()
+                            || self.client.socket().is_some_and(is_unacknowledged)
+                    }
+                    false => is_unacknowledged(self.wire.socket()),
+                };
+                if !waits {
+                    return Poll::Ready(End::Reset);
+                }
+                ending.until.min(clock::monotonic() + ACKNOWLEDGED_ASKED_EVERY)
+            }
+        };
+        if clock::monotonic() >= ending.until {
+            return Poll::Ready(End::Reset);
+        }
+        self.timer.as_mut().reset(next);
+        if self.timer.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
         }
         Poll::Pending
     }
@@ -165,181 +261,25 @@ impl Relay {
     pub fn finish(self, end: End) -> Carried {
         let carried = self.carried();
         if end != End::Closed {
-            if let Some(socket) = self.client.socket().filter(|_| !self.alerted) {
+            // Whoever got all that the broken side sent is closed, not reset.
+            let is_whole = |side| self.broken.is_some_and(|broken| broken != side) && self.is_told();
+            if let Some(socket) = self.client.socket().filter(|_| !self.alerted && !is_whole(Side::Client)) {
                 let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
             }
-            self.wire.end_by_reset();
+            if !is_whole(Side::Wire) {
+                self.wire.end_by_reset();
+            }
         }
         carried
+    }
+
+    fn is_told(&self) -> bool {
+        self.ending.as_ref().is_some_and(|ending| ending.told.is_some())
     }
 }
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; TUNNEL_BUFFER].into_boxed_slice());
-}
-
-/// Why a direction does not go on.
-#[derive(Debug)]
-enum Stop {
-    Broken,
-    /// The client's TLS names another server, or cannot be read.
-    OtherServer,
-}
-
-impl From<io::Error> for Stop {
-    fn from(_: io::Error) -> Self {
-        Self::Broken
-    }
-}
-
-/// One direction.
-struct Half {
-    /// Read before this was: taken before anything else.
-    early: bytes::Bytes,
-    /// Looks at the first bytes, and for which host.
-    guard: Option<Box<(Hello, Host)>>,
-    server_name: Option<String>,
-    /// Read, and not taken yet.
-    waiting: bytes::Bytes,
-    stage: Stage,
-    /// How much is read at once.
-    reach: usize,
-    taken: u64,
-    given: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Open,
-    /// The one side has closed; the other is to be told.
-    Ended,
-    Done,
-}
-
-impl Default for Half {
-    fn default() -> Self {
-        Self {
-            early: bytes::Bytes::new(),
-            guard: None,
-            server_name: None,
-            waiting: bytes::Bytes::new(),
-            stage: Stage::Open,
-            reach: TUNNEL_BUFFER_FIRST,
-            taken: 0,
-            given: 0,
-        }
-    }
-}
-
-impl Half {
-    fn moved(&self) -> u64 {
-        self.taken + self.given
-    }
-
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &mut (impl AsyncRead + Unpin),
-        to: &mut (impl AsyncWrite + Unpin),
-        scratch: &mut [u8],
-    ) -> Poll<Result<(), Stop>> {
-        let mut turn = 0;
-        loop {
-            if !self.waiting.is_empty() {
-                let written = give(cx, to, &self.waiting)?;
-                self.given += written as u64;
-                self.waiting.advance(written);
-                if !self.waiting.is_empty() {
-                    return Poll::Pending;
-                }
-                self.waiting = bytes::Bytes::new();
-            }
-            match self.stage {
-                Stage::Done => return Poll::Ready(Ok(())),
-                Stage::Ended => {
-                    ready!(Pin::new(&mut *to).poll_shutdown(cx))?;
-                    self.stage = Stage::Done;
-                    return Poll::Ready(Ok(()));
-                }
-                Stage::Open => {}
-            }
-            if turn >= READ_TURN_BYTES {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            let mut buffer = ReadBuf::new(&mut scratch[..self.reach]);
-            if !self.early.is_empty() {
-                buffer.put_slice(&self.early.split_to(self.early.len().min(self.reach)));
-            } else if Pin::new(&mut *from).poll_read(cx, &mut buffer)?.is_pending() {
-                // What TLS has of it still.
-                let _ = Pin::new(&mut *to).poll_flush(cx)?;
-                return Poll::Pending;
-            }
-            let read = buffer.filled();
-            if read.is_empty() {
-                self.stage = Stage::Ended;
-                continue;
-            }
-            turn += read.len();
-            self.taken += read.len() as u64;
-            if self.guard.is_some() {
-                self.waiting = self.looked_at(read)?.into();
-                continue;
-            }
-            let written = give(cx, to, read)?;
-            self.given += written as u64;
-            if written < read.len() {
-                self.waiting = bytes::Bytes::copy_from_slice(&read[written..]);
-                self.reach = TUNNEL_BUFFER_FIRST;
-                return Poll::Pending;
-            }
-            if read.len() == self.reach {
-                self.reach = (self.reach * 2).min(TUNNEL_BUFFER);
-            }
-        }
-    }
-}
-
-impl Half {
-    /// What goes on of it, and of what was held back.
-    fn looked_at(&mut self, mut read: &[u8]) -> Result<Vec<u8>, Stop> {
-        let mut on = Vec::new();
-        while let Some(guard) = &mut self.guard {
-            match guard.0.take(std::mem::take(&mut read)) {
-                Said::More => break,
-                Said::Named(bytes, named) => {
-                    let is_meant = named.as_ref().is_none_or(|named| is_of(named, &guard.1));
-                    self.server_name = named.or(self.server_name.take());
-                    if !is_meant {
-                        return Err(Stop::OtherServer);
-                    }
-                    on.extend(bytes);
-                }
-                Said::On(bytes) => {
-                    self.guard = None;
-                    on.extend(bytes);
-                }
-                Said::Unreadable => {
-                    self.server_name = None;
-                    return Err(Stop::OtherServer);
-                }
-            }
-        }
-        Ok(on)
-    }
-}
-
-/// How much of it is taken now; where it is less than all, whoever is woken goes on.
-fn give(cx: &mut Context<'_>, to: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<usize> {
-    let mut written = 0;
-    while written < bytes.len() {
-        match Pin::new(&mut *to).poll_write(cx, &bytes[written..])? {
-            Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Poll::Ready(more) => written += more,
-            Poll::Pending => break,
-        }
-    }
-    Ok(written)
 }
 
 impl Client {
@@ -455,6 +395,67 @@ mod tests {
             let error = other.read(&mut [0]).await.expect_err("no end as of something whole");
             assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         }
+    }
+
+    /// As a server does that refuses an upload, and as one that is in a hurry with it.
+    #[tokio::test]
+    async fn what_was_said_before_a_side_took_no_more_is_heard_to_its_end() {
+        for (from_client, is_told) in [(true, true), (true, false), (false, true), (false, false)] {
+            let (client, mut relay, receiver) = tunnel(b"", long()).await;
+            let ran = tokio::spawn(async move {
+                let end = relay.run().await;
+                (end, relay.finish(end))
+            });
+            let (sends, mut refuses) = if from_client { (client, receiver) } else { (receiver, client) };
+            let (mut hears, mut writes) = sends.into_split();
+            let sending = tokio::spawn(async move { while writes.write_all(&[1; 65_536]).await.is_ok() {} });
+            let refusing = tokio::spawn(async move {
+                refuses.read_exact(&mut [0; 1000]).await.unwrap();
+                refuses.write_all(&[7; 300_000]).await.unwrap();
+                if is_told {
+                    refuses.shutdown().await.unwrap();
+                }
+                // Else what it has not sent yet would be lost to its own close.
+                while is_unacknowledged(&refuses) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                SockRef::from(&refuses).set_linger(Some(Duration::ZERO)).unwrap();
+            });
+            let mut heard = Vec::new();
+            let end = hears.read_to_end(&mut heard).await;
+            assert_eq!((heard.len(), end.is_ok()), (300_000, is_told), "{from_client} {end:?}");
+            refusing.await.unwrap();
+            drop(hears);
+            sending.await.unwrap();
+            let (end, carried) = ran.await.unwrap();
+            let heard = if from_client { carried.down } else { carried.up };
+            assert_eq!((end, heard), (End::Reset, 300_000));
+        }
+    }
+
+    /// Bytes that nobody had time to read are not lost to the reset that comes behind them.
+    #[tokio::test]
+    async fn a_slow_client_has_what_came_before_a_reset() {
+        let (mut client, mut relay, mut receiver) = tunnel(b"", long()).await;
+        receiver.write_all(&[7; 200_000]).await.unwrap();
+        tokio::select! {
+            end = relay.run() => panic!("{end}"),
+            () = async {
+                while is_unacknowledged(&receiver) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            } => {}
+        }
+        SockRef::from(&receiver).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(receiver);
+        let ran = tokio::spawn(async move {
+            let end = relay.run().await;
+            relay.finish(end);
+        });
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).await.expect_err("cut short");
+        assert_eq!(heard.len(), 200_000);
+        ran.await.unwrap();
     }
 
     #[tokio::test]

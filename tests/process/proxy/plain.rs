@@ -163,6 +163,46 @@ async fn what_is_not_answered_is_not_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_comes_before_all_was_sent_arrives() {
+    const ANSWER: &[u8] = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 9\r\nConnection: close\r\n\r\ntoo large";
+    let (node, proxy) = started("", "");
+    let refuses = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = refuses.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = refuses.accept().await {
+            stream.read_exact(&mut [0; 100]).await.unwrap();
+            // Closed with much of it unread: a reset comes behind the answer.
+            stream.write_all(ANSWER).await.unwrap();
+        }
+    });
+    for _ in 0..20 {
+        let stream = TcpStream::connect(proxy).await.unwrap();
+        let (mut read, mut write) = stream.into_split();
+        let sending = tokio::spawn(async move {
+            let head = format!("POST http://{target}/ HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", 32 << 20);
+            let mut written = write.write_all(head.as_bytes()).await;
+            for _ in 0..32 {
+                if written.is_ok() {
+                    written = write.write_all(&[7; 1 << 20]).await;
+                }
+            }
+            // Kept open: what is read is the answer's end.
+            write
+        });
+        let told = answer(&mut read).await;
+        assert_eq!(told.status, 413, "{}", told.head);
+        let mut body = told.rest;
+        while body.len() < 9 {
+            assert_ne!(in_time(read.read_buf(&mut body)).await.expect("its body"), 0);
+        }
+        assert_eq!(body, b"too large");
+        drop(read);
+        drop(in_time(sending).await.unwrap());
+    }
+    drop(node);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_request_of_a_connection_is_asked_who_makes_it() {
     let (_node, proxy) = started("", &(may_tunnel("acme") + &may_tunnel("other")));
     let (at, seen) = receiver("\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
