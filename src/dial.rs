@@ -22,7 +22,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use self::connect::{Candidate, Connected, Connector, Exhausted, Met, PortRange};
+use self::connect::{Candidate, Connected, Connector, Exhausted, Met, PortRange, Ports};
 use self::metrics::{DialMetrics, SourceLoad};
 use self::plumbed::Routes;
 use self::resolve::inquiry::Inquiry;
@@ -45,9 +45,9 @@ pub struct Dialer {
     world: Arc<World>,
     resolver: Resolver,
     trust: Arc<ArcSwap<Trust>>,
-    ports: Arc<PortRange>,
-    /// Of a source's ports towards one peer, one in so many that it does not take; `None`: it takes all of them.
-    leaves_one_in: Option<u32>,
+    port_range: Arc<PortRange>,
+    /// Those that it takes.
+    ports: Ports,
     exhausted: Exhausted,
     routes: Routes,
     metrics: Arc<DialMetrics>,
@@ -90,8 +90,8 @@ impl Dialer {
             world,
             resolver: Resolver::default(),
             trust: Arc::new(ArcSwap::from_pointee(trust)),
-            ports: Arc::default(),
-            leaves_one_in: None,
+            port_range: Arc::default(),
+            ports: Ports::All,
             exhausted: Exhausted::default(),
             routes: Routes::default(),
             metrics: Arc::default(),
@@ -99,14 +99,14 @@ impl Dialer {
     }
 
     /// Another, of the same rules and sources, for what must not get in this one's way: its lookups wait for each other
-    /// alone, and one in so many of a source's ports towards a peer it leaves.
-    pub fn beside(&self, leaves_one_in: u32) -> Self {
+    /// alone, and some of a source's ports towards a peer it leaves.
+    pub fn beside(&self) -> Self {
         Self {
             world: self.world.clone(),
             resolver: Resolver::default(),
             trust: self.trust.clone(),
-            ports: self.ports.clone(),
-            leaves_one_in: Some(leaves_one_in),
+            port_range: self.port_range.clone(),
+            ports: Ports::ButSome,
             exhausted: Exhausted::default(),
             routes: Routes::default(),
             metrics: self.metrics.clone(),
@@ -127,7 +127,7 @@ impl Dialer {
     pub fn reload(&self, trust: Trust) {
         self.trust.store(Arc::new(trust));
         self.resolver.clear();
-        self.ports.refresh();
+        self.port_range.refresh();
     }
 
     pub fn trust(&self) -> Arc<Trust> {
@@ -140,12 +140,12 @@ impl Dialer {
 
     /// How busy a source is at this moment.
     pub fn load(&self, source: &Source) -> SourceLoad {
-        self.metrics.load(source, self.ports.size())
+        self.metrics.load(source, self.port_range.size())
     }
 
     /// Asks the kernel for the ports in use; for the time of that the count of what is open has to do.
     pub async fn count_ports(&self) {
-        self.ports.refresh();
+        self.port_range.refresh();
         let binds = self.world.sources().all().iter().map(|source| source.bind()).collect();
         let counted = tokio::task::spawn_blocking(move || ports::busiest(&binds)).await;
         match counted.unwrap_or_else(|panic| Err(panic.into())) {
@@ -165,7 +165,7 @@ impl Dialer {
     pub fn tend(&self) {
         self.resolver.tend();
         self.exhausted.tend();
-        self.metrics.observe(&self.world.sources().all(), self.ports.size());
+        self.metrics.observe(&self.world.sources().all(), self.port_range.size());
     }
 
     /// Resolves a destination, judges the answer and finds its sources; sends nothing to it. The URL stage is the
@@ -368,8 +368,8 @@ impl Dialer {
             }
         };
         let connector = Connector {
-            ports: &self.ports,
-            left: self.leaves_one_in.map_or(0, |one_in| self.ports.size().div_ceil(one_in)),
+            port_range: &self.port_range,
+            ports: self.ports,
             exhausted: &self.exhausted,
             routes: &self.routes,
             metrics: &self.metrics,

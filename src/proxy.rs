@@ -109,7 +109,7 @@ impl Proxy {
         let judged_by = ArcSwap::from_pointee(world.in_force());
         Arc::new(Self {
             world,
-            dialer: deliverer.dialer().beside(limits::PORTS_LEFT_ONE_IN),
+            dialer: deliverer.dialer().beside(),
             caps: Caps::default(),
             metrics: Metrics::new(),
             records: Arc::new(Recorder::new(store)),

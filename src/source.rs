@@ -45,6 +45,11 @@ impl Source {
     pub fn pool(&self) -> &Arc<str> {
         &self.pool
     }
+
+    #[cfg(test)]
+    pub fn for_tests(address: IpAddr) -> Self {
+        Self { public: address, bind: address, pool: "default".into() }
+    }
 }
 
 labelled! {

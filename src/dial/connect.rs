@@ -8,6 +8,7 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
@@ -25,7 +26,7 @@ use super::metrics::DialMetrics;
 use super::plumbed::Routes;
 use super::wire::Wire;
 use crate::clock;
-use crate::limits::{CONNECT_STAGGER, EXHAUSTED_ASKED_AGAIN, EXHAUSTED_KEPT_MAX};
+use crate::limits::{CONNECT_STAGGER, EXHAUSTED_ASKED_AGAIN, EXHAUSTED_KEPT_MAX, PORTS_LEFT_ONE_IN};
 use crate::outcome::Failure;
 use crate::outcome::words::{ConnectCause, Tried};
 use crate::policy::{CheckedAddr, leads_to_us};
@@ -92,16 +93,32 @@ impl ConnectError {
 pub struct PortRange {
     /// `high << 16 | low`; 0: unknown.
     packed: AtomicU32,
+    /// The same of the lower part of it, above which [`PORTS_LEFT_ONE_IN`] is left.
+    lower: AtomicU32,
     /// Ports in it that the system gives to nobody.
     reserved: AtomicU32,
     /// The kernel knows the option.
     supported: AtomicBool,
 }
 
+/// Which of a source's ports towards one peer a connection may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ports {
+    All,
+    /// All but one in [`PORTS_LEFT_ONE_IN`], which are others'. Where the kernel can be told, those are the highest: then
+    /// none of them is ever taken, not by what is in TIME_WAIT either. Where it cannot, they are counted.
+    ButSome,
+}
+
 impl Default for PortRange {
     fn default() -> Self {
-        let range = Self { packed: AtomicU32::new(0), reserved: AtomicU32::new(0), supported: AtomicBool::new(true) };
+        let number = || AtomicU32::new(0);
+        let supported = AtomicBool::new(true);
+        let range = Self { packed: number(), lower: number(), reserved: number(), supported };
         range.refresh();
+        if let Ok(socket) = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)) {
+            range.apply(&socket, Ports::All);
+        }
         range
     }
 }
@@ -116,13 +133,28 @@ fn system_port_range() -> Option<(u16, u16)> {
     Some((numbers.next()??, numbers.next()??))
 }
 
-/// How many ports of `low..=high` stand in `ip_local_reserved_ports`, which the kernel writes without overlaps.
-fn reserved_within((low, high): (u16, u16), reserved: &str) -> u32 {
+/// What of `low..=high` stands in `ip_local_reserved_ports`, which the kernel writes without overlaps.
+fn reserved_ranges((low, high): (u16, u16), reserved: &str) -> Vec<RangeInclusive<u16>> {
     let ranges = reserved.trim().split(',').filter_map(|part| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        Some((first.parse::<u16>().ok()?.max(low), last.parse::<u16>().ok()?.min(high)))
+        Some(first.parse::<u16>().ok()?.max(low)..=last.parse::<u16>().ok()?.min(high))
     });
-    ranges.filter(|(first, last)| first <= last).map(|(first, last)| u32::from(last - first) + 1).sum()
+    ranges.filter(|range| !range.is_empty()).collect()
+}
+
+fn reserved_within(range: (u16, u16), reserved: &str) -> u32 {
+    reserved_ranges(range, reserved).iter().map(|range| u32::from(range.end() - range.start()) + 1).sum()
+}
+
+/// The part of a range above which so many of its ports are that the system gives out; at least its lowest port.
+fn below((low, high): (u16, u16), reserved: &str, mut left: u32) -> (u16, u16) {
+    let taken = reserved_ranges((low, high), reserved);
+    let mut top = high;
+    while left > 0 && top > low {
+        left -= u32::from(!taken.iter().any(|range| range.contains(&top)));
+        top -= 1;
+    }
+    (low, top)
 }
 
 impl PortRange {
@@ -132,6 +164,18 @@ impl PortRange {
         let reserved = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();
         self.packed.store(range.map_or(0, pack), Relaxed);
         self.reserved.store(range.map_or(0, |range| reserved_within(range, &reserved)), Relaxed);
+        let left = self.left();
+        self.lower.store(range.map_or(0, |range| pack(below(range, &reserved, left))), Relaxed);
+    }
+
+    /// How many of them are others' where some are.
+    fn left(&self) -> u32 {
+        self.size().div_ceil(PORTS_LEFT_ONE_IN)
+    }
+
+    /// The kernel gives out no port outside of what it is told.
+    fn is_kept(&self) -> bool {
+        self.supported.load(Relaxed) && self.lower.load(Relaxed) != 0
     }
 
     /// How many ports there are.
@@ -143,8 +187,11 @@ impl PortRange {
         ((packed >> 16).saturating_sub(packed & 0xffff) + 1).saturating_sub(self.reserved.load(Relaxed))
     }
 
-    fn apply(&self, socket: &Socket) {
-        let packed = self.packed.load(Relaxed);
+    fn apply(&self, socket: &Socket, ports: Ports) {
+        let packed = match ports {
+            Ports::All => self.packed.load(Relaxed),
+            Ports::ButSome => self.lower.load(Relaxed),
+        };
         if packed == 0 || !self.supported.load(Relaxed) {
             return;
         }
@@ -225,9 +272,8 @@ pub struct Candidate {
 
 /// What connecting needs beside addresses.
 pub struct Connector<'a> {
-    pub ports: &'a PortRange,
-    /// So many of a source's ports towards one peer are left to others.
-    pub left: u32,
+    pub port_range: &'a PortRange,
+    pub ports: Ports,
     pub exhausted: &'a Exhausted,
     pub routes: &'a Routes,
     pub metrics: &'a DialMetrics,
@@ -321,8 +367,12 @@ impl Connector<'_> {
         if !(self.in_force)(source) {
             return Err(ConnectError::NotInForce { bind });
         }
-        let is_for_others = || self.metrics.ports_in_use(source, peer).saturating_add(self.left) >= self.ports.size();
-        if self.exhausted.holds(bind, peer) || self.left > 0 && is_for_others() {
+        let is_reckoned = self.ports == Ports::ButSome && !self.port_range.is_kept();
+        let is_for_others = || {
+            let range = self.port_range;
+            self.metrics.ports_in_use(source, peer, clock::monotonic()).saturating_add(range.left()) >= range.size()
+        };
+        if self.exhausted.holds(bind, peer) || is_reckoned && is_for_others() {
             return Err(ConnectError::OutOfPorts { bind, peer });
         }
         let host = |source| ConnectError::Host { peer, source };
@@ -335,13 +385,13 @@ impl Connector<'_> {
         socket.set_tcp_nodelay(true).map_err(host)?;
         // Without it `bind` takes a port from all destinations at once, and poisons it for every source.
         setsockopt(&socket, IpBindAddressNoPort, &true).map_err(|errno| host(errno.into()))?;
-        self.ports.apply(&socket);
+        self.port_range.apply(&socket, self.ports);
         socket.bind(&SocketAddr::new(bind, 0).into()).map_err(|error| match error.kind() {
             io::ErrorKind::AddrNotAvailable => ConnectError::NotOnHost { bind },
             _ => host(error),
         })?;
         (self.bound)(source, true);
-        let port = self.metrics.open(source, peer);
+        let port = self.metrics.open(source, peer, is_reckoned);
         let socket = TcpSocket::from_std_stream(socket.into());
         let asked = clock::monotonic();
         let mut is_first = false;
@@ -416,6 +466,21 @@ mod tests {
             ("1-65535", 28_232),
         ] {
             assert_eq!(reserved_within((32_768, 60_999), reserved), count, "{reserved:?}");
+        }
+    }
+
+    #[test]
+    fn the_highest_that_the_system_gives_out_are_left() {
+        for (range, reserved, left, top) in [
+            ((32_768, 60_999), "", 7_058, 53_941),
+            ((32_768, 60_999), "60000-60999", 7_058, 52_941),
+            ((32_768, 60_999), "32768-40000,1-2", 5_250, 55_749),
+            ((100, 119), "", 5, 114),
+            ((100, 119), "119,118,116", 5, 111),
+            ((100, 119), "", 500, 100),
+            ((100, 100), "", 1, 100),
+        ] {
+            assert_eq!(below(range, reserved, left), (range.0, top), "{range:?} {reserved}");
         }
     }
 

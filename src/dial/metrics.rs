@@ -3,18 +3,25 @@
 //! Labels are the configured sources' public addresses, never a destination's.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 
+use tokio::time::Instant;
+
 use super::ports::Busiest;
+use crate::clock;
 use crate::source::Source;
+
+/// `TCP_TIMEWAIT_LEN` of net/tcp.h.
+const TIME_WAIT: Duration = Duration::from_secs(60);
 
 /// Says what each metric of this module means; once, after the recorder is installed.
 pub fn describe() {
@@ -69,26 +76,52 @@ pub struct DialMetrics {
 
 type PortKey = (IpAddr, SocketAddr);
 
-/// Open connections by (public source, peer).
 #[derive(Debug, Default)]
-struct Ports(Mutex<HashMap<PortKey, u32>>);
+struct Ports(Mutex<Taken>);
+
+/// By (public source, peer).
+#[derive(Debug, Default)]
+struct Taken {
+    /// Connections that are open.
+    open: HashMap<PortKey, u32>,
+    /// When those were closed whose ports may be in TIME_WAIT still, oldest first, where that is reckoned with.
+    closed: HashMap<PortKey, VecDeque<Instant>>,
+}
 
 /// One open connection's place in the count.
 #[derive(Debug)]
 pub struct PortGuard {
     ports: Arc<Ports>,
     key: PortKey,
+    /// It counts for as long as its port may be in TIME_WAIT, too.
+    is_reckoned: bool,
 }
 
 impl Drop for PortGuard {
     fn drop(&mut self) {
-        let mut open = self.ports.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.key) {
+        let mut taken = self.ports.lock();
+        if self.is_reckoned {
+            taken.closed.entry(self.key).or_default().push_back(clock::monotonic());
+        }
+        if let Some(count) = taken.open.get_mut(&self.key) {
             *count -= 1;
             if *count == 0 {
-                open.remove(&self.key);
+                taken.open.remove(&self.key);
             }
         }
+    }
+}
+
+impl Ports {
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Forgets those that are out of TIME_WAIT.
+fn out_of_time_wait(closed: &mut VecDeque<Instant>, now: Instant) {
+    while closed.front().is_some_and(|at| now.duration_since(*at) >= TIME_WAIT) {
+        closed.pop_front();
     }
 }
 
@@ -160,11 +193,11 @@ impl DialMetrics {
         counters
     }
 
-    /// Counts a connection that is about to be made; dropped with it.
-    pub fn open(&self, source: &Source, peer: SocketAddr) -> PortGuard {
+    /// Counts a connection that is about to be made; dropped with it. `is_reckoned`: [`Self::ports_in_use`] is asked.
+    pub fn open(&self, source: &Source, peer: SocketAddr, is_reckoned: bool) -> PortGuard {
         let key = (source.public(), peer);
-        *self.ports.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default() += 1;
-        PortGuard { ports: self.ports.clone(), key }
+        *self.ports.lock().open.entry(key).or_default() += 1;
+        PortGuard { ports: self.ports.clone(), key, is_reckoned }
     }
 
     /// What the kernel says of ports in use ([`super::ports::busiest`]).
@@ -179,6 +212,11 @@ impl DialMetrics {
 
     /// Brings the gauges up to date. `range`: how many ports the system gives out.
     pub fn observe(&self, sources: &[Arc<Source>], range: u32) {
+        let now = clock::monotonic();
+        self.ports.lock().closed.retain(|_, closed| {
+            out_of_time_wait(closed, now);
+            !closed.is_empty()
+        });
         let open = self.busiest();
         for source in sources {
             self.of(source).ports_used.set(self.share(&open, source, range));
@@ -193,9 +231,18 @@ impl DialMetrics {
         }
     }
 
-    /// Ports of a source towards one peer: those in TIME_WAIT too, where it is the source's busiest.
-    pub fn ports_in_use(&self, source: &Source, peer: SocketAddr) -> u32 {
-        let open = self.ports.0.lock().unwrap_or_else(PoisonError::into_inner).get(&(source.public(), peer)).copied();
+    /// Ports of a source towards one peer, where the kernel cannot be told which to leave: those in TIME_WAIT too, as it
+    /// counts them towards the source's busiest peer every few seconds, and as if each one that was closed were in it.
+    pub fn ports_in_use(&self, source: &Source, peer: SocketAddr, now: Instant) -> u32 {
+        let key = (source.public(), peer);
+        let open = {
+            let mut taken = self.ports.lock();
+            let closed = taken.closed.get_mut(&key).map_or(0, |closed| {
+                out_of_time_wait(closed, now);
+                u32::try_from(closed.len()).unwrap_or(u32::MAX)
+            });
+            Some(taken.open.get(&key).copied().unwrap_or(0).saturating_add(closed))
+        };
         let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let counted = counted.as_ref().and_then(|counted| counted.get(&source.bind())).filter(|busy| busy.peer == peer);
         open.max(counted.map(|busy| busy.ports)).unwrap_or(0)
@@ -204,7 +251,7 @@ impl DialMetrics {
     /// Open connections towards the peer that has the most, by source.
     fn busiest(&self) -> HashMap<IpAddr, u32> {
         let mut busiest: HashMap<IpAddr, u32> = HashMap::new();
-        for ((source, _), count) in self.ports.0.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for ((source, _), count) in &self.ports.lock().open {
             let most = busiest.entry(*source).or_default();
             *most = (*most).max(*count);
         }
@@ -224,6 +271,37 @@ impl DialMetrics {
 impl PortGuard {
     pub fn for_tests() -> Self {
         let key = (IpAddr::from([127, 0, 0, 1]), SocketAddr::from(([127, 0, 0, 1], 1)));
-        Self { ports: Arc::default(), key }
+        Self { ports: Arc::default(), key, is_reckoned: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_that_was_closed_is_reckoned_with_for_as_long_as_it_may_be_in_time_wait() {
+        let metrics = DialMetrics::default();
+        let bind = IpAddr::from([127, 0, 0, 2]);
+        let source = Source::for_tests(bind);
+        let (peer, other) = (SocketAddr::from(([127, 0, 0, 1], 80)), SocketAddr::from(([127, 0, 0, 1], 81)));
+        let in_use = |peer| metrics.ports_in_use(&source, peer, clock::monotonic());
+        let held: Vec<_> = (0..3).map(|_| metrics.open(&source, peer, true)).collect();
+        let sends = metrics.open(&source, peer, false);
+        assert_eq!((in_use(peer), in_use(other)), (4, 0));
+        drop((held, sends));
+        assert_eq!(in_use(peer), 3);
+        tokio::time::advance(TIME_WAIT - Duration::from_secs(1)).await;
+        metrics.observe(&[], 1);
+        let open = metrics.open(&source, peer, true);
+        assert_eq!(in_use(peer), 4);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(in_use(peer), 1);
+        metrics.observe(&[], 1);
+        assert!(metrics.ports.lock().closed.is_empty());
+        // What the kernel has counted counts where it is more.
+        metrics.counted(HashMap::from([(bind, Busiest { peer, ports: 9 })]));
+        assert_eq!((in_use(peer), in_use(other)), (9, 0));
+        drop(open);
     }
 }
