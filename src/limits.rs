@@ -355,8 +355,9 @@ pub const PROXY_CONNECTION_WINDOW: u32 = MIB as u32;
 pub const TUNNEL_BUFFER: usize = 32 * KIB as usize;
 /// What is read of a connection's first bytes at once, and again once somebody was slow to take what was read.
 pub const TUNNEL_BUFFER_FIRST: usize = 4 * KIB as usize;
-/// Most bytes of a tunnel's ClientHello, its records' framing among them; one with post-quantum keys has about 2 KiB.
-pub const CLIENT_HELLO_BYTES_MAX: usize = 32 * KIB as usize;
+/// Most bytes of a tunnel's ClientHello, its records' framing among them: a whole record's, and some more. One with
+/// post-quantum keys has about 2 KiB.
+pub const CLIENT_HELLO_BYTES_MAX: usize = 17 * KIB as usize;
 /// The head of an answer to a forwarded request may have `[limits] response_headers`, and never less than this.
 pub const FORWARD_HEAD_BYTES_MIN: usize = 8 * KIB as usize;
 /// Of a source's ports towards one peer, one in so many is for sends alone.
