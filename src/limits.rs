@@ -365,19 +365,19 @@ pub const PORTS_LEFT_ONE_IN: u32 = 4;
 /// How much a caller may still send that was refused, and for how long, so that the refusal is not lost to a reset.
 pub const LINGER_BYTES: usize = 256 * KIB as usize;
 pub const LINGER_TIME: Duration = Duration::from_secs(1);
-/// How long the end of a tunnel may take, when the process ends.
 /// How often it is asked whether the last bytes of a tunnel have arrived, before it is ended by a reset.
 pub const ACKNOWLEDGED_ASKED_EVERY: Duration = Duration::from_millis(10);
+/// How long the end of a tunnel may take, when the process ends.
 pub const TUNNEL_END: Duration = Duration::from_secs(2);
 /// How often what is new of tunnels is written: a crash loses no more than that. While more than so many wait for it,
 /// none is opened.
 pub const TUNNELS_NOTED_EVERY: Duration = Duration::from_millis(250);
 pub const TUNNELS_UNNOTED_MAX: usize = if cfg!(test) { 100 } else { 20_000 };
+/// Of them so many are written at once: less than the room of the smallest store.
+pub const TUNNELS_NOTED_AT_ONCE: usize = if cfg!(test) { 7 } else { 500 };
 /// After a cap was met, a tunnel is worth another try after so many seconds.
 pub const TUNNEL_RETRY_SECONDS: u64 = 1;
 /// Most connections at once to the `[publish]` listener.
-/// Of them so many are written at once: less than the room of the smallest store.
-pub const TUNNELS_NOTED_AT_ONCE: usize = if cfg!(test) { 7 } else { 500 };
 pub const PUBLISH_CONNECTIONS_MAX: usize = 512;
 /// Most of them from one IPv4 address or one IPv6 network of /64.
 pub const PUBLISH_CONNECTIONS_PER_NETWORK: usize = 32;

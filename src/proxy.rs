@@ -53,13 +53,15 @@ use self::forward::Exchange;
 use self::lingering::Lingering;
 use self::metrics::Metrics;
 use self::records::Recorder;
-use self::refusal::Refusal;
+use self::refusal::{Refusal, Why};
 use self::relay::{Carried, Client, End, Relay, Terms};
 use self::way::Journey;
-use crate::api::seats::{Bounds, Presence};
+use crate::api::access::{Caller, Need};
+use crate::api::seats::{Begun, Bounds, Presence};
 use crate::api::serve::explained::Explained;
 use crate::api::serve::{Peer, Served, serve_on};
 use crate::clock;
+use crate::config::{Config, Proxy as ProxySettings};
 use crate::deadline::Deadline;
 use crate::deliver::Deliverer;
 use crate::deliver::apart::Apart;
@@ -69,8 +71,8 @@ use crate::dial::wire::Wire;
 use crate::doors::tls::Acceptor;
 use crate::files;
 use crate::limits;
-use crate::outcome::Failure;
 use crate::outcome::words::ConnectCause;
+use crate::outcome::{Failure, tame};
 use crate::policy::{Asker, CheckedUrl};
 use crate::record::{Tunnel, TunnelEnded};
 use crate::send::TenantId;
@@ -188,11 +190,14 @@ impl Proxy {
         }
     }
 
-    async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
-        let config = self.world.config();
-        // The process that has no such table has no such listener; a reload cannot take it away.
-        let Some(settings) = &config.proxy else { return Err(Refusal::draining()) };
-        let (caller, tenant) = who::admit(request.headers(), &config)?;
+    /// Who asks for what, and its place.
+    fn admit(
+        &self,
+        request: &Request<Incoming>,
+        config: &Config,
+        settings: &ProxySettings,
+    ) -> Result<Admitted, Refusal> {
+        let (caller, tenant) = who::admit(request.headers(), config)?;
         let presence = request.extensions().get::<Arc<Presence>>().cloned();
         if presence.as_ref().is_some_and(|presence| !presence.admit(&caller.key())) {
             return Err(Refusal::no_place());
@@ -210,6 +215,7 @@ impl Proxy {
         if self.draining.load(Ordering::Acquire) {
             return Err(Refusal::draining());
         }
+        let all = files::of_tunnels(settings.tunnels, config.delivery.in_flight);
         let most = Most {
             all,
             // No tenant has all of them where there are few.
@@ -218,12 +224,30 @@ impl Proxy {
         };
         self.records.admits(&tenant)?;
         let permit = self.caps.take(&tenant, url.destination(), most)?;
-        let token = self.tunnels.token();
+        Ok(Admitted { caller, tenant, url, permit, under_way })
+    }
+
+    async fn answer(self: Arc<Self>, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+        let judged_by = self.world.in_force();
+        let config = self.world.config();
+        // The process that has no such table has no such listener; a reload cannot take it away.
+        let Some(settings) = &config.proxy else { return Err(Refusal::draining()) };
         let client = request.extensions().get::<Peer>().map(|peer| peer.0);
+        let Admitted { caller, tenant, url, permit, under_way } =
+            self.admit(&request, &config, settings).inspect_err(|refusal| {
+                self.metrics.ended(End::Refused, refusal.code());
+                // Without what a URL may hold before its host.
+                let host = request.uri().host().map(|host| tame(host, limits::ECHO_CHARS_MAX));
+                let (port, code) = (request.uri().port_u16(), refusal.code());
+                tracing::info!(client = client.map(tracing::field::display), host, port, code, "no tunnel");
+            })?;
+        let token = self.tunnels.token();
         let mut opening = Opening {
             proxy: self.clone(),
             id: Uuid::now_v7(),
             client,
+            caller,
+            judged_by,
             tenant,
             url,
             permit,
@@ -236,7 +260,7 @@ impl Proxy {
         let connected = match self.open_way(&mut opening, settings.connect_deadline).await {
             Ok(connected) => connected,
             Err(refusal) => {
-                opening.end(End::Refused, refusal.failure());
+                opening.end(End::Refused, Some(refusal.why()));
                 return Err(refusal);
             }
         };
@@ -265,7 +289,7 @@ impl Proxy {
         let forward = match forward::open(wire, &config.limits).await {
             Ok(forward) => forward,
             Err(failure) => {
-                open.opening.end(End::Reset, Some(&failure));
+                open.opening.end(End::Reset, Some(failure.clone().into()));
                 return Err(refused(&failure));
             }
         };
@@ -285,6 +309,8 @@ impl Proxy {
         let opened = way::open(&self.world, &self.dialer, asker, &opening.url, &mut opening.journey);
         let opened = deadline.bound(Box::pin(opened)).await;
         let failed = match opened {
+            // All of that took its time.
+            Some(Ok(_)) if self.is_revoked(opening) => return Err(Refusal::revoked()),
             Some(Ok(connected)) => return Ok(connected),
             Some(Err(failure)) => failure,
             None => opening.journey.ran_out(&opening.url, within),
@@ -301,13 +327,13 @@ impl Proxy {
             let mut relay = Relay::new(client, wire, early, open.terms.clone(), self.metrics.bytes());
             (end, why) = self.attend(&open, relay.run()).await;
             if end == End::Refused {
-                why = why.or_else(|| Some(relay.refused(&open.opening.url)));
+                why = why.or_else(|| Some(relay.refused(&open.opening.url).into()));
             }
             let server_name = relay.server_name().map(str::to_owned);
             open.opening.carried(relay.finish(end), server_name);
         }
         drop(gauge);
-        open.opening.end(end, why.as_ref());
+        open.opening.end(end, why);
     }
 
     /// Everything of a forwarded request after its connection was made.
@@ -315,8 +341,8 @@ impl Proxy {
         let gauge = self.metrics.open_from(&open.source);
         let host = open.opening.url.destination().host.text().into_owned();
         let (end, why) = self.attend(&open, exchange.run(&open.terms, &host)).await;
-        if let Some(why) = &why {
-            exchange.cut_short(why.clone());
+        if let Some(failure) = why.as_ref().and_then(|why| why.failure.as_deref()) {
+            exchange.cut_short(failure.clone());
         }
         let (carried, unanswered) = exchange.settle().await;
         let bytes = self.metrics.bytes();
@@ -324,41 +350,53 @@ impl Proxy {
         bytes.down.increment(carried.down);
         open.opening.carried(carried, None);
         drop(gauge);
-        open.opening.end(end, why.or(unanswered).as_ref());
+        open.opening.end(end, why.or_else(|| unanswered.map(Why::from)));
     }
 
     /// Looks after what is open until it has ended by itself, or is no longer allowed, or the process ends.
-    async fn attend(&self, open: &Open, running: impl Future<Output = End>) -> (End, Option<Failure>) {
+    async fn attend(&self, open: &Open, running: impl Future<Output = End>) -> (End, Option<Why>) {
         let mut call = self.call.subscribe();
-        call.mark_unchanged();
+        // What was said before it listened is in force already.
+        let mut is_judged = self.world.in_force().is(&open.opening.judged_by);
         let mut running = std::pin::pin!(running);
         loop {
-            let told = tokio::select! {
+            if call.borrow_and_update().over {
+                return (End::Drained, None);
+            }
+            if !is_judged && let Some(why) = self.no_longer(&open.opening, &open.source, open.remote) {
+                return (End::Refused, Some(why));
+            }
+            is_judged = false;
+            tokio::select! {
                 biased;
                 end = &mut running => return (end, None),
-                told = call.changed() => told.map(|()| *call.borrow_and_update()),
-            };
-            match told {
-                Ok(Call { over: false, .. }) => {}
-                _ => return (End::Drained, None),
-            }
-            if let Some(why) = self.no_longer(&open.opening, &open.source, open.remote) {
-                return (End::Refused, Some(why));
+                told = call.changed() => if told.is_err() {
+                    return (End::Drained, None);
+                },
             }
         }
     }
 
+    /// Its token was taken away, or what it may, since it was opened.
+    fn is_revoked(&self, opening: &Opening) -> bool {
+        !self.world.in_force().is(&opening.judged_by)
+            && !opening.caller.may_still(&self.world.config(), Need::Proxy, &opening.tenant)
+    }
+
     /// Why this tunnel may not be any more, by what is in force now.
-    fn no_longer(&self, opening: &Opening, source: &Source, remote: SocketAddr) -> Option<Failure> {
+    fn no_longer(&self, opening: &Opening, source: &Source, remote: SocketAddr) -> Option<Why> {
+        if self.is_revoked(opening) {
+            return Some(Refusal::revoked().why());
+        }
         let asker = Asker { tenant: &opening.tenant, workflow: None };
         let Journey { aliases, resolved, .. } = &opening.journey;
         let addresses: Vec<_> = resolved.iter().map(|(address, _)| *address).collect();
         if let Err(failure) = self.dialer.judge_again(asker, &opening.url, aliases, &addresses, remote) {
-            return Some(failure);
+            return Some(failure.into());
         }
         let destination = opening.url.destination();
         let gone = ConnectCause::NoSource { port: destination.port };
-        (!self.world.sources().has(source)).then(|| gone.failure(&destination.host.text()))
+        (!self.world.sources().has(source)).then(|| gone.failure(&destination.host.text()).into())
     }
 
     /// As it is when it was asked for.
@@ -389,9 +427,9 @@ impl Proxy {
     }
 
     /// A tunnel's record, its one log line, and its place in the counts.
-    fn ended(&self, mut tunnel: Tunnel, opening: &Opening, end: End, why: Option<&Failure>) {
-        let code = why.map(|failure| failure.code);
-        self.metrics.ended(end, code.map_or("none", |code| code.label()));
+    fn ended(&self, mut tunnel: Tunnel, opening: &Opening, end: End, why: Option<Why>) {
+        let label = why.as_ref().map_or("none", |why| why.code);
+        self.metrics.ended(end, label);
         tracing::info!(
             tunnel = %tunnel.id,
             tenant = %tunnel.tenant,
@@ -405,13 +443,23 @@ impl Proxy {
             down = tunnel.down,
             seconds = opening.begun.elapsed().as_secs_f64(),
             end = end.label(),
-            code = code.map_or("none", |code| code.label()),
+            code = label,
             "tunnel ended"
         );
-        let message = why.map(|failure| failure.message.clone()).unwrap_or_default();
+        let code = why.as_ref().and_then(|why| why.failure.as_ref()).map(|failure| failure.code);
+        let message = why.map(Why::message).unwrap_or_default();
         tunnel.ended = Some(TunnelEnded { at: clock::wall().max(tunnel.begun_at), end, code, message });
         self.records.note(tunnel);
     }
+}
+
+/// What may be opened.
+struct Admitted {
+    caller: Caller,
+    tenant: TenantId,
+    url: CheckedUrl,
+    permit: Permit,
+    under_way: Option<Begun>,
 }
 
 /// A tunnel on its way to be one, and then one. Wherever it is given up, as when its caller hangs up while it is connected,
@@ -420,6 +468,9 @@ struct Opening {
     proxy: Arc<Proxy>,
     id: Uuid,
     client: Option<SocketAddr>,
+    caller: Caller,
+    /// What was in force before it was asked for.
+    judged_by: InForce,
     tenant: TenantId,
     url: CheckedUrl,
     /// Its place, for as long as this lives.
@@ -441,7 +492,7 @@ impl Opening {
         }
     }
 
-    fn end(&mut self, end: End, why: Option<&Failure>) {
+    fn end(&mut self, end: End, why: Option<Why>) {
         self.is_over = true;
         let tunnel = self.tunnel.take().unwrap_or_else(|| {
             let mut tunnel = self.proxy.remembered(self);

@@ -129,6 +129,16 @@ impl Caller {
         self.holder().key().clone()
     }
 
+    /// Whether it still may do this for a tenant that it was admitted for.
+    pub(crate) fn may_still(&self, config: &Config, need: Need, tenant: &TenantId) -> bool {
+        match &self.token_sha256 {
+            None => config.api.clients.is_empty(),
+            Some(digest) => client_of(&config.api.clients, digest).is_some_and(|client| {
+                need.met_by(client.scopes) && client.tenant.as_ref().is_none_or(|own| own == tenant)
+            }),
+        }
+    }
+
     /// Whether it would still be admitted: asked by answers that last long, as reloads change clients.
     pub fn still_admitted(&self, config: &Config, need: Need) -> bool {
         match &self.token_sha256 {

@@ -20,11 +20,31 @@ const SHARE_RETRY_SECONDS: u64 = 60;
 #[derive(Debug)]
 pub struct Refusal {
     status: StatusCode,
-    code: &'static str,
     body: Vec<u8>,
     retry_after: Option<u64>,
-    /// Of what is remembered.
-    failure: Option<Box<Failure>>,
+    why: Why,
+}
+
+/// The same, of a tunnel that is remembered.
+#[derive(Clone, Debug)]
+pub struct Why {
+    /// As metrics and logs have it.
+    pub code: &'static str,
+    /// Where it is one of the reasons for which a send fails.
+    pub failure: Option<Box<Failure>>,
+    detail: String,
+}
+
+impl Why {
+    pub fn message(self) -> String {
+        self.failure.map_or(self.detail, |failure| failure.message)
+    }
+}
+
+impl From<Failure> for Why {
+    fn from(failure: Failure) -> Self {
+        Self { code: failure.code.label(), failure: Some(Box::new(failure)), detail: String::new() }
+    }
 }
 
 impl Refusal {
@@ -35,17 +55,26 @@ impl Refusal {
 
     fn of(code: ProblemCode, status: StatusCode, detail: &str) -> Self {
         let body = Problem::new(code, detail).status(status).body();
-        Self { status, code: code.label(), body, retry_after: None, failure: None }
+        let why = Why { code: code.label(), failure: None, detail: detail.to_owned() };
+        Self { status, body, retry_after: None, why }
     }
 
-    /// Why, where it is one of the reasons for which a send fails.
-    pub fn failure(&self) -> Option<&Failure> {
-        self.failure.as_deref()
+    pub fn code(&self) -> &'static str {
+        self.why.code
+    }
+
+    pub fn why(&self) -> Why {
+        self.why.clone()
     }
 
     /// 407: whoever asks has not said who that is, or not in a way that is believed.
     pub fn unauthenticated(detail: &str) -> Self {
         Self::of(ProblemCode::Unauthorized, StatusCode::PROXY_AUTHENTICATION_REQUIRED, detail)
+    }
+
+    /// The same, of a token that was good when this was begun.
+    pub fn revoked() -> Self {
+        Self::unauthenticated("the token that this was asked for with may open no tunnels of this tenant any more")
     }
 
     pub fn not_absolute() -> Self {
@@ -123,9 +152,8 @@ impl Refusal {
             Code::Timeout => (StatusCode::GATEWAY_TIMEOUT, "The destination was not reached in time"),
             _ => (StatusCode::BAD_GATEWAY, "The destination could not be reached"),
         };
-        let code = failure.code.label();
-        let body = body_of(code, title, status, message);
-        Self { status, code, body, retry_after: None, failure: Some(Box::new(failure.clone())) }
+        let body = body_of(failure.code.label(), title, status, message);
+        Self { status, body, retry_after: None, why: failure.clone().into() }
     }
 
     /// A connection of HTTP/1 ends with it: whatever came behind a refused request is read by nobody. One of HTTP/2, whose
@@ -140,7 +168,7 @@ impl Refusal {
         if version != Version::HTTP_2 {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        headers.insert(EGRESSD_CODE, HeaderValue::from_static(self.code));
+        headers.insert(EGRESSD_CODE, HeaderValue::from_static(self.why.code));
         if let Some(seconds) = self.retry_after {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -214,6 +242,8 @@ mod tests {
             (Full::OfTenant(1).into(), 429, "tenant_full"),
             (Full::OfDestination(1).into(), 429, "tenant_full"),
             (Full::All(1).into(), 429, "node_full"),
+            (Refusal::no_room(NoRoom::OfTenant), 429, "tenant_full"),
+            (Refusal::no_room(NoRoom::AtAll), 429, "node_full"),
             (Problem::shape("no").into(), 400, "shape"),
         ] {
             let body: serde_json::Value = serde_json::from_slice(&refusal.body).unwrap();
@@ -229,5 +259,3 @@ mod tests {
         }
     }
 }
-            (Refusal::no_room(NoRoom::OfTenant), 429, "tenant_full"),
-            (Refusal::no_room(NoRoom::AtAll), 429, "node_full"),

@@ -247,6 +247,9 @@ async fn who_asks_shows_a_token_that_may_and_nobody_else_sees_it() {
         in_time(stream.read_to_end(&mut rest)).await.expect("closed");
     }
     assert!(came.all().is_empty());
+    for (code, times) in [("unauthorized", 3.0), ("forbidden", 2.0)] {
+        counted(&node, &format!("egressd_tunnels_total{{end=\"refused\",code=\"{code}\"}}"), times).await;
+    }
     for lines in [basic("acme", "acme"), "Proxy-Authorization: Bearer acme\r\n".to_owned()] {
         let (fine, mut stream) = connect(proxy, &target, &lines).await;
         assert_eq!(fine.status, 200, "{}", fine.head);

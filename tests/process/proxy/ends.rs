@@ -8,8 +8,9 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{basic, connect, counted, echo, in_time, logged, node_with, started, tunnel};
+use super::{basic, connect, counted, echo, in_time, logged, may_tunnel, node_with, started, tunnel};
 use crate::node::{Node, alone, call};
+use crate::strangers::client_of;
 
 async fn ended(node: &Node, end: &str, code: &str) {
     counted(node, &format!("egressd_tunnels_total{{end=\"{end}\",code=\"{code}\"}}"), 1.0).await;
@@ -129,6 +130,46 @@ async fn a_reload_ends_what_it_no_longer_allows_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_that_takes_a_token_or_its_scope_ends_its_tunnels() {
+    let clients = |of: &[String]| of.concat();
+    let (acme, other, reader) = (may_tunnel("acme"), may_tunnel("other"), client_of("acme"));
+    let (node, proxy) = started("", &clients(&[acme, other.clone()]));
+    let (receiver, _) = echo().await;
+    let open = async |tenant: &str| {
+        let (told, stream) = connect(proxy, &receiver.to_string(), &basic(tenant, tenant)).await;
+        assert_eq!(told.status, 200, "{}", told.head);
+        stream
+    };
+    let (mut acmes, mut others) = (open("acme").await, open("other").await);
+    let reload = |of: &[String]| {
+        node.configure(&format!("[proxy]\nlisten = \"{proxy}\"\n{}", clients(of)));
+        node.signal(Signal::SIGHUP);
+    };
+    // Without its scope, though the token is there still.
+    reload(&[reader.clone(), other]);
+    is_reset(&mut acmes).await;
+    ended_of(&node, "unauthorized").await;
+    others.write_all(b"x").await.unwrap();
+    assert_eq!(in_time(others.read_u8()).await.unwrap(), b'x');
+    reload(&[reader]);
+    is_reset(&mut others).await;
+    counted(&node, "egressd_tunnels_total{end=\"refused\",code=\"unauthorized\"}", 2.0).await;
+    let begun = std::time::Instant::now();
+    let listed = loop {
+        let read = call(node.api, "GET", "/v1/tunnels?end=refused", "", &[("authorization", "Bearer acme")]).await;
+        let (_, listed) = read.unwrap();
+        if listed["tunnels"] != json!([]) {
+            break listed;
+        }
+        assert!(begun.elapsed() < crate::node::PATIENCE);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let record = &listed["tunnels"][0];
+    assert_eq!((&record["tenant"], &record["code"]), (&json!("acme"), &json!(null)), "{listed}");
+    assert!(record["message"].as_str().unwrap().contains("the token"), "{listed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_gives_open_tunnels_time_and_begins_none() {
     let (mut node, proxy) = node_with("", "[delivery]\ndeadline = \"1s\"\ndrain = \"3s\"\n");
     node.start();
@@ -152,6 +193,51 @@ async fn a_drain_gives_open_tunnels_time_and_begins_none() {
     is_reset(&mut stays).await;
     assert_eq!(node.has_ended().await, Some(0), "{}", node.log());
     assert!(node.log().contains("\"end\":\"drained\""), "{}", node.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tunnel_that_idles_takes_little_memory() {
+    const FIRST: usize = 200;
+    const MANY: usize = 1500;
+    let _alone = alone().await;
+    let keys = "idle = \"1h\"\ntunnels_per_tenant = 5000\ntunnels_per_tenant_destination = 5000\n";
+    let (node, proxy) = started(keys, "[delivery]\nin_flight = 1000\nin_flight_per_tenant = 1000\n");
+    let stays = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = stays.local_addr().unwrap();
+    let kept = tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while kept.len() < FIRST + MANY {
+            let (mut stream, _) = stays.accept().await.unwrap();
+            stream.write_u8(stream.peek(&mut [0]).await.unwrap() as u8).await.unwrap();
+            kept.push(stream);
+        }
+        kept
+    });
+    let (mut held, mut before) = (Vec::new(), 0);
+    for number in 0..FIRST + MANY {
+        if number == FIRST {
+            // What all of them share is there.
+            before = node.memory_peak_kib();
+        }
+        let mut stream = TcpStream::connect(proxy).await.unwrap();
+        // One in eight with bytes before the answer, which are in the buffer of the head.
+        let early = if number % 8 == 0 { "early" } else { "" };
+        let head = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nX-A: {}\r\n\r\n{early}", "a".repeat(3000));
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let told = super::answer(&mut stream).await;
+        assert_eq!(told.status, 200, "{}", told.head);
+        if early.is_empty() {
+            stream.write_all(b"late").await.unwrap();
+        }
+        if told.rest.is_empty() {
+            in_time(stream.read_u8()).await.unwrap();
+        }
+        held.push(stream);
+    }
+    let _kept = in_time(kept).await.unwrap();
+    let each = (node.memory_peak_kib() - before) as f64 / MANY as f64;
+    println!("an idle tunnel takes {each:.1} KiB");
+    assert!(each < 12.0, "{each:.1} KiB");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

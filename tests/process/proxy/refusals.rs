@@ -294,7 +294,7 @@ async fn who_is_not_reached_is_told_why() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_cap_is_told_with_when_to_try_again() {
     let keys = "tunnels = 3\ntunnels_per_tenant = 2\ntunnels_per_tenant_destination = 1";
-    let (_node, proxy) = started(keys, "");
+    let (node, proxy) = started(keys, "");
     let (mut receivers, mut held) = (Vec::new(), Vec::new());
     for _ in 0..4 {
         receivers.push(echo().await.0.to_string());
@@ -315,6 +315,9 @@ async fn each_cap_is_told_with_when_to_try_again() {
     assert_eq!(open("a", &receivers[2]).await, "429 tenant_full");
     assert_eq!(open("b", &receivers[0]).await, "200 -");
     assert_eq!(open("b", &receivers[3]).await, "429 node_full");
+    for (code, times) in [("tenant_full", 2.0), ("node_full", 1.0)] {
+        counted(&node, &format!("egressd_tunnels_total{{end=\"refused\",code=\"{code}\"}}"), times).await;
+    }
     // A place comes back with its tunnel's end.
     held.remove(0);
     let begun = std::time::Instant::now();
