@@ -17,3 +17,4 @@ mod publication;
 mod relay;
 mod resolvers;
 mod road;
+mod tunnels;
