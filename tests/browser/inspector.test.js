@@ -256,7 +256,7 @@ inspect("keys move, open, go on and come back to the same place", "#/sends", asy
   await page.getByRole("dialog", { name: "Keys" }).waitFor();
   await page.keyboard.press("Escape");
   await page.getByRole("link", { name: "Tenants" }).waitFor();
-  await page.keyboard.press("6");
+  await page.keyboard.press("7");
   await page.getByRole("heading", { name: "Tenants" }).waitFor();
 });
 
@@ -636,7 +636,7 @@ inspect("the theme follows the system, until one is chosen", "#/sends", async (p
   assert.equal(await ground(), dark);
 });
 
-const VIEWS = () => [["#/sends", ".rows .row"], [of("failed", "timeout")(), ".send h1"], [`#/executions/${api.sends[8].context.execution}?tenant=acme`, ".ratio"], ["#/overview", ".chart a"], ["#/executions", "table"], ["#/compose", ".compose form"], ["#/sources", "table"], ["#/tenants", "table"], ["#/suspensions", "table"]];
+const VIEWS = () => [["#/sends", ".rows .row"], [of("failed", "timeout")(), ".send h1"], [`#/executions/${api.sends[8].context.execution}?tenant=acme`, ".ratio"], ["#/overview", ".chart a"], ["#/executions", "table"], ["#/tunnels", "table"], ["#/compose", ".compose form"], ["#/sources", "table"], ["#/tenants", "table"], ["#/suspensions", "table"]];
 
 inspect("on a narrow screen nothing runs over its edge", "#/sends", async (page) => {
   await page.setViewportSize({ width: 360, height: 740 });

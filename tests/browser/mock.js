@@ -6,7 +6,7 @@ import { readFile } from "node:fs/promises";
 import http from "node:http";
 import { fileURLToPath } from "node:url";
 
-import { id, listed, record, SOURCES } from "./records.js";
+import { id, listed, record, SOURCES, tunnels } from "./records.js";
 
 const ASSETS = new URL("../../src/inspector/assets/", import.meta.url);
 const TYPES = { html: "text/html; charset=utf-8", js: "text/javascript; charset=utf-8", css: "text/css; charset=utf-8", svg: "image/svg+xml" };
@@ -30,7 +30,7 @@ export async function mock({ count = 60, token = null, port = 0, start = Date.no
   const followers = new Set();
   const calls = [];
   let seq = 0;
-  const state = { sends, suspensions, calls, executions: new Map(), operator: true, resendMissing: null };
+  const state = { sends, suspensions, tunnels: tunnels(65, start), calls, executions: new Map(), operator: true, resendMissing: null };
 
   const json = (response, status, value, headers = {}) => {
     const type = status < 400 ? "application/json" : "application/problem+json";
@@ -124,6 +124,12 @@ export async function mock({ count = 60, token = null, port = 0, start = Date.no
       const from = Number(query.get("cursor") ?? 0);
       if (query.get("since") === "soon") return problem(response, 400, "shape", "the parameter since must be an instant of RFC 3339");
       return json(response, 200, { executions: found.slice(from, from + limit), next: from + limit < found.length ? String(from + limit) : null });
+    }
+    if (url.pathname === "/v1/tunnels" && request.method === "GET") {
+      if (query.get("since") === "soon") return problem(response, 400, "shape", "the parameter since must be an instant of RFC 3339");
+      const found = state.tunnels.filter((one) => ["host", "end", "code", "tenant"].every((key) => !query.has(key) || one[key] === query.get(key)));
+      const [limit, from] = [Number(query.get("limit") ?? 50), Number(query.get("cursor") ?? 0)];
+      return json(response, 200, { tunnels: found.slice(from, from + limit), next: from + limit < found.length ? String(from + limit) : null });
     }
     if (url.pathname === "/v1/sends" && request.method === "POST") {
       const given = JSON.parse(body);

@@ -113,6 +113,43 @@ inspect("older executions are loaded where they are asked for, each once", () =>
   assert.equal(new Set(names).size, names.length);
 });
 
+inspect("tunnels are listed, those that are open first, with how each of them ended", "#/tunnels", async (page) => {
+  const rows = page.getByRole("table", { name: "Tunnels" }).locator("tbody tr");
+  await rows.first().waitFor();
+  assert.match(await rows.first().innerText(), /api\.shop\.example:443[^]*open[^]*acme[^]*10\.0\.0\.7[^]*203\.0\.113\.10[^]*–[^]*–/);
+  const refused = rows.filter({ hasText: "refused: policy_metadata" });
+  assert.match(await refused.innerText(), /169\.254\.169\.254:80[^]*is a metadata service/);
+  assert.match(await rows.filter({ hasText: "interrupted" }).innerText(), /reset: interrupted[^]*the appliance stopped[^]*–[^]*–[^]*–/);
+  assert.match(await rows.filter({ hasText: "TLS names other.example.com" }).innerText(), /policy_sni/);
+  assert.match(await rows.filter({ hasText: "[2001:db8::1]:443" }).innerText(), /closed[^]*1\.5 KiB[^]*4096\.00 MiB/);
+  assert.equal(await refused.locator("th span").first().getAttribute("title"), "resolved to an internal address policy_metadata; lookup 1.5 ms");
+  // Old ones where they are asked for, each once.
+  assert.equal(await rows.count(), 50);
+  await page.getByRole("button", { name: "Load older" }).click();
+  await until(page, () => document.querySelectorAll(".table tbody tr").length === 70);
+  await page.getByText("no older ones").waitFor();
+  await rows.filter({ hasText: "refused: policy_metadata" }).getByRole("button", { name: "Suspend" }).click();
+  await page.getByRole("dialog").getByText("169.254.169.254").first().waitFor();
+});
+
+inspect("tunnels are filtered, and what is wrong with a filter leaves the list as it is", "#/tunnels?end=refused", async (page) => {
+  await page.getByRole("table", { name: "Tunnels" }).waitFor();
+  assert.equal(await page.locator(".table tbody tr").count(), 2);
+  await page.getByLabel("since", { exact: true }).fill("soon");
+  await page.getByRole("button", { name: "Apply" }).click();
+  await page.locator(".form-problem").filter({ hasText: "since must be an instant" }).waitFor();
+  assert.ok(await page.getByRole("table", { name: "Tunnels" }).isVisible());
+  await page.getByLabel("since", { exact: true }).fill("1d");
+  await page.locator("#t-code").selectOption("policy_sni");
+  await page.getByRole("button", { name: "Apply" }).click();
+  await until(page, () => location.hash === "#/tunnels?end=refused&code=policy_sni&since=1d");
+  await until(page, () => document.querySelectorAll(".table tbody tr").length === 1);
+  const last = queryOf(asked("/v1/tunnels?").at(-1));
+  assert.ok(Date.now() - Date.parse(last.get("since")) >= 86_400_000);
+  await page.goto(`${api.url}/#/tunnels?host=nowhere.example`);
+  await page.getByText("No tunnel matches").waitFor();
+}, { expected: /400/ });
+
 inspect("an execution by its steps, and a link for each that shows it alone", () => {
   run("the-run", ["a", "b", "a", "b"]);
   return "#/executions/the-run?tenant=acme";
@@ -190,7 +227,7 @@ inspect("operators' pages stand in the bar for operators alone", "#/sends", asyn
   await page.reload();
   await page.locator(".rows .row").first().waitFor();
   await until(page, () => performance.getEntriesByType("resource").some((one) => one.name.endsWith("/v1/sources") && one.responseEnd > 0));
-  assert.deepEqual(await page.locator("#nav a").allInnerTexts(), ["Overview", "Sends", "Executions", "New send", "Sources"]);
+  assert.deepEqual(await page.locator("#nav a").allInnerTexts(), ["Overview", "Sends", "Executions", "Tunnels", "New send", "Sources"]);
 }, { expected: /403/ });
 
 inspect("several outcomes, classes of status and what a path begins with are filters", "#/sends", async (page) => {

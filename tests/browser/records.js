@@ -51,6 +51,25 @@ function errorOf(what, code) {
   return what === 302 ? { code: null, phase: null, processed: "yes", message: REDIRECTED } : null;
 }
 
+/** Tunnels as the API lists them, the open one first: so many that were closed, and one of each other kind. */
+export function tunnels(closed, now) {
+  const one = (n, over) => ({
+    id: id(now - n * 1000, n), tenant: "acme", node: NODE, end: "closed", code: null, message: null, client_ip: "10.0.0.7", client_port: 50_000 + n,
+    host: HOSTS[n % HOSTS.length], port: 443, server_name: HOSTS[n % HOSTS.length], source_ip: "10.0.0.10", public_ip: SOURCES[0], remote_ip: "192.0.2.80", remote_port: 443,
+    resolved: [{ ip: "192.0.2.80", verdict: "allowed" }], would_block: null, dns_ms: 1.5, connect_ms: 12.25, bytes_up: 1536, bytes_down: 4 * 2 ** 30,
+    begun_at: iso(now - n * 1000), ended_at: iso(now - n * 1000 + 800), ...over,
+  });
+  const unopened = { public_ip: null, source_ip: null, remote_ip: null, remote_port: null, connect_ms: null, server_name: null, bytes_up: 0, bytes_down: 0 };
+  return [
+    one(0, { end: null, bytes_up: null, bytes_down: null, ended_at: null, server_name: null }),
+    one(1, { ...unopened, end: "refused", code: "policy_metadata", message: "169.254.169.254 is a metadata service: no send goes there", host: "169.254.169.254", port: 80, resolved: [{ ip: null, verdict: "policy_metadata" }] }),
+    one(2, { end: "reset", code: "interrupted", message: "the appliance stopped while this tunnel was open: how long it was and what it carried is not known", bytes_up: null, bytes_down: null }),
+    one(3, { end: "refused", code: "policy_sni", message: "the TLS client in this tunnel names other.example.com, and the tunnel was opened to api.shop.example: open it to the server that is meant", server_name: "other.example.com", bytes_up: 0, bytes_down: 0 }),
+    one(4, { host: "2001:db8::1", server_name: null, remote_ip: "2001:db8::1" }),
+    ...Array.from({ length: closed }, (_, n) => one(5 + n, {})),
+  ];
+}
+
 export function record(n, at, over = {}) {
   const [outcome, what] = over.end ?? pick(ENDS, n, 7);
   const host = pick(HOSTS, n, 2);

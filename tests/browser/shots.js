@@ -25,6 +25,7 @@ const PAGES = {
   overview: ["#/overview", ".chart a"],
   executions: ["#/executions", ".table tr"],
   execution: ["#/executions/run-7f3d2b?tenant=acme", ".steps", "By step"],
+  tunnels: ["#/tunnels", ".table tr"],
   compose: ["#/compose", ".compose form"],
   sources: ["#/sources", ".table tr"],
   tenants: ["#/tenants", ".table tr"],

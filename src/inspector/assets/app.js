@@ -1,7 +1,7 @@
 // The page: which view the address names, what stands around it, and the keys.
 //
 // Views: #/overview[?range=]  #/sends[?filters]  #/sends/ID  #/executions[?filters]  #/executions/ID[?tenant=&step=]
-// #/compose  #/sources  #/nodes  #/tenants  #/suspensions
+// #/tunnels[?filters]  #/compose  #/sources  #/nodes  #/tenants  #/suspensions
 //
 // `?embed=1` after any of them shows it alone, for a frame on another page.
 
@@ -16,10 +16,11 @@ import { OverviewPage } from "./overview.js";
 import { NodesPage, SourcesPage, SuspensionsPage, TenantsPage } from "./pages.js";
 import { SendView } from "./send.js";
 import { icon, SendsView } from "./sends.js";
+import { TunnelsPage } from "./tunnels.js";
 
 const main = document.getElementById("main");
-const PAGES = { overview: OverviewPage, executions: ExecutionsPage, compose: ComposePage, sources: SourcesPage, nodes: NodesPage, tenants: TenantsPage, suspensions: SuspensionsPage };
-const NAV = [["overview", "Overview"], ["sends", "Sends"], ["executions", "Executions"], ["compose", "New send"], ["sources", "Sources"], ["tenants", "Tenants"], ["suspensions", "Suspensions"], ["nodes", "Nodes"]];
+const PAGES = { overview: OverviewPage, executions: ExecutionsPage, tunnels: TunnelsPage, compose: ComposePage, sources: SourcesPage, nodes: NodesPage, tenants: TenantsPage, suspensions: SuspensionsPage };
+const NAV = [["overview", "Overview"], ["sends", "Sends"], ["executions", "Executions"], ["tunnels", "Tunnels"], ["compose", "New send"], ["sources", "Sources"], ["tenants", "Tenants"], ["suspensions", "Suspensions"], ["nodes", "Nodes"]];
 const OPERATORS = new Set(["tenants", "suspensions", "nodes"]);
 
 let view = null;
@@ -173,7 +174,7 @@ function nextTheme() {
 const KEYS = [
   ["j, k or ↓, ↑", "next and previous row, or send"], ["Enter", "open the selected send"], ["Esc", "back; close; clear"],
   ["/", "search"], ["f", "filters"], ["p", "pause or resume the list"], ["g, G", "first and last row"],
-  ["c", "copy the send as curl"], ["r", "send again"], ["n", "new send"], ["1 to 7", "the pages, as they stand above"], ["?", "this help"],
+  ["c", "copy the send as curl"], ["r", "send again"], ["n", "new send"], ["1 to 9", "the pages, as they stand above"], ["?", "this help"],
 ];
 
 function help() {
