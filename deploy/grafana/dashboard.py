@@ -311,6 +311,47 @@ ROWS = [
         ],
     ),
     (
+        "Tunnels",
+        [
+            lines(
+                "Open",
+                "Tunnels of the forward proxy, by the address they leave from.",
+                [(gauge("egressd_tunnels_open", "source_ip"), "{{source_ip}}")],
+                stacked=True,
+            ),
+            lines(
+                "By end",
+                "Tunnels that ended, by how; `refused`: never opened, or no longer allowed.",
+                [(rate("egressd_tunnels_total", "end"), "{{end}}")],
+                "ops",
+                stacked=True,
+            ),
+            lines(
+                "Why",
+                "Tunnels that were refused or broke off, by the code.",
+                [(rate("egressd_tunnels_total", "code", ',code!="none"'), "{{code}}")],
+                "ops",
+            ),
+            lines(
+                "Carried",
+                "Bytes a second: up, to where they lead, and down, to the clients.",
+                [(rate("egressd_tunnel_bytes_total", "direction"), "{{direction}}")],
+                "Bps",
+                width=12,
+            ),
+            lines(
+                "Until it is open",
+                "From a tunnel's request to its answer: lookup, policy and connect.",
+                [
+                    (quantile(q, "egressd_tunnel_connect_seconds"), f"p{name}")
+                    for q, name in ((0.5, "50"), (0.95, "95"), (0.99, "99"))
+                ],
+                "s",
+                width=12,
+            ),
+        ],
+    ),
+    (
         "A tier and its database",
         [
             lines(

@@ -41,10 +41,15 @@ def problems(documents, directory):
     for name, text in found["ConfigMap"]["data"].items():
         (directory / name).write_text(text)
     config = tomllib.loads(found["ConfigMap"]["data"]["egressd.toml"])
-    listening = {config["api"]["listen"], config["metrics"]["listen"]}
-    for port in container["ports"]:
-        if f"{port['hostIP']}:{port['hostPort']}" not in listening:
-            yield f"ports: nothing listens on {port['hostIP']}:{port['hostPort']}"
+    listening = {config[table]["listen"] for table in ("api", "metrics", "publish", "proxy") if table in config}
+    opened = {f"{port['hostIP']}:{port['hostPort']}" for port in container["ports"]}
+    for address in opened - listening:
+        yield f"ports: nothing listens on {address}"
+    for address in listening - opened:
+        yield f"ports: {address} is listened on, and no port of the pod"
+    for port in found["Service"]["spec"]["ports"]:
+        if port["targetPort"] not in {known["name"] for known in container["ports"]}:
+            yield f"Service: the pod has no port {port['targetPort']}"
     names = {port["name"] for port in container["ports"]}
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         if container[probe]["httpGet"]["port"] not in names:

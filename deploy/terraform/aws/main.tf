@@ -25,6 +25,17 @@ resource "aws_vpc_security_group_ingress_rule" "api" {
   to_port           = 8700
 }
 
+resource "aws_vpc_security_group_ingress_rule" "proxy" {
+  for_each = toset(var.proxy_clients)
+
+  security_group_id = aws_security_group.egressd.id
+  description       = "The forward proxy, for whatever runs steps"
+  cidr_ipv4         = each.value
+  ip_protocol       = "tcp"
+  from_port         = 8703
+  to_port           = 8703
+}
+
 resource "aws_vpc_security_group_ingress_rule" "metrics" {
   for_each = toset(var.monitoring)
 

@@ -36,6 +36,12 @@ variable "workflow_nodes" {
   type        = list(string)
 }
 
+variable "proxy_clients" {
+  description = "The networks that may use the forward proxy; none where `[proxy]` is not configured."
+  type        = list(string)
+  default     = []
+}
+
 variable "monitoring" {
   description = "The networks that may scrape /metrics."
   type        = list(string)

@@ -57,6 +57,7 @@ servers_up() {
         probe_in "$world" serve "${pair%,*}" "${pair##*,}"
     done
     probe_in "$host" listen "$ours" 10.77.0.2 8700
+    probe_in "$host" listen "$ours" 10.77.0.2 8703
     probe_in "$host" listen "$ours" 127.0.0.1 8701
     probe_in "$host" listen "$other" 127.0.0.1 4318
     probe_in "$host" listen "$other" 10.77.0.11 2222
@@ -173,6 +174,7 @@ check "and the service's to private networks" counted private_destination 5
 check "and what is not TCP" counted not_tcp 1
 
 check "a listener of the service answers callers from the network" reached "$world" passed 10.77.0.2 8700
+check "and so does its proxy" reached "$world" passed 10.77.0.2 8703
 check "another user's listener on a source cannot answer" reached "$world" dropped 10.77.0.11 2222
 
 masqueraded_as() {

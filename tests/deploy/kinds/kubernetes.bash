@@ -28,8 +28,10 @@ sed 's/drop: \[ALL\]/drop: []/' "$manifests" >"$scratch/open.yaml"
 refuses "a pod that keeps its capabilities is refused" "capabilities" held "$scratch/open.yaml"
 sed 's/name: scratch, mountPath/name: scratched, mountPath/' "$manifests" >"$scratch/unmounted.yaml"
 refuses "a mount of nothing is refused" "scratched" held "$scratch/unmounted.yaml"
-sed 's/containerPort: 8701, hostPort: 8701/containerPort: 8703, hostPort: 8703/' "$manifests" >"$scratch/port.yaml"
-refuses "a port on which nothing listens is refused" "8703" held "$scratch/port.yaml"
+sed 's/containerPort: 8701, hostPort: 8701/containerPort: 8704, hostPort: 8704/' "$manifests" >"$scratch/port.yaml"
+refuses "a port on which nothing listens is refused" "nothing listens on 10.0.0.2:8704" held "$scratch/port.yaml"
+sed '/name: proxy, containerPort/d' "$manifests" >"$scratch/hidden.yaml"
+refuses "and a listener that is no port of the pod" "10.0.0.2:8703 is listened on" held "$scratch/hidden.yaml"
 
 guarded() { "$deploy/nftables/egressd-guard" --config "$scratch/configuration/egressd.toml" --user 65532 | grep -F 'elements = { 10.0.0.10, 10.0.0.11 }'; }
 held "$manifests" >/dev/null

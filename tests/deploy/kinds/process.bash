@@ -19,6 +19,8 @@ listen = "127.0.0.1:8700"
 listen = "127.0.0.1:8701"
 [publish]
 listen = "127.0.0.1:8702"
+[proxy]
+listen = "127.0.0.1:8703"
 [egress]
 [[egress.source]]
 public = "10.77.0.10"
@@ -80,6 +82,12 @@ traced=$!
 at_exit+=("kill $traced")
 check "it serves" ready
 send() { there "$egressd" send POST "http://93.184.216.34:8080$1" -d '{"a":1}' --wait --json; }
+through_a_tunnel() { there curl -s --proxytunnel --proxy http://acme:x@127.0.0.1:8703 "$@"; }
+tunnelled() {
+    local seen
+    seen=$(through_a_tunnel http://93.184.216.34:8080/whoami)
+    [ "$seen" = 10.77.0.10 ] || { echo "$seen"; return 1; }
+}
 delivered() {
     local record
     record=$(send /hook)
@@ -87,6 +95,7 @@ delivered() {
 }
 need jq jq
 check "and delivers, from its source" delivered
+check "and a client goes through it, from its source" tunnelled
 ip netns pids "$inside" | while read -r pid; do
     if [ "$(tr '\0' ' ' <"/proc/$pid/cmdline" | cut -d' ' -f1)" = "$egressd" ]; then kill -TERM "$pid"; fi
 done
@@ -146,6 +155,8 @@ a_bit_of_everything() {
     there "$egressd" send GET http://93.184.216.34:8081/ --wait >/dev/null || true
     there "$egressd" send GET http://169.254.169.254/ --wait >/dev/null || true
     there curl -s -H 'Content-Type: application/json' -d '[1]' http://127.0.0.1:8700/v1/sends >/dev/null
+    through_a_tunnel http://93.184.216.34:8080/ >/dev/null
+    through_a_tunnel http://169.254.169.254/ >/dev/null || true
     ip netns pids "$inside" | while read -r pid; do
         if [ "$(tr '\0' ' ' <"/proc/$pid/cmdline" | cut -d' ' -f1-2)" = "$egressd serve" ]; then kill -HUP "$pid"; fi
     done
@@ -164,6 +175,7 @@ label_values() {
     grep -q '^egressd_config_reloads_total{result="ok"}' "$scratch/metrics"
     grep -q '^egressd_sends_refused_total{reason="shape"}' "$scratch/metrics"
     grep -q '^egressd_sends_total{outcome="delivered",code="none"}' "$scratch/metrics"
+    grep -q '^egressd_tunnels_total{end="refused",code="policy_metadata"}' "$scratch/metrics"
 }
 check "the labels that the rules ask for have the values that they ask for" label_values
 
