@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use serde_json::{Value, json};
 
-use crate::{Node, Receiver, connect};
+use crate::support::{Node, Receiver, connect};
 
 /// What the other client does, on so many connections each.
 const LOADS: &[(&str, usize)] =

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio_postgres::Client;
 
 use self::cluster::{Cluster, forget_statements, tell_statements, wal_bytes};
-use crate::{CONNECTIONS, Node, Receiver, at_a_pace, call, connect, cpu_seconds, quantile, timed};
+use crate::support::{CONNECTIONS, Node, Receiver, at_a_pace, call, connect, cpu_seconds, quantile, timed};
 
 /// The shortest that a deadline of a second allows.
 const LEASE: Duration = Duration::from_secs(3);

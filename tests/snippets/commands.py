@@ -103,6 +103,7 @@ ELSEWHERE = {
     "egressd check": "a short form of a command that is run",
     "cargo bench": "benches are no part of the gate",
     "cargo bench --bench end_to_end": "benches are no part of the gate",
+    "cargo bench --bench peers": "benches are no part of the gate",
     "cargo bench --bench store": "benches are no part of the gate",
     "systemctl status egressd": "there is no systemd here; tests/deploy has the unit",
     "systemctl disable egressd": "there is no systemd here",

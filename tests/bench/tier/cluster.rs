@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use tokio_postgres::{Client, NoTls};
 
-use crate::{cpu_seconds, free_port};
+use crate::support::{cpu_seconds, free_port};
 
 /// What `deploy/tier/postgresql.conf` says, for a machine that has little to give.
 const SETTINGS: [&str; 6] = [

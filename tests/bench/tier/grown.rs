@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio_postgres::Client;
 
 use super::{Receiver, Round, Tier, Used, forget_statements};
-use crate::{call_as, connect};
+use crate::support::{call_as, connect};
 
 const FEW: i64 = 10_000;
 /// Some 5 GB, and as many minutes. `EGRESSD_BENCH_RECORDS` says how many else.
