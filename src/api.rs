@@ -9,6 +9,7 @@
 
 pub mod access;
 mod answers;
+mod batches;
 pub mod body;
 mod budget;
 mod cursors;
@@ -145,6 +146,7 @@ fn router_sharing(shares: budget::Shares, state: ApiState, addresses: Router) ->
         .route("/v1/sources", get(sources::list))
         .route("/v1/nodes", get(nodes::list))
         .route("/v1/tunnels", get(tunnels::list))
+        .route("/v1/batches/{id}", get(batches::one))
         .route("/openapi.json", get(openapi::document))
         .route("/", get(page::index))
         .route("/inspector/{*path}", get(page::asset))

@@ -281,6 +281,7 @@ impl App {
             tasks.spawn(news::follow(told, intake.clone(), dispatcher.clone(), ledger.clone(), stopped.clone()));
             tasks.spawn(news::look_for_ends(ledger.clone(), stopped.clone()));
         }
+        dispatcher.batcher().restore().await?;
         let restored = intake.restore().await?;
         if restored > 0 {
             tracing::info!(restored, "sends that wait were taken up again");

@@ -6,6 +6,7 @@
 
 pub mod check;
 pub mod file;
+pub mod s3;
 
 use std::{
     collections::HashMap,
@@ -20,11 +21,13 @@ use ipnet::IpNet;
 use lettre::Address;
 use lettre::message::Mailbox;
 
+use crate::limits;
 use crate::policy::Destination;
 use crate::publish::PublishedList;
-use crate::send::{Kind, TenantId};
+use crate::send::{Kind, Place, TenantId};
 
 pub use self::file::ConfigProblem;
+pub use self::s3::{S3Credentials, S3Settings};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -181,6 +184,34 @@ pub struct Delivery {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Destinations {
     pub email: Option<EmailSettings>,
+    pub s3: Option<Arc<S3Settings>>,
+}
+
+/// How events gather, and how long each batch of them is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gathering {
+    /// A batch closes so long after its first event.
+    pub every: Duration,
+    /// Or with so many bytes of payloads, before they are compressed.
+    pub bytes: u64,
+    /// Or with so many events.
+    pub sends: usize,
+    /// Of one try, everything in it.
+    pub deadline: Duration,
+    /// After it closed.
+    pub give_up: Duration,
+}
+
+impl Default for Gathering {
+    fn default() -> Self {
+        Self {
+            every: limits::BATCH_EVERY,
+            bytes: limits::BATCH_BYTES,
+            sends: limits::BATCH_SENDS as usize,
+            deadline: limits::BATCH_DEADLINE,
+            give_up: limits::BATCH_GIVE_UP,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -367,6 +398,24 @@ impl Config {
         match kind {
             Kind::Http => self.delivery.deadline,
             Kind::Email => self.destinations.email.as_ref().map_or(self.delivery.deadline, |email| email.deadline),
+            Kind::S3 => {
+                self.destinations.s3.as_ref().map_or(self.delivery.deadline, |set_up| set_up.gathering.deadline)
+            }
+        }
+    }
+
+    /// Of a kind that gathers; where it is not set up any more, what is left of it closes and ends by the defaults.
+    pub fn gathering_of(&self, kind: Kind) -> Gathering {
+        match kind {
+            Kind::S3 => self.destinations.s3.as_ref().map(|set_up| set_up.gathering).unwrap_or_default(),
+            Kind::Http | Kind::Email => Gathering::default(),
+        }
+    }
+
+    /// What a batch for this place is connected to; `None`: nothing is set up for it.
+    pub fn way_of(&self, place: &Place) -> Option<Destination> {
+        match place {
+            Place::S3 { bucket, .. } => self.destinations.s3.as_ref()?.way(bucket).ok(),
         }
     }
 

@@ -5,15 +5,19 @@
 //! store (`dispatch` turns an [`Attempt`] into what is remembered).
 
 pub mod apart;
+pub mod batch;
 pub mod body;
 pub mod email;
 pub mod http;
 pub mod http1;
 pub mod http1_only;
 pub mod http2;
+pub mod s3;
+pub mod sigv4;
 pub mod turns;
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -78,6 +82,8 @@ pub struct Deliverer {
     /// Where handshakes are made.
     apart: Apart,
     http1_only: Http1Only,
+    /// Stores that have said that they do not know `If-None-Match`.
+    unconditional: Mutex<HashSet<Destination>>,
     /// What was ours when it was last looked at: a change closes what was judged by it.
     ours: ArcSwap<SelfAddrs>,
     /// The suspensions that idle connections were opened under. The same.
@@ -102,6 +108,7 @@ impl Deliverer {
             turns: Arc::default(),
             apart: Apart::new("peer-work"),
             http1_only: Http1Only::default(),
+            unconditional: Mutex::default(),
             ours,
             suspensions,
             tracer,
@@ -180,6 +187,8 @@ impl Deliverer {
         match &spec.to {
             To::Http(request) => self.request(asker, request, carried, journey).await,
             To::Email(email) => self.email(asker, started.id(), email, journey).await,
+            // It goes with others, and is never begun ([`batch`]).
+            To::Event(_) => Err(UnmadeCause::Defect.failure()),
         }
     }
 

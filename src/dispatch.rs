@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 pub use self::flight::Since;
 use self::flight::{Flights, Unended};
 use crate::backlog::{Backlog, caps};
+use crate::batcher::Batcher;
 use crate::clock;
 use crate::deadline::Deadline;
 use crate::deliver::{Attempt, Deliverer};
@@ -51,6 +52,7 @@ pub struct Dispatcher {
     backlog: Arc<Backlog>,
     ledger: Arc<Ledger>,
     deliverer: Arc<Deliverer>,
+    batcher: Arc<Batcher>,
     tasks: TaskTracker,
     /// Of the runtime that delivers, whoever hands a delivery over.
     runtime: Handle,
@@ -69,11 +71,13 @@ impl Dispatcher {
     /// To be called within the runtime that is to deliver.
     pub fn new(world: Arc<World>, backlog: Arc<Backlog>, ledger: Arc<Ledger>, deliverer: Arc<Deliverer>) -> Arc<Self> {
         describe_metrics();
+        let batcher = Batcher::new(world.clone(), backlog.clone(), ledger.clone(), deliverer.clone());
         Arc::new(Self {
             world,
             backlog,
             ledger,
             deliverer,
+            batcher,
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
             born: clock::monotonic(),
@@ -104,14 +108,21 @@ impl Dispatcher {
             self.turn();
         }
         self.stopped.store(true, Ordering::Release);
+        self.batcher.rest();
         self.backlog.decide(|flow| flow.stop());
         self.turn();
+    }
+
+    /// Who gathers events, and carries them.
+    pub fn batcher(&self) -> &Arc<Batcher> {
+        &self.batcher
     }
 
     /// Waits for what is in flight; what waits stays on disk.
     pub async fn drained(&self) {
         self.tasks.close();
         self.tasks.wait().await;
+        self.batcher.rested().await;
     }
 
     /// Deliveries that have begun and not ended.
@@ -144,8 +155,11 @@ impl Dispatcher {
         let terms = self.world.terms();
         loop {
             let turn = self.backlog.lock().turn(&terms);
-            if !turn.begin.is_empty() {
-                self.tasks.spawn_on(self.clone().begin(turn.begin), &self.runtime);
+            let stands_for_one = |go: &Go| go.send().is_some_and(|send| self.batcher.stands_for_one(send.id));
+            let (batches, begin): (Vec<Go>, Vec<Go>) = turn.begin.into_iter().partition(stands_for_one);
+            batches.into_iter().for_each(|go| self.batcher.go(go));
+            if !begin.is_empty() {
+                self.tasks.spawn_on(self.clone().begin(begin), &self.runtime);
             }
             if let Some(claim) = turn.claim {
                 self.tasks.spawn_on(self.clone().claim(claim), &self.runtime);
@@ -269,7 +283,9 @@ impl Dispatcher {
             let before = brought;
             while let Some(pending) = sends.next_if(|pending| pending.tenant == want.tenant) {
                 brought += 1;
-                if !others.contains(&pending.id) {
+                if !others.contains(&pending.id)
+                    && let Some(pending) = self.batcher.take_pending(pending)
+                {
                     in_order.push(self.in_window(pending));
                 }
             }
@@ -381,6 +397,7 @@ impl Dispatcher {
             released_at: Some(since.released_at),
             started_at: Some(started_at),
             finished_at: clock::wall(),
+            batch: None,
         }
     }
 
@@ -388,15 +405,24 @@ impl Dispatcher {
     pub fn end_unsent(self: &Arc<Self>, unsent: Vec<Unsent>) {
         if !unsent.is_empty() {
             let this = self.clone();
-            self.tasks.spawn_on(async move { this.close_unsent(unsent).await }, &self.runtime);
+            self.tasks.spawn_on(
+                async move {
+                    let _ = this.close_unsent(unsent).await;
+                },
+                &self.runtime,
+            );
         }
     }
 
-    /// The same, until they are durable.
-    pub async fn close_unsent(&self, unsent: Vec<Unsent>) {
+    /// The same, until they are durable; with how many sends. Those of a batch follow.
+    pub async fn close_unsent(&self, unsent: Vec<Unsent>) -> u64 {
         use futures_util::StreamExt;
+        let (batches, unsent): (Vec<Unsent>, Vec<Unsent>) =
+            unsent.into_iter().partition(|one| self.batcher.stands_for_one(one.send.id));
+        let count = unsent.len() as u64 + batches.iter().map(|one| self.batcher.stop(one)).sum::<u64>();
         let ends = unsent.into_iter().map(unsent_end);
         futures_util::stream::iter(ends).for_each_concurrent(ENDS_AT_ONCE, |end| self.ledger.close(end)).await;
+        count
     }
 
     /// What time alone changes.
@@ -405,6 +431,7 @@ impl Dispatcher {
         let terms = self.world.terms();
         let tick = self.backlog.lock().tick(&terms);
         self.end_unsent(tick.unsent);
+        self.batcher.tend();
         if tick.expire && !self.sweeping.swap(true, Ordering::AcqRel) {
             self.tasks.spawn_on(self.clone().sweep(), &self.runtime);
         }

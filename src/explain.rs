@@ -86,9 +86,9 @@ impl Explainer {
         self.looked(explanation, asker, url.destination(), Kind::Http, Purpose::Delivery).await
     }
 
-    /// The same of a message by this relay.
-    pub async fn of_message(&self, asker: Asker<'_>, relay: &Destination) -> Explanation {
-        let denial = self.world.judge_endpoint(asker, relay, Purpose::Relay);
+    /// The same of what the operator has configured for this kind.
+    pub async fn of_endpoint(&self, asker: Asker<'_>, to: &Destination, kind: Kind, purpose: Purpose) -> Explanation {
+        let denial = self.world.judge_endpoint(asker, to, purpose);
         let explanation = Explanation {
             request: None,
             refusal: denial.map(Failure::from),
@@ -96,7 +96,7 @@ impl Explainer {
             resolved: Vec::new(),
             source: None,
         };
-        self.looked(explanation, asker, relay, Kind::Email, Purpose::Relay).await
+        self.looked(explanation, asker, to, kind, purpose).await
     }
 
     /// With what its destination comes to, where nothing was said against it before.

@@ -240,6 +240,7 @@ impl Flow {
             tenant: tenant.clone(),
             sends: count,
             kept: Vec::new(),
+            gathered: Vec::new(),
             entries: Vec::new(),
             waits: false,
             back: self.back.clone(),
@@ -302,6 +303,7 @@ impl Flow {
         let unsent = self.put_into_window(kept, terms);
         self.not_coming(&admission.tenant, admission.kept.len() as u64);
         admission.kept.clear();
+        admission.gathered.clear();
         if std::mem::take(&mut admission.waits) {
             self.added(&admission.tenant);
         }
@@ -559,13 +561,14 @@ impl Flow {
                         self.schedule.put_back(&tenant, destination, terms.cap_of(&tenant), send);
                     }
                 }
-                Returned::Room { tenant, sends, lost, waits } => {
+                Returned::Room { tenant, sends, lost, gathered, waits } => {
                     self.reserved -= sends;
                     self.stock(&tenant).reserved -= sends;
                     // Whether the store has them is not known.
-                    if waits || !lost.is_empty() {
+                    if waits || !lost.is_empty() || !gathered.is_empty() {
                         self.not_coming(&tenant, lost.len() as u64);
                         self.lost.extend(lost);
+                        self.lost.extend(gathered);
                         self.added(&tenant);
                     }
                     self.forget_idle(&tenant);

@@ -16,18 +16,20 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use self::ids::Ids;
 use crate::backlog::{Backlog, TenantBacklog};
+use crate::batcher::Standing;
 use crate::clock;
 use crate::config::Config;
 use crate::deliver::apart::Apart;
 use crate::dispatch::{Dispatcher, Since};
 use crate::flow::{Admission, Bounds, Claimed, Counted, Entry, Full};
+use crate::gather::Member;
 use crate::ledger::Ledger;
 use crate::outcome::Timings;
 use crate::policy::{Asker, Suspensions};
-use crate::record::{ExecutionState, Record, Unfinished};
+use crate::record::{BatchId, ExecutionState, Record, ShownTo, State, Unfinished};
 use crate::redact::Redactor;
 use crate::schedule::Waiting;
-use crate::send::{ExecutionId, SendId, SendSpec, TenantId};
+use crate::send::{ExecutionId, Place, SendId, SendSpec, TenantId};
 use crate::store::{
     Accept, Accepted, Course, Ending, ExecutionEnd, IdempotencyKey, NewSend, NodeLoad, Reach, Started, StoreError,
     Suspension, SuspensionScope,
@@ -185,11 +187,20 @@ impl Intake {
         let mut ids = self.ids.call(created_at);
         let named: Vec<SendId> = call.sends.iter().map(|_| ids.id()).collect();
         if !held {
-            let sends = named.iter().zip(&call.sends).map(|(id, spec)| (*id, spec.destination().cloned()));
+            // Events gather beside the window: they are claimed, and nothing of them alone is scheduled.
+            let gathers = |(_, spec): &(&SendId, &SendSpec)| spec.gathers().is_some();
+            let (gathered, single): (Vec<_>, Vec<_>) = named.iter().zip(&call.sends).partition(gathers);
+            admission.gather(gathered.into_iter().map(|(id, _)| *id));
+            let sends = single.into_iter().map(|(id, spec)| (*id, spec.destination().cloned()));
             let terms = self.world.terms();
             self.backlog.decide(|flow| flow.place(&mut admission, sends, &terms));
         }
-        let courses: Vec<Course> = admission.entries.iter().map(course_of).collect();
+        let mut placed = admission.entries.iter().map(course_of);
+        let course = |spec: &SendSpec| match spec.gathers() {
+            Some(_) if !held => Course::Claim,
+            _ => placed.next().unwrap_or(Course::Wait),
+        };
+        let courses: Vec<Course> = call.sends.iter().map(course).collect();
         let footprint = call.sends.iter().map(|spec| spec.footprint() as usize).sum();
         let making = Making {
             tenant: call.tenant.clone(),
@@ -208,7 +219,7 @@ impl Intake {
             each.map(|(spec, id)| making.of(spec, id, courses.next().unwrap_or(Course::Wait))).unzip()
         };
         let (sends, mut records): (Vec<NewSend>, Vec<Record>) = self.apart.on(footprint, &call.tenant, make).await;
-        let kept = self.kept(&sends);
+        let (kept, gathered) = (self.kept(&sends), self.gathered(&sends, held));
         let accept = Accept {
             tenant: call.tenant.clone(),
             sends,
@@ -222,7 +233,11 @@ impl Intake {
                 for (record, index) in records.iter_mut().zip(indexes) {
                     record.index = index;
                 }
+                for (place, member) in gathered {
+                    self.dispatcher.batcher().take(&call.tenant, &place, member);
+                }
                 self.accepted(admission, kept, started);
+                records.iter_mut().for_each(|record| self.name_batch(record));
             }
             Accepted::Replayed(ids) => return Ok(Submitted::Replayed(ids)),
             Accepted::Mismatch => return Err(Refusal::IdempotencyMismatch),
@@ -267,7 +282,7 @@ impl Intake {
 
     /// What is to wait in the window once the call is accepted.
     fn kept(&self, sends: &[NewSend]) -> Vec<Claimed> {
-        let kept = sends.iter().filter(|send| send.course == Course::Claim);
+        let kept = sends.iter().filter(|send| send.course == Course::Claim && send.spec.gathers().is_none());
         kept.map(|send| Claimed {
             tenant: send.tenant.clone(),
             destination: send.spec.destination().cloned(),
@@ -281,6 +296,36 @@ impl Intake {
             },
         })
         .collect()
+    }
+
+    /// What of it is to gather with others once the call is accepted. Of held sends nothing is before they are released.
+    fn gathered(&self, sends: &[NewSend], held: bool) -> Vec<(Place, Member)> {
+        let gathers = sends.iter().filter(|_| !held).filter_map(|send| Some((send, send.spec.gathers()?)));
+        gathers
+            .map(|(send, place)| {
+                let member = Member {
+                    id: send.id,
+                    workflow: send.spec.context.workflow.clone(),
+                    created_at: send.created_at,
+                    released_at: send.created_at,
+                    expires_at: Waiting::expiry(send.created_at, send.expires_in),
+                    bytes: send.spec.body().map_or(0, |body| body.len() as u64),
+                };
+                (place.clone(), member)
+            })
+            .collect()
+    }
+
+    /// Tells a record of its batch, while that is known here alone.
+    pub fn name_batch(&self, record: &mut Record) {
+        if record.state != State::Done && matches!(record.request.to, ShownTo::Event { .. }) {
+            record.batch = self.dispatcher.batcher().of(record.id);
+        }
+    }
+
+    /// A batch that is not done, as it stands, with how many sends.
+    pub fn batch(&self, id: BatchId) -> Option<Standing> {
+        self.dispatcher.batcher().standing(id)
     }
 
     /// The call is on disk, and what of it was begun goes out.
@@ -459,8 +504,7 @@ impl Intake {
             let terms = self.world.terms();
             self.backlog.decide(|flow| flow.suspended(&terms))
         };
-        let mut hit = unsent.len() as u64;
-        self.dispatcher.close_unsent(unsent).await;
+        let mut hit = self.dispatcher.close_unsent(unsent).await + self.dispatcher.batcher().suspended().await;
         let _turn = self.ending.lock().await;
         let mut from = None;
         loop {

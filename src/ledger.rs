@@ -137,6 +137,7 @@ pub fn unsent(id: SendId, created_at: Timestamp, released_at: Option<Timestamp>,
         released_at,
         started_at: None,
         finished_at: now,
+        batch: None,
     }
 }
 

@@ -2,16 +2,16 @@
 //!
 //! Workflow nodes hand egressd *sends*; it makes each once, from a published source address, within one deadline, if the
 //! acceptable-use policy allows it, and keeps a record. A send goes to one destination: a URL, or what the operator has set
-//! up beside them (mail). What the outside sees is in the README and in `/openapi.json`; this is the inside. The tree reads
+//! up beside them (mail, S3). What the outside sees is in the README and in `/openapi.json`; this is the inside. The tree reads
 //! in the order a send travels.
 //!
 //! | floor | modules |
 //! |---|---|
 //! | composition | [`app`] builds every part and owns lifetimes, drain and reload; [`cli`] is one file a command; [`telemetry`] |
 //! | fronts | [`api`] and [`intake`] (the way in), [`explain`], [`ops`] (`/metrics`, `/readyz`) and [`publish::front`] behind their [`doors`], [`proxy`] (tunnels for code that needs its answer), [`request_bin`] |
-//! | reaching out | [`dispatch`] does what the flow decides, [`backlog`] is the flow behind its lock, [`deliver`] makes one request on what [`dial`] opens, all under one [`deadline`], within what [`files`] allow; [`ledger`] writes ends; [`trace`] tells of them where somebody collects traces; [`world`] is what a reload swaps; [`verify`] asks reflectors |
+//! | reaching out | [`dispatch`] does what the flow decides, [`batcher`] closes and carries batches of events, [`backlog`] is the flow behind its lock, [`deliver`] makes one request on what [`dial`] opens, all under one [`deadline`], within what [`files`] allow; [`ledger`] writes ends; [`trace`] tells of them where somebody collects traces; [`world`] is what a reload swaps; [`verify`] asks reflectors |
 //! | remembering | [`store`]: queued → started → finished, durable; [`publication`]: the list in force; [`events`]: who waits for an end |
-//! | deciding | [`flow`] (when each send starts; [`schedule`] is its fair choice), [`source`]: `now` is an argument |
+//! | deciding | [`flow`] (when each send starts; [`schedule`] is its fair choice), [`gather`] (which events go together), [`source`]: `now` is an argument |
 //! | words | values only: [`limits`], [`outcome`], [`send`], [`policy`], [`record`], [`redact`], [`publish`], [`config`]; [`clock`] is the one place that reads one |
 //!
 //! ## A send's life
@@ -44,6 +44,11 @@
 //! node's sender. Scheduling, caps, fairness, suspensions, executions, keys, both stores, drain and crash know a send by
 //! [`send::SendSpec::destination`] and [`send::SendSpec::body`], and nothing of its kind.
 //!
+//! A destination whose sends go together is a [`send::Place`] in a [`send::Event`] instead: [`gather`] and the stores know
+//! events by that alone, [`deliver::batch`] says what is carried, what comes of a try, and who carries it
+//! ([`deliver::s3`]). Events are claimed and never begun, so there is no [`store::Started`] of one; [`batcher`] alone repeats
+//! a try, and takes none.
+//!
 //! ## What must not be
 //!
 //! - Imports do not point up a floor; words and deciding modules do no I/O, spawn nothing and read no clock; domain
@@ -53,7 +58,7 @@
 //! - Nothing that waits is decided from an image in memory of more than the window; nothing under the flow's lock or on
 //!   a tick is linear in what waits.
 //! - What is taken of the flow (a slot, room, a claim) is a value that comes back when it is dropped.
-//! - Nothing retries a started send. The one second try there is: another address or source, or a new connection
+//! - Nothing retries a started send. (A batch is none: [`batcher`].) The one second try there is: another address or source, or a new connection
 //!   for an idle one that was handed the request and took no byte of it. A node without any source of a destination's
 //!   family takes the start back as it hands the send to one that has, before anything was connected to.
 //! - No [`outcome::Failure`] is made but by a row of the one table, [`outcome::words`], or read back from a store.
@@ -70,6 +75,7 @@
 pub mod api;
 pub mod app;
 pub mod backlog;
+pub mod batcher;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -82,6 +88,7 @@ pub mod events;
 pub mod explain;
 pub mod files;
 pub mod flow;
+pub mod gather;
 pub mod intake;
 pub mod ledger;
 pub mod limits;

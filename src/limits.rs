@@ -37,6 +37,22 @@ pub const SMTP_LINE_BYTES_MAX: usize = 2048;
 pub const SMTP_REPLY_LINES_MAX: usize = 64;
 /// Most addresses that one message goes to.
 pub const MAIL_RECIPIENTS_MAX: usize = 50;
+/// Longest prefix of an event's place in a bucket, in bytes; longest name of a bucket, and of an object with all that is
+/// added to the prefix.
+pub const PREFIX_BYTES_MAX: usize = 512;
+pub const BUCKET_CHARS_MAX: usize = 63;
+pub const OBJECT_KEY_BYTES_MAX: usize = 1024;
+/// Most batches that are made up and carried at once: each takes the memory of its content, compressed.
+pub const BATCHES_CARRIED: usize = 16;
+/// Tries of a batch that are remembered: the last of them.
+pub const BATCH_ATTEMPTS_KEPT: usize = 100;
+/// Bytes of an answer to a batch that each of its sends shows.
+pub const BATCH_ANSWER_OF_SEND: usize = 512;
+/// How long a batch waits after its first try, and at most after each: twice as long each time.
+pub const BATCH_FIRST_PAUSE: Duration = Duration::from_secs(1);
+pub const BATCH_LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Largest file of credentials, in bytes.
+pub const CREDENTIALS_BYTES_MAX: u64 = 16 * KIB;
 /// Longest tenant id, in characters.
 pub const TENANT_CHARS_MAX: usize = 128;
 /// Longest `Idempotency-Key`, in characters.
@@ -405,6 +421,16 @@ pub const TUNNELS_PER_TENANT_DESTINATION: u32 = 200;
 pub const DEADLINE: Duration = Duration::from_secs(5);
 /// Of a message, everything in it.
 pub const MAIL_DEADLINE: Duration = Duration::from_secs(15);
+/// Of batches: when they close, and what one upload and all of its tries may take.
+pub const BATCH_EVERY: Duration = Duration::from_secs(60);
+pub const BATCH_BYTES: u64 = 32 * MIB;
+pub const BATCH_BYTES_MAX: u64 = 256 * MIB;
+pub const BATCH_SENDS: u32 = 50_000;
+pub const BATCH_SENDS_MAX: u32 = 500_000;
+pub const BATCH_DEADLINE: Duration = Duration::from_secs(30);
+pub const BATCH_GIVE_UP: Duration = Duration::from_secs(3600);
+/// What was accepted for a batch is there until it is given up.
+pub const BATCH_GIVE_UP_MAX: Duration = Duration::from_secs(24 * 3600);
 pub const DRAIN: Duration = Duration::from_secs(10);
 pub const KEEP_ALIVE: Duration = Duration::from_millis(1500);
 /// How much sooner than it says a receiver's idle connection is given up: its end may be on the way.
@@ -484,6 +510,12 @@ const _: () = assert!(IDLE_PER_DESTINATION <= IDLE_TOTAL);
 const _: () = assert!(SENDS_PER_REQUEST as u64 <= QUEUED_PER_TENANT);
 const _: () = assert!(DEADLINE.as_millis() <= DEADLINE_MAX.as_millis());
 const _: () = assert!(MAIL_DEADLINE.as_millis() <= DEADLINE_MAX.as_millis());
+const _: () = assert!(BATCH_DEADLINE.as_millis() <= DEADLINE_MAX.as_millis());
+const _: () = assert!(BATCH_BYTES <= BATCH_BYTES_MAX && BATCH_SENDS <= BATCH_SENDS_MAX);
+const _: () = assert!(REQUEST_BODY <= BATCH_BYTES);
+// A key is the prefix, and what is added: the hour's folders, the second, 64 digits and `.gz`.
+const _: () = assert!(PREFIX_BYTES_MAX + 128 <= OBJECT_KEY_BYTES_MAX);
+const _: () = assert!(BATCH_FIRST_PAUSE.as_millis() <= BATCH_LONGEST_PAUSE.as_millis());
 const _: () = assert!(IN_FLIGHT <= IN_FLIGHT_MAX && QUEUED <= QUEUED_MAX);
 const _: () = assert!(IDEMPOTENCY_KEPT.as_millis() <= RETENTION.as_millis());
 const _: () = assert!(BODY_RETENTION.as_millis() <= RETENTION.as_millis());

@@ -259,6 +259,27 @@ pub fn refused_by_relay(status: u16, command: Option<&str>) -> String {
     }
 }
 
+/// What a store's refusal of a batch says. `code`: the word of its error, where it gave one.
+pub fn refused_by_bucket(status: u16, code: Option<&str>) -> String {
+    let what = match code {
+        Some(code) => format!("the store answered {status} ({code}) to the batch, and took nothing"),
+        None => format!("the store answered {status} to the batch, and took nothing"),
+    };
+    match (status, code) {
+        (_, Some("RequestTimeTooSkewed")) => {
+            format!("{what}: this node's clock and the store's differ too much; ask the operator to set it")
+        }
+        (_, Some("NoSuchBucket")) | (404, None) => {
+            format!("{what}: check the bucket's name, or ask the operator to make it")
+        }
+        (401 | 403, _) => format!("{what}: this node may not write there; ask the operator"),
+        (307 | 408 | 409 | 425 | 429 | 500..=599, _) => {
+            format!("{what}; it was tried until it was given up, and may be resent")
+        }
+        _ => format!("{what}; its words are the batch's own answer; ask the operator"),
+    }
+}
+
 /// Where a URL of a peer's points, without what may be secret in it: userinfo and query.
 fn place(location: &str) -> String {
     let end = location.find(['?', '#']).unwrap_or(location.len());

@@ -2,6 +2,7 @@
 //!
 //! These are domain values: the API and the store each have their own form of them.
 
+mod batch;
 mod tunnel;
 
 use std::{
@@ -15,8 +16,9 @@ use jiff::Timestamp;
 use crate::outcome::labelled;
 use crate::outcome::{Code, Ended, Timings};
 use crate::policy::{CheckedUrl, Destination, Verdict};
-use crate::send::{Context, ExecutionId, Kind, Method, SendId, Spelling, TenantId};
+use crate::send::{Context, ExecutionId, Kind, Method, Place, SendId, Spelling, TenantId};
 
+pub use self::batch::{Batch, BatchId, BatchState, InBatch};
 pub use self::tunnel::{Tunnel, TunnelEnd, TunnelEnded};
 
 labelled! {
@@ -55,7 +57,7 @@ pub struct ShownRequest {
     /// Not shown; a resend writes the names alike.
     pub spelling: Spelling,
     pub dropped_headers: Vec<String>,
-    /// `None`: the request has no body. Of a message, the content of its [`crate::send::Email`].
+    /// `None`: the request has no body. Of a message, the content of its [`crate::send::Email`]; of an event, its payload.
     pub body: Option<ShownBody>,
 }
 
@@ -70,6 +72,11 @@ pub enum ShownTo {
     Email {
         relay: Destination,
     },
+    /// With what the configuration connected to when it was accepted.
+    Event {
+        place: Place,
+        way: Destination,
+    },
 }
 
 impl ShownTo {
@@ -77,33 +84,34 @@ impl ShownTo {
         match self {
             Self::Http { .. } => Kind::Http,
             Self::Email { .. } => Kind::Email,
+            Self::Event { place, .. } => place.kind(),
         }
     }
 
     /// Its body is JSON whatever its headers say.
     pub fn is_json(&self) -> bool {
-        matches!(self, Self::Email { .. })
+        matches!(self, Self::Email { .. } | Self::Event { .. })
     }
 
     /// `None`: its URL is refused.
     pub fn destination(&self) -> Option<Destination> {
         match self {
             Self::Http { url, .. } => CheckedUrl::parse(url).ok().map(|url| url.destination().clone()),
-            Self::Email { relay } => Some(relay.clone()),
+            Self::Email { relay: way } | Self::Event { way, .. } => Some(way.clone()),
         }
     }
 
     pub fn method(&self) -> Option<Method> {
         match self {
             Self::Http { method, .. } => Some(*method),
-            Self::Email { .. } => None,
+            Self::Email { .. } | Self::Event { .. } => None,
         }
     }
 
     pub fn url(&self) -> Option<&str> {
         match self {
             Self::Http { url, .. } => Some(url),
-            Self::Email { .. } => None,
+            Self::Email { .. } | Self::Event { .. } => None,
         }
     }
 }
@@ -178,6 +186,8 @@ pub struct Finished {
     pub released_at: Option<Timestamp>,
     pub started_at: Option<Timestamp>,
     pub finished_at: Timestamp,
+    /// What carried it, where others went with it.
+    pub batch: Option<InBatch>,
 }
 
 /// All that is remembered of one send.
@@ -201,6 +211,8 @@ pub struct Record {
     pub released_at: Option<Timestamp>,
     pub started_at: Option<Timestamp>,
     pub finished_at: Option<Timestamp>,
+    /// What carries it, where others go with it. Of one that has no end yet a store does not know: who gathers does.
+    pub batch: Option<InBatch>,
 }
 
 /// A send that has no end yet: all that its record is made of.
@@ -242,6 +254,7 @@ impl From<Unfinished> for Record {
             released_at: send.released_at,
             started_at: send.started_at,
             finished_at: None,
+            batch: None,
         }
     }
 }
@@ -261,6 +274,7 @@ impl Record {
         self.released_at = finished.released_at;
         self.started_at = finished.started_at;
         self.finished_at = Some(finished.finished_at);
+        self.batch = finished.batch;
     }
 }
 

@@ -184,6 +184,10 @@ impl OfTenant<'_> {
             To::Email(email) => {
                 (ShownTo::Email { relay: email.relay().clone() }, &Vec::new(), Spelling::default(), Vec::new())
             }
+            To::Event(event) => {
+                let (place, way) = (event.place().clone(), event.way().clone());
+                (ShownTo::Event { place, way }, &Vec::new(), Spelling::default(), Vec::new())
+            }
         };
         let mut sealed = headers.iter().any(|(name, _)| self.redactor.is_secret_header(name.as_str()));
         let says_json = to.is_json() || says_json(headers);

@@ -6,6 +6,7 @@
 
 pub mod body;
 pub mod email;
+pub mod event;
 pub mod headers;
 pub mod params;
 pub mod parse;
@@ -18,6 +19,7 @@ use http::{HeaderName, HeaderValue};
 use uuid::Uuid;
 
 pub use self::email::Email;
+pub use self::event::{Event, Place};
 use crate::outcome::{Failure, labelled};
 use crate::policy::{CheckedUrl, Destination};
 
@@ -236,6 +238,7 @@ labelled! {
     Kind {
         Http = "http",
         Email = "email",
+        S3 = "s3",
     }
 }
 
@@ -245,6 +248,8 @@ labelled! {
 pub enum To {
     Http(HttpRequest),
     Email(Email),
+    /// Carried in a batch, with others: nothing of it alone is ever begun.
+    Event(Event),
 }
 
 /// One request to make.
@@ -267,6 +272,7 @@ impl To {
         match self {
             Self::Http(_) => Kind::Http,
             Self::Email(_) => Kind::Email,
+            Self::Event(event) => event.place().kind(),
         }
     }
 }
@@ -279,6 +285,7 @@ impl SendSpec {
             To::Http(HttpRequest { target: Target::Url(url), .. }) => Some(url.destination()),
             To::Http(HttpRequest { target: Target::Refused { .. }, .. }) => None,
             To::Email(email) => Some(email.relay()),
+            To::Event(event) => Some(event.way()),
         }
     }
 
@@ -287,6 +294,15 @@ impl SendSpec {
         match &self.to {
             To::Http(request) => request.body.as_ref(),
             To::Email(email) => Some(email.content()),
+            To::Event(event) => Some(event.payload()),
+        }
+    }
+
+    /// Where it gathers with others; `None`: it goes by itself.
+    pub fn gathers(&self) -> Option<&Place> {
+        match &self.to {
+            To::Event(event) => Some(event.place()),
+            To::Http(_) | To::Email(_) => None,
         }
     }
 
@@ -294,7 +310,7 @@ impl SendSpec {
     pub fn footprint(&self) -> u64 {
         let beside = match &self.to {
             To::Http(request) => request.footprint(),
-            To::Email(_) => 0,
+            To::Email(_) | To::Event(_) => 0,
         };
         (512 + beside + self.body().map_or(0, Bytes::len)) as u64
     }

@@ -1,10 +1,11 @@
 //! Remembering: every step of a send's life, on disk before it is answered for.
 //!
-//! [`Store`] has four roles: the once-only protocol ([`OnceOnly`]), what is remembered of sends ([`Records`]), that of
-//! tunnels ([`Tunnels`]), and the little beside them ([`Registry`]). [`embedded`] is the default, [`postgres`] the one that many nodes share, `memory`
+//! [`Store`] has five roles: the once-only protocol ([`OnceOnly`]), what is remembered of sends ([`Records`]), that of
+//! tunnels ([`Tunnels`]), batches ([`Batches`]), and the little beside them ([`Registry`]). [`embedded`] is the default, [`postgres`] the one that many nodes share, `memory`
 //! the twin for tests, and `conformance` the suite that all pass. A method that changes something returns once the
 //! change is **durable**; concurrent calls share commits. No module but `app::stores` knows which store is in use.
 
+mod batches;
 #[cfg(test)]
 pub mod conformance;
 pub mod embedded;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
+pub use self::batches::Batches;
 pub use self::once::{
     Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, IdempotencyKey, NewSend, OnceOnly,
     Pending, Recovered, Released, Session, Started, StoreEnd, SweepPlace, Swept, WaitingCount, Want,
@@ -170,6 +172,6 @@ fn holder(pid: Option<i32>) -> String {
 pub type StoreResult<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
 
 /// Where sends and tunnels are remembered.
-pub trait Store: OnceOnly + Records + Tunnels + Registry {}
+pub trait Store: OnceOnly + Records + Tunnels + Batches + Registry {}
 
-impl<T: OnceOnly + Records + Tunnels + Registry> Store for T {}
+impl<T: OnceOnly + Records + Tunnels + Batches + Registry> Store for T {}

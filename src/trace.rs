@@ -117,7 +117,7 @@ impl Tracer {
             kind: spec.to.kind(),
             method: match &spec.to {
                 To::Http(request) => Some(request.method),
-                To::Email(_) => None,
+                To::Email(_) | To::Event(_) => None,
             },
             destination: spec.destination().cloned(),
             started_at: started.at(),

@@ -206,6 +206,7 @@ pub(super) async fn one(
     let sight = Sight { operate: caller.operate, bodies: false };
     let bytes = likely_bytes_of(&found.sends);
     let redactor = api.intake.redactor();
+    found.sends.iter_mut().for_each(|record| api.intake.name_batch(record));
     let write = move || {
         let sends: Vec<_> = std::mem::take(&mut found.sends).into_iter().map(|send| redactor.visible(send)).collect();
         turn.json(StatusCode::OK, &ExecutionView::new(&found, &sends, sight))

@@ -18,9 +18,9 @@ use super::view::{ResolvedView, Sight};
 use super::{Shared, json, openapi, query};
 use crate::explain::Explanation;
 use crate::outcome::{Ended, Outcome};
-use crate::policy::{Asker, is_internal, without_internal_addresses, written_address};
-use crate::send::TenantId;
+use crate::policy::{Asker, Destination, Purpose, is_internal, without_internal_addresses, written_address};
 use crate::send::parse::{self, Outline};
+use crate::send::{Explained, Kind, Target, TenantId};
 
 /// What would become of a send, or of a tunnel.
 #[derive(Serialize, ToSchema)]
@@ -89,7 +89,15 @@ impl<'a> ExplanationView<'a> {
     }
 }
 
-/// Say what would become of a send (of a request by its method and URL, or of a message), or of a tunnel (`CONNECT` to a
+/// What is asked about, as it was read.
+enum Asked {
+    Target(Explained, Target),
+    Message,
+    /// Connected to this.
+    Event(Destination),
+}
+
+/// Say what would become of a send (of a request by its method and URL, of a message, or of an event), or of a tunnel (`CONNECT` to a
 /// `host:port`). It counts as a try; nothing is sent.
 #[utoipa::path(
     post, path = "/v1/explain", operation_id = "explain", tag = "policy",
@@ -114,19 +122,18 @@ pub(super) async fn explain(State(api): State<Arc<Shared>>, request: Request) ->
     let relay = bounds.mail.relay().cloned().ok();
     let read = move |bytes: &Bytes| {
         Ok(match parse::outline(bytes, &bounds)? {
-            Outline::Url(method, url) => {
-                let target = parse::target_of(method, &url, redact_key.of(&of));
-                Some((method, target))
-            }
-            Outline::Email => None,
+            Outline::Url(method, url) => Asked::Target(method, parse::target_of(method, &url, redact_key.of(&of))),
+            Outline::Email => Asked::Message,
+            Outline::Event(event) => Asked::Event(event.way().clone()),
         })
     };
     let (request, _) = api.read(received, &tenant, read).await?;
     let asker = Asker { tenant: &tenant, workflow: None };
     let explanation = match (request, relay) {
-        (Some((method, target)), _) => api.explainer.of(asker, method, target).await,
-        (None, Some(relay)) => api.explainer.of_message(asker, &relay).await,
-        (None, None) => return Err(Problem::shape("mail is not set up for this tenant")),
+        (Asked::Target(method, target), _) => api.explainer.of(asker, method, target).await,
+        (Asked::Event(to), _) => api.explainer.of_endpoint(asker, &to, Kind::S3, Purpose::Bucket).await,
+        (Asked::Message, Some(relay)) => api.explainer.of_endpoint(asker, &relay, Kind::Email, Purpose::Relay).await,
+        (Asked::Message, None) => return Err(Problem::shape("mail is not set up for this tenant")),
     };
     let sight = Sight { operate: caller.operate, bodies: false };
     Ok(json(StatusCode::OK, &ExplanationView::new(&tenant, &explanation, sight)))

@@ -16,9 +16,9 @@ use utoipa::{IntoParams, Modify, OpenApi, ToSchema};
 
 use super::problem::ProblemCode;
 use super::view::RecordView;
-use super::{executions, explain, har, nodes, resend, sends, sources, stats, suspensions, tail, tunnels};
+use super::{batches, executions, explain, har, nodes, resend, sends, sources, stats, suspensions, tail, tunnels};
 use crate::outcome::{Code, Outcome, Phase, Processed};
-use crate::record::{ExecutionState, FinishedBy, State, TunnelEnd};
+use crate::record::{BatchState, ExecutionState, FinishedBy, State, TunnelEnd};
 use crate::send::{Explained, Method};
 use crate::source::Verified;
 use crate::store::stats::By;
@@ -33,7 +33,7 @@ use crate::store::stats::By;
     paths(
         sends::submit, sends::list, sends::one, resend::resend, har::har, tail::tail,
         executions::submit, executions::list, executions::one, executions::finish, executions::discard,
-        explain::explain, stats::read, tunnels::list,
+        explain::explain, stats::read, tunnels::list, batches::one,
         suspensions::list, suspensions::suspend, suspensions::lift, suspensions::tenants, sources::list, nodes::list,
         public_ips_text, public_ips_json, public_ips_atom, document_itself, inspector,
     ),
@@ -112,8 +112,9 @@ fn mend(document: &mut Value) {
     if let Some(send) = document.pointer_mut("/components/schemas/Send") {
         let of_request: Vec<Value> = REQUEST_KEYS.iter().map(absent).collect();
         send["oneOf"] = json!([
-            {"allOf": [given(&["method", "url"]), absent(&"email")]},
-            {"allOf": [given(&["email"]), {"allOf": of_request}]},
+            {"allOf": [given(&["method", "url"]), absent(&"email"), absent(&"s3")]},
+            {"allOf": [given(&["email"]), absent(&"s3"), {"allOf": of_request}]},
+            {"allOf": [given(&["s3"]), absent(&"email"), {"allOf": of_request}]},
         ]);
         let head = json!({"required": ["method"], "properties": {"method": {"const": "HEAD"}}});
         let body = json!({"anyOf": [given(&["data"]), given(&["data_base64"])]});
@@ -124,8 +125,9 @@ fn mend(document: &mut Value) {
     }
     if let Some(explain) = document.pointer_mut("/components/schemas/Explain") {
         explain["oneOf"] = json!([
-            {"allOf": [given(&["method", "url"]), absent(&"email")]},
-            {"allOf": [given(&["email"]), absent(&"method"), absent(&"url")]},
+            {"allOf": [given(&["method", "url"]), absent(&"email"), absent(&"s3")]},
+            {"allOf": [given(&["email"]), absent(&"s3"), absent(&"method"), absent(&"url")]},
+            {"allOf": [given(&["s3"]), absent(&"email"), absent(&"method"), absent(&"url")]},
         ]);
     }
     if let Some(email) = document.pointer_mut("/components/schemas/Email") {
@@ -413,7 +415,8 @@ pub(super) enum SubmissionAnswer {
     Several(super::view::SendsView<'static>),
 }
 
-/// What to do once: an HTTP request (`method`, `url` and what follows them), or in their place a message (`email`).
+/// What to do once: an HTTP request (`method`, `url` and what follows them), or in their place a message (`email`) or an event
+/// for a bucket (`s3`).
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = Send)]
@@ -441,6 +444,7 @@ pub(super) struct SendBody {
     params: Option<HashMap<String, serde_json::Value>>,
     auth: Option<Auth>,
     email: Option<EmailBody>,
+    s3: Option<S3Body>,
     context: Option<Context>,
     /// Whole seconds from release or acceptance; not started by then, it ends `expired`.
     #[schema(minimum = 1, maximum = 31_622_400)]
@@ -462,6 +466,23 @@ struct EmailBody {
     html: Option<String>,
     /// Whether it goes to the collaborators that the operator has configured, too.
     include_collaborators: Option<bool>,
+}
+
+/// An event for a bucket of the store that the operator has configured: it gathers with others of its tenant for the same
+/// place, and they are put there as one object. Where there is no store, it is a 400.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = S3)]
+#[allow(dead_code, reason = "a description; `send::parse` reads it")]
+struct S3Body {
+    #[schema(pattern = "^[a-z0-9][a-z0-9-]{1,61}[a-z0-9]$|^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", example = "logs")]
+    bucket: String,
+    /// At most 512 bytes, with or without its last `/`.
+    #[schema(max_length = 512, example = "orders")]
+    prefix: String,
+    /// One line of the object: an object or an array as it stands here, a string as its text.
+    #[schema(schema_with = payload)]
+    payload: serde_json::Value,
 }
 
 /// HTTP Basic; wins over an `Authorization` header.
@@ -504,6 +525,8 @@ pub(super) struct ResendBody {
     data_base64: Option<String>,
     /// The message anew, where the original is one; then nothing else is.
     email: Option<EmailBody>,
+    /// The same of an event.
+    s3: Option<S3Body>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -518,6 +541,8 @@ pub(super) struct ExplainBody {
     url: Option<String>,
     /// In place of both.
     email: Option<EmailBody>,
+    /// As well.
+    s3: Option<S3Body>,
 }
 
 /// `{tenant, workflow?, reason}` or `{host, reason}`.
@@ -584,6 +609,10 @@ pub(super) fn explained_or_null() -> Object {
 
 pub(super) fn state() -> Object {
     text_of(State::ALL.iter().map(|one| one.label()), false)
+}
+
+pub(super) fn batch_state() -> Object {
+    text_of(BatchState::ALL.iter().map(|one| one.label()), false)
 }
 
 pub(super) fn gone() -> Object {
@@ -670,6 +699,10 @@ fn described(schema: Value) -> Schema {
 fn header_values() -> Schema {
     let line = json!({"type": "string", "pattern": "^[ -~]*$"});
     described(open_object(json!({"oneOf": [line, {"type": "number"}, {"type": "array", "items": line}]})))
+}
+
+fn payload() -> Schema {
+    described(json!({"type": ["object", "array", "string"]}))
 }
 
 fn param_values() -> Schema {

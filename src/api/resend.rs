@@ -16,6 +16,7 @@ use super::body::Received;
 use super::problem::{BodyProblem, Problem, ProblemCode, ProblemView};
 use super::sends::{RECORD_JSON_BYTES, bounds, idempotency_key, send_id, trace_of};
 use super::{Shared, openapi, query, refused};
+use crate::config::S3Settings;
 use crate::deliver::http::TRACEPARENT;
 use crate::intake::Submit;
 use crate::policy::CheckedUrl;
@@ -24,7 +25,7 @@ use crate::redact::REDACTED_PREFIX;
 use crate::send::headers::is_dropped;
 use crate::send::parse::{self, Mail, Supplied};
 use crate::send::trace::TraceParent;
-use crate::send::{Email, HeaderLines, HttpRequest, Method, SendSpec, Target, To};
+use crate::send::{Email, Event, HeaderLines, HttpRequest, Method, Place, SendSpec, Target, To};
 use crate::store::Reach;
 
 /// Send the same request again, as a new send that names this one.
@@ -83,7 +84,7 @@ impl Shared {
         let original = original.ok_or_else(|| Problem::not_found("send"))?;
         let content_type = original_header(&original, "content-type");
         let bounds = bounds(&config, &tenant);
-        let mail = bounds.mail.clone();
+        let (mail, stores) = (bounds.mail.clone(), bounds.s3.clone());
         let (content_type, call) = (content_type.map(str::to_owned), bytes.len());
         let supplied = move |bytes: &bytes::Bytes| parse::supplied(bytes, &bounds, content_type.as_deref());
         let (supplied, mut room) = self.read(Received { bytes, room }, &tenant, supplied).await?;
@@ -92,6 +93,7 @@ impl Shared {
                 To::Http(again(&original, *method, url, supplied, &config.delivery.user_agent)?)
             }
             ShownTo::Email { .. } => To::Email(email_again(&original, supplied, &mail)?),
+            ShownTo::Event { place, .. } => To::Event(event_again(&original, place, supplied, stores.as_deref())?),
         };
         let mut send = SendSpec { to, context: original.context.clone(), expires_in: None };
         send.context.trace = trace;
@@ -122,6 +124,9 @@ fn again(
 ) -> Result<HttpRequest, Problem> {
     if supplied.email.is_some() {
         return Err(misplaced("/email", "the original is a request, which has no message"));
+    }
+    if supplied.event.is_some() {
+        return Err(misplaced("/s3", "the original is a request, and no event"));
     }
     let mut missing = Vec::new();
     let mut miss = |pointer: String, detail: String| missing.push(BodyProblem { pointer, detail, hint: None });
@@ -202,12 +207,7 @@ fn again(
 
 /// The original's message, or the one that was supplied in its place, to the address that is configured now.
 fn email_again(original: &Record, supplied: Supplied, mail: &Mail) -> Result<Email, Problem> {
-    let of_request = [
-        ("/auth", supplied.authorization.is_some()),
-        ("/headers", !supplied.headers.is_empty() || !supplied.dropped_headers.is_empty()),
-        ("/data", supplied.body.is_some()),
-    ];
-    if let Some((pointer, _)) = of_request.iter().find(|(_, given)| *given) {
+    if let Some(pointer) = of_request(&supplied).or_else(|| supplied.event.is_some().then_some("/s3")) {
         return Err(misplaced(pointer, "the original is a message: supply email in its place, or nothing"));
     }
     if let Some(email) = supplied.email {
@@ -222,6 +222,50 @@ fn email_again(original: &Record, supplied: Supplied, mail: &Mail) -> Result<Ema
         let missing = BodyProblem {
             pointer: "/email".to_owned(),
             detail: format!("the message {what}: supply it anew (email)"),
+            hint: None,
+        };
+        Problem::new(ProblemCode::ResendIncomplete, missing.detail.clone()).errors(vec![missing])
+    })
+}
+
+/// What was supplied that only a request has.
+fn of_request(supplied: &Supplied) -> Option<&'static str> {
+    let given = [
+        ("/auth", supplied.authorization.is_some()),
+        ("/headers", !supplied.headers.is_empty() || !supplied.dropped_headers.is_empty()),
+        ("/data", supplied.body.is_some()),
+    ];
+    given.iter().find(|(_, given)| *given).map(|(pointer, _)| *pointer)
+}
+
+/// The original's event, or the one that was supplied in its place, for the store that is configured now.
+fn event_again(
+    original: &Record,
+    place: &Place,
+    supplied: Supplied,
+    s3: Option<&S3Settings>,
+) -> Result<Event, Problem> {
+    if let Some(pointer) = of_request(&supplied).or_else(|| supplied.email.is_some().then_some("/email")) {
+        return Err(misplaced(pointer, "the original is an event: supply s3 in its place, or nothing"));
+    }
+    if let Some(event) = supplied.event {
+        return Ok(event);
+    }
+    let Place::S3 { bucket, .. } = place;
+    let set_up =
+        s3.ok_or_else(|| Problem::shape("this node's operator has not set S3 up: ask for [destination.s3]"))?;
+    if !set_up.allows(bucket) {
+        return Err(Problem::shape("the bucket is none of those that the operator allows now: ask the operator"));
+    }
+    let way = set_up.way(bucket).map_err(|denial| Problem::shape(denial.message))?;
+    let kept = original.request.body.as_ref();
+    let whole = kept.filter(|kept| kept.sha256.is_some() && !kept.truncated).and_then(|kept| kept.bytes.clone());
+    let event = whole.and_then(|payload| Event::new(place.clone(), way, payload));
+    event.ok_or_else(|| {
+        let what = if kept.is_some_and(|kept| kept.bytes.is_some()) { "was redacted" } else { "is not kept" };
+        let missing = BodyProblem {
+            pointer: "/s3".to_owned(),
+            detail: format!("the payload {what}: supply the event anew (s3)"),
             hint: None,
         };
         Problem::new(ProblemCode::ResendIncomplete, missing.detail.clone()).errors(vec![missing])

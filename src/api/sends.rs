@@ -55,6 +55,7 @@ pub(super) const SHOWN_JSON_BYTES: usize = 16 * limits::KIB as usize;
     params(openapi::Tenant, openapi::Idempotency, openapi::Trace),
     request_body(content = inline(openapi::Submission), content_type = "application/json", examples(
         ("one" = (summary = "One send", value = json!({"method": "POST", "url": "https://hooks.example.com/orders", "data": {"order": 1}}))),
+        ("event" = (summary = "An event for a bucket, carried in a batch", value = json!({"s3": {"bucket": "logs", "prefix": "orders", "payload": {"order": 1}}}))),
         ("email" = (summary = "A message to the tenant's own address", value = json!({"email": {"subject": "Order 1", "text": "It has arrived."}}))),
         ("several" = (summary = "Several sends", value = json!([{"method": "GET", "url": "https://api.example.com/a"}, {"method": "GET", "url": "https://api.example.com/b", "params": {"page": 2}}])))
     )),
@@ -194,6 +195,7 @@ impl Shared {
             }
             Submitted::Replayed(ids) => (self.records(&tenant, ids, one).await?, true),
         };
+        sends.iter_mut().filter_map(|(_, record)| record.as_mut()).for_each(|record| self.intake.name_batch(record));
         if !one {
             // What is not shown is not looked into.
             let records = sends.iter_mut().filter_map(|(_, record)| record.as_mut());
@@ -268,7 +270,12 @@ pub(super) fn bounds(config: &Config, tenant: &TenantId) -> Bounds {
         Some(_) if !has_address => Mail::NoAddress,
         Some(email) => Mail::Relay(email.relay.clone()),
     };
-    Bounds { request_body: config.limits.request_body, sends_per_request: config.limits.sends_per_request, mail }
+    Bounds {
+        request_body: config.limits.request_body,
+        sends_per_request: config.limits.sends_per_request,
+        mail,
+        s3: config.destinations.s3.clone(),
+    }
 }
 
 /// The call's place in a trace. One that is unreadable counts as absent, as the standard has it.
@@ -334,7 +341,8 @@ pub(super) async fn list(State(api): State<Arc<Shared>>, request: Request) -> Re
             }
         })
     };
-    let (turn, (page, searched)) = turn.reading(listing).await?;
+    let (turn, (mut page, searched)) = turn.reading(listing).await?;
+    page.sends.iter_mut().for_each(|record| api.intake.name_batch(record));
     let next = page.next.map(|cursor| api.places.list(&cursor)).transpose()?;
     let sight = Sight { operate: caller.operate, bodies: false };
     let bytes = likely_bytes_of(&page.sends);
@@ -384,7 +392,8 @@ pub(super) async fn one(
         api.done(&tenants, id, Duration::from_secs(seconds)).await?;
     }
     let turn = api.turns.turn(&caller.holder(), SHOWN_JSON_BYTES).await?;
-    let (turn, record) = api.read_record(turn, tenants, id).await?;
+    let (turn, mut record) = api.read_record(turn, tenants, id).await?;
+    api.intake.name_batch(&mut record);
     let (bytes, sight) = (likely_bytes(&record, true), Sight { operate: caller.operate, bodies: true });
     let redactor = api.intake.redactor();
     let write = move || turn.json(StatusCode::OK, &RecordView::new(&redactor.visible(record), sight));

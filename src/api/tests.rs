@@ -244,6 +244,7 @@ fn finished(id: SendId, status: u16) -> Finished {
         released_at: Some(now),
         started_at: Some(now),
         finished_at: now,
+        batch: None,
     }
 }
 

@@ -12,17 +12,19 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::openapi;
-use crate::outcome::{Outcome, Processed, Timings, redirected, refused_by_relay};
+use crate::deliver::s3;
+use crate::outcome::{Outcome, Processed, Timings, redirected, refused_by_bucket, refused_by_relay};
 use crate::policy::{Verdict, is_internal, without_internal_addresses, written_address};
 use crate::record::{
-    Certificate, Connection, Execution, ExecutionSummary, Record, ShownBody, ShownHeaders, ShownRequest, ShownTo,
-    TlsFacts,
+    BatchId, Certificate, Connection, Execution, ExecutionSummary, Record, ShownBody, ShownHeaders, ShownRequest,
+    ShownTo, TlsFacts,
 };
 use crate::redact::Visible;
-use crate::send::{Kind, Method, SendId};
+use crate::send::{Kind, Method, Place, SendId};
 use crate::store::ExecutionPage;
 
 /// How much of a record is shown.
@@ -57,6 +59,14 @@ pub struct RecordView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     email: Option<EmailView<'a>>,
+    /// Only where the send is an event for a bucket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    s3: Option<EventView<'a>>,
+    /// Only where others go with it, and once that is known: of a held event it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    batch: Option<InBatchView>,
     #[schema(required)]
     response: Option<ResponseView<'a>>,
     /// In report mode: the code with which a host list would have blocked it.
@@ -162,6 +172,10 @@ impl<'a> ErrorView<'a> {
             }
             Kind::Http => return None,
             Kind::Email => (Processed::No, refused_by_relay(response.status, response.header("command"))),
+            Kind::S3 => {
+                let body = response.body.bytes.as_deref().unwrap_or_default();
+                (Processed::No, refused_by_bucket(response.status, s3::error_code(body)))
+            }
         };
         Some(Self { code: None, phase: None, processed: processed.label(), message: Cow::Owned(message) })
     }
@@ -268,6 +282,76 @@ impl<'a> EmailView<'a> {
             body_bytes: request.body.as_ref().map_or(0, |body| body.total),
             body_truncated: request.body.as_ref().is_some_and(|body| body.truncated),
         }
+    }
+}
+
+/// An event for a bucket.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RecordS3)]
+struct EventView<'a> {
+    bucket: &'a str,
+    /// Without its last `/`.
+    prefix: &'a str,
+    /// In its author's own bytes; `null` where bodies are left out or no longer kept.
+    #[schema(value_type = Option<serde_json::Value>, required)]
+    payload: Option<&'a RawValue>,
+    payload_bytes: u64,
+    /// What was given is no longer kept, or not all of it is shown.
+    payload_truncated: bool,
+}
+
+/// The batch that carries an event.
+#[derive(Serialize, ToSchema)]
+#[schema(as = InBatch)]
+struct InBatchView {
+    #[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
+    id: Shown<BatchId>,
+    /// When it closes, or has closed.
+    #[schema(value_type = String, format = DateTime)]
+    closes_at: Shown<Timestamp>,
+}
+
+impl<'a> EventView<'a> {
+    fn new(place: &'a Place, request: &'a ShownRequest, sight: Sight) -> Self {
+        let Place::S3 { bucket, prefix } = place;
+        let shown = request.body.as_ref().filter(|_| sight.bodies).and_then(|body| body.bytes.as_ref());
+        Self {
+            bucket,
+            prefix,
+            // Where redaction left no JSON of it, nothing is shown.
+            payload: shown.and_then(|payload| serde_json::from_slice(payload).ok()),
+            payload_bytes: request.body.as_ref().map_or(0, |body| body.total),
+            payload_truncated: request.body.as_ref().is_some_and(|body| body.truncated),
+        }
+    }
+}
+
+/// One try to bring a batch to where it goes.
+#[derive(Serialize, ToSchema)]
+#[schema(as = BatchAttempt)]
+pub struct AttemptView<'a> {
+    /// What came of it; that of the batch where no other follows.
+    #[schema(schema_with = openapi::outcome_or_null, required)]
+    outcome: Option<&'static str>,
+    #[schema(required)]
+    error: Option<ErrorView<'a>>,
+    #[schema(required)]
+    response: Option<ResponseView<'a>>,
+    #[schema(required)]
+    connection: Option<ConnectionView<'a>>,
+    timings_ms: TimingsView,
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    started_at: Option<Shown<Timestamp>>,
+    #[schema(value_type = Option<String>, format = DateTime, required)]
+    finished_at: Option<Shown<Timestamp>>,
+}
+
+impl<'a> AttemptView<'a> {
+    /// `record`: of a send that this was tried for alone.
+    pub fn new(record: &'a Visible, sight: Sight) -> Self {
+        let RecordView { outcome, error, response, connection, timings_ms, started_at, finished_at, .. } =
+            RecordView::new(record, sight);
+        Self { outcome, error, response, connection, timings_ms, started_at, finished_at }
     }
 }
 
@@ -418,9 +502,10 @@ impl Serialize for Hex<'_> {
 impl<'a> RecordView<'a> {
     pub fn new(record: &'a Visible, sight: Sight) -> Self {
         let asked = &record.request;
-        let (request, email) = match &asked.to {
-            ShownTo::Http { method, url } => (Some(RequestView::new(*method, url, asked, sight)), None),
-            ShownTo::Email { .. } => (None, Some(EmailView::new(asked, sight))),
+        let (request, email, s3) = match &asked.to {
+            ShownTo::Http { method, url } => (Some(RequestView::new(*method, url, asked, sight)), None, None),
+            ShownTo::Email { .. } => (None, Some(EmailView::new(asked, sight)), None),
+            ShownTo::Event { place, .. } => (None, None, Some(EventView::new(place, asked, sight))),
         };
         Self {
             id: Shown(record.id),
@@ -437,6 +522,8 @@ impl<'a> RecordView<'a> {
             },
             request,
             email,
+            s3,
+            batch: record.batch.map(|batch| InBatchView { id: Shown(batch.id), closes_at: Shown(batch.closes_at) }),
             response: record.response.as_ref().map(|response| {
                 let (body, body_encoding) = shown_body(Some(&response.body), sight);
                 // A relay may say where it is, and whom it hands on to.

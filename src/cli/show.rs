@@ -86,16 +86,25 @@ pub fn line(record: &Value, style: Style) -> String {
     };
     // A message has neither: what stands there is that it is one, and whom it went to.
     let to = || record.pointer("/email/headers/to/0").and_then(Value::as_str).unwrap_or("the tenant's own address");
-    let (method, url) = match record.get("email").filter(|email| email.is_object()) {
-        Some(_) => ("EMAIL", to()),
-        None => (text(record, "/request/method"), text(record, "/request/url")),
+    let is = |name: &str| record.get(name).is_some_and(Value::is_object);
+    let bucket = || {
+        format!(
+            "s3://{}/{}",
+            text(record, "/s3/bucket"),
+            record.pointer("/s3/prefix").and_then(Value::as_str).unwrap_or_default()
+        )
+    };
+    let (method, url) = match () {
+        () if is("email") => ("EMAIL", to().to_owned()),
+        () if is("s3") => ("S3", bucket()),
+        () => (text(record, "/request/method"), text(record, "/request/url").to_owned()),
     };
     format!(
         "{} {} {answer:<22} {source:<15} {:>8}  {method:<7} {}",
         style.dim(&format!("{:<12}", text(record, "/finished_at").get(11..23).unwrap_or("-"))),
         style.outcome(outcome, &format!("{outcome:<11}")),
         ms(record.pointer("/timings_ms/total")),
-        clean(url, 200),
+        clean(&url, 200),
     )
 }
 

@@ -103,6 +103,7 @@ impl Drop for Unended {
             released_at: Some(self.since.released_at),
             started_at: Some(self.started_at),
             finished_at: clock::wall(),
+            batch: None,
         };
         let (tasks, runtime) = (dispatcher.tasks.clone(), dispatcher.runtime.clone());
         tasks.spawn_on(async move { dispatcher.ledger.close(finished).await }, &runtime);

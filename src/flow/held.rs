@@ -47,7 +47,10 @@ impl Back {
     fn give(&self, what: Returned) {
         let is_place = matches!(what, Returned::Place { .. });
         // Nobody waits for room: who finds none is refused.
-        let is_room = matches!(&what, Returned::Room { lost, waits: false, .. } if lost.is_empty());
+        let is_room = matches!(
+            &what,
+            Returned::Room { lost, gathered, waits: false, .. } if lost.is_empty() && gathered.is_empty()
+        );
         // Nobody is there to take it once the flow itself is gone.
         let _ = self.sender.send(what);
         if is_place {
@@ -63,7 +66,7 @@ impl Back {
 pub(super) enum Returned {
     Place { tenant: TenantId, destination: Option<Destination>, moved: u64 },
     Unbegun { tenant: TenantId, destination: Option<Destination>, send: Waiting },
-    Room { tenant: TenantId, sends: u64, lost: Vec<SendId>, waits: bool },
+    Room { tenant: TenantId, sends: u64, lost: Vec<SendId>, gathered: Vec<SendId>, waits: bool },
     Claim { tenants: Vec<TenantId> },
 }
 
@@ -157,6 +160,8 @@ pub struct Admission {
     pub(super) sends: u64,
     /// Of those, the ones that are to be kept in the window.
     pub(super) kept: Vec<SendId>,
+    /// And those that are claimed to gather with others, beside the window.
+    pub(super) gathered: Vec<SendId>,
     /// Empty for a call whose sends are held; else one for each send, in call order.
     pub entries: Vec<Entry>,
     pub(super) waits: bool,
@@ -167,14 +172,20 @@ impl Admission {
     /// Nothing of it comes into the window or waits in the store: once its sends are written, it has only its room to
     /// give back.
     pub fn is_spent(&self) -> bool {
-        self.kept.is_empty() && !self.waits
+        self.kept.is_empty() && self.gathered.is_empty() && !self.waits
+    }
+
+    /// These of the call are claimed to gather with others: no slot and no place in the window is theirs.
+    pub fn gather(&mut self, sends: impl Iterator<Item = SendId>) {
+        self.gathered.extend(sends);
     }
 }
 
 impl Drop for Admission {
     fn drop(&mut self) {
         let (tenant, lost) = (self.tenant.clone(), std::mem::take(&mut self.kept));
-        self.back.give(Returned::Room { tenant, sends: self.sends, lost, waits: self.waits });
+        let gathered = std::mem::take(&mut self.gathered);
+        self.back.give(Returned::Room { tenant, sends: self.sends, lost, gathered, waits: self.waits });
     }
 }
 

@@ -556,3 +556,25 @@ fn a_call_that_came_to_no_end_may_wait_in_the_store() {
     drop(admission);
     assert!(flow.turn(&Plain::at(0)).claim.is_some());
 }
+
+#[test]
+fn what_gathers_takes_no_place_and_goes_back_where_its_call_came_to_no_end() {
+    let (mut flow, terms) = (running(CAPS), Plain::at(0));
+    for comes_to_an_end in [true, false] {
+        let mut admission = flow.admit(&tenant("a"), 2, Counted::default(), ROOM, &terms).unwrap();
+        admission.gather([id(1), id(2)].into_iter());
+        assert!(!admission.is_spent());
+        // Beside it another of the tenant starts at once.
+        let other = call(&mut flow, "a", "b.example", 3..4);
+        assert_eq!(letters(&other), "B");
+        drop(other);
+        if comes_to_an_end {
+            assert!(flow.accepted(admission, Vec::new(), &terms).is_empty());
+        } else {
+            drop(admission);
+        }
+        let turn = flow.turn(&terms);
+        let wanted = if comes_to_an_end { Vec::new() } else { vec![id(1), id(2)] };
+        assert_eq!((turn.give_back, flow.window(), flow.reserved), (wanted, 0, 0));
+    }
+}

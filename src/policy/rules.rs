@@ -608,6 +608,8 @@ pub enum Purpose {
     Reflector,
     /// Of messages.
     Relay,
+    /// An S3-compatible store, for batches of events.
+    Bucket,
 }
 
 impl Purpose {
@@ -622,6 +624,7 @@ impl Purpose {
             Self::Delivery => Some(Kind::Http),
             Self::Reflector => None,
             Self::Relay => Some(Kind::Email),
+            Self::Bucket => Some(Kind::S3),
         }
     }
 }

@@ -310,6 +310,7 @@ fn kept(redactor: &Redactor, failure: Failure) -> Record {
         released_at: None,
         started_at: None,
         finished_at: None,
+        batch: None,
     }
 }
 

@@ -5,6 +5,7 @@
 //! `context`) may stand once: parsers differ on which of two counts. Where a URL points is never a problem of
 //! shape: a refused URL becomes [`Target::Refused`]. No message repeats a value that may be secret.
 
+mod event;
 mod members;
 mod problems;
 
@@ -24,8 +25,9 @@ use super::body::{self, Body};
 use super::email::{Email, Letter};
 use super::headers::{self, Headers};
 use super::{
-    Context, ExecutionId, Explained, HeaderLines, HttpRequest, Method, SendSpec, Spelling, Target, To, params,
+    Context, Event, ExecutionId, Explained, HeaderLines, HttpRequest, Method, SendSpec, Spelling, Target, To, params,
 };
+use crate::config::S3Settings;
 use crate::config::file::closest;
 use crate::limits;
 use crate::policy::url::without_userinfo;
@@ -39,6 +41,8 @@ pub struct Bounds {
     pub request_body: u64,
     pub sends_per_request: u32,
     pub mail: Mail,
+    /// `None`: it is not set up.
+    pub s3: Option<Arc<S3Settings>>,
 }
 
 /// Where the tenant's mail goes.
@@ -114,6 +118,8 @@ pub struct Supplied {
     pub body: Option<Body>,
     /// In place of all of these, where the original is a message.
     pub email: Option<Email>,
+    /// The same of an event.
+    pub event: Option<Event>,
 }
 
 /// Reads the body of a resend; an empty one, or `null`, supplies nothing.
@@ -128,12 +134,13 @@ pub fn supplied(raw: &Bytes, bounds: &Bounds, content_type: Option<&str>) -> Res
     else {
         return Err(problems.into_list());
     };
-    const KNOWN: [&str; 5] = ["auth", "headers", "data", "data_base64", "email"];
+    const KNOWN: [&str; 6] = ["auth", "headers", "data", "data_base64", "email", "s3"];
     let values = known(&members, &KNOWN, At::Root, &mut problems, |key| {
         matches!(key, "method" | "url" | "params" | "context" | "expires_in")
             .then_some("a resend repeats the original request; submit a new send to change it")
     });
-    let [auth, headers_value, data, data_base64, email] = values;
+    let [auth, headers_value, data, data_base64, email, s3] = values;
+    let event = s3.and_then(|value| event::read_s3(value, At::Key(&At::Root, "s3"), bounds, &mut problems));
     let email = email.and_then(|value| read_email(value, At::Key(&At::Root, "email"), bounds, &mut problems));
     let given = headers_value
         .and_then(|value| headers::read(value, At::Key(&At::Root, "headers"), &mut problems))
@@ -143,7 +150,7 @@ pub fn supplied(raw: &Bytes, bounds: &Bounds, content_type: Option<&str>) -> Res
     let body = body::read(raw, At::Root, data, data_base64, content_type.as_deref(), bounds, &mut problems);
     if problems.is_empty() {
         let Headers { lines, spelling, dropped } = given;
-        Ok(Supplied { authorization, headers: lines, spelling, dropped_headers: dropped, body, email })
+        Ok(Supplied { authorization, headers: lines, spelling, dropped_headers: dropped, body, email, event })
     } else {
         Err(problems.into_list())
     }
@@ -154,27 +161,32 @@ pub fn supplied(raw: &Bytes, bounds: &Bounds, content_type: Option<&str>) -> Res
 pub enum Outline {
     Url(Explained, String),
     Email,
+    Event(Event),
 }
 
-/// Reads `{method, url}`, or `{email}` as a send has it.
+/// Reads `{method, url}`, or `{email}` or `{s3}` as a send has it.
 pub fn outline(raw: &Bytes, bounds: &Bounds) -> Result<Outline, Vec<ShapeProblem>> {
     let mut problems = Problems::default();
     let Some(json) = whole(raw, &mut problems) else { return Err(problems.into_list()) };
-    let what = "it must be an object with method and url, or with email";
+    let what = "it must be an object with method and url, or with email or s3";
     let Some(members) = Members::expect(json, At::Root, what, &mut problems) else { return Err(problems.into_list()) };
-    let [method, url, email] = known(&members, &["method", "url", "email"], At::Root, &mut problems, |key| {
+    let [method, url, email, s3] = known(&members, &["method", "url", "email", "s3"], At::Root, &mut problems, |key| {
         SEND_KEYS.contains(&key).then_some("the policy looks at method and url alone: leave it out")
     });
-    if let Some(email) = email {
-        for (name, _) in [("method", method), ("url", url)].iter().filter(|(_, value)| value.is_some()) {
-            let beside = "stands beside email: a send goes to one destination";
+    let given = [("s3", s3), ("email", email), ("method", method), ("url", url)];
+    let given: Vec<_> = given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    if let Some((first @ ("email" | "s3"), value)) = given.first().copied() {
+        for (name, _) in &given[1..] {
+            let beside = format!("stands beside {first}: a send goes to one destination");
             problems.add(At::Key(&At::Root, name), beside, "ask about one of the two");
         }
-        let read = read_email(email, At::Key(&At::Root, "email"), bounds, &mut problems);
-        return match read {
-            Some(_) if problems.is_empty() => Ok(Outline::Email),
-            _ => Err(problems.into_list()),
+        let at = At::Key(&At::Root, first);
+        let read = if first == "email" {
+            read_email(value, at, bounds, &mut problems).map(|_| Outline::Email)
+        } else {
+            event::read_s3(value, at, bounds, &mut problems).map(Outline::Event)
         };
+        return read.filter(|_| problems.is_empty()).ok_or_else(|| problems.into_list());
     }
     let method = required(method, At::Root, "method", &mut problems);
     let method = method.and_then(|(value, at)| match value.get() {
@@ -303,10 +315,11 @@ struct CallReader<'c> {
     held_by: Option<&'c ExecutionId>,
 }
 
-const SEND_KEYS: [&str; 10] =
-    ["method", "url", "data", "data_base64", "headers", "params", "auth", "email", "context", "expires_in"];
-/// The first of them are a request's.
+const SEND_KEYS: [&str; 11] =
+    ["method", "url", "data", "data_base64", "headers", "params", "auth", "email", "s3", "context", "expires_in"];
+/// The first of them are a request's, those behind them a destination each.
 const REQUEST_KEYS: usize = 7;
+const DESTINATION_KEYS: usize = 9;
 
 impl CallReader<'_> {
     fn sends(&self, json: &RawValue, problems: &mut Problems) -> Option<Vec<SendSpec>> {
@@ -332,18 +345,25 @@ impl CallReader<'_> {
 
     /// `None` goes with at least one problem.
     fn send(&self, json: &RawValue, at: At<'_>, problems: &mut Problems) -> Option<SendSpec> {
-        let what = "a send is an object with `method` and `url`, or with `email`";
+        let what = "a send is an object with `method` and `url`, or with `email` or `s3`";
         let members = Members::expect(json, at, what, problems)?;
         let values = known(&members, &SEND_KEYS, at, problems, hint_for_send_key);
-        let [.., email, context, expires_in] = values;
-        let to = match email {
+        let [.., context, expires_in] = values;
+        let named = SEND_KEYS.iter().zip(&values).take(DESTINATION_KEYS);
+        let named: Vec<_> = named.filter_map(|(name, value)| Some((*name, (*value)?))).collect();
+        let to = match named.iter().find(|(name, _)| SEND_KEYS[REQUEST_KEYS..DESTINATION_KEYS].contains(name)) {
             None => self.request(&values, at, problems).map(To::Http),
-            Some(email) => {
-                for (name, _) in SEND_KEYS.iter().zip(&values[..REQUEST_KEYS]).filter(|(_, value)| value.is_some()) {
-                    let beside = "stands beside email: a send goes to one destination";
+            Some((first, value)) => {
+                for (name, _) in named.iter().filter(|(name, _)| name != first) {
+                    let beside = format!("stands beside {first}: a send goes to one destination");
                     problems.add(At::Key(&at, name), beside, "make it two sends");
                 }
-                read_email(email, At::Key(&at, "email"), self.bounds, problems).map(To::Email)
+                let place = At::Key(&at, first);
+                if *first == "email" {
+                    read_email(value, place, self.bounds, problems).map(To::Email)
+                } else {
+                    event::read_s3(value, place, self.bounds, problems).map(To::Event)
+                }
             }
         };
         let context = self.context(context, At::Key(&at, "context"), problems);
@@ -665,6 +685,7 @@ fn hint_for_send_key(key: &str) -> Option<&'static str> {
         "query" | "queryparams" | "querystring" | "qs" | "search" | "searchparams" | "param" | "params" => {
             "write params"
         }
+        "bucket" | "prefix" | "s3" => "write s3: {\"bucket\": …, \"prefix\": …, \"payload\": …}",
         "mail" | "email" | "subject" | "text" | "html" => "write email: {\"subject\": …, \"text\": …}",
         "uri" | "href" | "endpoint" | "address" | "destination" | "target" | "url" => "write url",
         "baseurl" | "path" | "host" | "hostname" | "port" | "protocol" => "write the whole address as url",

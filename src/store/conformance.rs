@@ -3,6 +3,7 @@
 //! A store is handed in as a [`Subject`]; [`run`] goes through every promise with a fresh one. What only a store on
 //! disk can break (torn files, a full disk, format versions) is tested beside that store.
 
+pub mod batches;
 mod drafts;
 pub mod tunnels;
 pub mod waiting;

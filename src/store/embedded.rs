@@ -6,6 +6,7 @@
 //! <path>/state           suspensions, first publications (state)
 //! <path>/pieces/<n>/     a stretch of time, dropped as a whole (segment; the directory has the name of format 1)
 //! <path>/tunnels/        tunnels of the forward proxy, in a log of their own ([`tunnels`])
+//! <path>/batches/        batches of events, each in a file ([`batches`])
 //! ```
 //!
 //! Every change is a frame in the newest segment's log ([`frame`], [`entry`]). One thread writes ([`writer`]): what has
@@ -26,6 +27,7 @@
 //!
 //! What records never show is only ever written sealed ([`seal`]). Retention ([`retain`]) drops segments.
 
+mod batches;
 mod bloom;
 mod checkpoint;
 mod claim;
@@ -94,16 +96,16 @@ use self::waiting::{Counted, Waiting};
 use self::writer::{AcceptJob, AcceptedJob, BeginJob, EndJob, FinishJob, Job, SendAt, StoreEndJob};
 use super::stats::{Stats, StatsAsked};
 use super::{
-    Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter, ExecutionPage,
-    Filter, IdempotencyKey, NoRoom, OnceOnly, Page, Published, Reach, Records, Recovered, Registry, Released, Session,
-    Started, StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace, TunnelFilter,
-    TunnelPage, Tunnels, WaitingCount, Want, Why, wire,
+    Accept, Accepted, Batches, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter,
+    ExecutionPage, Filter, IdempotencyKey, NoRoom, OnceOnly, Page, Published, Reach, Records, Recovered, Registry,
+    Released, Session, Started, StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace,
+    TunnelFilter, TunnelPage, Tunnels, WaitingCount, Want, Why, wire,
 };
 use crate::config::StoreSettings;
 use crate::limits::INLINE_BYTES;
 use crate::outcome::{Code, Outcome};
 use crate::policy::{Destination, Host, Suspensions};
-use crate::record::{Execution, Finished, FinishedBy, Record, Tunnel};
+use crate::record::{Batch, BatchId, Execution, Finished, FinishedBy, Record, Tunnel};
 use crate::redact::RedactKey;
 use crate::send::{ExecutionId, SendId, SendSpec, TenantId};
 
@@ -179,6 +181,7 @@ struct Shared {
     links: Vec<Link>,
     copy: copy::Copy,
     tunnels: tunnels::Log,
+    batches: batches::Files,
 }
 
 /// The places where a disk may refuse, for tests to refuse in its stead.
@@ -424,6 +427,7 @@ impl Embedded {
                 }
             };
         let tunnels = tunnels::Log::open(&root, settings)?;
+        let batches = batches::Files::open(&root, settings.retention)?;
         let shared = Arc::new(Shared {
             root,
             node: Arc::from(node),
@@ -450,6 +454,7 @@ impl Embedded {
             links: lock.links.clone(),
             copy,
             tunnels,
+            batches,
         });
         let left_behind = replay::load(&shared)?;
         // Told at once, not only by the first call that it cannot take.

@@ -15,19 +15,20 @@ use jiff::{SignedDuration, Timestamp};
 use super::stats::{self, By, Choosing, Place, Stats, StatsAsked};
 use super::view::{self, EndedExecution, Standing, host_text};
 use super::{
-    Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter, ExecutionPage,
-    Filter, IdempotencyKey, NewSend, OnceOnly, Page, Pending, Published, Reach, Records, Recovered, Registry, Released,
-    Session, Started, StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem, TailPlace,
-    TunnelFilter, TunnelPage, Tunnels, WaitingCount, Want,
+    Accept, Accepted, Batches, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter,
+    ExecutionPage, Filter, IdempotencyKey, NewSend, OnceOnly, Page, Pending, Published, Reach, Records, Recovered,
+    Registry, Released, Session, Started, StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem,
+    TailPlace, TunnelFilter, TunnelPage, Tunnels, WaitingCount, Want,
 };
 use crate::limits::{self, IDEMPOTENCY_KEPT};
 use crate::outcome::{Failure, Outcome};
 use crate::policy::{Asker, Suspensions};
 use crate::record::{
-    Execution, ExecutionState, ExecutionSummary, Finished, FinishedBy, Record, State, Tunnel, Unfinished,
+    Batch, BatchId, BatchState, Execution, ExecutionState, ExecutionSummary, Finished, FinishedBy, Record, State,
+    Tunnel, Unfinished,
 };
 use crate::redact::RedactKey;
-use crate::send::{ExecutionId, SendId, TenantId};
+use crate::send::{ExecutionId, SendId, SendSpec, TenantId};
 
 /// How long records are kept.
 const RETENTION: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -52,6 +53,7 @@ struct Inner {
     /// By the place in the tail.
     tail: BTreeMap<u64, usize>,
     tunnels: BTreeMap<u128, Arc<Tunnel>>,
+    batches: BTreeMap<BatchId, Arc<Batch>>,
     suspensions: Vec<Suspension>,
     published: Published,
     digest: Option<[u8; 32]>,
@@ -159,6 +161,11 @@ impl Inner {
             created_at: kept.new.created_at,
             released_at,
             expires_in: kept.new.expires_in,
+            gathers: kept
+                .new
+                .spec
+                .gathers()
+                .map(|place| (place.clone(), kept.new.spec.body().map_or(0, |body| body.len() as u64))),
             spec: None,
         }
     }
@@ -559,6 +566,7 @@ impl Inner {
         for kept in &mut self.sends {
             kept.gone |= kept.finished.as_ref().is_some_and(|finished| finished.finished_at < oldest);
         }
+        self.batches.retain(|_, batch| batch.state != BatchState::Done || batch.closes_at >= oldest);
         let sends = &self.sends;
         self.places.retain(|_, place| !sends[*place].gone);
         self.tail.retain(|_, place| !sends[*place].gone);
@@ -834,6 +842,34 @@ impl Tunnels for Memory {
     }
 }
 
+impl Batches for Memory {
+    fn put_batch<'a>(&'a self, by: &'a Session, batch: Arc<Batch>) -> StoreResult<'a, ()> {
+        ready(self.open_for(by).map(|mut inner| drop(inner.batches.insert(batch.id, batch))))
+    }
+
+    fn batch(&self, reach: Reach, id: BatchId) -> StoreResult<'_, Option<Batch>> {
+        let within = |batch: &&Arc<Batch>| reach.takes_in(&batch.tenant);
+        ready(self.open().map(|inner| inner.batches.get(&id).filter(within).map(|batch| Batch::clone(batch))))
+    }
+
+    fn open_batches(&self) -> StoreResult<'_, Vec<Batch>> {
+        let is_open = |batch: &&Arc<Batch>| batch.state != BatchState::Done;
+        ready(
+            self.open().map(|inner| inner.batches.values().filter(is_open).map(|batch| Batch::clone(batch)).collect()),
+        )
+    }
+
+    fn specs(&self, sends: Vec<SendId>) -> StoreResult<'_, Vec<Option<Arc<SendSpec>>>> {
+        ready(self.open().map(|inner| {
+            let spec = |id: SendId| {
+                let kept = &inner.sends[*inner.places.get(&id)?];
+                kept.finished.is_none().then(|| kept.new.spec.clone())
+            };
+            sends.into_iter().map(spec).collect()
+        }))
+    }
+}
+
 impl Registry for Memory {
     fn redact_key(&self) -> RedactKey {
         RedactKey::new(b"a store in memory has no key file")
@@ -914,5 +950,6 @@ mod tests {
     async fn the_twin_passes_the_suite() {
         conformance::run::<Twin>().await;
         conformance::waiting::run::<Twin>().await;
+        conformance::batches::run::<Twin>().await;
     }
 }

@@ -19,7 +19,7 @@ use crate::limits::TRACE_QUEUE;
 use crate::outcome::Code;
 use crate::policy::{Destination, Suspensions};
 use crate::record::{ExecutionState, Finished, FinishedBy, ShownRequest};
-use crate::send::{ExecutionId, SendId, SendSpec, TenantId};
+use crate::send::{ExecutionId, Place, SendId, SendSpec, TenantId};
 use crate::source::Neighbour;
 
 /// One life of a node, as the store knows it. Only [`OnceOnly::join`] makes one.
@@ -129,6 +129,8 @@ pub struct Pending {
     /// When it was released or accepted.
     pub released_at: Timestamp,
     pub expires_in: Duration,
+    /// Where it gathers with others, and the bytes of its payload; `None`: it goes by itself.
+    pub gathers: Option<(Place, u64)>,
     /// What is to be delivered, where the claim had it at hand; else its beginning reads it.
     pub spec: Option<Arc<SendSpec>>,
     /// The node that accepted it, where the store is that of many.

@@ -62,17 +62,17 @@ use self::turns::{Turn, Turns};
 use super::embedded::seal::Keys;
 use super::stats::{Stats, StatsAsked};
 use super::{
-    Accept, Accepted, Begin, Claimed, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter, ExecutionPage, Filter,
-    IdempotencyKey, NewSend, News, NodeLoad, NodeSeen, OnceOnly, Page, Pending, Published, Reach, Records, Recovered,
-    Registry, Released, Session, Started, StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem,
-    TailPlace, TunnelFilter, TunnelPage, Tunnels, WaitingCount, Want,
+    Accept, Accepted, Batches, Begin, Claimed, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter, ExecutionPage,
+    Filter, IdempotencyKey, NewSend, News, NodeLoad, NodeSeen, OnceOnly, Page, Pending, Published, Reach, Records,
+    Recovered, Registry, Released, Session, Started, StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept,
+    TailItem, TailPlace, TunnelFilter, TunnelPage, Tunnels, WaitingCount, Want,
 };
 use crate::clock;
 use crate::outcome::Outcome;
 use crate::policy::Suspensions;
-use crate::record::{Execution, Finished, Record, Tunnel};
+use crate::record::{Batch, BatchId, Execution, Finished, Record, Tunnel};
 use crate::redact::RedactKey;
-use crate::send::{ExecutionId, SendId, TenantId};
+use crate::send::{ExecutionId, SendId, SendSpec, TenantId};
 use crate::source::{Neighbour, SourceTold};
 
 /// How often what has to come is looked for again.
@@ -732,6 +732,25 @@ impl Tunnels for Postgres {
 
     fn end_tunnels_left_open<'a>(&'a self, node: &'a str, now: Timestamp) -> StoreResult<'a, u64> {
         tunnels::end_left_open(&self.shared, node, now).boxed()
+    }
+}
+
+/// A tier gathers nothing: a configuration that would have it do so is refused.
+impl Batches for Postgres {
+    fn put_batch<'a>(&'a self, _by: &'a Session, _batch: Arc<Batch>) -> StoreResult<'a, ()> {
+        std::future::ready(Err(StoreError::Unfit("a tier keeps no batches".to_owned()))).boxed()
+    }
+
+    fn batch(&self, _reach: Reach, _id: BatchId) -> StoreResult<'_, Option<Batch>> {
+        std::future::ready(Ok(None)).boxed()
+    }
+
+    fn open_batches(&self) -> StoreResult<'_, Vec<Batch>> {
+        std::future::ready(Ok(Vec::new())).boxed()
+    }
+
+    fn specs(&self, sends: Vec<SendId>) -> StoreResult<'_, Vec<Option<Arc<SendSpec>>>> {
+        std::future::ready(Ok(vec![None; sends.len()])).boxed()
     }
 }
 

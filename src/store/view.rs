@@ -89,6 +89,7 @@ impl Standing {
             released_at: self.released_at(),
             started_at: self.started_at,
             finished_at: now,
+            batch: None,
         }
     }
 }

@@ -20,12 +20,13 @@ use super::{IdempotencyKey, NewSend};
 use crate::outcome::{Code, Ended, Failure, Outcome, Phase, Processed, Timings};
 use crate::policy::{CheckedUrl, Destination, Host, Scheme, Verdict};
 use crate::record::{
-    Certificate, Connection, Finished, ShownBody, ShownHeaders, ShownRequest, ShownResponse, ShownTo, TlsFacts,
+    BatchId, Certificate, Connection, Finished, InBatch, ShownBody, ShownHeaders, ShownRequest, ShownResponse, ShownTo,
+    TlsFacts,
 };
 use crate::send::trace::TraceParent;
 use crate::send::{
-    Context, Email, ExecutionId, HeaderLines, HttpRequest, Kind, Method, SendId, SendSpec, Spelling, Target, TenantId,
-    To,
+    Context, Email, Event, ExecutionId, HeaderLines, HttpRequest, Kind, Method, Place, SendId, SendSpec, Spelling,
+    Target, TenantId, To,
 };
 
 /// Of every form here. A form that changes gets the next, and reads the ones before.
@@ -48,8 +49,10 @@ macro_rules! numbered {
     };
 }
 
+mod batch;
 mod tunnel;
 
+pub use self::batch::{batch, read_batch};
 pub use self::tunnel::{end_number, read_tunnel, tunnel};
 
 numbered!(outcome_number, outcome_of, Outcome {
@@ -77,7 +80,7 @@ numbered!(method_number, method_of, Method {
     Method::Options = 6,
 });
 
-numbered!(kind_number, kind_of, Kind { Kind::Http = 0, Kind::Email = 1 });
+numbered!(kind_number, kind_of, Kind { Kind::Http = 0, Kind::Email = 1, Kind::S3 = 2 });
 
 pub fn nanoseconds(at: Timestamp) -> i64 {
     i64::try_from(at.as_nanosecond()).unwrap_or(if at.as_second() < 0 { i64::MIN } else { i64::MAX })
@@ -146,10 +149,13 @@ const TRACE: u8 = 2;
 /// ([`NO_METHOD`], [`NO_URL`]), which a reader from before there were others can show, and can make nothing of: it takes
 /// the send for one that is unreadable, and never makes it.
 const KIND: u8 = 3;
+/// Of an event: the [`Place::text`] of where it gathers.
+const PLACE: u8 = 4;
 
 const NO_METHOD: Method = Method::Post;
-/// Of a message; no URL that a request could be made to.
+/// Of a message, and of an event; no URL that a request could be made to.
 const NO_URL: &str = "mailto:";
+const NO_URL_OF_EVENT: &str = "data:";
 
 type HeadersForm<'a> = Vec<(&'a str, Vec<&'a str>)>;
 
@@ -307,6 +313,7 @@ pub fn accepted(new: &NewSend, node: &str, held: bool, key: Option<(&Idempotency
     let (method, shown_url) = match &shown.to {
         ShownTo::Http { method, url } => (*method, url.as_str()),
         ShownTo::Email { .. } => (NO_METHOD, NO_URL),
+        ShownTo::Event { .. } => (NO_METHOD, NO_URL_OF_EVENT),
     };
     let (url, headers) = match &spec.to {
         To::Http(request) => (
@@ -314,7 +321,7 @@ pub fn accepted(new: &NewSend, node: &str, held: bool, key: Option<(&Idempotency
             (!says_all(&shown.headers, &request.headers))
                 .then(|| request.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect()),
         ),
-        To::Email(_) => (None, None),
+        To::Email(_) | To::Event(_) => (None, None),
     };
     let shown_bytes = shown.body.as_ref().and_then(|body| body.bytes.as_ref());
     let body = (shown_bytes != spec.body()).then(|| spec.body().map(|body| &body[..]));
@@ -322,11 +329,13 @@ pub fn accepted(new: &NewSend, node: &str, held: bool, key: Option<(&Idempotency
     let rest = (rest.url.is_some() || rest.headers.is_some() || rest.body.is_some()).then(|| encode(&rest, Vec::new()));
     let refused = match &spec.to {
         To::Http(HttpRequest { target: Target::Refused { denial, .. }, .. }) => Some(denial.into()),
-        To::Http(_) | To::Email(_) => None,
+        To::Http(_) | To::Email(_) | To::Event(_) => None,
     };
     let spelling = shown.spelling.iter().collect::<Vec<_>>().join("\n");
     let kind = [kind_number(spec.to.kind())];
     let kind_fact = (spec.to.kind() != Kind::Http).then_some((KIND, &kind[..]));
+    let place = spec.gathers().map(Place::text);
+    let place_fact = place.as_ref().map(|place| (PLACE, place.as_bytes()));
     let trace = spec.context.trace.map(TraceParent::to_bytes);
     let spelling_fact = (!spelling.is_empty()).then_some((SPELLING, spelling.as_bytes()));
     let trace_fact = trace.as_ref().map(|trace| (TRACE, &trace[..]));
@@ -357,7 +366,7 @@ pub fn accepted(new: &NewSend, node: &str, held: bool, key: Option<(&Idempotency
         dropped_headers: shown.dropped_headers.iter().map(String::as_str).collect(),
         body: shown.body.as_ref().map(BodyForm::from),
         rest: if rest.is_some() { Rest::Sealed } else { Rest::Nothing },
-        more: spelling_fact.into_iter().chain(trace_fact).chain(kind_fact).collect(),
+        more: spelling_fact.into_iter().chain(trace_fact).chain(kind_fact).chain(place_fact).collect(),
     };
     AcceptedSend { form: encode(&form, Vec::with_capacity(512)), body: shown_bytes.cloned(), rest }
 }
@@ -449,8 +458,8 @@ impl SendForm<'_> {
         let kind = self.kind().unwrap_or(Kind::Http);
         self.destination.as_ref().map(|form| Destination {
             scheme: match (kind, form.https) {
-                (Kind::Http, false) => Scheme::Http,
-                (Kind::Http, true) => Scheme::Https,
+                (Kind::Http | Kind::S3, false) => Scheme::Http,
+                (Kind::Http | Kind::S3, true) => Scheme::Https,
                 (Kind::Email, false) => Scheme::Smtp,
                 (Kind::Email, true) => Scheme::Smtps,
             },
@@ -476,7 +485,8 @@ impl SendForm<'_> {
         Ok(ShownRequest {
             to: match self.kind()? {
                 Kind::Http => ShownTo::Http { method: method_of(self.method)?, url: self.url.to_owned() },
-                Kind::Email => ShownTo::Email { relay: self.relay()? },
+                Kind::Email => ShownTo::Email { relay: self.way()? },
+                Kind::S3 => ShownTo::Event { place: self.place()?, way: self.way()? },
             },
             headers: shown_headers(&self.headers),
             spelling: self.spelling(),
@@ -485,8 +495,23 @@ impl SendForm<'_> {
         })
     }
 
-    fn relay(&self) -> Read<Destination> {
-        self.destination().ok_or(Unreadable("a message without its relay"))
+    fn way(&self) -> Read<Destination> {
+        self.destination().ok_or(Unreadable("a message or an event without what it is connected to"))
+    }
+
+    fn place(&self) -> Read<Place> {
+        self.gathers().ok_or(Unreadable("an event of no known place"))
+    }
+
+    /// Where it gathers with others; of one that goes by itself nowhere.
+    pub fn gathers(&self) -> Option<Place> {
+        let kind = self.kind().ok()?;
+        Place::read(kind, std::str::from_utf8(self.fact(PLACE)?).ok()?)
+    }
+
+    /// Bytes of its body.
+    pub fn body_bytes(&self) -> u64 {
+        self.body.as_ref().map_or(0, |body| body.total)
     }
 
     /// The spec again. `body`: the body as shown; `rest`: the opened [`RestForm`].
@@ -502,8 +527,12 @@ impl SendForm<'_> {
         let to = match self.kind()? {
             Kind::Http => To::Http(self.request(rest.url, rest.headers, body)?),
             Kind::Email => {
-                let email = Email::stored(body.unwrap_or_default(), self.relay()?);
+                let email = Email::stored(body.unwrap_or_default(), self.way()?);
                 To::Email(email.ok_or(Unreadable("a message of no known form"))?)
+            }
+            Kind::S3 => {
+                let event = Event::new(self.place()?, self.way()?, body.unwrap_or_default());
+                To::Event(event.ok_or(Unreadable("an event of no known form"))?)
             }
         };
         let expires_in = self.own_expires_in.map(Duration::from_nanos);
@@ -564,6 +593,8 @@ pub struct FinishForm<'a> {
 const PROCESSED: u8 = 0;
 /// Of [`FinishForm::more`]: a [`CertificateMore`].
 const CERTIFICATE: u8 = 1;
+/// Of [`FinishForm::more`]: the batch's identity, and the nanosecond at which it closed.
+const BATCH: u8 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct CertificateMore<'a> {
@@ -640,6 +671,8 @@ pub fn ended(finished: &Finished) -> (Vec<u8>, Option<Bytes>) {
         postcard::to_allocvec(&more).ok()
     });
     let processed = finished.ended.error.as_ref().map(|error| [processed_number(error.processed)]);
+    let batch =
+        finished.batch.map(|batch| [&batch.id.to_bytes()[..], &nanoseconds(batch.closes_at).to_le_bytes()].concat());
     let form = FinishForm {
         outcome: outcome_number(finished.ended.outcome),
         error: finished.ended.error.as_ref().map(FailureForm::from),
@@ -686,6 +719,7 @@ pub fn ended(finished: &Finished) -> (Vec<u8>, Option<Bytes>) {
             .iter()
             .map(|processed| (PROCESSED, &processed[..]))
             .chain(certificate.iter().map(|certificate| (CERTIFICATE, &certificate[..])))
+            .chain(batch.iter().map(|batch| (BATCH, &batch[..])))
             .collect(),
     };
     let body = finished.response.as_ref().and_then(|response| response.body.bytes.clone());
@@ -739,6 +773,12 @@ impl FinishForm<'_> {
         self.more.iter().find(|(known, _)| *known == number).map(|(_, fact)| *fact)
     }
 
+    fn batch(&self) -> Option<InBatch> {
+        let (id, rest) = self.fact(BATCH)?.split_first_chunk()?;
+        let closes_at = timestamp(i64::from_le_bytes(*rest.first_chunk()?));
+        Some(InBatch { id: BatchId::from_bytes(*id), closes_at })
+    }
+
     fn error(&self) -> Read<Option<Failure>> {
         let Some(error) = &self.error else { return Ok(None) };
         let failure = error.failure()?;
@@ -781,6 +821,7 @@ impl FinishForm<'_> {
             released_at: self.released_at.map(timestamp),
             started_at: self.started_at.map(timestamp),
             finished_at: timestamp(self.finished_at),
+            batch: self.batch(),
         })
     }
 }
@@ -871,6 +912,7 @@ mod tests {
             released_at: None,
             started_at: None,
             finished_at: timestamp(7),
+            batch: None,
         };
         let (bytes, _) = ended(&end);
         let read = |bytes: &[u8]| decode::<FinishForm<'_>>(bytes)?.finished(id, None);
@@ -927,6 +969,42 @@ mod tests {
         let later = SendForm { more: vec![(KIND, &[200][..])], ..before };
         assert!(later.shown(written.body.clone()).is_err() && later.spec(written.body, None).is_err());
         assert!(later.destination().is_some());
+    }
+
+    #[test]
+    fn an_event_is_never_made_by_a_reader_from_before_there_were_any() {
+        let place = Place::S3 { bucket: "logs".into(), prefix: "a\u{e9}/b".into() };
+        let way = Destination { scheme: Scheme::Https, host: Host::Name("logs.s3.example.net".into()), port: 443 };
+        let event = Event::new(place.clone(), way.clone(), Bytes::from_static(b"{\"n\":1}")).expect("an event");
+        let body =
+            ShownBody { bytes: Some(event.payload().clone()), total: 7, truncated: false, sha256: Some([7; 32]) };
+        let new = NewSend {
+            id: SendId(uuid::Uuid::nil()),
+            tenant: TenantId::new("acme"),
+            shown: ShownRequest {
+                to: ShownTo::Event { place: place.clone(), way: way.clone() },
+                headers: Vec::new(),
+                spelling: Spelling::default(),
+                dropped_headers: Vec::new(),
+                body: Some(body),
+            },
+            spec: Arc::new(SendSpec { to: To::Event(event), context: Context::default(), expires_in: None }),
+            sealed: false,
+            resend_of: None,
+            created_at: timestamp(7),
+            expires_in: Duration::from_secs(60),
+            course: super::super::Course::Claim,
+        };
+        let written = accepted(&new, "node", false, None);
+        let form: SendForm<'_> = decode(&written.form).expect("a form");
+        assert_eq!(form.shown(written.body.clone()).as_ref(), Ok(&new.shown));
+        assert_eq!(form.spec(written.body.clone(), None).as_ref(), Ok(&*new.spec));
+        assert_eq!((form.gathers(), form.body_bytes(), form.destination()), (Some(place), 7, Some(way)));
+        // Who does not know the kind makes nothing of it, nor does who knows no kinds at all.
+        let before = SendForm { more: Vec::new(), ..form };
+        assert_eq!(before.spec(written.body.clone(), None), Err(Unreadable("a URL that is refused now")));
+        let without_place = SendForm { more: vec![(KIND, &[2][..])], ..before };
+        assert!(without_place.spec(written.body, None).is_err() && without_place.gathers().is_none());
     }
 
     #[test]

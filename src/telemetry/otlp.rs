@@ -244,7 +244,7 @@ fn attributes(told: &Told) -> Vec<Value> {
     ];
     all.extend(texts.into_iter().filter_map(|(name, text)| Some(attribute(name, text?))));
     let status = match begun.kind {
-        Kind::Http => "http.response.status_code",
+        Kind::Http | Kind::S3 => "http.response.status_code",
         Kind::Email => "smtp.response.status_code",
     };
     all.extend(told.status.map(|code| number(status, code)));

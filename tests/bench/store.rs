@@ -611,6 +611,7 @@ fn finished(number: u64) -> Finished {
         released_at: Some(at(number)),
         started_at: Some(at(number)),
         finished_at: at(number + 30),
+        batch: None,
     }
 }
 

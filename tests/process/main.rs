@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests are the outside: they read clocks and make plain connections")]
 
 mod bodies;
+mod bucket;
 mod clocks;
 mod commands;
 mod crash;
@@ -29,6 +30,7 @@ mod prometheus;
 mod proxy;
 mod publish;
 mod restored;
+mod s3;
 mod secrets;
 mod signals;
 #[allow(dead_code, reason = "the suite uses more of it")]

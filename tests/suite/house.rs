@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 /// From the ground up: a module may use those of its own floor and of the floors below.
 const FLOORS: &[(&str, &[&str])] = &[
     ("words", &["clock", "limits", "outcome", "send", "policy", "record", "redact", "publish", "config"]),
-    ("deciding", &["schedule", "flow", "source"]),
+    ("deciding", &["schedule", "flow", "gather", "source"]),
     ("remembering", &["store", "publication", "events"]),
     (
         "reaching out",
-        &["files", "world", "deadline", "dial", "deliver", "verify", "trace", "ledger", "backlog", "dispatch"],
+        &[
+            "files", "world", "deadline", "dial", "deliver", "verify", "trace", "ledger", "backlog", "batcher",
+            "dispatch",
+        ],
     ),
     ("fronts", &["intake", "explain", "doors", "publish::front", "ops", "api", "proxy", "request_bin"]),
     ("composition", &["telemetry", "app", "cli"]),

@@ -33,6 +33,7 @@ fn every_call_of_the_contract_is_described() {
         "get /public-ips.atom",
         "get /public-ips.json",
         "get /public-ips.txt",
+        "get /v1/batches/{id}",
         "get /v1/executions",
         "get /v1/executions/{execution}",
         "get /v1/nodes",
@@ -132,12 +133,15 @@ fn closed_lists_are_the_codes_own() {
 fn a_record_requires_every_key() {
     let document = document();
     for (name, keys) in [
-        ("Record", 17),
+        ("Record", 19),
         ("RecordEmail", 7),
         ("RecordRequest", 9),
         ("RecordResponse", 8),
         ("RecordConnection", 8),
         ("RecordTimings", 9),
+        ("Batch", 12),
+        ("BatchAttempt", 7),
+        ("RecordS3", 5),
         ("RecordContext", 5),
         ("RecordError", 4),
         ("Explanation", 10),
@@ -153,7 +157,9 @@ fn a_record_requires_every_key() {
             schema["required"].as_array().expect(name).iter().filter_map(Value::as_str).collect();
         // What a send is, where it is no request, stands beside `request`.
         if name == "Record" {
-            assert!(required.insert("email"), "a record of a request has no such key");
+            for key in ["email", "s3", "batch"] {
+                assert!(required.insert(key), "a record of a request has no {key}");
+            }
         }
         let properties: BTreeSet<_> =
             schema["properties"].as_object().expect(name).keys().map(String::as_str).collect();
@@ -210,7 +216,7 @@ fn described_parameters_are_taken() {
 #[test]
 fn examples_are_taken_by_the_readers() {
     let (key, tenant) = (RedactKey::new(b"a key for tests"), TenantId::new("acme"));
-    let bounds = Bounds { request_body: 1 << 20, sends_per_request: 1000, mail: relay() };
+    let bounds = Bounds { request_body: 1 << 20, sends_per_request: 1000, mail: relay(), s3: Some(store()) };
     let mut seen = 0;
     for (path, method, operation) in operations(&document()) {
         let content = &operation["requestBody"]["content"]["application/json"];
@@ -251,7 +257,7 @@ fn a_described_send_is_one_that_the_reader_takes() {
     });
     assert!(serde_json::from_value::<SendBody>(full.clone()).is_ok());
     let raw = bytes::Bytes::from(full.to_string());
-    let bounds = Bounds { request_body: 1000, sends_per_request: 1, mail: relay() };
+    let bounds = Bounds { request_body: 1000, sends_per_request: 1, mail: relay(), s3: Some(store()) };
     let read = |raw| parse::call(&raw, &bounds, RedactKey::new(b"k").of(&TenantId::new("acme")), None).is_ok();
     assert!(read(raw));
     let mail = json!({
@@ -260,19 +266,38 @@ fn a_described_send_is_one_that_the_reader_takes() {
     });
     assert!(serde_json::from_value::<SendBody>(mail.clone()).is_ok());
     assert!(read(mail.to_string().into()));
+    let event = json!({"s3": {"bucket": "logs", "prefix": "p", "payload": {"a": 1}}, "expires_in": 60});
+    assert!(serde_json::from_value::<SendBody>(event.clone()).is_ok());
+    assert!(read(event.to_string().into()));
     let document = document();
     let described = |name: &str| -> BTreeSet<String> {
         let properties = document["components"]["schemas"][name]["properties"].as_object().expect("properties");
         properties.keys().cloned().collect()
     };
     let keys = |of: &Value| -> BTreeSet<String> { of.as_object().expect("an object").keys().cloned().collect() };
-    assert_eq!(described("Send"), keys(&full).into_iter().chain(keys(&mail)).collect());
+    assert_eq!(described("Send"), keys(&full).into_iter().chain(keys(&mail)).chain(keys(&event)).collect());
     assert_eq!(described("Email"), keys(&mail["email"]));
+    assert_eq!(described("S3"), keys(&event["s3"]));
     for name in REQUEST_KEYS {
         let mut both = mail.clone();
         both[name] = full[name].clone();
         assert_eq!(read(both.to_string().into()), full[name].is_null(), "{name} beside email");
+        let mut both = event.clone();
+        both[name] = full[name].clone();
+        assert_eq!(read(both.to_string().into()), full[name].is_null(), "{name} beside s3");
     }
+}
+
+fn store() -> std::sync::Arc<crate::config::S3Settings> {
+    use crate::policy::{Destination, Host, Scheme};
+    std::sync::Arc::new(crate::config::S3Settings {
+        endpoint: Destination { scheme: Scheme::Https, host: Host::Name("s3.example.net".into()), port: 443 },
+        path_style: false,
+        region: "us-east-1".to_owned(),
+        credentials_file: Default::default(),
+        buckets: Vec::new(),
+        gathering: Default::default(),
+    })
 }
 
 fn relay() -> Mail {

@@ -1,22 +1,86 @@
 //! `[destination]`: where sends go beside URLs, and each tenant's part in it.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use lettre::Address;
 use lettre::message::Mailbox;
 
-use super::super::file::{Table, Wrong, wrong};
-use super::super::{Destinations, EmailSettings, Login, MailTo, Secret};
+use super::super::file::{KeyAt, Table, Wrong, wrong};
+use super::super::s3::is_bucket;
+use super::super::{Destinations, EmailSettings, Gathering, Login, MailTo, S3Credentials, S3Settings, Secret};
 use super::{Surroundings, files, values};
 use crate::limits;
-use crate::policy::{CheckedUrl, Destination, Scheme};
+use crate::policy::{CheckedUrl, Destination, Host, Scheme};
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 impl<'a, 'r> Surroundings<'a, 'r> {
-    pub(super) fn destinations(&self, table: Table<'a, 'r>) -> Destinations {
+    /// With the place of one whose events gather, if there is one.
+    pub(super) fn destinations(&self, table: Table<'a, 'r>) -> (Destinations, Option<KeyAt>) {
         let email = table.table("email");
         let email = email.is_written().then(|| self.email(email)).flatten();
+        let s3 = table.table("s3");
+        let gathers = s3.is_written().then(|| s3.place().clone());
+        let s3 = s3.is_written().then(|| self.s3(s3)).flatten().map(Arc::new);
         table.finish();
-        Destinations { email }
+        (Destinations { email, s3 }, gathers)
+    }
+
+    fn s3(&self, table: Table<'a, 'r>) -> Option<S3Settings> {
+        const ENDPOINT: &str = "name the store, like \"https://s3.us-east-1.amazonaws.com\"";
+        let endpoint = table.required("endpoint", ENDPOINT, endpoint);
+        let path_style = table.flag("path_style", false);
+        let region = table.text("region", "us-east-1".to_owned(), |text| {
+            let good = (1..=64).contains(&text.len())
+                && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+            good.then(|| text.to_owned()).ok_or_else(|| wrong(format!("{text:?} is no region"), "like \"us-east-1\""))
+        });
+        let credentials =
+            table.required("credentials_file", "name the file with the credentials, in AWS's form", |text| {
+                let path = self.path(text);
+                S3Credentials::read(&path).map(|_| path)
+            });
+        let buckets = table.texts("buckets", |text| {
+            let plain = text.replace('*', "a");
+            let good = !text.is_empty() && (is_bucket(&plain) || text.contains('*') && plain.len() < 3);
+            good.then(|| text.to_owned()).ok_or_else(|| {
+                wrong(format!("{text:?} is no bucket's name, nor a pattern of them"), "like \"logs\" or \"logs-*\"")
+            })
+        });
+        let gathering = self.gathering(&table);
+        if let Some(Destination { host: Host::Address(_), .. }) = &endpoint
+            && !path_style.value
+        {
+            let detail = "is false, and endpoint is an address, which no bucket's name can stand before";
+            table.note("path_style", wrong(detail, "write path_style = true"));
+        }
+        table.finish();
+        Some(S3Settings {
+            endpoint: endpoint?,
+            path_style: path_style.value,
+            region: region.value,
+            credentials_file: credentials?,
+            buckets: values(buckets),
+            gathering,
+        })
+    }
+
+    fn gathering(&self, table: &Table<'a, 'r>) -> Gathering {
+        let ms = std::time::Duration::from_millis;
+        let every = table.duration("every", limits::BATCH_EVERY, ms(10)..=HOUR);
+        let bytes = table.size("batch_bytes", limits::BATCH_BYTES, limits::KIB..=limits::BATCH_BYTES_MAX);
+        let sends = table.count("batch_sends", limits::BATCH_SENDS, 1..=limits::BATCH_SENDS_MAX);
+        let deadline = table.duration("deadline", limits::BATCH_DEADLINE, ms(10)..=limits::DEADLINE_MAX);
+        let give_up = table.duration("give_up", limits::BATCH_GIVE_UP, ms(10)..=limits::BATCH_GIVE_UP_MAX);
+        Gathering {
+            every: every.value,
+            bytes: bytes.value,
+            sends: sends.value as usize,
+            deadline: deadline.value,
+            give_up: give_up.value,
+        }
     }
 
     fn email(&self, table: Table<'a, 'r>) -> Option<EmailSettings> {
@@ -55,6 +119,17 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         }
         Some(MailTo { owner: owner.value?, collaborators: values(collaborators) })
     }
+}
+
+/// `https://HOST:PORT`, or `http://`.
+fn endpoint(text: &str) -> Result<Destination, Wrong> {
+    const FORM: &str = "\"https://s3.us-east-1.amazonaws.com\", without a path";
+    let bad = |detail: String| wrong(detail, format!("write {FORM}"));
+    let url = CheckedUrl::parse(text).map_err(|denial| bad(denial.message.replace("the URL is refused: ", "")))?;
+    if url.origin_form() != "/" || url.as_str().contains('#') {
+        return Err(bad(format!("{text:?} has more than a host and a port")));
+    }
+    Ok(url.destination().clone())
 }
 
 /// `smtps://HOST:PORT`, or `smtp://`, which turns to TLS before anything else.

@@ -16,10 +16,15 @@ use super::{Wrong, wrong};
 use crate::limits::{CONFIG_FILE_BYTES_MAX, NAME_SERVERS_MAX};
 
 pub fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    read_small(path, CONFIG_FILE_BYTES_MAX)
+}
+
+/// Of at most so many bytes.
+pub fn read_small(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(CONFIG_FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > CONFIG_FILE_BYTES_MAX {
-        return Err(io::Error::other(format!("it is larger than {CONFIG_FILE_BYTES_MAX} bytes")));
+    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(io::Error::other(format!("it is larger than {most} bytes")));
     }
     Ok(bytes)
 }

@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::config::{HostPattern, PolicyMode};
+use crate::config::{Gathering, HostPattern, PolicyMode};
 use crate::policy::{Destination, Host, Scheme};
 use crate::send::Kind;
 
@@ -93,6 +93,7 @@ fn the_shipped_file_shows_every_key_and_no_other() {
         place.write(name, &key);
     }
     place.write("mail-password", "p");
+    place.write("s3-credentials", "aws_access_key_id = a\naws_secret_access_key = b\n");
     // Sources of the repository's own list, so that the two examples go together.
     place.write("public-ips.txt", include_str!("../../../public-ips.txt"));
     let whole = uncommented(&["#", "##"]);
@@ -773,16 +774,72 @@ fn what_is_wrong_with_mail_is_named() {
     assert!(found.len() == 1 && found[0].contains("too many addresses"), "{found:?}");
     check(&[
         (
-            "[destination]\ns3 = 1",
-            &["egressd.toml:2: destination.s3: is not a key of egressd: remove it; known here: email"],
+            "[destination]\nsql = 1",
+            &["egressd.toml:2: destination.sql: is not a key of egressd: remove it; known here: email, s3"],
         ),
         (
             "[[policy.exception]]\nnetworks = [\"127.0.0.0/8\"]\nreason = \"r\"\ndestinations = [\"smtp\"]",
             &[
-                "egressd.toml:4: policy.exception[0].destinations[0]: \"smtp\" is no kind of destination: \"http\", \"email\"",
+                "egressd.toml:4: policy.exception[0].destinations[0]: \"smtp\" is no kind of destination: \"http\", \"email\", \"s3\"",
             ],
         ),
     ]);
+}
+
+const S3: &str = "[destination.s3]\nendpoint = \"https://S3.example.net\"\ncredentials_file = \"credentials\"\n";
+
+#[test]
+fn s3_is_an_endpoint_credentials_and_when_a_batch_closes() {
+    let desk = Desk::new();
+    desk.write("credentials", "[default]\naws_access_key_id = AKID\naws_secret_access_key = s3cret\n");
+    let read =
+        |more: &str| desk.read(&format!("{S3}{more}{SOURCE}")).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let config = read("");
+    let set_up = config.destinations.s3.clone().expect("set up");
+    let host = Host::Name("s3.example.net".into());
+    assert_eq!(set_up.endpoint, Destination { scheme: Scheme::Https, host, port: 443 });
+    assert_eq!((set_up.path_style, set_up.region.as_str(), set_up.buckets.len()), (false, "us-east-1", 0));
+    assert_eq!(set_up.gathering, Gathering::default());
+    assert_eq!(config.deadline_of(Kind::S3), Duration::from_secs(30));
+    let config = read(
+        "path_style = true\nregion = \"eu-1\"\nbuckets = [\"logs-*\", \"a.b\"]\nevery = \"2s\"\nbatch_bytes = \"1MiB\"\n\
+         batch_sends = 7\ndeadline = \"3s\"\ngive_up = \"4m\"\n",
+    );
+    let set_up = config.destinations.s3.clone().expect("set up");
+    assert!(set_up.path_style && set_up.allows("logs-1") && set_up.allows("a.b") && !set_up.allows("other"));
+    let seconds = Duration::from_secs;
+    let wanted = Gathering { every: seconds(2), bytes: MIB, sends: 7, deadline: seconds(3), give_up: seconds(240) };
+    assert_eq!(set_up.gathering, wanted);
+}
+
+#[test]
+fn what_is_wrong_with_s3_is_named() {
+    let desk = Desk::new();
+    desk.write("credentials", "aws_access_key_id = AKID\naws_secret_access_key = s3cret\n");
+    desk.write("two", "[a]\n[b]\n");
+    for (was, is, says) in [
+        ("https://S3.example.net", "ftp://s3.example.net", "endpoint: "),
+        ("https://S3.example.net", "https://s3.example.net/bucket", "more than a host and a port"),
+        ("https://S3.example.net", "https://u:s3cret@s3.example.net", "endpoint: "),
+        ("https://S3.example.net", "https://192.0.2.9", "path_style: is false, and endpoint is an address"),
+        ("\"credentials\"", "\"none\"", "credentials_file: none cannot be read"),
+        ("\"credentials\"", "\"two\"", "credentials_file: two has more than one profile"),
+        ("\"credentials\"\n", "\"credentials\"\nbuckets = [\"No\"]\n", "buckets[0]: \"No\" is no bucket's name"),
+        ("\"credentials\"\n", "\"credentials\"\nregion = \"US\"\n", "region: \"US\" is no region"),
+        ("\"credentials\"\n", "\"credentials\"\nevery = \"0s\"\n", "every: \"0s\" is out of range"),
+        ("\"credentials\"\n", "\"credentials\"\nbatch_sends = 0\n", "batch_sends: "),
+        ("\"credentials\"\n", "\"credentials\"\ndeadline = \"61s\"\n", "deadline: \"61s\" is out of range"),
+        ("\"credentials\"\n", "\"credentials\"\nkey = \"x\"\n", "key: is not a key of egressd"),
+    ] {
+        let found = desk.problems(&format!("{}{SOURCE}", S3.replace(was, is)));
+        assert!(
+            found.len() == 1 && found[0].contains(&format!("destination.s3.{says}")) || found[0].contains(says),
+            "{found:?}"
+        );
+        assert!(found.len() == 1 && !found[0].contains("s3cret"), "{found:?}");
+    }
+    let found = desk.problems(&format!("[destination.s3]\n{SOURCE}"));
+    assert_eq!(found.len(), 2, "{found:?}");
 }
 
 #[test]

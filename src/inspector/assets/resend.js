@@ -11,7 +11,8 @@ const REDACTED = /^\[redacted /;
 
 /** What the record does not hold of the request, so that the caller has to give it. */
 export function missing(record) {
-  const { request, email } = record;
+  const { request, email, s3 } = record;
+  if (s3) return { headers: [], body: false, s3: s3.payload === null || JSON.stringify(s3.payload).includes("[redacted ") };
   if (email) {
     const texts = [email.subject, email.text, email.html].filter((text) => typeof text === "string");
     return { headers: [], body: false, email: (email.text === null && email.html === null) || texts.some((text) => text.includes("[redacted ")) };
@@ -54,8 +55,10 @@ export function openResend(record) {
     field("email.text", "Text", h("textarea", { rows: 6, name: "text" }));
     field("email.html", "HTML", h("textarea", { rows: 4, spellcheck: "false", name: "html" }), "Text, HTML or both.");
   };
+  const eventFields = () => field("s3.payload", "Payload (JSON)", h("textarea", { rows: 6, spellcheck: "false", name: "payload" }), "The kept payload is redacted or no longer there: give it again, whole.");
   for (const name of lacking.headers) secretField(name);
   if (lacking.email) emailFields();
+  if (lacking.s3) eventFields();
   if (lacking.body) bodyField();
 
   const problem = h("div", { class: "form-problem", role: "alert", hidden: true });
@@ -97,6 +100,7 @@ export function openResend(record) {
         else if (/^\/auth/.test(pointer ?? "")) secretField("authorization");
         else if (/^\/data/.test(pointer ?? "")) bodyField();
         else if (/^\/email/.test(pointer ?? "")) emailFields();
+        else if (/^\/s3/.test(pointer ?? "")) eventFields();
       }
       replace(box, fields);
       problem.hidden = false;
@@ -148,6 +152,10 @@ function body(record, known) {
   if (Object.keys(email).length > 0) {
     if (record.email?.include_collaborators) email.include_collaborators = true;
     members.push(`"email":${JSON.stringify(email)}`);
+  }
+  if (value("s3.payload") !== "") {
+    const { bucket, prefix } = record.s3;
+    members.push(`"s3":{"bucket":${JSON.stringify(bucket)},"prefix":${JSON.stringify(prefix)},"payload":${value("s3.payload")}}`);
   }
   const text = value("data");
   if (text !== "") {

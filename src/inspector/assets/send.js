@@ -179,6 +179,7 @@ function target(url) {
 
 function sent(record) {
   if (record.email) return letter(record);
+  if (record.s3) return event(record);
   const { request } = record;
   const left = record.connection?.remote_ip !== null && record.connection?.remote_ip !== undefined;
   const version = record.response?.version ?? "HTTP/1.1";
@@ -206,6 +207,21 @@ function letter({ email }) {
     kept ? null : h("p", { class: "no-body" }, `The message of ${bytes(email.body_bytes)} is not kept, or is past its retention.`),
     part("Text", email.text, "text/plain"),
     part("HTML", email.html, "text/html"),
+  ];
+}
+
+/** An event, and the batch that carries it. */
+function event({ s3, batch, outcome }) {
+  const text = s3.payload === null ? null : JSON.stringify(s3.payload);
+  return [
+    h("p", { class: "start-line" }, h("b", {}, foreign(`${s3.bucket}/${s3.prefix}`)), " ", h("span", { class: "dim" }, outcome === "delivered" ? "in its batch" : "not there")),
+    batch ? rows([
+      ["Batch", [h("span", { class: "mono small wrap" }, foreign(batch.id)), copyButton("Copy", batch.id, { class: "link", "aria-label": "Copy the batch's id" })]],
+      ["Closes", h("span", { class: "mono" }, instant(batch.closes_at))],
+    ]) : null,
+    text === null
+      ? h("p", { class: "no-body" }, `The payload of ${bytes(s3.payload_bytes)} is not kept, or is past its retention.`)
+      : bodyView({ body: text, body_encoding: "utf8", body_bytes: s3.payload_bytes, headers: { "content-type": ["application/json"] } }, "payload"),
   ];
 }
 
@@ -283,12 +299,12 @@ function forNames({ names = [], key }) {
 function life(record) {
   const { timings_ms: timings = {} } = record;
   const at = (text, from) => (text ? [h("span", { class: "mono" }, instant(text)), from !== null && from !== undefined ? h("span", { class: "dim" }, ` ${from}`) : null] : null);
-  const what = record.request ?? record.email;
+  const what = record.request ?? record.email ?? { body_bytes: record.s3?.payload_bytes ?? 0 };
   const type = record.request ? headerValue(what.headers, "content-type") : null;
   return h("div", { class: "life" },
     rows([
       ["Node", record.node ? foreign(record.node) : null],
-      [record.request ? "Body" : "Message", what.body_bytes > 0 ? [bytes(what.body_bytes), type ? [" of ", foreign(type)] : null] : null],
+      [record.request ? "Body" : record.s3 ? "Payload" : "Message", what.body_bytes > 0 ? [bytes(what.body_bytes), type ? [" of ", foreign(type)] : null] : null],
       ["SHA-256", what.body_sha256 ? h("span", { class: "mono small wrap" }, foreign(what.body_sha256)) : null],
     ]),
     rows([

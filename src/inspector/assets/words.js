@@ -32,13 +32,15 @@ const STATUS = {
 };
 
 /** What a send is, in a method's and an address's places: `{method, url}`. */
-export function asked({ request, email }) {
+export function asked({ request, email, s3 }) {
+  if (s3) return { method: BUCKET, url: `s3://${s3.bucket}/${s3.prefix}` };
   if (!email) return { method: request?.method ?? "", url: request?.url ?? "" };
   const to = [email.headers?.to, email.headers?.cc].flat().filter(Boolean).join(", ");
   return { method: MAIL, url: to || "the tenant's own address" };
 }
 
 export const MAIL = "EMAIL";
+export const BUCKET = "S3";
 
 /** @returns {{why: string, next: string | null, tone: string}} */
 export function explain(record) {
@@ -46,15 +48,17 @@ export function explain(record) {
   const total = ms(record.timings_ms?.total);
   const status = record.response?.status;
   // Who answers a message is the relay that takes it.
-  const receiver = record.email ? "The relay" : "The receiver";
+  const receiver = record.email ? "The relay" : record.s3 ? "The store" : "The receiver";
+  const after = total === "" ? "" : ` in ${total}`;
   if (state === "held") return plain("It waits for its execution to finish.", "It leaves when the workflow's run ends.", "waiting");
+  if (state === "queued" && record.batch) return plain("It gathers with others, or its batch is tried.", "It leaves with its batch.", "waiting");
   if (state === "queued") return plain("It waits for its turn.", "It leaves as soon as there is room.", "waiting");
   if (state === "sending") return plain("It is on its way.", null, "waiting");
-  if (outcome === "delivered") return plain(`${receiver} answered ${status} in ${total}.`, null, "delivered");
+  if (outcome === "delivered") return plain(`${receiver} answered ${status}${after}.`, null, "delivered");
   if (outcome === "rejected") {
     // A redirect has a message of its own, and so has a relay's refusal.
     const advice = record.error ? null : STATUS[status] ?? (status >= 500 ? STATUS[500] : STATUS[400]);
-    return plain(`${receiver} answered ${status} in ${total}.`, advice, "rejected");
+    return plain(`${receiver} answered ${status}${after}.`, advice, "rejected");
   }
   if (outcome === "failed") return plain(`It failed${PHASES[record.error?.phase] ? ` while ${PHASES[record.error.phase]}` : ""}${record.timings_ms?.total ? `, after ${total}` : ""}.`, null, "failed");
   return plain(ENDS[outcome] ?? "It ended without a complete answer.", null, outcome ?? "failed");

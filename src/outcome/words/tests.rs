@@ -48,6 +48,7 @@ variants!(
     Restored,
     Unreadable,
     Damaged,
+    NoCredentials,
     Defect
 );
 variants!(

@@ -30,6 +30,8 @@ pub enum UnmadeCause<'a> {
         code: Code,
         place: &'a str,
     },
+    /// Nothing says who this node is to the store that the operator has set up.
+    NoCredentials,
     /// A defect of ours cut it off.
     Defect,
 }
@@ -76,6 +78,11 @@ impl UnmadeCause<'_> {
                 Outcome::Failed | Outcome::Interrupted => Processed::Maybe,
                 _ => Processed::No,
             }),
+            Self::NoCredentials => row(
+                Code::Internal,
+                "this node's credentials for the store cannot be read: nothing was sent; ask the operator",
+            )
+            .but(Processed::No),
             Self::Defect => row(
                 Code::Internal,
                 "a defect in egressd ended this delivery; the receiver may or may not have it; ask the receiver before you resend, and report this with the send's id",

@@ -4,7 +4,7 @@ use super::*;
 use crate::redact::RedactKey;
 use crate::send::TenantId;
 
-const BOUNDS: Bounds = Bounds { request_body: 1000, sends_per_request: 3, mail: Mail::NotSetUp };
+const BOUNDS: Bounds = Bounds { request_body: 1000, sends_per_request: 3, mail: Mail::NotSetUp, s3: None };
 
 /// A send that is a request.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,7 +16,7 @@ impl std::ops::Deref for Asked {
     fn deref(&self) -> &HttpRequest {
         match &self.0.to {
             To::Http(request) => request,
-            To::Email(_) => panic!("a message"),
+            To::Email(_) | To::Event(_) => panic!("no request"),
         }
     }
 }
@@ -856,7 +856,7 @@ fn mail(raw: &str) -> Result<Email, Vec<ShapeProblem>> {
     call(&Bytes::copy_from_slice(raw.as_bytes()), &bounds, hide(), None).map(|call| match call {
         Call::One(send) => match send.to {
             To::Email(email) => email,
-            To::Http(_) => panic!("a request: {raw}"),
+            To::Http(_) | To::Event(_) => panic!("no message: {raw}"),
         },
         Call::Many(_) => panic!("several: {raw}"),
     })
@@ -966,4 +966,79 @@ fn mail_that_is_not_set_up_is_said_to_be_that() {
         let resend = supplied(&Bytes::from(r#"{"email":{"text":"x"}}"#), &bounds, None).expect_err("not set up");
         assert_eq!((pointers(&resend), resend[0].detail.as_str()), (vec!["/email"], says));
     }
+}
+
+/// A call on a node that may write to these buckets.
+fn event(raw: &str) -> Result<Event, Vec<ShapeProblem>> {
+    let set_up = S3Settings {
+        endpoint: Destination {
+            scheme: crate::policy::Scheme::Https,
+            host: crate::policy::Host::Name("s3.example.net".into()),
+            port: 443,
+        },
+        path_style: false,
+        region: "us-east-1".to_owned(),
+        credentials_file: Default::default(),
+        buckets: vec!["logs*".to_owned()],
+        gathering: Default::default(),
+    };
+    let bounds = Bounds { s3: Some(Arc::new(set_up)), ..BOUNDS };
+    call(&Bytes::copy_from_slice(raw.as_bytes()), &bounds, hide(), None).map(|call| match call {
+        Call::One(send) => match send.to {
+            To::Event(event) => event,
+            other => panic!("no event: {other:?}"),
+        },
+        Call::Many(_) => panic!("several: {raw}"),
+    })
+}
+
+#[test]
+fn an_event_is_a_bucket_a_prefix_and_a_payload_in_its_own_bytes() {
+    for (prefix, payload, folder) in [
+        ("a/b/", r#"{"n": 1.0}"#, "a/b"),
+        ("a/b", "[ 1,\n2 ]", "a/b"),
+        ("", r#""text\u00e9""#, ""),
+        ("/", "{}", ""),
+        ("\u{e9} +", "[]", "\u{e9} +"),
+    ] {
+        let raw = format!(r#"{{"s3":{{"bucket":"logs-1","prefix":"{prefix}","payload":{payload}}}}}"#);
+        let event = event(&raw).unwrap_or_else(|problems| panic!("{raw}: {problems:?}"));
+        assert_eq!(&event.payload()[..], payload.as_bytes());
+        assert_eq!(event.place(), &crate::send::Place::S3 { bucket: "logs-1".into(), prefix: folder.into() });
+        assert_eq!(event.way().host.text(), "logs-1.s3.example.net");
+    }
+}
+
+#[test]
+fn what_an_event_may_not_have_is_named() {
+    let long = format!(r#"{{"bucket":"logs","prefix":"{}","payload":{{}}}}"#, "x".repeat(limits::PREFIX_BYTES_MAX + 1));
+    let large = format!(r#"{{"bucket":"logs","prefix":"","payload":"{}"}}"#, "x".repeat(1000));
+    for (raw, places) in [
+        ("{}", &["/s3/bucket", "/s3/prefix", "/s3/payload"][..]),
+        ("[]", &["/s3"]),
+        (r#"{"bucket":1,"prefix":[],"payload":1}"#, &["/s3/bucket", "/s3/prefix", "/s3/payload"]),
+        (r#"{"bucket":"logs","prefix":"","payload":null}"#, &["/s3/payload"]),
+        (r#"{"bucket":"logs","prefix":"","payload":true}"#, &["/s3/payload"]),
+        (r#"{"bucket":"logs","prefix":"","payload":"\ud800"}"#, &["/s3/payload"]),
+        (r#"{"bucket":"Logs","prefix":"","payload":{}}"#, &["/s3/bucket"]),
+        (r#"{"bucket":"other","prefix":"","payload":{}}"#, &["/s3/bucket"]),
+        (r#"{"bucket":"logs","prefix":"a/../b","payload":{}}"#, &["/s3/prefix"]),
+        (r#"{"bucket":"logs","prefix":"a\nb","payload":{}}"#, &["/s3/prefix"]),
+        (&long, &["/s3/prefix"]),
+        (&large, &["/s3/payload"]),
+        (r#"{"bucket":"logs","prefix":"","payload":{},"key":"x","region":"y"}"#, &["/s3/key", "/s3/region"]),
+    ] {
+        let problems = event(&format!(r#"{{"s3":{raw}}}"#)).expect_err(raw);
+        assert_eq!(pointers(&problems), places, "{raw}: {problems:?}");
+    }
+    let beside = r#"{"email":{"text":"x"},"s3":{"bucket":"logs","prefix":"","payload":{}},"url":"https://a.example/"}"#;
+    let problems = event(beside).expect_err("two");
+    assert!(
+        problems.iter().filter(|one| one.detail.contains("a send goes to one destination")).count() == 2,
+        "{problems:?}"
+    );
+    let raw = r#"{"s3":{"bucket":"logs","prefix":"","payload":{}}}"#;
+    let problems = call(&Bytes::from(raw), &BOUNDS, hide(), None).expect_err("not set up");
+    assert_eq!((pointers(&problems), problems.len()), (vec!["/s3"], 1), "{problems:?}");
+    assert!(problems[0].detail.contains("has not set S3 up"));
 }

@@ -293,6 +293,7 @@ pub fn finished(id: SendId, status: u16, started_at: Timestamp) -> Finished {
         released_at: Some(started_at),
         started_at: Some(started_at),
         finished_at: started_at + SignedDuration::from_millis(31),
+        batch: None,
     }
 }
 

@@ -293,6 +293,7 @@ impl<'s> Reader<'s> {
                 created_at: standing.created_at,
                 released_at,
                 expires_in: form.expires_in(),
+                gathers: form.gathers().map(|place| (place, form.body_bytes())),
                 spec: is_small.then(spec).flatten(),
             };
             let destination = pending.destination.as_ref().map_or(0, |destination| shared.destination(destination));

@@ -44,7 +44,9 @@ pub fn narrow(root: &Path) -> (Vec<PathBuf>, Vec<(PathBuf, io::Error)>) {
     let (mut narrowed, mut failed) = (Vec::new(), Vec::new());
     // Other files may lie beside ours.
     let mut paths: Vec<PathBuf> = vec![root.to_owned()];
-    paths.extend(["lock", "format", "state", "span", "probe", "pieces", "tunnels"].map(|name| root.join(name)));
+    paths.extend(
+        ["lock", "format", "state", "span", "probe", "pieces", "tunnels", "batches"].map(|name| root.join(name)),
+    );
     while let Some(path) = paths.pop() {
         let Ok(about) = fs::symlink_metadata(&path) else { continue };
         if about.is_dir() && path != root {

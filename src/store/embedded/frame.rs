@@ -50,6 +50,8 @@ pub enum FrameKind {
     TunnelEnd = 19,
     /// What is known of a full piece of the tunnels' log; in a file of its own.
     Tunnels = 20,
+    /// A batch, whole; in a file of its own.
+    Batch = 21,
 }
 
 impl FrameKind {
@@ -57,7 +59,7 @@ impl FrameKind {
         use FrameKind::*;
         let all = [
             Head, Send, Ending, Begin, Finish, Body, State, Index, Pairs, Call, Shares, Stats, Span, TunnelOpen,
-            TunnelEnd, Tunnels,
+            TunnelEnd, Tunnels, Batch,
         ];
         all.into_iter().find(|kind| *kind as u8 == number)
     }

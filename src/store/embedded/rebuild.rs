@@ -151,6 +151,7 @@ fn read(
             | FrameKind::Shares
             | FrameKind::Stats
             | FrameKind::Span
+            | FrameKind::Batch
             | FrameKind::TunnelOpen
             | FrameKind::TunnelEnd
             | FrameKind::Tunnels => {}

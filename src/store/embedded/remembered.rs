@@ -62,6 +62,7 @@ impl Records for Embedded {
             // Freeing the blocks of large files takes its time; nobody waits for it but this caller.
             self.blocking(move |shared| {
                 shared.tunnels.retain(now);
+                shared.batches.retain(now);
                 gone.iter().for_each(|directory| retain::remove(directory));
                 Ok(())
             })
@@ -109,6 +110,43 @@ impl Tunnels for Embedded {
 
     fn room_for_tunnel(&self, tenant: &TenantId) -> Result<(), NoRoom> {
         self.shared.tunnels.room(tenant)
+    }
+}
+
+impl Batches for Embedded {
+    fn put_batch<'a>(&'a self, by: &'a Session, batch: Arc<Batch>) -> StoreResult<'a, ()> {
+        async move {
+            self.shared.in_force(&locked(&self.shared.waiting), by)?;
+            self.blocking(move |shared| shared.batches.put(&batch)).await
+        }
+        .boxed()
+    }
+
+    fn batch(&self, reach: Reach, id: BatchId) -> StoreResult<'_, Option<Batch>> {
+        self.blocking(move |shared| Ok(shared.batches.find(id)?.filter(|batch| reach.takes_in(&batch.tenant)))).boxed()
+    }
+
+    fn open_batches(&self) -> StoreResult<'_, Vec<Batch>> {
+        self.blocking(|shared| {
+            let (batches, unread) = shared.batches.unfinished()?;
+            unread.iter().for_each(|error| shared.tell_unread(error));
+            Ok(batches)
+        })
+        .boxed()
+    }
+
+    fn specs(&self, sends: Vec<SendId>) -> StoreResult<'_, Vec<Option<Arc<SendSpec>>>> {
+        self.blocking(move |shared| {
+            let one = |id| match read::spec(shared, id) {
+                Err(StoreError::Damaged(why)) => {
+                    shared.tell_damage(why.to_string());
+                    Ok(None)
+                }
+                read => read,
+            };
+            sends.into_iter().map(one).collect()
+        })
+        .boxed()
     }
 }
 

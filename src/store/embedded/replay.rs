@@ -389,6 +389,7 @@ fn replay(
             | FrameKind::Shares
             | FrameKind::Stats
             | FrameKind::Span
+            | FrameKind::Batch
             | FrameKind::TunnelOpen
             | FrameKind::TunnelEnd
             | FrameKind::Tunnels => Ok(()),

@@ -155,6 +155,7 @@ impl Subject for InSmallSegments {
 async fn the_store_passes_the_suite() {
     conformance::run::<OnDisk>().await;
     conformance::waiting::run::<OnDisk>().await;
+    conformance::batches::run::<OnDisk>().await;
 }
 
 #[tokio::test]

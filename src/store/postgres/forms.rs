@@ -214,6 +214,7 @@ pub fn pending(row: &Row) -> Result<Pending, (SendId, TenantId)> {
         created_at: wire::timestamp(created_at),
         released_at: wire::timestamp(released_at),
         expires_in: std::time::Duration::from_nanos(expires_in.unsigned_abs()),
+        gathers: None,
         spec: None,
     })
 }
@@ -297,6 +298,7 @@ pub fn record(parts: Parts<'_>) -> Result<Record, StoreError> {
         released_at: None,
         started_at: None,
         finished_at: None,
+        batch: None,
     };
     match finished {
         Some(finished) => {
@@ -307,6 +309,7 @@ pub fn record(parts: Parts<'_>) -> Result<Record, StoreError> {
             record.response = finished.response;
             record.would_block = finished.would_block;
             record.connection = finished.connection;
+            record.batch = finished.batch;
             record.timings = finished.timings;
             record.released_at = finished.released_at;
             record.started_at = finished.started_at;

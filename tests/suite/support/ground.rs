@@ -152,6 +152,7 @@ impl Ground {
             to: match &spec.to {
                 To::Http(request) => ShownTo::Http { method: request.method, url: request.target.shown().to_owned() },
                 To::Email(email) => ShownTo::Email { relay: email.relay().clone() },
+                To::Event(event) => ShownTo::Event { place: event.place().clone(), way: event.way().clone() },
             },
             headers: Vec::new(),
             spelling: egressd::send::Spelling::default(),
@@ -244,7 +245,7 @@ pub fn request(method: Method, url: &str, headers: &[(&str, &str)], body: Option
 pub fn http(spec: &SendSpec) -> &HttpRequest {
     match &spec.to {
         To::Http(request) => request,
-        To::Email(_) => panic!("no request: {spec:?}"),
+        To::Email(_) | To::Event(_) => panic!("no request: {spec:?}"),
     }
 }
 

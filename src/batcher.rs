@@ -1,0 +1,651 @@
+//! The one place where a try is repeated: batches of events, which do no harm when they come twice.
+//!
+//! ```text
+//! gathered ─close (durable)→ waits for its turn ─carried→ its end (durable) ─→ its sends' ends (durable) → done
+//!                                  └────── a pause ←──────┘ what may pass, until `give_up`
+//! ```
+//!
+//! Which events go together is [`gather`](crate::gather)'s to say; they are sends that this process has claimed and that
+//! never begin. A closed batch stands in the [`flow`]'s window by its first send, and takes one slot for each
+//! try. What it holds and when it closed is durable before the first one, so each has the same key and the same bytes,
+//! whatever died in between. Its end is durable before the first of its sends has one: who dies in the middle of these
+//! gives the others the same. Nothing of an HTTP send or a message comes here: there is no `Started` in this file.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use jiff::Timestamp;
+use metrics::{Unit, counter, describe_counter};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::backlog::Backlog;
+use crate::clock;
+use crate::config::Gathering as Settings;
+use crate::deadline::Deadline;
+use crate::deliver::batch::{Fate, Packing, Parcel};
+use crate::deliver::{Attempt, Deliverer};
+use crate::flow::{self, Go, Terms as _};
+use crate::gather::{Gatherer, Member, Ripe, Terms};
+use crate::ledger::{Ledger, unsent};
+use crate::limits;
+use crate::outcome::words::UnmadeCause;
+use crate::outcome::{Ended, Failure, Timings};
+use crate::record::{Batch, BatchId, BatchState, Connection, Finished, InBatch, ShownBody, ShownResponse};
+use crate::schedule::Waiting;
+use crate::send::{Place, SendId, TenantId, To};
+use crate::store::{Pending, StoreError};
+use crate::world::World;
+
+/// Ends written at the same time.
+const ENDS_AT_ONCE: usize = 256;
+/// Events read at once.
+const READ_AT_ONCE: usize = 512;
+/// What could not be written is tried again so much later.
+const WRITE_AGAIN: Duration = Duration::from_millis(500);
+/// A batch that was left behind is tried without those of its sends that have not come by then: they have their ends.
+const LEFT_BEHIND: Duration = Duration::from_secs(5);
+
+pub struct Batcher {
+    world: Arc<World>,
+    backlog: Arc<Backlog>,
+    ledger: Arc<Ledger>,
+    deliverer: Arc<Deliverer>,
+    inside: Mutex<Inside>,
+    /// Each batch that is made up and carried takes the memory of its content.
+    carried: Semaphore,
+    tasks: TaskTracker,
+    runtime: Handle,
+    stop: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Inside {
+    gatherer: Gatherer,
+    /// Those that are closed and not done, by the send that stands for each in the window: its first.
+    closed: HashMap<SendId, Closed>,
+    /// The sends of these, with the one that stands for them.
+    whose: HashMap<SendId, SendId>,
+}
+
+struct Closed {
+    batch: Arc<Batch>,
+    /// Those of its sends that this process has claimed.
+    here: HashMap<SendId, Member>,
+    /// An earlier process closed it, this long ago at most: its sends come one by one.
+    left_behind: Option<tokio::time::Instant>,
+    pause: Duration,
+}
+
+/// How one batch stands, gathering or closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub batch: Batch,
+    pub sends: usize,
+}
+
+impl Batcher {
+    /// To be called within the runtime that is to deliver.
+    pub fn new(world: Arc<World>, backlog: Arc<Backlog>, ledger: Arc<Ledger>, deliverer: Arc<Deliverer>) -> Arc<Self> {
+        describe_counter!("egressd_batches_total", Unit::Count, "Batches of events that ended, by kind and outcome.");
+        describe_counter!(
+            "egressd_batch_tries_total",
+            Unit::Count,
+            "Tries to bring a batch to where it goes, by kind and by what came of each."
+        );
+        describe_counter!("egressd_batch_sends_total", Unit::Count, "Events of batches that closed, by kind.");
+        Arc::new(Self {
+            world,
+            backlog,
+            ledger,
+            deliverer,
+            inside: Mutex::default(),
+            carried: Semaphore::new(limits::BATCHES_CARRIED),
+            tasks: TaskTracker::new(),
+            runtime: Handle::current(),
+            stop: watch::Sender::new(false),
+        })
+    }
+
+    fn inside(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn settings_of(&self, place: &Place) -> Settings {
+        self.world.config().gathering_of(place.kind())
+    }
+
+    /// What earlier processes closed and did not bring to its end. Before anything is claimed.
+    pub async fn restore(&self) -> Result<(), StoreError> {
+        let batches = self.ledger.store.open_batches().await?;
+        let mut inside = self.inside();
+        for batch in batches {
+            let Some(&first) = batch.sends.first() else { continue };
+            for send in &batch.sends {
+                inside.whose.insert(*send, first);
+            }
+            let closed = Closed {
+                batch: Arc::new(batch),
+                here: HashMap::new(),
+                left_behind: Some(clock::monotonic()),
+                pause: limits::BATCH_FIRST_PAUSE,
+            };
+            inside.closed.insert(first, closed);
+        }
+        Ok(())
+    }
+
+    /// Takes an event that this process has claimed.
+    pub fn take(self: &Arc<Self>, tenant: &TenantId, place: &Place, member: Member) {
+        let settings = self.settings_of(place);
+        let (terms, now) =
+            (Terms { every: settings.every, bytes: settings.bytes, sends: settings.sends }, clock::wall());
+        let ripe = {
+            let mut inside = self.inside();
+            if let Some(first) = inside.whose.get(&member.id).copied() {
+                // Of one that is closed: given back and claimed again, it comes a second time.
+                if let Some(closed) = inside.closed.get_mut(&first) {
+                    let stands_for_it = member.id == first && closed.left_behind.is_none();
+                    closed.here.insert(member.id, member);
+                    drop(inside);
+                    if stands_for_it {
+                        self.enter(first);
+                    }
+                }
+                return;
+            }
+            inside.gatherer.take(tenant, place, member, terms, now)
+        };
+        self.close_all(ripe);
+    }
+
+    /// The same of what the store gave; `None`: it is none that gathers.
+    pub fn take_pending(self: &Arc<Self>, pending: Pending) -> Option<Pending> {
+        let Some((place, bytes)) = &pending.gathers else { return Some(pending) };
+        let member = Member {
+            id: pending.id,
+            workflow: pending.workflow.clone(),
+            created_at: pending.created_at,
+            released_at: pending.released_at,
+            expires_at: Waiting::expiry(pending.released_at, pending.expires_in),
+            bytes: *bytes,
+        };
+        self.take(&pending.tenant, place, member);
+        None
+    }
+
+    /// What time alone changes; to be called about ten times a second.
+    pub fn tend(self: &Arc<Self>) {
+        if *self.stop.borrow() {
+            return;
+        }
+        let (store, now) = (self.ledger.store.clone(), clock::wall());
+        let settled = |tenant: &TenantId| store.waiting_of(tenant).unclaimed == 0;
+        let (ripe, whole) = {
+            let mut inside = self.inside();
+            let ripe = inside.gatherer.due(now, settled);
+            let mut whole = Vec::new();
+            for (first, closed) in &mut inside.closed {
+                let Some(since) = closed.left_behind else { continue };
+                let is_whole = closed.here.len() == closed.batch.sends.len();
+                let is_late = || clock::monotonic().duration_since(since) >= LEFT_BEHIND;
+                if is_whole || settled(&closed.batch.tenant) && is_late() {
+                    closed.left_behind = None;
+                    whole.push(*first);
+                }
+            }
+            (ripe, whole)
+        };
+        self.close_all(ripe);
+        for first in whole {
+            self.go_on(first);
+        }
+    }
+
+    /// One that an earlier process closed, once its sends are here.
+    fn go_on(self: &Arc<Self>, first: SendId) {
+        let Some((batch, is_empty)) = self.closed(first) else { return };
+        match batch.ended.clone() {
+            Some(ended) => self.spawn(self.clone().end(first, ended)),
+            // All of its sends have had their ends by themselves: nobody waits for it.
+            None if is_empty => {
+                let why = UnmadeCause::Interrupted.failure();
+                self.spawn(self.clone().end(first, stopped(first, &batch, why)));
+            }
+            None => self.enter(first),
+        }
+    }
+
+    fn closed(&self, first: SendId) -> Option<(Arc<Batch>, bool)> {
+        self.inside().closed.get(&first).map(|closed| (closed.batch.clone(), closed.here.is_empty()))
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(work, &self.runtime);
+    }
+
+    fn close_all(self: &Arc<Self>, ripe: Vec<Ripe>) {
+        for ripe in ripe {
+            // Known at once, so that its events are never without their batch.
+            let (first, lapsed) = self.make(ripe);
+            let this = self.clone();
+            self.spawn(async move {
+                futures_util::stream::iter(lapsed)
+                    .for_each_concurrent(ENDS_AT_ONCE, |member| {
+                        let why = UnmadeCause::Expired.failure();
+                        this.ledger.close(unsent(member.id, member.created_at, Some(member.released_at), why))
+                    })
+                    .await;
+                if let Some(first) = first
+                    && let Some((batch, _)) = this.closed(first)
+                    && this.put(batch).await
+                {
+                    this.enter(first);
+                }
+            });
+        }
+    }
+
+    /// A closed batch of what has not expired.
+    fn make(&self, ripe: Ripe) -> (Option<SendId>, Vec<Member>) {
+        let now = clock::wall();
+        let (lapsed, here): (Vec<Member>, Vec<Member>) =
+            ripe.members.into_iter().partition(|member| member.expires_at <= now);
+        let Some(first) = here.first().map(|member| member.id) else { return (None, lapsed) };
+        let batch = Batch {
+            id: ripe.id,
+            tenant: ripe.tenant,
+            place: ripe.place,
+            state: BatchState::Closed,
+            opened_at: ripe.opened_at,
+            closes_at: now,
+            sends: here.iter().map(|member| member.id).collect(),
+            bytes: here.iter().map(|member| member.bytes).sum(),
+            tried: 0,
+            attempts: Vec::new(),
+            ended: None,
+        };
+        counter!("egressd_batch_sends_total", "kind" => batch.place.kind().label()).increment(here.len() as u64);
+        let mut inside = self.inside();
+        for send in &batch.sends {
+            inside.whose.insert(*send, first);
+        }
+        let here = here.into_iter().map(|member| (member.id, member)).collect();
+        let closed = Closed { batch: Arc::new(batch), here, left_behind: None, pause: limits::BATCH_FIRST_PAUSE };
+        inside.closed.insert(first, closed);
+        (Some(first), lapsed)
+    }
+
+    /// Durable when it answers `true`; else this process can do no more for it.
+    async fn put(&self, batch: Arc<Batch>) -> bool {
+        loop {
+            match self.ledger.store.put_batch(&self.ledger.session, batch.clone()).await {
+                Ok(()) => return true,
+                Err(StoreError::CannotWrite(why)) => {
+                    tracing::warn!(batch = %batch.id, %why, "a batch could not be written; it is tried again");
+                    if self.stopped_within(WRITE_AGAIN).await {
+                        return false;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(batch = %batch.id, %error, "a batch was not written; its events wait on disk");
+                    return false;
+                }
+            }
+        }
+    }
+
+    async fn stopped_within(&self, time: Duration) -> bool {
+        let mut stop = self.stop.subscribe();
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => true,
+            () = tokio::time::sleep(time) => false,
+        }
+    }
+
+    /// It waits for its turn among all that this process has to do.
+    fn enter(self: &Arc<Self>, first: SendId) {
+        let Some((batch, _)) = self.closed(first) else { return };
+        let claimed = flow::Claimed {
+            tenant: batch.tenant.clone(),
+            destination: self.world.config().way_of(&batch.place),
+            send: Waiting {
+                id: first,
+                workflow: None,
+                created_at: batch.opened_at,
+                released_at: batch.closes_at,
+                expires_at: Timestamp::MAX,
+                spec: None,
+            },
+        };
+        let unsent = {
+            let terms = self.world.terms();
+            self.backlog.decide(|flow| flow.handed(vec![claimed], &terms))
+        };
+        for one in unsent {
+            self.stop(&one);
+        }
+    }
+
+    /// Whether this stands for a batch.
+    pub fn stands_for_one(&self, send: SendId) -> bool {
+        self.inside().closed.contains_key(&send)
+    }
+
+    /// The window gave it back: the operator has stopped it. With how many sends.
+    pub fn stop(self: &Arc<Self>, one: &flow::Unsent) -> u64 {
+        let why = match &one.why {
+            flow::Why::Expired => UnmadeCause::Expired.failure(),
+            flow::Why::Suspended(reason) => UnmadeCause::Suspended { reason }.failure(),
+        };
+        let Some((batch, _)) = self.closed(one.send.id) else { return 0 };
+        let ended = stopped(one.send.id, &batch, why);
+        self.spawn(self.clone().end(one.send.id, ended));
+        batch.sends.len() as u64
+    }
+
+    /// Ends what gathers and is suspended by now. With how many sends.
+    pub async fn suspended(&self) -> u64 {
+        let gone = {
+            let (terms, config) = (self.world.terms(), self.world.config());
+            self.inside().gatherer.remove_where(|tenant, place, member| {
+                terms.stopped(tenant, member.workflow.as_deref(), config.way_of(place).as_ref())
+            })
+        };
+        let count = gone.len() as u64;
+        let ends = gone.into_iter().map(|(_, member, reason)| {
+            let why = UnmadeCause::Suspended { reason: &reason }.failure();
+            unsent(member.id, member.created_at, Some(member.released_at), why)
+        });
+        futures_util::stream::iter(ends).for_each_concurrent(ENDS_AT_ONCE, |end| self.ledger.close(end)).await;
+        count
+    }
+
+    /// It is its turn.
+    pub fn go(self: &Arc<Self>, go: Go) {
+        let this = self.clone();
+        self.spawn(async move {
+            let Ok(_permit) = this.carried.acquire().await else { return };
+            let Some((slot, waiting)) = go.take() else { return };
+            let mut stop = this.stop.subscribe();
+            let tried = tokio::select! {
+                // A try that is cut off does no harm: the next process makes it again.
+                _ = stop.wait_for(|stop| *stop) => return,
+                tried = this.clone().carry_or_tell(waiting.id) => tried,
+            };
+            drop(slot);
+            if let Some((finished, fate)) = tried {
+                this.tried(waiting.id, finished, fate).await;
+            }
+        });
+    }
+
+    /// A try that panics is a defect of ours, and one of those that may pass.
+    async fn carry_or_tell(self: Arc<Self>, first: SendId) -> Option<(Finished, Fate)> {
+        let work = std::panic::AssertUnwindSafe(Box::pin(self.clone().carry(first)));
+        match futures_util::FutureExt::catch_unwind(work).await {
+            Ok(tried) => tried,
+            Err(_) => {
+                let (batch, _) = self.closed(first)?;
+                tracing::error!(batch = %batch.id, "a try to carry a batch panicked; it is made again");
+                Some((stopped(first, &batch, UnmadeCause::Defect.failure()), Fate::MayPass))
+            }
+        }
+    }
+
+    /// What cannot be read back goes without the others, and they without it.
+    async fn end_unread(&self, first: SendId, unread: Vec<SendId>) {
+        let unread: Vec<Member> = match self.inside().closed.get_mut(&first) {
+            Some(closed) => unread.iter().filter_map(|send| closed.here.remove(send)).collect(),
+            None => Vec::new(),
+        };
+        for member in unread {
+            let why = UnmadeCause::Unreadable.failure();
+            self.ledger.close(unsent(member.id, member.created_at, Some(member.released_at), why)).await;
+        }
+    }
+
+    /// One try, from the reading of its events to its answer.
+    async fn carry(self: Arc<Self>, first: SendId) -> Option<(Finished, Fate)> {
+        let (batch, _) = self.closed(first)?;
+        let mut packing = Packing::new(&batch.place);
+        for some in batch.sends.chunks(READ_AT_ONCE) {
+            let specs = match self.ledger.store.specs(some.to_vec()).await {
+                Ok(specs) => specs,
+                Err(error) => {
+                    tracing::warn!(batch = %batch.id, %error, "the events of a batch could not be read; it is tried again");
+                    let failure = UnmadeCause::Unreadable.failure();
+                    return Some((stopped(first, &batch, failure), Fate::MayPass));
+                }
+            };
+            let read = some.iter().copied().zip(specs);
+            let (events, unread): (Vec<_>, Vec<_>) = read.partition(|(_, spec)| spec.is_some());
+            self.end_unread(first, unread.into_iter().map(|(send, _)| send).collect()).await;
+            let pack = async move {
+                for (id, spec) in events {
+                    if let Some(To::Event(event)) = spec.as_ref().map(|spec| &spec.to) {
+                        packing.add(id, event);
+                    }
+                }
+                packing
+            };
+            packing = self.deliverer.apart().run(&batch.tenant, pack).await;
+        }
+        let content = self.deliverer.apart().run(&batch.tenant, async move { packing.finish() }).await;
+        let started_at = clock::wall();
+        let deadline = Deadline::start(self.world.config().deadline_of(batch.place.kind()));
+        let parcel = Parcel {
+            id: batch.id,
+            tenant: batch.tenant.clone(),
+            place: batch.place.clone(),
+            closed_at: batch.closes_at,
+            content,
+        };
+        let attempt = self.deliverer.carry(parcel, deadline).await;
+        let fate = Fate::of(&attempt);
+        Some((self.finished(first, &batch, started_at, attempt, fate), fate))
+    }
+
+    /// A try as it is remembered.
+    fn finished(&self, first: SendId, batch: &Batch, started_at: Timestamp, attempt: Attempt, fate: Fate) -> Finished {
+        let redactor = self.ledger.redactor.load();
+        let redactor = redactor.of(&batch.tenant);
+        let ended = match fate {
+            // Also where it was there before: the answer says so, and that is what was wanted.
+            Fate::There => Ended { outcome: crate::outcome::Outcome::Delivered, error: None },
+            Fate::MayPass | Fate::Over => redactor.ended(attempt.ended, true),
+        };
+        Finished {
+            id: first,
+            ended,
+            sent_headers: None,
+            response: attempt.response.map(|response| redactor.response(response, true)),
+            connection: attempt.connection,
+            would_block: attempt.would_block,
+            timings: attempt.timings,
+            released_at: Some(batch.closes_at),
+            started_at: Some(started_at),
+            finished_at: clock::wall(),
+            batch: Some(InBatch { id: batch.id, closes_at: batch.closes_at }),
+        }
+    }
+
+    /// What comes of a try: the end, or another one.
+    async fn tried(self: &Arc<Self>, first: SendId, finished: Finished, fate: Fate) {
+        let pause = {
+            let mut inside = self.inside();
+            let Some(closed) = inside.closed.get_mut(&first) else { return };
+            let mut batch = Batch::clone(&closed.batch);
+            batch.tried = batch.tried.saturating_add(1);
+            batch.attempts.push(finished.clone());
+            if batch.attempts.len() > limits::BATCH_ATTEMPTS_KEPT {
+                batch.attempts.remove(0);
+            }
+            closed.batch = Arc::new(batch);
+            let pause = closed.pause;
+            closed.pause = (pause * 2).min(limits::BATCH_LONGEST_PAUSE);
+            pause
+        };
+        let Some((batch, _)) = self.closed(first) else { return };
+        let (kind, outcome) = (batch.place.kind().label(), finished.ended.outcome.label());
+        counter!("egressd_batch_tries_total", "kind" => kind, "outcome" => outcome).increment(1);
+        if let Some(error) = &finished.ended.error {
+            tracing::info!(batch = %batch.id, tenant = %batch.tenant, place = %batch.place, code = %error.code, "a batch was tried in vain");
+        }
+        let give_up = self.settings_of(&batch.place).give_up;
+        let goes_on = fate == Fate::MayPass && clock::waited(batch.closes_at, clock::wall()) + pause < give_up;
+        if !goes_on {
+            return self.clone().end(first, finished).await;
+        }
+        if self.put(batch).await && !self.stopped_within(pause).await {
+            self.enter(first);
+        }
+    }
+
+    /// Gives the batch its end, then each of its sends.
+    async fn end(self: Arc<Self>, first: SendId, ended: Finished) {
+        let (batch, is_first_end) = {
+            let mut inside = self.inside();
+            let Some(closed) = inside.closed.get_mut(&first) else { return };
+            let is_first_end = closed.batch.ended.is_none();
+            if is_first_end {
+                closed.batch = Arc::new(Batch { ended: Some(ended.clone()), ..Batch::clone(&closed.batch) });
+            }
+            (closed.batch.clone(), is_first_end)
+        };
+        let Some(ended) = batch.ended.clone() else { return };
+        if !self.put(batch.clone()).await {
+            return;
+        }
+        loop {
+            let here = match self.inside().closed.get_mut(&first) {
+                Some(closed) => std::mem::take(&mut closed.here),
+                None => return,
+            };
+            if here.is_empty() {
+                break;
+            }
+            let ends = here.into_values().map(|member| end_of(&member, &ended, &batch));
+            futures_util::stream::iter(ends).for_each_concurrent(ENDS_AT_ONCE, |end| self.ledger.close(end)).await;
+        }
+        if !self.put(Arc::new(Batch { state: BatchState::Done, ..Batch::clone(&batch) })).await {
+            return;
+        }
+        if is_first_end {
+            let (kind, outcome) = (batch.place.kind().label(), ended.ended.outcome.label());
+            counter!("egressd_batches_total", "kind" => kind, "outcome" => outcome).increment(1);
+        }
+        let mut inside = self.inside();
+        inside.closed.remove(&first);
+        for send in &batch.sends {
+            inside.whose.remove(send);
+        }
+    }
+
+    // What it tells.
+
+    /// The batch that this event is in, while it has no end.
+    pub fn of(&self, send: SendId) -> Option<InBatch> {
+        let inside = self.inside();
+        match inside.whose.get(&send).and_then(|first| inside.closed.get(first)) {
+            Some(closed) => Some(InBatch { id: closed.batch.id, closes_at: closed.batch.closes_at }),
+            None => inside.gatherer.of(send),
+        }
+    }
+
+    /// A batch that is not done, with how many sends.
+    pub fn standing(&self, id: BatchId) -> Option<Standing> {
+        let inside = self.inside();
+        if let Some(closed) = inside.closed.values().find(|closed| closed.batch.id == id) {
+            return Some(Standing { batch: Batch::clone(&closed.batch), sends: closed.batch.sends.len() });
+        }
+        let gathering = inside.gatherer.gathering(id)?;
+        let batch = Batch {
+            id,
+            tenant: gathering.tenant,
+            place: gathering.place,
+            state: BatchState::Gathering,
+            opened_at: gathering.opened_at,
+            closes_at: gathering.closes_at,
+            sends: Vec::new(),
+            bytes: gathering.bytes,
+            tried: 0,
+            attempts: Vec::new(),
+            ended: None,
+        };
+        Some(Standing { batch, sends: gathering.sends })
+    }
+
+    /// No more is tried. What gathers and what is closed stays on disk.
+    pub fn rest(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Waits for ends that are being written.
+    pub async fn rested(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// The end of a batch that is not tried.
+fn stopped(first: SendId, batch: &Batch, why: Failure) -> Finished {
+    let now = clock::wall();
+    Finished {
+        id: first,
+        ended: Ended::because(why),
+        sent_headers: None,
+        response: None,
+        connection: None,
+        would_block: None,
+        timings: Timings { queued: Some(clock::waited(batch.closes_at, now)), ..Timings::default() },
+        released_at: Some(batch.closes_at),
+        started_at: None,
+        finished_at: now,
+        batch: Some(InBatch { id: batch.id, closes_at: batch.closes_at }),
+    }
+}
+
+/// The end of one of its sends: the batch's, told shortly, as the batch's own record has all of it.
+fn end_of(member: &Member, ended: &Finished, batch: &Batch) -> Finished {
+    let short = |response: &ShownResponse| ShownResponse {
+        headers: Vec::new(),
+        body: match &response.body.bytes {
+            Some(bytes) if ended.ended.outcome != crate::outcome::Outcome::Delivered => {
+                let some = bytes.slice(..bytes.len().min(limits::BATCH_ANSWER_OF_SEND));
+                let truncated = response.body.truncated || some.len() < bytes.len();
+                ShownBody { bytes: Some(some), truncated, sha256: None, ..response.body.clone() }
+            }
+            bytes => ShownBody {
+                bytes: None,
+                truncated: bytes.as_ref().is_some_and(|bytes| !bytes.is_empty()),
+                ..response.body.clone()
+            },
+        },
+        ..response.clone()
+    };
+    Finished {
+        id: member.id,
+        ended: ended.ended.clone(),
+        sent_headers: None,
+        response: ended.response.as_ref().map(short),
+        connection: ended.connection.as_ref().map(|connection| Connection {
+            resolved: Vec::new(),
+            tls: None,
+            ..connection.clone()
+        }),
+        would_block: ended.would_block,
+        timings: Timings {
+            held: Some(clock::waited(member.created_at, member.released_at)),
+            queued: Some(clock::waited(member.released_at, ended.started_at.unwrap_or(ended.finished_at))),
+            ..Timings::default()
+        },
+        released_at: Some(member.released_at),
+        started_at: ended.started_at,
+        finished_at: clock::wall(),
+        batch: Some(InBatch { id: batch.id, closes_at: batch.closes_at }),
+    }
+}

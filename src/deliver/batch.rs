@@ -1,0 +1,132 @@
+//! One try to bring a batch to where it goes. Never of a send: there is no [`Started`](crate::store::Started) here, and it
+//! may be made again, with the same key and the same bytes.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flate2::{Compression, GzBuilder, write::GzEncoder};
+use jiff::Timestamp;
+
+use super::{Attempt, Deliverer, Journey};
+use crate::deadline::Deadline;
+use crate::outcome::Outcome;
+use crate::record::BatchId;
+use crate::send::{Event, Place, SendId, TenantId};
+
+/// A batch, ready to go.
+pub struct Parcel {
+    pub id: BatchId,
+    pub tenant: TenantId,
+    pub place: Place,
+    pub closed_at: Timestamp,
+    pub content: Content,
+}
+
+/// What is carried. The same events make the same bytes.
+pub enum Content {
+    /// gzip of one line an event.
+    Lines(Bytes),
+}
+
+/// A [`Content`] in the making.
+pub enum Packing {
+    Lines(GzEncoder<Vec<u8>>),
+}
+
+impl Packing {
+    pub fn new(place: &Place) -> Self {
+        match place {
+            // No time and no name stands in its head, so it tells of its events alone.
+            Place::S3 { .. } => Self::Lines(GzBuilder::new().mtime(0).write(Vec::new(), Compression::new(6))),
+        }
+    }
+
+    /// Takes as long as the event is.
+    pub fn add(&mut self, _id: SendId, event: &Event) {
+        match self {
+            Self::Lines(lines) => {
+                // Into memory, which takes all of it.
+                let _ = lines.write_all(&event.line());
+                let _ = lines.write_all(b"\n");
+            }
+        }
+    }
+
+    pub fn finish(self) -> Content {
+        match self {
+            Self::Lines(lines) => Content::Lines(lines.finish().unwrap_or_default().into()),
+        }
+    }
+}
+
+/// What comes of a try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The batch is where it was to go, by this try or by one before.
+    There,
+    /// Another try may bring it there.
+    MayPass,
+    /// No other one does, before somebody has mended something.
+    Over,
+}
+
+impl Fate {
+    pub fn of(attempt: &Attempt) -> Self {
+        match (&attempt.ended.error, &attempt.response) {
+            (Some(failure), _) if failure.code.outcome() == Outcome::Blocked => Self::Over,
+            (Some(_), _) | (None, None) => Self::MayPass,
+            (None, Some(answer)) => super::s3::fate(answer.status, &answer.body),
+        }
+    }
+}
+
+impl Deliverer {
+    /// Ends at the deadline and not later, as any delivery.
+    pub async fn carry(self: &Arc<Self>, parcel: Parcel, deadline: Deadline) -> Attempt {
+        let mut journey = Journey::default();
+        let run = Box::pin(async {
+            match (&parcel.place, &parcel.content) {
+                (Place::S3 { bucket, prefix }, Content::Lines(lines)) => {
+                    let key = super::s3::key(prefix, parcel.closed_at, parcel.id);
+                    self.put_object(&parcel.tenant, bucket, &key, lines.clone(), &mut journey).await
+                }
+            }
+        });
+        let mut run = self.turns.take(&parcel.tenant, run);
+        let result = deadline.bound(&mut run).await;
+        let total = deadline.spent();
+        drop(run.stop());
+        journey.end(result, &deadline, total)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+    use crate::policy::{Destination, Host, Scheme};
+
+    #[test]
+    fn the_same_events_make_the_same_bytes_and_read_back_line_by_line() {
+        let place = Place::S3 { bucket: "b".into(), prefix: "p".into() };
+        let way = Destination { scheme: Scheme::Https, host: Host::Name("s3.example.net".into()), port: 443 };
+        let pack = || {
+            let mut packing = Packing::new(&place);
+            for payload in [r#"{"a": 1}"#, "[1,\n2]", r#""text""#, r#""two\nlines""#, r#""""#] {
+                let event = Event::new(place.clone(), way.clone(), Bytes::from(payload)).expect("an event");
+                packing.add(SendId(uuid::Uuid::nil()), &event);
+            }
+            let Content::Lines(bytes) = packing.finish();
+            bytes
+        };
+        let bytes = pack();
+        assert_eq!(bytes, pack());
+        // RFC 1952 section 2.3: no flags, no time.
+        assert_eq!(bytes[..8], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0]);
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(&bytes[..]).read_to_string(&mut text).expect("gzip");
+        assert_eq!(text, "{\"a\": 1}\n[1,2]\ntext\n\"two\\nlines\"\n\n");
+    }
+}

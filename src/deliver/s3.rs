@@ -1,0 +1,230 @@
+//! One object, put into a bucket of the operator's S3-compatible store: one signed `PutObject` over a connection of its own.
+//!
+//! Endpoint, region and credentials are the configuration's at this moment; of the events there are the bucket and the
+//! prefix. It is signed ([`sigv4`]) over the digest of the real bytes; the dial is the one that there is. Not here: what is put, and whether it is tried again ([`crate::batcher`]).
+
+use std::sync::PoisonError;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, header};
+use jiff::Timestamp;
+
+use super::batch::Fate;
+use super::http::Unanswered;
+use super::sigv4;
+use super::{Deliverer, Found, Journey, Way};
+use crate::clock;
+use crate::config::S3Credentials;
+use crate::outcome::words::UnmadeCause;
+use crate::outcome::{Code, Failure, Phase};
+use crate::policy::{Asker, CheckedUrl, Denial, Purpose};
+use crate::record::BatchId;
+use crate::redact::sha256;
+use crate::send::{HeaderLines, HttpRequest, Method, Spelling, Target, TenantId};
+
+/// `PREFIX/YYYY/MM/DD/HH/YYYY-MM-DD-HH-MM-SS-ID.gz`, by when the batch closed, in UTC.
+pub fn key(prefix: &str, closed_at: Timestamp, id: BatchId) -> String {
+    let within = closed_at.strftime("%Y/%m/%d/%H/%Y-%m-%d-%H-%M-%S");
+    if prefix.is_empty() { format!("{within}-{id}.gz") } else { format!("{prefix}/{within}-{id}.gz") }
+}
+
+/// What an answer means for a batch whose key is its own. A key that is taken was taken by it.
+pub fn fate(status: u16, body: &[u8]) -> Fate {
+    match status {
+        200..=299 | 412 => Fate::There,
+        // A client that was too slow, a request that is under way at the same moment, a bucket that was made just now.
+        307 | 408 | 409 | 425 | 429 | 500..=599 => Fate::MayPass,
+        400 if error_code(body) == Some("RequestTimeout") => Fate::MayPass,
+        _ => Fate::Over,
+    }
+}
+
+/// The `Code` of an error's XML, where it is one word.
+pub fn error_code(body: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(body).ok()?;
+    let (_, rest) = text.split_once("<Code>")?;
+    let (code, _) = rest.split_once("</Code>")?;
+    (code.len() <= 64 && !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_alphanumeric())).then_some(code)
+}
+
+impl Deliverer {
+    /// The status that was answered.
+    pub(super) async fn put_object(
+        &self,
+        tenant: &TenantId,
+        bucket: &str,
+        key: &str,
+        content: Bytes,
+        journey: &mut Journey,
+    ) -> Result<u16, Failure> {
+        let (settings, purpose) = (self.world.settings(), Purpose::Bucket);
+        let gone = |what: &str| Failure::from(Denial::new(Code::PolicyNotAllowed, what));
+        let Some(set_up) = &settings.config.destinations.s3 else {
+            return Err(gone("S3 is not set up on this node any more: ask the operator for [destination.s3]"));
+        };
+        if !set_up.allows(bucket) {
+            return Err(gone("the operator's list of buckets does not have this one any more: ask the operator"));
+        }
+        let url = set_up.url(bucket, key)?;
+        let to = url.destination();
+        journey.goes_to(to);
+        let asker = Asker { tenant, workflow: None };
+        let generation = self.pool.generation();
+        let judged_by = self.world.in_force();
+        if let Some(denial) = self.world.judge_endpoint(asker, to, purpose) {
+            return Err(denial.into());
+        }
+        let file = set_up.credentials_file.clone();
+        let credentials = match tokio::task::spawn_blocking(move || S3Credentials::read(&file)).await {
+            Ok(Ok(credentials)) => credentials,
+            Ok(Err(why)) => {
+                tracing::error!(why = %why.detail, "the credentials for S3 cannot be used: batches wait for them");
+                return Err(UnmadeCause::NoCredentials.failure());
+            }
+            Err(_) => return Err(UnmadeCause::Defect.failure()),
+        };
+        let digest = self.apart.run(tenant, digest(content.clone())).await;
+        let unconditional = || self.unconditional.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_conditional = !unconditional().contains(to);
+        let headers = signed(&url, is_conditional, &digest, &set_up.region, &credentials, clock::wall());
+        let headers = headers.ok_or_else(|| UnmadeCause::Defect.failure())?;
+        let asked = HttpRequest {
+            method: Method::Put,
+            target: Target::Url(url.clone()),
+            headers,
+            spelling: Spelling::default(),
+            dropped_headers: Vec::new(),
+            body: Some(content),
+        };
+
+        let mut in_flight = self.dialer.metrics().in_flight();
+        journey.watch.enter(Phase::Dns);
+        let look = self.dialer.look(asker, to, &settings, purpose, &journey.inquiry).await;
+        let Found { aliases, addresses, candidates } = journey.looked(look)?;
+        let (asked, url, settings) = (&asked, &url, &*settings);
+        let way = Way { tenant, asked, url, settings, carried: None, purpose, generation, reused: false };
+        let channel = self.open(&way, &candidates, journey, &mut in_flight).await?;
+        if !self.world.in_force().is(&judged_by) {
+            let remote = channel.line().remote;
+            self.dialer.judge_endpoint_again(asker, to, &aliases, &addresses, purpose, remote)?;
+        }
+        match self.exchange(&way, channel, journey).await {
+            Ok(status) => {
+                if status == NOT_IMPLEMENTED && is_conditional {
+                    // The next try is made without the condition, which its key hardly needs.
+                    unconditional().insert(to.clone());
+                }
+                Ok(status)
+            }
+            Err(Unanswered::Failed(failure)) => Err(failure),
+            Err(Unanswered::Unwritten) => Err(journey.closed_unwritten()),
+        }
+    }
+}
+
+/// What a store answers to a header that it does not know.
+const NOT_IMPLEMENTED: u16 = 501;
+
+async fn digest(content: Bytes) -> String {
+    sigv4::hexadecimal(&sha256(&content))
+}
+
+/// What an object is put with, its signature included. A key is one batch's own: on condition that it is not there yet,
+/// nothing is written over.
+fn signed(
+    url: &CheckedUrl,
+    is_conditional: bool,
+    digest: &str,
+    region: &str,
+    credentials: &S3Credentials,
+    at: Timestamp,
+) -> Option<HeaderLines> {
+    let mut lines = vec![(header::CONTENT_TYPE, HeaderValue::from_static("application/gzip"))];
+    if is_conditional {
+        lines.push((header::IF_NONE_MATCH, HeaderValue::from_static("*")));
+    }
+    let host = url.authority();
+    let dated = sigv4::date(at);
+    let mut ours = vec![("x-amz-content-sha256", digest), ("x-amz-date", dated.as_str())];
+    ours.extend(credentials.session_token.as_ref().map(|token| ("x-amz-security-token", token.expose())));
+    for (name, value) in ours {
+        let mut value = HeaderValue::from_str(value).ok()?;
+        value.set_sensitive(true);
+        lines.push((HeaderName::from_static(name), value));
+    }
+    let signed = lines.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+    let signed = std::iter::once(("host", host.as_str())).chain(signed).collect();
+    let (path, query) = (url.origin_form(), "");
+    let request = sigv4::Request { method: "PUT", path: &path, query, headers: signed, payload: digest };
+    let (id, secret) = (&credentials.access_key_id, credentials.secret_access_key.expose());
+    let authorization = request.authorization(id, secret, region, at);
+    let mut value = HeaderValue::from_str(&authorization).ok()?;
+    value.set_sensitive(true);
+    lines.push((header::AUTHORIZATION, value));
+    Some(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Secret;
+    use crate::send::Place;
+    use crate::send::SendId;
+
+    #[test]
+    fn a_key_says_when_its_batch_closed_and_which_it_is() {
+        let closed_at: Timestamp = "2026-03-04T05:06:07.9Z".parse().expect("a time");
+        let place = Place::S3 { bucket: "b".into(), prefix: "p".into() };
+        let id = BatchId::of(SendId(uuid::Uuid::nil()), &TenantId::new("acme"), &place);
+        assert_eq!(key("in/acme", closed_at, id), format!("in/acme/2026/03/04/05/2026-03-04-05-06-07-{id}.gz"));
+        assert_eq!(key("", closed_at, id), format!("2026/03/04/05/2026-03-04-05-06-07-{id}.gz"));
+    }
+
+    #[test]
+    fn what_an_answer_means_for_a_batch() {
+        let error = |code: &str| format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code></Error>").into_bytes();
+        for (status, body, wanted) in [
+            (200, Vec::new(), Fate::There),
+            (204, Vec::new(), Fate::There),
+            (412, error("PreconditionFailed"), Fate::There),
+            (429, Vec::new(), Fate::MayPass),
+            (500, error("InternalError"), Fate::MayPass),
+            (503, error("SlowDown"), Fate::MayPass),
+            (409, error("ConditionalRequestConflict"), Fate::MayPass),
+            (400, error("RequestTimeout"), Fate::MayPass),
+            (400, error("InvalidRequest"), Fate::Over),
+            (301, error("PermanentRedirect"), Fate::Over),
+            (403, error("AccessDenied"), Fate::Over),
+            (404, error("NoSuchBucket"), Fate::Over),
+        ] {
+            assert_eq!(fate(status, &body), wanted, "{status}");
+        }
+        assert_eq!(error_code(b"<Code>two words</Code>"), None);
+        assert_eq!(error_code(b"<Code>"), None);
+    }
+
+    fn of_the_examples() -> (S3Credentials, Timestamp) {
+        let credentials = S3Credentials {
+            access_key_id: "AKIAIOSFODNN7EXAMPLE".to_owned(),
+            secret_access_key: Secret::new("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY".to_owned()),
+            session_token: None,
+        };
+        (credentials, "2013-05-24T00:00:00Z".parse().expect("a time"))
+    }
+
+    #[test]
+    fn a_session_token_is_signed_and_every_header_of_ours_too() {
+        let (mut credentials, at) = of_the_examples();
+        credentials.session_token = Some(Secret::new("a+session/token==".to_owned()));
+        let url = CheckedUrl::parse("http://127.0.0.1:9000/bucket/a%20b/c.gz").expect("a URL");
+        let lines = signed(&url, true, &"0".repeat(64), "us-east-1", &credentials, at).expect("signed");
+        let names: Vec<&str> = lines.iter().map(|(name, _)| name.as_str()).collect();
+        for name in ["content-type", "if-none-match", "x-amz-security-token", "x-amz-date", "authorization"] {
+            assert!(names.contains(&name), "{name}: {names:?}");
+        }
+        let (_, authorization) = lines.iter().find(|(name, _)| name == "authorization").expect("signed");
+        let signed =
+            "SignedHeaders=content-type;host;if-none-match;x-amz-content-sha256;x-amz-date;x-amz-security-token,";
+        assert!(authorization.to_str().is_ok_and(|text| text.contains(signed)), "{authorization:?}");
+    }
+}

@@ -1,0 +1,273 @@
+//! Events through the real process into a bucket: gathered, closed, put there once whatever is answered and whatever dies,
+//! and told of as any send is.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::bucket::{Answer, Bucket};
+use crate::node::{Node, PATIENCE, call};
+
+fn configure(node: &Node, bucket: &Bucket, more: &str) {
+    std::fs::write(
+        node.path("credentials"),
+        "[default]\naws_access_key_id = AKIDTEST\naws_secret_access_key = s3cret-of-the-bucket\n",
+    )
+    .expect("the credentials");
+    node.configure(&format!(
+        "[destination.s3]\nendpoint = \"http://{}\"\npath_style = true\ncredentials_file = \"credentials\"\n{more}",
+        bucket.address
+    ));
+}
+
+fn node_with(bucket: &Bucket, more: &str) -> Node {
+    let node = Node::new("");
+    configure(&node, bucket, more);
+    node
+}
+
+fn event(prefix: &str, payload: Value) -> Value {
+    json!({"s3": {"bucket": "logs", "prefix": prefix, "payload": payload}})
+}
+
+async fn accepted(node: &Node, path: &str, send: &Value) -> Value {
+    let (status, answer) = node.call("POST", path, &send.to_string()).await.expect("an answer");
+    assert_eq!(status, 202, "{answer}");
+    answer
+}
+
+fn id_of(answer: &Value) -> String {
+    answer["id"].as_str().unwrap_or_else(|| panic!("an id: {answer}")).to_owned()
+}
+
+async fn until(what: &str, node: &Node, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < PATIENCE, "{what} never came: {}", node.log());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_are_put_as_one_object_for_each_place_and_told_of_as_any_send_is() {
+    let bucket = Bucket::start([]).await;
+    let mut node = node_with(&bucket, "every = \"1s\"\n");
+    node.start();
+    // Three for one place, one of them held, and one for another.
+    let held = accepted(&node, "/v1/executions/e/sends", &event("orders/", json!({"held": true}))).await;
+    assert_eq!((&held["state"], held.get("batch")), (&json!("held"), None), "{held}");
+    let context = json!({"execution": "e", "workflow": "w"});
+    let mut one = event("orders", json!({"n": 1}));
+    one["context"] = context.clone();
+    let first = accepted(&node, "/v1/sends", &one).await;
+    assert_eq!((&first["state"], &first["request"]), (&json!("queued"), &Value::Null), "{first}");
+    let batch = first["batch"]["id"].as_str().expect("a batch").to_owned();
+    assert!(batch.len() == 64 && first["batch"]["closes_at"].is_string(), "{first}");
+    assert_eq!(first["s3"]["payload"], json!({"n": 1}));
+    let both = json!([event("orders/", json!("text")), event("other", json!([1, 2]))]);
+    let both = accepted(&node, "/v1/sends", &both).await;
+    assert_eq!(both["sends"][0]["batch"]["id"], json!(batch));
+    assert_ne!(both["sends"][1]["batch"]["id"], json!(batch));
+    assert_eq!(node.call("POST", "/v1/executions/e/finish", "").await.expect("an answer").1["released"], 1);
+
+    let id = id_of(&first);
+    let record = node.done_as("default", &id).await;
+    assert_eq!((&record["outcome"], &record["error"]), (&json!("delivered"), &Value::Null), "{record}");
+    let records = node.settled().await;
+    assert_eq!(records.len(), 4);
+    let objects = bucket.objects();
+    let lines: Vec<Vec<String>> = objects.values().cloned().collect();
+    assert_eq!(lines.iter().flatten().count(), 4, "{objects:?}");
+    let path = objects.keys().find(|path| path.contains(&batch)).expect("its object");
+    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    assert_eq!((parts[0], parts[1], parts.len()), ("logs", "orders", 7), "{path}");
+    let stem = parts[2..6].join("-");
+    assert!(parts[6].starts_with(&stem) && parts[6].ends_with(&format!("-{batch}.gz")), "{path}");
+    assert!(objects[path].iter().any(|line| line == "{\"n\":1}") && objects[path].iter().any(|line| line == "text"));
+    assert!(lines.iter().any(|lines| lines == &["[1,2]"]), "{objects:?}");
+    // Signed, from a published address.
+    for put in bucket.puts() {
+        assert!(put.headers["authorization"].starts_with("AWS4-HMAC-SHA256 Credential=AKIDTEST/"), "{put:?}");
+        assert_eq!(put.headers["if-none-match"], "*");
+        assert_eq!(put.headers["x-amz-content-sha256"].len(), 64);
+    }
+    let source = record["connection"]["public_ip"].as_str().expect("a source");
+    assert!(bucket.peers().iter().any(|peer| peer.to_string() == source), "{record}");
+
+    // The batch, and what counts.
+    let looked = node.get(&format!("/v1/batches/{batch}")).await;
+    assert_eq!(
+        (&looked["state"], &looked["outcome"], &looked["tried"]),
+        (&json!("done"), &json!("delivered"), &json!(1))
+    );
+    assert_eq!(looked["destination"]["s3"]["bucket"], "logs");
+    assert_eq!(format!("/logs/{}", looked["destination"]["s3"]["key"].as_str().expect("a key")), *path);
+    let attempt = &looked["attempts"][0];
+    assert_eq!((&attempt["outcome"], &attempt["response"]["status"]), (&json!("delivered"), &json!(200)), "{looked}");
+    assert!(attempt["connection"]["public_ip"].is_string() && attempt["timings_ms"]["total"].is_number(), "{looked}");
+    let (status, _) = node.call("GET", &format!("/v1/batches/{}", "0".repeat(64)), "").await.expect("an answer");
+    assert_eq!(status, 404);
+    let other = call(node.api, "GET", &format!("/v1/batches/{batch}"), "", &[("egressd-tenant", "other")]).await;
+    assert_eq!(other.expect("an answer").0, 404, "another tenant's");
+    let execution = node.get("/v1/executions/e").await;
+    assert_eq!((&execution["delivered"], &execution["total"]), (&json!(2), &json!(2)));
+    assert_eq!(node.metric("egressd_sends_total{outcome=\"delivered\",code=\"none\"}").await, Some(4.0));
+    for (query, found) in [("status=200", 4), ("outcome=delivered", 4), ("host=127.0.0.1", 4), ("workflow=w", 1)] {
+        let page = node.get(&format!("/v1/sends?{query}")).await;
+        assert_eq!(page["sends"].as_array().map(Vec::len), Some(found), "{query}");
+    }
+
+    // Again as it was, and explained.
+    let (status, again) = node.call("POST", &format!("/v1/sends/{id}/resend"), "{}").await.expect("an answer");
+    assert_eq!((status, &again["resend_of"]), (202, &json!(id)), "{again}");
+    assert_eq!(node.done_as("default", &id_of(&again)).await["outcome"], "delivered");
+    let ask = event("orders", json!({})).to_string();
+    let (status, explained) = node.call("POST", "/v1/explain", &ask).await.expect("an answer");
+    assert_eq!((status, &explained["verdict"]), (200, &json!("allowed")), "{explained}");
+    // What waits at the end is there at the next start.
+    let last = accepted(&node, "/v1/sends", &event("orders", json!({"last": true}))).await;
+    node.signal(Signal::SIGTERM);
+    assert_eq!(node.ended(), Some(0), "{}", node.log());
+    assert!(!node.log().contains("s3cret"), "{}", node.log());
+    node.start();
+    assert_eq!(node.done_as("default", &id_of(&last)).await["outcome"], "delivered");
+    assert_eq!(bucket.met(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_may_pass_is_tried_again_and_what_will_not_ends_at_once() {
+    let answers = [Answer::Refused(503, "SlowDown"), Answer::Lost];
+    let bucket = Bucket::start(answers).await;
+    let mut node = node_with(&bucket, "every = \"50ms\"\ngive_up = \"1m\"\n");
+    node.start();
+    let sent = accepted(&node, "/v1/sends", &event("a", json!({"n": 1}))).await;
+    let record = node.done_as("default", &id_of(&sent)).await;
+    // The third finds it there, which is what was wanted.
+    assert_eq!((&record["outcome"], &record["response"]["status"]), (&json!("delivered"), &json!(412)), "{record}");
+    let puts = bucket.puts();
+    assert_eq!((puts.len(), bucket.objects().len(), bucket.met()), (3, 1, 1));
+    assert!(puts.iter().all(|put| (&put.path, &put.body) == (&puts[0].path, &puts[0].body)), "{puts:?}");
+    let looked = node.get(&format!("/v1/batches/{}", record["batch"]["id"].as_str().expect("its batch"))).await;
+    let ends: Vec<_> =
+        looked["attempts"].as_array().expect("a list").iter().map(|one| one["outcome"].clone()).collect();
+    assert_eq!((json!(ends), &looked["tried"]), (json!(["rejected", "failed", "delivered"]), &json!(3)), "{looked}");
+
+    for (status, code, says) in [
+        (403, "AccessDenied", "may not write there"),
+        (403, "RequestTimeTooSkewed", "clock"),
+        (404, "NoSuchBucket", "bucket's name"),
+        (400, "InvalidRequest", "answered 400 (InvalidRequest)"),
+    ] {
+        let before = bucket.puts().len();
+        bucket.always(Some(Answer::Refused(status, code)));
+        let sent = accepted(&node, "/v1/sends", &json!([event("b", json!({})), event("b", json!({}))])).await;
+        for send in sent["sends"].as_array().expect("a list") {
+            let record = node.done_as("default", &id_of(send)).await;
+            assert_eq!((&record["outcome"], &record["response"]["status"]), (&json!("rejected"), &json!(status)));
+            assert!(record["error"]["message"].as_str().is_some_and(|message| message.contains(says)), "{record}");
+            assert!(record["response"]["body"].as_str().is_some_and(|body| body.contains(code)), "{record}");
+        }
+        assert_eq!(bucket.puts().len(), before + 1, "{code}: once");
+    }
+
+    // Until it is given up.
+    configure(&node, &bucket, "every = \"50ms\"\ngive_up = \"3s\"\n");
+    node.signal(Signal::SIGHUP);
+    bucket.always(Some(Answer::Refused(500, "InternalError")));
+    let before = bucket.puts().len();
+    until("the reload", &node, || node.log().contains("reload")).await;
+    let sent = accepted(&node, "/v1/sends", &event("c", json!({}))).await;
+    let record = node.done_as("default", &id_of(&sent)).await;
+    assert_eq!((&record["outcome"], &record["response"]["status"]), (&json!("rejected"), &json!(500)), "{record}");
+    assert!(bucket.puts().len() > before + 1, "tried again before");
+}
+
+/// Killed between the closing and the first try, and between two of them: each has the same key and the same bytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_dies_an_event_is_there_once() {
+    let bucket = Bucket::start([]).await;
+    bucket.always(Some(Answer::Silent));
+    let mut node = node_with(&bucket, "every = \"100ms\"\n");
+    node.start();
+    let sends: Vec<Value> = (0..20).map(|n| event("a", json!({"n": n}))).collect();
+    let sent = accepted(&node, "/v1/sends", &json!(sends)).await;
+    let open = node.path("store/batches/open");
+    let closed = || std::fs::read_dir(&open).is_ok_and(|entries| entries.count() > 0);
+    until("the batch", &node, closed).await;
+    node.kill();
+    // Twice while the first try is under way.
+    for _ in 0..2 {
+        node.start();
+        let before = bucket.puts().len();
+        until("a try", &node, || bucket.puts().len() > before).await;
+        node.kill();
+    }
+    // Once when it was put, and nobody heard.
+    bucket.always(Some(Answer::Lost));
+    node.start();
+    until("the object", &node, || !bucket.objects().is_empty()).await;
+    node.kill();
+    bucket.always(None);
+    node.start();
+    for send in sent["sends"].as_array().expect("a list") {
+        let record = node.done_as("default", &id_of(send)).await;
+        assert_eq!(record["outcome"], "delivered", "{record}");
+    }
+    let puts = bucket.puts();
+    assert!(puts.len() >= 4, "{}", puts.len());
+    assert!(puts.iter().all(|put| (&put.path, &put.body) == (&puts[0].path, &puts[0].body)));
+    let objects = bucket.objects();
+    let lines: Vec<&String> = objects.values().flatten().collect();
+    assert_eq!((objects.len(), lines.len()), (1, 20), "{objects:?}");
+    let started = Instant::now();
+    while closed() {
+        assert!(started.elapsed() < PATIENCE, "the batch is not done: {}", node.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn suspensions_and_discards_stop_what_gathers_and_what_is_tried() {
+    let bucket = Bucket::start([]).await;
+    let mut node = node_with(&bucket, "every = \"1h\"\nbatch_sends = 3\n");
+    node.start();
+    let two = json!([event("a", json!({"n": 1})), event("a", json!({"n": 2}))]);
+    let sent = accepted(&node, "/v1/sends", &two).await;
+    let held = accepted(&node, "/v1/executions/gone/sends", &event("a", json!({"n": 3}))).await;
+    assert_eq!(node.call("POST", "/v1/executions/gone/discard", "").await.expect("an answer").1["discarded"], 1);
+    assert_eq!(node.done_as("default", &id_of(&held)).await["outcome"], "discarded");
+    let suspend = async |on: &Value| {
+        let (status, answer) = node.call("POST", "/v1/suspensions", &on.to_string()).await.expect("an answer");
+        assert_eq!(status, 201, "{answer}");
+        answer
+    };
+    let answer = suspend(&json!({"host": "127.0.0.1", "reason": "abuse"})).await;
+    for send in sent["sends"].as_array().expect("a list") {
+        let record = node.done_as("default", &id_of(send)).await;
+        assert_eq!(
+            (&record["outcome"], &record["error"]["code"]),
+            (&json!("blocked"), &json!("suspended")),
+            "{record}"
+        );
+    }
+    assert_eq!(bucket.puts().len(), 0, "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_set_up_or_not_allowed_is_a_problem_of_the_call() {
+    let bucket = Bucket::start([]).await;
+    let bare = Node::started("");
+    let mut set_up = node_with(&bucket, "buckets = [\"logs-*\"]\n");
+    set_up.start();
+    for (node, pointer, says) in [(&bare, "/s3", "has not set S3 up"), (&set_up, "/s3/bucket", "none of")] {
+        let (status, problem) =
+            node.call("POST", "/v1/sends", &event("a", json!({})).to_string()).await.expect("an answer");
+        assert_eq!(
+            (status, &problem["code"], &problem["errors"][0]["pointer"]),
+            (400, &json!("shape"), &json!(pointer))
+        );
+        let told = problem["errors"][0]["detail"].as_str().expect("told");
+        assert!(told.contains(says) || told.contains("is not one of the buckets"), "{problem}");
+    }
+}
