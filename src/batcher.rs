@@ -612,7 +612,8 @@ fn stopped(first: SendId, batch: &Batch, why: Failure) -> Finished {
 /// The end of one of its sends: the batch's, told shortly, as the batch's own record has all of it.
 fn end_of(member: &Member, ended: &Finished, batch: &Batch) -> Finished {
     let short = |response: &ShownResponse| ShownResponse {
-        headers: Vec::new(),
+        // A database's code is all that there is of a word.
+        headers: response.headers.iter().filter(|(name, _)| name == "sqlstate").cloned().collect(),
         body: match &response.body.bytes {
             Some(bytes) if ended.ended.outcome != crate::outcome::Outcome::Delivered => {
                 let some = bytes.slice(..bytes.len().min(limits::BATCH_ANSWER_OF_SEND));

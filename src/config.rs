@@ -7,6 +7,7 @@
 pub mod check;
 pub mod file;
 pub mod s3;
+pub mod sql;
 
 use std::{
     collections::HashMap,
@@ -28,6 +29,7 @@ use crate::send::{Kind, Place, TenantId};
 
 pub use self::file::ConfigProblem;
 pub use self::s3::{S3Credentials, S3Settings};
+pub use self::sql::SqlSettings;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -185,6 +187,7 @@ pub struct Delivery {
 pub struct Destinations {
     pub email: Option<EmailSettings>,
     pub s3: Option<Arc<S3Settings>>,
+    pub sql: Option<Arc<SqlSettings>>,
 }
 
 /// How events gather, and how long each batch of them is tried.
@@ -401,6 +404,9 @@ impl Config {
             Kind::S3 => {
                 self.destinations.s3.as_ref().map_or(self.delivery.deadline, |set_up| set_up.gathering.deadline)
             }
+            Kind::Sql => {
+                self.destinations.sql.as_ref().map_or(self.delivery.deadline, |set_up| set_up.gathering.deadline)
+            }
         }
     }
 
@@ -408,6 +414,7 @@ impl Config {
     pub fn gathering_of(&self, kind: Kind) -> Gathering {
         match kind {
             Kind::S3 => self.destinations.s3.as_ref().map(|set_up| set_up.gathering).unwrap_or_default(),
+            Kind::Sql => self.destinations.sql.as_ref().map(|set_up| set_up.gathering).unwrap_or_default(),
             Kind::Http | Kind::Email => Gathering::default(),
         }
     }
@@ -416,6 +423,7 @@ impl Config {
     pub fn way_of(&self, place: &Place) -> Option<Destination> {
         match place {
             Place::S3 { bucket, .. } => self.destinations.s3.as_ref()?.way(bucket).ok(),
+            Place::Sql { .. } => self.destinations.sql.as_ref().map(|set_up| set_up.server.clone()),
         }
     }
 

@@ -14,6 +14,7 @@ pub mod http1_only;
 pub mod http2;
 pub mod s3;
 pub mod sigv4;
+pub mod sql;
 pub mod turns;
 
 use std::borrow::Cow;
@@ -533,6 +534,8 @@ struct Journey {
     exchange: Option<Exchange>,
     /// Where a message is handed over.
     handing: Option<Handing>,
+    /// What a database said.
+    told: Option<RawResponse>,
     response: Option<Receiving>,
     /// The response was read to its end, or as far as it is read.
     complete: bool,
@@ -707,7 +710,7 @@ impl Journey {
         Attempt {
             ended,
             sent_headers: sent,
-            response: self.response.map(|response| response.finish(self.complete)).or(reply),
+            response: self.response.map(|response| response.finish(self.complete)).or(reply).or(self.told),
             connection: self.connection,
             timings: self.watch.finish(deadline, total),
             would_block: self.would_block,

@@ -2,7 +2,7 @@
 //!
 //! Workflow nodes hand egressd *sends*; it makes each once, from a published source address, within one deadline, if the
 //! acceptable-use policy allows it, and keeps a record. A send goes to one destination: a URL, or what the operator has set
-//! up beside them (mail, S3). What the outside sees is in the README and in `/openapi.json`; this is the inside. The tree reads
+//! up beside them (mail, S3, SQL). What the outside sees is in the README and in `/openapi.json`; this is the inside. The tree reads
 //! in the order a send travels.
 //!
 //! | floor | modules |
@@ -46,7 +46,7 @@
 //!
 //! A destination whose sends go together is a [`send::Place`] in a [`send::Event`] instead: [`gather`] and the stores know
 //! events by that alone, [`deliver::batch`] says what is carried, what comes of a try, and who carries it
-//! ([`deliver::s3`]). Events are claimed and never begun, so there is no [`store::Started`] of one; [`batcher`] alone repeats
+//! ([`deliver::s3`], [`deliver::sql`]). Events are claimed and never begun, so there is no [`store::Started`] of one; [`batcher`] alone repeats
 //! a try, and takes none.
 //!
 //! ## What must not be

@@ -42,6 +42,12 @@ pub const MAIL_RECIPIENTS_MAX: usize = 50;
 pub const PREFIX_BYTES_MAX: usize = 512;
 pub const BUCKET_CHARS_MAX: usize = 63;
 pub const OBJECT_KEY_BYTES_MAX: usize = 1024;
+/// Longest name of a table or a schema, in bytes: what PostgreSQL has room for.
+pub const SQL_NAME_BYTES_MAX: usize = 63;
+/// What PostgreSQL's jsonb takes is more: how deep values may be in each other, and how long a number and its exponent are.
+pub const SQL_JSON_DEPTH_MAX: usize = 500;
+pub const SQL_NUMBER_BYTES_MAX: usize = 400;
+pub const SQL_EXPONENT_MAX: u32 = 300;
 /// Most batches that are made up and carried at once: each takes the memory of its content, compressed.
 pub const BATCHES_CARRIED: usize = 16;
 /// Tries of a batch that are remembered: the last of them.

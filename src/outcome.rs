@@ -280,6 +280,18 @@ pub fn refused_by_bucket(status: u16, code: Option<&str>) -> String {
     }
 }
 
+/// The same of a database's. `sqlstate`: the code of its error.
+pub fn refused_by_warehouse(status: u16, sqlstate: Option<&str>) -> String {
+    let state = sqlstate.unwrap_or("no code");
+    let what =
+        format!("the database refused the batch (SQLSTATE {state}), and took nothing; its words are the answer's body");
+    match status {
+        503 => format!("{what}; it was tried until it was given up, and may be resent"),
+        403 => format!("{what}; this node may not do that there: ask the operator"),
+        _ => format!("{what}; ask the operator"),
+    }
+}
+
 /// Where a URL of a peer's points, without what may be secret in it: userinfo and query.
 fn place(location: &str) -> String {
     let end = location.find(['?', '#']).unwrap_or(location.len());

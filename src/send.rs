@@ -239,6 +239,7 @@ labelled! {
         Http = "http",
         Email = "email",
         S3 = "s3",
+        Sql = "sql",
     }
 }
 

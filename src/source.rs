@@ -351,7 +351,7 @@ impl Sources {
     pub fn may_leave(&self, source: &Source, purpose: Purpose, now: Timestamp) -> bool {
         match purpose {
             // In the pool that it was chosen from: a reload may have made it another's.
-            Purpose::Delivery | Purpose::Relay | Purpose::Bucket => {
+            Purpose::Delivery | Purpose::Relay | Purpose::Bucket | Purpose::Warehouse => {
                 self.slot(source).is_some_and(|slot| *slot.source == *source && slot.unusable(now).is_none())
             }
             Purpose::Reflector => self.has_a_future(source, now),

@@ -25,7 +25,19 @@ use crate::send::{Context, Place, Spelling};
 #[derive(Serialize, ToSchema)]
 #[schema(as = BatchDestination)]
 struct DestinationView<'a> {
-    s3: BucketView<'a>,
+    /// One of the two is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    s3: Option<BucketView<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    sql: Option<TableView<'a>>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = BatchTable)]
+struct TableView<'a> {
+    table: &'a str,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -70,16 +82,21 @@ struct BatchView<'a> {
 
 impl<'a> BatchView<'a> {
     fn new(batch: &'a Batch, sends: usize, attempts: &'a [Visible], sight: Sight) -> Self {
-        let Place::S3 { bucket, prefix } = &batch.place;
         let is_closed = batch.state != BatchState::Gathering;
-        let key = is_closed.then(|| crate::deliver::s3::key(prefix, batch.closes_at, batch.id));
+        let destination = match &batch.place {
+            Place::S3 { bucket, prefix } => {
+                let key = is_closed.then(|| crate::deliver::s3::key(prefix, batch.closes_at, batch.id));
+                DestinationView { s3: Some(BucketView { bucket, prefix, key }), sql: None }
+            }
+            Place::Sql { table } => DestinationView { s3: None, sql: Some(TableView { table }) },
+        };
         let ended = batch.ended.as_ref();
         Self {
             id: Shown(batch.id),
             tenant: batch.tenant.as_str(),
             state: batch.state.label(),
             outcome: ended.map(|ended| ended.ended.outcome.label()),
-            destination: DestinationView { s3: BucketView { bucket, prefix, key } },
+            destination,
             sends,
             bytes: batch.bytes,
             opened_at: Shown(batch.opened_at),

@@ -93,8 +93,8 @@ impl<'a> ExplanationView<'a> {
 enum Asked {
     Target(Explained, Target),
     Message,
-    /// Connected to this.
-    Event(Destination),
+    /// Of this kind, connected to this.
+    Event(Kind, Destination),
 }
 
 /// Say what would become of a send (of a request by its method and URL, of a message, or of an event), or of a tunnel (`CONNECT` to a
@@ -124,14 +124,17 @@ pub(super) async fn explain(State(api): State<Arc<Shared>>, request: Request) ->
         Ok(match parse::outline(bytes, &bounds)? {
             Outline::Url(method, url) => Asked::Target(method, parse::target_of(method, &url, redact_key.of(&of))),
             Outline::Email => Asked::Message,
-            Outline::Event(event) => Asked::Event(event.way().clone()),
+            Outline::Event(event) => Asked::Event(event.place().kind(), event.way().clone()),
         })
     };
     let (request, _) = api.read(received, &tenant, read).await?;
     let asker = Asker { tenant: &tenant, workflow: None };
     let explanation = match (request, relay) {
         (Asked::Target(method, target), _) => api.explainer.of(asker, method, target).await,
-        (Asked::Event(to), _) => api.explainer.of_endpoint(asker, &to, Kind::S3, Purpose::Bucket).await,
+        (Asked::Event(kind, to), _) => {
+            let purpose = if kind == Kind::Sql { Purpose::Warehouse } else { Purpose::Bucket };
+            api.explainer.of_endpoint(asker, &to, kind, purpose).await
+        }
         (Asked::Message, Some(relay)) => api.explainer.of_endpoint(asker, &relay, Kind::Email, Purpose::Relay).await,
         (Asked::Message, None) => return Err(Problem::shape("mail is not set up for this tenant")),
     };

@@ -112,9 +112,10 @@ fn mend(document: &mut Value) {
     if let Some(send) = document.pointer_mut("/components/schemas/Send") {
         let of_request: Vec<Value> = REQUEST_KEYS.iter().map(absent).collect();
         send["oneOf"] = json!([
-            {"allOf": [given(&["method", "url"]), absent(&"email"), absent(&"s3")]},
-            {"allOf": [given(&["email"]), absent(&"s3"), {"allOf": of_request}]},
-            {"allOf": [given(&["s3"]), absent(&"email"), {"allOf": of_request}]},
+            {"allOf": [given(&["method", "url"]), absent(&"email"), absent(&"s3"), absent(&"sql")]},
+            {"allOf": [given(&["email"]), absent(&"s3"), absent(&"sql"), {"allOf": of_request}]},
+            {"allOf": [given(&["s3"]), absent(&"email"), absent(&"sql"), {"allOf": of_request}]},
+            {"allOf": [given(&["sql"]), absent(&"email"), absent(&"s3"), {"allOf": of_request}]},
         ]);
         let head = json!({"required": ["method"], "properties": {"method": {"const": "HEAD"}}});
         let body = json!({"anyOf": [given(&["data"]), given(&["data_base64"])]});
@@ -125,9 +126,10 @@ fn mend(document: &mut Value) {
     }
     if let Some(explain) = document.pointer_mut("/components/schemas/Explain") {
         explain["oneOf"] = json!([
-            {"allOf": [given(&["method", "url"]), absent(&"email"), absent(&"s3")]},
-            {"allOf": [given(&["email"]), absent(&"s3"), absent(&"method"), absent(&"url")]},
-            {"allOf": [given(&["s3"]), absent(&"email"), absent(&"method"), absent(&"url")]},
+            {"allOf": [given(&["method", "url"]), absent(&"email"), absent(&"s3"), absent(&"sql")]},
+            {"allOf": [given(&["email"]), absent(&"s3"), absent(&"sql"), absent(&"method"), absent(&"url")]},
+            {"allOf": [given(&["s3"]), absent(&"email"), absent(&"sql"), absent(&"method"), absent(&"url")]},
+            {"allOf": [given(&["sql"]), absent(&"email"), absent(&"s3"), absent(&"method"), absent(&"url")]},
         ]);
     }
     if let Some(email) = document.pointer_mut("/components/schemas/Email") {
@@ -416,7 +418,7 @@ pub(super) enum SubmissionAnswer {
 }
 
 /// What to do once: an HTTP request (`method`, `url` and what follows them), or in their place a message (`email`) or an event
-/// for a bucket (`s3`).
+/// for a bucket (`s3`) or a table (`sql`).
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = Send)]
@@ -445,6 +447,7 @@ pub(super) struct SendBody {
     auth: Option<Auth>,
     email: Option<EmailBody>,
     s3: Option<S3Body>,
+    sql: Option<SqlBody>,
     context: Option<Context>,
     /// Whole seconds from release or acceptance; not started by then, it ends `expired`.
     #[schema(minimum = 1, maximum = 31_622_400)]
@@ -481,6 +484,20 @@ struct S3Body {
     #[schema(max_length = 512, example = "orders")]
     prefix: String,
     /// One line of the object: an object or an array as it stands here, a string as its text.
+    #[schema(schema_with = payload)]
+    payload: serde_json::Value,
+}
+
+/// An event for a table of the tenant's schema in the database that the operator has configured: it gathers with others of
+/// its tenant for the same table, and they are written in one transaction. Where there is no database, it is a 400.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = Sql)]
+#[allow(dead_code, reason = "a description; `send::parse` reads it")]
+struct SqlBody {
+    #[schema(pattern = "^[A-Za-z0-9][A-Za-z0-9_]{0,62}$", example = "orders")]
+    table: String,
+    /// The column `event`, of the type jsonb.
     #[schema(schema_with = payload)]
     payload: serde_json::Value,
 }
@@ -527,6 +544,7 @@ pub(super) struct ResendBody {
     email: Option<EmailBody>,
     /// The same of an event.
     s3: Option<S3Body>,
+    sql: Option<SqlBody>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -543,6 +561,7 @@ pub(super) struct ExplainBody {
     email: Option<EmailBody>,
     /// As well.
     s3: Option<S3Body>,
+    sql: Option<SqlBody>,
 }
 
 /// `{tenant, workflow?, reason}` or `{host, reason}`.

@@ -23,7 +23,7 @@ use crate::policy::CheckedUrl;
 use crate::record::{Record, ShownTo};
 use crate::redact::REDACTED_PREFIX;
 use crate::send::headers::is_dropped;
-use crate::send::parse::{self, Mail, Supplied};
+use crate::send::parse::{self, Mail, Sql, Supplied};
 use crate::send::trace::TraceParent;
 use crate::send::{Email, Event, HeaderLines, HttpRequest, Method, Place, SendSpec, Target, To};
 use crate::store::Reach;
@@ -84,7 +84,7 @@ impl Shared {
         let original = original.ok_or_else(|| Problem::not_found("send"))?;
         let content_type = original_header(&original, "content-type");
         let bounds = bounds(&config, &tenant);
-        let (mail, stores) = (bounds.mail.clone(), bounds.s3.clone());
+        let (mail, stores) = (bounds.mail.clone(), (bounds.s3.clone(), bounds.sql.clone()));
         let (content_type, call) = (content_type.map(str::to_owned), bytes.len());
         let supplied = move |bytes: &bytes::Bytes| parse::supplied(bytes, &bounds, content_type.as_deref());
         let (supplied, mut room) = self.read(Received { bytes, room }, &tenant, supplied).await?;
@@ -93,7 +93,9 @@ impl Shared {
                 To::Http(again(&original, *method, url, supplied, &config.delivery.user_agent)?)
             }
             ShownTo::Email { .. } => To::Email(email_again(&original, supplied, &mail)?),
-            ShownTo::Event { place, .. } => To::Event(event_again(&original, place, supplied, stores.as_deref())?),
+            ShownTo::Event { place, .. } => {
+                To::Event(event_again(&original, place, supplied, (stores.0.as_deref(), &stores.1))?)
+            }
         };
         let mut send = SendSpec { to, context: original.context.clone(), expires_in: None };
         send.context.trace = trace;
@@ -126,7 +128,7 @@ fn again(
         return Err(misplaced("/email", "the original is a request, which has no message"));
     }
     if supplied.event.is_some() {
-        return Err(misplaced("/s3", "the original is a request, and no event"));
+        return Err(misplaced("", "the original is a request, and no event"));
     }
     let mut missing = Vec::new();
     let mut miss = |pointer: String, detail: String| missing.push(BodyProblem { pointer, detail, hint: None });
@@ -207,7 +209,7 @@ fn again(
 
 /// The original's message, or the one that was supplied in its place, to the address that is configured now.
 fn email_again(original: &Record, supplied: Supplied, mail: &Mail) -> Result<Email, Problem> {
-    if let Some(pointer) = of_request(&supplied).or_else(|| supplied.event.is_some().then_some("/s3")) {
+    if let Some(pointer) = of_request(&supplied).or_else(|| supplied.event.is_some().then_some("")) {
         return Err(misplaced(pointer, "the original is a message: supply email in its place, or nothing"));
     }
     if let Some(email) = supplied.email {
@@ -243,29 +245,38 @@ fn event_again(
     original: &Record,
     place: &Place,
     supplied: Supplied,
-    s3: Option<&S3Settings>,
+    (s3, sql): (Option<&S3Settings>, &Sql),
 ) -> Result<Event, Problem> {
+    let name = place.kind().label();
     if let Some(pointer) = of_request(&supplied).or_else(|| supplied.email.is_some().then_some("/email")) {
-        return Err(misplaced(pointer, "the original is an event: supply s3 in its place, or nothing"));
+        return Err(misplaced(pointer, &format!("the original is an event: supply {name} in its place, or nothing")));
     }
     if let Some(event) = supplied.event {
+        if event.place().kind() != place.kind() {
+            return Err(misplaced("", &format!("the original is an event: supply {name} in its place, or nothing")));
+        }
         return Ok(event);
     }
-    let Place::S3 { bucket, .. } = place;
-    let set_up =
-        s3.ok_or_else(|| Problem::shape("this node's operator has not set S3 up: ask for [destination.s3]"))?;
-    if !set_up.allows(bucket) {
-        return Err(Problem::shape("the bucket is none of those that the operator allows now: ask the operator"));
-    }
-    let way = set_up.way(bucket).map_err(|denial| Problem::shape(denial.message))?;
+    let way = match place {
+        Place::S3 { bucket, .. } => {
+            let set_up =
+                s3.ok_or_else(|| Problem::shape("this node's operator has not set S3 up: ask for [destination.s3]"))?;
+            if !set_up.allows(bucket) {
+                let detail = "the bucket is none of those that the operator allows now: ask the operator";
+                return Err(Problem::shape(detail));
+            }
+            set_up.way(bucket).map_err(|denial| Problem::shape(denial.message))?
+        }
+        Place::Sql { .. } => sql.way().map_err(|(detail, hint)| Problem::shape(format!("{detail}: {hint}")))?.clone(),
+    };
     let kept = original.request.body.as_ref();
     let whole = kept.filter(|kept| kept.sha256.is_some() && !kept.truncated).and_then(|kept| kept.bytes.clone());
     let event = whole.and_then(|payload| Event::new(place.clone(), way, payload));
     event.ok_or_else(|| {
         let what = if kept.is_some_and(|kept| kept.bytes.is_some()) { "was redacted" } else { "is not kept" };
         let missing = BodyProblem {
-            pointer: "/s3".to_owned(),
-            detail: format!("the payload {what}: supply the event anew (s3)"),
+            pointer: format!("/{name}"),
+            detail: format!("the payload {what}: supply the event anew ({name})"),
             hint: None,
         };
         Problem::new(ProblemCode::ResendIncomplete, missing.detail.clone()).errors(vec![missing])

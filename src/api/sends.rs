@@ -28,7 +28,7 @@ use crate::intake::{Refusal, Submit, Submitted};
 use crate::limits;
 use crate::record::{Record, State as SendState};
 use crate::redact::sha256;
-use crate::send::parse::{self, Bounds, Call, Mail};
+use crate::send::parse::{self, Bounds, Call, Mail, Sql};
 use crate::send::trace::TraceParent;
 use crate::send::{ExecutionId, SendId, TenantId};
 use crate::store::{Accepted, IdempotencyKey, Reach};
@@ -275,6 +275,13 @@ pub(super) fn bounds(config: &Config, tenant: &TenantId) -> Bounds {
         sends_per_request: config.limits.sends_per_request,
         mail,
         s3: config.destinations.s3.clone(),
+        sql: match &config.destinations.sql {
+            None => Sql::NotSetUp,
+            Some(set_up) => match set_up.schema_of(tenant) {
+                Ok(_) => Sql::Server(set_up.server.clone()),
+                Err(why) => Sql::NoSchema(why),
+            },
+        },
     }
 }
 

@@ -17,7 +17,9 @@ use utoipa::ToSchema;
 
 use super::openapi;
 use crate::deliver::s3;
-use crate::outcome::{Outcome, Processed, Timings, redirected, refused_by_bucket, refused_by_relay};
+use crate::outcome::{
+    Outcome, Processed, Timings, redirected, refused_by_bucket, refused_by_relay, refused_by_warehouse,
+};
 use crate::policy::{Verdict, is_internal, without_internal_addresses, written_address};
 use crate::record::{
     BatchId, Certificate, Connection, Execution, ExecutionSummary, Record, ShownBody, ShownHeaders, ShownRequest,
@@ -63,6 +65,10 @@ pub struct RecordView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     s3: Option<EventView<'a>>,
+    /// Only where the send is an event for a table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    sql: Option<RowView<'a>>,
     /// Only where others go with it, and once that is known: of a held event it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -172,6 +178,7 @@ impl<'a> ErrorView<'a> {
             }
             Kind::Http => return None,
             Kind::Email => (Processed::No, refused_by_relay(response.status, response.header("command"))),
+            Kind::Sql => (Processed::No, refused_by_warehouse(response.status, response.header("sqlstate"))),
             Kind::S3 => {
                 let body = response.body.bytes.as_deref().unwrap_or_default();
                 (Processed::No, refused_by_bucket(response.status, s3::error_code(body)))
@@ -311,18 +318,34 @@ struct InBatchView {
     closes_at: Shown<Timestamp>,
 }
 
-impl<'a> EventView<'a> {
-    fn new(place: &'a Place, request: &'a ShownRequest, sight: Sight) -> Self {
-        let Place::S3 { bucket, prefix } = place;
-        let shown = request.body.as_ref().filter(|_| sight.bodies).and_then(|body| body.bytes.as_ref());
-        Self {
-            bucket,
-            prefix,
-            // Where redaction left no JSON of it, nothing is shown.
-            payload: shown.and_then(|payload| serde_json::from_slice(payload).ok()),
-            payload_bytes: request.body.as_ref().map_or(0, |body| body.total),
-            payload_truncated: request.body.as_ref().is_some_and(|body| body.truncated),
+/// An event for a table.
+#[derive(Serialize, ToSchema)]
+#[schema(as = RecordSql)]
+struct RowView<'a> {
+    table: &'a str,
+    /// As that of an event for a bucket.
+    #[schema(value_type = Option<serde_json::Value>, required)]
+    payload: Option<&'a RawValue>,
+    payload_bytes: u64,
+    payload_truncated: bool,
+}
+
+/// An event as it is shown, for a bucket or for a table.
+fn events<'a>(
+    place: &'a Place,
+    request: &'a ShownRequest,
+    sight: Sight,
+) -> (Option<EventView<'a>>, Option<RowView<'a>>) {
+    let shown = request.body.as_ref().filter(|_| sight.bodies).and_then(|body| body.bytes.as_ref());
+    // Where redaction left no JSON of it, nothing is shown.
+    let payload = shown.and_then(|payload| serde_json::from_slice(payload).ok());
+    let payload_bytes = request.body.as_ref().map_or(0, |body| body.total);
+    let payload_truncated = request.body.as_ref().is_some_and(|body| body.truncated);
+    match place {
+        Place::S3 { bucket, prefix } => {
+            (Some(EventView { bucket, prefix, payload, payload_bytes, payload_truncated }), None)
         }
+        Place::Sql { table } => (None, Some(RowView { table, payload, payload_bytes, payload_truncated })),
     }
 }
 
@@ -502,10 +525,10 @@ impl Serialize for Hex<'_> {
 impl<'a> RecordView<'a> {
     pub fn new(record: &'a Visible, sight: Sight) -> Self {
         let asked = &record.request;
-        let (request, email, s3) = match &asked.to {
-            ShownTo::Http { method, url } => (Some(RequestView::new(*method, url, asked, sight)), None, None),
-            ShownTo::Email { .. } => (None, Some(EmailView::new(asked, sight)), None),
-            ShownTo::Event { place, .. } => (None, None, Some(EventView::new(place, asked, sight))),
+        let (request, email, (s3, sql)) = match &asked.to {
+            ShownTo::Http { method, url } => (Some(RequestView::new(*method, url, asked, sight)), None, (None, None)),
+            ShownTo::Email { .. } => (None, Some(EmailView::new(asked, sight)), (None, None)),
+            ShownTo::Event { place, .. } => (None, None, events(place, asked, sight)),
         };
         Self {
             id: Shown(record.id),
@@ -523,6 +546,7 @@ impl<'a> RecordView<'a> {
             request,
             email,
             s3,
+            sql,
             batch: record.batch.map(|batch| InBatchView { id: Shown(batch.id), closes_at: Shown(batch.closes_at) }),
             response: record.response.as_ref().map(|response| {
                 let (body, body_encoding) = shown_body(Some(&response.body), sight);

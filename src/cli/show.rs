@@ -97,6 +97,7 @@ pub fn line(record: &Value, style: Style) -> String {
     let (method, url) = match () {
         () if is("email") => ("EMAIL", to().to_owned()),
         () if is("s3") => ("S3", bucket()),
+        () if is("sql") => ("SQL", text(record, "/sql/table").to_owned()),
         () => (text(record, "/request/method"), text(record, "/request/url").to_owned()),
     };
     format!(

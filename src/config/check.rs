@@ -154,7 +154,7 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         let optional = [publish.as_ref().map(|(_, listen)| listen), proxy.as_ref().map(|(_, listen)| listen)];
         self.listeners_differ([&api_listen, &metrics_listen].into_iter().chain(optional.into_iter().flatten()));
         let egress = self.egress(root.table("egress"));
-        let (destinations, gathers) = self.destinations(root.table("destination"));
+        let (mut destinations, gathers) = self.destinations(root.table("destination"));
         let delivery = self.delivery(root.table("delivery"), &destinations);
         let tls = self.tls(root.table("tls"));
         let dns_servers = self.dns(root.table("dns"));
@@ -167,8 +167,12 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         }
         // Another node of a tier may have a pool's sources.
         let pools = if store.postgres.is_some() { Pools::OfTheTier } else { Pools::OfThisNode };
-        let (tenants, hosts) = self.tenants(root.tables("tenant"), &delivery, &egress, pools);
+        let Tenants { settings: tenants, hosts, named } =
+            self.tenants(root.tables("tenant"), &delivery, &egress, pools);
         policy.tenants = hosts;
+        if let Some(sql) = destinations.sql.as_mut().map(Arc::make_mut) {
+            self.schemas(sql, &named);
+        }
         let redact = redact(root.table("redact"));
         let limits = self.limits(root.table("limits"), &delivery);
         let telemetry = telemetry(root.table("telemetry"));
@@ -573,10 +577,11 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         delivery: &Delivery,
         egress: &super::Egress,
         whose: Pools,
-    ) -> (HashMap<TenantId, TenantSettings>, Vec<super::TenantHosts>) {
+    ) -> Tenants {
         let mut tenants = HashMap::new();
         let mut hosts = Vec::new();
         let mut ids = HashSet::new();
+        let mut named = Vec::new();
         let pools: HashSet<&str> = egress.sources.iter().map(|source| &*source.pool).collect();
         for table in tables {
             let id = table.required("id", "name the tenant that differs", |text| {
@@ -596,8 +601,10 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             let allow = table.texts("allow_hosts", policy::host_pattern);
             let deny = table.texts("deny_hosts", policy::host_pattern);
             let mail = self.mail_to(&table);
+            let place = table.place_of("id");
             table.finish();
             let Some(id) = id else { continue };
+            named.push((id.clone(), place));
             // The key's default is the empty list, so writing that down cannot mean anything else.
             let allow = allow.map(|list| values(Some(list))).filter(|list| !list.is_empty());
             hosts.push(super::TenantHosts { tenant: id.clone(), allow, deny: values(deny) });
@@ -619,8 +626,16 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             let fix = "put a source into the pool \"default\", or give a [[tenant]] one of theirs";
             self.reader.note(&place, wrong("no source is in a pool that any tenant uses", fix));
         }
-        (tenants, hosts)
+        Tenants { settings: tenants, hosts, named }
     }
+}
+
+/// What `[[tenant]]` says.
+struct Tenants {
+    settings: HashMap<TenantId, TenantSettings>,
+    hosts: Vec<super::TenantHosts>,
+    /// Where each is named.
+    named: Vec<(TenantId, KeyAt)>,
 }
 
 fn metrics(table: Table<'_, '_>) -> Setting<SocketAddr> {

@@ -8,9 +8,11 @@ use bytes::Bytes;
 use flate2::{Compression, GzBuilder, write::GzEncoder};
 use jiff::Timestamp;
 
+use super::sql::Rows;
 use super::{Attempt, Deliverer, Journey};
 use crate::deadline::Deadline;
 use crate::outcome::Outcome;
+use crate::outcome::words::UnmadeCause;
 use crate::record::BatchId;
 use crate::send::{Event, Place, SendId, TenantId};
 
@@ -27,11 +29,14 @@ pub struct Parcel {
 pub enum Content {
     /// gzip of one line an event.
     Lines(Bytes),
+    /// A row an event.
+    Rows(Rows),
 }
 
 /// A [`Content`] in the making.
 pub enum Packing {
     Lines(GzEncoder<Vec<u8>>),
+    Rows(Rows),
 }
 
 impl Packing {
@@ -39,23 +44,26 @@ impl Packing {
         match place {
             // No time and no name stands in its head, so it tells of its events alone.
             Place::S3 { .. } => Self::Lines(GzBuilder::new().mtime(0).write(Vec::new(), Compression::new(6))),
+            Place::Sql { .. } => Self::Rows(Rows::default()),
         }
     }
 
     /// Takes as long as the event is.
-    pub fn add(&mut self, _id: SendId, event: &Event) {
+    pub fn add(&mut self, id: SendId, event: &Event) {
         match self {
             Self::Lines(lines) => {
                 // Into memory, which takes all of it.
                 let _ = lines.write_all(&event.line());
                 let _ = lines.write_all(b"\n");
             }
+            Self::Rows(rows) => rows.add(id, event),
         }
     }
 
     pub fn finish(self) -> Content {
         match self {
             Self::Lines(lines) => Content::Lines(lines.finish().unwrap_or_default().into()),
+            Self::Rows(rows) => Content::Rows(rows),
         }
     }
 }
@@ -91,6 +99,11 @@ impl Deliverer {
                     let key = super::s3::key(prefix, parcel.closed_at, parcel.id);
                     self.put_object(&parcel.tenant, bucket, &key, lines.clone(), &mut journey).await
                 }
+                (Place::Sql { table }, Content::Rows(rows)) => {
+                    self.insert(&parcel.tenant, table, parcel.id, rows, &mut journey).await
+                }
+                // They are made for each other by their place.
+                (Place::S3 { .. } | Place::Sql { .. }, _) => Err(UnmadeCause::Defect.failure()),
             }
         });
         let mut run = self.turns.take(&parcel.tenant, run);
@@ -118,8 +131,10 @@ mod tests {
                 let event = Event::new(place.clone(), way.clone(), Bytes::from(payload)).expect("an event");
                 packing.add(SendId(uuid::Uuid::nil()), &event);
             }
-            let Content::Lines(bytes) = packing.finish();
-            bytes
+            match packing.finish() {
+                Content::Lines(bytes) => bytes,
+                Content::Rows(rows) => panic!("{rows:?}"),
+            }
         };
         let bytes = pack();
         assert_eq!(bytes, pack());

@@ -610,6 +610,8 @@ pub enum Purpose {
     Relay,
     /// An S3-compatible store, for batches of events.
     Bucket,
+    /// What takes such batches as rows.
+    Warehouse,
 }
 
 impl Purpose {
@@ -625,6 +627,7 @@ impl Purpose {
             Self::Reflector => None,
             Self::Relay => Some(Kind::Email),
             Self::Bucket => Some(Kind::S3),
+            Self::Warehouse => Some(Kind::Sql),
         }
     }
 }

@@ -22,6 +22,10 @@ pub enum Scheme {
     Smtp,
     /// TLS from the first byte.
     Smtps,
+    /// Of a warehouse alone, as those of a relay.
+    Postgres,
+    /// TLS is asked for before anything else.
+    PostgresTls,
 }
 
 impl Scheme {
@@ -31,6 +35,8 @@ impl Scheme {
             Self::Https => "https",
             Self::Smtp => "smtp",
             Self::Smtps => "smtps",
+            Self::Postgres => "postgres",
+            Self::PostgresTls => "postgres+tls",
         }
     }
 
@@ -41,12 +47,13 @@ impl Scheme {
             Self::Https => 443,
             Self::Smtp => 587,
             Self::Smtps => 465,
+            Self::Postgres | Self::PostgresTls => 5432,
         }
     }
 
     /// Whether the peer has to prove its name.
     pub const fn has_tls(self) -> bool {
-        !matches!(self, Self::Http)
+        !matches!(self, Self::Http | Self::Postgres)
     }
 }
 

@@ -17,12 +17,15 @@ use crate::policy::Destination;
 pub enum Place {
     /// `prefix` is without its last `/`, and may be empty.
     S3 { bucket: Arc<str>, prefix: Arc<str> },
+    /// In the tenant's own schema.
+    Sql { table: Arc<str> },
 }
 
 impl Place {
     pub fn kind(&self) -> Kind {
         match self {
             Self::S3 { .. } => Kind::S3,
+            Self::Sql { .. } => Kind::Sql,
         }
     }
 
@@ -30,6 +33,7 @@ impl Place {
     pub fn text(&self) -> String {
         match self {
             Self::S3 { bucket, prefix } => format!("{bucket}\n{prefix}"),
+            Self::Sql { table } => table.to_string(),
         }
     }
 
@@ -40,6 +44,7 @@ impl Place {
                 let (bucket, prefix) = text.split_once('\n')?;
                 Some(Self::S3 { bucket: bucket.into(), prefix: prefix.into() })
             }
+            Kind::Sql => Some(Self::Sql { table: text.into() }),
             Kind::Http | Kind::Email => None,
         }
     }
@@ -50,6 +55,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+            Self::Sql { table } => f.write_str(table),
         }
     }
 }

@@ -18,6 +18,7 @@ use http::{HeaderValue, header};
 use serde::de::Error as _;
 use serde_json::value::RawValue;
 
+pub use self::event::BATCHES_TABLE;
 pub(crate) use self::members::{Members, ValueKind, elements, text};
 pub(crate) use self::problems::{At, Problems};
 pub use self::problems::{Fault, ShapeProblem};
@@ -43,6 +44,7 @@ pub struct Bounds {
     pub mail: Mail,
     /// `None`: it is not set up.
     pub s3: Option<Arc<S3Settings>>,
+    pub sql: Sql,
 }
 
 /// Where the tenant's mail goes.
@@ -68,6 +70,29 @@ impl Mail {
                 "this tenant has no mail address, and mail goes nowhere else",
                 "ask the operator to give the [[tenant]] its email",
             )),
+        }
+    }
+}
+
+/// Where the tenant's events for tables go.
+#[derive(Clone, Debug)]
+pub enum Sql {
+    NotSetUp,
+    /// There is a database, and no schema of this tenant's.
+    NoSchema(&'static str),
+    Server(Destination),
+}
+
+impl Sql {
+    /// What is connected to; or what is missing, and what to do about it.
+    pub fn way(&self) -> Result<&Destination, (&'static str, &'static str)> {
+        match self {
+            Self::Server(server) => Ok(server),
+            Self::NotSetUp => Err((
+                "this node's operator has not set SQL up",
+                "ask the operator for [destination.sql], or send to a URL",
+            )),
+            Self::NoSchema(why) => Err((why, "ask the operator to name this tenant in a [[tenant]]")),
         }
     }
 }
@@ -134,13 +159,15 @@ pub fn supplied(raw: &Bytes, bounds: &Bounds, content_type: Option<&str>) -> Res
     else {
         return Err(problems.into_list());
     };
-    const KNOWN: [&str; 6] = ["auth", "headers", "data", "data_base64", "email", "s3"];
+    const KNOWN: [&str; 7] = ["auth", "headers", "data", "data_base64", "email", "s3", "sql"];
     let values = known(&members, &KNOWN, At::Root, &mut problems, |key| {
         matches!(key, "method" | "url" | "params" | "context" | "expires_in")
             .then_some("a resend repeats the original request; submit a new send to change it")
     });
-    let [auth, headers_value, data, data_base64, email, s3] = values;
-    let event = s3.and_then(|value| event::read_s3(value, At::Key(&At::Root, "s3"), bounds, &mut problems));
+    let [auth, headers_value, data, data_base64, email, s3, sql] = values;
+    let s3 = s3.and_then(|value| event::read_s3(value, At::Key(&At::Root, "s3"), bounds, &mut problems));
+    let sql = sql.and_then(|value| event::read_sql(value, At::Key(&At::Root, "sql"), bounds, &mut problems));
+    let event = s3.or(sql);
     let email = email.and_then(|value| read_email(value, At::Key(&At::Root, "email"), bounds, &mut problems));
     let given = headers_value
         .and_then(|value| headers::read(value, At::Key(&At::Root, "headers"), &mut problems))
@@ -164,27 +191,28 @@ pub enum Outline {
     Event(Event),
 }
 
-/// Reads `{method, url}`, or `{email}` or `{s3}` as a send has it.
+/// Reads `{method, url}`, or `{email}`, `{s3}` or `{sql}` as a send has it.
 pub fn outline(raw: &Bytes, bounds: &Bounds) -> Result<Outline, Vec<ShapeProblem>> {
     let mut problems = Problems::default();
     let Some(json) = whole(raw, &mut problems) else { return Err(problems.into_list()) };
-    let what = "it must be an object with method and url, or with email or s3";
+    let what = "it must be an object with method and url, or with email, s3 or sql";
     let Some(members) = Members::expect(json, At::Root, what, &mut problems) else { return Err(problems.into_list()) };
-    let [method, url, email, s3] = known(&members, &["method", "url", "email", "s3"], At::Root, &mut problems, |key| {
-        SEND_KEYS.contains(&key).then_some("the policy looks at method and url alone: leave it out")
-    });
-    let given = [("s3", s3), ("email", email), ("method", method), ("url", url)];
+    let [method, url, email, s3, sql] =
+        known(&members, &["method", "url", "email", "s3", "sql"], At::Root, &mut problems, |key| {
+            SEND_KEYS.contains(&key).then_some("the policy looks at method and url alone: leave it out")
+        });
+    let given = [("sql", sql), ("s3", s3), ("email", email), ("method", method), ("url", url)];
     let given: Vec<_> = given.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-    if let Some((first @ ("email" | "s3"), value)) = given.first().copied() {
+    if let Some((first @ ("email" | "s3" | "sql"), value)) = given.first().copied() {
         for (name, _) in &given[1..] {
             let beside = format!("stands beside {first}: a send goes to one destination");
             problems.add(At::Key(&At::Root, name), beside, "ask about one of the two");
         }
         let at = At::Key(&At::Root, first);
-        let read = if first == "email" {
-            read_email(value, at, bounds, &mut problems).map(|_| Outline::Email)
-        } else {
-            event::read_s3(value, at, bounds, &mut problems).map(Outline::Event)
+        let read = match first {
+            "email" => read_email(value, at, bounds, &mut problems).map(|_| Outline::Email),
+            "s3" => event::read_s3(value, at, bounds, &mut problems).map(Outline::Event),
+            _ => event::read_sql(value, at, bounds, &mut problems).map(Outline::Event),
         };
         return read.filter(|_| problems.is_empty()).ok_or_else(|| problems.into_list());
     }
@@ -315,11 +343,23 @@ struct CallReader<'c> {
     held_by: Option<&'c ExecutionId>,
 }
 
-const SEND_KEYS: [&str; 11] =
-    ["method", "url", "data", "data_base64", "headers", "params", "auth", "email", "s3", "context", "expires_in"];
+const SEND_KEYS: [&str; 12] = [
+    "method",
+    "url",
+    "data",
+    "data_base64",
+    "headers",
+    "params",
+    "auth",
+    "email",
+    "s3",
+    "sql",
+    "context",
+    "expires_in",
+];
 /// The first of them are a request's, those behind them a destination each.
 const REQUEST_KEYS: usize = 7;
-const DESTINATION_KEYS: usize = 9;
+const DESTINATION_KEYS: usize = 10;
 
 impl CallReader<'_> {
     fn sends(&self, json: &RawValue, problems: &mut Problems) -> Option<Vec<SendSpec>> {
@@ -345,7 +385,7 @@ impl CallReader<'_> {
 
     /// `None` goes with at least one problem.
     fn send(&self, json: &RawValue, at: At<'_>, problems: &mut Problems) -> Option<SendSpec> {
-        let what = "a send is an object with `method` and `url`, or with `email` or `s3`";
+        let what = "a send is an object with `method` and `url`, or with `email`, `s3` or `sql`";
         let members = Members::expect(json, at, what, problems)?;
         let values = known(&members, &SEND_KEYS, at, problems, hint_for_send_key);
         let [.., context, expires_in] = values;
@@ -359,10 +399,10 @@ impl CallReader<'_> {
                     problems.add(At::Key(&at, name), beside, "make it two sends");
                 }
                 let place = At::Key(&at, first);
-                if *first == "email" {
-                    read_email(value, place, self.bounds, problems).map(To::Email)
-                } else {
-                    event::read_s3(value, place, self.bounds, problems).map(To::Event)
+                match *first {
+                    "email" => read_email(value, place, self.bounds, problems).map(To::Email),
+                    "s3" => event::read_s3(value, place, self.bounds, problems).map(To::Event),
+                    _ => event::read_sql(value, place, self.bounds, problems).map(To::Event),
                 }
             }
         };
@@ -686,6 +726,7 @@ fn hint_for_send_key(key: &str) -> Option<&'static str> {
             "write params"
         }
         "bucket" | "prefix" | "s3" => "write s3: {\"bucket\": …, \"prefix\": …, \"payload\": …}",
+        "table" | "sql" => "write sql: {\"table\": …, \"payload\": …}",
         "mail" | "email" | "subject" | "text" | "html" => "write email: {\"subject\": …, \"text\": …}",
         "uri" | "href" | "endpoint" | "address" | "destination" | "target" | "url" => "write url",
         "baseurl" | "path" | "host" | "hostname" | "port" | "protocol" => "write the whole address as url",

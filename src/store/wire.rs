@@ -80,7 +80,7 @@ numbered!(method_number, method_of, Method {
     Method::Options = 6,
 });
 
-numbered!(kind_number, kind_of, Kind { Kind::Http = 0, Kind::Email = 1, Kind::S3 = 2 });
+numbered!(kind_number, kind_of, Kind { Kind::Http = 0, Kind::Email = 1, Kind::S3 = 2, Kind::Sql = 3 });
 
 pub fn nanoseconds(at: Timestamp) -> i64 {
     i64::try_from(at.as_nanosecond()).unwrap_or(if at.as_second() < 0 { i64::MIN } else { i64::MAX })
@@ -352,7 +352,7 @@ pub fn accepted(new: &NewSend, node: &str, held: bool, key: Option<(&Idempotency
         held,
         key: key.map(|(key, count)| KeyForm { path: &key.path, key: &key.key, fingerprint: key.fingerprint, count }),
         destination: spec.destination().map(|destination| DestinationForm {
-            https: matches!(destination.scheme, Scheme::Https | Scheme::Smtps),
+            https: matches!(destination.scheme, Scheme::Https | Scheme::Smtps | Scheme::PostgresTls),
             host: match &destination.host {
                 Host::Name(name) => HostForm::Name(name),
                 Host::Address(address) => HostForm::Address(*address),
@@ -462,6 +462,8 @@ impl SendForm<'_> {
                 (Kind::Http | Kind::S3, true) => Scheme::Https,
                 (Kind::Email, false) => Scheme::Smtp,
                 (Kind::Email, true) => Scheme::Smtps,
+                (Kind::Sql, false) => Scheme::Postgres,
+                (Kind::Sql, true) => Scheme::PostgresTls,
             },
             host: match form.host {
                 HostForm::Name(name) => Host::Name(Arc::from(name)),
@@ -486,7 +488,7 @@ impl SendForm<'_> {
             to: match self.kind()? {
                 Kind::Http => ShownTo::Http { method: method_of(self.method)?, url: self.url.to_owned() },
                 Kind::Email => ShownTo::Email { relay: self.way()? },
-                Kind::S3 => ShownTo::Event { place: self.place()?, way: self.way()? },
+                Kind::S3 | Kind::Sql => ShownTo::Event { place: self.place()?, way: self.way()? },
             },
             headers: shown_headers(&self.headers),
             spelling: self.spelling(),
@@ -530,7 +532,7 @@ impl SendForm<'_> {
                 let email = Email::stored(body.unwrap_or_default(), self.way()?);
                 To::Email(email.ok_or(Unreadable("a message of no known form"))?)
             }
-            Kind::S3 => {
+            Kind::S3 | Kind::Sql => {
                 let event = Event::new(self.place()?, self.way()?, body.unwrap_or_default());
                 To::Event(event.ok_or(Unreadable("an event of no known form"))?)
             }

@@ -246,6 +246,7 @@ fn attributes(told: &Told) -> Vec<Value> {
     let status = match begun.kind {
         Kind::Http | Kind::S3 => "http.response.status_code",
         Kind::Email => "smtp.response.status_code",
+        Kind::Sql => "db.response.status_code",
     };
     all.extend(told.status.map(|code| number(status, code)));
     if let Some(public) = told.public {

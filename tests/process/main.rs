@@ -36,6 +36,7 @@ mod signals;
 #[allow(dead_code, reason = "the suite uses more of it")]
 #[path = "../suite/support/smtp.rs"]
 mod smtp;
+mod sql;
 mod starts;
 mod strangers;
 mod suspensions;

@@ -133,7 +133,7 @@ fn closed_lists_are_the_codes_own() {
 fn a_record_requires_every_key() {
     let document = document();
     for (name, keys) in [
-        ("Record", 19),
+        ("Record", 20),
         ("RecordEmail", 7),
         ("RecordRequest", 9),
         ("RecordResponse", 8),
@@ -142,6 +142,7 @@ fn a_record_requires_every_key() {
         ("Batch", 12),
         ("BatchAttempt", 7),
         ("RecordS3", 5),
+        ("RecordSql", 4),
         ("RecordContext", 5),
         ("RecordError", 4),
         ("Explanation", 10),
@@ -157,7 +158,7 @@ fn a_record_requires_every_key() {
             schema["required"].as_array().expect(name).iter().filter_map(Value::as_str).collect();
         // What a send is, where it is no request, stands beside `request`.
         if name == "Record" {
-            for key in ["email", "s3", "batch"] {
+            for key in ["email", "s3", "sql", "batch"] {
                 assert!(required.insert(key), "a record of a request has no {key}");
             }
         }
@@ -216,7 +217,8 @@ fn described_parameters_are_taken() {
 #[test]
 fn examples_are_taken_by_the_readers() {
     let (key, tenant) = (RedactKey::new(b"a key for tests"), TenantId::new("acme"));
-    let bounds = Bounds { request_body: 1 << 20, sends_per_request: 1000, mail: relay(), s3: Some(store()) };
+    let bounds =
+        Bounds { request_body: 1 << 20, sends_per_request: 1000, mail: relay(), s3: Some(store()), sql: warehouse() };
     let mut seen = 0;
     for (path, method, operation) in operations(&document()) {
         let content = &operation["requestBody"]["content"]["application/json"];
@@ -257,7 +259,8 @@ fn a_described_send_is_one_that_the_reader_takes() {
     });
     assert!(serde_json::from_value::<SendBody>(full.clone()).is_ok());
     let raw = bytes::Bytes::from(full.to_string());
-    let bounds = Bounds { request_body: 1000, sends_per_request: 1, mail: relay(), s3: Some(store()) };
+    let bounds =
+        Bounds { request_body: 1000, sends_per_request: 1, mail: relay(), s3: Some(store()), sql: warehouse() };
     let read = |raw| parse::call(&raw, &bounds, RedactKey::new(b"k").of(&TenantId::new("acme")), None).is_ok();
     assert!(read(raw));
     let mail = json!({
@@ -269,13 +272,19 @@ fn a_described_send_is_one_that_the_reader_takes() {
     let event = json!({"s3": {"bucket": "logs", "prefix": "p", "payload": {"a": 1}}, "expires_in": 60});
     assert!(serde_json::from_value::<SendBody>(event.clone()).is_ok());
     assert!(read(event.to_string().into()));
+    let row = json!({"sql": {"table": "orders", "payload": {"a": 1}}});
+    assert!(serde_json::from_value::<SendBody>(row.clone()).is_ok());
+    assert!(read(row.to_string().into()));
     let document = document();
     let described = |name: &str| -> BTreeSet<String> {
         let properties = document["components"]["schemas"][name]["properties"].as_object().expect("properties");
         properties.keys().cloned().collect()
     };
     let keys = |of: &Value| -> BTreeSet<String> { of.as_object().expect("an object").keys().cloned().collect() };
-    assert_eq!(described("Send"), keys(&full).into_iter().chain(keys(&mail)).chain(keys(&event)).collect());
+    assert_eq!(
+        described("Send"),
+        keys(&full).into_iter().chain(keys(&mail)).chain(keys(&event)).chain(keys(&row)).collect()
+    );
     assert_eq!(described("Email"), keys(&mail["email"]));
     assert_eq!(described("S3"), keys(&event["s3"]));
     for name in REQUEST_KEYS {
@@ -298,6 +307,12 @@ fn store() -> std::sync::Arc<crate::config::S3Settings> {
         buckets: Vec::new(),
         gathering: Default::default(),
     })
+}
+
+fn warehouse() -> parse::Sql {
+    use crate::policy::{Destination, Host, Scheme};
+    let host = Host::Name("warehouse.example.net".into());
+    parse::Sql::Server(Destination { scheme: Scheme::PostgresTls, host, port: 5432 })
 }
 
 fn relay() -> Mail {

@@ -158,7 +158,7 @@ async fn a_call_of_wrong_shape_is_refused_whole() {
     assert_eq!(
         answer.json()["errors"],
         json!([
-            {"pointer": "/1/body", "detail": "is not a key that is known here: method, url, data, data_base64, headers, params, auth, email, s3, context, expires_in", "hint": "write data"},
+            {"pointer": "/1/body", "detail": "is not a key that is known here: method, url, data, data_base64, headers, params, auth, email, s3, sql, context, expires_in", "hint": "write data"},
             {"pointer": "/1/method", "detail": "methods are written in upper case", "hint": "write POST"},
         ])
     );

@@ -1,5 +1,6 @@
 //! `[destination]`: where sends go beside URLs, and each tenant's part in it.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +10,14 @@ use lettre::message::Mailbox;
 
 use super::super::file::{KeyAt, Table, Wrong, wrong};
 use super::super::s3::is_bucket;
-use super::super::{Destinations, EmailSettings, Gathering, Login, MailTo, S3Credentials, S3Settings, Secret};
+use super::super::sql::{TENANT, schema as schema_of};
+use super::super::{
+    Destinations, EmailSettings, Gathering, Login, MailTo, S3Credentials, S3Settings, Secret, SqlSettings,
+};
 use super::{Surroundings, files, values};
 use crate::limits;
 use crate::policy::{CheckedUrl, Destination, Host, Scheme};
+use crate::send::TenantId;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -22,10 +27,12 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         let email = table.table("email");
         let email = email.is_written().then(|| self.email(email)).flatten();
         let s3 = table.table("s3");
-        let gathers = s3.is_written().then(|| s3.place().clone());
+        let sql = table.table("sql");
+        let gathers = [&s3, &sql].into_iter().find(|table| table.is_written()).map(|table| table.place().clone());
         let s3 = s3.is_written().then(|| self.s3(s3)).flatten().map(Arc::new);
+        let sql = sql.is_written().then(|| self.sql(sql)).flatten().map(Arc::new);
         table.finish();
-        (Destinations { email, s3 }, gathers)
+        (Destinations { email, s3, sql }, gathers)
     }
 
     fn s3(&self, table: Table<'a, 'r>) -> Option<S3Settings> {
@@ -65,6 +72,51 @@ impl<'a, 'r> Surroundings<'a, 'r> {
             buckets: values(buckets),
             gathering,
         })
+    }
+
+    fn sql(&self, table: Table<'a, 'r>) -> Option<SqlSettings> {
+        const URL: &str = "name the database, like \"postgres://egressd@warehouse.example.net/events\"";
+        let url = table.required("url", URL, warehouse);
+        let password = table.optional("password_file", |text| password(&self.path(text)));
+        let schema = table.text("schema", TENANT.to_owned(), |text| {
+            let rest = text.replacen(TENANT, "", 1);
+            let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+            let good = text.contains(TENANT) && rest.bytes().all(plain) && rest.len() < limits::SQL_NAME_BYTES_MAX;
+            good.then(|| text.to_owned()).ok_or_else(|| {
+                wrong(
+                    format!("{text:?} does not keep tenants apart, or is no schema's name"),
+                    "like \"{tenant}\" or \"t_{tenant}\"",
+                )
+            })
+        });
+        let gathering = self.gathering(&table);
+        table.finish();
+        let Warehouse { server, database, user } = url?;
+        let (password, schema) = (password.value, schema.value);
+        Some(SqlSettings { server, database, user, password, schema, schemas: HashMap::new(), gathering })
+    }
+
+    /// Gives each tenant that the configuration names its schema: `ids` with the place of each.
+    pub(super) fn schemas(&self, sql: &mut SqlSettings, ids: &[(TenantId, KeyAt)]) {
+        let mut taken: HashMap<String, &TenantId> = HashMap::new();
+        for (id, place) in ids {
+            let fix = "give the tenant another id, or [destination.sql] another schema";
+            match schema_of(&sql.schema, id) {
+                Err(why) => {
+                    self.reader.note(place, wrong(format!("{id:?} has no schema: {why}", id = id.as_str()), fix))
+                }
+                Ok(name) => match taken.get(&name) {
+                    Some(other) => {
+                        let detail = format!("{:?} has the schema {name:?}, as {:?} has", id.as_str(), other.as_str());
+                        self.reader.note(place, wrong(detail, fix));
+                    }
+                    None => {
+                        taken.insert(name.clone(), id);
+                        sql.schemas.insert(id.clone(), name);
+                    }
+                },
+            }
+        }
     }
 
     fn gathering(&self, table: &Table<'a, 'r>) -> Gathering {
@@ -119,6 +171,46 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         }
         Some(MailTo { owner: owner.value?, collaborators: values(collaborators) })
     }
+}
+
+/// A database of [`SqlSettings`].
+struct Warehouse {
+    server: Destination,
+    database: String,
+    user: String,
+}
+
+/// `postgres://USER@HOST:PORT/DATABASE?sslmode=MODE`.
+fn warehouse(text: &str) -> Result<Warehouse, Wrong> {
+    const FORM: &str = "\"postgres://egressd@warehouse.example.net/events?sslmode=verify-full\"";
+    let bad = |detail: &str| wrong(detail, format!("write {FORM}"));
+    let rest = text.strip_prefix("postgres://").or_else(|| text.strip_prefix("postgresql://"));
+    let Some(rest) = rest else { return Err(bad("does not begin with postgres://")) };
+    let Some((user, rest)) = rest.split_once('@') else { return Err(bad("names no user")) };
+    if user.contains(':') {
+        return Err(wrong("has a password in it", "give it as password_file"));
+    }
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let Some((host, database)) = rest.split_once('/') else { return Err(bad("names no database")) };
+    let plain = |name: &str| {
+        (1..=limits::SQL_NAME_BYTES_MAX).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte))
+    };
+    if !plain(user) || !plain(database) {
+        return Err(bad("has a user or a database of other than letters, digits, _, - and ."));
+    }
+    let scheme = match query {
+        // A library's word for less than this does more here: nothing is trusted without its name.
+        "" | "sslmode=verify-full" | "sslmode=verify-ca" | "sslmode=require" => Scheme::PostgresTls,
+        "sslmode=disable" => Scheme::Postgres,
+        _ => return Err(bad("has more behind its database than sslmode, or one that may end without TLS")),
+    };
+    let url = CheckedUrl::parse(&format!("http://{host}/"));
+    let url = url.map_err(|denial| bad(&denial.message.replace("the URL is refused: ", "")))?;
+    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty() && !port.ends_with(']'));
+    let port = if has_port { url.destination().port } else { scheme.default_port() };
+    let server = Destination { scheme, host: url.destination().host.clone(), port };
+    Ok(Warehouse { server, database: database.to_owned(), user: user.to_owned() })
 }
 
 /// `https://HOST:PORT`, or `http://`.

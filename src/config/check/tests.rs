@@ -93,6 +93,7 @@ fn the_shipped_file_shows_every_key_and_no_other() {
         place.write(name, &key);
     }
     place.write("mail-password", "p");
+    place.write("warehouse-password", "p");
     place.write("s3-credentials", "aws_access_key_id = a\naws_secret_access_key = b\n");
     // Sources of the repository's own list, so that the two examples go together.
     place.write("public-ips.txt", include_str!("../../../public-ips.txt"));
@@ -774,13 +775,13 @@ fn what_is_wrong_with_mail_is_named() {
     assert!(found.len() == 1 && found[0].contains("too many addresses"), "{found:?}");
     check(&[
         (
-            "[destination]\nsql = 1",
-            &["egressd.toml:2: destination.sql: is not a key of egressd: remove it; known here: email, s3"],
+            "[destination]\nkafka = 1",
+            &["egressd.toml:2: destination.kafka: is not a key of egressd: remove it; known here: email, s3, sql"],
         ),
         (
             "[[policy.exception]]\nnetworks = [\"127.0.0.0/8\"]\nreason = \"r\"\ndestinations = [\"smtp\"]",
             &[
-                "egressd.toml:4: policy.exception[0].destinations[0]: \"smtp\" is no kind of destination: \"http\", \"email\", \"s3\"",
+                "egressd.toml:4: policy.exception[0].destinations[0]: \"smtp\" is no kind of destination: \"http\", \"email\", \"s3\", \"sql\"",
             ],
         ),
     ]);
@@ -840,6 +841,59 @@ fn what_is_wrong_with_s3_is_named() {
     }
     let found = desk.problems(&format!("[destination.s3]\n{SOURCE}"));
     assert_eq!(found.len(), 2, "{found:?}");
+}
+
+const SQL: &str = "[destination.sql]\nurl = \"postgres://egressd@W.example.net/events?sslmode=verify-full\"\n";
+
+#[test]
+fn sql_is_a_database_and_a_schema_for_each_tenant() {
+    let desk = Desk::new();
+    desk.write("password", "s3cret\n");
+    let tenants = "[[tenant]]\nid = \"Acme\"\n[[tenant]]\nid = \"b.c\"\n";
+    let text =
+        format!("{SQL}password_file = \"password\"\nschema = \"t_{{tenant}}\"\nevery = \"2s\"\n{tenants}{SOURCE}");
+    let config = desk.read(&text).unwrap_or_else(|problems| panic!("{problems:#?}"));
+    let set_up = config.destinations.sql.clone().expect("set up");
+    let host = Host::Name("w.example.net".into());
+    assert_eq!(set_up.server, Destination { scheme: Scheme::PostgresTls, host, port: 5432 });
+    assert_eq!((set_up.database.as_str(), set_up.user.as_str()), ("events", "egressd"));
+    assert!(!format!("{set_up:?}").contains("s3cret"), "{set_up:?}");
+    let schema = |tenant: &str| set_up.schema_of(&TenantId::new(tenant)).ok();
+    assert_eq!([schema("Acme"), schema("b.c")], ["t_acme", "t_b_c"].map(|name| Some(name.to_owned())));
+    assert_eq!((schema("acme"), schema("x.y")), (None, None));
+    assert_eq!(config.deadline_of(Kind::Sql), Duration::from_secs(30));
+    let plain =
+        good(&format!("{}{SOURCE}", SQL.replace("verify-full", "disable").replace("W.example.net", "[::1]:6000")));
+    let server = plain.destinations.sql.clone().expect("set up").server.clone();
+    assert_eq!((server.scheme, server.port), (Scheme::Postgres, 6000));
+
+    let desk = Desk::new();
+    for (was, is, says) in [
+        ("postgres://", "mysql://", "does not begin with postgres://"),
+        ("egressd@", "", "names no user"),
+        ("egressd@", "egressd:s3cret@", "has a password in it"),
+        ("/events", "", "names no database"),
+        ("verify-full", "prefer", "may end without TLS"),
+        ("verify-full", "verify-full&x=1", "may end without TLS"),
+        ("egressd@", "a'b@", "other than letters"),
+        ("full\"\n", "full\"\nschema = \"all\"\n", "does not keep tenants apart"),
+        ("full\"\n", "full\"\nschema = \"{tenant}-x\"\n", "does not keep tenants apart"),
+        (
+            "full\"\n",
+            "full\"\n[[tenant]]\nid = \"a.b\"\n[[tenant]]\nid = \"a-b\"\n",
+            "tenant[1].id: \"a-b\" has the schema \"a_b\"",
+        ),
+        ("full\"\n", "full\"\n[[tenant]]\nid = \"public\"\n", "tenant[0].id: \"public\" has no schema"),
+    ] {
+        let found = desk.problems(&format!("{}{SOURCE}", SQL.replace(was, is)));
+        assert!(found.len() == 1 && found[0].contains(says) && !found[0].contains("s3cret"), "{is}: {found:?}");
+    }
+    let tier = "[store]\nengine = \"postgres\"\nurl = \"postgres://egressd@db.example.net/egressd\"\n";
+    for destination in [SQL, S3] {
+        desk.write("credentials", "aws_access_key_id = a\naws_secret_access_key = b\n");
+        let found = desk.problems(&format!("{destination}{tier}{SOURCE}"));
+        assert!(found.len() == 1 && found[0].contains("a store that many nodes share keeps no batches"), "{found:?}");
+    }
 }
 
 #[test]

@@ -11,8 +11,9 @@ const REDACTED = /^\[redacted /;
 
 /** What the record does not hold of the request, so that the caller has to give it. */
 export function missing(record) {
-  const { request, email, s3 } = record;
-  if (s3) return { headers: [], body: false, s3: s3.payload === null || JSON.stringify(s3.payload).includes("[redacted ") };
+  const { request, email } = record;
+  const event = record.s3 ?? record.sql;
+  if (event) return { headers: [], body: false, event: event.payload === null || JSON.stringify(event.payload).includes("[redacted ") };
   if (email) {
     const texts = [email.subject, email.text, email.html].filter((text) => typeof text === "string");
     return { headers: [], body: false, email: (email.text === null && email.html === null) || texts.some((text) => text.includes("[redacted ")) };
@@ -55,10 +56,10 @@ export function openResend(record) {
     field("email.text", "Text", h("textarea", { rows: 6, name: "text" }));
     field("email.html", "HTML", h("textarea", { rows: 4, spellcheck: "false", name: "html" }), "Text, HTML or both.");
   };
-  const eventFields = () => field("s3.payload", "Payload (JSON)", h("textarea", { rows: 6, spellcheck: "false", name: "payload" }), "The kept payload is redacted or no longer there: give it again, whole.");
+  const eventFields = () => field("payload", "Payload (JSON)", h("textarea", { rows: 6, spellcheck: "false", name: "payload" }), "The kept payload is redacted or no longer there: give it again, whole.");
   for (const name of lacking.headers) secretField(name);
   if (lacking.email) emailFields();
-  if (lacking.s3) eventFields();
+  if (lacking.event) eventFields();
   if (lacking.body) bodyField();
 
   const problem = h("div", { class: "form-problem", role: "alert", hidden: true });
@@ -100,7 +101,7 @@ export function openResend(record) {
         else if (/^\/auth/.test(pointer ?? "")) secretField("authorization");
         else if (/^\/data/.test(pointer ?? "")) bodyField();
         else if (/^\/email/.test(pointer ?? "")) emailFields();
-        else if (/^\/s3/.test(pointer ?? "")) eventFields();
+        else if (/^\/(s3|sql)/.test(pointer ?? "")) eventFields();
       }
       replace(box, fields);
       problem.hidden = false;
@@ -153,9 +154,10 @@ function body(record, known) {
     if (record.email?.include_collaborators) email.include_collaborators = true;
     members.push(`"email":${JSON.stringify(email)}`);
   }
-  if (value("s3.payload") !== "") {
-    const { bucket, prefix } = record.s3;
-    members.push(`"s3":{"bucket":${JSON.stringify(bucket)},"prefix":${JSON.stringify(prefix)},"payload":${value("s3.payload")}}`);
+  if (value("payload") !== "") {
+    const { bucket, prefix } = record.s3 ?? {};
+    const place = record.s3 ? `"s3":{"bucket":${JSON.stringify(bucket)},"prefix":${JSON.stringify(prefix)}` : `"sql":{"table":${JSON.stringify(record.sql.table)}`;
+    members.push(`${place},"payload":${value("payload")}}`);
   }
   const text = value("data");
   if (text !== "") {

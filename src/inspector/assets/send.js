@@ -179,7 +179,7 @@ function target(url) {
 
 function sent(record) {
   if (record.email) return letter(record);
-  if (record.s3) return event(record);
+  if (record.s3 || record.sql) return event(record);
   const { request } = record;
   const left = record.connection?.remote_ip !== null && record.connection?.remote_ip !== undefined;
   const version = record.response?.version ?? "HTTP/1.1";
@@ -211,17 +211,19 @@ function letter({ email }) {
 }
 
 /** An event, and the batch that carries it. */
-function event({ s3, batch, outcome }) {
-  const text = s3.payload === null ? null : JSON.stringify(s3.payload);
+function event(record) {
+  const { batch, outcome } = record;
+  const { payload, payload_bytes } = record.s3 ?? record.sql;
+  const text = payload === null ? null : JSON.stringify(payload);
   return [
-    h("p", { class: "start-line" }, h("b", {}, foreign(`${s3.bucket}/${s3.prefix}`)), " ", h("span", { class: "dim" }, outcome === "delivered" ? "in its batch" : "not there")),
+    h("p", { class: "start-line" }, h("b", {}, foreign(asked(record).url)), " ", h("span", { class: "dim" }, outcome === "delivered" ? "in its batch" : "not there")),
     batch ? rows([
       ["Batch", [h("span", { class: "mono small wrap" }, foreign(batch.id)), copyButton("Copy", batch.id, { class: "link", "aria-label": "Copy the batch's id" })]],
       ["Closes", h("span", { class: "mono" }, instant(batch.closes_at))],
     ]) : null,
     text === null
-      ? h("p", { class: "no-body" }, `The payload of ${bytes(s3.payload_bytes)} is not kept, or is past its retention.`)
-      : bodyView({ body: text, body_encoding: "utf8", body_bytes: s3.payload_bytes, headers: { "content-type": ["application/json"] } }, "payload"),
+      ? h("p", { class: "no-body" }, `The payload of ${bytes(payload_bytes)} is not kept, or is past its retention.`)
+      : bodyView({ body: text, body_encoding: "utf8", body_bytes: payload_bytes, headers: { "content-type": ["application/json"] } }, "payload"),
   ];
 }
 
@@ -233,7 +235,7 @@ function received(record) {
   }
   return [
     h("p", { class: "start-line" }, h("span", { class: "dim" }, foreign(response.version ?? "")), " ",
-      h("b", { class: `status-${Math.floor(response.status / 100)}` }, String(response.status)), " ", record.email ? "" : REASONS[response.status] ?? ""),
+      h("b", { class: `status-${Math.floor(response.status / 100)}` }, String(response.status)), " ", record.email || record.sql ? "" : REASONS[response.status] ?? ""),
     headersView(response.headers),
     bodyView(response, "received", { bodiless: record.request?.method === "HEAD" || response.status === 204 || response.status === 304 }),
   ];
@@ -299,12 +301,12 @@ function forNames({ names = [], key }) {
 function life(record) {
   const { timings_ms: timings = {} } = record;
   const at = (text, from) => (text ? [h("span", { class: "mono" }, instant(text)), from !== null && from !== undefined ? h("span", { class: "dim" }, ` ${from}`) : null] : null);
-  const what = record.request ?? record.email ?? { body_bytes: record.s3?.payload_bytes ?? 0 };
+  const what = record.request ?? record.email ?? { body_bytes: (record.s3 ?? record.sql)?.payload_bytes ?? 0 };
   const type = record.request ? headerValue(what.headers, "content-type") : null;
   return h("div", { class: "life" },
     rows([
       ["Node", record.node ? foreign(record.node) : null],
-      [record.request ? "Body" : record.s3 ? "Payload" : "Message", what.body_bytes > 0 ? [bytes(what.body_bytes), type ? [" of ", foreign(type)] : null] : null],
+      [record.request ? "Body" : record.s3 || record.sql ? "Payload" : "Message", what.body_bytes > 0 ? [bytes(what.body_bytes), type ? [" of ", foreign(type)] : null] : null],
       ["SHA-256", what.body_sha256 ? h("span", { class: "mono small wrap" }, foreign(what.body_sha256)) : null],
     ]),
     rows([

@@ -6,7 +6,7 @@ import { Feed } from "./feed.js";
 import { addressParts, clock, count, instant, ms, part, shareOfTime } from "./format.js";
 import { CODES, fromText, KEYS, link, METHODS, OUTCOMES, several, STATES as ALL_STATES, toApi, toQuery, toText } from "./filters.js";
 import { VirtualList } from "./virtual.js";
-import { answer, asked, BUCKET, MAIL, outcomeOf } from "./words.js";
+import { answer, asked, outcomeOf, PLACES } from "./words.js";
 
 /** With plain words in the search, this many rows are loaded to look through without being asked. */
 const LOOK_THROUGH = 2000;
@@ -25,8 +25,8 @@ const ID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 export function sendRow(record, { selected, index = null, tenant = false, onselect }) {
   const outcome = outcomeOf(record);
   // Rows of a feed are light, and say the same.
-  const { method, url } = record.email || record.s3 ? asked(record) : record.request;
-  const { host, rest } = method === MAIL || method === BUCKET ? { host: url, rest: "" } : addressParts(url);
+  const { method, url } = record.email || record.s3 || record.sql ? asked(record) : record.request;
+  const { host, rest } = PLACES.includes(method) ? { host: url, rest: "" } : addressParts(url);
   const said = answer(record);
   const total = record.timings_ms.total;
   const where = [record.context.workflow, record.context.step].filter(Boolean).join(" › ");
@@ -364,7 +364,7 @@ export class SendsView {
     const hints = { status: "503 or 5xx; several: 500,5xx", host: "a name, *.name or an address", path: "what it begins with", since: "15m, 2h, 7d, or an instant", until: "as since", text: "in a body" };
     const options = { code: CODES, state: ALL_STATES, method: METHODS };
     // What was seen is offered: of the rows that are loaded.
-    const seen = { workflow: (row) => row.context.workflow, step: (row) => row.context.step, execution: (row) => row.context.execution, tenant: (row) => row.context.tenant, host: (row) => (row.request.method === MAIL || row.request.method === BUCKET ? null : addressParts(row.request.url).host), source_ip: (row) => row.connection?.public_ip };
+    const seen = { workflow: (row) => row.context.workflow, step: (row) => row.context.step, execution: (row) => row.context.execution, tenant: (row) => row.context.tenant, host: (row) => (PLACES.includes(row.request.method) ? null : addressParts(row.request.url).host), source_ip: (row) => row.connection?.public_ip };
     const fields = KEYS.filter((key) => key !== "outcome").map((key) => {
       const id = `filter-${key}`;
       const value = this.filters[key] ?? "";

@@ -32,7 +32,8 @@ const STATUS = {
 };
 
 /** What a send is, in a method's and an address's places: `{method, url}`. */
-export function asked({ request, email, s3 }) {
+export function asked({ request, email, s3, sql }) {
+  if (sql) return { method: TABLE, url: sql.table };
   if (s3) return { method: BUCKET, url: `s3://${s3.bucket}/${s3.prefix}` };
   if (!email) return { method: request?.method ?? "", url: request?.url ?? "" };
   const to = [email.headers?.to, email.headers?.cc].flat().filter(Boolean).join(", ");
@@ -41,6 +42,9 @@ export function asked({ request, email, s3 }) {
 
 export const MAIL = "EMAIL";
 export const BUCKET = "S3";
+export const TABLE = "SQL";
+/** Those that have a place and no URL. */
+export const PLACES = [MAIL, BUCKET, TABLE];
 
 /** @returns {{why: string, next: string | null, tone: string}} */
 export function explain(record) {
@@ -48,7 +52,7 @@ export function explain(record) {
   const total = ms(record.timings_ms?.total);
   const status = record.response?.status;
   // Who answers a message is the relay that takes it.
-  const receiver = record.email ? "The relay" : record.s3 ? "The store" : "The receiver";
+  const receiver = record.email ? "The relay" : record.s3 ? "The store" : record.sql ? "The database" : "The receiver";
   const after = total === "" ? "" : ` in ${total}`;
   if (state === "held") return plain("It waits for its execution to finish.", "It leaves when the workflow's run ends.", "waiting");
   if (state === "queued" && record.batch) return plain("It gathers with others, or its batch is tried.", "It leaves with its batch.", "waiting");

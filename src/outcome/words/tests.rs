@@ -80,6 +80,7 @@ variants!(
     tls(TlsCause) = NoName,
     OutOfTime,
     Gone,
+    NotOffered,
     NoCertificate,
     Certificate,
     NotTls,

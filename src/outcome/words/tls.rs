@@ -28,6 +28,8 @@ pub enum TlsCause<'a> {
     Gone {
         end: PeerEnd,
     },
+    /// Asked for it, it has none, and nothing is said to it in the clear.
+    NotOffered,
     NoCertificate,
     /// `shown`: what of it can be read.
     Certificate {
@@ -143,6 +145,9 @@ impl TlsCause<'_> {
                     Budget(total)
                 ),
             ),
+            Self::NotOffered => handshake(format!(
+                "{host} offers no TLS, and nothing goes there in the clear; ask the operator, whose server it is"
+            )),
             Self::Gone { end } => row(
                 code_of(end),
                 format!(

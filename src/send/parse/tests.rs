@@ -4,7 +4,8 @@ use super::*;
 use crate::redact::RedactKey;
 use crate::send::TenantId;
 
-const BOUNDS: Bounds = Bounds { request_body: 1000, sends_per_request: 3, mail: Mail::NotSetUp, s3: None };
+const BOUNDS: Bounds =
+    Bounds { request_body: 1000, sends_per_request: 3, mail: Mail::NotSetUp, s3: None, sql: Sql::NotSetUp };
 
 /// A send that is a request.
 #[derive(Clone, Debug, PartialEq)]
@@ -1041,4 +1042,67 @@ fn what_an_event_may_not_have_is_named() {
     let problems = call(&Bytes::from(raw), &BOUNDS, hide(), None).expect_err("not set up");
     assert_eq!((pointers(&problems), problems.len()), (vec!["/s3"], 1), "{problems:?}");
     assert!(problems[0].detail.contains("has not set S3 up"));
+}
+
+/// A call on a node that may write to a database.
+fn row(raw: &str) -> Result<Event, Vec<ShapeProblem>> {
+    let server = Destination {
+        scheme: crate::policy::Scheme::PostgresTls,
+        host: crate::policy::Host::Name("warehouse.example.net".into()),
+        port: 5432,
+    };
+    let bounds = Bounds { sql: Sql::Server(server), ..BOUNDS };
+    call(&Bytes::copy_from_slice(raw.as_bytes()), &bounds, hide(), None).map(|call| match call {
+        Call::One(send) => match send.to {
+            To::Event(event) => event,
+            other => panic!("no event: {other:?}"),
+        },
+        Call::Many(_) => panic!("several: {raw}"),
+    })
+}
+
+#[test]
+fn a_row_is_a_table_and_what_jsonb_can_hold() {
+    for table in ["orders", "Orders_2", "0x", &"t".repeat(63)] {
+        let event = row(&format!(r#"{{"sql":{{"table":"{table}","payload":{{}}}}}}"#)).expect(table);
+        assert_eq!(event.place(), &crate::send::Place::Sql { table: table.into() });
+    }
+    for table in ["", "_x", "a b", "a-b", "a\\\"b", "Egressd_Batches", "caf\u{e9}", &"t".repeat(64)] {
+        let problems = row(&format!(r#"{{"sql":{{"table":"{table}","payload":{{}}}}}}"#)).expect_err(table);
+        assert_eq!(pointers(&problems), ["/sql/table"], "{table}: {problems:?}");
+    }
+    let deep = |by: usize| format!("{}{}", "[".repeat(by), "]".repeat(by));
+    for payload in [
+        r#"{"a": "\\u0000", "b": "\ud83e\udd80", "c": [-1.5e-300, 1E+300, 0]}"#,
+        r#""\"\\""#,
+        r#"{"u0000": "{[\"1e999\"]}"}"#,
+        &deep(500),
+        &format!("[{}]", "9".repeat(400)),
+    ] {
+        let read = row(&format!(r#"{{"sql":{{"table":"t","payload":{payload}}}}}"#));
+        assert_eq!(read.expect(payload).payload(), payload.as_bytes());
+    }
+    for payload in [
+        r#""\u0000""#,
+        r#"{"a\u0000": 1}"#,
+        r#"["\ud800"]"#,
+        r#"["\ud800\u0041"]"#,
+        r#"["\udc00"]"#,
+        "[1e301]",
+        "[1e-301]",
+        "[1e99999999999]",
+        &deep(501),
+        &format!("[{}]", "9".repeat(401)),
+    ] {
+        let problems = row(&format!(r#"{{"sql":{{"table":"t","payload":{payload}}}}}"#)).expect_err(payload);
+        assert_eq!(pointers(&problems), ["/sql/payload"], "{payload}: {problems:?}");
+    }
+    for (sql, says) in [(Sql::NotSetUp, "has not set SQL up"), (Sql::NoSchema("it has no schema"), "it has no schema")]
+    {
+        let bounds = Bounds { sql, ..BOUNDS };
+        let raw = r#"{"sql":{"table":"t","payload":{}}}"#;
+        let problems = call(&Bytes::from(raw), &bounds, hide(), None).expect_err("nowhere");
+        assert_eq!(pointers(&problems), ["/sql"], "{problems:?}");
+        assert!(problems[0].detail.contains(says), "{problems:?}");
+    }
 }

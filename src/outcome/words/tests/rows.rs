@@ -193,6 +193,7 @@ fn tls() -> Vec<Row<'static>> {
         ),
         row(TlsCause::Gone { end: PeerEnd::Reset }, "connection_reset tls no", &["reset", "published addresses"]),
         row(TlsCause::Gone { end: PeerEnd::Lost }, "host_unreachable tls no", &["lost"]),
+        row(TlsCause::NotOffered, "tls_handshake tls no", &["offers no TLS", "in the clear", "ask the operator"]),
         row(TlsCause::NoCertificate, "tls_certificate tls no", &["showed no certificate", "install one"]),
         row(TlsCause::NotTls, "tls_handshake tls no", &["does not speak TLS", "use http://"]),
         row(TlsCause::OldVersion, "tls_handshake tls no", &["neither TLS 1.2 nor TLS 1.3"]),
