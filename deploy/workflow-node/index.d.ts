@@ -31,11 +31,33 @@ export interface EmailSend {
   expires_in?: number | null;
 }
 
+/** What `$.send.s3` takes: one line of an object that holds it with others. */
+export interface S3Send {
+  bucket: string;
+  /** With or without its last `/`. */
+  prefix: string;
+  /** An object or an array as JSON, a string as its text. Taken at the call. */
+  payload: object | string;
+  /** Whole seconds after its release; not in a batch by then, it is not written. */
+  expires_in?: number | null;
+}
+
+/** What `$.send.sql` takes: one row. */
+export interface SqlSend {
+  table: string;
+  payload: object | string;
+  expires_in?: number | null;
+}
+
 export interface Senders {
   /** Collects one request, to be made after the workflow finishes. There is no response to read. */
   http(send: HttpSend): undefined;
   /** Collects one message, to be sent after the workflow finishes. */
   email(send: EmailSend): undefined;
+  /** Collects one event for a bucket. */
+  s3(send: S3Send): undefined;
+  /** Collects one event for a table. */
+  sql(send: SqlSend): undefined;
   /** The platform's own, as `sse` is: they throw, and say how a platform makes them. Every other sender throws, naming what is supported. */
   readonly [sender: string]: (...args: any[]) => undefined;
 }

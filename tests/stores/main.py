@@ -15,6 +15,7 @@ import urllib.request
 from pathlib import Path
 
 import boto3
+import duckdb
 from botocore.config import Config
 
 SOURCE = "127.0.0.42"
@@ -73,6 +74,30 @@ def client_of(service, store, access, secret):
         service, endpoint_url=f"http://127.0.0.1:{store}", region_name="us-east-1", aws_access_key_id=access,
         aws_secret_access_key=secret, config=Config(s3={"addressing_style": "path"}),
     )
+
+
+def load(client, api, place):
+    """By DuckDB, from a copy of the bucket: what is there, then what has come since, and nothing twice."""
+    statements = (Path(__file__).parents[2] / "deploy/warehouses/duckdb.sql").read_text()
+    statements = statements.replace("s3://logs", str(place / "copy"))
+    database = duckdb.connect()
+    wanted = []
+    for turn in range(3):
+        if turn < 2:
+            events = [{"turn": turn, "n": n, "text": "caf\u00e9"} for n in range(5)]
+            _, answer = call(api, "POST", "/v1/sends", [
+                {"s3": {"bucket": "logs", "prefix": "orders", "payload": event}} for event in events])
+            for send in answer["sends"]:
+                record = done(api, send["id"])
+                wanted.append((record["batch"]["id"], record["s3"]["payload"]))
+            for one in client.list_objects_v2(Bucket="logs", Prefix="orders/")["Contents"]:
+                file = place / "copy" / one["Key"]
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(client.get_object(Bucket="logs", Key=one["Key"])["Body"].read())
+        database.execute(statements)
+        found = [(batch, json.loads(event)) for batch, event in database.execute("SELECT * FROM orders").fetchall()]
+        order = lambda row: (row[1]["turn"], row[1]["n"])
+        assert sorted(found, key=order) == sorted(wanted, key=order), (turn, found)
 
 
 def drive(egressd, name, store, access, secret):
@@ -148,6 +173,8 @@ def drive(egressd, name, store, access, secret):
                     assert told["attempts"][-1]["connection"]["public_ip"] == SOURCE, told
             assert not batches, batches
             assert sorted(found) == sorted(LINES * 20), (name, found)
+
+            load(client, api, place)
 
             # A wrong bucket ends at once; so do a wrong signature, where a store looks at it, and a stranger. The file is
             # read again.

@@ -1,11 +1,11 @@
-// One call of a sender, `$.send.http` or `$.send.email`: the author's object in, the API's JSON text out, or an error that
+// One call of a sender, `$.send.http`, `email`, `s3` or `sql`: the author's object in, the API's JSON text out, or an error that
 // names every problem.
 //
 // The rules are those of the API, checked here so that a wrong call fails in the step that made it. Where a URL
 // points is not judged here: the appliance does, and its record says why.
 
 import { SendCallError } from "./errors.js";
-import { HEADER_BYTES, HEADERS, SUBJECT_CHARS } from "./limits.js";
+import { HEADER_BYTES, HEADERS, PREFIX_BYTES, SUBJECT_CHARS } from "./limits.js";
 import { join, jsonText, NotJson, shown } from "./snapshot.js";
 
 export const METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
@@ -134,6 +134,65 @@ export function emailText(caller, argument, context, limits) {
   }
   if (problems.length > 0) throw new SendCallError(caller, problems);
   return `{"email":${written},${expires === null ? "" : `"expires_in":${expires},`}"context":${JSON.stringify(context)}}`;
+}
+
+const EVENT_HINTS = {
+  ...Object.fromEntries(["data", "body", "event", "record"].map((key) => [key, "write payload"])),
+  ...Object.fromEntries(["region", "endpoint", "credentials", "schema", "database", "host", "user", "password"]
+    .map((key) => [key, "the operator has configured the store"])),
+  key: "write prefix: the rest of an object's key is made by egressd",
+  context: "the runner sets it",
+};
+
+/** Of each destination that events go to: what names a place there, and how such a name must look. */
+const PLACES = {
+  s3: {
+    bucket: [(name) => /^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/.test(name), "3 to 63 of a-z, 0-9, - and ."],
+    prefix: [(name) => Buffer.byteLength(name) <= PREFIX_BYTES && !/[\u0000-\u001f\u007f-\u009f]/.test(name), `at most ${PREFIX_BYTES} bytes, without control characters`],
+  },
+  sql: {
+    table: [(name) => /^[A-Za-z0-9][A-Za-z0-9_]{0,62}$/.test(name), "a letter or a digit, then up to 62 letters, digits and _"],
+  },
+};
+
+/**
+ * @param {"s3" | "sql"} kind
+ * @returns {typeof sendText} of an event: it is written with others, in a batch
+ */
+export function eventText(kind) {
+  const places = PLACES[kind];
+  const names = [...Object.keys(places), "payload"];
+  return (caller, argument, context, limits) => {
+    if (!plain(argument)) {
+      throw new SendCallError(caller, [{ path: "", message: `invalid argument ${shown(argument)}: give one object, such as { ${names.join(", ")} }` }]);
+    }
+    const problems = [];
+    const wrong = (path, value, why) => problems.push({ path, message: `invalid value ${shown(value)} for ${path}: ${why}` });
+    const known = { ...Object.fromEntries(names.map((name) => [name, null])), expires_in: null };
+    readMembers(argument, known, EVENT_HINTS, problems);
+    for (const [name, [fits, why]] of Object.entries(places)) {
+      if (typeof known[name] !== "string") wrong(name, known[name] ?? undefined, "write a string");
+      else if (!fits(known[name])) wrong(name, known[name], why);
+    }
+    let payload;
+    if (typeof known.payload !== "string" && (known.payload === null || typeof known.payload !== "object")) {
+      wrong("payload", known.payload ?? undefined, "write an object, an array or a string");
+    } else {
+      try {
+        payload = jsonText(known.payload, "payload");
+      } catch (error) {
+        const message = error instanceof NotJson ? error.message : `invalid value for payload: ${error?.message ?? error}`;
+        problems.push({ path: error?.path ?? "payload", message });
+      }
+    }
+    if (payload !== undefined && Buffer.byteLength(payload) > limits.requestBodyBytes) {
+      problems.push({ path: "payload", message: `the payload takes ${Buffer.byteLength(payload)} bytes of JSON, and at most ${limits.requestBodyBytes} are sent` });
+    }
+    const expires = checkExpiry(known.expires_in, wrong);
+    if (problems.length > 0) throw new SendCallError(caller, problems);
+    const place = Object.keys(places).map((name) => `"${name}":${JSON.stringify(known[name])},`).join("");
+    return `{"${kind}":{${place}"payload":${payload}},${expires === null ? "" : `"expires_in":${expires},`}"context":${JSON.stringify(context)}}`;
+  };
 }
 
 /** Each member is read once, here: a getter cannot answer one thing to the check and another to the send. */

@@ -17,6 +17,8 @@ export const LIMITS = Object.freeze({
 
 /** Longest text of a `context` value, in characters. */
 export const CONTEXT_CHARS = 256;
+/** Longest prefix of a place in a bucket. */
+export const PREFIX_BYTES = 512;
 /** Longest subject of a message, in characters. */
 export const SUBJECT_CHARS = 500;
 export const HEADERS = 100;

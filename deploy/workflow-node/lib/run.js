@@ -1,14 +1,16 @@
 // One run of a workflow: what its steps send is collected, and handed over once, when the run ends.
 
 import { SendCallError } from "./errors.js";
-import { emailText, sendText } from "./call.js";
+import { emailText, eventText, sendText } from "./call.js";
 import { dollar, Said } from "./dollar.js";
 import { handOver, plan } from "./handover.js";
 import { CONTEXT_CHARS } from "./limits.js";
 import { shown } from "./snapshot.js";
 
 /** Senders that the platform has and this tier has not. */
-const OTHER_SENDERS = ["s3", "sql", "snowflake"];
+const OTHER_SENDERS = ["snowflake"];
+
+const SENDERS = { http: sendText, email: emailText, s3: eventText("s3"), sql: eventText("sql") };
 
 /** Senders that are the platform's own, with what each reaches. */
 const PLATFORM_SENDERS = { emit: "the workflows that listen to this one", sse: "the platform's own event streams" };
@@ -97,9 +99,8 @@ export class Run {
   }
 
   #senders(root, step) {
-    const http = (argument) => this.#collect(sendText, `${root}.http`, argument, step);
-    const email = (argument) => this.#collect(emailText, `${root}.email`, argument, step);
-    const known = { http, email };
+    const known = {};
+    for (const [name, text] of Object.entries(SENDERS)) known[name] = (argument) => this.#collect(text, `${root}.${name}`, argument, step);
     for (const [name, reaches] of Object.entries(PLATFORM_SENDERS)) known[name] = platformsOwn(root, name, reaches);
     for (const name of OTHER_SENDERS) known[name] = unsupported(root, name);
     return new Proxy(Object.freeze(known), {
@@ -191,7 +192,7 @@ export class Run {
 
 function unsupported(root, name) {
   return () => {
-    throw new SendCallError(`${root}.${name}`, [{ path: "", message: `not supported: the senders here are ${root}.http and ${root}.email` }]);
+    throw new SendCallError(`${root}.${name}`, [{ path: "", message: `not supported: the senders here are ${Object.keys(SENDERS).map((one) => `${root}.${one}`).join(", ")}` }]);
   };
 }
 

@@ -121,9 +121,9 @@ test("a secret never stands in a message", () => {
 
 test("the other senders throw at once, naming what is supported", () => {
   const { $, $send } = egress.begin().step("wrong");
-  for (const name of ["s3", "sql", "snowflake", "slack"]) {
-    assert.throws(() => $.send[name]({}), { message: `$.send.${name}: not supported: the senders here are $.send.http and $.send.email` });
-    assert.throws(() => $send[name]({}), { message: `$send.${name}: not supported: the senders here are $send.http and $send.email` });
+  for (const name of ["snowflake", "slack"]) {
+    assert.throws(() => $.send[name]({}), { message: `$.send.${name}: not supported: the senders here are $.send.http, $.send.email, $.send.s3, $.send.sql` });
+    assert.throws(() => $send[name]({}), { message: `$send.${name}: not supported: the senders here are $send.http, $send.email, $send.s3, $send.sql` });
   }
 });
 
@@ -184,6 +184,54 @@ for (const [at, [argument, message]] of WRONG_MAIL.entries()) {
     const run = egress.begin();
     const { $ } = run.step("wrong");
     assert.throws(() => $.send.email(argument), (error) => {
+      assert.ok(error instanceof SendCallError);
+      if (typeof message === "string") assert.equal(error.message, message);
+      else assert.match(error.message, message);
+      return true;
+    });
+    assert.equal(run.collected, 0);
+  });
+}
+
+test("events are handed over beside requests, in call order, as they were at the call", async () => {
+  const run = egress.begin({ execution: "events" });
+  const { $, $send } = run.step("store");
+  const payload = { n: 1, at: new Date(0) };
+  assert.equal($.send.s3({ bucket: "logs", prefix: "orders/", payload }), undefined);
+  payload.n = 2;
+  $.send.http({ method: "POST", url });
+  $send.sql({ table: "orders", payload: [1, "two"], expires_in: 60 });
+  $.send.s3({ bucket: "logs", prefix: "", payload: "a line" });
+  assert.equal((await run.end()).released, 4);
+  const context = { execution: "events", step: "store" };
+  assert.deepEqual(mock.items("events"), [
+    { s3: { bucket: "logs", prefix: "orders/", payload: { n: 1, at: "1970-01-01T00:00:00.000Z" } }, context },
+    { method: "POST", url, context },
+    { sql: { table: "orders", payload: [1, "two"] }, expires_in: 60, context },
+    { s3: { bucket: "logs", prefix: "", payload: "a line" }, context },
+  ]);
+});
+
+const WRONG_EVENTS = [
+  ["s3", undefined, /invalid argument undefined: give one object, such as \{ bucket, prefix, payload \}/],
+  ["s3", { bucket: "logs", prefix: "a" }, "$.send.s3: invalid value undefined for payload: write an object, an array or a string"],
+  ["s3", { bucket: "logs", prefix: "a", payload: 1 }, /for payload: write an object/],
+  ["s3", { bucket: "logs", prefix: "a", payload: { n: 1n } }, /2?1n for payload.n: JSON has no BigInt/],
+  ["s3", { bucket: "Logs", prefix: "a", payload: {} }, /for bucket: 3 to 63/],
+  ["s3", { bucket: "logs", prefix: "a\nb", payload: {} }, /for prefix: at most 512 bytes/],
+  ["s3", { bucket: "logs", prefix: "a", payload: {}, region: "eu" }, /unknown key region: the operator has configured the store/],
+  ["s3", { bucket: "logs", prefix: "a", payload: "x".repeat(1024 * 1024) }, /the payload takes \d+ bytes/],
+  ["sql", { table: "a b", payload: {} }, /for table: a letter or a digit/],
+  ["sql", { payload: {} }, /for table: write a string/],
+  ["sql", { table: "t", data: {} }, /unknown key data: write payload/],
+  ["sql", { table: "t", payload: {}, expires_in: 0 }, /for expires_in: write whole seconds/],
+];
+
+for (const [at, [sender, argument, message]] of WRONG_EVENTS.entries()) {
+  test(`wrong event ${at}: ${message}`, () => {
+    const run = egress.begin();
+    const { $ } = run.step("wrong");
+    assert.throws(() => $.send[sender](argument), (error) => {
       assert.ok(error instanceof SendCallError);
       if (typeof message === "string") assert.equal(error.message, message);
       else assert.match(error.message, message);
