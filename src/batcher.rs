@@ -75,6 +75,10 @@ struct Closed {
     batch: Arc<Batch>,
     /// Those of its sends that this process has claimed.
     here: HashMap<SendId, Member>,
+    /// Held by who writes their ends: nobody takes them for written before they are.
+    ends: Arc<tokio::sync::Mutex<()>>,
+    /// How many of them have come, with those that have their ends by now.
+    come: usize,
     /// An earlier process closed it, this long ago at most: its sends come one by one.
     left_behind: Option<tokio::time::Instant>,
     pause: Duration,
@@ -130,6 +134,8 @@ impl Batcher {
             let closed = Closed {
                 batch: Arc::new(batch),
                 here: HashMap::new(),
+                ends: Arc::default(),
+                come: 0,
                 left_behind: Some(clock::monotonic()),
                 pause: limits::BATCH_FIRST_PAUSE,
             };
@@ -149,7 +155,7 @@ impl Batcher {
                 // Of one that is closed: given back and claimed again, it comes a second time.
                 if let Some(closed) = inside.closed.get_mut(&first) {
                     let stands_for_it = member.id == first && closed.left_behind.is_none();
-                    closed.here.insert(member.id, member);
+                    closed.come += usize::from(closed.here.insert(member.id, member).is_none());
                     drop(inside);
                     if stands_for_it {
                         self.enter(first);
@@ -184,24 +190,31 @@ impl Batcher {
         }
         let (store, now) = (self.ledger.store.clone(), clock::wall());
         let settled = |tenant: &TenantId| store.waiting_of(tenant).unclaimed == 0;
-        let (ripe, whole) = {
+        let (ripe, whole, ended) = {
             let mut inside = self.inside();
             let ripe = inside.gatherer.due(now, settled);
-            let mut whole = Vec::new();
+            let (mut whole, mut ended) = (Vec::new(), Vec::new());
             for (first, closed) in &mut inside.closed {
                 let Some(since) = closed.left_behind else { continue };
-                let is_whole = closed.here.len() == closed.batch.sends.len();
+                let is_whole = closed.come >= closed.batch.sends.len();
                 let is_late = || clock::monotonic().duration_since(since) >= LEFT_BEHIND;
                 if is_whole || settled(&closed.batch.tenant) && is_late() {
                     closed.left_behind = None;
                     whole.push(*first);
+                } else if closed.batch.ended.is_some() && !closed.here.is_empty() {
+                    ended.push(*first);
                 }
             }
-            (ripe, whole)
+            (ripe, whole, ended)
         };
         self.close_all(ripe);
         for first in whole {
             self.go_on(first);
+        }
+        for first in ended {
+            // Its end is known, whatever else is still to come.
+            let this = self.clone();
+            self.spawn(async move { this.end_here(first).await });
         }
     }
 
@@ -273,8 +286,15 @@ impl Batcher {
         for send in &batch.sends {
             inside.whose.insert(*send, first);
         }
-        let here = here.into_iter().map(|member| (member.id, member)).collect();
-        let closed = Closed { batch: Arc::new(batch), here, left_behind: None, pause: limits::BATCH_FIRST_PAUSE };
+        let here: HashMap<SendId, Member> = here.into_iter().map(|member| (member.id, member)).collect();
+        let closed = Closed {
+            batch: Arc::new(batch),
+            come: here.len(),
+            ends: Arc::default(),
+            here,
+            left_behind: None,
+            pause: limits::BATCH_FIRST_PAUSE,
+        };
         inside.closed.insert(first, closed);
         (Some(first), lapsed)
     }
@@ -520,17 +540,7 @@ impl Batcher {
         if !self.put(batch.clone()).await {
             return;
         }
-        loop {
-            let here = match self.inside().closed.get_mut(&first) {
-                Some(closed) => std::mem::take(&mut closed.here),
-                None => return,
-            };
-            if here.is_empty() {
-                break;
-            }
-            let ends = here.into_values().map(|member| end_of(&member, &ended, &batch));
-            futures_util::stream::iter(ends).for_each_concurrent(ENDS_AT_ONCE, |end| self.ledger.close(end)).await;
-        }
+        self.end_here(first).await;
         if !self.put(Arc::new(Batch { state: BatchState::Done, ..Batch::clone(&batch) })).await {
             return;
         }
@@ -542,6 +552,24 @@ impl Batcher {
         inside.closed.remove(&first);
         for send in &batch.sends {
             inside.whose.remove(send);
+        }
+    }
+
+    /// Gives those of its sends that are here the end that it has.
+    async fn end_here(&self, first: SendId) {
+        let Some(ends) = self.inside().closed.get(&first).map(|closed| closed.ends.clone()) else { return };
+        let _turn = ends.lock().await;
+        loop {
+            let (batch, here) = match self.inside().closed.get_mut(&first) {
+                Some(closed) => (closed.batch.clone(), std::mem::take(&mut closed.here)),
+                None => return,
+            };
+            let Some(ended) = &batch.ended else { return };
+            if here.is_empty() {
+                return;
+            }
+            let ends = here.into_values().map(|member| end_of(&member, ended, &batch));
+            futures_util::stream::iter(ends).for_each_concurrent(ENDS_AT_ONCE, |end| self.ledger.close(end)).await;
         }
     }
 
