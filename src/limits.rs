@@ -397,6 +397,8 @@ pub const TUNNELS_NOTED_EVERY: Duration = Duration::from_millis(250);
 pub const TUNNELS_UNNOTED_MAX: usize = if cfg!(test) { 100 } else { 20_000 };
 /// Of them so many are written at once: less than the room of the smallest store.
 pub const TUNNELS_NOTED_AT_ONCE: usize = if cfg!(test) { 7 } else { 500 };
+/// How often it is remembered of a tenant that it met a cap of tunnels.
+pub const TUNNEL_CAPPED_NOTED_EVERY: Duration = Duration::from_secs(1);
 /// After a cap was met, a tunnel is worth another try after so many seconds.
 pub const TUNNEL_RETRY_SECONDS: u64 = 1;
 /// Most connections at once to the `[publish]` listener.

@@ -23,12 +23,13 @@ mod target;
 mod way;
 mod who;
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -87,6 +88,8 @@ pub struct Proxy {
     caps: Caps,
     metrics: Metrics,
     records: Arc<Recorder>,
+    /// When a cap was met by a tenant last, so that it was remembered.
+    capped: Mutex<HashMap<TenantId, Instant>>,
     /// No more begin.
     draining: AtomicBool,
     tunnels: TaskTracker,
@@ -115,6 +118,7 @@ impl Proxy {
             caps: Caps::default(),
             metrics: Metrics::new(),
             records: Arc::new(Recorder::new(store)),
+            capped: Mutex::default(),
             draining: AtomicBool::new(false),
             tunnels: TaskTracker::new(),
             judged_by,
@@ -148,6 +152,8 @@ impl Proxy {
     /// [`crate::limits::TEND_EVERY`].
     pub fn tend(&self) {
         self.dialer.tend();
+        let now = clock::monotonic();
+        self.capped().retain(|_, at| now.duration_since(*at) < limits::TUNNEL_CAPPED_NOTED_EVERY);
         let in_force = self.world.in_force();
         if !in_force.is(&self.judged_by.load()) {
             self.judged_by.store(Arc::new(in_force));
@@ -223,7 +229,12 @@ impl Proxy {
             of_destination: settings.tunnels_per_tenant_destination,
         };
         self.records.admits(&tenant)?;
-        let permit = self.caps.take(&tenant, url.destination(), most)?;
+        let permit = self.caps.take(&tenant, url.destination(), most).map_err(|full| {
+            let refusal = Refusal::from(full);
+            let client = request.extensions().get::<Peer>().map(|peer| peer.0);
+            self.remember_capped(client, &tenant, &url, &refusal);
+            refusal
+        })?;
         Ok(Admitted { caller, tenant, url, permit, under_way })
     }
 
@@ -399,27 +410,64 @@ impl Proxy {
         (!self.world.sources().has(source)).then(|| gone.failure(&destination.host.text()).into())
     }
 
-    /// As it is when it was asked for.
+    fn capped(&self) -> MutexGuard<'_, HashMap<TenantId, Instant>> {
+        self.capped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who meets a cap reads so among its tunnels: now and then, as whoever asks again and again has no other bound.
+    fn remember_capped(&self, client: Option<SocketAddr>, tenant: &TenantId, url: &CheckedUrl, refusal: &Refusal) {
+        let now = clock::monotonic();
+        let mut capped = self.capped();
+        let before = capped.get(tenant);
+        if before.is_some_and(|at| now.duration_since(*at) < limits::TUNNEL_CAPPED_NOTED_EVERY) {
+            return;
+        }
+        capped.insert(tenant.clone(), now);
+        drop(capped);
+        let mut tunnel = self.asked_for(Uuid::now_v7(), client, tenant, url, clock::wall());
+        let (at, end, message) = (tunnel.begun_at, End::Refused, refusal.why().message());
+        tunnel.ended = Some(TunnelEnded { at, end, code: None, message });
+        self.records.note(tunnel);
+    }
+
+    /// As it is when it was asked for, and what came of it so far.
     fn remembered(&self, opening: &Opening) -> Tunnel {
         let Journey { resolved, would_block, .. } = &opening.journey;
         let timings = opening.journey.watch.so_far();
-        let destination = opening.url.destination();
         Tunnel {
-            id: opening.id,
-            tenant: opening.tenant.clone(),
+            resolved: resolved.clone(),
+            would_block: *would_block,
+            dns: timings.dns,
+            connect: timings.connect,
+            ..self.asked_for(opening.id, opening.client, &opening.tenant, &opening.url, opening.begun_at)
+        }
+    }
+
+    fn asked_for(
+        &self,
+        id: Uuid,
+        client: Option<SocketAddr>,
+        tenant: &TenantId,
+        url: &CheckedUrl,
+        begun_at: Timestamp,
+    ) -> Tunnel {
+        let destination = url.destination();
+        Tunnel {
+            id,
+            tenant: tenant.clone(),
             node: self.world.config().node.clone(),
-            client: opening.client,
+            client,
             host: destination.host.text().into_owned(),
             port: destination.port,
             source: None,
             public: None,
             remote: None,
-            resolved: resolved.clone(),
-            would_block: *would_block,
-            dns: timings.dns,
-            connect: timings.connect,
+            resolved: Vec::new(),
+            would_block: None,
+            dns: None,
+            connect: None,
             server_name: None,
-            begun_at: opening.begun_at,
+            begun_at,
             up: 0,
             down: 0,
             ended: None,

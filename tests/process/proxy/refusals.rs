@@ -315,6 +315,23 @@ async fn each_cap_is_told_with_when_to_try_again() {
     assert_eq!(open("a", &receivers[2]).await, "429 tenant_full");
     assert_eq!(open("b", &receivers[0]).await, "200 -");
     assert_eq!(open("b", &receivers[3]).await, "429 node_full");
+    // Each tenant reads of it.
+    for (tenant, words) in [("a", "to this host and port"), ("b", "this node has as many")] {
+        let begun = std::time::Instant::now();
+        loop {
+            let headers = [("egressd-tenant", tenant)];
+            let read = crate::node::call(node.api, "GET", "/v1/tunnels?end=refused", "", &headers).await;
+            let (_, page) = read.unwrap();
+            let all = page["tunnels"].as_array().unwrap();
+            let told = |one: &serde_json::Value| one["message"].as_str().is_some_and(|told| told.contains(words));
+            if let Some(one) = all.iter().find(|one| told(one)) {
+                assert_eq!((&one["code"], &one["host"]), (&serde_json::Value::Null, &"127.0.0.1".into()), "{page}");
+                break;
+            }
+            assert!(begun.elapsed() < crate::node::PATIENCE, "{page}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
     for (code, times) in [("tenant_full", 2.0), ("node_full", 1.0)] {
         counted(&node, &format!("egressd_tunnels_total{{end=\"refused\",code=\"{code}\"}}"), times).await;
     }
