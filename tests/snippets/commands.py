@@ -73,6 +73,8 @@ RUN = {
         "egressd tail --since 1h": (FOLLOWS, r"delivered"),
         "curl -s -H \"$auth\" -H 'Egressd-Tenant: *' 'localhost:8700/v1/sends?outcome=failed&limit=50'": RECORDS,
         "curl -s -H \"$auth\" -H 'Egressd-Tenant: *' 'localhost:8700/v1/tunnels?limit=50'": r'"tunnels":\[',
+        "curl -s -H \"$auth\" -H 'Egressd-Tenant: *' 'localhost:8700/v1/tunnels?limit=200'": r'"tunnels":\[',
+        "curl -s -H \"$auth\" -H 'Egressd-Tenant: *' 'localhost:8700/v1/tunnels?code=source_ports_exhausted'": r'"tunnels":\[',
         'curl -s -H "$auth" localhost:8700/v1/sends/ID': r'"outcome":"delivered"',
         "egressd tenants": r"^default ",
         "egressd suspensions": r"^ID",
