@@ -76,7 +76,7 @@ async fn silent(node: &Node, to: SocketAddr) -> Vec<f64> {
         tokio::time::sleep(Duration::from_millis(200)).await;
         let (_, page) = call_as(&mut client, "GET", "/v1/sends?limit=200", Bytes::new(), Some("silent")).await;
         let page: serde_json::Value = serde_json::from_slice(&page).expect("JSON");
-        let totals = page["sends"].as_array().into_iter().flatten().filter(|send| send["state"] == "finished");
+        let totals = page["sends"].as_array().into_iter().flatten().filter(|send| send["state"] == "done");
         past = totals.filter_map(|send| send["timings_ms"]["total"].as_f64().map(|total| total - 5_000.0)).collect();
     }
     past

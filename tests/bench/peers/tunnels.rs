@@ -20,7 +20,7 @@ const CONNECTS: u64 = 8_000;
 const STREAMS: usize = 4;
 const BYTES_OF_STREAM: u64 = 256 << 20;
 const IDLE: usize = 1_000;
-const MORE: &str = "tunnels_per_tenant = 5000\ntunnels_per_tenant_destination = 5000\n";
+const MORE: &str = "tunnels = 5200\ntunnels_per_tenant = 5000\ntunnels_per_tenant_destination = 5000\n";
 const BASE: &str = "egressd";
 
 #[derive(Clone, Copy)]
