@@ -311,6 +311,31 @@ ROWS = [
         ],
     ),
     (
+        "Batches",
+        [
+            lines(
+                "By outcome",
+                "Batches of events that ended: each outcome is that of all of its sends.",
+                [(rate("egressd_batches_total", "kind,outcome"), "{{kind}} {{outcome}}")],
+                "ops",
+                stacked=True,
+            ),
+            lines(
+                "Tries",
+                "Tries to bring a batch to where it goes; one that fails is made again where that may help.",
+                [(rate("egressd_batch_tries_total", "kind,outcome"), "{{kind}} {{outcome}}")],
+                "ops",
+            ),
+            lines(
+                "Events",
+                "Events of the batches that closed.",
+                [(rate("egressd_batch_sends_total", "kind"), "{{kind}}")],
+                "ops",
+                stacked=True,
+            ),
+        ],
+    ),
+    (
         "Tunnels",
         [
             lines(

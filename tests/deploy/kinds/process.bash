@@ -31,8 +31,15 @@ servers = ["10.77.0.53"]
 [store]
 path = "store"
 key_file = "store/key"
+[destination.s3]
+endpoint = "http://93.184.216.34:8080"
+path_style = true
+region = "us-east-1"
+credentials_file = "s3-credentials"
+every = "1s"
 TOML
 echo 10.77.0.10 >"$home/public-ips.txt"
+printf '[default]\naws_access_key_id = A\naws_secret_access_key = S\n' >"$home/s3-credentials"
 
 # A host with an address of its own and a source, and a world with a receiver.
 inside=$run-inside outside=$run-outside user=64801
@@ -157,6 +164,9 @@ a_bit_of_everything() {
     there curl -s -H 'Content-Type: application/json' -d '[1]' http://127.0.0.1:8700/v1/sends >/dev/null
     through_a_tunnel http://93.184.216.34:8080/ >/dev/null
     through_a_tunnel http://169.254.169.254/ >/dev/null || true
+    there curl -s -H 'Content-Type: application/json' -d '{"s3": {"bucket": "events", "prefix": "a", "payload": [1]}}' \
+        http://127.0.0.1:8700/v1/sends >/dev/null
+    in_time scraped '^egressd_batches_total' || return 1
     ip netns pids "$inside" | while read -r pid; do
         if [ "$(tr '\0' ' ' <"/proc/$pid/cmdline" | cut -d' ' -f1-2)" = "$egressd serve" ]; then kill -HUP "$pid"; fi
     done
@@ -176,6 +186,7 @@ label_values() {
     grep -q '^egressd_sends_refused_total{reason="shape"}' "$scratch/metrics"
     grep -q '^egressd_sends_total{outcome="delivered",code="none"}' "$scratch/metrics"
     grep -q '^egressd_tunnels_total{end="refused",code="policy_metadata"}' "$scratch/metrics"
+    grep -q '^egressd_batches_total{kind="s3",outcome="delivered"}' "$scratch/metrics"
 }
 check "the labels that the rules ask for have the values that they ask for" label_values
 
