@@ -19,7 +19,7 @@ use futures_util::StreamExt;
 use jiff::Timestamp;
 use metrics::{Unit, counter, describe_counter};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::backlog::Backlog;
@@ -33,7 +33,7 @@ use crate::gather::{Gatherer, Member, Ripe, Terms};
 use crate::ledger::{Ledger, unsent};
 use crate::limits;
 use crate::outcome::words::UnmadeCause;
-use crate::outcome::{Ended, Failure, Timings};
+use crate::outcome::{Ended, Failure, Processed, Timings};
 use crate::record::{Batch, BatchId, BatchState, Connection, Finished, InBatch, ShownBody, ShownResponse};
 use crate::schedule::Waiting;
 use crate::send::{Place, SendId, TenantId, To};
@@ -55,8 +55,6 @@ pub struct Batcher {
     ledger: Arc<Ledger>,
     deliverer: Arc<Deliverer>,
     inside: Mutex<Inside>,
-    /// Each batch that is made up and carried takes the memory of its content.
-    carried: Semaphore,
     tasks: TaskTracker,
     runtime: Handle,
     stop: watch::Sender<bool>,
@@ -69,6 +67,24 @@ struct Inside {
     closed: HashMap<SendId, Closed>,
     /// The sends of these, with the one that stands for them.
     whose: HashMap<SendId, SendId>,
+    /// How many are carried now, of each tenant that has any.
+    carried: HashMap<TenantId, usize>,
+}
+
+/// One that is made up and carried: its content is in memory.
+struct Carrying {
+    of: Arc<Batcher>,
+    tenant: TenantId,
+}
+
+impl Drop for Carrying {
+    fn drop(&mut self) {
+        let mut inside = self.of.inside();
+        match inside.carried.get_mut(&self.tenant) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(inside.carried.remove(&self.tenant)),
+        }
+    }
 }
 
 struct Closed {
@@ -107,7 +123,6 @@ impl Batcher {
             ledger,
             deliverer,
             inside: Mutex::default(),
-            carried: Semaphore::new(limits::BATCHES_CARRIED),
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
             stop: watch::Sender::new(false),
@@ -388,19 +403,45 @@ impl Batcher {
     pub fn go(self: &Arc<Self>, go: Go) {
         let this = self.clone();
         self.spawn(async move {
-            let Ok(_permit) = this.carried.acquire().await else { return };
             let Some((slot, waiting)) = go.take() else { return };
+            let Some(carrying) = this.may_carry(waiting.id) else {
+                // Its slot is others' meanwhile: what hangs holds up batches alone.
+                drop(slot);
+                if !this.stopped_within(this.carried_again()).await {
+                    this.enter(waiting.id);
+                }
+                return;
+            };
             let mut stop = this.stop.subscribe();
             let tried = tokio::select! {
                 // A try that is cut off does no harm: the next process makes it again.
                 _ = stop.wait_for(|stop| *stop) => return,
                 tried = this.clone().carry_or_tell(waiting.id) => tried,
             };
-            drop(slot);
+            drop((slot, carrying));
             if let Some((finished, fate)) = tried {
                 this.tried(waiting.id, finished, fate).await;
             }
         });
+    }
+
+    /// A place among those that are made up and carried at once, of which a tenant has some.
+    fn may_carry(self: &Arc<Self>, first: SendId) -> Option<Carrying> {
+        let mut inside = self.inside();
+        let tenant = inside.closed.get(&first)?.batch.tenant.clone();
+        let (all, own) = (inside.carried.values().sum::<usize>(), inside.carried.get(&tenant).copied().unwrap_or(0));
+        if all >= limits::BATCHES_CARRIED || own >= limits::BATCHES_CARRIED_OF_ONE {
+            return None;
+        }
+        inside.carried.insert(tenant.clone(), own + 1);
+        drop(inside);
+        Some(Carrying { of: self.clone(), tenant })
+    }
+
+    /// The more wait, the later each asks again: all of them together take little.
+    fn carried_again(&self) -> Duration {
+        let waiting = u32::try_from(self.inside().closed.len()).unwrap_or(u32::MAX);
+        limits::BATCH_CARRIED_AGAIN + limits::BATCH_CARRIED_AGAIN_EACH * waiting.min(100_000)
     }
 
     /// A try that panics is a defect of ours, and one of those that may pass.
@@ -473,16 +514,17 @@ impl Batcher {
     fn finished(&self, first: SendId, batch: &Batch, started_at: Timestamp, attempt: Attempt, fate: Fate) -> Finished {
         let redactor = self.ledger.redactor.load();
         let redactor = redactor.of(&batch.tenant);
+        let keep_bodies = self.world.config().keeps_bodies(&batch.tenant);
         let ended = match fate {
             // Also where it was there before: the answer says so, and that is what was wanted.
             Fate::There => Ended { outcome: crate::outcome::Outcome::Delivered, error: None },
-            Fate::MayPass | Fate::Over => redactor.ended(attempt.ended, true),
+            Fate::MayPass | Fate::Over => redactor.ended(attempt.ended, keep_bodies),
         };
         Finished {
             id: first,
             ended,
             sent_headers: None,
-            response: attempt.response.map(|response| redactor.response(response, true)),
+            response: attempt.response.map(|response| redactor.response(response, keep_bodies)),
             connection: attempt.connection,
             would_block: attempt.would_block,
             timings: attempt.timings,
@@ -532,7 +574,17 @@ impl Batcher {
             let Some(closed) = inside.closed.get_mut(&first) else { return };
             let is_first_end = closed.batch.ended.is_none();
             if is_first_end {
-                closed.batch = Arc::new(Batch { ended: Some(ended.clone()), ..Batch::clone(&closed.batch) });
+                let mut ended = ended.clone();
+                let is_unknown = |tried: &Finished| {
+                    tried.ended.error.as_ref().is_some_and(|error| error.processed == Processed::Maybe)
+                };
+                // What an earlier try may have brought there no later one takes back.
+                if let Some(error) = &mut ended.ended.error
+                    && closed.batch.attempts.iter().any(is_unknown)
+                {
+                    error.processed = Processed::Maybe;
+                }
+                closed.batch = Arc::new(Batch { ended: Some(ended), ..Batch::clone(&closed.batch) });
             }
             (closed.batch.clone(), is_first_end)
         };

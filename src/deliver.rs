@@ -536,6 +536,10 @@ struct Journey {
     handing: Option<Handing>,
     /// What a database said.
     told: Option<RawResponse>,
+    /// It was asked to do something, in no lines that are remembered.
+    asks_without_lines: bool,
+    /// What a batch is signed or logged in with: it is in no answer that is shown.
+    secrets: Vec<Box<str>>,
     response: Option<Receiving>,
     /// The response was read to its end, or as far as it is read.
     complete: bool,
@@ -704,6 +708,7 @@ impl Journey {
         if let Some(error) = &mut ended.error
             && error.processed == Processed::Maybe
             && sent.is_none()
+            && !self.asks_without_lines
         {
             error.processed = Processed::No;
         }

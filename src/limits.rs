@@ -50,6 +50,13 @@ pub const SQL_NUMBER_BYTES_MAX: usize = 400;
 pub const SQL_EXPONENT_MAX: u32 = 300;
 /// Most batches that are made up and carried at once: each takes the memory of its content, compressed.
 pub const BATCHES_CARRIED: usize = 16;
+/// And of one tenant.
+pub const BATCHES_CARRIED_OF_ONE: usize = 4;
+/// One that finds no place asks again after so long, and so much more for each batch that is closed.
+pub const BATCH_CARRIED_AGAIN: Duration = Duration::from_millis(50);
+pub const BATCH_CARRIED_AGAIN_EACH: Duration = Duration::from_micros(100);
+/// All that a database may say in one transaction.
+pub const SQL_ANSWER_BYTES_MAX: usize = MIB as usize;
 /// Tries of a batch that are remembered: the last of them.
 pub const BATCH_ATTEMPTS_KEPT: usize = 100;
 /// Bytes of an answer to a batch that each of its sends shows.

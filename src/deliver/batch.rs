@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use flate2::{Compression, GzBuilder, write::GzEncoder};
+use http::HeaderValue;
 use jiff::Timestamp;
 
 use super::sql::Rows;
@@ -14,6 +15,7 @@ use crate::deadline::Deadline;
 use crate::outcome::Outcome;
 use crate::outcome::words::UnmadeCause;
 use crate::record::BatchId;
+use crate::redact::RawResponse;
 use crate::send::{Event, Place, SendId, TenantId};
 
 /// A batch, ready to go.
@@ -110,8 +112,33 @@ impl Deliverer {
         let result = deadline.bound(&mut run).await;
         let total = deadline.spent();
         drop(run.stop());
-        journey.end(result, &deadline, total)
+        let secrets = std::mem::take(&mut journey.secrets);
+        let mut attempt = journey.end(result, &deadline, total);
+        if let Some(answer) = &mut attempt.response {
+            hide(answer, &secrets);
+        }
+        attempt
     }
+}
+
+/// Takes what it was signed or logged in with out of an answer: some servers say what they were sent.
+fn hide(answer: &mut RawResponse, secrets: &[Box<str>]) {
+    const HIDDEN: &str = "[redacted]";
+    let told = |text: &[u8]| secrets.iter().any(|secret| !secret.is_empty() && holds(text, secret.as_bytes()));
+    for (_, value) in &mut answer.headers {
+        if told(value.as_bytes()) {
+            *value = HeaderValue::from_static(HIDDEN);
+        }
+    }
+    if told(&answer.body) {
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        let secrets = secrets.iter().filter(|secret| !secret.is_empty());
+        answer.body = secrets.fold(text, |text, secret| text.replace(&**secret, HIDDEN)).into();
+    }
+}
+
+fn holds(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
 }
 
 #[cfg(test)]
@@ -120,6 +147,36 @@ mod tests {
 
     use super::*;
     use crate::policy::{Destination, Host, Scheme};
+
+    #[test]
+    fn what_it_was_signed_with_is_in_no_answer() {
+        let secrets: Vec<Box<str>> = ["AKID", "token/of+mine", ""].map(Into::into).into();
+        for (body, shown) in [
+            (
+                "<CanonicalRequest>x-amz-security-token:token/of+mine AKID</CanonicalRequest>",
+                "<CanonicalRequest>x-amz-security-token:[redacted] [redacted]</CanonicalRequest>",
+            ),
+            ("AccessDenied", "AccessDenied"),
+        ] {
+            let mut answer = RawResponse {
+                status: 403,
+                version: "HTTP/1.1",
+                headers: vec![
+                    (http::header::SERVER, HeaderValue::from_static("s")),
+                    (http::header::VIA, HeaderValue::from_static("a token/of+mine")),
+                ],
+                body: Bytes::from(body),
+                body_total: body.len() as u64,
+                body_truncated: false,
+                body_sha256: [0; 32],
+                declared: None,
+            };
+            hide(&mut answer, &secrets);
+            assert_eq!(answer.body, shown);
+            assert_eq!(answer.headers[0].1, "s");
+            assert_eq!(answer.headers[1].1, "[redacted]");
+        }
+    }
 
     #[test]
     fn the_same_events_make_the_same_bytes_and_read_back_line_by_line() {

@@ -83,6 +83,9 @@ impl Deliverer {
             }
             Err(_) => return Err(UnmadeCause::Defect.failure()),
         };
+        journey.secrets.push(credentials.access_key_id.as_str().into());
+        let secrets = [Some(&credentials.secret_access_key), credentials.session_token.as_ref()];
+        journey.secrets.extend(secrets.into_iter().flatten().map(|secret| secret.expose().into()));
         let digest = self.apart.run(tenant, digest(content.clone())).await;
         let unconditional = || self.unconditional.lock().unwrap_or_else(PoisonError::into_inner);
         let is_conditional = !unconditional().contains(to);

@@ -6,11 +6,13 @@
 //! HTTP has them ([`status_of`]). The protocol is the library's, over the stream of the one dial there is; TLS comes before
 //! anything is said. Not here: whether it is tried again ([`crate::batcher`]).
 
-use std::pin::pin;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 
 use futures_util::future::{Either, select};
 use http::{HeaderName, HeaderValue};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio_postgres::config::SslMode;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, NoTls};
@@ -20,6 +22,7 @@ use super::{Deliverer, Found, Journey};
 use crate::config::SqlSettings;
 use crate::dial::tls::Offer;
 use crate::dial::wire::Io;
+use crate::limits::SQL_ANSWER_BYTES_MAX;
 use crate::outcome::words::{ExchangeCause, PeerEnd, TlsCause, UnmadeCause};
 use crate::outcome::{Code, Failure, Phase, tame};
 use crate::policy::{Asker, Denial, Errand, Purpose};
@@ -48,6 +51,39 @@ impl Rows {
         // Ids begin with it (RFC 9562 section 5.7).
         self.at.push(i64::try_from(id.0.as_u128() >> 80).unwrap_or_default());
         self.events.push(String::from_utf8_lossy(event.payload()).into_owned());
+    }
+}
+
+/// A stream of which no more than so much is read: the library keeps whole messages, however long they say that they are.
+struct Bounded {
+    stream: Box<dyn Io>,
+    left: usize,
+}
+
+impl AsyncRead for Bounded {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
+        let read = into.filled().len() - before;
+        let Some(left) = self.left.checked_sub(read) else {
+            return Poll::Ready(Err(io::Error::other("the database says more than a transaction's answers can be")));
+        };
+        self.left = left;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Bounded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -136,6 +172,9 @@ impl Deliverer {
             Box::new(wire)
         };
         journey.watch.enter(Phase::Wait);
+        journey.asks_without_lines = true;
+        journey.secrets.extend(set_up.password.as_ref().map(|password| password.expose().into()));
+        let stream = Bounded { stream, left: SQL_ANSWER_BYTES_MAX };
         let done = transaction(set_up, &schema, table, id, rows, stream).await;
         journey.watch.leave();
         match done {
@@ -146,9 +185,8 @@ impl Deliverer {
             }
             Err(Stop::Refused(error)) => {
                 let (state, status) = (error.code().code(), status_of(error.code().code()));
-                let detail = error.detail().map(|detail| format!("\n{detail}")).unwrap_or_default();
-                let said = format!("{}{detail}", error.message());
-                journey.told = Some(answer(status, Some(state), said));
+                // Not its detail, which quotes rows.
+                journey.told = Some(answer(status, Some(state), error.message().to_owned()));
                 Ok(status)
             }
             // Without a word of the other side's it is this one that does not go on: it lacks a password, or a way to log in.
@@ -181,7 +219,7 @@ async fn transaction(
     table: &str,
     id: BatchId,
     rows: &Rows,
-    stream: Box<dyn Io>,
+    stream: Bounded,
 ) -> Result<bool, Stop> {
     let mut config = tokio_postgres::Config::new();
     // TLS, where there is some, stands already.
