@@ -285,3 +285,22 @@ async fn what_is_not_set_up_or_not_allowed_is_a_problem_of_the_call() {
         assert!(told.contains(says) || told.contains("is not one of the buckets"), "{problem}");
     }
 }
+
+/// Each try of its batches takes as long as its deadline; none of them has a slot that a send could have while it waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_that_hangs_holds_up_batches_alone() {
+    let (bucket, receiver) = (Bucket::start([]).await, Bucket::start([]).await);
+    bucket.always(Some(Answer::Silent));
+    let caps = "[delivery]\nin_flight = 6\nin_flight_per_tenant = 6\nin_flight_per_tenant_destination = 6\n";
+    let mut node = node_with(&bucket, &format!("every = \"10ms\"\ndeadline = \"60s\"\n{caps}"));
+    node.start();
+    for n in 0..40 {
+        accepted(&node, "/v1/sends", &event(&format!("p{n}"), json!({ "n": n }))).await;
+    }
+    until("a try of as many as a tenant may have carried", &node, || bucket.puts().len() == 4).await;
+    let send = json!({"method": "POST", "url": format!("http://{}/", receiver.address), "data": 1});
+    let id = id_of(&accepted(&node, "/v1/sends", &send).await);
+    let record = node.done_as("default", &id).await;
+    assert_eq!(record["outcome"], "delivered", "{record}");
+    assert_eq!(bucket.puts().len(), 4);
+}
