@@ -6,6 +6,7 @@
 //! HTTP has them ([`status_of`]). The protocol is the library's, over the stream of the one dial there is; TLS comes before
 //! anything is said. Not here: whether it is tried again ([`crate::batcher`]).
 
+use std::error::Error as _;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
@@ -90,14 +91,18 @@ impl AsyncWrite for Bounded {
 /// Why a transaction came to no end.
 enum Stop {
     Refused(Box<tokio_postgres::error::DbError>),
+    /// This node lacks a password, or a way to log in: it is the one that does not go on.
+    NoLogin,
     Broken,
 }
 
 impl From<tokio_postgres::Error> for Stop {
     fn from(error: tokio_postgres::Error) -> Self {
-        match error.as_db_error() {
-            Some(error) => Self::Refused(Box::new(error.clone())),
-            None => Self::Broken,
+        match (error.as_db_error(), error.source()) {
+            (Some(error), _) => Self::Refused(Box::new(error.clone())),
+            // What cannot be read or written, and what is out of its order, has an error of I/O beneath it, or none.
+            (None, Some(source)) if !source.is::<io::Error>() => Self::NoLogin,
+            (None, _) => Self::Broken,
         }
     }
 }
@@ -189,9 +194,11 @@ impl Deliverer {
                 journey.told = Some(answer(status, Some(state), error.message().to_owned()));
                 Ok(status)
             }
-            // Without a word of the other side's it is this one that does not go on: it lacks a password, or a way to log in.
-            Err(Stop::Broken) if meter.peer_end().is_none() => Err(UnmadeCause::NoCredentials.failure()),
-            Err(Stop::Broken) => Err(ExchangeCause::Unanswered { end: end(), written: None }.failure(&host)),
+            Err(Stop::NoLogin) => Err(UnmadeCause::NoCredentials.failure()),
+            Err(Stop::Broken) => Err(match meter.peer_end() {
+                Some(end) => ExchangeCause::Unanswered { end, written: None }.failure(&host),
+                None => ExchangeCause::NotPostgres.failure(&host),
+            }),
         }
     }
 }

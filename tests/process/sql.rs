@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::node::{Node, PATIENCE, call};
 use crate::tier::Cluster;
@@ -171,6 +172,16 @@ async fn rows_are_there_once_whatever_dies_and_a_missing_right_ends_at_once() {
     let record = node.done_as("acme", &id_of(&answer)).await;
     assert_eq!((&record["outcome"], &record["response"]["status"]), (&json!("rejected"), &json!(400)), "{record}");
     assert!(record["error"]["message"].as_str().is_some_and(|message| message.contains("42703")), "{record}");
+    // What a row holds is not told by the row that is refused.
+    cluster.tell("sql ALTER TABLE acme.t ADD CHECK (event->>'n' <> 'bad')");
+    let answer = accepted(&node, "acme", "/v1/sends", &event("t", &json!({"n": "bad", "card": "4111-secret"}))).await;
+    let record = node.done_as("acme", &id_of(&answer)).await;
+    assert_eq!(
+        (&record["outcome"], &record["response"]["headers"]["sqlstate"]),
+        (&json!("rejected"), &json!(["23514"])),
+        "{record}"
+    );
+    assert!(!record["response"].to_string().contains("4111-secret"), "{record}");
     cluster.tell("sql CREATE ROLE reader LOGIN");
     cluster.tell("sql GRANT USAGE ON SCHEMA acme TO reader");
     configure(&node, &plain(&cluster).replace("egressd@", "reader@"), "every = \"50ms\"\n");
@@ -238,4 +249,46 @@ async fn a_warehouse_proves_its_name_before_it_hears_a_word() {
         assert_eq!(node.ended(), Some(0), "{}", node.log());
         assert!(!node.log().contains("s3cret"), "{}", node.log());
     }
+}
+
+/// What it says has a bound, and is none of this node's faults.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_never_stops_talking_is_hung_up_on() {
+    // PostgreSQL's messages: what they are, how long they are, what they say (its documentation, "Message Formats").
+    const LOGGED_IN: [u8; 9] = [b'R', 0, 0, 0, 8, 0, 0, 0, 0];
+    const MOST: u64 = 32 << 20;
+    let fields = [b"SNOTICE\0C00000\0M".to_vec(), vec![b'x'; 60_000], b"\0\0".to_vec()].concat();
+    let notice = [vec![b'N'], (fields.len() as u32 + 4).to_be_bytes().to_vec(), fields].concat();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let said = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counted = said.clone();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let _ = socket.read(&mut [0; 1024]).await;
+            let _ = socket.write_all(&LOGGED_IN).await;
+            let mut of_this = 0;
+            while of_this < 2 * MOST && socket.write_all(&notice).await.is_ok() {
+                of_this += notice.len() as u64;
+            }
+            counted.fetch_max(of_this, std::sync::atomic::Ordering::Relaxed);
+        }
+    });
+    let mut node = Node::new("");
+    configure(
+        &node,
+        &format!("postgres://egressd@{address}/events?sslmode=disable"),
+        "every = \"50ms\"\ngive_up = \"1s\"\n",
+    );
+    node.start();
+    let answer = accepted(&node, "acme", "/v1/sends", &event("t", &json!({}))).await;
+    let record = node.done_as("acme", &id_of(&answer)).await;
+    assert_eq!(
+        (&record["outcome"], &record["error"]["code"]),
+        (&json!("failed"), &json!("protocol_error")),
+        "{record}"
+    );
+    assert_eq!(record["error"]["processed"], "maybe", "{record}");
+    let said = said.load(std::sync::atomic::Ordering::Relaxed);
+    assert!((1..MOST).contains(&said), "{said} bytes");
 }

@@ -59,6 +59,8 @@ pub enum ExchangeCause<'a> {
     NotHttp {
         line: &'a str,
     },
+    /// What came is not PostgreSQL's protocol, or more of it than a transaction's answers can be.
+    NotPostgres,
     /// A line of the head is not one of HTTP's. `after`: the header before it.
     BadLine {
         status: Option<u16>,
@@ -230,6 +232,11 @@ impl ExchangeCause<'_> {
                 ),
             )
             .over(Said::Body(line.to_owned())),
+            Self::NotPostgres => Failure::new(
+                Code::ProtocolError,
+                Wait,
+                format!("what {host} answered cannot be read as a database's answers; {UNKNOWN}"),
+            ),
             Self::BadLine { status, line, after, why } => Failure::new(
                 Code::ProtocolError,
                 Wait,

@@ -128,6 +128,7 @@ variants!(
     CutWithoutNotice,
     WrongLength,
     NotHttp,
+    NotPostgres,
     BadLine,
     BadChunk,
     HeadersTooLarge,

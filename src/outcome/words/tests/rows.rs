@@ -305,6 +305,11 @@ fn exchange() -> Vec<Row<'static>> {
         ),
         row(ExchangeCause::HalfAnswer { total: TOTAL, so_far: ENDLESS }, "timeout read yes", &["3 bytes"]),
         row(
+            ExchangeCause::NotPostgres,
+            "protocol_error wait maybe",
+            &["cannot be read", "not known", "not sent again"],
+        ),
+        row(
             ExchangeCause::Unanswered { end: PeerEnd::Closed, written: None },
             "connection_closed wait maybe",
             &["closed", "before it answered", "not known", "not sent again"],
