@@ -304,3 +304,20 @@ async fn an_endpoint_that_hangs_holds_up_batches_alone() {
     assert_eq!(record["outcome"], "delivered", "{record}");
     assert_eq!(bucket.puts().len(), 4);
 }
+
+/// A try that lost its answer may have brought it there: what stops the batch afterwards takes that back from nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_try_may_have_brought_there_is_not_said_to_be_nowhere() {
+    let bucket = Bucket::start([Answer::Lost]).await;
+    bucket.always(Some(Answer::Refused(503, "SlowDown")));
+    let mut node = node_with(&bucket, "every = \"10ms\"\n");
+    node.start();
+    let id = id_of(&accepted(&node, "/v1/sends", &event("p", json!([1]))).await);
+    until("a second try", &node, || bucket.puts().len() > 1).await;
+    let stop = json!({"tenant": "default", "reason": "abuse"});
+    let (status, answer) = node.call("POST", "/v1/suspensions", &stop.to_string()).await.expect("an answer");
+    assert_eq!(status, 201, "{answer}");
+    let record = node.done_as("default", &id).await;
+    assert_eq!((&record["outcome"], &record["error"]["processed"]), (&json!("blocked"), &json!("maybe")), "{record}");
+    assert_eq!(bucket.objects().len(), 1);
+}
