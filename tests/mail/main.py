@@ -15,14 +15,11 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import SMTP, AuthResult
+from relays import PASSWORD, PATIENCE, REFUSED, USER, Aiosmtpd, Postfix
 
 logging.getLogger("mail.log").setLevel(logging.CRITICAL)
 
 SOURCE = "127.0.0.41"
-PASSWORD = "pass \"word\" w\u00f6rd"
-PATIENCE = 180
 
 LETTERS = [
     {"subject": "Order 7", "text": "It has arrived."},
@@ -34,33 +31,6 @@ LETTERS = [
 ]
 # Bare CR, an end of the message and commands behind it: all of it is text.
 SMUGGLED = "a\r\n.\r\nMAIL FROM:<x@y.example>\r\nRCPT TO:<victim@example.org>\r\nDATA\r\nb\n.\nQUIT\n"
-
-
-class Handler:
-    def __init__(self):
-        self.handed = []
-
-    async def handle_DATA(self, server, session, envelope):
-        self.handed.append((session.peer[0], envelope.mail_from, list(envelope.rcpt_tos), envelope.content, session.ssl))
-        return "250 2.0.0 taken as %d" % len(self.handed)
-
-    async def handle_RCPT(self, server, session, envelope, address, options):
-        if address.startswith("gone"):
-            return "550 5.1.1 no such mailbox"
-        envelope.rcpt_tos.append(address)
-        return "250 2.1.5 yes"
-
-
-class Implicit(Controller):
-    def factory(self):
-        # The TLS is around it: it has no STARTTLS to wait for.
-        return SMTP(self.handler, authenticator=login, auth_require_tls=False, auth_required=True, decode_data=False)
-
-
-def login(server, session, envelope, mechanism, data):
-    right = data.login == b"egressd" and data.password == PASSWORD.encode()
-    # What is not handled is answered with 535.
-    return AuthResult(success=right, handled=False)
 
 
 def port():
@@ -131,7 +101,7 @@ reason = "the relay of this test"
 destinations = ["email"]
 [destination.email]
 relay = "{relay}"
-user = "egressd"
+user = "{USER}"
 password_file = "password"
 from = "Work, flows <notifications@example.net>"
 [[tenant]]
@@ -140,7 +110,7 @@ email = "owner@acme.example"
 collaborators = ["a@acme.example", "b@acme.example"]
 [[tenant]]
 id = "gone"
-email = "gone@acme.example"
+email = "{REFUSED}"
 """.replace("Work, flows", "\\\"Work, flows\\\""))
     process = subprocess.Popen([egressd, "serve", "--config", directory / "egressd.toml"], env={"EGRESSD_LOG": "error"})
     end = time.monotonic() + PATIENCE
@@ -163,14 +133,15 @@ def body_of(message, kind):
     return parts[0].get_content() if parts else None
 
 
-def held_to(letter, record, handed, scheme):
-    peer, sender, recipients, content, over_tls = handed
-    assert record["outcome"] == "delivered", record
-    assert peer == SOURCE == record["connection"]["public_ip"], peer
-    assert over_tls or scheme == "smtps", "in the clear"
+def held_to(letter, record, relay):
     copies = ["a@acme.example", "b@acme.example"] if letter.get("include_collaborators") else []
-    assert (sender, recipients) == ("notifications@example.net", ["owner@acme.example", *copies]), (sender, recipients)
-    message = email.message_from_bytes(content, policy=email.policy.default)
+    recipients = ["owner@acme.example", *copies]
+    handed = relay.last(recipients)
+    assert record["outcome"] == "delivered", record
+    assert handed.peer == SOURCE == record["connection"]["public_ip"], handed.peer
+    assert handed.over_tls, "in the clear"
+    assert (handed.sender, handed.recipients) == ("notifications@example.net", recipients), (handed.sender, handed.recipients)
+    message = email.message_from_bytes(handed.content, policy=email.policy.default)
     assert not message.defects and not any(part.defects for part in message.walk()), message.defects
     assert str(message["subject"]).strip() == letter.get("subject", "").strip(), message["subject"]
     assert message["from"].addresses[0].display_name == "Work, flows", message["from"]
@@ -185,32 +156,27 @@ def held_to(letter, record, handed, scheme):
             assert lines(found).rstrip("\n") == lines(wanted).rstrip("\n"), (name, found[:200])
 
 
-def relayed(egressd, scheme):
+def relayed(egressd, scheme, kind):
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)
         context = certificate(directory)
-        handler, at = Handler(), port()
-        options = {"hostname": "127.0.0.1", "port": at}
-        if scheme == "smtps":
-            controller = Implicit(handler, ssl_context=context, **options)
-        else:
-            controller = Controller(handler, tls_context=context, require_starttls=True, authenticator=login,
-                                    auth_required=True, decode_data=False, **options)
-        controller.start()
+        at = port()
+        relay = kind(scheme, at, directory, context)
         process, api = serve(egressd, directory, f"{scheme}://127.0.0.1:{at}")
         try:
+            handed = 0
             for letter in [*LETTERS, {"subject": "smuggled", "text": SMUGGLED, "html": SMUGGLED}]:
                 status, accepted = call(api, "POST", "/v1/sends", {"email": letter})
                 assert status == 202, accepted
                 record = done(api, accepted["id"])
                 assert record["outcome"] == "delivered", record["error"] or record["response"]
-                held_to(letter, record, handler.handed[-1], scheme)
-            assert len(handler.handed) == len(LETTERS) + 1, "once each, and nothing beside them"
+                held_to(letter, record, relay)
+                handed += 3 if letter.get("include_collaborators") else 1
             status, accepted = call(api, "POST", "/v1/sends", {"email": {"text": "x"}}, tenant="gone")
             assert status == 202, accepted
             record = done(api, accepted["id"], tenant="gone")
-            assert (record["outcome"], record["response"]["status"]) == ("rejected", 550), record
-            assert record["response"]["body"] == "5.1.1 no such mailbox", record
+            refusal = (record["response"] or {}).get("status"), (record["response"] or {}).get("body")
+            assert (record["outcome"], refusal) == ("rejected", kind.refusal), record
             # With another password it is the relay that says no.
             (directory / "password").write_text("wrong\n")
             process.send_signal(signal.SIGHUP)
@@ -220,15 +186,19 @@ def relayed(egressd, scheme):
                 record = done(api, accepted["id"])
                 if record["outcome"] == "rejected":
                     break
+                relay.last(["owner@acme.example"])
+                handed += 1
             assert record["response"]["headers"]["command"] == ["AUTH"], record
             assert "wrong" not in json.dumps(record), record
+            assert relay.count() == handed, "once each, and nothing beside them"
         finally:
             process.send_signal(signal.SIGTERM)
             code = process.wait(timeout=PATIENCE)
-            controller.stop()
+            relay.stop()
         assert code == 0, f"egressd ended with {code}"
-    print(f"{scheme}: {len(LETTERS) + 1} messages as they were written, a refusal, a wrong password")
+    print(f"{kind.__name__}, {scheme}: {len(LETTERS) + 1} messages as they were written, a refusal, a wrong password")
 
 
-for relay in ("smtps", "smtp"):
-    relayed(sys.argv[1], relay)
+for kind in (Aiosmtpd, Postfix):
+    for scheme in ("smtps", "smtp"):
+        relayed(sys.argv[1], scheme, kind)
