@@ -27,14 +27,14 @@ use crate::clock;
 use crate::config::Gathering as Settings;
 use crate::deadline::Deadline;
 use crate::deliver::batch::{Fate, Packing, Parcel};
-use crate::deliver::{Attempt, Deliverer};
+use crate::deliver::{self, Attempt, Deliverer};
 use crate::flow::{self, Go, Terms as _};
 use crate::gather::{Gatherer, Member, Ripe, Terms};
 use crate::ledger::{Ledger, unsent};
 use crate::limits;
 use crate::outcome::words::UnmadeCause;
 use crate::outcome::{Ended, Failure, Processed, Timings};
-use crate::record::{Batch, BatchId, BatchState, Connection, Finished, InBatch, ShownBody, ShownResponse};
+use crate::record::{Batch, BatchId, BatchState, Connection, Finished, InBatch, LeftOut, ShownBody, ShownResponse};
 use crate::schedule::Waiting;
 use crate::send::{Place, SendId, TenantId, To};
 use crate::store::{Pending, StoreError};
@@ -98,6 +98,20 @@ struct Closed {
     /// An earlier process closed it, this long ago at most: its sends come one by one.
     left_behind: Option<tokio::time::Instant>,
     pause: Duration,
+}
+
+/// What came of one try.
+struct Tried {
+    finished: Finished,
+    fate: Fate,
+    left_out: Vec<LeftOut>,
+}
+
+impl Tried {
+    /// In vain, for a reason that may pass.
+    fn in_vain(finished: Finished) -> Self {
+        Self { finished, fate: Fate::MayPass, left_out: Vec::new() }
+    }
 }
 
 /// How one batch stands, gathering or closed.
@@ -295,6 +309,7 @@ impl Batcher {
             tried: 0,
             attempts: Vec::new(),
             ended: None,
+            left_out: Vec::new(),
         };
         counter!("egressd_batch_sends_total", "kind" => batch.place.kind().label()).increment(here.len() as u64);
         let mut inside = self.inside();
@@ -419,8 +434,8 @@ impl Batcher {
                 tried = this.clone().carry_or_tell(waiting.id) => tried,
             };
             drop((slot, carrying));
-            if let Some((finished, fate)) = tried {
-                this.tried(waiting.id, finished, fate).await;
+            if let Some(tried) = tried {
+                this.tried(waiting.id, tried).await;
             }
         });
     }
@@ -445,14 +460,14 @@ impl Batcher {
     }
 
     /// A try that panics is a defect of ours, and one of those that may pass.
-    async fn carry_or_tell(self: Arc<Self>, first: SendId) -> Option<(Finished, Fate)> {
+    async fn carry_or_tell(self: Arc<Self>, first: SendId) -> Option<Tried> {
         let work = std::panic::AssertUnwindSafe(Box::pin(self.clone().carry(first)));
         match futures_util::FutureExt::catch_unwind(work).await {
             Ok(tried) => tried,
             Err(_) => {
                 let (batch, _) = self.closed(first)?;
                 tracing::error!(batch = %batch.id, "a try to carry a batch panicked; it is made again");
-                Some((stopped(first, &batch, UnmadeCause::Defect.failure()), Fate::MayPass))
+                Some(Tried::in_vain(stopped(first, &batch, UnmadeCause::Defect.failure())))
             }
         }
     }
@@ -470,7 +485,7 @@ impl Batcher {
     }
 
     /// One try, from the reading of its events to its answer.
-    async fn carry(self: Arc<Self>, first: SendId) -> Option<(Finished, Fate)> {
+    async fn carry(self: Arc<Self>, first: SendId) -> Option<Tried> {
         let (batch, _) = self.closed(first)?;
         let mut packing = Packing::new(&batch.place);
         for some in batch.sends.chunks(READ_AT_ONCE) {
@@ -479,7 +494,7 @@ impl Batcher {
                 Err(error) => {
                     tracing::warn!(batch = %batch.id, %error, "the events of a batch could not be read; it is tried again");
                     let failure = UnmadeCause::Unreadable.failure();
-                    return Some((stopped(first, &batch, failure), Fate::MayPass));
+                    return Some(Tried::in_vain(stopped(first, &batch, failure)));
                 }
             };
             let read = some.iter().copied().zip(specs);
@@ -506,12 +521,12 @@ impl Batcher {
             content,
         };
         let attempt = self.deliverer.carry(parcel, deadline).await;
-        let fate = Fate::of(&attempt);
-        Some((self.finished(first, &batch, started_at, attempt, fate), fate))
+        Some(self.told(first, &batch, started_at, attempt))
     }
 
     /// A try as it is remembered.
-    fn finished(&self, first: SendId, batch: &Batch, started_at: Timestamp, attempt: Attempt, fate: Fate) -> Finished {
+    fn told(&self, first: SendId, batch: &Batch, started_at: Timestamp, attempt: Attempt) -> Tried {
+        let fate = Fate::of(&attempt);
         let redactor = self.ledger.redactor.load();
         let redactor = redactor.of(&batch.tenant);
         let keep_bodies = self.world.config().keeps_bodies(&batch.tenant);
@@ -520,7 +535,7 @@ impl Batcher {
             Fate::There => Ended { outcome: crate::outcome::Outcome::Delivered, error: None },
             Fate::MayPass | Fate::Over => redactor.ended(attempt.ended, keep_bodies),
         };
-        Finished {
+        let finished = Finished {
             id: first,
             ended,
             sent_headers: None,
@@ -532,16 +547,26 @@ impl Batcher {
             started_at: Some(started_at),
             finished_at: clock::wall(),
             batch: Some(InBatch { id: batch.id, closes_at: batch.closes_at }),
-        }
+        };
+        let left_out = |left_out: deliver::LeftOut| {
+            let id = *left_out.sends.first()?;
+            let ended = Ended::answered(left_out.answer.status);
+            let response = Some(redactor.response(left_out.answer, keep_bodies));
+            Some(LeftOut { sends: left_out.sends, end: Finished { id, ended, response, ..finished.clone() } })
+        };
+        let left_out = attempt.left_out.into_iter().filter_map(left_out).collect();
+        Tried { finished, fate, left_out }
     }
 
     /// What comes of a try: the end, or another one.
-    async fn tried(self: &Arc<Self>, first: SendId, finished: Finished, fate: Fate) {
+    async fn tried(self: &Arc<Self>, first: SendId, tried: Tried) {
+        let Tried { finished, fate, left_out } = tried;
         let pause = {
             let mut inside = self.inside();
             let Some(closed) = inside.closed.get_mut(&first) else { return };
             let mut batch = Batch::clone(&closed.batch);
             batch.tried = batch.tried.saturating_add(1);
+            batch.left_out = left_out;
             batch.attempts.push(finished.clone());
             if batch.attempts.len() > limits::BATCH_ATTEMPTS_KEPT {
                 batch.attempts.remove(0);
@@ -620,7 +645,13 @@ impl Batcher {
             if here.is_empty() {
                 return;
             }
-            let ends = here.into_values().map(|member| end_of(&member, ended, &batch));
+            let own: HashMap<SendId, &Finished> = batch
+                .left_out
+                .iter()
+                .flat_map(|left_out| left_out.sends.iter().map(|send| (*send, &left_out.end)))
+                .collect();
+            let end = |member: Member| end_of(&member, own.get(&member.id).copied().unwrap_or(ended), &batch);
+            let ends = here.into_values().map(end);
             futures_util::stream::iter(ends).for_each_concurrent(ENDS_AT_ONCE, |end| self.ledger.close(end)).await;
         }
     }
@@ -655,6 +686,7 @@ impl Batcher {
             tried: 0,
             attempts: Vec::new(),
             ended: None,
+            left_out: Vec::new(),
         };
         Some(Standing { batch, sends: gathering.sends })
     }
@@ -689,11 +721,16 @@ fn stopped(first: SendId, batch: &Batch, why: Failure) -> Finished {
     }
 }
 
-/// The end of one of its sends: the batch's, told shortly, as the batch's own record has all of it.
+/// The end of one of its sends: `ended`, which is the batch's or its own, told shortly, as the batch's own record has all of it.
 fn end_of(member: &Member, ended: &Finished, batch: &Batch) -> Finished {
     let short = |response: &ShownResponse| ShownResponse {
         // A database's code is all that there is of a word.
-        headers: response.headers.iter().filter(|(name, _)| name == "sqlstate").cloned().collect(),
+        headers: response
+            .headers
+            .iter()
+            .filter(|(name, _)| name == "sqlstate" || name == deliver::sql::REFUSED_EVENTS)
+            .cloned()
+            .collect(),
         body: match &response.body.bytes {
             Some(bytes) if ended.ended.outcome != crate::outcome::Outcome::Delivered => {
                 let some = bytes.slice(..bytes.len().min(limits::BATCH_ANSWER_OF_SEND));

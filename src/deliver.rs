@@ -54,7 +54,7 @@ use crate::outcome::{Code, Ended, Failure, Phase, Processed, Timings};
 use crate::policy::{Asker, CheckedUrl, Destination, Errand, Host, Purpose, ScanMemory, SelfAddrs, Suspensions};
 use crate::record::{Connection, TlsFacts};
 use crate::redact::RawResponse;
-use crate::send::{HeaderLines, HttpRequest, Method, Spelling, Target, TenantId, To};
+use crate::send::{HeaderLines, HttpRequest, Method, SendId, Spelling, Target, TenantId, To};
 use crate::source::{Family, Source};
 use crate::store::Started;
 use crate::trace::Tracer;
@@ -72,6 +72,15 @@ pub struct Attempt {
     /// `held` and `queued` are left for the dispatcher.
     pub timings: Timings,
     pub would_block: Option<Code>,
+    /// Of a batch: what it went without.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// Events that were refused where their batch was not, and what was answered to each.
+pub struct LeftOut {
+    /// At least one.
+    pub sends: Vec<SendId>,
+    pub answer: RawResponse,
 }
 
 /// Makes deliveries. One for the process; what a reload changes is swapped inside.
@@ -536,6 +545,7 @@ struct Journey {
     handing: Option<Handing>,
     /// What a database said.
     told: Option<RawResponse>,
+    left_out: Vec<LeftOut>,
     /// It was asked to do something, in no lines that are remembered.
     asks_without_lines: bool,
     /// What a batch is signed or logged in with: it is in no answer that is shown.
@@ -719,6 +729,7 @@ impl Journey {
             connection: self.connection,
             timings: self.watch.finish(deadline, total),
             would_block: self.would_block,
+            left_out: self.left_out,
         }
     }
 }

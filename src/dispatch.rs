@@ -367,6 +367,7 @@ impl Dispatcher {
                     connection: None,
                     timings: Timings { total: Some(deadline.spent()), ..Timings::default() },
                     would_block: None,
+                    left_out: Vec::new(),
                 }
             }
         }

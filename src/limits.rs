@@ -56,7 +56,12 @@ pub const BATCHES_CARRIED_OF_ONE: usize = 4;
 pub const BATCH_CARRIED_AGAIN: Duration = Duration::from_millis(50);
 pub const BATCH_CARRIED_AGAIN_EACH: Duration = Duration::from_micros(100);
 /// All that a database may say in one transaction.
-pub const SQL_ANSWER_BYTES_MAX: usize = MIB as usize;
+pub const SQL_ANSWER_BYTES_MAX: usize = 8 * MIB as usize;
+/// Statements that are refused until the rows that are to blame are no longer looked for one by one, and how many are refused
+/// together from then on. Of what is said to each, so many characters are kept.
+pub const SQL_REFUSED_SOUGHT: usize = 5000;
+pub const SQL_REFUSED_TOGETHER: usize = 100;
+pub const SQL_REFUSED_SAID: usize = 200;
 /// Tries of a batch that are remembered: the last of them.
 pub const BATCH_ATTEMPTS_KEPT: usize = 100;
 /// Bytes of an answer to a batch that each of its sends shows.

@@ -280,9 +280,23 @@ pub fn refused_by_bucket(status: u16, code: Option<&str>) -> String {
     }
 }
 
-/// The same of a database's. `sqlstate`: the code of its error.
-pub fn refused_by_warehouse(status: u16, sqlstate: Option<&str>) -> String {
+/// The same of a database's. `sqlstate`: the code of its error; `events`: how many events were refused and not the batch, of
+/// which some are to blame.
+pub fn refused_by_warehouse(status: u16, sqlstate: Option<&str>, events: Option<&str>) -> String {
     let state = sqlstate.unwrap_or("no code");
+    match events {
+        Some("1") => {
+            return format!(
+                "the database refused this event of the batch (SQLSTATE {state}), and took nothing of it; its words are the answer's body: correct what they name before you resend it, or ask the operator"
+            );
+        }
+        Some(events) => {
+            return format!(
+                "the database refused {events} events together (SQLSTATE {state}), this one with them, and took none of these; it refuses so much of the batch that no more was sought which of them are to blame; its words are the answer's body; ask the operator before you resend it"
+            );
+        }
+        None => {}
+    }
     let what =
         format!("the database refused the batch (SQLSTATE {state}), and took nothing; its words are the answer's body");
     match status {

@@ -18,7 +18,7 @@ use crate::outcome::{Code, Ended, Timings};
 use crate::policy::{CheckedUrl, Destination, Verdict};
 use crate::send::{Context, ExecutionId, Kind, Method, Place, SendId, Spelling, TenantId};
 
-pub use self::batch::{Batch, BatchId, BatchState, InBatch};
+pub use self::batch::{Batch, BatchId, BatchState, InBatch, LeftOut};
 pub use self::tunnel::{Tunnel, TunnelEnd, TunnelEnded};
 
 labelled! {

@@ -65,6 +65,8 @@ struct BatchView<'a> {
     destination: DestinationView<'a>,
     /// How many events it holds.
     sends: usize,
+    /// Those of them that were refused while it was not: each has an end of its own.
+    refused: usize,
     /// Of their payloads, before they are compressed.
     bytes: u64,
     #[schema(value_type = String, format = DateTime)]
@@ -98,6 +100,7 @@ impl<'a> BatchView<'a> {
             outcome: ended.map(|ended| ended.ended.outcome.label()),
             destination,
             sends,
+            refused: batch.left_out.iter().map(|left_out| left_out.sends.len()).sum(),
             bytes: batch.bytes,
             opened_at: Shown(batch.opened_at),
             closes_at: Shown(batch.closes_at),

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::openapi;
-use crate::deliver::s3;
+use crate::deliver::{s3, sql};
 use crate::outcome::{
     Outcome, Processed, Timings, redirected, refused_by_bucket, refused_by_relay, refused_by_warehouse,
 };
@@ -178,7 +178,10 @@ impl<'a> ErrorView<'a> {
             }
             Kind::Http => return None,
             Kind::Email => (Processed::No, refused_by_relay(response.status, response.header("command"))),
-            Kind::Sql => (Processed::No, refused_by_warehouse(response.status, response.header("sqlstate"))),
+            Kind::Sql => {
+                let events = response.header(sql::REFUSED_EVENTS);
+                (Processed::No, refused_by_warehouse(response.status, response.header("sqlstate"), events))
+            }
             Kind::S3 => {
                 let body = response.body.bytes.as_deref().unwrap_or_default();
                 (Processed::No, refused_by_bucket(response.status, s3::error_code(body)))

@@ -102,7 +102,7 @@ impl Deliverer {
                     self.put_object(&parcel.tenant, bucket, &key, lines.clone(), &mut journey).await
                 }
                 (Place::Sql { table }, Content::Rows(rows)) => {
-                    self.insert(&parcel.tenant, table, parcel.id, rows, &mut journey).await
+                    self.insert(&parcel.tenant, table, parcel.id, rows, deadline, &mut journey).await
                 }
                 // They are made for each other by their place.
                 (Place::S3 { .. } | Place::Sql { .. }, _) => Err(UnmadeCause::Defect.failure()),
@@ -114,7 +114,8 @@ impl Deliverer {
         drop(run.stop());
         let secrets = std::mem::take(&mut journey.secrets);
         let mut attempt = journey.end(result, &deadline, total);
-        if let Some(answer) = &mut attempt.response {
+        let answers = attempt.left_out.iter_mut().map(|left_out| &mut left_out.answer);
+        for answer in attempt.response.iter_mut().chain(answers) {
             hide(answer, &secrets);
         }
         attempt

@@ -2,34 +2,40 @@
 //!
 //! The batch's id goes into a table of the tenant's schema whose key it is, in the same transaction as its rows. Where it
 //! stands there already, so do they, and nothing is done: a batch whose answer was lost may be brought again. Schema and
-//! tables are made where they are missing. What the server says of a statement is the batch's answer, with a status as
-//! HTTP has them ([`status_of`]). The protocol is the library's, over the stream of the one dial there is; TLS comes before
+//! tables are made where they are missing, and rows that are refused leave the others there ([`writing`]). What the server
+//! says of a statement is the batch's answer, with a status as HTTP has them ([`status_of`]). The protocol is the library's, over the stream of the one dial there is; TLS comes before
 //! anything is said. Not here: whether it is tried again ([`crate::batcher`]).
 
+mod writing;
+
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use futures_util::future::{Either, select};
 use http::{HeaderName, HeaderValue};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio_postgres::NoTls;
 use tokio_postgres::config::SslMode;
-use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::error::DbError;
 use uuid::Uuid;
 
-use super::{Deliverer, Found, Journey};
+use self::writing::{Doing, Patience, Refused, Writing, Written};
+use super::{Deliverer, Found, Journey, LeftOut};
 use crate::config::SqlSettings;
+use crate::deadline::Deadline;
 use crate::dial::tls::Offer;
 use crate::dial::wire::Io;
-use crate::limits::SQL_ANSWER_BYTES_MAX;
+use crate::limits::{self, SQL_ANSWER_BYTES_MAX};
 use crate::outcome::words::{ExchangeCause, PeerEnd, TlsCause, UnmadeCause};
 use crate::outcome::{Code, Failure, Phase, tame};
 use crate::policy::{Asker, Denial, Errand, Purpose};
 use crate::record::BatchId;
 use crate::redact::{RawResponse, sha256};
-use crate::send::parse::BATCHES_TABLE;
 use crate::send::{Event, SendId, TenantId};
 
 /// What asks for TLS, and the answer that there is some.
@@ -58,7 +64,7 @@ impl Rows {
 /// A stream of which no more than so much is read: the library keeps whole messages, however long they say that they are.
 struct Bounded {
     stream: Box<dyn Io>,
-    left: usize,
+    left: Arc<AtomicUsize>,
 }
 
 impl AsyncRead for Bounded {
@@ -66,10 +72,10 @@ impl AsyncRead for Bounded {
         let before = into.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, into))?;
         let read = into.filled().len() - before;
-        let Some(left) = self.left.checked_sub(read) else {
+        let Some(left) = self.left.load(Ordering::Relaxed).checked_sub(read) else {
             return Poll::Ready(Err(io::Error::other("the database says more than a transaction's answers can be")));
         };
-        self.left = left;
+        self.left.store(left, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }
@@ -89,17 +95,18 @@ impl AsyncWrite for Bounded {
 }
 
 /// Why a transaction came to no end.
+#[derive(Debug)]
 enum Stop {
-    Refused(Box<tokio_postgres::error::DbError>),
+    Refused(Doing, Box<DbError>),
     /// This node lacks a password, or a way to log in: it is the one that does not go on.
     NoLogin,
     Broken,
 }
 
-impl From<tokio_postgres::Error> for Stop {
-    fn from(error: tokio_postgres::Error) -> Self {
+impl Stop {
+    fn of(error: tokio_postgres::Error, doing: Doing) -> Self {
         match (error.as_db_error(), error.source()) {
-            (Some(error), _) => Self::Refused(Box::new(error.clone())),
+            (Some(error), _) => Self::Refused(doing, Box::new(error.clone())),
             // What cannot be read or written, and what is out of its order, has an error of I/O beneath it, or none.
             (None, Some(source)) if !source.is::<io::Error>() => Self::NoLogin,
             (None, _) => Self::Broken,
@@ -107,17 +114,44 @@ impl From<tokio_postgres::Error> for Stop {
     }
 }
 
-/// An SQLSTATE's class as HTTP would have it: what may pass is 503; a right that is missing 403, what is not there 404, and
-/// everything else 400.
-fn status_of(sqlstate: &str) -> u16 {
-    match (&sqlstate[..2.min(sqlstate.len())], sqlstate) {
-        // The connection, a rollback for others, what has run out, who gave it up, the system; a standby; another made the
-        // same at the same moment.
-        ("08" | "40" | "53" | "57" | "58", _) | (_, "55P03" | "25006" | "23505" | "42P06" | "42P07") => 503,
+impl From<tokio_postgres::Error> for Stop {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::of(error, Doing::Writing)
+    }
+}
+
+/// Whether the same may be taken later, though nobody mends anything: PostgreSQL's classes of errors (its documentation,
+/// appendix A), and of the others the codes that are of a moment.
+fn may_pass(sqlstate: &str, doing: Doing) -> bool {
+    match (sqlstate.get(..2).unwrap_or_default(), sqlstate) {
+        // The connection (a pooler's words, too); a transaction that was idle or took too long, or a standby's; a rollback
+        // for others; what has run out; who gave it up; the system; a snapshot, a configuration, a fault of its own.
+        ("08" | "25" | "40" | "53" | "57" | "58" | "72" | "F0" | "XX", _) => true,
+        // What others have or hold, a foreign server that is away, a pooler's memory of statements.
+        (_, "55006" | "55P03" | "HV00N" | "26000") => true,
+        // It takes no connections now.
+        (_, "55000") => doing == Doing::LoggingIn,
+        // Another made the same at the same moment.
+        (_, "23505" | "42P06" | "42P07" | "42710") => doing == Doing::Making,
+        _ => false,
+    }
+}
+
+/// A code as HTTP would have it: what may pass is 503; a right that is missing 403, what is not there 404, and everything
+/// else 400.
+fn status_of(sqlstate: &str, doing: Doing) -> u16 {
+    match (sqlstate.get(..2).unwrap_or_default(), sqlstate) {
+        _ if may_pass(sqlstate, doing) => 503,
         ("28", _) | (_, "42501") => 403,
         ("3D" | "3F", _) | (_, "42P01") => 404,
         _ => 400,
     }
+}
+
+/// What it says of a row: in ASCII, and not long.
+fn cut(said: &str) -> String {
+    let said = tame(said, limits::SQL_REFUSED_SAID);
+    said.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect()
 }
 
 impl Deliverer {
@@ -128,6 +162,7 @@ impl Deliverer {
         table: &str,
         id: BatchId,
         rows: &Rows,
+        deadline: Deadline,
         journey: &mut Journey,
     ) -> Result<u16, Failure> {
         let (settings, purpose) = (self.world.settings(), Purpose::Warehouse);
@@ -179,17 +214,29 @@ impl Deliverer {
         journey.watch.enter(Phase::Wait);
         journey.asks_without_lines = true;
         journey.secrets.extend(set_up.password.as_ref().map(|password| password.expose().into()));
-        let stream = Bounded { stream, left: SQL_ANSWER_BYTES_MAX };
-        let done = transaction(set_up, &schema, table, id, rows, stream).await;
+        let left = Arc::new(AtomicUsize::new(SQL_ANSWER_BYTES_MAX));
+        let stream = Bounded { stream, left: left.clone() };
+        let patience = Patience { deadline, left, statements: limits::SQL_REFUSED_SOUGHT };
+        let done = transaction(set_up, &schema, table, id, rows, stream, patience).await;
         journey.watch.leave();
         match done {
-            Ok(was_there) => {
-                let said = if was_there { "it was there already" } else { "committed" };
-                journey.told = Some(answer(200, None, said.to_owned()));
-                Ok(200)
+            Ok(Written { was_there, refused }) => {
+                let gone: usize = refused.iter().map(|refused| refused.rows.len()).sum();
+                let all = rows.ids.len();
+                let (status, state, said) = match refused.first() {
+                    Some(first) if gone >= all => (REFUSED, Some(&*first.sqlstate), first.said.clone()),
+                    _ => {
+                        let said = if was_there { "it was there already" } else { "committed" };
+                        let but = if gone > 0 { format!(", without {gone} of {all}") } else { String::new() };
+                        (200, None, format!("{said}{but}"))
+                    }
+                };
+                journey.told = Some(answer(status, state, said));
+                journey.left_out = left_out(rows, &refused);
+                Ok(status)
             }
-            Err(Stop::Refused(error)) => {
-                let (state, status) = (error.code().code(), status_of(error.code().code()));
+            Err(Stop::Refused(doing, error)) => {
+                let (state, status) = (error.code().code(), status_of(error.code().code(), doing));
                 // Not its detail, which quotes rows.
                 journey.told = Some(answer(status, Some(state), error.message().to_owned()));
                 Ok(status)
@@ -219,7 +266,28 @@ fn answer(status: u16, sqlstate: Option<&str>, said: String) -> RawResponse {
     }
 }
 
-/// Whether the batch was there before.
+/// The answer to a row.
+const REFUSED: u16 = 400;
+
+/// The events of these rows, with what was answered to each: those with the same answer together.
+fn left_out(rows: &Rows, refused: &[Refused]) -> Vec<LeftOut> {
+    let mut alike: BTreeMap<(&str, &str, usize), Vec<SendId>> = BTreeMap::new();
+    for Refused { rows: range, sqlstate, said } in refused {
+        let sends = rows.ids[range.clone()].iter().copied().map(SendId);
+        alike.entry((sqlstate, said, range.len())).or_default().extend(sends);
+    }
+    let left_out = |((sqlstate, said, together), sends): ((&str, &str, usize), Vec<SendId>)| {
+        let mut answer = answer(REFUSED, Some(sqlstate), said.to_owned());
+        answer.headers.push((HeaderName::from_static(REFUSED_EVENTS), HeaderValue::from(together)));
+        LeftOut { sends, answer }
+    };
+    alike.into_iter().map(left_out).collect()
+}
+
+/// The line of an answer to events and not to a batch: how many were refused together, of which some are to blame.
+pub const REFUSED_EVENTS: &str = "refused-events";
+
+#[allow(clippy::too_many_arguments, reason = "each is of another owner")]
 async fn transaction(
     set_up: &SqlSettings,
     schema: &str,
@@ -227,15 +295,18 @@ async fn transaction(
     id: BatchId,
     rows: &Rows,
     stream: Bounded,
-) -> Result<bool, Stop> {
+    patience: Patience,
+) -> Result<Written, Stop> {
     let mut config = tokio_postgres::Config::new();
     // TLS, where there is some, stands already.
     config.user(&set_up.user).dbname(&set_up.database).application_name("egressd").ssl_mode(SslMode::Disable);
     if let Some(password) = &set_up.password {
         config.password(password.expose());
     }
-    let (client, connection) = config.connect_raw(stream, NoTls).await?;
-    let work = pin!(write(&client, schema, table, id, rows));
+    let connected = config.connect_raw(stream, NoTls).await;
+    let (client, connection) = connected.map_err(|error| Stop::of(error, Doing::LoggingIn))?;
+    let writing = Writing::new(&client, schema, table, rows);
+    let work = pin!(writing.all(id, patience));
     let connection = pin!(connection);
     match select(work, connection).await {
         Either::Left((done, _)) => done,
@@ -245,90 +316,61 @@ async fn transaction(
     }
 }
 
-async fn write(client: &Client, schema: &str, table: &str, id: BatchId, rows: &Rows) -> Result<bool, Stop> {
-    let (of_schema, of_table, of_batches) = (quoted(schema), quoted(table), quoted(BATCHES_TABLE));
-    client.batch_execute("BEGIN").await?;
-    let known = "SELECT to_regnamespace($1) IS NOT NULL, to_regclass($2) IS NOT NULL, to_regclass($3) IS NOT NULL";
-    let names = [of_schema.clone(), format!("{of_schema}.{of_table}"), format!("{of_schema}.{of_batches}")];
-    let names: Vec<(&(dyn ToSql + Sync), Type)> =
-        names.iter().map(|name| (name as &(dyn ToSql + Sync), Type::TEXT)).collect();
-    let found = client.query_typed_one(known, &names).await?;
-    let missing = [
-        (0, format!("CREATE SCHEMA IF NOT EXISTS {of_schema}")),
-        (
-            1,
-            format!(
-                "CREATE TABLE IF NOT EXISTS {of_schema}.{of_table} \
-                 (send_id uuid PRIMARY KEY, sent_at timestamptz, event jsonb)"
-            ),
-        ),
-        (
-            2,
-            format!(
-                "CREATE TABLE IF NOT EXISTS {of_schema}.{of_batches} \
-                 (batch_id text PRIMARY KEY, written_at timestamptz NOT NULL DEFAULT now(), sends bigint NOT NULL)"
-            ),
-        ),
-    ];
-    for (column, make) in missing {
-        // Whoever made them for us need not let us make any.
-        if !found.try_get::<_, bool>(column)? {
-            client.batch_execute(&make).await?;
-        }
-    }
-    let sends = i64::try_from(rows.ids.len()).unwrap_or(i64::MAX);
-    let note = format!(
-        "INSERT INTO {of_schema}.{of_batches} (batch_id, sends) VALUES ($1, $2) ON CONFLICT (batch_id) DO NOTHING"
-    );
-    let id = id.to_string();
-    if client.execute_typed(&note, &[(&id, Type::TEXT), (&sends, Type::INT8)]).await? == 0 {
-        client.batch_execute("ROLLBACK").await?;
-        return Ok(true);
-    }
-    let insert = format!(
-        "INSERT INTO {of_schema}.{of_table} (send_id, sent_at, event) \
-         SELECT id, to_timestamp(at::double precision / 1000), event::jsonb \
-         FROM unnest($1::uuid[], $2::bigint[], $3::text[]) AS of_batch (id, at, event) \
-         ON CONFLICT (send_id) DO NOTHING"
-    );
-    let columns: [(&(dyn ToSql + Sync), Type); 3] =
-        [(&rows.ids, Type::UUID_ARRAY), (&rows.at, Type::INT8_ARRAY), (&rows.events, Type::TEXT_ARRAY)];
-    client.execute_typed(&insert, &columns).await?;
-    client.batch_execute("COMMIT").await?;
-    Ok(false)
-}
-
-/// As SQL has names that are to be taken by their bytes.
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_may_pass_is_told_from_what_will_not() {
-        for (state, wanted) in [
-            ("57P01", 503), // The server is shut down.
-            ("53300", 503), // It has too many connections.
-            ("40001", 503),
-            ("40P01", 503),
-            ("08006", 503),
-            ("25006", 503), // It has become a standby.
-            ("23505", 503), // Another made the same table.
-            ("42501", 403), // The right is missing.
-            ("28P01", 403), // The password is wrong.
-            ("3D000", 404),
-            ("3F000", 404),
-            ("42P01", 404),
-            ("22P02", 400),
-            ("42804", 400), // The table is another's, of other columns.
-            ("42703", 400),
-            ("x", 400),
+        use Doing::{LoggingIn, Making, Writing};
+        for (state, doing, wanted) in [
+            ("57P01", Writing, 503), // The server is shut down.
+            ("57P03", LoggingIn, 503),
+            ("57014", Writing, 503),   // It took longer than the database lets it.
+            ("53300", LoggingIn, 503), // It has too many connections.
+            ("53100", Writing, 503),
+            ("40001", Writing, 503),
+            ("40P01", Writing, 503),
+            ("08006", Writing, 503),
+            ("08P01", LoggingIn, 503), // A pooler that has no server.
+            ("25006", Writing, 503),   // It has become a standby.
+            ("25P03", Writing, 503),   // Idle within a transaction for too long, by its settings.
+            ("25P04", Writing, 503),
+            ("55P03", Writing, 503),
+            ("55006", Making, 503),
+            ("58030", Writing, 503),
+            ("72000", Writing, 503),
+            ("F0001", LoggingIn, 503),
+            ("XX000", Writing, 503),
+            ("55000", LoggingIn, 503), // It takes no connections now.
+            ("55000", Writing, 400),   // What is written to is a view.
+            ("23505", Making, 503),    // Another made the same table.
+            ("23505", Writing, 400),   // A key of another's.
+            ("42P07", Making, 503),
+            ("42P07", Writing, 400),
+            ("42501", Writing, 403),   // The right is missing.
+            ("28P01", LoggingIn, 403), // The password is wrong.
+            ("3D000", LoggingIn, 404),
+            ("3F000", Writing, 404),
+            ("42P01", Writing, 404),
+            ("22P02", Writing, 400),
+            ("22P05", Writing, 400),
+            ("0A000", Writing, 400),
+            ("23514", Writing, 400),
+            ("42804", Writing, 400), // The table is another's, of other columns.
+            ("42703", Writing, 400),
+            ("54000", Writing, 400),
+            ("P0001", Writing, 400),
+            ("x", Writing, 400),
+            ("\u{e9}", Writing, 400),
         ] {
-            assert_eq!(status_of(state), wanted, "{state}");
+            assert_eq!(status_of(state, doing), wanted, "{state} {doing:?}");
         }
-        assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
+    }
+
+    #[test]
+    fn what_is_said_of_a_row_stands_in_any_encoding() {
+        assert_eq!(cut("\u{17e} is not\nthere"), "? is not?there");
+        assert_eq!(cut(&"\u{1f980}x".repeat(limits::SQL_REFUSED_SAID)).chars().count(), limits::SQL_REFUSED_SAID);
     }
 }

@@ -106,6 +106,17 @@ pub struct Batch {
     pub attempts: Vec<Finished>,
     /// How it ended, which its sends have in their records: one of `attempts`, or that it was stopped.
     pub ended: Option<Finished>,
+    /// Those that it went without, with `ended`.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// Events that a batch went without, because they were refused and it was not; each is in one of these at most.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// At least one.
+    pub sends: Vec<SendId>,
+    /// Theirs in place of the batch's, as the end of the first of them.
+    pub end: Finished,
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use http::{HeaderValue, header};
 use serde::de::Error as _;
 use serde_json::value::RawValue;
 
-pub use self::event::BATCHES_TABLE;
+pub use self::event::{BATCHES_TABLE, REFUSED_TABLE};
 pub(crate) use self::members::{Members, ValueKind, elements, text};
 pub(crate) use self::problems::{At, Problems};
 pub use self::problems::{Fault, ShapeProblem};

@@ -29,6 +29,7 @@ mod pipes;
 mod prometheus;
 mod proxy;
 mod publish;
+mod refused_rows;
 mod restored;
 mod s3;
 mod secrets;

@@ -12,12 +12,12 @@ use crate::node::{Node, PATIENCE, call};
 use crate::tier::Cluster;
 use crate::tls::Authority;
 
-fn configure(node: &Node, url: &str, more: &str) {
+pub fn configure(node: &Node, url: &str, more: &str) {
     node.configure(&format!("[destination.sql]\nurl = \"{url}\"\n{more}"));
 }
 
 /// In the clear, as the cluster speaks at first.
-fn plain(cluster: &Cluster) -> String {
+pub fn plain(cluster: &Cluster) -> String {
     format!("{}?sslmode=disable", cluster.url())
 }
 
@@ -32,12 +32,12 @@ async fn accepted(node: &Node, tenant: &str, path: &str, send: &Value) -> Value 
     answer
 }
 
-fn id_of(answer: &Value) -> String {
+pub fn id_of(answer: &Value) -> String {
     answer["id"].as_str().unwrap_or_else(|| panic!("an id: {answer}")).to_owned()
 }
 
 /// Rows as text, by the cluster's own word.
-async fn rows(cluster: &Cluster, query: &str) -> Vec<String> {
+pub async fn rows(cluster: &Cluster, query: &str) -> Vec<String> {
     let (client, connection) =
         tokio_postgres::connect(&cluster.url(), tokio_postgres::NoTls).await.expect("the database");
     let driven = tokio::spawn(connection);
@@ -55,7 +55,7 @@ async fn rows(cluster: &Cluster, query: &str) -> Vec<String> {
 
 /// A cluster that lets connections from every address of loopback in as this line of its own form says, with a directory for
 /// its files. From its next start on.
-fn cluster_with(lets_in: &str) -> (Cluster, tempfile::TempDir) {
+pub fn cluster_with(lets_in: &str) -> (Cluster, tempfile::TempDir) {
     use std::os::unix::fs::PermissionsExt;
     let mut cluster = Cluster::start();
     let directory = tempfile::Builder::new().prefix("egressd-sql").tempdir_in("/tmp").expect("a directory");
@@ -68,7 +68,7 @@ fn cluster_with(lets_in: &str) -> (Cluster, tempfile::TempDir) {
     (cluster, directory)
 }
 
-const LETS_IN: &str = "host all all 127.0.0.0/8 trust";
+pub const LETS_IN: &str = "host all all 127.0.0.0/8 trust";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_are_rows_of_one_transaction_and_told_of_as_any_send_is() {

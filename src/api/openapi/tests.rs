@@ -139,7 +139,7 @@ fn a_record_requires_every_key() {
         ("RecordResponse", 8),
         ("RecordConnection", 8),
         ("RecordTimings", 9),
-        ("Batch", 12),
+        ("Batch", 13),
         ("BatchAttempt", 7),
         ("RecordS3", 5),
         ("RecordSql", 4),

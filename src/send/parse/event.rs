@@ -104,7 +104,7 @@ pub(super) fn read_sql(value: &RawValue, at: At<'_>, bounds: &Bounds, problems: 
         let at = At::Key(&at, "table");
         if !is_table(table) {
             problems.add(at, "is no table's name", "a letter or a digit, then up to 62 letters, digits and _");
-        } else if table.eq_ignore_ascii_case(BATCHES_TABLE) {
+        } else if [BATCHES_TABLE, REFUSED_TABLE].iter().any(|kept| table.eq_ignore_ascii_case(kept)) {
             problems.add(at, "is the table in which batches are kept", "give the events another");
         }
     }
@@ -120,6 +120,8 @@ pub(super) fn read_sql(value: &RawValue, at: At<'_>, bounds: &Bounds, problems: 
 
 /// Which batches are in a schema; nobody's events.
 pub const BATCHES_TABLE: &str = "egressd_batches";
+/// Which events of these are not, because the database refused them.
+pub const REFUSED_TABLE: &str = "egressd_refused";
 
 fn is_table(name: &str) -> bool {
     let letter = |byte: u8| byte.is_ascii_alphanumeric();

@@ -1,7 +1,7 @@
 //! Batches: remembered whole, found again by who may see them, and told as open until they are done.
 
 use super::*;
-use crate::record::{Batch, BatchId, BatchState, InBatch};
+use crate::record::{Batch, BatchId, BatchState, InBatch, LeftOut};
 use crate::send::{Event, Place};
 
 fn place() -> Place {
@@ -80,6 +80,7 @@ async fn a_batch_reads_back_and_is_open_until_it_is_done<S: Subject>() {
         tried: 0,
         attempts: Vec::new(),
         ended: None,
+        left_out: Vec::new(),
     };
     let id = batch.id;
     assert_eq!(store.batch(Reach::All, id).await, Ok(None));
@@ -98,6 +99,8 @@ async fn a_batch_reads_back_and_is_open_until_it_is_done<S: Subject>() {
     assert_eq!(store.batch(Reach::One(tenant("other")), id).await, Ok(None));
     batch.attempts.push(of_first(200));
     (batch.tried, batch.ended) = (3, Some(of_first(200)));
+    let of_third = Finished { batch: of_first(400).batch, ..finished(batch.sends[2], 400, at(62)) };
+    batch.left_out = vec![LeftOut { sends: vec![batch.sends[2]], end: of_third }];
     store.put_batch(session, Arc::new(batch.clone())).await.expect("kept");
     assert_eq!(store.open_batches().await, Ok(vec![batch.clone()]), "its sends have no ends yet");
     batch.state = BatchState::Done;
