@@ -8,7 +8,8 @@
 //! ```
 //!
 //! `send` and `done` are written once each, by day; what changes in between is one narrow row of `live`, and `queue`
-//! has what is nobody's. Statements are in [`sql`], the schema beside it; the hot ones are made for many callers at once
+//! has what is nobody's. Events are in no queue and have no claim: who gathers them is in a column of their own, and once
+//! their batch is closed it is the batch that is somebody's ([`batches`]). Statements are in [`sql`], the schema beside it; the hot ones are made for many callers at once
 //! ([`hot`]), the others are in [`wait`] and [`read`]. A node's life is in [`life`].
 //!
 //! Once-only rests on three things, each tested on the row that it changes. A send is begun by one `UPDATE` of its
@@ -16,6 +17,7 @@
 //! suspension made, between the look and the commit. And the lease is over by the database's clock alone.
 
 mod address;
+mod batches;
 mod counts;
 mod executions;
 mod forms;
@@ -62,17 +64,17 @@ use self::turns::{Turn, Turns};
 use super::embedded::seal::Keys;
 use super::stats::{Stats, StatsAsked};
 use super::{
-    Accept, Accepted, Batches, Begin, Claimed, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter, ExecutionPage,
-    Filter, IdempotencyKey, NewSend, News, NodeLoad, NodeSeen, OnceOnly, Page, Pending, Published, Reach, Records,
-    Recovered, Registry, Released, Session, Started, StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept,
-    TailItem, TailPlace, TunnelFilter, TunnelPage, Tunnels, WaitingCount, Want,
+    Accept, Accepted, Batches, Begin, Claimed, Closing, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter,
+    ExecutionPage, Filter, IdempotencyKey, Left, NewSend, News, NodeLoad, NodeSeen, OnceOnly, Opened, Page, Pending,
+    Published, Reach, Records, Recovered, Registry, Released, Session, Started, StoreEnd, StoreError, StoreResult,
+    Suspension, SweepPlace, Swept, TailItem, TailPlace, TunnelFilter, TunnelPage, Tunnels, WaitingCount, Want,
 };
 use crate::clock;
 use crate::outcome::Outcome;
 use crate::policy::Suspensions;
 use crate::record::{Batch, BatchId, Execution, Finished, Record, Tunnel};
 use crate::redact::RedactKey;
-use crate::send::{ExecutionId, SendId, SendSpec, TenantId};
+use crate::send::{ExecutionId, Kind, SendId, SendSpec, TenantId};
 use crate::source::{Neighbour, SourceTold};
 
 /// How often what has to come is looked for again.
@@ -161,6 +163,8 @@ struct Shared {
     claimed: Mutex<HashSet<uuid::Uuid>>,
     /// What it has begun and somebody here is to end.
     begun: Mutex<HashSet<uuid::Uuid>>,
+    /// Batches that it knows to be its own.
+    batches: Mutex<HashSet<BatchId>>,
     /// The answer to a claim was lost.
     strays: Notify,
     end_jobs: mpsc::Sender<EndJob>,
@@ -364,6 +368,7 @@ impl Postgres {
             uncounted: Notify::new(),
             claimed: Mutex::default(),
             begun: Mutex::default(),
+            batches: Mutex::default(),
             strays: Notify::new(),
             end_jobs,
             news,
@@ -735,22 +740,45 @@ impl Tunnels for Postgres {
     }
 }
 
-/// A tier gathers nothing: a configuration that would have it do so is refused.
 impl Batches for Postgres {
-    fn put_batch<'a>(&'a self, _by: &'a Session, _batch: Arc<Batch>) -> StoreResult<'a, ()> {
-        std::future::ready(Err(StoreError::Unfit("a tier keeps no batches".to_owned()))).boxed()
+    fn note_gathering<'a>(&'a self, by: &'a Session, opened: Vec<Opened>) -> StoreResult<'a, ()> {
+        batches::note(&self.shared, by, opened).boxed()
     }
 
-    fn batch(&self, _reach: Reach, _id: BatchId) -> StoreResult<'_, Option<Batch>> {
-        std::future::ready(Ok(None)).boxed()
+    fn forget_gathering<'a>(&'a self, by: &'a Session, ids: Vec<BatchId>) -> StoreResult<'a, ()> {
+        batches::forget(&self.shared, by, ids).boxed()
+    }
+
+    fn close_batch<'a>(&'a self, by: &'a Session, batch: Arc<Batch>, how: Closing) -> StoreResult<'a, Vec<SendId>> {
+        batches::close(&self.shared, by, batch, how).boxed()
+    }
+
+    fn put_batch<'a>(&'a self, by: &'a Session, batch: Arc<Batch>) -> StoreResult<'a, ()> {
+        batches::put(&self.shared, by, batch).boxed()
+    }
+
+    fn may_carry<'a>(&'a self, by: &'a Session, id: BatchId) -> StoreResult<'a, ()> {
+        batches::may_carry(&self.shared, by, id).boxed()
+    }
+
+    fn take_left<'a>(&'a self, by: &'a Session, kinds: Vec<Kind>) -> StoreResult<'a, Left> {
+        batches::take_left(&self.shared, by, kinds).boxed()
+    }
+
+    fn batch(&self, reach: Reach, id: BatchId) -> StoreResult<'_, Option<Batch>> {
+        batches::find(&self.shared, reach, id).boxed()
+    }
+
+    fn gathering(&self, reach: Reach, id: BatchId) -> StoreResult<'_, Option<(Batch, u64)>> {
+        batches::gathering(&self.shared, reach, id).boxed()
     }
 
     fn open_batches(&self) -> StoreResult<'_, Vec<Batch>> {
-        std::future::ready(Ok(Vec::new())).boxed()
+        batches::open(&self.shared).boxed()
     }
 
     fn specs(&self, sends: Vec<SendId>) -> StoreResult<'_, Vec<Option<Arc<SendSpec>>>> {
-        std::future::ready(Ok(vec![None; sends.len()])).boxed()
+        batches::specs(&self.shared, sends).boxed()
     }
 }
 

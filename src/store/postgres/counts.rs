@@ -30,8 +30,9 @@ impl Tally {
     pub fn unclaimed(unclaimed: i64) -> Self {
         Self { unclaimed, ..Self::default() }
     }
-    pub fn released(count: i64) -> Self {
-        Self { held: -count, ..Self::waiting(count) }
+    /// So many of them wait to be claimed; the others gather.
+    pub fn released(count: i64, unclaimed: i64) -> Self {
+        Self { held: -count, queued: count, unclaimed }
     }
 
     fn add(&mut self, other: Self) {

@@ -11,8 +11,8 @@ use uuid::Uuid;
 use super::shares::SEND_BYTES;
 use crate::outcome::Failure;
 use crate::policy::{Destination, Host};
-use crate::record::{Finished, Record, State};
-use crate::send::{SendId, SendSpec, TenantId};
+use crate::record::{BatchId, Finished, InBatch, Record, State};
+use crate::send::{Place, SendId, SendSpec, TenantId};
 use crate::store::embedded::seal::{Keys, Slot};
 use crate::store::view::{self, Standing};
 use crate::store::wire::{self, FinishForm, Rest, SendForm, Unreadable};
@@ -41,6 +41,9 @@ pub struct Columns {
     pub destinations: Vec<i64>,
     pub created: Vec<i64>,
     pub expires: Vec<i64>,
+    /// Of an event, the number of what it is for, and the bytes of its payload.
+    pub gathers: Vec<Option<i16>>,
+    pub weights: Vec<Option<i64>>,
 }
 
 impl Columns {
@@ -68,7 +71,10 @@ impl Columns {
             Course::Claim => CLAIM,
             Course::Wait => WAIT,
         });
-        self.destinations.push(short(destination));
+        let place = new.spec.gathers();
+        self.destinations.push(place.map_or_else(|| short(destination), short_of_place));
+        self.gathers.push(place.map(|place| wire::kind_number(place.kind()).into()));
+        self.weights.push(place.map(|_| new.spec.body().map_or(0, |body| body.len() as i64)));
         self.created.push(wire::nanoseconds(new.created_at));
         self.expires.push(i64::try_from(new.expires_in.as_nanos()).unwrap_or(i64::MAX));
         Ok(())
@@ -95,20 +101,26 @@ impl Columns {
 /// A destination as the queue knows it: FNV-1a. Two that share one are only ever full together.
 pub fn short(destination: Option<&Destination>) -> i64 {
     let Some(destination) = destination else { return 0 };
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut add = |bytes: &[u8]| {
-        for byte in bytes {
-            hash = (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+    let address;
+    let host = match &destination.host {
+        Host::Name(name) => name.as_bytes(),
+        Host::Address(ip) => {
+            address = ip.to_string();
+            address.as_bytes()
         }
     };
-    // As they are declared: nodes of one tier have to agree.
-    add(&[destination.scheme as u8]);
-    match &destination.host {
-        Host::Name(name) => add(name.as_bytes()),
-        Host::Address(address) => add(address.to_string().as_bytes()),
-    }
-    add(&destination.port.to_be_bytes());
-    hash as i64
+    // The scheme as it is declared: nodes of one tier have to agree.
+    hashed(&[&[destination.scheme as u8], host, &destination.port.to_be_bytes()])
+}
+
+/// The same of where events gather.
+pub fn short_of_place(place: &Place) -> i64 {
+    hashed(&[&[wire::kind_number(place.kind())], place.text().as_bytes()])
+}
+
+fn hashed(parts: &[&[u8]]) -> i64 {
+    let add = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+    parts.iter().copied().flatten().fold(0xcbf2_9ce4_8422_2325_u64, add) as i64
 }
 
 /// Larger ends than this are cut where their tenant keeps its share already.
@@ -214,7 +226,7 @@ pub fn pending(row: &Row) -> Result<Pending, (SendId, TenantId)> {
         created_at: wire::timestamp(created_at),
         released_at: wire::timestamp(released_at),
         expires_in: std::time::Duration::from_nanos(expires_in.unsigned_abs()),
-        gathers: None,
+        gathers: form.gathers().map(|place| (place, form.body_bytes())),
         spec: None,
     })
 }
@@ -249,6 +261,14 @@ pub struct Alive {
     pub held: bool,
     pub released_at: Option<i64>,
     pub began_at: Option<i64>,
+    pub batch: Option<InBatch>,
+}
+
+/// The batch that a row of [`super::sql::LIVES`] names from this column on.
+pub fn batch_of(row: &Row, at: usize) -> Option<InBatch> {
+    let id: Option<&[u8]> = row.get(at);
+    let closes_at: Option<i64> = row.get(at + 1);
+    Some(InBatch { id: BatchId::from_bytes(id?.try_into().ok()?), closes_at: wire::timestamp(closes_at?) })
 }
 
 /// All parts of one record; `Err` where what was accepted cannot be read.
@@ -316,7 +336,8 @@ pub fn record(parts: Parts<'_>) -> Result<Record, StoreError> {
             record.finished_at = Some(finished.finished_at);
         }
         None => {
-            let alive = parts.alive.unwrap_or(Alive { held: false, released_at: None, began_at: None });
+            let alive = parts.alive.unwrap_or(Alive { held: false, released_at: None, began_at: None, batch: None });
+            record.batch = alive.batch;
             record.released_at = alive.released_at.map(wire::timestamp);
             record.started_at = alive.began_at.map(wire::timestamp);
             record.state = match (alive.held, alive.began_at) {

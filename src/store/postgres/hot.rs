@@ -190,11 +190,13 @@ async fn accept_columns(
     let destinations: Vec<i64> = all.iter().flat_map(|columns| columns.destinations.iter().copied()).collect();
     let created: Vec<i64> = all.iter().flat_map(|columns| columns.created.iter().copied()).collect();
     let expires: Vec<i64> = all.iter().flat_map(|columns| columns.expires.iter().copied()).collect();
+    let gathers: Vec<Option<i16>> = all.iter().flat_map(|columns| columns.gathers.iter().copied()).collect();
+    let weights: Vec<Option<i64>> = all.iter().flat_map(|columns| columns.weights.iter().copied()).collect();
     let mut days_made = false;
     let mut attempt = Attempt::new(shared);
     let mut lost = false;
     loop {
-        let values: [&(dyn ToSql + Sync); 15] = [
+        let values: [&(dyn ToSql + Sync); 17] = [
             &incarnation,
             &attempt.loaded,
             &ids,
@@ -210,6 +212,8 @@ async fn accept_columns(
             &destinations,
             &created,
             &expires,
+            &gathers,
+            &weights,
         ];
         match known_after(link, sql::ACCEPT, &values, &mut lost).await.map(only) {
             Ok(Some(row)) if row.get::<_, i64>(0) > 0 => return Ok(Ok(())),
@@ -356,6 +360,8 @@ pub fn count_accepted(shared: &Shared, by: &Session, sends: &[NewSend], columns:
                 super::locked(&shared.claimed).insert(send.id.0);
                 Tally::queued(1)
             }
+            // What gathers is looked for by itself, and never claimed.
+            Course::Wait if send.spec.gathers().is_some() => Tally::queued(1),
             Course::Wait => {
                 shared.counts.note_front(&send.tenant, wire::nanoseconds(send.created_at));
                 Tally::waiting(1)

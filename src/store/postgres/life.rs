@@ -123,6 +123,7 @@ pub async fn join(shared: &Arc<Shared>, node: Arc<str>) -> Result<Session, Store
     }
     locked(&shared.claimed).clear();
     locked(&shared.begun).clear();
+    locked(&shared.batches).clear();
     shared.loaded.send_replace(suspensions);
     let adopted = adopt(shared, incarnation).await.map_err(|trouble| trouble.on_write())?;
     if adopted > 0 {
@@ -366,6 +367,7 @@ fn tallies(rows: &[Row]) -> HashMap<TenantId, Tally> {
 /// It leaves by itself: what it had claimed is the others' at once.
 pub async fn leave(shared: &Shared, by: &Session) -> Result<(), StoreError> {
     let incarnation = by.incarnation() as i64;
+    shared.tend.query(sql::LEAVE_BATCHES, &[&incarnation]).await.map_err(|trouble| trouble.on_write())?;
     shared.tend.query(sql::LEAVE, &[&incarnation]).await.map_err(|trouble| trouble.on_write())?;
     adopt(shared, incarnation).await.map(drop).map_err(|trouble| trouble.on_write())
 }

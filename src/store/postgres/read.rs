@@ -80,6 +80,7 @@ pub async fn records(link: &Link, ids: &[Uuid], bodies: bool) -> Result<Vec<Reco
             held: row.get(1),
             released_at: row.get(2),
             began_at: row.get(3),
+            batch: forms::batch_of(row, 4),
         });
         let done = done_at.get(id).map(|at| &dones[*at]).map(|row| (row.get(1), row.get(2)));
         if alive.is_none() && done.is_none() {
@@ -454,7 +455,9 @@ pub async fn retain(shared: &Shared, now: Timestamp) -> Result<(), StoreError> {
     link.query(sql::FORGET_STATS, &[&first_kept]).await.map_err(failed)?;
     let kept = SignedDuration::try_from(shared.settings.retention).unwrap_or(SignedDuration::MAX);
     super::tunnels::end_of_the_dead(shared, now).await?;
-    super::tunnels::drop_before(shared, now.checked_sub(kept).map_or(0, wire::nanoseconds)).await?;
+    let oldest = now.checked_sub(kept).map_or(0, wire::nanoseconds);
+    super::tunnels::drop_before(shared, oldest).await?;
+    super::batches::drop_before(shared, oldest).await?;
     let keys = now.checked_sub(SignedDuration::try_from(IDEMPOTENCY_KEPT).unwrap_or(SignedDuration::MAX));
     link.query(sql::FORGET_KEYS, &[&keys.map_or(0, wire::nanoseconds)]).await.map_err(failed)?;
     let bytes: i64 = link.one(sql::BYTES, &[]).await.map_err(failed)?.get(0);

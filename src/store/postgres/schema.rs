@@ -19,6 +19,7 @@ const VERSIONS: &[&str] = &[
     include_str!("schema_4.sql"),
     include_str!("schema_5.sql"),
     include_str!("schema_6.sql"),
+    include_str!("schema_7.sql"),
 ];
 /// The newest version that is known.
 pub const KNOWN: i32 = VERSIONS.len() as i32;

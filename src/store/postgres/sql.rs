@@ -56,22 +56,23 @@ pub const ACCEPT: &str = concat!(
     me!(),
     ", given AS (SELECT g.*, me.incarnation FROM unnest($3::uuid[], $4::text[], $5::text[], $6::text[], $7::text[], \
      $8::bytea[], $9::bytea[], $10::bytea[], $11::bytea[], $12::smallint[], $13::bigint[], $14::bigint[], \
-     $15::bigint[]) AS g(id, tenant, workflow, step, host, form, body, sealed, slot, course, destination, created_at, \
-     expires_in), me), \
+     $15::bigint[], $16::smallint[], $17::bigint[]) AS g(id, tenant, workflow, step, host, form, body, sealed, slot, course, \
+     destination, created_at, expires_in, gathers, weight), me), \
      made AS (INSERT INTO send (id, tenant, workflow, step, host, created_at, form, sealed) \
      SELECT id, tenant, workflow, step, host, created_at, form, sealed FROM given ON CONFLICT (id) DO NOTHING \
      RETURNING id), \
      bodies AS (INSERT INTO send_body (id, bytes) SELECT id, body FROM given JOIN made USING (id) \
      WHERE body IS NOT NULL), \
      lives AS (INSERT INTO live (id, tenant, incarnation, held, destination, created_at, expires_in, released_at, \
-     began_at, slot) SELECT id, tenant, CASE WHEN course <> 0 THEN incarnation END, false, destination, created_at, \
-     expires_in, created_at, CASE WHEN course = 2 THEN created_at END, slot FROM given JOIN made USING (id)), \
+     began_at, slot, gathers, weight, batcher) SELECT id, tenant, CASE WHEN course <> 0 AND gathers IS NULL THEN incarnation END, \
+     false, destination, created_at, expires_in, created_at, CASE WHEN course = 2 THEN created_at END, slot, gathers, weight, \
+     CASE WHEN course = 1 AND gathers IS NOT NULL THEN incarnation END FROM given JOIN made USING (id)), \
      waits AS (INSERT INTO queue (tenant, released_at, id, destination, expires_at) \
      SELECT tenant, created_at, id, destination, \
      created_at + least(expires_in, 9223372036854775807 - created_at) \
-     FROM given JOIN made USING (id) WHERE course = 0), \
+     FROM given JOIN made USING (id) WHERE course = 0 AND gathers IS NULL), \
      counted AS (INSERT INTO tally (incarnation, tenant, held, queued, unclaimed) \
-     SELECT incarnation, tenant, 0, count(*), count(*) FILTER (WHERE course = 0) FROM given JOIN made USING (id) \
+     SELECT incarnation, tenant, 0, count(*), count(*) FILTER (WHERE course = 0 AND gathers IS NULL) FROM given JOIN made USING (id) \
      WHERE course <> 2 GROUP BY incarnation, tenant), \
      kept AS (INSERT INTO kept_since (tenant, day, records, bodies) SELECT tenant, created_at / 86400000000000, \
      sum(512 + octet_length(form) + coalesce(octet_length(sealed), 0)), coalesce(sum(octet_length(body)), 0) \
@@ -91,12 +92,13 @@ pub const UNDO: &str = "WITH given AS MATERIALIZED (SELECT * FROM unnest($2::uui
      $5::bigint[], $6::bytea[]) WITH ORDINALITY AS g(id, tenant, released_at, began_at, form, n)), \
      unqueued AS (DELETE FROM queue q USING given g WHERE q.tenant = g.tenant AND q.released_at = g.released_at \
      AND q.id = g.id RETURNING q.id), \
-     gone AS (DELETE FROM live l USING given g WHERE l.id = g.id AND (l.began_at IS NULL \
+     gone AS (DELETE FROM live l USING given g WHERE l.id = g.id AND l.batch IS NULL AND (l.began_at IS NULL \
      OR l.incarnation = $1::bigint AND l.began_at = g.began_at) AND (SELECT count(*) FROM unqueued) >= 0 \
-     RETURNING l.id, l.held, l.began_at, l.incarnation), \
+     RETURNING l.id, l.held, l.began_at, l.incarnation, l.gathers), \
      ended AS (SELECT g.id, g.tenant, g.form, gone.began_at, gone.held::int::bigint AS held, \
      (NOT gone.held AND gone.began_at IS NULL)::int::bigint AS queued, \
-     (NOT gone.held AND gone.began_at IS NULL AND gone.incarnation IS NULL)::int::bigint AS unclaimed, \
+     (NOT gone.held AND gone.began_at IS NULL AND gone.incarnation IS NULL AND gone.gathers IS NULL)::int::bigint \
+     AS unclaimed, \
      (SELECT tail_now()) | (row_number() OVER (ORDER BY g.n)) AS seq FROM given g JOIN gone USING (id)), \
      ends AS (INSERT INTO done (id, seq, tenant, outcome, code, started_at, finished_at, node, form) \
      SELECT id, seq, tenant, $7::smallint, $8::smallint, began_at, $9::bigint, $10::text, form FROM ended), \
@@ -106,8 +108,8 @@ pub const UNDO: &str = "WITH given AS MATERIALIZED (SELECT * FROM unnest($2::uui
      SELECT $9::bigint / 60000000000, tenant, $7::smallint, count(*) FROM ended GROUP BY tenant) \
      SELECT id, seq, tenant, held, queued, unclaimed FROM ended ORDER BY seq";
 
-pub const ACCEPT_CALL: &str = "WITH called AS MATERIALIZED (SELECT o_verdict, o_places, o_before FROM accept_call($1, $2, \
-     $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)), \
+pub const ACCEPT_CALL: &str = "WITH called AS MATERIALIZED (SELECT o_verdict, o_places, o_before FROM accept_sends($1, $2, \
+     $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25)), \
      kept AS (INSERT INTO kept_since (tenant, day, records, bodies) SELECT $3, g.created_at / 86400000000000, \
      sum(512 + octet_length(g.form) + coalesce(octet_length(g.sealed), 0)), coalesce(sum(octet_length(g.body)), 0) \
      FROM called, unnest($16::bytea[], $17::bytea[], $18::bytea[], $22::bigint[]) AS g(form, body, sealed, created_at) \
@@ -136,15 +138,20 @@ pub const SPECS: &str = "SELECT g.id, (SELECT s.form FROM send s WHERE s.id = g.
 
 /// Of the tenants `$13` the form of `$14` is kept, where there is one, and no body.
 ///
-/// A begun one's end is taken from whoever began it, in force or not; one that was only claimed from who is.
+/// A begun one's end is taken from whoever began it, in force or not; one that was only claimed or gathered from who is. Of a
+/// closed batch's whoever writes it, once the batch has its own: it is the same. Before that, from who carries it and is in
+/// force.
 pub const FINISH: &str = concat!(
     "WITH ",
     in_force!(),
     ", given AS (SELECT * FROM unnest($2::uuid[], $3::smallint[], $4::smallint[], $5::smallint[], $6::text[], \
      $7::text[], $8::bigint[], $9::bigint[], $10::bytea[], $11::bytea[], $14::bytea[]) WITH ORDINALITY AS g(id, outcome, code, \
      status, source, public, started_at, finished_at, whole, body, bare, n)), \
-     gone AS (DELETE FROM live l USING given g WHERE l.id = g.id AND l.incarnation = $1 \
-     AND (l.began_at IS NOT NULL OR EXISTS (SELECT FROM me)) RETURNING l.id, l.tenant, l.began_at, l.created_at), \
+     gone AS (DELETE FROM live l USING given g WHERE l.id = g.id AND CASE WHEN l.gathers IS NULL \
+     THEN l.incarnation = $1 AND (l.began_at IS NOT NULL OR EXISTS (SELECT FROM me)) \
+     WHEN l.batch IS NULL THEN l.batcher = $1 AND EXISTS (SELECT FROM me) \
+     ELSE EXISTS (SELECT FROM batch b WHERE b.id = l.batch AND (b.ended OR b.incarnation = $1 AND EXISTS (SELECT FROM me))) END \
+     RETURNING l.id, l.tenant, l.began_at, l.created_at), \
      ended AS (SELECT g.*, gone.tenant, gone.began_at, gone.created_at, \
      g.bare IS NOT NULL AND gone.tenant = ANY ($13::text[]) AS is_bare, \
      CASE WHEN gone.tenant = ANY ($13) THEN coalesce(g.bare, g.whole) ELSE g.whole END AS form, \
@@ -166,7 +173,8 @@ pub const FINISH: &str = concat!(
 );
 
 /// How those that had no end from [`FINISH`] stand.
-pub const WHY_NOT_FINISHED: &str = "SELECT g.id, l.incarnation = $2::bigint AND l.began_at IS NULL, d.seq, d.form FROM unnest($1::uuid[]) AS g(id) \
+pub const WHY_NOT_FINISHED: &str = "SELECT g.id, l.incarnation = $2::bigint AND l.began_at IS NULL OR l.batcher = $2 \
+     OR EXISTS (SELECT FROM batch b WHERE b.id = l.batch AND b.incarnation = $2), d.seq, d.form FROM unnest($1::uuid[]) AS g(id) \
      LEFT JOIN live l ON l.id = g.id LEFT JOIN LATERAL (SELECT seq, form FROM done WHERE done.id = g.id) d ON true";
 
 /// Ends that the store gives to what waits and is nobody's: `$3` tells the queue's key, NULL a held one's.
@@ -178,18 +186,19 @@ pub const END_WAITING: &str = concat!(
      unqueued AS (DELETE FROM queue q USING given g WHERE q.tenant = g.tenant AND q.released_at = g.released_at \
      AND q.id = g.id RETURNING q.id), \
      gone AS (DELETE FROM live l USING given g WHERE l.id = g.id AND l.began_at IS NULL AND l.incarnation IS NULL \
-     AND (l.held AND g.released_at IS NULL OR NOT l.held AND EXISTS (SELECT FROM unqueued u WHERE u.id = l.id)) \
-     RETURNING l.id, l.held), \
-     ended AS (SELECT g.*, gone.held, (SELECT tail_now()) | (row_number() OVER (ORDER BY g.n)) \
+     AND l.batcher IS NULL AND l.batch IS NULL AND (l.held AND g.released_at IS NULL \
+     OR NOT l.held AND (l.gathers IS NOT NULL OR EXISTS (SELECT FROM unqueued u WHERE u.id = l.id))) \
+     RETURNING l.id, l.held, l.gathers), \
+     ended AS (SELECT g.*, gone.held, gone.gathers IS NOT NULL AS gathers, (SELECT tail_now()) | (row_number() OVER (ORDER BY g.n)) \
      AS seq FROM given g JOIN gone USING (id)), \
      ends AS (INSERT INTO done (id, seq, tenant, outcome, code, finished_at, node, form) \
      SELECT id, seq, tenant, $6::smallint, $7::smallint, $8::bigint, $9::text, form FROM ended), \
      counted AS (INSERT INTO tally (incarnation, tenant, held, queued, unclaimed) \
      SELECT $1, tenant, -count(*) FILTER (WHERE held), -count(*) FILTER (WHERE NOT held), \
-     -count(*) FILTER (WHERE NOT held) FROM ended GROUP BY tenant), \
+     -count(*) FILTER (WHERE NOT held AND NOT gathers) FROM ended GROUP BY tenant), \
      minutes AS (INSERT INTO hour (minute, tenant, outcome, n) \
      SELECT $8::bigint / 60000000000, tenant, $6::smallint, count(*) FROM ended GROUP BY tenant) \
-     SELECT id, seq, tenant, held FROM ended ORDER BY seq"
+     SELECT id, seq, tenant, held, gathers FROM ended ORDER BY seq"
 );
 
 /// Those of these that a sweep of this node ended at this time: asked where the answer to [`END_WAITING`] was lost.
@@ -258,6 +267,8 @@ pub const GIVE_BACK: &str = concat!(
     ", back AS (UPDATE live l SET incarnation = NULL FROM me WHERE l.id = ANY($2::uuid[]) \
      AND l.incarnation = me.incarnation AND l.began_at IS NULL \
      RETURNING l.id, l.tenant, l.released_at, l.destination, l.expires_in), \
+     let_go AS (UPDATE live l SET batcher = NULL FROM me WHERE l.id = ANY($2) AND l.batcher = me.incarnation \
+     AND l.batch IS NULL), \
      waits AS (INSERT INTO queue (tenant, released_at, id, destination, expires_at) \
      SELECT tenant, released_at, id, destination, ",
     expires_at!(),
@@ -296,8 +307,9 @@ pub const TAKE_HANDED: &str = "WITH gone AS (DELETE FROM handed WHERE incarnatio
 pub const FORGET_HANDED: &str = "DELETE FROM handed h WHERE NOT EXISTS (SELECT FROM node n \
      WHERE n.incarnation = h.incarnation AND n.dead_at IS NULL)";
 
-/// What this session has claimed and not begun.
-pub const CLAIMED: &str = "SELECT id FROM live WHERE incarnation = $1::bigint AND began_at IS NULL";
+/// What this session has claimed and not begun, or gathers.
+pub const CLAIMED: &str = "SELECT id FROM live WHERE incarnation = $1::bigint AND began_at IS NULL \
+     UNION ALL SELECT id FROM live WHERE batcher = $1 AND gathers IS NOT NULL AND batch IS NULL AND NOT held";
 
 /// What this session began before that.
 pub const BEGUN_BEFORE: &str = "SELECT id, tenant, created_at, released_at, began_at FROM live \
@@ -329,7 +341,9 @@ pub const DECLARE_DEAD: &str = "UPDATE node SET dead_at = clock_timestamp() WHER
 
 /// Dead ones that something still names, or may: an hour later nothing new does.
 pub const FORGET_DEAD: &str = "DELETE FROM node n WHERE n.dead_at < clock_timestamp() - interval '1 hour' \
-     AND NOT EXISTS (SELECT FROM live l WHERE l.incarnation = n.incarnation)";
+     AND NOT EXISTS (SELECT FROM live l WHERE l.incarnation = n.incarnation) \
+     AND NOT EXISTS (SELECT FROM live l WHERE l.batcher = n.incarnation AND l.gathers IS NOT NULL AND l.batch IS NULL \
+     AND NOT l.held) AND NOT EXISTS (SELECT FROM batch b WHERE b.incarnation = n.incarnation AND NOT b.done)";
 
 /// Whether there is a dead one, what this one has to have loaded, and whether something was handed to it.
 pub const LOOK: &str = "SELECT EXISTS (SELECT FROM node WHERE dead_at IS NOT NULL), \
@@ -347,6 +361,10 @@ pub const RENEW: &str = "UPDATE node SET unbroken_since = CASE WHEN lease_until 
      renewed_at = clock_timestamp(), queued = $3::bigint, in_flight = $4::bigint \
      WHERE incarnation = $1::bigint AND dead_at IS NULL RETURNING suspensions";
 
+/// What it carries is nobody's, as nothing of it is on the wire.
+pub const LEAVE_BATCHES: &str =
+    "UPDATE batch SET incarnation = NULL, taken = false WHERE incarnation = $1::bigint AND NOT done";
+
 /// It leaves by itself.
 pub const LEAVE: &str =
     "UPDATE node SET dead_at = clock_timestamp() WHERE incarnation = $1::bigint AND dead_at IS NULL";
@@ -363,20 +381,23 @@ pub const CLOCK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000
 
 pub const JOIN: &str = "SELECT o_incarnation, o_suspensions FROM node_join($1::text, $2::text, $3::float8)";
 
-pub const END_EXECUTION: &str =
-    "SELECT o_state, o_first, o_count, o_ended, o_seqs FROM end_execution($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+pub const END_EXECUTION: &str = "SELECT o_state, o_first, o_count, o_ended, o_seqs, o_unclaimed FROM close_execution($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
 pub const OVERDUE: &str = "SELECT tenant, execution FROM execution WHERE state = 0 AND opened_at < $1::bigint \
      ORDER BY opened_at, tenant, execution LIMIT $2::bigint";
 
-pub const EXPIRED: &str = "SELECT q.id, q.tenant, q.released_at, \
+/// Of what is in the queue, and of events that nobody gathers.
+pub const EXPIRED: &str = "(SELECT q.id, q.tenant, q.released_at, \
      (SELECT l.created_at FROM live l WHERE l.id = q.id) FROM queue q WHERE q.expires_at <= $1::bigint \
-     ORDER BY q.expires_at LIMIT $2::bigint";
+     ORDER BY q.expires_at LIMIT $2::bigint) \
+     UNION ALL (SELECT l.id, l.tenant, l.released_at, l.created_at FROM live l WHERE l.batcher IS NULL \
+     AND l.gathers IS NOT NULL AND l.batch IS NULL AND NOT l.held AND l.released_at <= $1 - l.expires_in LIMIT $2) LIMIT $2";
 
 /// What waits and is nobody's, a page at a time.
 pub const WAITING: &str = "SELECT l.id, l.tenant, l.created_at, l.released_at, \
      (SELECT s.workflow FROM send s WHERE s.id = l.id), (SELECT s.form FROM send s WHERE s.id = l.id) \
-     FROM live l WHERE l.id > $1::uuid AND l.began_at IS NULL AND l.incarnation IS NULL ORDER BY l.id LIMIT $2::bigint";
+     FROM live l WHERE l.id > $1::uuid AND l.began_at IS NULL AND l.incarnation IS NULL AND l.batcher IS NULL \
+     AND l.batch IS NULL ORDER BY l.id LIMIT $2::bigint";
 
 pub const REPLAY: &str =
     "SELECT fingerprint, at, sends FROM idem WHERE tenant = $1::text AND path = $2::text AND key = $3::text";
@@ -475,7 +496,12 @@ pub const FORGET_KEYS: &str = "DELETE FROM idem WHERE at < $1::bigint";
 // Records.
 
 pub const SENDS: &str = "SELECT id, form, place, created_at FROM send WHERE id = ANY($1::uuid[])";
-pub const LIVES: &str = "SELECT id, held, released_at, began_at FROM live WHERE id = ANY($1::uuid[])";
+/// With the batch of each that is in one: while two of its place are there, one of them is being closed, and which of them it
+/// is in is told a moment later.
+pub const LIVES: &str = "SELECT l.id, l.held, l.released_at, l.began_at, coalesce(b.id, g.id), coalesce(b.closes_at, g.closes_at) \
+     FROM live l LEFT JOIN batch b ON b.id = l.batch LEFT JOIN LATERAL (SELECT (array_agg(g.id))[1] AS id, min(g.closes_at) AS closes_at \
+     FROM gathering g WHERE l.batch IS NULL AND l.batcher IS NOT NULL AND g.incarnation = l.batcher AND g.tenant = l.tenant \
+     AND g.destination = l.destination HAVING count(*) = 1) g ON true WHERE l.id = ANY($1::uuid[])";
 pub const DONE_AMONG: &str = "SELECT id FROM done WHERE id = ANY($1::uuid[])";
 pub const DONES: &str = "SELECT id, form, node FROM done WHERE id = ANY($1::uuid[])";
 pub const SEND_BODIES: &str = "SELECT id, bytes FROM send_body WHERE id = ANY($1::uuid[])";
@@ -522,11 +548,15 @@ pub const TAIL_GOES_ON: &str = "UPDATE tier SET tail_base = newest.number + 1 \
 
 /// The database is a copy of an earlier moment: what waits in it may have been made since. It ends as what was begun by
 /// a node that is long dead.
-pub const CALL_OFF: [&str; 4] = [
+pub const CALL_OFF: [&str; 6] = [
     "UPDATE node SET dead_at = clock_timestamp() WHERE dead_at IS NULL",
     "WITH past AS (INSERT INTO node (name, version, suspensions, lease_until, dead_at) \
      VALUES ('restored', '', 0, '-infinity', '-infinity') RETURNING incarnation) \
-     UPDATE live SET incarnation = past.incarnation, held = false, began_at = -1 FROM past WHERE began_at IS NULL",
+     UPDATE live SET incarnation = past.incarnation, held = false, began_at = -1, gathers = NULL, batcher = NULL, \
+     batch = NULL FROM past WHERE began_at IS NULL",
+    // Whoever takes one finds none of its sends.
+    "UPDATE batch SET incarnation = NULL, taken = false WHERE NOT done",
+    "DELETE FROM gathering",
     "DELETE FROM queue",
     "DELETE FROM tally",
 ];
@@ -587,3 +617,95 @@ pub const TUNNELS_OF_THE_DEAD: &str = "SELECT id, form FROM tunnel t WHERE ended
      AND (n.dead_at IS NULL OR n.dead_at > clock_timestamp() - interval '1 minute')) ORDER BY id LIMIT $2::bigint";
 pub const FORGET_TUNNELS: &str = "DELETE FROM tunnel WHERE id IN (SELECT id FROM tunnel WHERE ended_at < $1::bigint \
      ORDER BY ended_at LIMIT $2::bigint) RETURNING id";
+
+// Batches.
+
+/// Batches that this session has opened.
+pub const NOTE_GATHERING: &str = concat!(
+    "WITH ",
+    in_force!(),
+    " INSERT INTO gathering (incarnation, id, tenant, kind, place, destination, opened_at, closes_at) \
+     SELECT me.incarnation, g.* FROM me, unnest($2::bytea[], $3::text[], $4::smallint[], $5::text[], $6::bigint[], \
+     $7::bigint[], $8::bigint[]) AS g ON CONFLICT DO NOTHING"
+);
+pub const FORGET_GATHERING: &str = "DELETE FROM gathering WHERE incarnation = $1::bigint AND id = ANY ($2::bytea[])";
+/// Of who is gone: whoever takes their events gathers them anew.
+pub const FORGET_GATHERING_OF_THE_DEAD: &str = "DELETE FROM gathering g WHERE NOT EXISTS (SELECT FROM node n \
+     WHERE n.incarnation = g.incarnation AND n.dead_at IS NULL)";
+/// With how many events and bytes there are by now.
+pub const GATHERING: &str = "SELECT g.tenant, g.kind, g.place, g.opened_at, g.closes_at, n.sends, n.bytes FROM gathering g, \
+     LATERAL (SELECT count(*) AS sends, coalesce(sum(l.weight), 0)::bigint AS bytes FROM live l WHERE l.batcher = g.incarnation \
+     AND l.tenant = g.tenant AND l.destination = g.destination AND l.gathers IS NOT NULL AND l.batch IS NULL AND NOT l.held) n \
+     WHERE g.id = $1::bytea AND EXISTS (SELECT FROM node m WHERE m.incarnation = g.incarnation AND m.dead_at IS NULL)";
+
+pub const CLOSE_BATCH: &str = "SELECT o_sends FROM close_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+
+/// By who carries it alone, in force or not: what it says is true until another has taken it over. The first end stays.
+pub const PUT_BATCH: &str = "UPDATE batch SET form = $3::bytea, ended = ended OR $4::bool, done = done OR $5::bool \
+     WHERE id = $1::bytea AND incarnation = $2::bigint AND NOT done AND (NOT ended OR $4) RETURNING id";
+/// Why it was not put.
+pub const BATCH_STANDS: &str =
+    "SELECT incarnation IS NOT DISTINCT FROM $2::bigint, done FROM batch WHERE id = $1::bytea";
+
+/// Nobody else carries it, it has no end, and no suspension was made that is not loaded.
+pub const MAY_CARRY: &str = concat!(
+    "WITH ",
+    me!(),
+    " SELECT (SELECT count(*) FROM me), EXISTS (SELECT FROM batch WHERE id = $3::bytea AND incarnation = $1 AND NOT ended)"
+);
+
+pub const BATCH: &str = "SELECT form, sends FROM batch WHERE id = $1::bytea";
+pub const BATCHES_OF: &str = "SELECT form, sends FROM batch WHERE incarnation = $1::bigint AND NOT done ORDER BY id";
+
+/// Events that are nobody's, and those of a gatherer that is gone, of the kinds `$2`: this session's from now on.
+pub const TAKE_EVENTS: &str = concat!(
+    "WITH RECURSIVE ",
+    in_force!(),
+    ", owners AS (SELECT (SELECT l.batcher FROM live l WHERE l.gathers IS NOT NULL AND l.batch IS NULL AND NOT l.held \
+     AND l.batcher IS NOT NULL ORDER BY l.batcher LIMIT 1) AS batcher \
+     UNION ALL SELECT (SELECT l.batcher FROM live l WHERE l.gathers IS NOT NULL AND l.batch IS NULL AND NOT l.held \
+     AND l.batcher > o.batcher ORDER BY l.batcher LIMIT 1) FROM owners o WHERE o.batcher IS NOT NULL), \
+     gone AS MATERIALIZED (SELECT o.batcher FROM owners o WHERE o.batcher IS NOT NULL AND NOT EXISTS (SELECT FROM node n \
+     WHERE n.incarnation = o.batcher AND n.dead_at IS NULL)), \
+     nobodys AS MATERIALIZED (SELECT l.id FROM live l WHERE l.batcher IS NULL AND l.gathers IS NOT NULL AND l.batch IS NULL \
+     AND NOT l.held AND l.gathers = ANY ($2::smallint[]) AND EXISTS (SELECT FROM me) LIMIT $3::bigint FOR UPDATE SKIP LOCKED), \
+     theirs AS MATERIALIZED (SELECT l.id FROM gone, live l WHERE l.batcher = gone.batcher AND l.gathers IS NOT NULL \
+     AND l.batch IS NULL AND NOT l.held AND l.gathers = ANY ($2) AND EXISTS (SELECT FROM me) LIMIT $3 \
+     FOR UPDATE OF l SKIP LOCKED), \
+     mine AS (UPDATE live l SET batcher = $1 FROM (SELECT id FROM nobodys UNION ALL SELECT id FROM theirs) AS p \
+     WHERE l.id = p.id AND l.batch IS NULL AND l.began_at IS NULL RETURNING l.id, l.tenant, l.created_at, l.released_at, \
+     l.expires_in) \
+     SELECT m.id, m.tenant, m.created_at, m.released_at, m.expires_in, (SELECT s.form FROM send s WHERE s.id = m.id) \
+     FROM mine m ORDER BY m.released_at, m.id"
+);
+
+/// Batches that are nobody's, and those of who is gone, once nothing of them can be on the wire any more. Of the kinds `$2`; past
+/// `$3` of any kind, as nobody has come for them.
+pub const ADOPT_BATCHES: &str = concat!(
+    "WITH ",
+    in_force!(),
+    ", theirs AS MATERIALIZED (SELECT b.id FROM batch b WHERE NOT b.done AND (b.kind = ANY ($2::smallint[]) \
+     OR b.closes_at < $3::bigint) AND EXISTS (SELECT FROM me) AND (b.incarnation IS NULL OR b.incarnation <> $1 \
+     AND NOT EXISTS (SELECT FROM node n WHERE n.incarnation = b.incarnation AND (n.dead_at IS NULL OR n.dead_at \
+     + make_interval(secs => b.grace / 1000.0) > clock_timestamp()))) \
+     LIMIT $4::bigint FOR UPDATE OF b SKIP LOCKED) \
+     UPDATE batch b SET incarnation = $1, taken = false FROM theirs WHERE b.id = theirs.id RETURNING b.id"
+);
+
+/// Those of this session that it may not know of yet, however they came.
+pub const NOT_TAKEN: &str = "SELECT id, form, sends FROM batch WHERE incarnation = $1::bigint AND NOT done AND NOT taken \
+     LIMIT $2::bigint";
+pub const TAKEN: &str = "UPDATE batch SET taken = true WHERE id = ANY ($2::bytea[]) AND incarnation = $1::bigint";
+
+/// Those of these sends that have no end, in this batch.
+pub const MEMBERS_OF_BATCH: &str = "SELECT l.id, l.tenant, l.created_at, l.released_at, l.expires_in, \
+     (SELECT s.form FROM send s WHERE s.id = l.id) FROM unnest($2::uuid[]) AS g(id) JOIN live l ON l.id = g.id \
+     WHERE l.batch = $1::bytea";
+
+/// As [`SPECS`], of those that have no end.
+pub const SPECS_ALIVE: &str = "SELECT g.id, (SELECT s.form FROM send s WHERE s.id = g.id), \
+     (SELECT s.sealed FROM send s WHERE s.id = g.id), l.slot, (SELECT b.bytes FROM send_body b WHERE b.id = g.id) \
+     FROM unnest($1::uuid[]) AS g(id) JOIN live l ON l.id = g.id";
+
+pub const FORGET_BATCHES: &str = "DELETE FROM batch WHERE id IN (SELECT id FROM batch WHERE done AND closes_at < $1::bigint \
+     ORDER BY closes_at LIMIT $2::bigint) RETURNING id";

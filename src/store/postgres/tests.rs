@@ -1,5 +1,6 @@
 //! Against a real PostgreSQL: the suite that every store passes, and what only several sessions can break.
 
+mod batches;
 mod claims;
 mod handed;
 mod hung;
@@ -131,4 +132,5 @@ impl Subject for Tier {
 async fn the_store_of_a_tier_passes_the_suite() {
     Box::pin(conformance::run::<Tier>()).await;
     Box::pin(conformance::waiting::run::<Tier>()).await;
+    Box::pin(conformance::batches::run::<Tier>()).await;
 }

@@ -126,7 +126,7 @@ async fn call_accepted(
     loop {
         let loaded = *shared.loaded.borrow();
         let tenant = call.tenant.as_str();
-        let values: [&(dyn ToSql + Sync); 23] = [
+        let values: [&(dyn ToSql + Sync); 25] = [
             &incarnation,
             &loaded,
             &tenant,
@@ -150,6 +150,8 @@ async fn call_accepted(
             &columns.destinations,
             &columns.created,
             &columns.expires,
+            &columns.gathers,
+            &columns.weights,
         ];
         let link = if is_large { &shared.large } else { shared.slow() };
         let made = one_known(link, sql::ACCEPT_CALL, &values).await;
@@ -256,7 +258,10 @@ pub async fn end_execution(
         };
         return Ok(ExecutionAnswer { end, ended: Vec::new() });
     }
-    let change = if ending == Ending::Discard { Tally::held(-count) } else { Tally::released(count) };
+    let change = match ending {
+        Ending::Discard => Tally::held(-count),
+        Ending::Finish(_) => Tally::released(count, row.get(5)),
+    };
     shared.count(by, &tenant, change);
     drop(counting);
     if ending != Ending::Discard && count > 0 {
@@ -585,7 +590,12 @@ async fn end_waiting(
         for row in rows {
             let (id, seq, tenant, held): (Uuid, i64, &str, bool) = (row.get(0), row.get(1), row.get(2), row.get(3));
             let tenant = TenantId::new(tenant);
-            shared.count(by, &tenant, if held { Tally::held(-1) } else { Tally::waiting(-1) });
+            let change = match (held, row.get(4)) {
+                (true, _) => Tally::held(-1),
+                (false, true) => Tally::queued(-1),
+                (false, false) => Tally::waiting(-1),
+            };
+            shared.count(by, &tenant, change);
             tenants.insert(tenant.clone());
             ended.push(StoreEnd { id: SendId(id), tenant, code, place: place(seq) });
         }

@@ -30,6 +30,10 @@ impl Schema {
         Self { name: fresh_schema(), directory: tempfile::tempdir().expect("a directory") }
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     pub fn settings(&self) -> Settings {
         settings(self.directory.path())
     }

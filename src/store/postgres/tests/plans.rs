@@ -6,7 +6,7 @@ use super::many::Schema;
 use super::*;
 
 /// Those that ask for rows by their keys.
-const BY_KEYS: [(&str, &str); 24] = [
+const BY_KEYS: [(&str, &str); 28] = [
     ("accepted", sql::ACCEPTED),
     ("accept", sql::ACCEPT),
     ("undo", sql::UNDO),
@@ -31,6 +31,10 @@ const BY_KEYS: [(&str, &str); 24] = [
     ("done among", sql::DONE_AMONG),
     ("dones", sql::DONES),
     ("tail", sql::TAIL),
+    ("take events", sql::TAKE_EVENTS),
+    ("members of batch", sql::MEMBERS_OF_BATCH),
+    ("specs alive", sql::SPECS_ALIVE),
+    ("gathering", sql::GATHERING),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
