@@ -155,8 +155,10 @@ impl Batcher {
     pub async fn restore(&self) -> Result<(), StoreError> {
         let batches = self.ledger.store.open_batches().await?;
         let mut inside = self.inside();
-        for batch in batches {
+        for mut batch in batches {
             let Some(&first) = batch.sends.first() else { continue };
+            // It may have been tried, and who tried it has died before an answer.
+            batch.taken = Processed::Maybe;
             for send in &batch.sends {
                 inside.whose.insert(*send, first);
             }
@@ -307,6 +309,7 @@ impl Batcher {
             sends: here.iter().map(|member| member.id).collect(),
             bytes: here.iter().map(|member| member.bytes).sum(),
             tried: 0,
+            taken: Processed::No,
             attempts: Vec::new(),
             ended: None,
             left_out: Vec::new(),
@@ -546,13 +549,14 @@ impl Batcher {
             released_at: Some(batch.closes_at),
             started_at: Some(started_at),
             finished_at: clock::wall(),
-            batch: Some(InBatch { id: batch.id, closes_at: batch.closes_at }),
+            batch: Some(InBatch { id: batch.id, closes_at: batch.closes_at, taken: attempt.taken }),
         };
         let left_out = |left_out: deliver::LeftOut| {
             let id = *left_out.sends.first()?;
             let ended = Ended::answered(left_out.answer.status);
             let response = Some(redactor.response(left_out.answer, keep_bodies));
-            Some(LeftOut { sends: left_out.sends, end: Finished { id, ended, response, ..finished.clone() } })
+            let batch = Some(InBatch { id: batch.id, closes_at: batch.closes_at, taken: Processed::No });
+            Some(LeftOut { sends: left_out.sends, end: Finished { id, ended, response, batch, ..finished.clone() } })
         };
         let left_out = attempt.left_out.into_iter().filter_map(left_out).collect();
         Tried { finished, fate, left_out }
@@ -567,6 +571,9 @@ impl Batcher {
             let mut batch = Batch::clone(&closed.batch);
             batch.tried = batch.tried.saturating_add(1);
             batch.left_out = left_out;
+            if finished.batch.is_some_and(|batch| batch.taken != Processed::No) {
+                batch.taken = Processed::Maybe;
+            }
             batch.attempts.push(finished.clone());
             if batch.attempts.len() > limits::BATCH_ATTEMPTS_KEPT {
                 batch.attempts.remove(0);
@@ -599,16 +606,7 @@ impl Batcher {
             let Some(closed) = inside.closed.get_mut(&first) else { return };
             let is_first_end = closed.batch.ended.is_none();
             if is_first_end {
-                let mut ended = ended.clone();
-                let is_unknown = |tried: &Finished| {
-                    tried.ended.error.as_ref().is_some_and(|error| error.processed == Processed::Maybe)
-                };
-                // What an earlier try may have brought there no later one takes back.
-                if let Some(error) = &mut ended.ended.error
-                    && closed.batch.attempts.iter().any(is_unknown)
-                {
-                    error.processed = Processed::Maybe;
-                }
+                let ended = in_doubt(ended.clone(), closed.batch.taken);
                 closed.batch = Arc::new(Batch { ended: Some(ended), ..Batch::clone(&closed.batch) });
             }
             (closed.batch.clone(), is_first_end)
@@ -650,7 +648,7 @@ impl Batcher {
                 .iter()
                 .flat_map(|left_out| left_out.sends.iter().map(|send| (*send, &left_out.end)))
                 .collect();
-            let end = |member: Member| end_of(&member, own.get(&member.id).copied().unwrap_or(ended), &batch);
+            let end = |member: Member| end_of(&member, own.get(&member.id).copied().unwrap_or(ended));
             let ends = here.into_values().map(end);
             futures_util::stream::iter(ends).for_each_concurrent(ENDS_AT_ONCE, |end| self.ledger.close(end)).await;
         }
@@ -662,7 +660,9 @@ impl Batcher {
     pub fn of(&self, send: SendId) -> Option<InBatch> {
         let inside = self.inside();
         match inside.whose.get(&send).and_then(|first| inside.closed.get(first)) {
-            Some(closed) => Some(InBatch { id: closed.batch.id, closes_at: closed.batch.closes_at }),
+            Some(closed) => {
+                Some(InBatch { id: closed.batch.id, closes_at: closed.batch.closes_at, taken: closed.batch.taken })
+            }
             None => inside.gatherer.of(send),
         }
     }
@@ -684,6 +684,7 @@ impl Batcher {
             sends: Vec::new(),
             bytes: gathering.bytes,
             tried: 0,
+            taken: Processed::No,
             attempts: Vec::new(),
             ended: None,
             left_out: Vec::new(),
@@ -703,6 +704,18 @@ impl Batcher {
     }
 }
 
+/// An end of a batch that its place may have: what an earlier try may have brought there no later one takes back.
+fn in_doubt(mut ended: Finished, taken: Processed) -> Finished {
+    if taken == Processed::No || ended.ended.outcome == crate::outcome::Outcome::Delivered {
+        return ended;
+    }
+    ended.ended.error = ended.ended.error.map(Failure::after_a_doubt);
+    if let Some(batch) = &mut ended.batch {
+        batch.taken = taken;
+    }
+    ended
+}
+
 /// The end of a batch that is not tried.
 fn stopped(first: SendId, batch: &Batch, why: Failure) -> Finished {
     let now = clock::wall();
@@ -717,12 +730,12 @@ fn stopped(first: SendId, batch: &Batch, why: Failure) -> Finished {
         released_at: Some(batch.closes_at),
         started_at: None,
         finished_at: now,
-        batch: Some(InBatch { id: batch.id, closes_at: batch.closes_at }),
+        batch: Some(InBatch { id: batch.id, closes_at: batch.closes_at, taken: Processed::No }),
     }
 }
 
 /// The end of one of its sends: `ended`, which is the batch's or its own, told shortly, as the batch's own record has all of it.
-fn end_of(member: &Member, ended: &Finished, batch: &Batch) -> Finished {
+fn end_of(member: &Member, ended: &Finished) -> Finished {
     let short = |response: &ShownResponse| ShownResponse {
         // A database's code is all that there is of a word.
         headers: response
@@ -764,6 +777,6 @@ fn end_of(member: &Member, ended: &Finished, batch: &Batch) -> Finished {
         released_at: Some(member.released_at),
         started_at: ended.started_at,
         finished_at: clock::wall(),
-        batch: Some(InBatch { id: batch.id, closes_at: batch.closes_at }),
+        batch: ended.batch,
     }
 }

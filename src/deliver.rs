@@ -20,6 +20,7 @@ pub mod turns;
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ use crate::dial::{
 };
 use crate::files;
 use crate::limits::IDLE_TOTAL;
-use crate::outcome::words::{ConnectCause, ExchangeCause, NameCause, SoFar, TlsCause, UnmadeCause};
+use crate::outcome::words::{ConnectCause, ExchangeCause, HowUnended, NameCause, SoFar, TlsCause, UnmadeCause};
 use crate::outcome::{Code, Ended, Failure, Phase, Processed, Timings};
 use crate::policy::{Asker, CheckedUrl, Destination, Errand, Host, Purpose, ScanMemory, SelfAddrs, Suspensions};
 use crate::record::{Connection, TlsFacts};
@@ -72,8 +73,9 @@ pub struct Attempt {
     /// `held` and `queued` are left for the dispatcher.
     pub timings: Timings,
     pub would_block: Option<Code>,
-    /// Of a batch: what it went without.
+    /// Of a batch: what it went without, and whether its place may have it though nothing says so: `No` or `Maybe`.
     pub left_out: Vec<LeftOut>,
+    pub taken: Processed,
 }
 
 /// Events that were refused where their batch was not, and what was answered to each.
@@ -546,8 +548,10 @@ struct Journey {
     /// What a database said.
     told: Option<RawResponse>,
     left_out: Vec<LeftOut>,
-    /// It was asked to do something, in no lines that are remembered.
-    asks_without_lines: bool,
+    /// It answered that it did not do what it may have done.
+    is_unsure: bool,
+    /// A database's transaction, and whether it has been asked to commit.
+    transaction: Option<Arc<AtomicBool>>,
     /// What a batch is signed or logged in with: it is in no answer that is shown.
     secrets: Vec<Box<str>>,
     response: Option<Receiving>,
@@ -651,6 +655,11 @@ impl Journey {
         self.watch.enter(Phase::Read);
     }
 
+    /// All of it was handed to the kernel, or there was none.
+    fn request_is_out(&self) -> bool {
+        self.exchange.as_ref().is_none_or(|exchange| exchange.meter.request_out_at().is_some())
+    }
+
     fn nothing_came_back(&self) -> bool {
         self.exchange.as_ref().is_some_and(|exchange| exchange.meter.bytes_read() == exchange.read_before)
     }
@@ -683,7 +692,13 @@ impl Journey {
                     .map_or((0, 0), |exchange| (exchange.written().min(exchange.bytes), exchange.bytes));
                 ExchangeCause::NotTaken { total, bytes, of }.failure(host)
             }
-            Phase::Wait => ExchangeCause::NoAnswer { total }.failure(host),
+            Phase::Wait => match &self.transaction {
+                Some(asked) => {
+                    let how = HowUnended::Late { total };
+                    ExchangeCause::Transaction { how, commits: asked.load(Ordering::Relaxed) }.failure(host)
+                }
+                None => ExchangeCause::NoAnswer { total }.failure(host),
+            },
             Phase::Read => {
                 let nothing = SoFar { status: 0, bytes: 0, declared: None };
                 let so_far = self.response.as_ref().map_or(nothing, Receiving::so_far);
@@ -718,7 +733,7 @@ impl Journey {
         if let Some(error) = &mut ended.error
             && error.processed == Processed::Maybe
             && sent.is_none()
-            && !self.asks_without_lines
+            && self.transaction.is_none()
         {
             error.processed = Processed::No;
         }
@@ -730,6 +745,7 @@ impl Journey {
             timings: self.watch.finish(deadline, total),
             would_block: self.would_block,
             left_out: self.left_out,
+            taken: if self.is_unsure { Processed::Maybe } else { Processed::No },
         }
     }
 }

@@ -31,7 +31,7 @@ use crate::flow::{Claim, Claimed, Go, Left, NotBegun, Slot, Unsent, Why};
 use crate::ledger::{Ledger, unsent};
 use crate::limits;
 use crate::outcome::words::UnmadeCause;
-use crate::outcome::{Ended, Timings};
+use crate::outcome::{Ended, Processed, Timings};
 use crate::record::{Finished, waited};
 use crate::schedule::Waiting;
 use crate::send::TenantId;
@@ -368,6 +368,7 @@ impl Dispatcher {
                     timings: Timings { total: Some(deadline.spent()), ..Timings::default() },
                     would_block: None,
                     left_out: Vec::new(),
+                    taken: Processed::No,
                 }
             }
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::outcome::Processed;
 use crate::record::{BatchId, InBatch};
 use crate::send::{Place, SendId, TenantId};
 
@@ -165,7 +166,7 @@ impl Gatherer {
     /// The batch that gathers this event.
     pub fn of(&self, send: SendId) -> Option<InBatch> {
         let open = self.open.get(&**self.whose.get(&send)?)?;
-        Some(InBatch { id: open.id, closes_at: open.closes_at })
+        Some(InBatch { id: open.id, closes_at: open.closes_at, taken: Processed::No })
     }
 
     pub fn gathering(&self, id: BatchId) -> Option<Gathering> {

@@ -168,6 +168,8 @@ pub struct Failure {
     pub processed: Processed,
     pub message: String,
     said: Option<Box<Said>>,
+    /// Bytes at the end of `message` that say what follows for who has made the one try there is.
+    upshot: usize,
 }
 
 impl Failure {
@@ -179,7 +181,7 @@ impl Failure {
 
     /// One that was made before, as a store has kept it.
     pub fn recorded(code: Code, phase: Option<Phase>, processed: Processed, message: impl Into<String>) -> Self {
-        Self { code, phase, processed, message: cut(message.into()), said: None }
+        Self { code, phase, processed, message: cut(message.into()), said: None, upshot: 0 }
     }
 
     /// With what else is known of the request.
@@ -192,8 +194,42 @@ impl Failure {
         Self { said: Some(Box::new(said)), ..self }
     }
 
+    /// With what follows where what it is of is made once.
+    fn then(mut self, upshot: &str) -> Self {
+        let before = self.message.len();
+        self.message = cut(format!("{}; {upshot}", self.message));
+        self.upshot = self.message.len() - before;
+        self
+    }
+
+    fn then_if(self, holds: bool, upshot: &str) -> Self {
+        if holds { self.then(upshot) } else { self }
+    }
+
+    /// Of a try to carry a batch, which may be made again, and whose place has it only where it says so.
+    pub fn of_a_try(mut self) -> Self {
+        if self.processed == Processed::Yes {
+            self.processed = Processed::Maybe;
+        }
+        if self.upshot > 0 {
+            self.message.truncate(self.message.len() - std::mem::take(&mut self.upshot));
+            self = self.then(words::TRIED);
+        }
+        self
+    }
+
+    /// Of the end of a batch that an earlier try may have brought there.
+    pub fn after_a_doubt(mut self) -> Self {
+        if self.processed == Processed::No {
+            self.processed = Processed::Maybe;
+            self.message = cut(format!("{}; {}", self.message, words::EARLIER));
+        }
+        self
+    }
+
     /// With what the receiver sent, as `show` lets it be seen, at the end of its message.
     pub fn told(mut self, show: impl FnOnce(Said) -> Option<String>) -> Self {
+        self.upshot = 0;
         if let Some(shown) = self.said.take().and_then(|said| show(*said)) {
             let shown = tame(shown.trim_end(), SAID_CHARS_MAX).replace('"', "'");
             self.message = cut(format!("{}{WHAT_CAME}{shown}\")", self.message));
@@ -259,51 +295,73 @@ pub fn refused_by_relay(status: u16, command: Option<&str>) -> String {
     }
 }
 
-/// What a store's refusal of a batch says. `code`: the word of its error, where it gave one.
-pub fn refused_by_bucket(status: u16, code: Option<&str>) -> String {
-    let what = match code {
-        Some(code) => format!("the store answered {status} ({code}) to the batch, and took nothing"),
-        None => format!("the store answered {status} to the batch, and took nothing"),
-    };
-    match (status, code) {
-        (_, Some("RequestTimeTooSkewed")) => {
-            format!("{what}: this node's clock and the store's differ too much; ask the operator to set it")
-        }
-        (_, Some("NoSuchBucket")) | (404, None) => {
-            format!("{what}: check the bucket's name, or ask the operator to make it")
-        }
-        (401 | 403, _) => format!("{what}: this node may not write there; ask the operator"),
-        (307 | 408 | 409 | 425 | 429 | 500..=599, _) => {
-            format!("{what}; it was tried until it was given up, and may be resent")
-        }
-        _ => format!("{what}; its words are the batch's own answer; ask the operator"),
+/// What the answer that ended a batch makes of its sends: what is known of them and what is said of it, which agree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub processed: Processed,
+    pub message: String,
+}
+
+impl Refusal {
+    /// `what` of the batch was answered; `taken`: whether any of its tries may have brought it there.
+    fn of(taken: Processed, what: &str, advice: &str) -> Self {
+        let message = match taken {
+            Processed::No => format!("{what}, and took nothing{advice}"),
+            Processed::Maybe | Processed::Yes => format!("{what}{advice}; {}", words::EARLIER),
+        };
+        Self { processed: if taken == Processed::No { taken } else { Processed::Maybe }, message }
     }
+}
+
+const GIVEN_UP: &str = "; it was tried until it was given up";
+
+/// What a store's refusal of a batch says. `code`: the word of its error, where it gave one.
+pub fn refused_by_bucket(status: u16, code: Option<&str>, taken: Processed) -> Refusal {
+    let what = match code {
+        Some(code) => format!("the store answered {status} ({code}) to the batch"),
+        None => format!("the store answered {status} to the batch"),
+    };
+    let advice = match (status, code) {
+        (_, Some("RequestTimeTooSkewed")) => {
+            ": this node's clock and the store's differ too much; ask the operator to set it"
+        }
+        (_, Some("ExpiredToken" | "TokenRefreshRequired")) => {
+            ": what this node signs with is out of date, and nothing newer came; ask the operator"
+        }
+        (_, Some("NoSuchBucket")) | (404, None) => ": check the bucket's name, or ask the operator to make it",
+        (401 | 403, _) => ": this node may not write there; ask the operator",
+        (307 | 408 | 409 | 425 | 429 | 500..=599, _) => GIVEN_UP,
+        _ => "; its words are the batch's own answer; ask the operator",
+    };
+    Refusal::of(taken, &what, advice)
 }
 
 /// The same of a database's. `sqlstate`: the code of its error; `events`: how many events were refused and not the batch, of
 /// which some are to blame.
-pub fn refused_by_warehouse(status: u16, sqlstate: Option<&str>, events: Option<&str>) -> String {
+pub fn refused_by_warehouse(status: u16, sqlstate: Option<&str>, events: Option<&str>, taken: Processed) -> Refusal {
     let state = sqlstate.unwrap_or("no code");
-    match events {
-        Some("1") => {
-            return format!(
+    if let Some(events) = events {
+        let message = match events {
+            "1" => format!(
                 "the database refused this event of the batch (SQLSTATE {state}), and took nothing of it; its words are the answer's body: correct what they name before you resend it, or ask the operator"
-            );
-        }
-        Some(events) => {
-            return format!(
+            ),
+            events => format!(
                 "the database refused {events} events together (SQLSTATE {state}), this one with them, and took none of these; it refuses so much of the batch that no more was sought which of them are to blame; its words are the answer's body; ask the operator before you resend it"
-            );
+            ),
+        };
+        // It is the transaction itself that says so.
+        return Refusal { processed: Processed::No, message };
+    }
+    let what = format!("the database refused the batch (SQLSTATE {state}; its words are the answer's body)");
+    let advice = match (status, sqlstate) {
+        (503, _) => GIVEN_UP,
+        (403, _) => ": this node may not do that there; ask the operator",
+        (_, Some("42809")) => {
+            ": what has this name there is no table (an index, a sequence or a view, perhaps); give the events another"
         }
-        None => {}
-    }
-    let what =
-        format!("the database refused the batch (SQLSTATE {state}), and took nothing; its words are the answer's body");
-    match status {
-        503 => format!("{what}; it was tried until it was given up, and may be resent"),
-        403 => format!("{what}; this node may not do that there: ask the operator"),
-        _ => format!("{what}; ask the operator"),
-    }
+        _ => "; ask the operator",
+    };
+    Refusal::of(taken, &what, advice)
 }
 
 /// Where a URL of a peer's points, without what may be secret in it: userinfo and query.

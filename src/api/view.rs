@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 use super::openapi;
 use crate::deliver::{s3, sql};
 use crate::outcome::{
-    Outcome, Processed, Timings, redirected, refused_by_bucket, refused_by_relay, refused_by_warehouse,
+    Outcome, Processed, Refusal, Timings, redirected, refused_by_bucket, refused_by_relay, refused_by_warehouse,
 };
 use crate::policy::{Verdict, is_internal, without_internal_addresses, written_address};
 use crate::record::{
@@ -172,6 +172,7 @@ impl<'a> ErrorView<'a> {
             });
         }
         let response = record.response.as_ref().filter(|_| ended.outcome == Outcome::Rejected)?;
+        let taken = record.batch.map_or(Processed::No, |batch| batch.taken);
         let (processed, message) = match record.request.to.kind() {
             Kind::Http if response.status < 400 => {
                 (Processed::Yes, redirected(response.status, response.header("location")))
@@ -179,12 +180,14 @@ impl<'a> ErrorView<'a> {
             Kind::Http => return None,
             Kind::Email => (Processed::No, refused_by_relay(response.status, response.header("command"))),
             Kind::Sql => {
-                let events = response.header(sql::REFUSED_EVENTS);
-                (Processed::No, refused_by_warehouse(response.status, response.header("sqlstate"), events))
+                let (state, events) = (response.header("sqlstate"), response.header(sql::REFUSED_EVENTS));
+                let Refusal { processed, message } = refused_by_warehouse(response.status, state, events, taken);
+                (processed, message)
             }
             Kind::S3 => {
-                let body = response.body.bytes.as_deref().unwrap_or_default();
-                (Processed::No, refused_by_bucket(response.status, s3::error_code(body)))
+                let code = s3::error_code(response.body.bytes.as_deref().unwrap_or_default());
+                let Refusal { processed, message } = refused_by_bucket(response.status, code, taken);
+                (processed, message)
             }
         };
         Some(Self { code: None, phase: None, processed: processed.label(), message: Cow::Owned(message) })

@@ -12,11 +12,11 @@ use jiff::Timestamp;
 use super::sql::Rows;
 use super::{Attempt, Deliverer, Journey};
 use crate::deadline::Deadline;
-use crate::outcome::Outcome;
 use crate::outcome::words::UnmadeCause;
+use crate::outcome::{Code, Failure, Outcome, Processed};
 use crate::record::BatchId;
 use crate::redact::RawResponse;
-use crate::send::{Event, Place, SendId, TenantId};
+use crate::send::{Event, Kind, Place, SendId, TenantId};
 
 /// A batch, ready to go.
 pub struct Parcel {
@@ -84,7 +84,13 @@ pub enum Fate {
 impl Fate {
     pub fn of(attempt: &Attempt) -> Self {
         match (&attempt.ended.error, &attempt.response) {
-            (Some(failure), _) if failure.code.outcome() == Outcome::Blocked => Self::Over,
+            // What the name servers said may be another thing the next time, and is judged anew then. What was stopped
+            // before they were asked is the configuration's word or the operator's, and so are the last two.
+            (Some(failure), _) if failure.code.outcome() == Outcome::Blocked => {
+                let was_asked = attempt.timings.dns.is_some();
+                let is_ordered = matches!(failure.code, Code::Suspended | Code::PolicyDenied | Code::PolicyNotAllowed);
+                if was_asked && !is_ordered { Self::MayPass } else { Self::Over }
+            }
             (Some(_), _) | (None, None) => Self::MayPass,
             (None, Some(answer)) => super::s3::fate(answer.status, &answer.body),
         }
@@ -113,7 +119,15 @@ impl Deliverer {
         let total = deadline.spent();
         drop(run.stop());
         let secrets = std::mem::take(&mut journey.secrets);
+        let (all_out, host) = (journey.request_is_out(), journey.named().0.into_owned());
         let mut attempt = journey.end(result, &deadline, total);
+        if parcel.place.kind() == Kind::S3 {
+            attempt = super::s3::proven(attempt, all_out, &host);
+        }
+        attempt.ended.error = attempt.ended.error.map(Failure::of_a_try);
+        if attempt.ended.error.as_ref().is_some_and(|error| error.processed != Processed::No) {
+            attempt.taken = Processed::Maybe;
+        }
         let answers = attempt.left_out.iter_mut().map(|left_out| &mut left_out.answer);
         for answer in attempt.response.iter_mut().chain(answers) {
             hide(answer, &secrets);
@@ -147,6 +161,7 @@ mod tests {
     use std::io::Read as _;
 
     use super::*;
+    use crate::outcome::{Ended, Timings};
     use crate::policy::{Destination, Host, Scheme};
 
     #[test]
@@ -176,6 +191,39 @@ mod tests {
             assert_eq!(answer.body, shown);
             assert_eq!(answer.headers[0].1, "s");
             assert_eq!(answer.headers[1].1, "[redacted]");
+        }
+    }
+
+    #[test]
+    fn what_name_servers_say_ends_no_batch_and_what_the_operator_says_does() {
+        use std::time::Duration;
+        for (code, was_asked, wanted) in [
+            (Code::PolicyMixed, true, Fate::MayPass),
+            (Code::PolicyAddress, true, Fate::MayPass),
+            (Code::PolicyMetadata, true, Fate::MayPass),
+            (Code::PolicySelf, true, Fate::MayPass),
+            (Code::PolicyName, true, Fate::MayPass), // An alias.
+            // An address that the configuration names: nothing changes by itself.
+            (Code::PolicyAddress, false, Fate::Over),
+            (Code::PolicyPort, false, Fate::Over),
+            (Code::PolicyNotAllowed, true, Fate::Over),
+            (Code::PolicyDenied, true, Fate::Over),
+            (Code::Suspended, true, Fate::Over),
+            (Code::Suspended, false, Fate::Over),
+            (Code::Timeout, true, Fate::MayPass),
+            (Code::DnsNotFound, true, Fate::MayPass),
+        ] {
+            let attempt = Attempt {
+                ended: Ended::because(Failure::recorded(code, None, Processed::No, "")),
+                sent_headers: None,
+                response: None,
+                connection: None,
+                timings: Timings { dns: was_asked.then_some(Duration::ZERO), ..Timings::default() },
+                would_block: None,
+                left_out: Vec::new(),
+                taken: Processed::No,
+            };
+            assert_eq!(Fate::of(&attempt), wanted, "{code} {was_asked}");
         }
     }
 

@@ -12,14 +12,14 @@ use jiff::Timestamp;
 use super::batch::Fate;
 use super::http::Unanswered;
 use super::sigv4;
-use super::{Deliverer, Found, Journey, Way};
+use super::{Attempt, Deliverer, Found, Journey, Way};
 use crate::clock;
 use crate::config::S3Credentials;
-use crate::outcome::words::UnmadeCause;
-use crate::outcome::{Code, Failure, Phase};
+use crate::outcome::words::{ExchangeCause, UnmadeCause};
+use crate::outcome::{Code, Ended, Failure, Phase, Processed};
 use crate::policy::{Asker, CheckedUrl, Denial, Purpose};
 use crate::record::BatchId;
-use crate::redact::sha256;
+use crate::redact::{RawResponse, sha256};
 use crate::send::{HeaderLines, HttpRequest, Method, Spelling, Target, TenantId};
 
 /// `PREFIX/YYYY/MM/DD/HH/YYYY-MM-DD-HH-MM-SS-ID.gz`, by when the batch closed, in UTC.
@@ -28,15 +28,75 @@ pub fn key(prefix: &str, closed_at: Timestamp, id: BatchId) -> String {
     if prefix.is_empty() { format!("{within}-{id}.gz") } else { format!("{prefix}/{within}-{id}.gz") }
 }
 
-/// What an answer means for a batch whose key is its own. A key that is taken was taken by it.
+/// What an answer means for a batch whose key is its own. A key that is taken was taken by it. The code of an error says
+/// more than its status, where it gives one.
 pub fn fate(status: u16, body: &[u8]) -> Fate {
-    match status {
-        200..=299 | 412 => Fate::There,
+    match (status, error_code(body)) {
+        (200..=299 | 412, _) => Fate::There,
+        // What was signed with or by when; what came damaged, too slowly or too often; the store's own trouble.
+        (
+            _,
+            Some(
+                "ExpiredToken"
+                | "TokenRefreshRequired"
+                | "RequestTimeTooSkewed"
+                | "IncompleteBody"
+                | "BadDigest"
+                | "XAmzContentSHA256Mismatch"
+                | "RequestTimeout"
+                | "SlowDown"
+                | "TooManyRequests"
+                | "RequestLimitExceeded"
+                | "Throttling"
+                | "ThrottlingException"
+                | "InternalError"
+                | "ServiceUnavailable"
+                | "OperationAborted"
+                | "ConditionalRequestConflict",
+            ),
+        ) => Fate::MayPass,
         // A client that was too slow, a request that is under way at the same moment, a bucket that was made just now.
-        307 | 408 | 409 | 425 | 429 | 500..=599 => Fate::MayPass,
-        400 if error_code(body) == Some("RequestTimeout") => Fate::MayPass,
+        (307 | 408 | 409 | 425 | 429 | 500..=599, _) => Fate::MayPass,
         _ => Fate::Over,
     }
+}
+
+/// Whether the store may have put what it answered so to: it has had the request, and does not say that it left it.
+pub fn is_unsure(status: u16, body: &[u8]) -> bool {
+    matches!(status, 408 | 500..=599) && error_code(body) != Some("SlowDown")
+}
+
+/// Why an answer that is a success does not prove that the object is there. What S3 gives is 200 with the ETag of what was
+/// put, once it has read all of it; 412 is the answer to our condition alone.
+fn unproven(answer: &RawResponse, all_out: bool, is_conditional: bool) -> Option<&'static str> {
+    let has = |name: HeaderName| answer.headers.iter().any(|(known, _)| *known == name);
+    let start: String = String::from_utf8_lossy(&answer.body[..answer.body.len().min(512)]).to_ascii_lowercase();
+    match answer.status {
+        412 if !is_conditional => Some("which was not asked for on any condition"),
+        206 => Some("which is the answer to who asks for a part of something"),
+        200..=299 if !all_out => Some("before it had read all of it"),
+        200..=299 if !has(header::ETAG) => Some("without an ETag"),
+        200..=299 if ["<html", "<!doctype", "<error"].iter().any(|mark| start.contains(mark)) => {
+            Some("with a page or an error in its body")
+        }
+        _ => None,
+    }
+}
+
+/// The failure that an unproven success is.
+pub(super) fn proven(mut attempt: Attempt, all_out: bool, host: &str) -> Attempt {
+    if attempt.ended.error.is_some() {
+        return attempt;
+    }
+    let Some(answer) = &attempt.response else { return attempt };
+    let mut sent = attempt.sent_headers.iter().flatten();
+    let is_conditional = sent.any(|(name, _)| *name == header::IF_NONE_MATCH);
+    if let Some(why) = unproven(answer, all_out, is_conditional) {
+        attempt.ended = Ended::because(ExchangeCause::NoProof { status: answer.status, why }.failure(host));
+    } else if is_unsure(answer.status, &answer.body) {
+        attempt.taken = Processed::Maybe;
+    }
+    attempt
 }
 
 /// The `Code` of an error's XML, where it is one word.
@@ -186,24 +246,68 @@ mod tests {
     #[test]
     fn what_an_answer_means_for_a_batch() {
         let error = |code: &str| format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code></Error>").into_bytes();
-        for (status, body, wanted) in [
-            (200, Vec::new(), Fate::There),
-            (204, Vec::new(), Fate::There),
-            (412, error("PreconditionFailed"), Fate::There),
-            (429, Vec::new(), Fate::MayPass),
-            (500, error("InternalError"), Fate::MayPass),
-            (503, error("SlowDown"), Fate::MayPass),
-            (409, error("ConditionalRequestConflict"), Fate::MayPass),
-            (400, error("RequestTimeout"), Fate::MayPass),
-            (400, error("InvalidRequest"), Fate::Over),
-            (301, error("PermanentRedirect"), Fate::Over),
-            (403, error("AccessDenied"), Fate::Over),
-            (404, error("NoSuchBucket"), Fate::Over),
+        for (status, body, wanted, unsure) in [
+            (200, Vec::new(), Fate::There, false),
+            (204, Vec::new(), Fate::There, false),
+            (412, error("PreconditionFailed"), Fate::There, false),
+            (429, Vec::new(), Fate::MayPass, false),
+            (500, error("InternalError"), Fate::MayPass, true),
+            (503, error("SlowDown"), Fate::MayPass, false),
+            (503, error("ServiceUnavailable"), Fate::MayPass, true),
+            (502, b"<html>Bad gateway</html>".to_vec(), Fate::MayPass, true),
+            (504, Vec::new(), Fate::MayPass, true),
+            (409, error("ConditionalRequestConflict"), Fate::MayPass, false),
+            (400, error("RequestTimeout"), Fate::MayPass, false),
+            (400, error("ExpiredToken"), Fate::MayPass, false),
+            (403, error("ExpiredToken"), Fate::MayPass, false),
+            (403, error("RequestTimeTooSkewed"), Fate::MayPass, false),
+            (400, error("IncompleteBody"), Fate::MayPass, false),
+            (400, error("BadDigest"), Fate::MayPass, false),
+            (400, error("XAmzContentSHA256Mismatch"), Fate::MayPass, false),
+            (408, Vec::new(), Fate::MayPass, true),
+            (400, error("InvalidRequest"), Fate::Over, false),
+            (301, error("PermanentRedirect"), Fate::Over, false),
+            (403, error("AccessDenied"), Fate::Over, false),
+            (403, error("SignatureDoesNotMatch"), Fate::Over, false),
+            (404, error("NoSuchBucket"), Fate::Over, false),
         ] {
-            assert_eq!(fate(status, &body), wanted, "{status}");
+            assert_eq!(fate(status, &body), wanted, "{status} {}", String::from_utf8_lossy(&body));
+            assert_eq!(is_unsure(status, &body), unsure, "{status} {}", String::from_utf8_lossy(&body));
         }
         assert_eq!(error_code(b"<Code>two words</Code>"), None);
         assert_eq!(error_code(b"<Code>"), None);
+    }
+
+    #[test]
+    fn a_success_is_one_where_it_is_what_a_store_says() {
+        let tag = || vec![(header::ETAG, HeaderValue::from_static("\"x\""))];
+        for (status, headers, body, all_out, is_conditional, is_proof) in [
+            (200, tag(), "", true, true, true),
+            (200, tag(), " \n", true, false, true),
+            (201, tag(), "", true, true, true),
+            (412, Vec::new(), "", true, true, true),
+            (503, Vec::new(), "<html>", true, true, true),
+            (412, Vec::new(), "", true, false, false),
+            (200, Vec::new(), "", true, true, false),
+            (204, Vec::new(), "", true, true, false),
+            (206, tag(), "", true, true, false),
+            (200, tag(), "", false, true, false),
+            (200, tag(), "<!DOCTYPE html><html>", true, true, false),
+            (200, tag(), "<?xml?><Error><Code>InternalError</Code></Error>", true, true, false),
+        ] {
+            let answer = RawResponse {
+                status,
+                version: "HTTP/1.1",
+                headers,
+                body: Bytes::from_static(body.as_bytes()),
+                body_total: body.len() as u64,
+                body_truncated: false,
+                body_sha256: [0; 32],
+                declared: None,
+            };
+            let found = unproven(&answer, all_out, is_conditional);
+            assert_eq!(found.is_none(), is_proof, "{status} {body} {all_out} {is_conditional}: {found:?}");
+        }
     }
 
     fn of_the_examples() -> (S3Credentials, Timestamp) {

@@ -13,7 +13,7 @@ use std::error::Error as _;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use futures_util::future::{Either, select};
@@ -31,7 +31,7 @@ use crate::deadline::Deadline;
 use crate::dial::tls::Offer;
 use crate::dial::wire::Io;
 use crate::limits::{self, SQL_ANSWER_BYTES_MAX};
-use crate::outcome::words::{ExchangeCause, PeerEnd, TlsCause, UnmadeCause};
+use crate::outcome::words::{ExchangeCause, HowUnended, PeerEnd, TlsCause, UnmadeCause};
 use crate::outcome::{Code, Failure, Phase, tame};
 use crate::policy::{Asker, Denial, Errand, Purpose};
 use crate::record::BatchId;
@@ -137,6 +137,12 @@ fn may_pass(sqlstate: &str, doing: Doing) -> bool {
     }
 }
 
+/// Whether what was asked to commit may have been committed all the same: it was cut off then, and what is refused or rolled
+/// back for others is not.
+fn is_unsure(sqlstate: &str, doing: Doing) -> bool {
+    may_pass(sqlstate, doing) && (!sqlstate.starts_with("40") || sqlstate == "40003")
+}
+
 /// A code as HTTP would have it: what may pass is 503; a right that is missing 403, what is not there 404, and everything
 /// else 400.
 fn status_of(sqlstate: &str, doing: Doing) -> u16 {
@@ -212,13 +218,15 @@ impl Deliverer {
             Box::new(wire)
         };
         journey.watch.enter(Phase::Wait);
-        journey.asks_without_lines = true;
+        let commits = Arc::new(AtomicBool::new(false));
+        journey.transaction = Some(commits.clone());
         journey.secrets.extend(set_up.password.as_ref().map(|password| password.expose().into()));
         let left = Arc::new(AtomicUsize::new(SQL_ANSWER_BYTES_MAX));
         let stream = Bounded { stream, left: left.clone() };
         let patience = Patience { deadline, left, statements: limits::SQL_REFUSED_SOUGHT };
-        let done = transaction(set_up, &schema, table, id, rows, stream, patience).await;
+        let done = transaction(set_up, &schema, table, id, rows, stream, patience, commits.clone()).await;
         journey.watch.leave();
+        let commits = commits.load(Ordering::Relaxed);
         match done {
             Ok(Written { was_there, refused }) => {
                 let gone: usize = refused.iter().map(|refused| refused.rows.len()).sum();
@@ -237,15 +245,19 @@ impl Deliverer {
             }
             Err(Stop::Refused(doing, error)) => {
                 let (state, status) = (error.code().code(), status_of(error.code().code(), doing));
+                journey.is_unsure = commits && is_unsure(state, doing);
                 // Not its detail, which quotes rows.
                 journey.told = Some(answer(status, Some(state), error.message().to_owned()));
                 Ok(status)
             }
             Err(Stop::NoLogin) => Err(UnmadeCause::NoCredentials.failure()),
-            Err(Stop::Broken) => Err(match meter.peer_end() {
-                Some(end) => ExchangeCause::Unanswered { end, written: None }.failure(&host),
-                None => ExchangeCause::NotPostgres.failure(&host),
-            }),
+            Err(Stop::Broken) => {
+                let how = match meter.peer_end() {
+                    Some(end) => HowUnended::Ended { end },
+                    None => HowUnended::Unreadable,
+                };
+                Err(ExchangeCause::Transaction { how, commits }.failure(&host))
+            }
         }
     }
 }
@@ -296,6 +308,7 @@ async fn transaction(
     rows: &Rows,
     stream: Bounded,
     patience: Patience,
+    commits: Arc<AtomicBool>,
 ) -> Result<Written, Stop> {
     let mut config = tokio_postgres::Config::new();
     // TLS, where there is some, stands already.
@@ -305,7 +318,7 @@ async fn transaction(
     }
     let connected = config.connect_raw(stream, NoTls).await;
     let (client, connection) = connected.map_err(|error| Stop::of(error, Doing::LoggingIn))?;
-    let writing = Writing::new(&client, schema, table, rows);
+    let writing = Writing::new(&client, schema, table, rows, &commits);
     let work = pin!(writing.all(id, patience));
     let connection = pin!(connection);
     match select(work, connection).await {
@@ -365,6 +378,13 @@ mod tests {
             ("\u{e9}", Writing, 400),
         ] {
             assert_eq!(status_of(state, doing), wanted, "{state} {doing:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_cut_off_as_it_was_committed_may_be_there() {
+        for (state, unsure) in [("57P01", true), ("08006", true), ("40003", true), ("40001", false), ("23505", false)] {
+            assert_eq!(is_unsure(state, Doing::Writing), unsure, "{state}");
         }
     }
 

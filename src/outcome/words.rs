@@ -21,7 +21,7 @@ use std::fmt::{self, Display};
 use std::time::Duration;
 
 pub use self::connect::{ConnectCause, Tried};
-pub use self::exchange::{ExchangeCause, SoFar};
+pub use self::exchange::{ExchangeCause, HowUnended, SoFar};
 pub use self::mail::{MailCause, SmtpStep};
 pub use self::name::NameCause;
 pub use self::tls::TlsCause;
@@ -126,6 +126,12 @@ impl Display for Budget {
 const LET_IN: &str = "and that its firewall lets our published addresses in";
 const UNKNOWN: &str =
     "whether the request was handled is not known, and it is not sent again: ask the receiver before you resend";
+/// Of a batch, which may be tried again: in the place of [`UNKNOWN`] and [`HANDLED`].
+pub(super) const TRIED: &str =
+    "whether this try brought the batch there is not known, and another one does no harm: look there before you resend";
+/// What follows of the tries before the last.
+pub(super) const EARLIER: &str =
+    "whether one of the batch's tries brought it there is not known: look there before you resend";
 const HANDLED: &str = "the receiver has handled the request: look there before you resend";
 
 #[cfg(test)]

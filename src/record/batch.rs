@@ -6,7 +6,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 
 use super::Finished;
-use crate::outcome::labelled;
+use crate::outcome::{Processed, labelled};
 use crate::redact::sha256;
 use crate::send::{Place, SendId, TenantId};
 
@@ -71,6 +71,8 @@ pub struct InBatch {
     pub id: BatchId,
     /// When it closes, or has closed.
     pub closes_at: Timestamp,
+    /// Whether its place may have it where its end does not say that it does: `No` or `Maybe`.
+    pub taken: Processed,
 }
 
 labelled! {
@@ -102,6 +104,8 @@ pub struct Batch {
     pub bytes: u64,
     /// How many tries there were.
     pub tried: u32,
+    /// Whether one of these may have brought it there: `No` or `Maybe`.
+    pub taken: Processed,
     /// The last of them, at most [`crate::limits::BATCH_ATTEMPTS_KEPT`], as ends of the first send.
     pub attempts: Vec<Finished>,
     /// How it ended, which its sends have in their records: one of `attempts`, or that it was stopped.

@@ -597,6 +597,8 @@ const PROCESSED: u8 = 0;
 const CERTIFICATE: u8 = 1;
 /// Of [`FinishForm::more`]: the batch's identity, and the nanosecond at which it closed.
 const BATCH: u8 = 2;
+/// Of [`FinishForm::more`], and empty: the place of its batch may have it.
+const TAKEN: u8 = 3;
 
 #[derive(Serialize, Deserialize)]
 struct CertificateMore<'a> {
@@ -675,6 +677,7 @@ pub fn ended(finished: &Finished) -> (Vec<u8>, Option<Bytes>) {
     let processed = finished.ended.error.as_ref().map(|error| [processed_number(error.processed)]);
     let batch =
         finished.batch.map(|batch| [&batch.id.to_bytes()[..], &nanoseconds(batch.closes_at).to_le_bytes()].concat());
+    let taken = finished.batch.filter(|batch| batch.taken != Processed::No);
     let form = FinishForm {
         outcome: outcome_number(finished.ended.outcome),
         error: finished.ended.error.as_ref().map(FailureForm::from),
@@ -722,6 +725,7 @@ pub fn ended(finished: &Finished) -> (Vec<u8>, Option<Bytes>) {
             .map(|processed| (PROCESSED, &processed[..]))
             .chain(certificate.iter().map(|certificate| (CERTIFICATE, &certificate[..])))
             .chain(batch.iter().map(|batch| (BATCH, &batch[..])))
+            .chain(taken.map(|_| (TAKEN, &[][..])))
             .collect(),
     };
     let body = finished.response.as_ref().and_then(|response| response.body.bytes.clone());
@@ -778,7 +782,8 @@ impl FinishForm<'_> {
     fn batch(&self) -> Option<InBatch> {
         let (id, rest) = self.fact(BATCH)?.split_first_chunk()?;
         let closes_at = timestamp(i64::from_le_bytes(*rest.first_chunk()?));
-        Some(InBatch { id: BatchId::from_bytes(*id), closes_at })
+        let taken = self.fact(TAKEN).map_or(Processed::No, |_| Processed::Maybe);
+        Some(InBatch { id: BatchId::from_bytes(*id), closes_at, taken })
     }
 
     fn error(&self) -> Read<Option<Failure>> {

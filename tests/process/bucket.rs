@@ -23,6 +23,10 @@ pub enum Answer {
     Refused(u16, &'static str),
     /// Not kept, and no answer while the connection stands.
     Silent,
+    /// Not kept: this status, and this page, as what stands before a store may say.
+    Page(u16, &'static str),
+    /// Kept, and this status, and this code in its XML.
+    KeptBut(u16, &'static str),
 }
 
 /// One request as it came.
@@ -77,6 +81,16 @@ impl Bucket {
         self.lock().always = answer;
     }
 
+    /// The next request that the script does not name.
+    pub fn then(&self, answer: Answer) {
+        self.lock().script.push_back(answer);
+    }
+
+    /// This script, in the place of what is left of the one before.
+    pub fn only(&self, answers: Vec<Answer>) {
+        self.lock().script = answers.into();
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Inside> {
         self.inside.lock().expect("what was seen")
     }
@@ -105,7 +119,15 @@ impl Bucket {
         match answer {
             Answer::Refused(status, code) => return Ok(xml(status, code)),
             Answer::Silent => std::future::pending().await,
-            Answer::Kept | Answer::Lost => {}
+            Answer::Page(status, page) => {
+                let body = Full::new(Bytes::from_static(page.as_bytes()));
+                return Ok(Response::builder()
+                    .status(status)
+                    .header("etag", "\"page\"")
+                    .body(body)
+                    .expect("an answer"));
+            }
+            Answer::Kept | Answer::Lost | Answer::KeptBut(..) => {}
         }
         let is_new = {
             let mut inside = self.lock();
@@ -118,9 +140,13 @@ impl Bucket {
             !is_there
         };
         match (answer, is_new) {
+            (Answer::KeptBut(status, code), _) => Ok(xml(status, code)),
             (Answer::Lost, _) => Err(std::io::Error::other("its answer is lost")),
             (_, false) => Ok(xml(412, "PreconditionFailed")),
-            (_, true) => Ok(Response::new(Full::new(Bytes::new()))),
+            (_, true) => {
+                let kept = Response::builder().header("etag", "\"kept\"").body(Full::new(Bytes::new()));
+                Ok(kept.expect("an answer"))
+            }
         }
     }
 

@@ -155,7 +155,6 @@ async fn what_may_pass_is_tried_again_and_what_will_not_ends_at_once() {
 
     for (status, code, says) in [
         (403, "AccessDenied", "may not write there"),
-        (403, "RequestTimeTooSkewed", "clock"),
         (404, "NoSuchBucket", "bucket's name"),
         (400, "InvalidRequest", "answered 400 (InvalidRequest)"),
     ] {
@@ -165,7 +164,9 @@ async fn what_may_pass_is_tried_again_and_what_will_not_ends_at_once() {
         for send in sent["sends"].as_array().expect("a list") {
             let record = node.done_as("default", &id_of(send)).await;
             assert_eq!((&record["outcome"], &record["response"]["status"]), (&json!("rejected"), &json!(status)));
-            assert!(record["error"]["message"].as_str().is_some_and(|message| message.contains(says)), "{record}");
+            let message = record["error"]["message"].as_str().expect("words");
+            assert!(message.contains(says) && message.contains("took nothing"), "{record}");
+            assert_eq!(record["error"]["processed"], "no", "{record}");
             assert!(record["response"]["body"].as_str().is_some_and(|body| body.contains(code)), "{record}");
         }
         assert_eq!(bucket.puts().len(), before + 1, "{code}: once");
@@ -320,4 +321,75 @@ async fn what_a_try_may_have_brought_there_is_not_said_to_be_nowhere() {
     let record = node.done_as("default", &id).await;
     assert_eq!((&record["outcome"], &record["error"]["processed"]), (&json!("blocked"), &json!("maybe")), "{record}");
     assert_eq!(bucket.objects().len(), 1);
+}
+
+/// What an answer says of the moment alone, or what proves nothing: another try brings it there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_of_the_moment_or_without_proof_is_followed_by_another_try() {
+    const PAGE: &str = "<!DOCTYPE html><html><body>Sign in to the network</body></html>";
+    let answers = [
+        (Answer::Refused(400, "ExpiredToken"), "rejected"),
+        (Answer::Refused(403, "RequestTimeTooSkewed"), "rejected"),
+        (Answer::Refused(400, "IncompleteBody"), "rejected"),
+        (Answer::Refused(400, "BadDigest"), "rejected"),
+        (Answer::Refused(400, "RequestTimeout"), "rejected"),
+        (Answer::Page(200, PAGE), "failed"),
+        (Answer::Page(206, ""), "failed"),
+    ];
+    let bucket = Bucket::start([]).await;
+    let mut node = node_with(&bucket, "every = \"10ms\"\n");
+    node.start();
+    // Each of another batch, all of them at once.
+    let mut sent = Vec::new();
+    for (n, (answer, outcome)) in answers.into_iter().enumerate() {
+        bucket.then(answer);
+        let before = bucket.puts().len();
+        let id = id_of(&accepted(&node, "/v1/sends", &event(&format!("p{n}"), json!([n]))).await);
+        until("a try", &node, || bucket.puts()[before..].iter().any(|put| put.path.contains(&format!("/p{n}/")))).await;
+        sent.push((id, answer, outcome));
+    }
+    for (id, answer, outcome) in sent {
+        let record = node.done_as("default", &id).await;
+        assert_eq!(
+            (&record["outcome"], &record["response"]["status"]),
+            (&json!("delivered"), &json!(200)),
+            "{answer:?}"
+        );
+        let looked = node.get(&format!("/v1/batches/{}", record["batch"]["id"].as_str().expect("its batch"))).await;
+        assert_eq!((&looked["tried"], &looked["attempts"][0]["outcome"]), (&json!(2), &json!(outcome)), "{looked}");
+    }
+    assert_eq!((bucket.objects().len(), bucket.met()), (7, 0));
+}
+
+/// The last answer is of one try: what an earlier one may have done, or the same try, no words take back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn words_and_what_is_known_agree_whatever_came_before_the_end() {
+    let bucket = Bucket::start([]).await;
+    let mut node = node_with(&bucket, "every = \"10ms\"\ngive_up = \"2s\"\n");
+    node.start();
+    for (n, (answers, outcome, says)) in [
+        (vec![Answer::Lost, Answer::Refused(403, "AccessDenied")], "rejected", "may not write there"),
+        (
+            vec![Answer::KeptBut(500, "InternalError"), Answer::Refused(404, "NoSuchBucket")],
+            "rejected",
+            "bucket's name",
+        ),
+        (vec![Answer::KeptBut(503, "ServiceUnavailable"); 9], "rejected", "until it was given up"),
+        (vec![Answer::Lost; 9], "failed", "does no harm"),
+        (vec![Answer::Page(200, "<html>"); 9], "failed", "with a page"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        bucket.only(answers);
+        let id = id_of(&accepted(&node, "/v1/sends", &event(&format!("p{n}"), json!([n]))).await);
+        let record = node.done_as("default", &id).await;
+        let (error, message) = (&record["error"], record["error"]["message"].as_str().expect("words"));
+        assert_eq!((&record["outcome"], &error["processed"]), (&json!(outcome), &json!("maybe")), "{n}: {record}");
+        assert!(message.contains(says) && message.contains("not known"), "{n}: {message}");
+        for untrue in ["took nothing", "not sent again", "has handled", "may be resent"] {
+            assert!(!message.contains(untrue), "{untrue}: {message}");
+        }
+        assert!(bucket.puts().iter().filter(|put| put.path.contains(&format!("/p{n}/"))).count() > 1, "{n}");
+    }
 }

@@ -172,6 +172,11 @@ async fn rows_are_there_once_whatever_dies_and_a_missing_right_ends_at_once() {
     let record = node.done_as("acme", &id_of(&answer)).await;
     assert_eq!((&record["outcome"], &record["response"]["status"]), (&json!("rejected"), &json!(400)), "{record}");
     assert!(record["error"]["message"].as_str().is_some_and(|message| message.contains("42703")), "{record}");
+    // An index has its name, and no statement makes a table of it.
+    let answer = accepted(&node, "acme", "/v1/sends", &event("t_pkey", &json!({}))).await;
+    let record = node.done_as("acme", &id_of(&answer)).await;
+    assert_eq!((&record["outcome"], &record["response"]["status"]), (&json!("rejected"), &json!(400)), "{record}");
+    assert!(record["error"]["message"].as_str().is_some_and(|message| message.contains("is no table")), "{record}");
     // What a row holds is not told by the row that is refused.
     cluster.tell("sql ALTER TABLE acme.t ADD CHECK (event->>'n' <> 'bad')");
     let answer = accepted(&node, "acme", "/v1/sends", &event("t", &json!({"n": "bad", "card": "4111-secret"}))).await;
@@ -288,7 +293,35 @@ async fn a_database_that_never_stops_talking_is_hung_up_on() {
         (&json!("failed"), &json!("protocol_error")),
         "{record}"
     );
-    assert_eq!(record["error"]["processed"], "maybe", "{record}");
+    // It was never asked to commit.
+    assert_eq!(record["error"]["processed"], "no", "{record}");
+    assert!(
+        record["error"]["message"].as_str().is_some_and(|said| said.contains("nothing of it is there")),
+        "{record}"
+    );
     let said = said.load(std::sync::atomic::Ordering::Relaxed);
     assert!((1..MOST).contains(&said), "{said} bytes");
+}
+
+/// A deadline that ends a transaction says so in a transaction's words.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_takes_too_long_was_not_asked_to_commit() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((socket, _)) = listener.accept().await {
+            open.push(socket);
+        }
+    });
+    let mut node = Node::new("");
+    let url = format!("postgres://egressd@{address}/events?sslmode=disable");
+    configure(&node, &url, "every = \"50ms\"\ndeadline = \"1s\"\ngive_up = \"1s\"\n");
+    node.start();
+    let answer = accepted(&node, "acme", "/v1/sends", &event("t", &json!({}))).await;
+    let record = node.done_as("acme", &id_of(&answer)).await;
+    let (error, message) = (&record["error"], record["error"]["message"].as_str().expect("words"));
+    assert_eq!((&error["code"], &error["processed"]), (&json!("timeout"), &json!("no")), "{record}");
+    assert!(message.contains("end of the batch's transaction within the 1 s"), "{message}");
+    assert!(message.contains("not asked to commit") && !message.contains("whole request"), "{message}");
 }

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio_postgres::Client;
 use tokio_postgres::error::DbError;
@@ -74,14 +74,16 @@ pub struct Writing<'a> {
     batches: String,
     refused: String,
     rows: &'a Rows,
+    /// Set when it is asked to commit.
+    commits: &'a AtomicBool,
 }
 
 impl<'a> Writing<'a> {
-    pub fn new(client: &'a Client, schema: &str, table: &str, rows: &'a Rows) -> Self {
+    pub fn new(client: &'a Client, schema: &str, table: &str, rows: &'a Rows, commits: &'a AtomicBool) -> Self {
         let schema = quoted(schema);
         let within = |name: &str| format!("{schema}.{}", quoted(name));
         let (table, batches, refused) = (within(table), within(BATCHES_TABLE), within(REFUSED_TABLE));
-        Self { client, schema, table, batches, refused, rows }
+        Self { client, schema, table, batches, refused, rows, commits }
     }
 
     pub async fn all(&self, id: BatchId, patience: Patience) -> Result<Written, Stop> {
@@ -113,6 +115,7 @@ impl<'a> Writing<'a> {
             // As the next one to come will read them, and may read them at all.
             refused = self.noted(&id).await?;
         }
+        self.commits.store(true, Ordering::Relaxed);
         self.client.batch_execute("COMMIT").await?;
         Ok(Written { was_there: false, refused })
     }

@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 use std::time::Duration;
 
 use super::super::{Code, Failure, Phase, Processed, Said, tame};
-use super::{Budget, HANDLED, PeerEnd, UNKNOWN};
+use super::{Budget, HANDLED, PeerEnd, TRIED, UNKNOWN};
 
 /// `so_far`: what came of the answer; where it may be missing, its head had not come.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,8 +59,16 @@ pub enum ExchangeCause<'a> {
     NotHttp {
         line: &'a str,
     },
-    /// What came is not PostgreSQL's protocol, or more of it than a transaction's answers can be.
-    NotPostgres,
+    /// A transaction of a database that came to no end which is known. `commits`: it had been asked to commit.
+    Transaction {
+        how: HowUnended,
+        commits: bool,
+    },
+    /// An answer that is a success, and not what a store says of an object that it has put.
+    NoProof {
+        status: u16,
+        why: &'static str,
+    },
     /// A line of the head is not one of HTTP's. `after`: the header before it.
     BadLine {
         status: Option<u16>,
@@ -109,6 +117,19 @@ pub enum ExchangeCause<'a> {
     Broken {
         so_far: Option<SoFar>,
     },
+}
+
+/// How a transaction came to no end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HowUnended {
+    Late {
+        total: Duration,
+    },
+    Ended {
+        end: PeerEnd,
+    },
+    /// What came is not PostgreSQL's protocol, or more of it than a transaction's answers can be.
+    Unreadable,
 }
 
 /// How much of an answer's body came.
@@ -175,55 +196,55 @@ impl ExchangeCause<'_> {
                 Code::Timeout,
                 Wait,
                 format!(
-                    "{host} has the whole request and did not begin to answer within the {}; have it answer sooner, and do slow work after it has answered; {UNKNOWN}",
+                    "{host} has the whole request and did not begin to answer within the {}; have it answer sooner, and do slow work after it has answered",
                     Budget(total)
                 ),
-            ),
+            ).then(UNKNOWN),
             Self::HalfAnswer { total, so_far } => Failure::new(
                 Code::Timeout,
                 Read,
                 format!(
-                    "{host} answered {}, and {so_far} of its body came within the {}; have it send a shorter answer, and all of it at once; {HANDLED}",
+                    "{host} answered {}, and {so_far} of its body came within the {}; have it send a shorter answer, and all of it at once",
                     so_far.status,
                     Budget(total)
                 ),
-            ),
+            ).then(HANDLED),
             Self::Unanswered { end, written: Some((bytes, of)) } => Failure::new(
                 code_of(end),
                 Write,
                 format!(
-                    "{host} {end} after about {bytes} of the request's {of} bytes, before it answered; check what it takes: size, type, credentials{}",
-                    if bytes == 0 { String::new() } else { format!("; {UNKNOWN}") }
+                    "{host} {end} after about {bytes} of the request's {of} bytes, before it answered; check what it takes: size, type, credentials"
                 ),
             )
+            .then_if(bytes > 0, UNKNOWN)
             .but(taken(bytes)),
             Self::Unanswered { end, written: None } => {
-                Failure::new(code_of(end), Wait, format!("{host} {end} before it answered; {UNKNOWN}"))
+                Failure::new(code_of(end), Wait, format!("{host} {end} before it answered")).then(UNKNOWN)
             }
             Self::CutOff { end, so_far } => Failure::new(
                 code_of(end),
                 Read,
                 format!(
-                    "{host} answered {} and {end} in the middle of its answer, after {so_far} of its body; {HANDLED}",
+                    "{host} answered {} and {end} in the middle of its answer, after {so_far} of its body",
                     so_far.status
                 ),
-            ),
+            ).then(HANDLED),
             Self::CutWithoutNotice { so_far } => Failure::new(
                 Code::ConnectionClosed,
                 Read,
                 format!(
-                    "{host} answered {} without a length, and its connection ended after {so_far} without TLS's own end (close_notify): whether that was all of it cannot be told; have it send a Content-Length or chunks; {HANDLED}",
+                    "{host} answered {} without a length, and its connection ended after {so_far} without TLS's own end (close_notify): whether that was all of it cannot be told; have it send a Content-Length or chunks",
                     so_far.status
                 ),
-            ),
+            ).then(HANDLED),
             Self::WrongLength { so_far } => Failure::new(
                 Code::ProtocolError,
                 Read,
                 format!(
-                    "{host} answered {} and ended its answer after {so_far}: less, or more, came than it declared; {HANDLED}",
+                    "{host} answered {} and ended its answer after {so_far}: less, or more, came than it declared",
                     so_far.status
                 ),
-            ),
+            ).then(HANDLED),
             Self::NotHttp { line } => Failure::new(
                 Code::ProtocolError,
                 Wait,
@@ -232,30 +253,53 @@ impl ExchangeCause<'_> {
                 ),
             )
             .over(Said::Body(line.to_owned())),
-            Self::NotPostgres => Failure::new(
+            Self::Transaction { how, commits } => {
+                let (code, what) = match how {
+                    HowUnended::Late { total } => (
+                        Code::Timeout,
+                        format!("{host} did not come to the end of the batch's transaction within the {}", Budget(total)),
+                    ),
+                    HowUnended::Ended { end } => {
+                        (code_of(end), format!("{host} {end} in the middle of the batch's transaction"))
+                    }
+                    HowUnended::Unreadable => (
+                        Code::ProtocolError,
+                        format!("what {host} answered cannot be read as a database's answers"),
+                    ),
+                };
+                if commits {
+                    Failure::new(code, Wait, format!("{what}, as it was asked to commit it")).then(TRIED)
+                } else {
+                    let what = format!("{what}; it was not asked to commit anything, so nothing of it is there; ask the operator if it goes on");
+                    Failure::new(code, Wait, what).but(Processed::No)
+                }
+            }
+            Self::NoProof { status, why } => Failure::new(
                 Code::ProtocolError,
-                Wait,
-                format!("what {host} answered cannot be read as a database's answers; {UNKNOWN}"),
-            ),
+                Read,
+                format!("{host} answered {status} to the batch, {why}: a store that has put an object says so otherwise; check that the endpoint is the store's"),
+            )
+            .then(TRIED)
+            .but(Processed::Maybe),
             Self::BadLine { status, line, after, why } => Failure::new(
                 Code::ProtocolError,
                 Wait,
                 format!(
-                    "{host} answered{} with a line that {why}; have it send headers as HTTP has them{}",
-                    status.map(|status| format!(" {status}")).unwrap_or_default(),
-                    if answered(status) == Processed::Yes { format!("; {HANDLED}") } else { String::new() }
+                    "{host} answered{} with a line that {why}; have it send headers as HTTP has them",
+                    status.map(|status| format!(" {status}")).unwrap_or_default()
                 ),
             )
+            .then_if(answered(status) == Processed::Yes, HANDLED)
             .but(answered(status))
             .over(Said::Head { line: line.to_owned(), after: after.map(str::to_owned) }),
             Self::BadChunk { so_far, line, why } => Failure::new(
                 Code::ProtocolError,
                 Read,
                 format!(
-                    "{host} answered {} and its chunked body broke after {so_far}, at what {why}; {HANDLED}",
+                    "{host} answered {} and its chunked body broke after {so_far}, at what {why}",
                     so_far.status
                 ),
-            )
+            ).then(HANDLED)
             .over(Said::Body(line.to_owned())),
             Self::HeadersTooLarge { status, bytes, lines } => Failure::new(
                 Code::ResponseHeadersTooLarge,
@@ -278,10 +322,10 @@ impl ExchangeCause<'_> {
                 Read,
                 format!(
                     "{host} answered {} and sent more than {most} bytes around it that are no part of its body; have it \
-                     send the answer itself; {HANDLED}",
+                     send the answer itself",
                     so_far.status
                 ),
-            ),
+            ).then(HANDLED),
             Self::TooManyBytes { most, so_far: None } => Failure::new(
                 Code::ProtocolError,
                 Wait,
@@ -292,10 +336,10 @@ impl ExchangeCause<'_> {
                 Read,
                 format!(
                     "{host} answered {} and sent {so_far} of its body in too many pieces (chunks, frames), so that its \
-                     end was not waited for; have it write more at once; {HANDLED}",
+                     end was not waited for; have it write more at once",
                     so_far.status
                 ),
-            ),
+            ).then(HANDLED),
             Self::Switched => Failure::new(
                 Code::ProtocolError,
                 Wait,
@@ -334,31 +378,31 @@ impl ExchangeCause<'_> {
                 let (code, ended) = http2_end(by_peer);
                 match so_far {
                     None => {
-                        Failure::new(code, Wait, format!("{host} {ended} before it answered ({reason}); {UNKNOWN}"))
+                        Failure::new(code, Wait, format!("{host} {ended} before it answered ({reason})")).then(UNKNOWN)
                     }
                     Some(so_far) => Failure::new(
                         code,
                         Read,
                         format!(
-                            "{host} answered {} and {ended} in the middle of its answer, after {so_far} of its body ({reason}); {HANDLED}",
+                            "{host} answered {} and {ended} in the middle of its answer, after {so_far} of its body ({reason})",
                             so_far.status
                         ),
-                    ),
+                    ).then(HANDLED),
                 }
             }
             Self::Broken { so_far: None } => Failure::new(
                 Code::ProtocolError,
                 Wait,
-                format!("the exchange with {host} broke before it answered; check what answers on this port; {UNKNOWN}"),
-            ),
+                format!("the exchange with {host} broke before it answered; check what answers on this port"),
+            ).then(UNKNOWN),
             Self::Broken { so_far: Some(so_far) } => Failure::new(
                 Code::ProtocolError,
                 Read,
                 format!(
-                    "{host} answered {} and the exchange broke after {so_far} of its body; check what answers on this port; {HANDLED}",
+                    "{host} answered {} and the exchange broke after {so_far} of its body; check what answers on this port",
                     so_far.status
                 ),
-            ),
+            ).then(HANDLED),
         }
     }
 }

@@ -128,7 +128,8 @@ variants!(
     CutWithoutNotice,
     WrongLength,
     NotHttp,
-    NotPostgres,
+    Transaction,
+    NoProof,
     BadLine,
     BadChunk,
     HeadersTooLarge,
@@ -142,6 +143,7 @@ variants!(
     StreamEnded,
     Broken,
 );
+variants!(unended(HowUnended) = Late, Ended, Unreadable);
 variants!(mail(MailCause) = NoStartTls, NoWayToLogIn, Ended, BadReply, Silent, NotWritable);
 variants!(end(PeerEnd) = Closed, Reset, Lost);
 
@@ -182,6 +184,9 @@ fn every_cause_and_every_kind_of_one_has_a_row() {
                 if let ExchangeCause::Unanswered { end: how, .. } | ExchangeCause::CutOff { end: how, .. } = cause {
                     seen.insert(end::of(how));
                 }
+                if let ExchangeCause::Transaction { how, .. } = cause {
+                    seen.insert(unended::of(how));
+                }
             }
         }
     }
@@ -194,6 +199,7 @@ fn every_cause_and_every_kind_of_one_has_a_row() {
         fault::ALL,
         chain::ALL,
         exchange::ALL,
+        unended::ALL,
         mail::ALL,
         end::ALL,
     ];
@@ -289,4 +295,24 @@ fn what_a_peer_sent_stands_in_no_message_and_its_names_are_tamed_and_bounded() {
     let reason = ExchangeCause::StreamEnded { reason: &line, by_peer: true, so_far: None };
     let message = reason.failure(HOST).message;
     assert!(!message.contains(['\u{1b}', '\u{202e}']) && message.len() < 700, "{message}");
+}
+
+/// A try is made again, so none says that it is not; what it cannot know it does not say.
+#[test]
+fn of_a_try_to_carry_a_batch_nothing_is_said_that_holds_of_a_send_alone() {
+    for (cause, ..) in table(&certificate()) {
+        let plain = cause.failure(HOST);
+        let tried = plain.clone().of_a_try();
+        let Failure { processed, message, .. } = &tried;
+        if !matches!(cause, Cause::Unmade(_) | Cause::Mail(_)) {
+            assert!(!message.contains("not sent again") && !message.contains("has handled"), "{message}");
+        }
+        assert_eq!(*processed == Processed::No, plain.processed == Processed::No, "{message}");
+        assert_ne!(*processed, Processed::Yes, "{message}");
+        let ended = tried.clone().after_a_doubt();
+        assert_eq!(ended.processed, Processed::Maybe, "{}", ended.message);
+        let adds = tried.processed == Processed::No;
+        assert_eq!(ended.message.ends_with(EARLIER), adds, "{}", ended.message);
+        assert!(ended.message.starts_with(&*tried.message) && ended.message.len() < 900, "{}", ended.message);
+    }
 }

@@ -200,32 +200,36 @@ impl TlsCause<'_> {
                 Code::TlsHandshake,
                 Phase::Wait,
                 format!(
-                    "{host} ended TLS before it answered (its alert: {alert}); whether the request was handled is not known, and it is not sent again: look into the receiver's log"
+                    "{host} ended TLS before it answered (its alert: {alert})"
                 ),
-            ),
+            )
+            .then("whether the request was handled is not known, and it is not sent again: look into the receiver's log"),
             Self::EndedLater { alert, so_far: Some(so_far) } => Failure::new(
                 Code::ConnectionReset,
                 Phase::Read,
                 format!(
-                    "{host} answered {} and ended TLS in the middle of its answer, after {so_far} of its body (its alert: {alert}); {HANDLED}",
+                    "{host} answered {} and ended TLS in the middle of its answer, after {so_far} of its body (its alert: {alert})",
                     so_far.status
                 ),
-            ),
+            ).then(HANDLED),
             Self::BrokenLater { why, so_far: None } => Failure::new(
                 Code::ProtocolError,
                 Phase::Wait,
                 format!(
-                    "{host} broke TLS on the open connection ({why}); whether the request was handled is not known, and it is not sent again: check what stands before the receiver"
+                    "{host} broke TLS on the open connection ({why})"
                 ),
+            )
+            .then(
+                "whether the request was handled is not known, and it is not sent again: check what stands before the receiver",
             ),
             Self::BrokenLater { why, so_far: Some(so_far) } => Failure::new(
                 Code::ProtocolError,
                 Phase::Read,
                 format!(
-                    "{host} answered {} and broke TLS in the middle of its answer, after {so_far} of its body ({why}); {HANDLED}",
+                    "{host} answered {} and broke TLS in the middle of its answer, after {so_far} of its body ({why})",
                     so_far.status
                 ),
-            ),
+            ).then(HANDLED),
         }
     }
 }

@@ -71,6 +71,7 @@ pub async fn gathered<S: Store>(store: &S, by: &Session, count: usize) -> Batch 
         sends,
         bytes: 12 * count as u64,
         tried: 0,
+        taken: Processed::No,
         attempts: Vec::new(),
         ended: None,
         left_out: Vec::new(),
@@ -83,7 +84,7 @@ pub async fn close<S: Store>(store: &S, by: &Session, batch: &Batch) -> Result<V
 
 /// A try, or an end, of this batch.
 pub fn of_batch(batch: &Batch, id: SendId, status: u16) -> Finished {
-    let named = InBatch { id: batch.id, closes_at: batch.closes_at };
+    let named = InBatch { id: batch.id, closes_at: batch.closes_at, taken: Processed::No };
     Finished { batch: Some(named), ..finished(id, status, at(62)) }
 }
 
@@ -109,7 +110,8 @@ async fn an_event_is_gathered_with_its_place_and_ends_with_its_batch_unbegun<S: 
         }
         let waiting = store.waiting_of(&tenant("acme"));
         assert_eq!((waiting.held, waiting.queued, waiting.unclaimed), (0, 1, 0));
-        let batch = InBatch { id: BatchId::of(id, &tenant("acme"), &place()), closes_at: at(7) };
+        let batch =
+            InBatch { id: BatchId::of(id, &tenant("acme"), &place()), closes_at: at(7), taken: Processed::Maybe };
         let end = Finished { batch: Some(batch), ..finished(id, 200, at(8)) };
         store.finish(session, end).await.expect("ended");
         let record = record_of(store, id).await;
@@ -128,7 +130,7 @@ async fn a_batch_reads_back_and_is_open_until_it_is_done<S: Subject>() {
     assert_eq!(close(store, session, &batch).await, Ok(batch.sends.clone()));
     assert_eq!(store.may_carry(session, id).await, Ok(()));
     assert_eq!(store.open_batches().await, Ok(vec![batch.clone()]));
-    batch.tried = 2;
+    (batch.tried, batch.taken) = (2, Processed::Maybe);
     batch.attempts = vec![of_batch(&batch, first, 503), failed(first, Code::Timeout, at(63))];
     store.put_batch(session, Arc::new(batch.clone())).await.expect("kept");
     let subject = subject.crash().await;

@@ -17,6 +17,7 @@ use super::link::Trouble;
 use super::{Shared, forms, locked, sql};
 use crate::clock;
 use crate::limits::BATCH_GIVE_UP_MAX;
+use crate::outcome::Processed;
 use crate::record::{Batch, BatchId, BatchState, Finished};
 use crate::send::{Kind, Place, SendId, SendSpec, TenantId};
 use crate::store::{Closing, Left, Opened, Pending, Reach, Session, StoreError, view, wire};
@@ -268,6 +269,7 @@ pub async fn gathering(shared: &Shared, reach: Reach, id: BatchId) -> Result<Opt
         sends: Vec::new(),
         bytes: bytes.unsigned_abs(),
         tried: 0,
+        taken: Processed::No,
         attempts: Vec::new(),
         ended: None,
         left_out: Vec::new(),

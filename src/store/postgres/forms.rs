@@ -9,7 +9,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::shares::SEND_BYTES;
-use crate::outcome::Failure;
+use crate::outcome::{Failure, Processed};
 use crate::policy::{Destination, Host};
 use crate::record::{BatchId, Finished, InBatch, Record, State};
 use crate::send::{Place, SendId, SendSpec, TenantId};
@@ -268,7 +268,11 @@ pub struct Alive {
 pub fn batch_of(row: &Row, at: usize) -> Option<InBatch> {
     let id: Option<&[u8]> = row.get(at);
     let closes_at: Option<i64> = row.get(at + 1);
-    Some(InBatch { id: BatchId::from_bytes(id?.try_into().ok()?), closes_at: wire::timestamp(closes_at?) })
+    Some(InBatch {
+        id: BatchId::from_bytes(id?.try_into().ok()?),
+        closes_at: wire::timestamp(closes_at?),
+        taken: Processed::No,
+    })
 }
 
 /// All parts of one record; `Err` where what was accepted cannot be read.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{FinishForm, Read, Unreadable, decode, encode, ended, kind_number, kind_of, nanoseconds, timestamp};
+use crate::outcome::Processed;
 use crate::record::{Batch, BatchId, BatchState, Finished, LeftOut};
 use crate::send::{Place, SendId, TenantId};
 
@@ -34,6 +35,8 @@ struct BatchForm<'a> {
 
 /// Of [`BatchForm::more`], once for each: the identities of events that it went without, and their end.
 const LEFT_OUT: u8 = 1;
+/// Of [`BatchForm::more`], and empty: one of its tries may have brought it there.
+const TAKEN: u8 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct LeftOutForm<'a> {
@@ -78,6 +81,7 @@ pub fn batch(batch: &Batch) -> Vec<u8> {
     let attempts: Vec<_> = batch.attempts.iter().map(ended).collect();
     let last = batch.ended.as_ref().map(ended);
     let place = batch.place.text();
+    let taken = (batch.taken != Processed::No).then_some((TAKEN, &[][..]));
     let without: Vec<Vec<u8>> = batch.left_out.iter().map(left_out).collect();
     let form = BatchForm {
         id: batch.id.to_bytes(),
@@ -92,7 +96,7 @@ pub fn batch(batch: &Batch) -> Vec<u8> {
         tried: batch.tried,
         attempts: attempts.iter().map(|(form, body)| (&form[..], body.as_deref())).collect(),
         ended: last.as_ref().map(|(form, body)| (&form[..], body.as_deref())),
-        more: without.iter().map(|form| (LEFT_OUT, &form[..])).collect(),
+        more: without.iter().map(|form| (LEFT_OUT, &form[..])).chain(taken).collect(),
     };
     encode(&form, Vec::with_capacity(512 + sends.len()))
 }
@@ -103,6 +107,7 @@ pub fn read_batch(bytes: &[u8]) -> Read<Batch> {
     let finished = |(form, body): (&[u8], Option<&[u8]>)| read_end(sends[0], form, body);
     let attempts = form.attempts.into_iter().map(finished).collect::<Read<_>>()?;
     let ended = form.ended.map(finished).transpose()?;
+    let taken = form.more.iter().any(|(fact, _)| *fact == TAKEN);
     let left_out = form.more.into_iter().filter(|(fact, _)| *fact == LEFT_OUT);
     let place = Place::read(kind_of(form.kind)?, form.place);
     Ok(Batch {
@@ -115,6 +120,7 @@ pub fn read_batch(bytes: &[u8]) -> Read<Batch> {
         sends,
         bytes: form.bytes,
         tried: form.tried,
+        taken: if taken { Processed::Maybe } else { Processed::No },
         attempts,
         ended,
         left_out: left_out.map(|(_, form)| read_left_out(form)).collect::<Read<_>>()?,

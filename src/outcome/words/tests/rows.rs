@@ -305,9 +305,24 @@ fn exchange() -> Vec<Row<'static>> {
         ),
         row(ExchangeCause::HalfAnswer { total: TOTAL, so_far: ENDLESS }, "timeout read yes", &["3 bytes"]),
         row(
-            ExchangeCause::NotPostgres,
+            ExchangeCause::Transaction { how: HowUnended::Unreadable, commits: true },
             "protocol_error wait maybe",
-            &["cannot be read", "not known", "not sent again"],
+            &["cannot be read", "asked to commit", "not known", "does no harm"],
+        ),
+        row(
+            ExchangeCause::Transaction { how: HowUnended::Late { total: TOTAL }, commits: false },
+            "timeout wait no",
+            &["within the 5 s", "not asked to commit", "nothing of it is there"],
+        ),
+        row(
+            ExchangeCause::Transaction { how: HowUnended::Ended { end: PeerEnd::Reset }, commits: true },
+            "connection_reset wait maybe",
+            &["in the middle of the batch's transaction", "not known"],
+        ),
+        row(
+            ExchangeCause::NoProof { status: 200, why: "without an ETag" },
+            "protocol_error read maybe",
+            &["answered 200", "without an ETag", "endpoint", "not known"],
         ),
         row(
             ExchangeCause::Unanswered { end: PeerEnd::Closed, written: None },

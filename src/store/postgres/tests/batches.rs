@@ -3,6 +3,7 @@
 use super::lost::Relay;
 use super::many::{One, Schema, eventually};
 use super::*;
+use crate::outcome::Processed;
 use crate::record::{BatchState, InBatch, State};
 use crate::store::Course;
 use crate::store::conformance::batches::{close, event, gathered, of_batch, take};
@@ -237,7 +238,7 @@ async fn every_node_tells_which_batch_an_event_is_in_and_none_tells_a_wrong_one(
     assert_eq!(other.store.gathering(Reach::All, batch.id).await, Ok(None));
     one.store.forget_gathering(&one.session, vec![next.id]).await.expect("forgotten");
     assert_eq!(told(next.sends[0]).await, (State::Queued, None));
-    let named = InBatch { id: batch.id, closes_at: batch.closes_at };
+    let named = InBatch { id: batch.id, closes_at: batch.closes_at, taken: Processed::No };
     let listed = other.store.list(Filter::of(Reach::All), None, 10).await.expect("a page");
     assert_eq!(listed.sends.iter().filter(|record| record.batch == Some(named)).count(), 3);
 }
