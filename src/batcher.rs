@@ -5,13 +5,19 @@
 //!                                  └────── a pause ←──────┘ what may pass, until `give_up`
 //! ```
 //!
+//! Where many nodes share a store each makes batches of its own. One that is closed is one node's, who asks the store right
+//! before each try whether it still is; what a node that is gone left is taken by the others ([`take_left`](crate::store::Batches::take_left)).
+//!
 //! Which events go together is [`gather`](crate::gather)'s to say; they are sends that this process has claimed and that
 //! never begin. A closed batch stands in the [`flow`]'s window by its first send, and takes one slot for each
 //! try. What it holds and when it closed is durable before the first one, so each has the same key and the same bytes,
 //! whatever died in between. Its end is durable before the first of its sends has one: who dies in the middle of these
 //! gives the others the same. Nothing of an HTTP send or a message comes here: there is no `Started` in this file.
 
-use std::collections::HashMap;
+mod elsewhere;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -37,7 +43,7 @@ use crate::outcome::{Ended, Failure, Processed, Timings};
 use crate::record::{Batch, BatchId, BatchState, Connection, Finished, InBatch, LeftOut, ShownBody, ShownResponse};
 use crate::schedule::Waiting;
 use crate::send::{Place, SendId, TenantId, To};
-use crate::store::{Pending, StoreError};
+use crate::store::{Opened, Pending, StoreError};
 use crate::world::World;
 
 /// Ends written at the same time.
@@ -48,6 +54,8 @@ const READ_AT_ONCE: usize = 512;
 const WRITE_AGAIN: Duration = Duration::from_millis(500);
 /// A batch that was left behind is tried without those of its sends that have not come by then: they have their ends.
 const LEFT_BEHIND: Duration = Duration::from_secs(5);
+/// Turns of [`Batcher::tend`] between two looks at what nodes that are gone left behind.
+const LOOK_TURNS: u64 = 3;
 
 pub struct Batcher {
     world: Arc<World>,
@@ -58,6 +66,9 @@ pub struct Batcher {
     tasks: TaskTracker,
     runtime: Handle,
     stop: watch::Sender<bool>,
+    /// Held by who tells the other nodes of what gathers here.
+    noting: tokio::sync::Mutex<()>,
+    looking: AtomicBool,
 }
 
 #[derive(Default)]
@@ -69,6 +80,12 @@ struct Inside {
     whose: HashMap<SendId, SendId>,
     /// How many are carried now, of each tenant that has any.
     carried: HashMap<TenantId, usize>,
+    /// Batches that opened here and that the store is to be told of, for other nodes, and those that it was told of.
+    unnoted: Vec<Opened>,
+    noted: HashMap<BatchId, Opened>,
+    /// What stood for a batch that is another's by now, and may be in the window still.
+    left: HashSet<SendId>,
+    turns: u64,
 }
 
 /// One that is made up and carried: its content is in memory.
@@ -98,6 +115,21 @@ struct Closed {
     /// An earlier process closed it, this long ago at most: its sends come one by one.
     left_behind: Option<tokio::time::Instant>,
     pause: Duration,
+    /// It is not durable yet.
+    is_closing: bool,
+    /// It is in the window.
+    waits: bool,
+}
+
+/// What came of a batch's turn.
+enum Turn {
+    Tried(Box<Tried>),
+    /// The operator has stopped it before a byte of this try left.
+    Stopped(Box<Finished>),
+    /// The store could not be asked: nothing was tried.
+    NotNow,
+    /// It is not this process's any more.
+    Gone,
 }
 
 /// What came of one try.
@@ -140,6 +172,8 @@ impl Batcher {
             tasks: TaskTracker::new(),
             runtime: Handle::current(),
             stop: watch::Sender::new(false),
+            noting: tokio::sync::Mutex::default(),
+            looking: AtomicBool::new(false),
         })
     }
 
@@ -169,6 +203,8 @@ impl Batcher {
                 come: 0,
                 left_behind: Some(clock::monotonic()),
                 pause: limits::BATCH_FIRST_PAUSE,
+                is_closing: false,
+                waits: false,
             };
             inside.closed.insert(first, closed);
         }
@@ -194,24 +230,50 @@ impl Batcher {
                 }
                 return;
             }
-            inside.gatherer.take(tenant, place, member, terms, now)
+            let send = member.id;
+            let ripe = inside.gatherer.take(tenant, place, member, terms, now);
+            if let Some((batch, opened_at)) = inside.gatherer.opened(send)
+                && !inside.noted.contains_key(&batch.id)
+                && !inside.unnoted.iter().any(|one| one.id == batch.id)
+            {
+                let (tenant, place) = (tenant.clone(), place.clone());
+                inside.unnoted.push(Opened { id: batch.id, tenant, place, opened_at, closes_at: batch.closes_at });
+            }
+            ripe
         };
         self.close_all(ripe);
     }
 
     /// The same of what the store gave; `None`: it is none that gathers.
     pub fn take_pending(self: &Arc<Self>, pending: Pending) -> Option<Pending> {
-        let Some((place, bytes)) = &pending.gathers else { return Some(pending) };
-        let member = Member {
-            id: pending.id,
-            workflow: pending.workflow.clone(),
-            created_at: pending.created_at,
-            released_at: pending.released_at,
-            expires_at: Waiting::expiry(pending.released_at, pending.expires_in),
-            bytes: *bytes,
-        };
+        let Some((place, member)) = member_of(&pending) else { return Some(pending) };
         self.take(&pending.tenant, place, member);
         None
+    }
+
+    /// It is another's, or nobody's: nothing of it is done here.
+    fn let_go(&self, first: SendId) {
+        let mut inside = self.inside();
+        if let Some(closed) = inside.closed.remove(&first) {
+            for send in &closed.batch.sends {
+                inside.whose.remove(send);
+            }
+            if closed.waits {
+                inside.left.insert(first);
+            }
+        }
+    }
+
+    /// The window has no room for these now.
+    pub fn later(self: &Arc<Self>, firsts: Vec<SendId>) {
+        for first in firsts {
+            let this = self.clone();
+            self.spawn(async move {
+                if !this.stopped_within(this.carried_again()).await {
+                    this.enter(first);
+                }
+            });
+        }
     }
 
     /// What time alone changes; to be called about ten times a second.
@@ -239,6 +301,14 @@ impl Batcher {
             (ripe, whole, ended)
         };
         self.close_all(ripe);
+        let is_looked = {
+            let mut inside = self.inside();
+            inside.turns += 1;
+            inside.turns.is_multiple_of(LOOK_TURNS)
+        };
+        if is_looked {
+            self.look_around();
+        }
         for first in whole {
             self.go_on(first);
         }
@@ -284,8 +354,7 @@ impl Batcher {
                     })
                     .await;
                 if let Some(first) = first
-                    && let Some((batch, _)) = this.closed(first)
-                    && this.put(batch).await
+                    && this.close(first).await
                 {
                     this.enter(first);
                 }
@@ -327,9 +396,57 @@ impl Batcher {
             here,
             left_behind: None,
             pause: limits::BATCH_FIRST_PAUSE,
+            is_closing: true,
+            waits: false,
         };
         inside.closed.insert(first, closed);
         (Some(first), lapsed)
+    }
+
+    /// `true` once it is durable, and this process's to carry.
+    async fn close(&self, first: SendId) -> bool {
+        let Some((batch, _)) = self.closed(first) else { return false };
+        let grace = self.world.config().deadline_of(batch.place.kind()) + limits::DEAD_GRACE;
+        let kept = loop {
+            match self.ledger.store.close_batch(&self.ledger.session, batch.clone(), grace).await {
+                Ok(kept) => break kept,
+                Err(StoreError::CannotWrite(why)) => {
+                    tracing::warn!(batch = %batch.id, %why, "a batch could not be closed; it is tried again");
+                    if self.stopped_within(WRITE_AGAIN).await {
+                        return false;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(batch = %batch.id, %error, "a batch was not closed; its events wait in the store");
+                    self.let_go(first);
+                    return false;
+                }
+            }
+        };
+        if kept.is_empty() {
+            self.let_go(first);
+            return false;
+        }
+        let changed = {
+            let mut inside = self.inside();
+            let Some(closed) = inside.closed.get_mut(&first) else { return false };
+            closed.is_closing = false;
+            if kept.len() == batch.sends.len() {
+                return true;
+            }
+            // The others had their ends meanwhile.
+            let is_in: HashSet<SendId> = kept.iter().copied().collect();
+            closed.here.retain(|send, _| is_in.contains(send));
+            closed.come = kept.len();
+            let bytes = closed.here.values().map(|member| member.bytes).sum();
+            closed.batch = Arc::new(Batch { sends: kept, bytes, ..Batch::clone(&closed.batch) });
+            let changed = closed.batch.clone();
+            for send in batch.sends.iter().filter(|send| !is_in.contains(send)) {
+                inside.whose.remove(send);
+            }
+            changed
+        };
+        self.put(changed).await
     }
 
     /// Durable when it answers `true`; else this process can do no more for it.
@@ -344,7 +461,12 @@ impl Batcher {
                     }
                 }
                 Err(error) => {
-                    tracing::error!(batch = %batch.id, %error, "a batch was not written; its events wait on disk");
+                    tracing::error!(batch = %batch.id, %error, "a batch was not written; its events wait in the store");
+                    if let StoreError::Fenced(_) = error
+                        && let Some(first) = batch.sends.first()
+                    {
+                        self.let_go(*first);
+                    }
                     return false;
                 }
             }
@@ -361,7 +483,13 @@ impl Batcher {
 
     /// It waits for its turn among all that this process has to do.
     fn enter(self: &Arc<Self>, first: SendId) {
-        let Some((batch, _)) = self.closed(first) else { return };
+        let batch = match self.inside().closed.get_mut(&first) {
+            Some(closed) => {
+                closed.waits = true;
+                closed.batch.clone()
+            }
+            None => return,
+        };
         let claimed = flow::Claimed {
             tenant: batch.tenant.clone(),
             destination: self.world.config().way_of(&batch.place),
@@ -385,7 +513,8 @@ impl Batcher {
 
     /// Whether this stands for a batch.
     pub fn stands_for_one(&self, send: SendId) -> bool {
-        self.inside().closed.contains_key(&send)
+        let inside = self.inside();
+        inside.closed.contains_key(&send) || inside.left.contains(&send)
     }
 
     /// The window gave it back: the operator has stopped it. With how many sends.
@@ -394,7 +523,7 @@ impl Batcher {
             flow::Why::Expired => UnmadeCause::Expired.failure(),
             flow::Why::Suspended(reason) => UnmadeCause::Suspended { reason }.failure(),
         };
-        let Some((batch, _)) = self.closed(one.send.id) else { return 0 };
+        let Some(batch) = self.out_of_window(one.send.id) else { return 0 };
         let ended = stopped(one.send.id, &batch, why);
         self.spawn(self.clone().end(one.send.id, ended));
         batch.sends.len() as u64
@@ -417,11 +546,23 @@ impl Batcher {
         count
     }
 
+    /// It is in the window no more; `None`: nor is it this process's.
+    fn out_of_window(&self, first: SendId) -> Option<Arc<Batch>> {
+        let mut inside = self.inside();
+        inside.left.remove(&first);
+        let closed = inside.closed.get_mut(&first)?;
+        closed.waits = false;
+        Some(closed.batch.clone())
+    }
+
     /// It is its turn.
     pub fn go(self: &Arc<Self>, go: Go) {
         let this = self.clone();
         self.spawn(async move {
             let Some((slot, waiting)) = go.take() else { return };
+            if this.out_of_window(waiting.id).is_none() {
+                return;
+            }
             let Some(carrying) = this.may_carry(waiting.id) else {
                 // Its slot is others' meanwhile: what hangs holds up batches alone.
                 drop(slot);
@@ -437,8 +578,15 @@ impl Batcher {
                 tried = this.clone().carry_or_tell(waiting.id) => tried,
             };
             drop((slot, carrying));
-            if let Some(tried) = tried {
-                this.tried(waiting.id, tried).await;
+            match tried {
+                Turn::Tried(tried) => this.tried(waiting.id, *tried).await,
+                Turn::Stopped(ended) => this.end(waiting.id, *ended).await,
+                Turn::NotNow => {
+                    if !this.stopped_within(WRITE_AGAIN).await {
+                        this.enter(waiting.id);
+                    }
+                }
+                Turn::Gone => this.let_go(waiting.id),
             }
         });
     }
@@ -463,14 +611,14 @@ impl Batcher {
     }
 
     /// A try that panics is a defect of ours, and one of those that may pass.
-    async fn carry_or_tell(self: Arc<Self>, first: SendId) -> Option<Tried> {
+    async fn carry_or_tell(self: Arc<Self>, first: SendId) -> Turn {
         let work = std::panic::AssertUnwindSafe(Box::pin(self.clone().carry(first)));
         match futures_util::FutureExt::catch_unwind(work).await {
             Ok(tried) => tried,
             Err(_) => {
-                let (batch, _) = self.closed(first)?;
+                let Some((batch, _)) = self.closed(first) else { return Turn::Gone };
                 tracing::error!(batch = %batch.id, "a try to carry a batch panicked; it is made again");
-                Some(Tried::in_vain(stopped(first, &batch, UnmadeCause::Defect.failure())))
+                Turn::Tried(Box::new(Tried::in_vain(stopped(first, &batch, UnmadeCause::Defect.failure()))))
             }
         }
     }
@@ -488,16 +636,21 @@ impl Batcher {
     }
 
     /// One try, from the reading of its events to its answer.
-    async fn carry(self: Arc<Self>, first: SendId) -> Option<Tried> {
-        let (batch, _) = self.closed(first)?;
+    async fn carry(self: Arc<Self>, first: SendId) -> Turn {
+        let Some((batch, _)) = self.closed(first) else { return Turn::Gone };
         let mut packing = Packing::new(&batch.place);
         for some in batch.sends.chunks(READ_AT_ONCE) {
             let specs = match self.ledger.store.specs(some.to_vec()).await {
                 Ok(specs) => specs,
+                // The store is away: that says nothing of the batch.
+                Err(StoreError::CannotWrite(why)) => {
+                    tracing::warn!(batch = %batch.id, %why, "the events of a batch could not be asked for; it waits");
+                    return Turn::NotNow;
+                }
                 Err(error) => {
                     tracing::warn!(batch = %batch.id, %error, "the events of a batch could not be read; it is tried again");
                     let failure = UnmadeCause::Unreadable.failure();
-                    return Some(Tried::in_vain(stopped(first, &batch, failure)));
+                    return Turn::Tried(Box::new(Tried::in_vain(stopped(first, &batch, failure))));
                 }
             };
             let read = some.iter().copied().zip(specs);
@@ -514,6 +667,20 @@ impl Batcher {
             packing = self.deliverer.apart().run(&batch.tenant, pack).await;
         }
         let content = self.deliverer.apart().run(&batch.tenant, async move { packing.finish() }).await;
+        match self.ledger.store.may_carry(&self.ledger.session, batch.id).await {
+            Ok(()) => {}
+            Err(StoreError::Fenced(_)) => return Turn::Gone,
+            Err(error) => {
+                tracing::warn!(batch = %batch.id, %error, "a batch is not tried now; it waits");
+                return Turn::NotNow;
+            }
+        }
+        // What was suspended since its turn came is in force here by now.
+        let way = self.world.config().way_of(&batch.place);
+        if let Some(reason) = self.world.terms().stopped(&batch.tenant, None, way.as_ref()) {
+            let why = UnmadeCause::Suspended { reason: &reason }.failure();
+            return Turn::Stopped(Box::new(stopped(first, &batch, why)));
+        }
         let started_at = clock::wall();
         let deadline = Deadline::start(self.world.config().deadline_of(batch.place.kind()));
         let parcel = Parcel {
@@ -524,7 +691,7 @@ impl Batcher {
             content,
         };
         let attempt = self.deliverer.carry(parcel, deadline).await;
-        Some(self.told(first, &batch, started_at, attempt))
+        Turn::Tried(Box::new(self.told(first, &batch, started_at, attempt)))
     }
 
     /// A try as it is remembered.
@@ -714,6 +881,20 @@ fn in_doubt(mut ended: Finished, taken: Processed) -> Finished {
         batch.taken = taken;
     }
     ended
+}
+
+/// One that gathers, of what the store gave; `None`: it goes by itself.
+fn member_of(pending: &Pending) -> Option<(&Place, Member)> {
+    let (place, bytes) = pending.gathers.as_ref()?;
+    let member = Member {
+        id: pending.id,
+        workflow: pending.workflow.clone(),
+        created_at: pending.created_at,
+        released_at: pending.released_at,
+        expires_at: Waiting::expiry(pending.released_at, pending.expires_in),
+        bytes: *bytes,
+    };
+    Some((place, member))
 }
 
 /// The end of a batch that is not tried.

@@ -427,8 +427,9 @@ impl Config {
         }
     }
 
-    /// No delivery is under way for longer.
+    /// No delivery that began is under way for longer: a batch's tries are none.
     pub fn longest_deadline(&self) -> Duration {
-        Kind::ALL.iter().map(|kind| self.deadline_of(*kind)).max().unwrap_or(self.delivery.deadline)
+        let begun = Kind::ALL.iter().filter(|kind| matches!(kind, Kind::Http | Kind::Email));
+        begun.map(|kind| self.deadline_of(*kind)).max().unwrap_or(self.delivery.deadline)
     }
 }

@@ -34,7 +34,7 @@ use crate::outcome::words::UnmadeCause;
 use crate::outcome::{Ended, Processed, Timings};
 use crate::record::{Finished, waited};
 use crate::schedule::Waiting;
-use crate::send::TenantId;
+use crate::send::{SendId, TenantId};
 use crate::store::{self, Begin, Pending, Started, StoreError};
 use crate::world::World;
 
@@ -164,10 +164,13 @@ impl Dispatcher {
             if let Some(claim) = turn.claim {
                 self.tasks.spawn_on(self.clone().claim(claim), &self.runtime);
             }
-            if !turn.give_back.is_empty() {
+            let (batches, give_back): (Vec<SendId>, Vec<SendId>) =
+                turn.give_back.into_iter().partition(|send| self.batcher.stands_for_one(*send));
+            self.batcher.later(batches);
+            if !give_back.is_empty() {
                 let this = self.clone();
                 let given = async move {
-                    if let Err(error) = this.ledger.store.give_back(&this.ledger.session, turn.give_back).await {
+                    if let Err(error) = this.ledger.store.give_back(&this.ledger.session, give_back).await {
                         tracing::warn!(%error, "claimed sends were not given back; they wait for the next start");
                     }
                 };

@@ -165,8 +165,17 @@ impl Gatherer {
 
     /// The batch that gathers this event.
     pub fn of(&self, send: SendId) -> Option<InBatch> {
+        self.opened(send).map(|(batch, _)| batch)
+    }
+
+    /// With when its first event came.
+    pub fn opened(&self, send: SendId) -> Option<(InBatch, Timestamp)> {
         let open = self.open.get(&**self.whose.get(&send)?)?;
-        Some(InBatch { id: open.id, closes_at: open.closes_at, taken: Processed::No })
+        Some((InBatch { id: open.id, closes_at: open.closes_at, taken: Processed::No }, open.opened_at))
+    }
+
+    pub fn gathers(&self, tenant: &TenantId, place: &Place, id: BatchId) -> bool {
+        self.open.get(&(tenant.clone(), place.clone())).is_some_and(|open| open.id == id)
     }
 
     pub fn gathering(&self, id: BatchId) -> Option<Gathering> {
@@ -225,6 +234,8 @@ mod tests {
         let one = gatherer.of(member(1, 1, 1).id).expect("gathered");
         assert_eq!(Some(one), gatherer.of(member(4, 1, 1).id));
         assert_eq!(one.closes_at, at(61));
+        assert_eq!(gatherer.opened(member(4, 1, 1).id), Some((one, at(1))));
+        assert!(gatherer.gathers(&acme, &place("p"), one.id) && !gatherer.gathers(&acme, &place("q"), one.id));
         let standing = gatherer.gathering(one.id).expect("it gathers");
         assert_eq!((standing.sends, standing.bytes, standing.opened_at), (2, 20, at(1)));
         // By number.

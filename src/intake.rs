@@ -24,6 +24,7 @@ use crate::dispatch::{Dispatcher, Since};
 use crate::flow::{Admission, Bounds, Claimed, Counted, Entry, Full};
 use crate::gather::Member;
 use crate::ledger::Ledger;
+use crate::limits::STORE_ANSWERS_WITHIN;
 use crate::outcome::Timings;
 use crate::policy::{Asker, Suspensions};
 use crate::record::{BatchId, ExecutionState, Record, ShownTo, State, Unfinished};
@@ -233,10 +234,18 @@ impl Intake {
                 for (record, index) in records.iter_mut().zip(indexes) {
                     record.index = index;
                 }
+                let gathers = !gathered.is_empty();
                 for (place, member) in gathered {
                     self.dispatcher.batcher().take(&call.tenant, &place, member);
                 }
                 self.accepted(admission, kept, started);
+                if gathers {
+                    // Whoever is asked next knows the batch. One that cannot be told of is no reason to refuse what is accepted.
+                    tokio::select! {
+                        () = self.dispatcher.batcher().noted() => {}
+                        () = tokio::time::sleep(STORE_ANSWERS_WITHIN) => {}
+                    }
+                }
                 records.iter_mut().for_each(|record| self.name_batch(record));
             }
             Accepted::Replayed(ids) => return Ok(Submitted::Replayed(ids)),
@@ -316,10 +325,13 @@ impl Intake {
             .collect()
     }
 
-    /// Tells a record of its batch, while that is known here alone.
+    /// Tells a record of its batch, while that is known here alone, or better than by the store.
     pub fn name_batch(&self, record: &mut Record) {
-        if record.state != State::Done && matches!(record.request.to, ShownTo::Event { .. }) {
-            record.batch = self.dispatcher.batcher().of(record.id);
+        if record.state != State::Done
+            && matches!(record.request.to, ShownTo::Event { .. })
+            && let Some(batch) = self.dispatcher.batcher().of(record.id)
+        {
+            record.batch = Some(batch);
         }
     }
 

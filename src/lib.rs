@@ -47,7 +47,7 @@
 //! A destination whose sends go together is a [`send::Place`] in a [`send::Event`] instead: [`gather`] and the stores know
 //! events by that alone, [`deliver::batch`] says what is carried, what comes of a try, and who carries it
 //! ([`deliver::s3`], [`deliver::sql`]). Events are claimed and never begun, so there is no [`store::Started`] of one; [`batcher`] alone repeats
-//! a try, and takes none.
+//! a try, and takes none. What stands in the place of a start is [`store::Batches::may_carry`]: a closed batch is one session's.
 //!
 //! ## What must not be
 //!

@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-pub use self::batches::{Batches, Closing, Left, Opened};
+pub use self::batches::{Batches, Left, Opened};
 pub use self::once::{
     Accept, Accepted, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, IdempotencyKey, NewSend, OnceOnly,
     Pending, Recovered, Released, Session, Started, StoreEnd, SweepPlace, Swept, WaitingCount, Want,

@@ -173,9 +173,14 @@ pub(super) async fn one(
     let Standing { mut batch, sends } = match standing {
         Some(standing) => standing,
         None => {
-            let batch = api.store.batch(reach, id).await?.ok_or_else(missing)?;
-            let sends = batch.sends.len();
-            Standing { batch, sends }
+            match api.store.batch(reach.clone(), id).await? {
+                Some(batch) => Standing { sends: batch.sends.len(), batch },
+                // Another node may gather it.
+                None => {
+                    let (batch, sends) = api.store.gathering(reach, id).await?.ok_or_else(missing)?;
+                    Standing { batch, sends: usize::try_from(sends).unwrap_or(usize::MAX) }
+                }
+            }
         }
     };
     let redactor = api.intake.redactor();

@@ -154,17 +154,12 @@ impl<'a, 'r> Surroundings<'a, 'r> {
         let optional = [publish.as_ref().map(|(_, listen)| listen), proxy.as_ref().map(|(_, listen)| listen)];
         self.listeners_differ([&api_listen, &metrics_listen].into_iter().chain(optional.into_iter().flatten()));
         let egress = self.egress(root.table("egress"));
-        let (mut destinations, gathers) = self.destinations(root.table("destination"));
+        let mut destinations = self.destinations(root.table("destination"));
         let delivery = self.delivery(root.table("delivery"), &destinations);
         let tls = self.tls(root.table("tls"));
         let dns_servers = self.dns(root.table("dns"));
         let mut policy = self.policy(root.table("policy"));
         let store = self.store(root.table("store"), delivery.deadline);
-        if let (Some(place), true) = (gathers, store.postgres.is_some()) {
-            let detail = "gathers events, and a store that many nodes share keeps no batches";
-            let fix = "leave it out, or give this node an embedded store ([store] engine = \"embedded\")";
-            self.reader.note(&place, wrong(detail, fix));
-        }
         // Another node of a tier may have a pool's sources.
         let pools = if store.postgres.is_some() { Pools::OfTheTier } else { Pools::OfThisNode };
         let Tenants { settings: tenants, hosts, named } =

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use super::{Pending, Reach, Session, StoreResult};
 use crate::record::{Batch, BatchId};
 use crate::send::{Kind, Place, SendId, SendSpec, TenantId};
+use crate::source::Neighbour;
 
 /// A batch that gathers, as other nodes may tell of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,15 +22,6 @@ pub struct Opened {
     pub place: Place,
     pub opened_at: Timestamp,
     pub closes_at: Timestamp,
-}
-
-/// What else is to be known of a batch that is closed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Closing {
-    /// The life of the node that is to carry it; `None`: this one.
-    pub to: Option<u64>,
-    /// How long after its carrier's death a try may still be on the wire.
-    pub grace: Duration,
 }
 
 /// What others left behind, and is this session's from now on.
@@ -56,8 +48,8 @@ pub trait Batches: std::marker::Send + Sync + 'static {
     }
 
     /// Closes a batch: its sends are in it, and in no other. Those of them that are, in their order; none where this session
-    /// had none of them any more.
-    fn close_batch<'a>(&'a self, by: &'a Session, batch: Arc<Batch>, _how: Closing) -> StoreResult<'a, Vec<SendId>> {
+    /// had none of them any more. `grace`: how long after its carrier's death a try may still be on the wire.
+    fn close_batch<'a>(&'a self, by: &'a Session, batch: Arc<Batch>, _grace: Duration) -> StoreResult<'a, Vec<SendId>> {
         Box::pin(async move {
             let sends = batch.sends.clone();
             self.put_batch(by, batch).await.map(|()| sends)
@@ -71,6 +63,11 @@ pub trait Batches: std::marker::Send + Sync + 'static {
     /// To be asked right before a try: nobody else carries the batch, and it has no end. `CannotWrite`: not now.
     fn may_carry<'a>(&'a self, _by: &'a Session, _id: BatchId) -> StoreResult<'a, ()> {
         Box::pin(async { Ok(()) })
+    }
+
+    /// A batch of this session of which nothing is on the wire is that other one's from now on. `false`: it is not.
+    fn hand_batch<'a>(&'a self, _by: &'a Session, _id: BatchId, _to: &'a Neighbour) -> StoreResult<'a, bool> {
+        Box::pin(async { Ok(false) })
     }
 
     /// Takes what nodes that are gone left of these kinds, some of it at once.

@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::stats::{self, By, Choosing, Place, Stats, StatsAsked};
 use super::view::{self, EndedExecution, Standing, host_text};
 use super::{
-    Accept, Accepted, Batches, Begin, Claimed, Closing, Course, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter,
+    Accept, Accepted, Batches, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter,
     ExecutionPage, Filter, IdempotencyKey, NewSend, OnceOnly, Page, Pending, Published, Reach, Records, Recovered,
     Registry, Released, Session, Started, StoreEnd, StoreError, StoreResult, Suspension, SweepPlace, Swept, TailItem,
     TailPlace, TunnelFilter, TunnelPage, Tunnels, WaitingCount, Want,
@@ -847,7 +847,7 @@ impl Batches for Memory {
         ready(self.open_for(by).map(|mut inner| drop(inner.batches.insert(batch.id, batch))))
     }
 
-    fn close_batch<'a>(&'a self, by: &'a Session, batch: Arc<Batch>, _how: Closing) -> StoreResult<'a, Vec<SendId>> {
+    fn close_batch<'a>(&'a self, by: &'a Session, batch: Arc<Batch>, _grace: Duration) -> StoreResult<'a, Vec<SendId>> {
         ready(self.open_for(by).map(|mut inner| {
             let is_ours = |id: &&SendId| {
                 let kept = inner.places.get(id).map(|&place| &inner.sends[place]);

@@ -64,10 +64,10 @@ use self::turns::{Turn, Turns};
 use super::embedded::seal::Keys;
 use super::stats::{Stats, StatsAsked};
 use super::{
-    Accept, Accepted, Batches, Begin, Claimed, Closing, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter,
-    ExecutionPage, Filter, IdempotencyKey, Left, NewSend, News, NodeLoad, NodeSeen, OnceOnly, Opened, Page, Pending,
-    Published, Reach, Records, Recovered, Registry, Released, Session, Started, StoreEnd, StoreError, StoreResult,
-    Suspension, SweepPlace, Swept, TailItem, TailPlace, TunnelFilter, TunnelPage, Tunnels, WaitingCount, Want,
+    Accept, Accepted, Batches, Begin, Claimed, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter, ExecutionPage,
+    Filter, IdempotencyKey, Left, NewSend, News, NodeLoad, NodeSeen, OnceOnly, Opened, Page, Pending, Published, Reach,
+    Records, Recovered, Registry, Released, Session, Started, StoreEnd, StoreError, StoreResult, Suspension,
+    SweepPlace, Swept, TailItem, TailPlace, TunnelFilter, TunnelPage, Tunnels, WaitingCount, Want,
 };
 use crate::clock;
 use crate::outcome::Outcome;
@@ -749,8 +749,8 @@ impl Batches for Postgres {
         batches::forget(&self.shared, by, ids).boxed()
     }
 
-    fn close_batch<'a>(&'a self, by: &'a Session, batch: Arc<Batch>, how: Closing) -> StoreResult<'a, Vec<SendId>> {
-        batches::close(&self.shared, by, batch, how).boxed()
+    fn close_batch<'a>(&'a self, by: &'a Session, batch: Arc<Batch>, grace: Duration) -> StoreResult<'a, Vec<SendId>> {
+        batches::close(&self.shared, by, batch, grace).boxed()
     }
 
     fn put_batch<'a>(&'a self, by: &'a Session, batch: Arc<Batch>) -> StoreResult<'a, ()> {
@@ -759,6 +759,10 @@ impl Batches for Postgres {
 
     fn may_carry<'a>(&'a self, by: &'a Session, id: BatchId) -> StoreResult<'a, ()> {
         batches::may_carry(&self.shared, by, id).boxed()
+    }
+
+    fn hand_batch<'a>(&'a self, by: &'a Session, id: BatchId, to: &'a Neighbour) -> StoreResult<'a, bool> {
+        batches::hand(&self.shared, by, id, to).boxed()
     }
 
     fn take_left<'a>(&'a self, by: &'a Session, kinds: Vec<Kind>) -> StoreResult<'a, Left> {

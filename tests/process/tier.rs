@@ -1,6 +1,7 @@
 //! Nodes on one PostgreSQL: killed, frozen, drained, cut off and started again under load, as is the database; then the
 //! ledger.
 
+mod batches;
 mod events;
 mod mail;
 

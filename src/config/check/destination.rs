@@ -22,17 +22,15 @@ use crate::send::TenantId;
 const HOUR: Duration = Duration::from_secs(3600);
 
 impl<'a, 'r> Surroundings<'a, 'r> {
-    /// With the place of one whose events gather, if there is one.
-    pub(super) fn destinations(&self, table: Table<'a, 'r>) -> (Destinations, Option<KeyAt>) {
+    pub(super) fn destinations(&self, table: Table<'a, 'r>) -> Destinations {
         let email = table.table("email");
         let email = email.is_written().then(|| self.email(email)).flatten();
         let s3 = table.table("s3");
         let sql = table.table("sql");
-        let gathers = [&s3, &sql].into_iter().find(|table| table.is_written()).map(|table| table.place().clone());
         let s3 = s3.is_written().then(|| self.s3(s3)).flatten().map(Arc::new);
         let sql = sql.is_written().then(|| self.sql(sql)).flatten().map(Arc::new);
         table.finish();
-        (Destinations { email, s3, sql }, gathers)
+        Destinations { email, s3, sql }
     }
 
     fn s3(&self, table: Table<'a, 'r>) -> Option<S3Settings> {

@@ -87,8 +87,15 @@ impl<'a> Writing<'a> {
     }
 
     pub async fn all(&self, id: BatchId, patience: Patience) -> Result<Written, Stop> {
-        // What is checked when a transaction ends would take all of it along.
-        self.client.batch_execute("BEGIN; SET CONSTRAINTS ALL IMMEDIATE").await?;
+        // A process that is frozen in the middle keeps its connection: the batch would be held up behind it for as long. What is
+        // checked when a transaction ends would take all of it along.
+        let total = patience.deadline.total().as_millis().max(1);
+        let begin = format!(
+            "BEGIN; SET LOCAL idle_in_transaction_session_timeout = {total}; SET LOCAL statement_timeout = {}; \
+             SET CONSTRAINTS ALL IMMEDIATE",
+            2 * total
+        );
+        self.client.batch_execute(&begin).await?;
         let has_refused = self.make_missing().await?;
         let id = id.to_string();
         if !self.note(&id).await? {

@@ -79,7 +79,7 @@ pub async fn gathered<S: Store>(store: &S, by: &Session, count: usize) -> Batch 
 }
 
 pub async fn close<S: Store>(store: &S, by: &Session, batch: &Batch) -> Result<Vec<SendId>, StoreError> {
-    store.close_batch(by, Arc::new(batch.clone()), Closing::default()).await
+    store.close_batch(by, Arc::new(batch.clone()), Duration::ZERO).await
 }
 
 /// A try, or an end, of this batch.

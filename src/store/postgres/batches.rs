@@ -1,11 +1,14 @@
 //! Batches of events, each of one node's while it gathers and once it is closed.
 //!
-//! Closing is one transaction: the node's row is locked as for a begin, each event is tested on the row that is changed, and
-//! what is the node's still is the batch. From then on the batch's one row says whose all of them are; a node that is gone
-//! keeps it until nothing of its tries can be on the wire any more.
+//! Closing locks the node's row as a begin does, tests each event on the row that is changed, and makes what is the node's
+//! still the batch, in one transaction. From then on the batch's one row says whose all of them are; a node that is gone
+//! keeps it until nothing of its tries can be on the wire any more. A large batch is closed in several, so that its node's
+//! lease is renewed in between: nothing of it is tried before the last, so what a death cuts off is a smaller batch, and the
+//! rest gathers anew.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::SignedDuration;
 use tokio_postgres::Row;
@@ -20,10 +23,13 @@ use crate::limits::BATCH_GIVE_UP_MAX;
 use crate::outcome::Processed;
 use crate::record::{Batch, BatchId, BatchState, Finished};
 use crate::send::{Kind, Place, SendId, SendSpec, TenantId};
-use crate::store::{Closing, Left, Opened, Pending, Reach, Session, StoreError, view, wire};
+use crate::source::Neighbour;
+use crate::store::{Left, Opened, Pending, Reach, Session, StoreError, view, wire};
 
 /// Events that one statement takes, of each sort.
 const TAKEN_AT_ONCE: i64 = 512;
+/// Events of a batch that are closed in one transaction.
+const CLOSED_AT_ONCE: usize = if cfg!(test) { 3 } else { 5_000 };
 /// Batches that are taken over at once: each comes with its sends.
 const BATCHES_AT_ONCE: i64 = 16;
 /// Rows that are dropped in one statement.
@@ -67,33 +73,37 @@ fn read(form: &[u8], sends: Vec<Uuid>) -> Result<Batch, StoreError> {
     Ok(Batch { sends: sends.into_iter().map(SendId).collect(), ..batch })
 }
 
-pub async fn close(shared: &Shared, by: &Session, batch: Arc<Batch>, how: Closing) -> Result<Vec<SendId>, StoreError> {
+pub async fn close(
+    shared: &Shared,
+    by: &Session,
+    batch: Arc<Batch>,
+    grace: Duration,
+) -> Result<Vec<SendId>, StoreError> {
     shared.open()?;
     let (incarnation, loaded) = (by.incarnation() as i64, *shared.loaded.borrow());
-    let owner = how.to.map_or(incarnation, |life| life as i64);
     let id = batch.id.to_bytes().to_vec();
     let (tenant, kind) = (batch.tenant.as_str(), i16::from(wire::kind_number(batch.place.kind())));
     let ids: Vec<Uuid> = batch.sends.iter().map(|send| send.0).collect();
     let closes_at = wire::nanoseconds(batch.closes_at);
-    let grace = i64::try_from(how.grace.as_millis()).unwrap_or(i64::MAX);
+    let grace = i64::try_from(grace.as_millis()).unwrap_or(i64::MAX);
     let form = form_of(&batch);
-    let values: [&(dyn ToSql + Sync); 10] =
-        [&incarnation, &loaded, &id, &tenant, &kind, &owner, &ids, &closes_at, &grace, &form];
-    let rows = match until_known(&shared.large, sql::CLOSE_BATCH, &values).await {
-        Ok((rows, _)) => rows,
-        Err(trouble) if trouble.code().is_some_and(|code| code.code() == "EGFEN") => {
-            return Err(why_not(shared, by, loaded).await);
+    let mut kept: Vec<Uuid> = Vec::new();
+    for some in ids.chunks(CLOSED_AT_ONCE) {
+        let values: [&(dyn ToSql + Sync); 9] =
+            [&incarnation, &loaded, &id, &tenant, &kind, &some, &closes_at, &grace, &form];
+        match until_known(&shared.large, sql::CLOSE_BATCH, &values).await {
+            Ok((rows, _)) => kept = rows.first().map(|row| row.get(0)).unwrap_or(kept),
+            Err(trouble) if trouble.code().is_some_and(|code| code.code() == "EGFEN") => {
+                return Err(why_not(shared, by, loaded).await);
+            }
+            Err(trouble) => return Err(trouble.on_write()),
         }
-        Err(trouble) => return Err(trouble.on_write()),
-    };
-    let kept: Vec<Uuid> = rows.first().map(|row| row.get(0)).unwrap_or_default();
-    {
         let mut claimed = locked(&shared.claimed);
-        for id in &ids {
+        for id in some {
             claimed.remove(id);
         }
     }
-    if owner == incarnation && !kept.is_empty() {
+    if !kept.is_empty() {
         locked(&shared.batches).insert(batch.id);
     }
     Ok(kept.into_iter().map(SendId).collect())
@@ -155,6 +165,18 @@ pub async fn may_carry(shared: &Shared, by: &Session, id: BatchId) -> Result<(),
     } else {
         Err(StoreError::CannotWrite("this node's lease is over: it carries nothing meanwhile".into()))
     }
+}
+
+pub async fn hand(shared: &Shared, by: &Session, id: BatchId, to: &Neighbour) -> Result<bool, StoreError> {
+    shared.open()?;
+    let (incarnation, other, bytes) = (by.incarnation() as i64, to.life as i64, id.to_bytes().to_vec());
+    // An answer that is lost is found out before the next try: it is another's then.
+    let rows = shared.slow().query(sql::HAND_BATCH, &[&incarnation, &other, &bytes]).await;
+    let is_handed = !rows.map_err(|trouble| trouble.on_write())?.is_empty();
+    if is_handed {
+        locked(&shared.batches).remove(&id);
+    }
+    Ok(is_handed)
 }
 
 pub async fn take_left(shared: &Shared, by: &Session, kinds: Vec<Kind>) -> Result<Left, StoreError> {

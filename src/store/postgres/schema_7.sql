@@ -53,10 +53,11 @@ CREATE TABLE batch (
 CREATE INDEX batch_open ON batch (incarnation) WHERE NOT done;
 CREATE INDEX batch_done ON batch (closes_at) WHERE done;
 
--- Those of these events that are still this session's are in the batch from now on, and in no other. Nothing comes back where
--- there are none. Made again after a lost answer it waits for the old backend, and tells what that one came to.
+-- Those of these events that are still this session's are in the batch from now on, behind those that are, and in no other.
+-- What comes back is all of it; nothing, where there is none. Made again after a lost answer it waits for the old backend, and
+-- changes nothing where that has committed.
 CREATE FUNCTION close_batch(
-    p_incarnation bigint, p_suspensions bigint, p_id bytea, p_tenant text, p_kind smallint, p_owner bigint, p_ids uuid[],
+    p_incarnation bigint, p_suspensions bigint, p_id bytea, p_tenant text, p_kind smallint, p_ids uuid[],
     p_closes_at bigint, p_grace bigint, p_form bytea
 ) RETURNS TABLE (o_sends uuid[]) LANGUAGE plpgsql AS $$
 DECLARE v_sends uuid[];
@@ -77,9 +78,14 @@ BEGIN
         RETURN QUERY SELECT b.sends FROM batch b WHERE b.id = p_id;
         RETURN;
     END IF;
-    INSERT INTO batch (id, tenant, kind, incarnation, taken, grace, closes_at, sends, form)
-        VALUES (p_id, p_tenant, p_kind, p_owner, p_owner = p_incarnation, p_grace, p_closes_at, v_sends, p_form);
-    RETURN QUERY SELECT v_sends;
+    RETURN QUERY INSERT INTO batch AS b (id, tenant, kind, incarnation, taken, grace, closes_at, sends, form)
+        VALUES (p_id, p_tenant, p_kind, p_incarnation, true, p_grace, p_closes_at, v_sends, p_form)
+        ON CONFLICT (id) DO UPDATE SET sends = b.sends || excluded.sends
+            WHERE b.incarnation = p_incarnation AND NOT b.ended AND NOT b.done
+        RETURNING b.sends;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'this batch is not one of this session' USING ERRCODE = 'EGFEN';
+    END IF;
 END $$;
 
 -- As `end_execution`, with how many of the released are in the queue: events gather.

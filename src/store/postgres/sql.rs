@@ -638,7 +638,16 @@ pub const GATHERING: &str = "SELECT g.tenant, g.kind, g.place, g.opened_at, g.cl
      AND l.tenant = g.tenant AND l.destination = g.destination AND l.gathers IS NOT NULL AND l.batch IS NULL AND NOT l.held) n \
      WHERE g.id = $1::bytea AND EXISTS (SELECT FROM node m WHERE m.incarnation = g.incarnation AND m.dead_at IS NULL)";
 
-pub const CLOSE_BATCH: &str = "SELECT o_sends FROM close_batch($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+pub const CLOSE_BATCH: &str = "SELECT o_sends FROM close_batch($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+
+/// Only to one that lives: where that one dies it is adopted as what is its own.
+pub const HAND_BATCH: &str = concat!(
+    "WITH ",
+    in_force!(),
+    " UPDATE batch b SET incarnation = $2::bigint, taken = false FROM me WHERE b.id = $3::bytea \
+     AND b.incarnation = me.incarnation AND NOT b.ended AND NOT b.done AND EXISTS (SELECT FROM node n \
+     WHERE n.incarnation = $2 AND n.dead_at IS NULL) RETURNING b.id"
+);
 
 /// By who carries it alone, in force or not: what it says is true until another has taken it over. The first end stays.
 pub const PUT_BATCH: &str = "UPDATE batch SET form = $3::bytea, ended = ended OR $4::bool, done = done OR $5::bool \

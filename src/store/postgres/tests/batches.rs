@@ -25,8 +25,8 @@ async fn taken(node: &One) -> (Vec<Batch>, Vec<SendId>) {
     (batches, ids(&events))
 }
 
-async fn close_for(node: &One, batch: &Batch, how: Closing) -> Result<Vec<SendId>, StoreError> {
-    node.store.close_batch(&node.session, Arc::new(batch.clone()), how).await
+async fn close_within(node: &One, batch: &Batch, grace: Duration) -> Result<Vec<SendId>, StoreError> {
+    node.store.close_batch(&node.session, Arc::new(batch.clone()), grace).await
 }
 
 fn ended(batch: &Batch, status: u16) -> Batch {
@@ -52,7 +52,7 @@ async fn a_closed_batch_is_anothers_with_all_of_its_events_once_nothing_of_it_ca
     let late = gathered(&one.store, &one.session, 3).await;
     let soon = gathered(&one.store, &one.session, 2).await;
     let waits = gathered(&one.store, &one.session, 1).await;
-    close_for(&one, &late, Closing { grace: HOUR, to: None }).await.expect("closed");
+    close_within(&one, &late, HOUR).await.expect("closed");
     close(&one.store, &one.session, &soon).await.expect("closed");
     assert_eq!(taken(&other).await, (Vec::new(), Vec::new()), "their owner lives");
     an_older_node_sees_nothing_to_do(&tier).await;
@@ -78,15 +78,20 @@ async fn a_closed_batch_is_anothers_with_all_of_its_events_once_nothing_of_it_ca
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_leaves_hands_everything_over_at_once_and_a_batch_may_be_closed_for_another() {
+async fn who_leaves_hands_everything_over_at_once_and_a_batch_may_be_given_to_another() {
     let tier = Schema::fresh();
     let (one, other) = (tier.node("one").await, tier.node("other").await);
     let carried = gathered(&one.store, &one.session, 2).await;
     let gathers = gathered(&one.store, &one.session, 2).await;
     let given = gathered(&one.store, &one.session, 1).await;
-    close_for(&one, &carried, Closing { grace: HOUR, to: None }).await.expect("closed");
-    let to = Some(other.session.incarnation());
-    close_for(&one, &given, Closing { grace: HOUR, to }).await.expect("closed");
+    close_within(&one, &carried, HOUR).await.expect("closed");
+    close_within(&one, &given, HOUR).await.expect("closed");
+    let to = Neighbour { name: "other".into(), life: other.session.incarnation(), serves: Vec::new() };
+    let gone = Neighbour { life: 999, ..to.clone() };
+    assert_eq!(one.store.hand_batch(&one.session, given.id, &gone).await, Ok(false), "nobody is there");
+    assert_eq!(other.store.hand_batch(&other.session, given.id, &to).await, Ok(false), "not by another");
+    assert_eq!(one.store.hand_batch(&one.session, given.id, &to).await, Ok(true));
+    assert_eq!(one.store.hand_batch(&one.session, given.id, &to).await, Ok(false), "once");
     assert_eq!(one.store.may_carry(&one.session, given.id).await, Err(StoreError::Fenced(one.session.to_string())));
     assert_eq!(taken(&other).await, (vec![given.clone()], given.sends.clone()));
     other.store.may_carry(&other.session, given.id).await.expect("its own");
@@ -139,6 +144,38 @@ async fn a_death_in_the_middle_of_closing_comes_before_it_or_after_it() {
     let mut events = taken(&other).await.1;
     events.sort();
     assert_eq!(events, batch.sends);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_batch_that_takes_several_transactions_a_death_leaves_a_smaller_one() {
+    let tier = Schema::fresh();
+    let (one, other) = (tier.node("one").await, tier.node("other").await);
+    let whole = gathered(&one.store, &one.session, 7).await;
+    assert_eq!(close(&one.store, &one.session, &whole).await, Ok(whole.sends.clone()));
+    assert_eq!(close(&one.store, &one.session, &whole).await, Ok(whole.sends.clone()), "again it is the same");
+    assert_eq!(other.store.batch(Reach::All, whole.id).await, Ok(Some(whole.clone())));
+    let cut = gathered(&one.store, &one.session, 7).await;
+    let mut locker = tier.locker().await;
+    let open = locker.transaction().await.expect("begun");
+    open.execute("SELECT FROM live WHERE id = $1 FOR UPDATE", &[&cut.sends[4].0]).await.expect("locked");
+    let dying = async {
+        blocked(&tier, 1).await;
+        let dying = declare_dead(&tier, "one");
+        let free = async {
+            blocked(&tier, 2).await;
+            open.commit().await.expect("let go");
+        };
+        tokio::join!(dying, free);
+    };
+    let (closed, ()) = tokio::join!(close(&one.store, &one.session, &cut), dying);
+    assert_eq!(closed, Err(StoreError::Fenced(one.session.to_string())));
+    let (mut batches, mut events) = taken(&other).await;
+    batches.retain(|batch| batch.id == cut.id);
+    let smaller = Batch { sends: cut.sends[..6].to_vec(), ..cut.clone() };
+    assert_eq!(batches, [smaller]);
+    events.retain(|event| !whole.sends.contains(event));
+    events.sort();
+    assert_eq!(events, cut.sends, "six with their batch, and one to gather");
 }
 
 /// So many statements of the tier's nodes, and of its tests, wait for a lock.
@@ -272,10 +309,24 @@ async fn no_try_begins_under_a_suspension_that_is_not_loaded_and_what_nobody_gat
     }
     an_older_node_sees_nothing_to_do(&tier).await;
     assert_eq!(other.claim(9).await, []);
+    // The same by what a node of the version before calls.
+    let held = NewSend { course: Course::Wait, ..event(&draft().in_execution("f").created(at(1))) };
+    let released = held.id;
+    accept_new(&one.store, &one.session, call(vec![held], Some("f"))).await;
+    let older =
+        "SELECT o_count FROM end_execution($1, 'acme', 'f', 1::smallint, 1, 0::smallint, 0::smallint, 'one', '')";
+    let joined = "INSERT INTO node (name, version, suspensions, lease_until) SELECT 'older', '', suspensions, 'infinity' FROM tier \
+                  RETURNING incarnation";
+    let incarnation: i64 = raw.query_one(joined, &[]).await.expect("joined").get(0);
+    let count = raw.query_one(older, &[&incarnation]).await.expect("released");
+    assert_eq!(count.get::<_, i64>(0), 1);
+    an_older_node_sees_nothing_to_do(&tier).await;
     let days = SignedDuration::from_hours(24 * 400);
     let swept = other.store.expire(&other.session, at(2).saturating_add(days).expect("a time"), 10).await;
     let swept = swept.expect("swept").ended;
-    assert_eq!(swept.iter().map(|end| end.id).collect::<Vec<_>>(), [id], "not what is in a batch");
+    let mut swept: Vec<SendId> = swept.iter().map(|end| end.id).collect();
+    swept.sort();
+    assert_eq!(swept, [id, released], "not what is in a batch");
     let stopped = NewSend { course: Course::Wait, ..event(&draft().created(at(3))) };
     let id = stopped.id;
     accept_new(&one.store, &one.session, call(vec![stopped], None)).await;
