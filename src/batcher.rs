@@ -344,12 +344,11 @@ impl Batcher {
     fn close_all(self: &Arc<Self>, ripe: Vec<Ripe>) {
         for ripe in ripe {
             // Known at once, so that its events are never without their batch.
-            let (first, lapsed) = self.make(ripe);
+            let (first, ends) = self.make(ripe);
             let this = self.clone();
             self.spawn(async move {
-                futures_util::stream::iter(lapsed)
-                    .for_each_concurrent(ENDS_AT_ONCE, |member| {
-                        let why = UnmadeCause::Expired.failure();
+                futures_util::stream::iter(ends)
+                    .for_each_concurrent(ENDS_AT_ONCE, |(member, why)| {
                         this.ledger.close(unsent(member.id, member.created_at, Some(member.released_at), why))
                     })
                     .await;
@@ -362,12 +361,22 @@ impl Batcher {
         }
     }
 
-    /// A closed batch of what has not expired.
-    fn make(&self, ripe: Ripe) -> (Option<SendId>, Vec<Member>) {
+    /// A closed batch of what has not expired and may go, and the ends of the rest: what came here after the others of its
+    /// workflow were suspended is among that.
+    fn make(&self, ripe: Ripe) -> (Option<SendId>, Vec<(Member, Failure)>) {
         let now = clock::wall();
-        let (lapsed, here): (Vec<Member>, Vec<Member>) =
-            ripe.members.into_iter().partition(|member| member.expires_at <= now);
-        let Some(first) = here.first().map(|member| member.id) else { return (None, lapsed) };
+        let (terms, way) = (self.world.terms(), self.world.config().way_of(&ripe.place));
+        let (mut here, mut ends) = (Vec::with_capacity(ripe.members.len()), Vec::new());
+        for member in ripe.members {
+            if member.expires_at <= now {
+                ends.push((member, UnmadeCause::Expired.failure()));
+            } else if let Some(reason) = terms.stopped(&ripe.tenant, member.workflow.as_deref(), way.as_ref()) {
+                ends.push((member, UnmadeCause::Suspended { reason: &reason }.failure()));
+            } else {
+                here.push(member);
+            }
+        }
+        let Some(first) = here.first().map(|member| member.id) else { return (None, ends) };
         let batch = Batch {
             id: ripe.id,
             tenant: ripe.tenant,
@@ -400,7 +409,7 @@ impl Batcher {
             waits: false,
         };
         inside.closed.insert(first, closed);
-        (Some(first), lapsed)
+        (Some(first), ends)
     }
 
     /// `true` once it is durable, and this process's to carry.

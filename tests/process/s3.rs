@@ -96,12 +96,14 @@ async fn events_are_put_as_one_object_for_each_place_and_told_of_as_any_send_is(
     assert!(bucket.peers().iter().any(|peer| peer.to_string() == source), "{record}");
 
     // The batch, and what counts.
+    let started = Instant::now();
     let looked = loop {
         // Its sends have their ends a moment before it is done.
         let looked = node.get(&format!("/v1/batches/{batch}")).await;
         if looked["state"] != "closed" {
             break looked;
         }
+        assert!(started.elapsed() < PATIENCE, "{looked}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
     assert_eq!(

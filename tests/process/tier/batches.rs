@@ -336,3 +336,22 @@ async fn a_batch_whose_pool_has_no_source_here_is_carried_by_the_node_that_has_o
         assert!(!node.log().contains("is not waiting in the store"), "{}", node.log());
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_taken_over_under_a_suspension_of_its_workflow_is_in_no_batch() {
+    let mut tier = Tier::start("8s", [""; 3]).await;
+    let event = |workflow: &str| json!({"s3": {"bucket": "logs", "prefix": "p", "payload": workflow}, "context": {"workflow": workflow}});
+    let both = json!([event("stopped"), event("other")]).to_string();
+    let (status, answer) = tier.nodes[0].call("POST", "/v1/sends", &both).await.expect("an answer");
+    assert_eq!(status, 202, "{answer}");
+    tier.nodes[0].kill();
+    // Nobody gathers them now, and nobody has taken them over yet: its lease is not over.
+    let suspension = json!({"tenant": "default", "workflow": "stopped", "reason": "a test"}).to_string();
+    let (status, suspended) = tier.nodes[1].call("POST", "/v1/suspensions", &suspension).await.expect("an answer");
+    assert_eq!(status, 201, "{suspended}");
+    let [stopped, other] = [0, 1].map(|at| id_of(&answer["sends"][at]));
+    let record = tier.nodes[2].done_as("default", &stopped).await;
+    assert_eq!((&record["outcome"], &record["error"]["code"]), (&json!("blocked"), &json!("suspended")), "{record}");
+    assert_eq!(tier.nodes[2].done_as("default", &other).await["outcome"], "delivered");
+    assert_eq!(tier.bucket.objects().into_values().flatten().collect::<Vec<_>>(), ["other"]);
+}

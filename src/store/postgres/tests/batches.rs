@@ -3,6 +3,7 @@
 use super::lost::Relay;
 use super::many::{One, Schema, eventually};
 use super::*;
+use crate::outcome::Code;
 use crate::outcome::Processed;
 use crate::record::{BatchState, InBatch, State};
 use crate::store::Course;
@@ -337,6 +338,28 @@ async fn no_try_begins_under_a_suspension_that_is_not_loaded_and_what_nobody_gat
     for node in [&one, &other] {
         eventually("the batch's is left", async || node.store.waiting_in_all().queued == 1).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_a_restored_database_gathers_or_is_carried() {
+    let tier = Schema::fresh();
+    let node = tier.node("one").await;
+    let closed = gathered(&node.store, &node.session, 2).await;
+    close(&node.store, &node.session, &closed).await.expect("closed");
+    let gathers = gathered(&node.store, &node.session, 1).await;
+    let sends = [NewSend { course: Course::Wait, ..event(&draft().created(at(1))) }, event(&draft().in_execution("e"))];
+    let (waits, held) = (sends[0].id, sends[1].id);
+    let [waiting, holding] = sends;
+    accept_new(&node.store, &node.session, call(vec![waiting], None)).await;
+    accept_new(&node.store, &node.session, call(vec![holding], Some("e"))).await;
+    drop(node);
+    let other = tier.node_with("other", Settings { past: Past::Restored, ..tier.settings() }).await;
+    // Whoever has the batch finds that all of its events have ends of their own.
+    assert_eq!(taken(&other).await, (vec![closed.clone()], Vec::new()));
+    for id in [&closed.sends[..], &gathers.sends, &[waits, held]].concat() {
+        eventually("it ends interrupted", async || other.code_of(id).await == Some(Code::Interrupted)).await;
+    }
+    eventually("nothing waits", async || other.store.waiting_in_all() == WaitingCount::default()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
