@@ -67,12 +67,19 @@ BEGIN
     IF NOT FOUND THEN
         RAISE EXCEPTION 'this session closes nothing' USING ERRCODE = 'EGFEN';
     END IF;
-    WITH given AS MATERIALIZED (SELECT g.id, g.n FROM unnest(p_ids) WITH ORDINALITY AS g(id, n)),
-    mine AS (
-        UPDATE live l SET batcher = NULL, batch = p_id FROM given WHERE l.id = given.id AND l.batcher = p_incarnation
-            AND l.batch IS NULL AND l.began_at IS NULL AND NOT l.held RETURNING l.id, given.n
+    -- By their keys, whatever the database believes to be rare: joined with a list, each row was compared with all of it.
+    WITH mine AS (
+        UPDATE live l SET batcher = NULL, batch = p_id WHERE l.id = ANY (p_ids) AND l.batcher = p_incarnation
+            AND l.batch IS NULL AND l.began_at IS NULL AND NOT l.held RETURNING l.id
     )
-    SELECT array_agg(mine.id ORDER BY mine.n) INTO v_sends FROM mine;
+    SELECT array_agg(mine.id) INTO v_sends FROM mine;
+    -- In their order.
+    IF cardinality(v_sends) = cardinality(p_ids) THEN
+        v_sends := p_ids;
+    ELSE
+        SELECT array_agg(g.id ORDER BY g.n) INTO v_sends FROM unnest(p_ids) WITH ORDINALITY AS g(id, n)
+            WHERE g.id = ANY (v_sends);
+    END IF;
     DELETE FROM gathering WHERE incarnation = p_incarnation AND id = p_id;
     IF v_sends IS NULL THEN
         RETURN QUERY SELECT b.sends FROM batch b WHERE b.id = p_id;

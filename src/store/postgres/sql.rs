@@ -681,8 +681,8 @@ pub const TAKE_EVENTS: &str = concat!(
      theirs AS MATERIALIZED (SELECT l.id FROM gone, live l WHERE l.batcher = gone.batcher AND l.gathers IS NOT NULL \
      AND l.batch IS NULL AND NOT l.held AND l.gathers = ANY ($2) AND EXISTS (SELECT FROM me) LIMIT $3 \
      FOR UPDATE OF l SKIP LOCKED), \
-     mine AS (UPDATE live l SET batcher = $1 FROM (SELECT id FROM nobodys UNION ALL SELECT id FROM theirs) AS p \
-     WHERE l.id = p.id AND l.batch IS NULL AND l.began_at IS NULL RETURNING l.id, l.tenant, l.created_at, l.released_at, \
+     mine AS (UPDATE live l SET batcher = $1 WHERE l.id = ANY (ARRAY(SELECT id FROM nobodys UNION ALL SELECT id FROM theirs)) \
+     AND l.batch IS NULL AND l.began_at IS NULL RETURNING l.id, l.tenant, l.created_at, l.released_at, \
      l.expires_in) \
      SELECT m.id, m.tenant, m.created_at, m.released_at, m.expires_in, (SELECT s.form FROM send s WHERE s.id = m.id) \
      FROM mine m ORDER BY m.released_at, m.id"
@@ -708,8 +708,8 @@ pub const TAKEN: &str = "UPDATE batch SET taken = true WHERE id = ANY ($2::bytea
 
 /// Those of these sends that have no end, in this batch.
 pub const MEMBERS_OF_BATCH: &str = "SELECT l.id, l.tenant, l.created_at, l.released_at, l.expires_in, \
-     (SELECT s.form FROM send s WHERE s.id = l.id) FROM unnest($2::uuid[]) AS g(id) JOIN live l ON l.id = g.id \
-     WHERE l.batch = $1::bytea";
+     (SELECT s.form FROM send s WHERE s.id = l.id) FROM live l WHERE l.id = ANY ($2::uuid[]) \
+     AND l.batch = $1::bytea";
 
 /// As [`SPECS`], of those that have no end.
 pub const SPECS_ALIVE: &str = "SELECT g.id, (SELECT s.form FROM send s WHERE s.id = g.id), \

@@ -56,6 +56,11 @@ async fn no_statement_that_asks_by_keys_reads_a_whole_table_however_little_was_i
         let whole =
             |line: &&&str| ["live", "queue", "send", "done"].iter().any(|t| line.contains(&format!("Seq Scan on {t}")));
         assert!(!plan.is_empty(), "{what}");
+        // Joined with a list, each row would be compared with all of it where the database takes few rows to be meant.
+        let by_list = |line: &&str| line.contains("Index Cond: (id = ANY (");
+        if ["take events", "members of batch"].contains(&what) {
+            assert!(plan.iter().any(by_list), "{what}:\n{}", plan.join("\n"));
+        }
         assert_eq!(plan.iter().find(whole), None, "{what}:\n{}", plan.join("\n"));
     }
 }
