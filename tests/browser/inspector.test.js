@@ -6,7 +6,7 @@ import { after, before, beforeEach, test } from "node:test";
 
 import { browser, open, rowsInSight, until } from "./browser.js";
 import { mock, place } from "./mock.js";
-import { record } from "./records.js";
+import { BATCH, record } from "./records.js";
 
 let chrome;
 let api;
@@ -636,7 +636,7 @@ inspect("the theme follows the system, until one is chosen", "#/sends", async (p
   assert.equal(await ground(), dark);
 });
 
-const VIEWS = () => [["#/sends", ".rows .row"], [of("failed", "timeout")(), ".send h1"], [`#/executions/${api.sends[8].context.execution}?tenant=acme`, ".ratio"], ["#/overview", ".chart a"], ["#/executions", "table"], ["#/tunnels", "table"], ["#/compose", ".compose form"], ["#/sources", "table"], ["#/tenants", "table"], ["#/suspensions", "table"]];
+const VIEWS = () => [["#/sends", ".rows .row"], [of("failed", "timeout")(), ".send h1"], [`#/executions/${api.sends[8].context.execution}?tenant=acme`, ".ratio"], ["#/overview", ".chart a"], ["#/executions", "table"], ["#/tunnels", "table"], [`#/batches/${BATCH}`, "table"], ["#/compose", ".compose form"], ["#/sources", "table"], ["#/tenants", "table"], ["#/suspensions", "table"]];
 
 inspect("on a narrow screen nothing runs over its edge", "#/sends", async (page) => {
   await page.setViewportSize({ width: 360, height: 740 });

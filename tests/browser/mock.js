@@ -6,7 +6,7 @@ import { readFile } from "node:fs/promises";
 import http from "node:http";
 import { fileURLToPath } from "node:url";
 
-import { id, listed, record, SOURCES, tunnels } from "./records.js";
+import { BATCH, batch, id, listed, record, SOURCES, tunnels } from "./records.js";
 
 const ASSETS = new URL("../../src/inspector/assets/", import.meta.url);
 const TYPES = { html: "text/html; charset=utf-8", js: "text/javascript; charset=utf-8", css: "text/css; charset=utf-8", svg: "image/svg+xml" };
@@ -30,7 +30,7 @@ export async function mock({ count = 60, token = null, port = 0, start = Date.no
   const followers = new Set();
   const calls = [];
   let seq = 0;
-  const state = { sends, suspensions, tunnels: tunnels(65, start), calls, executions: new Map(), operator: true, resendMissing: null };
+  const state = { sends, suspensions, tunnels: tunnels(65, start), calls, executions: new Map(), operator: true, resendMissing: null, batches: new Map([[BATCH, batch(BATCH, start)]]) };
 
   const json = (response, status, value, headers = {}) => {
     const type = status < 400 ? "application/json" : "application/problem+json";
@@ -130,6 +130,10 @@ export async function mock({ count = 60, token = null, port = 0, start = Date.no
       const found = state.tunnels.filter((one) => ["host", "end", "code", "tenant"].every((key) => !query.has(key) || one[key] === query.get(key)));
       const [limit, from] = [Number(query.get("limit") ?? 50), Number(query.get("cursor") ?? 0)];
       return json(response, 200, { tunnels: found.slice(from, from + limit), next: from + limit < found.length ? String(from + limit) : null });
+    }
+    if (url.pathname.startsWith("/v1/batches/")) {
+      const one = state.batches.get(url.pathname.split("/")[3]);
+      return one ? json(response, 200, one) : problem(response, 404, "not_found", "no such batch");
     }
     if (url.pathname === "/v1/sends" && request.method === "POST") {
       const given = JSON.parse(body);

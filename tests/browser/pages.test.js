@@ -5,7 +5,7 @@ import { after, before, beforeEach, test } from "node:test";
 
 import { browser, open, until } from "./browser.js";
 import { mock } from "./mock.js";
-import { record } from "./records.js";
+import { BATCH, batch, record } from "./records.js";
 
 let chrome;
 let api;
@@ -111,6 +111,41 @@ inspect("older executions are loaded where they are asked for, each once", () =>
   await until(page, () => document.querySelectorAll(".table tbody tr").length === 70);
   const names = await page.locator(".table tbody th").allInnerTexts();
   assert.equal(new Set(names).size, names.length);
+});
+
+inspect("a batch shows where it goes and each of its tries, and is looked at until it is done", () => {
+  api.batches.set(BATCH, batch(BATCH, Date.now(), { state: "gathering", outcome: null, finished_at: null, tried: 0, attempts: [], destination: { s3: { bucket: "acme-logs", prefix: "orders", key: null } } }));
+  return `#/batches/${BATCH}`;
+}, async (page) => {
+  await page.getByText("It gathers events until it closes.").waitFor();
+  assert.match(await page.locator(".page-box").innerText(), /gathering[^]*s3:\/\/acme-logs\/orders[^]*Events\s+4,200[^]*Closes/);
+  api.batches.set(BATCH, batch(BATCH, Date.now()));
+  const rows = page.getByRole("table", { name: "Tries" }).locator("tbody tr");
+  await rows.nth(1).waitFor();
+  const shown = await rows.allInnerTexts();
+  assert.match(shown[0], /failed[^]*the bucket <b>did not answer<\/b> within 30 s[^]*203\.0\.113/, "told as text");
+  assert.match(shown[1], /delivered[^]*HTTP\/1\.1 200/);
+  assert.match(await page.locator(".page-box").innerText(), new RegExp(`Object\\s+orders/2026[^]*-${BATCH}\\.gz[^]*Closed[^]*Done`));
+  assert.match(await page.title(), /Batch for s3:\/\/acme-logs\/orders, delivered/);
+  assert.deepEqual(await hrefs(rows.first().getByRole("link")), ["#/sends?source_ip=203.0.113.10"]);
+  const before = asked("/v1/batches/").length;
+  await page.waitForTimeout(4000);
+  assert.equal(asked("/v1/batches/").length, before, "nothing more can come of it");
+});
+
+inspect("a batch that is not there is told as that", `#/batches/${"cd".repeat(32)}`, async (page) => {
+  await page.getByText("no such batch").waitFor();
+}, { expected: /404/ });
+
+inspect("an event leads to its batch", () => {
+  const one = record(900, Date.now(), { end: ["delivered", 200] });
+  api.sends.unshift({ ...one, request: null, s3: { bucket: "acme-logs", prefix: "orders", payload: { a: 1 }, payload_bytes: 7 }, batch: { id: BATCH, closes_at: new Date().toISOString() } });
+  return `#/sends/${one.id}`;
+}, async (page) => {
+  await page.getByRole("link", { name: BATCH }).click();
+  await page.getByRole("table", { name: "Tries" }).waitFor();
+  await page.keyboard.press("Escape");
+  await until(page, () => location.hash.startsWith("#/sends/"));
 });
 
 inspect("tunnels are listed, those that are open first, with how each of them ended", "#/tunnels", async (page) => {

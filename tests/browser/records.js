@@ -70,6 +70,22 @@ export function tunnels(closed, now) {
   ];
 }
 
+export const BATCH = "ab".repeat(32);
+
+/** A batch as the API tells it: the first try was not answered, the second one is its end. */
+export function batch(of, now, over = {}) {
+  const attempt = (n, rest) => ({
+    outcome: "delivered", error: null, response: { status: 200, version: "HTTP/1.1", headers: { etag: ["\"x\""] }, body: "", body_encoding: "utf8", body_bytes: 0, body_declared: 0, body_truncated: false, truncated: false },
+    connection: { source_ip: "10.0.0.10", public_ip: SOURCES[0], source_port: 40_000 + n, local_ip: "10.0.0.10", remote_ip: "192.0.2.80", remote_port: 443, reused: false, resolved: [], tls: null },
+    timings_ms: { held: null, queued: 3, dns: null, connect: 2, tls: 8, write: 1, wait: 30, read: 1, total: 42.5 }, started_at: iso(now - 9000 + n * 1000), finished_at: iso(now - 8900 + n * 1000), ...rest,
+  });
+  return {
+    id: of, tenant: "acme", state: "done", outcome: "delivered", destination: { s3: { bucket: "acme-logs", prefix: "orders", key: `orders/2026/11/30/10/2026-11-30-10-00-00-${of}.gz` } },
+    sends: 4200, bytes: 900_000, opened_at: iso(now - 70_000), closes_at: iso(now - 10_000), finished_at: iso(now - 8000), tried: 2,
+    attempts: [attempt(0, { outcome: "failed", error: { code: "timeout", phase: "wait", processed: "maybe", message: "the bucket <b>did not answer</b> within 30 s" }, response: null }), attempt(1, {})], ...over,
+  };
+}
+
 export function record(n, at, over = {}) {
   const [outcome, what] = over.end ?? pick(ENDS, n, 7);
   const host = pick(HOSTS, n, 2);

@@ -5,7 +5,7 @@ import { mkdir } from "node:fs/promises";
 
 import { browser, open } from "./browser.js";
 import { mock } from "./mock.js";
-import { record } from "./records.js";
+import { BATCH, record } from "./records.js";
 
 const KEPT = new URL("./shots/", import.meta.url).pathname;
 const ALL = new URL("../../target/shots/", import.meta.url).pathname;
@@ -26,6 +26,7 @@ const PAGES = {
   executions: ["#/executions", ".table tr"],
   execution: ["#/executions/run-7f3d2b?tenant=acme", ".steps", "By step"],
   tunnels: ["#/tunnels", ".table tr"],
+  batch: [`#/batches/${BATCH}`, ".table tr"],
   compose: ["#/compose", ".compose form"],
   sources: ["#/sources", ".table tr"],
   tenants: ["#/tenants", ".table tr"],

@@ -1,12 +1,13 @@
 // The page: which view the address names, what stands around it, and the keys.
 //
 // Views: #/overview[?range=]  #/sends[?filters]  #/sends/ID  #/executions[?filters]  #/executions/ID[?tenant=&step=]
-// #/tunnels[?filters]  #/compose  #/sources  #/nodes  #/tenants  #/suspensions
+// #/batches/ID  #/tunnels[?filters]  #/compose  #/sources  #/nodes  #/tenants  #/suspensions
 //
 // `?embed=1` after any of them shows it alone, for a frame on another page.
 
 import { ask, session } from "./api.js";
 import { foreign, h, replace } from "./dom.js";
+import { BatchPage } from "./batch.js";
 import { ComposePage } from "./compose.js";
 import { ExecutionView } from "./execution.js";
 import { ExecutionsPage } from "./executions.js";
@@ -71,7 +72,8 @@ function route() {
     const one = [view, from].find((known) => known instanceof ExecutionView && known.execution === id && known.tenant === tenant) ?? new ExecutionView(id, tenant);
     one.only(query.get("step"));
     show(one);
-  } else if (name in PAGES) show(new PAGES[name](query));
+  } else if (name === "batches" && id !== null) show(new BatchPage(id));
+  else if (name in PAGES) show(new PAGES[name](query));
   else location.replace("#/sends");
 }
 

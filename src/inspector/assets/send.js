@@ -218,7 +218,7 @@ function event(record) {
   return [
     h("p", { class: "start-line" }, h("b", {}, foreign(asked(record).url)), " ", h("span", { class: "dim" }, outcome === "delivered" ? "in its batch" : "not there")),
     batch ? rows([
-      ["Batch", [h("span", { class: "mono small wrap" }, foreign(batch.id)), copyButton("Copy", batch.id, { class: "link", "aria-label": "Copy the batch's id" })]],
+      ["Batch", [h("a", { class: "mono small wrap", href: `#/batches/${part(batch.id)}`, title: "The batch, and each of its tries" }, foreign(batch.id)), copyButton("Copy", batch.id, { class: "link", "aria-label": "Copy the batch's id" })]],
       ["Closes", h("span", { class: "mono" }, instant(batch.closes_at))],
     ]) : null,
     text === null
