@@ -2,13 +2,14 @@
 //! a bare hyper client loop on the same receiver beside it as the limit. Prints figures; asserts nothing about time.
 //!
 //! `cargo bench --bench end_to_end [-- SCENARIO...]`, with scenarios `limit idle single batch paced backlog silent
-//! noisy hosts holds chains neighbour_accepts hostile full restart`, and those of a tier, which are run only when they are
-//! named: `tier tier_paced tier_wakes tier_backlog tier_killed tier_grown`. With `EGRESSD=PATH` it measures another build of
+//! noisy hosts holds chains neighbour_accepts hostile full restart events rows`, and those of a tier, which are run only when
+//! they are named: `tier tier_paced tier_wakes tier_backlog tier_killed tier_grown`. With `EGRESSD=PATH` it measures another build of
 //! egressd, which is how two of them are compared in turns. `EGRESSD_BENCH_RECORDS` says how many records the larger tier of
 //! `tier_grown` has; with `EGRESSD_BENCH_STATEMENTS=1` rows of a tier tell what its database was asked.
 
 #![allow(clippy::disallowed_methods, reason = "a load generator and a stopwatch, not the appliance")]
 
+mod batches;
 #[allow(dead_code, reason = "the bench uses less of it than the tests")]
 #[path = "../suite/support/hostile.rs"]
 mod hostile;
@@ -115,6 +116,12 @@ async fn bench(wanted: &[String]) {
     }
     if runs("restart") {
         restart(1_000_000).await;
+    }
+    if runs("events") {
+        batches::events(&receiver, 10_000, 30).await;
+    }
+    if runs("rows") {
+        batches::rows(100_000).await;
     }
     let is_named = |name: &str| wanted.iter().any(|wanted| wanted == name);
     if is_named("tier") {

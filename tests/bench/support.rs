@@ -342,6 +342,7 @@ pub async fn receive() {
                 let (count, latencies) = (count.clone(), latencies.clone());
                 async move {
                     let path = request.uri().path().to_owned();
+                    let is_object = request.method() == hyper::Method::PUT;
                     let body = request.into_body().collect().await?.to_bytes();
                     let answer = match path.as_str() {
                         "/_count" => count.load(Ordering::Relaxed).to_string(),
@@ -363,7 +364,12 @@ pub async fn receive() {
                             "ok".to_owned()
                         }
                     };
-                    Ok::<_, hyper::Error>(Response::new(Full::new(Bytes::from(answer))))
+                    let mut answer = Response::new(Full::new(Bytes::from(answer)));
+                    if is_object {
+                        // As a bucket says that it is there.
+                        answer.headers_mut().insert("etag", hyper::header::HeaderValue::from_static("\"bench\""));
+                    }
+                    Ok::<_, hyper::Error>(answer)
                 }
             });
             let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service).await;

@@ -1,7 +1,7 @@
 //! A tier: nodes over one PostgreSQL of their own on the same machine, its syncs on. The database's CPU is that of all of
 //! its processes, and its WAL is what they wrote of it.
 
-mod cluster;
+pub mod cluster;
 pub mod grown;
 
 use std::net::SocketAddr;
