@@ -78,6 +78,10 @@ struct Inside {
     closed: HashMap<SendId, Closed>,
     /// The sends of these, with the one that stands for them.
     whose: HashMap<SendId, SendId>,
+    /// Those that an earlier process closed, and whose sends still come.
+    left_behind: HashSet<SendId>,
+    /// The closed ones by their identity.
+    by_id: HashMap<BatchId, SendId>,
     /// How many are carried now, of each tenant that has any.
     carried: HashMap<TenantId, usize>,
     /// Batches that opened here and that the store is to be told of, for other nodes, and those that it was told of.
@@ -189,10 +193,8 @@ impl Batcher {
     pub async fn restore(&self) -> Result<(), StoreError> {
         let batches = self.ledger.store.open_batches().await?;
         let mut inside = self.inside();
-        for mut batch in batches {
+        for batch in batches {
             let Some(&first) = batch.sends.first() else { continue };
-            // It may have been tried, and who tried it has died before an answer.
-            batch.taken = Processed::Maybe;
             for send in &batch.sends {
                 inside.whose.insert(*send, first);
             }
@@ -206,6 +208,8 @@ impl Batcher {
                 is_closing: false,
                 waits: false,
             };
+            inside.left_behind.insert(first);
+            inside.by_id.insert(closed.batch.id, first);
             inside.closed.insert(first, closed);
         }
         Ok(())
@@ -255,6 +259,7 @@ impl Batcher {
     fn let_go(&self, first: SendId) {
         let mut inside = self.inside();
         if let Some(closed) = inside.closed.remove(&first) {
+            inside.by_id.remove(&closed.batch.id);
             for send in &closed.batch.sends {
                 inside.whose.remove(send);
             }
@@ -287,17 +292,22 @@ impl Batcher {
             let mut inside = self.inside();
             let ripe = inside.gatherer.due(now, settled);
             let (mut whole, mut ended) = (Vec::new(), Vec::new());
-            for (first, closed) in &mut inside.closed {
-                let Some(since) = closed.left_behind else { continue };
+            let Inside { left_behind, closed, .. } = &mut *inside;
+            left_behind.retain(|first| {
+                let Some(closed) = closed.get_mut(first) else { return false };
+                let Some(since) = closed.left_behind else { return false };
                 let is_whole = closed.come >= closed.batch.sends.len();
                 let is_late = || clock::monotonic().duration_since(since) >= LEFT_BEHIND;
                 if is_whole || settled(&closed.batch.tenant) && is_late() {
                     closed.left_behind = None;
                     whole.push(*first);
-                } else if closed.batch.ended.is_some() && !closed.here.is_empty() {
+                    return false;
+                }
+                if closed.batch.ended.is_some() && !closed.here.is_empty() {
                     ended.push(*first);
                 }
-            }
+                true
+            });
             (ripe, whole, ended)
         };
         self.close_all(ripe);
@@ -379,6 +389,7 @@ impl Batcher {
         let Some(first) = here.first().map(|member| member.id) else { return (None, ends) };
         let batch = Batch {
             id: ripe.id,
+            placed: self.world.config().placed(&ripe.tenant, &ripe.place).map(Into::into),
             tenant: ripe.tenant,
             place: ripe.place,
             state: BatchState::Closed,
@@ -408,6 +419,7 @@ impl Batcher {
             is_closing: true,
             waits: false,
         };
+        inside.by_id.insert(closed.batch.id, first);
         inside.closed.insert(first, closed);
         (Some(first), ends)
     }
@@ -647,6 +659,12 @@ impl Batcher {
     /// One try, from the reading of its events to its answer.
     async fn carry(self: Arc<Self>, first: SendId) -> Turn {
         let Some((batch, _)) = self.closed(first) else { return Turn::Gone };
+        if batch.taken == Processed::No
+            && let Some(reason) = self.end_suspended(first, &batch).await
+        {
+            let why = UnmadeCause::Suspended { reason: &reason }.failure();
+            return Turn::Stopped(Box::new(stopped(first, &batch, why)));
+        }
         let mut packing = Packing::new(&batch.place);
         for some in batch.sends.chunks(READ_AT_ONCE) {
             let specs = match self.ledger.store.specs(some.to_vec()).await {
@@ -690,6 +708,7 @@ impl Batcher {
             let why = UnmadeCause::Suspended { reason: &reason }.failure();
             return Turn::Stopped(Box::new(stopped(first, &batch, why)));
         }
+        let Some(batch) = self.ready(first).await else { return Turn::NotNow };
         let started_at = clock::wall();
         let deadline = Deadline::start(self.world.config().deadline_of(batch.place.kind()));
         let parcel = Parcel {
@@ -697,10 +716,57 @@ impl Batcher {
             tenant: batch.tenant.clone(),
             place: batch.place.clone(),
             closed_at: batch.closes_at,
+            placed: batch.placed.clone(),
             content,
         };
         let attempt = self.deliverer.carry(parcel, deadline).await;
-        Turn::Tried(Box::new(self.told(first, &batch, started_at, attempt)))
+        let mut tried = self.told(first, &batch, started_at, attempt);
+        // A reload came between: it goes where that leads it.
+        if batch.taken == Processed::No
+            && self.world.config().placed(&batch.tenant, &batch.place).as_deref() != batch.placed.as_deref()
+        {
+            tried.fate = if tried.fate == Fate::Over { Fate::MayPass } else { tried.fate };
+        }
+        Turn::Tried(Box::new(tried))
+    }
+
+    /// Before what it holds may be anywhere: whose workflow the operator has stopped meanwhile is not in it, at this try or a later
+    /// one. Why all of them were, where nothing else is left; then they end with the batch.
+    async fn end_suspended(&self, first: SendId, batch: &Batch) -> Option<Arc<str>> {
+        let (terms, way) = (self.world.terms(), self.world.config().way_of(&batch.place));
+        let stopped = {
+            let mut inside = self.inside();
+            let here = &mut inside.closed.get_mut(&first)?.here;
+            let why = |member: &Member| terms.stopped(&batch.tenant, member.workflow.as_deref(), way.as_ref());
+            let mut stopped: Vec<(SendId, Arc<str>)> =
+                here.values().filter_map(|member| Some((member.id, why(member)?))).collect();
+            if stopped.len() == here.len() {
+                return stopped.pop().map(|(_, reason)| reason);
+            }
+            let taken_out = |(send, reason)| Some((here.remove(&send)?, reason));
+            stopped.into_iter().filter_map(taken_out).collect::<Vec<(Member, Arc<str>)>>()
+        };
+        let ends = stopped.into_iter().map(|(member, reason)| {
+            let why = UnmadeCause::Suspended { reason: &reason }.failure();
+            unsent(member.id, member.created_at, Some(member.released_at), why)
+        });
+        futures_util::stream::iter(ends).for_each_concurrent(ENDS_AT_ONCE, |end| self.ledger.close(end)).await;
+        None
+    }
+
+    /// The batch as it is right before a try: durable that it may be where it goes from now on, and where that is. One that no
+    /// try can have brought anywhere goes where the configuration leads it now.
+    async fn ready(&self, first: SendId) -> Option<Arc<Batch>> {
+        let (batch, _) = self.closed(first)?;
+        if batch.taken != Processed::No {
+            return Some(batch);
+        }
+        let placed = self.world.config().placed(&batch.tenant, &batch.place).map(Into::into);
+        let batch = Arc::new(Batch { placed, ..Batch::clone(&batch) });
+        self.inside().closed.get_mut(&first)?.batch = batch.clone();
+        // What becomes of the try is not known before it is over.
+        let noted = Arc::new(Batch { taken: Processed::Maybe, ..Batch::clone(&batch) });
+        self.put(noted).await.then_some(batch)
     }
 
     /// A try as it is remembered.
@@ -747,7 +813,8 @@ impl Batcher {
             let mut batch = Batch::clone(&closed.batch);
             batch.tried = batch.tried.saturating_add(1);
             batch.left_out = left_out;
-            if finished.batch.is_some_and(|batch| batch.taken != Processed::No) {
+            let says = finished.ended.error.as_ref().map_or(Processed::No, |error| error.processed);
+            if [Some(says), finished.batch.map(|batch| batch.taken)].contains(&Some(Processed::Maybe)) {
                 batch.taken = Processed::Maybe;
             }
             batch.attempts.push(finished.clone());
@@ -801,6 +868,7 @@ impl Batcher {
         }
         let mut inside = self.inside();
         inside.closed.remove(&first);
+        inside.by_id.remove(&batch.id);
         for send in &batch.sends {
             inside.whose.remove(send);
         }
@@ -846,7 +914,7 @@ impl Batcher {
     /// A batch that is not done, with how many sends.
     pub fn standing(&self, id: BatchId) -> Option<Standing> {
         let inside = self.inside();
-        if let Some(closed) = inside.closed.values().find(|closed| closed.batch.id == id) {
+        if let Some(closed) = inside.by_id.get(&id).and_then(|first| inside.closed.get(first)) {
             return Some(Standing { batch: Batch::clone(&closed.batch), sends: closed.batch.sends.len() });
         }
         let gathering = inside.gatherer.gathering(id)?;
@@ -857,6 +925,7 @@ impl Batcher {
             state: BatchState::Gathering,
             opened_at: gathering.opened_at,
             closes_at: gathering.closes_at,
+            placed: None,
             sends: Vec::new(),
             bytes: gathering.bytes,
             tried: 0,

@@ -427,6 +427,14 @@ impl Config {
         }
     }
 
+    /// Which place this is, by what is set up now: another configuration may lead the same events elsewhere. `None`: nothing is.
+    pub fn placed(&self, tenant: &TenantId, place: &Place) -> Option<String> {
+        match place {
+            Place::S3 { bucket, .. } => self.destinations.s3.as_ref()?.placed(bucket),
+            Place::Sql { .. } => self.destinations.sql.as_ref()?.placed(tenant),
+        }
+    }
+
     /// No delivery that began is under way for longer: a batch's tries are none.
     pub fn longest_deadline(&self) -> Duration {
         let begun = Kind::ALL.iter().filter(|kind| matches!(kind, Kind::Http | Kind::Email));

@@ -5,7 +5,7 @@
 //! of it is on disk as sends that wait; a process that dies gathers them anew, in the same order, into batches of the same
 //! identities.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,6 +65,8 @@ struct Open {
     closes_at: Timestamp,
     /// When it closes although more of what was there before it may come.
     closes_by: Timestamp,
+    /// The earlier of the two.
+    due_at: Timestamp,
     bytes: u64,
     members: Vec<Member>,
 }
@@ -72,6 +74,9 @@ struct Open {
 #[derive(Debug, Default)]
 pub struct Gatherer {
     open: HashMap<(TenantId, Place), Open>,
+    /// The same by when they close: what is not due is not looked at.
+    queue: BTreeMap<(Timestamp, BatchId), Arc<(TenantId, Place)>>,
+    by_id: HashMap<BatchId, Arc<(TenantId, Place)>>,
     /// Whose batch gathers each.
     whose: HashMap<SendId, Arc<(TenantId, Place)>>,
     names: HashMap<(TenantId, Place), Arc<(TenantId, Place)>>,
@@ -100,16 +105,22 @@ impl Gatherer {
         if self.open.get(&key).is_some_and(|open| open.bytes + member.bytes > terms.bytes) {
             ripe.extend(self.close(&key));
         }
+        let (closes_at, closes_by) = (after(member.released_at, terms.every), after(now, terms.every));
         let open = self.open.entry(key.clone()).or_insert_with(|| Open {
             id: BatchId::of(member.id, tenant, place),
             opened_at: member.released_at,
-            closes_at: after(member.released_at, terms.every),
-            closes_by: after(now, terms.every),
+            closes_at,
+            closes_by,
+            due_at: closes_at.min(closes_by),
             bytes: 0,
             members: Vec::new(),
         });
         let name = self.names.entry(key.clone()).or_insert_with(|| Arc::new(key.clone())).clone();
-        self.whose.insert(member.id, name);
+        self.whose.insert(member.id, name.clone());
+        if open.members.is_empty() {
+            self.queue.insert((open.due_at, open.id), name.clone());
+            self.by_id.insert(open.id, name);
+        }
         open.bytes += member.bytes;
         open.members.push(member);
         if open.members.len() >= terms.sends || open.bytes >= terms.bytes {
@@ -119,8 +130,10 @@ impl Gatherer {
     }
 
     fn close(&mut self, key: &(TenantId, Place)) -> Option<Ripe> {
-        let Open { id, opened_at, members, .. } = self.open.remove(key)?;
+        let Open { id, opened_at, due_at, members, .. } = self.open.remove(key)?;
         self.names.remove(key);
+        self.queue.remove(&(due_at, id));
+        self.by_id.remove(&id);
         for member in &members {
             self.whose.remove(&member.id);
         }
@@ -131,10 +144,11 @@ impl Gatherer {
     /// Those whose time has come. `settled`: nothing more of this tenant comes that waited before, so that what a process
     /// left behind is gathered as a whole.
     pub fn due(&mut self, now: Timestamp, settled: impl Fn(&TenantId) -> bool) -> Vec<Ripe> {
-        let is_due =
-            |key: &(TenantId, Place), open: &Open| now >= open.closes_by || (now >= open.closes_at && settled(&key.0));
-        let due: Vec<_> =
-            self.open.iter().filter(|(key, open)| is_due(key, open)).map(|(key, _)| key.clone()).collect();
+        let is_due = |key: &(TenantId, Place)| {
+            self.open.get(key).is_some_and(|open| now >= open.closes_by || (now >= open.closes_at && settled(&key.0)))
+        };
+        let due = self.queue.iter().take_while(|((due_at, _), _)| *due_at <= now);
+        let due: Vec<_> = due.map(|(_, key)| key.clone()).filter(|key| is_due(key)).collect();
         due.iter().filter_map(|key| self.close(key)).collect()
     }
 
@@ -179,7 +193,8 @@ impl Gatherer {
     }
 
     pub fn gathering(&self, id: BatchId) -> Option<Gathering> {
-        let ((tenant, place), open) = self.open.iter().find(|(_, open)| open.id == id)?;
+        let key = self.by_id.get(&id)?;
+        let ((tenant, place), open) = (&**key, self.open.get(&**key)?);
         Some(Gathering {
             tenant: tenant.clone(),
             place: place.clone(),

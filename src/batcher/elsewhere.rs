@@ -8,7 +8,6 @@ use std::sync::atomic::Ordering;
 use super::{Batcher, Closed, member_of};
 use crate::clock;
 use crate::limits;
-use crate::outcome::Processed;
 use crate::record::{Batch, BatchId};
 use crate::send::{Kind, SendId};
 use crate::source::Family;
@@ -132,12 +131,8 @@ impl Batcher {
     }
 
     /// One that another node closed, with its sends.
-    fn took(self: &Arc<Self>, mut batch: Batch, members: &[Pending]) {
+    fn took(self: &Arc<Self>, batch: Batch, members: &[Pending]) {
         let Some(&first) = batch.sends.first() else { return };
-        if batch.ended.is_none() {
-            // It may have been tried, and who tried it is gone without an answer.
-            batch.taken = Processed::Maybe;
-        }
         let members = members.iter().filter_map(|pending| Some((pending.id, member_of(pending)?.1)));
         {
             let mut inside = self.inside();
@@ -154,6 +149,7 @@ impl Batcher {
                 is_closing: false,
                 waits: false,
             };
+            inside.by_id.insert(closed.batch.id, first);
             inside.closed.insert(first, closed);
         }
         self.go_on(first);

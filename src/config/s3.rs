@@ -48,6 +48,12 @@ impl S3Settings {
         })
     }
 
+    /// Where the objects of this bucket are, as a text that another place does not have.
+    pub fn placed(&self, bucket: &str) -> Option<String> {
+        let url = self.url(bucket, "").ok()?;
+        Some(format!("{} {}", url.as_str(), self.region))
+    }
+
     /// What an upload into this bucket is connected to.
     pub fn way(&self, bucket: &str) -> Result<Destination, Denial> {
         self.url(bucket, "").map(|url| url.destination().clone())

@@ -41,6 +41,13 @@ impl SqlSettings {
         }
         Ok(schema)
     }
+
+    /// Where the tenant's tables are, as a text that another place does not have.
+    pub fn placed(&self, tenant: &TenantId) -> Option<String> {
+        let Destination { host, port, .. } = &self.server;
+        let schema = self.schema_of(tenant).ok()?;
+        Some(format!("{}:{port} {:?} {schema:?}", host.text(), self.database))
+    }
 }
 
 /// The id in the letters that a schema's name may have.

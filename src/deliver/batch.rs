@@ -24,6 +24,8 @@ pub struct Parcel {
     pub tenant: TenantId,
     pub place: Place,
     pub closed_at: Timestamp,
+    /// The only place that it goes to, as [`crate::config::Config::placed`] has it.
+    pub placed: Option<Box<str>>,
     pub content: Content,
 }
 
@@ -102,13 +104,22 @@ impl Deliverer {
     pub async fn carry(self: &Arc<Self>, parcel: Parcel, deadline: Deadline) -> Attempt {
         let mut journey = Journey::default();
         let run = Box::pin(async {
+            let settings = self.world.settings();
+            let placed = settings.config.placed(&parcel.tenant, &parcel.place);
+            // Where nothing is set up any more it is told so.
+            if let (Some(now), Some(then)) = (&placed, &parcel.placed)
+                && **now != **then
+            {
+                tracing::warn!(batch = %parcel.id, %now, %then, "a batch may be where it was tried, and that is no longer set up");
+                return Err(UnmadeCause::Moved.failure());
+            }
             match (&parcel.place, &parcel.content) {
                 (Place::S3 { bucket, prefix }, Content::Lines(lines)) => {
                     let key = super::s3::key(prefix, parcel.closed_at, parcel.id);
-                    self.put_object(&parcel.tenant, bucket, &key, lines.clone(), &mut journey).await
+                    self.put_object(&settings, &parcel.tenant, bucket, &key, lines.clone(), &mut journey).await
                 }
                 (Place::Sql { table }, Content::Rows(rows)) => {
-                    self.insert(&parcel.tenant, table, parcel.id, rows, deadline, &mut journey).await
+                    self.insert(&settings, &parcel.tenant, table, parcel.id, rows, deadline, &mut journey).await
                 }
                 // They are made for each other by their place.
                 (Place::S3 { .. } | Place::Sql { .. }, _) => Err(UnmadeCause::Defect.failure()),

@@ -21,6 +21,7 @@ use crate::policy::{Asker, CheckedUrl, Denial, Purpose};
 use crate::record::BatchId;
 use crate::redact::{RawResponse, sha256};
 use crate::send::{HeaderLines, HttpRequest, Method, Spelling, Target, TenantId};
+use crate::world::Settings;
 
 /// `PREFIX/YYYY/MM/DD/HH/YYYY-MM-DD-HH-MM-SS-ID.gz`, by when the batch closed, in UTC.
 pub fn key(prefix: &str, closed_at: Timestamp, id: BatchId) -> String {
@@ -111,13 +112,14 @@ impl Deliverer {
     /// The status that was answered.
     pub(super) async fn put_object(
         &self,
+        settings: &Settings,
         tenant: &TenantId,
         bucket: &str,
         key: &str,
         content: Bytes,
         journey: &mut Journey,
     ) -> Result<u16, Failure> {
-        let (settings, purpose) = (self.world.settings(), Purpose::Bucket);
+        let purpose = Purpose::Bucket;
         let gone = |what: &str| Failure::from(Denial::new(Code::PolicyNotAllowed, what));
         let Some(set_up) = &settings.config.destinations.s3 else {
             return Err(gone("S3 is not set up on this node any more: ask the operator for [destination.s3]"));
@@ -162,9 +164,9 @@ impl Deliverer {
 
         let mut in_flight = self.dialer.metrics().in_flight();
         journey.watch.enter(Phase::Dns);
-        let look = self.dialer.look(asker, to, &settings, purpose, &journey.inquiry).await;
+        let look = self.dialer.look(asker, to, settings, purpose, &journey.inquiry).await;
         let Found { aliases, addresses, candidates } = journey.looked(look)?;
-        let (asked, url, settings) = (&asked, &url, &*settings);
+        let (asked, url) = (&asked, &url);
         let way = Way { tenant, asked, url, settings, carried: None, purpose, generation, reused: false };
         let channel = self.open(&way, &candidates, journey, &mut in_flight).await?;
         if !self.world.in_force().is(&judged_by) {

@@ -37,6 +37,7 @@ use crate::policy::{Asker, Denial, Errand, Purpose};
 use crate::record::BatchId;
 use crate::redact::{RawResponse, sha256};
 use crate::send::{Event, SendId, TenantId};
+use crate::world::Settings;
 
 /// What asks for TLS, and the answer that there is some.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
@@ -162,8 +163,10 @@ fn cut(said: &str) -> String {
 
 impl Deliverer {
     /// The status of what was answered.
+    #[allow(clippy::too_many_arguments, reason = "each is of another owner")]
     pub(super) async fn insert(
         &self,
+        settings: &Settings,
         tenant: &TenantId,
         table: &str,
         id: BatchId,
@@ -171,7 +174,7 @@ impl Deliverer {
         deadline: Deadline,
         journey: &mut Journey,
     ) -> Result<u16, Failure> {
-        let (settings, purpose) = (self.world.settings(), Purpose::Warehouse);
+        let purpose = Purpose::Warehouse;
         let gone = |what: &str| Failure::from(Denial::new(Code::PolicyNotAllowed, what));
         let Some(set_up) = &settings.config.destinations.sql else {
             return Err(gone("SQL is not set up on this node any more: ask the operator for [destination.sql]"));
@@ -186,7 +189,7 @@ impl Deliverer {
         }
         let mut in_flight = self.dialer.metrics().in_flight();
         journey.watch.enter(Phase::Dns);
-        let look = self.dialer.look(asker, to, &settings, purpose, &journey.inquiry).await;
+        let look = self.dialer.look(asker, to, settings, purpose, &journey.inquiry).await;
         let Found { aliases, addresses, candidates } = journey.looked(look)?;
         let errand = Errand { tenant: tenant.clone(), destination: to.clone(), purpose };
         let connected = self.connect(&errand, &candidates, journey, &mut in_flight).await?;

@@ -98,6 +98,9 @@ pub struct Batch {
     pub opened_at: Timestamp,
     /// When it closes; once it has, when it did.
     pub closes_at: Timestamp,
+    /// Where the configuration leads it, as [`crate::config::Config::placed`] has it: once it may be there, it goes to no other
+    /// place. `None`: nothing was set up when it closed.
+    pub placed: Option<Box<str>>,
     /// In the order of their lines.
     pub sends: Vec<SendId>,
     /// Of their payloads.

@@ -145,8 +145,9 @@ async fn whatever_refuses_a_row_the_others_of_its_batch_are_there() {
     }
 }
 
-/// A relay to the cluster that hangs up where the answer to the first COMMIT would come.
-async fn loses_a_commit(cluster: &Cluster) -> (SocketAddr, Arc<AtomicUsize>) {
+/// A relay to the cluster that hangs up where the answer to the first COMMIT would come, and on everybody from then on
+/// where it `shuts`.
+pub async fn loses_a_commit(cluster: &Cluster, shuts: bool) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let port: u16 = cluster.url().split([':', '/']).rev().nth(1).expect("a port").parse().expect("a number");
@@ -154,6 +155,9 @@ async fn loses_a_commit(cluster: &Cluster) -> (SocketAddr, Arc<AtomicUsize>) {
     let counted = lost.clone();
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
+            if shuts && counted.load(Ordering::Relaxed) > 0 {
+                continue;
+            }
             let counted = counted.clone();
             tokio::spawn(async move {
                 let server = TcpStream::connect(("127.0.0.1", port)).await.expect("the cluster");
@@ -190,7 +194,7 @@ async fn what_was_left_out_is_known_where_the_answer_was_lost() {
     cluster.tell("sql CREATE SCHEMA acme");
     cluster.tell("sql CREATE TABLE acme.t (send_id uuid PRIMARY KEY, sent_at timestamptz, event jsonb)");
     cluster.tell("sql ALTER TABLE acme.t ADD CHECK (event->>'n' <> 'bad')");
-    let (relay, lost) = loses_a_commit(&cluster).await;
+    let (relay, lost) = loses_a_commit(&cluster, false).await;
     let mut node = Node::new("");
     let url = format!("postgres://egressd@{relay}/postgres?sslmode=disable");
     configure(&node, &url, "every = \"200ms\"\n");

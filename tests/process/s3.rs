@@ -402,3 +402,97 @@ async fn words_and_what_is_known_agree_whatever_came_before_the_end() {
         assert!(bucket.puts().iter().filter(|put| put.path.contains(&format!("/p{n}/"))).count() > 1, "{n}");
     }
 }
+
+/// What may be in one place goes to no other; what cannot be anywhere goes where the configuration leads it now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_may_be_in_one_place_is_brought_to_no_other() {
+    let other = Bucket::start([]).await;
+    for (n, (answer, dies, region)) in [
+        (Answer::Lost, false, "us-east-1"),
+        (Answer::Lost, true, "us-east-1"),
+        (Answer::Silent, true, "us-east-1"),
+        (Answer::Lost, false, "eu-west-1"),
+        (Answer::Refused(503, "SlowDown"), false, "us-east-1"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let bucket = Bucket::start([]).await;
+        bucket.always(Some(answer));
+        let mut node = node_with(&bucket, "every = \"10ms\"\n");
+        node.start();
+        let id = id_of(&accepted(&node, "/v1/sends", &event(&format!("p{n}"), json!([n]))).await);
+        // By its second try the first one's end is on disk; who hangs has one.
+        let tries = if answer == Answer::Silent { 1 } else { 2 };
+        until("a try", &node, || bucket.puts().len() >= tries).await;
+        if dies {
+            node.kill();
+        }
+        let to = if region == "us-east-1" { &other } else { &bucket };
+        configure(&node, to, &format!("every = \"10ms\"\nregion = \"{region}\"\n"));
+        if dies {
+            node.start();
+        } else {
+            node.signal(Signal::SIGHUP);
+        }
+        let record = node.done_as("default", &id).await;
+        let path = format!("/p{n}/");
+        let there = other.objects().keys().filter(|key| key.contains(&path)).count();
+        if matches!(answer, Answer::Refused(..)) {
+            assert_eq!((&record["outcome"], there), (&json!("delivered"), 1), "{record}");
+            continue;
+        }
+        let (error, message) = (&record["error"], record["error"]["message"].as_str().expect("words"));
+        assert_eq!((&record["outcome"], &error["processed"]), (&json!("blocked"), &json!("maybe")), "{n}: {record}");
+        assert!(message.contains("no second one") && message.contains("not known"), "{message}");
+        assert_eq!(there, 0, "{record}");
+    }
+    // Nobody was ever there.
+    let gone = Bucket::start([]).await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+    let mut node = node_with(&gone, "every = \"10ms\"\n");
+    node.configure(&format!(
+        "[destination.s3]\nendpoint = \"http://{nobody}\"\npath_style = true\ncredentials_file = \"credentials\"\n\
+         every = \"10ms\"\n"
+    ));
+    node.start();
+    let sent = accepted(&node, "/v1/sends", &event("new", json!(["new"]))).await;
+    let batch = || format!("/v1/batches/{}", sent["batch"]["id"].as_str().expect("its batch"));
+    let started = Instant::now();
+    while node.get(&batch()).await["tried"].as_u64() < Some(1) {
+        assert!(started.elapsed() < PATIENCE, "no try");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    configure(&node, &other, "every = \"10ms\"\n");
+    node.signal(Signal::SIGHUP);
+    let record = node.done_as("default", &id_of(&sent)).await;
+    assert_eq!(record["outcome"], "delivered", "{record}");
+    assert!(other.objects().keys().any(|key| key.contains("/new/")));
+}
+
+/// A closed batch that cannot be anywhere yet goes without the events of a workflow that is stopped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workflow_that_is_stopped_is_in_no_batch_that_was_not_tried_yet() {
+    let bucket = Bucket::start([]).await;
+    bucket.always(Some(Answer::Refused(429, "SlowDown")));
+    let mut node = node_with(&bucket, "every = \"500ms\"\n");
+    node.start();
+    let of = |workflow: &str, n: usize| {
+        let mut event = event("p", json!([n]));
+        event["context"] = json!({"workflow": workflow});
+        event
+    };
+    let both = json!([of("good", 1), of("bad", 2), of("good", 3)]);
+    let sent = accepted(&node, "/v1/sends", &both).await;
+    until("a try", &node, || !bucket.puts().is_empty()).await;
+    let stop = json!({"tenant": "default", "workflow": "bad", "reason": "abuse"});
+    let (status, answer) = node.call("POST", "/v1/suspensions", &stop.to_string()).await.expect("an answer");
+    assert_eq!(status, 201, "{answer}");
+    bucket.always(None);
+    for (n, wanted) in ["delivered", "blocked", "delivered"].into_iter().enumerate() {
+        let record = node.done_as("default", &id_of(&sent["sends"][n])).await;
+        assert_eq!(record["outcome"], wanted, "{record}");
+    }
+    let lines: Vec<String> = bucket.objects().into_values().flatten().collect();
+    assert_eq!(lines, ["[1]", "[3]"]);
+}

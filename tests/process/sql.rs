@@ -325,3 +325,34 @@ async fn a_database_that_takes_too_long_was_not_asked_to_commit() {
     assert!(message.contains("end of the batch's transaction within the 1 s"), "{message}");
     assert!(message.contains("not asked to commit") && !message.contains("whole request"), "{message}");
 }
+
+/// The retry of a batch that may be there does not go elsewhere, whatever the operator has changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_may_be_in_one_schema_are_brought_to_no_other() {
+    let (mut cluster, _directory) = cluster_with(LETS_IN);
+    cluster.tell("stop fast");
+    cluster.tell("start");
+    cluster.tell("sql CREATE DATABASE other");
+    for (n, change) in [("{tenant}", "x_{tenant}"), ("/postgres?", "/other?")].into_iter().enumerate() {
+        let (relay, lost) = crate::refused_rows::loses_a_commit(&cluster, true).await;
+        let mut node = Node::new("");
+        let url = format!("postgres://egressd@{relay}/postgres?sslmode=disable");
+        let more = "every = \"50ms\"\nschema = \"{tenant}\"\n";
+        configure(&node, &url, more);
+        node.start();
+        let answer = accepted(&node, &format!("acme{n}"), "/v1/sends", &event("t", &json!({}))).await;
+        let started = Instant::now();
+        while lost.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+            assert!(started.elapsed() < PATIENCE, "no commit: {}", node.log());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        configure(&node, &url.replace(change.0, change.1), &more.replace(change.0, change.1));
+        node.signal(Signal::SIGHUP);
+        let record = node.done_as(&format!("acme{n}"), &id_of(&answer)).await;
+        let (error, message) = (&record["error"], record["error"]["message"].as_str().expect("words"));
+        assert_eq!((&record["outcome"], &error["processed"]), (&json!("blocked"), &json!("maybe")), "{record}");
+        assert!(message.contains("no second one") && message.contains("not known"), "{message}");
+        assert_eq!(rows(&cluster, &format!("SELECT count(*) FROM acme{n}.t")).await, ["1"]);
+    }
+    assert_eq!(rows(&cluster, "SELECT to_regclass('x_acme0.t') IS NULL").await, ["t"]);
+}

@@ -49,6 +49,7 @@ variants!(
     Unreadable,
     Damaged,
     NoCredentials,
+    Moved,
     Defect
 );
 variants!(

@@ -32,6 +32,8 @@ pub enum UnmadeCause<'a> {
     },
     /// Nothing says who this node is to the store that the operator has set up.
     NoCredentials,
+    /// A batch that may be where the configuration led it at an earlier try, and leads nothing any more.
+    Moved,
     /// A defect of ours cut it off.
     Defect,
 }
@@ -83,6 +85,10 @@ impl UnmadeCause<'_> {
                 "this node's credentials for the store cannot be read: nothing was sent; ask the operator",
             )
             .but(Processed::No),
+            Self::Moved => row(
+                Code::PolicyNotAllowed,
+                "the batch was tried where this destination was set up before, and it is set up at another place now: it is brought to no second one; ask the operator, who can set it up there again, before you resend",
+            ),
             Self::Defect => row(
                 Code::Internal,
                 "a defect in egressd ended this delivery; the receiver may or may not have it; ask the receiver before you resend, and report this with the send's id",

@@ -71,6 +71,7 @@ pub async fn gathered<S: Store>(store: &S, by: &Session, count: usize) -> Batch 
         sends,
         bytes: 12 * count as u64,
         tried: 0,
+        placed: Some("https://logs.s3.example.net:443/ us-east-1".into()),
         taken: Processed::No,
         attempts: Vec::new(),
         ended: None,

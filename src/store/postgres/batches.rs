@@ -291,6 +291,7 @@ pub async fn gathering(shared: &Shared, reach: Reach, id: BatchId) -> Result<Opt
         sends: Vec::new(),
         bytes: bytes.unsigned_abs(),
         tried: 0,
+        placed: None,
         taken: Processed::No,
         attempts: Vec::new(),
         ended: None,

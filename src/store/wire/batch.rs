@@ -37,6 +37,8 @@ struct BatchForm<'a> {
 const LEFT_OUT: u8 = 1;
 /// Of [`BatchForm::more`], and empty: one of its tries may have brought it there.
 const TAKEN: u8 = 2;
+/// Of [`BatchForm::more`]: where the configuration led it.
+const PLACED: u8 = 3;
 
 #[derive(Serialize, Deserialize)]
 struct LeftOutForm<'a> {
@@ -82,6 +84,7 @@ pub fn batch(batch: &Batch) -> Vec<u8> {
     let last = batch.ended.as_ref().map(ended);
     let place = batch.place.text();
     let taken = (batch.taken != Processed::No).then_some((TAKEN, &[][..]));
+    let placed = batch.placed.as_ref().map(|placed| (PLACED, placed.as_bytes()));
     let without: Vec<Vec<u8>> = batch.left_out.iter().map(left_out).collect();
     let form = BatchForm {
         id: batch.id.to_bytes(),
@@ -96,7 +99,7 @@ pub fn batch(batch: &Batch) -> Vec<u8> {
         tried: batch.tried,
         attempts: attempts.iter().map(|(form, body)| (&form[..], body.as_deref())).collect(),
         ended: last.as_ref().map(|(form, body)| (&form[..], body.as_deref())),
-        more: without.iter().map(|form| (LEFT_OUT, &form[..])).chain(taken).collect(),
+        more: without.iter().map(|form| (LEFT_OUT, &form[..])).chain(taken).chain(placed).collect(),
     };
     encode(&form, Vec::with_capacity(512 + sends.len()))
 }
@@ -108,6 +111,8 @@ pub fn read_batch(bytes: &[u8]) -> Read<Batch> {
     let attempts = form.attempts.into_iter().map(finished).collect::<Read<_>>()?;
     let ended = form.ended.map(finished).transpose()?;
     let taken = form.more.iter().any(|(fact, _)| *fact == TAKEN);
+    let placed = form.more.iter().find(|(fact, _)| *fact == PLACED);
+    let placed = placed.and_then(|(_, text)| std::str::from_utf8(text).ok()).map(Into::into);
     let left_out = form.more.into_iter().filter(|(fact, _)| *fact == LEFT_OUT);
     let place = Place::read(kind_of(form.kind)?, form.place);
     Ok(Batch {
@@ -117,6 +122,7 @@ pub fn read_batch(bytes: &[u8]) -> Read<Batch> {
         state: state_of(form.state)?,
         opened_at: timestamp(form.opened_at),
         closes_at: timestamp(form.closes_at),
+        placed,
         sends,
         bytes: form.bytes,
         tried: form.tried,

@@ -85,6 +85,11 @@ fn unmade() -> Vec<Row<'static>> {
             &["lost", "00000001/log", "operator"],
         ),
         row(UnmadeCause::Damaged { code: Code::Expired, place: "here" }, "expired none no", &["lost", "here"]),
+        row(
+            UnmadeCause::Moved,
+            "policy_not_allowed none no",
+            &["at another place now", "no second one", "before you resend"],
+        ),
         row(UnmadeCause::NoCredentials, "internal none no", &["credentials", "nothing was sent", "ask the operator"]),
         row(UnmadeCause::Defect, "internal none maybe", &["defect in egressd", "may or may not have it", "report"]),
     ]);

@@ -251,7 +251,7 @@ async fn every_node_tells_which_batch_an_event_is_in_and_none_tells_a_wrong_one(
     one.store.note_gathering(&one.session, vec![opened(&batch)]).await.expect("noted");
     assert_eq!(told(batch.sends[0]).await, (State::Queued, Some(batch.id)));
     let (seen, count) = other.store.gathering(Reach::All, batch.id).await.expect("read").expect("it gathers");
-    let wanted = Batch { state: BatchState::Gathering, sends: Vec::new(), ..batch.clone() };
+    let wanted = Batch { state: BatchState::Gathering, placed: None, sends: Vec::new(), ..batch.clone() };
     assert_eq!((seen, count), (wanted, 3));
     assert_eq!(other.store.gathering(Reach::One(tenant("other")), batch.id).await, Ok(None));
     // The next one of this place opens before this one is closed for good.
