@@ -11,7 +11,8 @@
 //! Which events go together is [`gather`](crate::gather)'s to say; they are sends that this process has claimed and that
 //! never begin. A closed batch stands in the [`flow`]'s window by its first send, and takes one slot for each
 //! try. What it holds and when it closed is durable before the first one, so each has the same key and the same bytes,
-//! whatever died in between. Its end is durable before the first of its sends has one: who dies in the middle of these
+//! whatever died in between. Right before a try it is durable that the batch may be where it goes, and which
+//! place that is: from then on it has the same events, and goes there or nowhere. Its end is durable before the first of its sends has one: who dies in the middle of these
 //! gives the others the same. Nothing of an HTTP send or a message comes here: there is no `Started` in this file.
 
 mod elsewhere;
@@ -784,7 +785,7 @@ impl Batcher {
             id: first,
             ended,
             sent_headers: None,
-            response: attempt.response.map(|response| redactor.response(response, keep_bodies)),
+            response: attempt.response.map(|response| kept(redactor.response(response, keep_bodies))),
             connection: attempt.connection,
             would_block: attempt.would_block,
             timings: attempt.timings,
@@ -819,7 +820,7 @@ impl Batcher {
             }
             batch.attempts.push(finished.clone());
             if batch.attempts.len() > limits::BATCH_ATTEMPTS_KEPT {
-                batch.attempts.remove(0);
+                batch.attempts.remove(limits::BATCH_FIRST_ATTEMPTS_KEPT);
             }
             closed.batch = Arc::new(batch);
             let pause = closed.pause;
@@ -973,6 +974,22 @@ fn member_of(pending: &Pending) -> Option<(&Place, Member)> {
         bytes: *bytes,
     };
     Some((place, member))
+}
+
+/// What is remembered of an answer to a batch.
+fn kept(mut response: ShownResponse) -> ShownResponse {
+    let mut left = limits::BATCH_ANSWER_KEPT;
+    response.headers.retain(|(name, values)| {
+        let bytes = name.len() + values.iter().map(String::len).sum::<usize>();
+        let fits = bytes <= left;
+        left = left.saturating_sub(bytes);
+        fits
+    });
+    if let Some(bytes) = response.body.bytes.as_mut().filter(|bytes| bytes.len() > limits::BATCH_ANSWER_KEPT) {
+        bytes.truncate(limits::BATCH_ANSWER_KEPT);
+        response.body.truncated = true;
+    }
+    response
 }
 
 /// The end of a batch that is not tried.

@@ -62,8 +62,11 @@ pub const SQL_ANSWER_BYTES_MAX: usize = 8 * MIB as usize;
 pub const SQL_REFUSED_SOUGHT: usize = 5000;
 pub const SQL_REFUSED_TOGETHER: usize = 100;
 pub const SQL_REFUSED_SAID: usize = 200;
-/// Tries of a batch that are remembered: the last of them.
-pub const BATCH_ATTEMPTS_KEPT: usize = 100;
+/// Tries of a batch that are remembered: so many, of which so many are its first, and of each answer so many bytes of headers
+/// and of its body. All of them are written at each try.
+pub const BATCH_ATTEMPTS_KEPT: usize = 10;
+pub const BATCH_FIRST_ATTEMPTS_KEPT: usize = 2;
+pub const BATCH_ANSWER_KEPT: usize = 4 * 1024;
 /// Bytes of an answer to a batch that each of its sends shows.
 pub const BATCH_ANSWER_OF_SEND: usize = 512;
 /// How long a batch waits after its first try, and at most after each: twice as long each time.
@@ -535,6 +538,7 @@ const _: () = assert!(BATCH_BYTES <= BATCH_BYTES_MAX && BATCH_SENDS <= BATCH_SEN
 const _: () = assert!(REQUEST_BODY <= BATCH_BYTES);
 // A key is the prefix, and what is added: the hour's folders, the second, 64 digits and `.gz`.
 const _: () = assert!(PREFIX_BYTES_MAX + 128 <= OBJECT_KEY_BYTES_MAX);
+const _: () = assert!(BATCH_FIRST_ATTEMPTS_KEPT < BATCH_ATTEMPTS_KEPT && BATCH_ANSWER_OF_SEND <= BATCH_ANSWER_KEPT);
 const _: () = assert!(BATCH_FIRST_PAUSE.as_millis() <= BATCH_LONGEST_PAUSE.as_millis());
 const _: () = assert!(IN_FLIGHT <= IN_FLIGHT_MAX && QUEUED <= QUEUED_MAX);
 const _: () = assert!(IDEMPOTENCY_KEPT.as_millis() <= RETENTION.as_millis());

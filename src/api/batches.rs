@@ -78,7 +78,7 @@ struct BatchView<'a> {
     finished_at: Option<Shown<Timestamp>>,
     /// How many tries there were.
     tried: u32,
-    /// The last of them, at most a hundred, in order.
+    /// The first two of them and the last eight, in order, each with 4 KiB of its answer's body.
     attempts: Vec<AttemptView<'a>>,
 }
 

@@ -109,7 +109,7 @@ pub struct Batch {
     pub tried: u32,
     /// Whether one of these may have brought it there: `No` or `Maybe`.
     pub taken: Processed,
-    /// The last of them, at most [`crate::limits::BATCH_ATTEMPTS_KEPT`], as ends of the first send.
+    /// The first and the last of them, at most [`crate::limits::BATCH_ATTEMPTS_KEPT`], as ends of the first send.
     pub attempts: Vec<Finished>,
     /// How it ended, which its sends have in their records: one of `attempts`, or that it was stopped.
     pub ended: Option<Finished>,

@@ -496,3 +496,61 @@ async fn a_workflow_that_is_stopped_is_in_no_batch_that_was_not_tried_yet() {
     let lines: Vec<String> = bucket.objects().into_values().flatten().collect();
     assert_eq!(lines, ["[1]", "[3]"]);
 }
+
+/// What of a batch is damaged may have said that it is there: its events are put there by no second one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_whose_file_is_damaged_is_not_gathered_anew() {
+    let bucket = Bucket::start([]).await;
+    bucket.always(Some(Answer::Lost));
+    let mut node = node_with(&bucket, "every = \"50ms\"\n");
+    node.start();
+    let three: Vec<Value> = (0..3).map(|n| event("p", json!([n]))).collect();
+    let sent = accepted(&node, "/v1/sends", &json!(three)).await;
+    until("the object", &node, || !bucket.objects().is_empty()).await;
+    node.kill();
+    let name = sent["sends"][0]["batch"]["id"].as_str().expect("a batch");
+    let path = node.path("store/batches/open").join(name);
+    let mut bytes = std::fs::read(&path).expect("its file");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    std::fs::write(&path, bytes).expect("damaged");
+    bucket.always(None);
+    node.start();
+    for send in sent["sends"].as_array().expect("a list") {
+        let record = node.done_as("default", &id_of(send)).await;
+        assert_eq!(
+            (&record["outcome"], &record["error"]["processed"]),
+            (&json!("interrupted"), &json!("maybe")),
+            "{record}"
+        );
+        assert_eq!(record["batch"]["id"], name, "{record}");
+    }
+    assert!(node.log().contains("is unreadable"), "{}", node.log());
+    assert_eq!(bucket.objects().len(), 1);
+    assert_eq!(bucket.objects().into_values().flatten().count(), 3);
+}
+
+/// However often it is tried, and whatever is answered: what is remembered of it has a bound.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_remembered_of_tries_has_a_bound() {
+    const PAGE: &str = const {
+        match std::str::from_utf8(&[b'x'; 60_000]) {
+            Ok(page) => page,
+            Err(_) => "",
+        }
+    };
+    let bucket = Bucket::start([]).await;
+    bucket.always(Some(Answer::Page(503, PAGE)));
+    let mut node = node_with(&bucket, "every = \"10ms\"\ngive_up = \"3s\"\n");
+    node.start();
+    let id = id_of(&accepted(&node, "/v1/sends", &event("p", json!([1]))).await);
+    let record = node.done_as("default", &id).await;
+    let looked = node.get(&format!("/v1/batches/{}", record["batch"]["id"].as_str().expect("its batch"))).await;
+    for attempt in looked["attempts"].as_array().expect("a list") {
+        let answer = &attempt["response"];
+        assert_eq!(answer["body"].as_str().map(str::len), Some(4096), "{answer}");
+        assert_eq!((&answer["body_truncated"], &answer["body_bytes"]), (&json!(true), &json!(60_000)), "{answer}");
+    }
+    let stored = node.metric("egressd_store_bytes").await.expect("a metric");
+    assert!(stored > 0.0, "{stored}");
+}

@@ -62,7 +62,7 @@ impl Records for Embedded {
             // Freeing the blocks of large files takes its time; nobody waits for it but this caller.
             self.blocking(move |shared| {
                 shared.tunnels.retain(now);
-                shared.batches.retain(now);
+                shared.batches.retain(now, shared.settings.max_bytes / BATCHES_SHARE);
                 gone.iter().for_each(|directory| retain::remove(directory));
                 Ok(())
             })
@@ -112,6 +112,9 @@ impl Tunnels for Embedded {
         self.shared.tunnels.room(tenant)
     }
 }
+
+/// Of `[store] max_bytes`, what files of batches may take before the oldest days of them go.
+const BATCHES_SHARE: u64 = 16;
 
 impl Batches for Embedded {
     fn put_batch<'a>(&'a self, by: &'a Session, batch: Arc<Batch>) -> StoreResult<'a, ()> {

@@ -44,6 +44,7 @@ pub fn past_their_time(shared: &Shared, now: Option<Timestamp>) -> Vec<Past> {
     // Asked once of each: an index that is written meanwhile has another size, and what is left would be less than nothing.
     let sizes: Vec<(u64, u64)> = segments.iter().map(|segment| segment.bytes()).collect();
     let mut left: u64 = sizes.iter().map(|(records, bodies)| records + bodies).sum();
+    left += shared.batches.bytes();
     let mut past = Vec::new();
     for (segment, (records, bodies)) in segments[..newest].iter().zip(sizes) {
         // What ended late in this log keeps it, and the records of those sends are no older than that.

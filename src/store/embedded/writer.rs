@@ -99,7 +99,7 @@ pub fn start(shared: Arc<Shared>, left_behind: Vec<(u32, u32)>) -> io::Result<(S
     metrics::describe_gauge!(
         "egressd_store_bytes",
         metrics::Unit::Bytes,
-        "Bytes of records and bodies that the store has on disk"
+        "Bytes of records, bodies and batches that the store has on disk"
     );
     let (jobs, arriving) = channel();
     let (checkpoint, asked) = channel();
@@ -667,7 +667,7 @@ impl Writer {
         if now - self.bytes_told_at >= Duration::from_secs(1) || self.bytes_told_at == self.committed_at {
             self.bytes_told_at = now;
             let (records, bodies) = self.shared.bytes();
-            self.bytes_gauge.set((records + bodies) as f64);
+            self.bytes_gauge.set((records + bodies + self.shared.batches.bytes()) as f64);
         }
     }
 }
