@@ -43,13 +43,16 @@ fn execution_id(path: Result<Path<String>, PathRejection>) -> Result<ExecutionId
 /// Submit sends that are held until their execution finishes.
 #[utoipa::path(
     post, path = "/v1/executions/{execution}/sends", operation_id = "submit_held_sends", tag = "executions",
-    params(openapi::Tenant, openapi::Idempotency, openapi::Trace, ("execution" = String, Path, description = "The run's id", min_length = 1, max_length = 256)),
+    params(openapi::Tenant, openapi::Idempotency, openapi::Prefer, openapi::Trace, ("execution" = String, Path, description = "The run's id", min_length = 1, max_length = 256)),
     request_body(content = inline(openapi::Submission), content_type = "application/json", examples(
         ("several" = (summary = "Two sends of a run", value = json!([{"method": "POST", "url": "https://hooks.example.com/a", "data": {"name": "Luke"}}, {"method": "POST", "url": "https://hooks.example.com/a", "data": {"name": "Leia"}}])))
     )),
     responses(
         (status = 202, description = "Accepted, on disk, and held", body = inline(openapi::SubmissionAnswer),
-            headers(("idempotency-replayed" = String, description = "`true`: an earlier call's sends"))),
+            headers(
+                ("idempotency-replayed" = String, description = "`true`: an earlier call's sends"),
+                ("preference-applied" = String, description = "`return=minimal`: as it was preferred"),
+            )),
         (status = 400, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not of the right shape"),
         (status = 401, body = ProblemView<'static>, content_type = "application/problem+json", description = "No valid token"),
         (status = 403, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not allowed, or suspended"),

@@ -15,7 +15,6 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{IntoParams, Modify, OpenApi, ToSchema};
 
 use super::problem::ProblemCode;
-use super::view::RecordView;
 use super::{batches, executions, explain, har, nodes, resend, sends, sources, stats, suspensions, tail, tunnels};
 use crate::outcome::{Code, Outcome, Phase, Processed};
 use crate::record::{BatchState, ExecutionState, FinishedBy, State, TunnelEnd};
@@ -256,6 +255,16 @@ pub(super) struct Idempotency {
     key: Option<String>,
 }
 
+/// How much the answer tells.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "a description; `sends` reads it")]
+pub(super) struct Prefer {
+    /// `return=minimal` (RFC 7240): of each send its `id` and `state` alone.
+    #[param(example = "return=minimal")]
+    prefer: Option<String>,
+}
+
 /// The caller's trace.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
@@ -408,12 +417,12 @@ pub(super) enum Submission {
     Several(Vec<SendBody>),
 }
 
-/// The record of one send, or those of several.
+/// One send, or several in order.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
 #[allow(dead_code, reason = "a description; `view` writes it")]
 pub(super) enum SubmissionAnswer {
-    One(Box<RecordView<'static>>),
+    One(super::view::AcceptedView<'static>),
     Several(super::view::SendsView<'static>),
 }
 
@@ -634,8 +643,8 @@ pub(super) fn batch_state() -> Object {
     text_of(BatchState::ALL.iter().map(|one| one.label()), false)
 }
 
-pub(super) fn gone() -> Object {
-    text_of(["gone"].into_iter(), false)
+pub(super) fn state_or_gone() -> Object {
+    text_of(State::ALL.iter().map(|one| one.label()).chain(["gone"]), false)
 }
 
 pub(super) fn outcome() -> Object {

@@ -14,7 +14,7 @@ use super::access::{Caller, Need};
 use super::answers::{self, Receipt};
 use super::body::Received;
 use super::problem::{BodyProblem, Problem, ProblemCode, ProblemView};
-use super::sends::{RECORD_JSON_BYTES, bounds, idempotency_key, send_id, trace_of};
+use super::sends::{RECORD_JSON_BYTES, Telling, bounds, idempotency_key, prefers_minimal, send_id, trace_of};
 use super::{Shared, openapi, query, refused};
 use crate::config::S3Settings;
 use crate::deliver::http::TRACEPARENT;
@@ -34,11 +34,14 @@ use crate::store::Reach;
 /// `resend_incomplete` names each.
 #[utoipa::path(
     post, path = "/v1/sends/{id}/resend", operation_id = "resend", tag = "sends",
-    params(openapi::Tenant, openapi::Idempotency, openapi::Trace, ("id" = String, Path, description = "The send's id")),
+    params(openapi::Tenant, openapi::Idempotency, openapi::Prefer, openapi::Trace, ("id" = String, Path, description = "The send's id")),
     request_body(content = Option<openapi::ResendBody>, content_type = "application/json", example = json!({"headers": {"Authorization": "Bearer …"}})),
     responses(
-        (status = 202, description = "Accepted and on disk: the new send", body = super::view::RecordView<'static>,
-            headers(("idempotency-replayed" = String, description = "`true`: an earlier call's send"))),
+        (status = 202, description = "Accepted and on disk: the new send", body = super::view::AcceptedView<'static>,
+            headers(
+                ("idempotency-replayed" = String, description = "`true`: an earlier call's send"),
+                ("preference-applied" = String, description = "`return=minimal`: as it was preferred"),
+            )),
         (status = 400, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not of the right shape"),
         (status = 401, body = ProblemView<'static>, content_type = "application/problem+json", description = "No valid token"),
         (status = 403, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not allowed, or suspended"),
@@ -73,12 +76,13 @@ impl Shared {
         query::none(request.uri().query())?;
         let key = idempotency_key(request.headers())?;
         let trace = trace_of(request.headers());
+        let telling = Telling { one: true, minimal: prefers_minimal(request.headers()) };
         let id = send_id(path)?;
         let Received { bytes, room } = self.body(&caller, request).await?;
         let path = format!("/v1/sends/{id}/resend");
         let idempotency = self.idempotency(key, &tenant, path, &bytes).await;
         if let Some(submitted) = self.replayed(idempotency.clone()).await? {
-            return self.accepted(tenant, &caller, true, submitted, Receipt(room)).await;
+            return self.accepted(tenant, &caller, telling, submitted, Receipt(room)).await;
         }
         let original = self.store.record(Reach::One(tenant.clone()), id, true).await?;
         let original = original.ok_or_else(|| Problem::not_found("send"))?;
@@ -107,7 +111,7 @@ impl Shared {
         let submit = Submit { tenant: tenant.clone(), sends: vec![send], hold: None, idempotency, resend_of: Some(id) };
         let (submitted, receipt) = self.submit_in_full(submit, receipt).await?;
         let submitted = submitted.map_err(|refusal| Problem::told(refusal, caller.operate))?;
-        self.accepted(tenant, &caller, true, submitted, receipt).await
+        self.accepted(tenant, &caller, telling, submitted, receipt).await
     }
 }
 

@@ -36,6 +36,9 @@ use crate::store::{Accepted, IdempotencyKey, Reach};
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
 /// Records read at the same time for one answer.
 const READS_AT_ONCE: usize = 64;
 /// About what is left to say of a send whose record is gone.
@@ -46,13 +49,22 @@ pub(super) const RECORD_JSON_BYTES: usize = 1536;
 pub(super) const LISTED_JSON_BYTES: usize = 2 * RECORD_JSON_BYTES;
 pub(super) const SHOWN_JSON_BYTES: usize = 16 * limits::KIB as usize;
 
+/// How a call's sends are told of.
+#[derive(Clone, Copy)]
+pub(super) struct Telling {
+    /// The call was an object.
+    pub one: bool,
+    /// Of each its id and state alone.
+    pub minimal: bool,
+}
+
 /// Submit one send or several.
 ///
 /// 202 only when every one of them is on disk. One send (an object) is answered with its record, several (an array)
 /// with theirs in call order. A call with a problem of shape is refused whole; where a URL points is never one.
 #[utoipa::path(
     post, path = "/v1/sends", operation_id = "submit_sends", tag = "sends",
-    params(openapi::Tenant, openapi::Idempotency, openapi::Trace),
+    params(openapi::Tenant, openapi::Idempotency, openapi::Prefer, openapi::Trace),
     request_body(content = inline(openapi::Submission), content_type = "application/json", examples(
         ("one" = (summary = "One send", value = json!({"method": "POST", "url": "https://hooks.example.com/orders", "data": {"order": 1}}))),
         ("event" = (summary = "An event for a bucket, carried in a batch", value = json!({"s3": {"bucket": "logs", "prefix": "orders", "payload": {"order": 1}}}))),
@@ -61,7 +73,10 @@ pub(super) const SHOWN_JSON_BYTES: usize = 16 * limits::KIB as usize;
     )),
     responses(
         (status = 202, description = "Accepted and on disk", body = inline(openapi::SubmissionAnswer),
-            headers(("idempotency-replayed" = String, description = "`true`: an earlier call's sends"))),
+            headers(
+                ("idempotency-replayed" = String, description = "`true`: an earlier call's sends"),
+                ("preference-applied" = String, description = "`return=minimal`: as it was preferred"),
+            )),
         (status = 400, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not of the right shape"),
         (status = 401, body = ProblemView<'static>, content_type = "application/problem+json", description = "No valid token"),
         (status = 403, body = ProblemView<'static>, content_type = "application/problem+json", description = "Not allowed, or suspended"),
@@ -101,7 +116,7 @@ impl Shared {
         let tenant = caller.tenant(request.headers())?;
         query::none(request.uri().query())?;
         let key = idempotency_key(request.headers())?;
-        let trace = trace_of(request.headers());
+        let (trace, minimal) = (trace_of(request.headers()), prefers_minimal(request.headers()));
         let received = self.body(&caller, request).await?;
         let size = received.bytes.len();
         let idempotency = self.idempotency(key, &tenant, path, &received.bytes).await;
@@ -116,7 +131,7 @@ impl Shared {
                 let room = self.budget.room(&caller.holder(), Purpose::Sending, 0).ok_or_else(answers::full)?;
                 let Some(submitted) = self.replayed(idempotency).await? else { return Err(problem) };
                 let one = begins.trim_ascii_start().first() == Some(&b'{');
-                return self.accepted(tenant, &caller, one, submitted, Receipt(room)).await;
+                return self.accepted(tenant, &caller, Telling { one, minimal }, submitted, Receipt(room)).await;
             }
         };
         drop(begins);
@@ -137,7 +152,7 @@ impl Shared {
         let submit = Submit { tenant: tenant.clone(), sends, hold, idempotency, resend_of: None };
         let (submitted, receipt) = self.submit_in_full(submit, receipt).await?;
         let submitted = submitted.map_err(|refusal| Problem::told(refusal, caller.operate))?;
-        self.accepted(tenant, &caller, one, submitted, receipt).await
+        self.accepted(tenant, &caller, Telling { one, minimal }, submitted, receipt).await
     }
 
     /// To the end, in the room that it takes, also where the caller hangs up.
@@ -184,17 +199,27 @@ impl Shared {
         &self,
         tenant: TenantId,
         caller: &Caller,
-        one: bool,
+        telling: Telling,
         submitted: Submitted,
         receipt: Receipt,
     ) -> Result<Response, Problem> {
+        let Telling { one, minimal } = telling;
         let sight = Sight { operate: caller.operate, bodies: one };
         let (mut sends, replayed): (Vec<(SendId, Option<Record>)>, bool) = match submitted {
             Submitted::Accepted(records) => {
                 (records.into_iter().map(|record| (record.id, Some(record))).collect(), false)
             }
-            Submitted::Replayed(ids) => (self.records(&tenant, ids, one).await?, true),
+            Submitted::Replayed(ids) => (self.records(&tenant, ids, one && !minimal).await?, true),
         };
+        if minimal {
+            let each = sends.iter().map(|(id, record)| AcceptedView::named(*id, record.as_ref().map(|one| one.state)));
+            let mut response = written(one, each.collect(), receipt, (1 + sends.len()) * GONE_JSON_BYTES);
+            if let (true, [(id, Some(_))]) = (one, sends.as_slice()) {
+                locate(&mut response, *id);
+            }
+            response.headers_mut().insert(PREFERENCE_APPLIED, HeaderValue::from_static("return=minimal"));
+            return Ok(marked(response, replayed));
+        }
         sends.iter_mut().filter_map(|(_, record)| record.as_mut()).for_each(|record| self.intake.name_batch(record));
         if !one {
             // What is not shown is not looked into.
@@ -207,29 +232,14 @@ impl Shared {
         let write = move || {
             let visible = |(id, record): (SendId, Option<Record>)| (id, record.map(|record| redactor.visible(record)));
             let sends: Vec<_> = sends.into_iter().map(visible).collect();
-            match sends.as_slice() {
-                [(id, record)] if one => {
-                    let view = AcceptedView::new(*id, record.as_ref(), sight);
-                    let mut response = receipt.json(StatusCode::ACCEPTED, &view, 2 * bytes);
-                    if record.is_some()
-                        && let Ok(location) = HeaderValue::try_from(format!("/v1/sends/{id}"))
-                    {
-                        response.headers_mut().insert(LOCATION, location);
-                    }
-                    response
-                }
-                several => {
-                    let each = several.iter();
-                    let sends = each.map(|(id, record)| AcceptedView::new(*id, record.as_ref(), sight)).collect();
-                    receipt.json(StatusCode::ACCEPTED, &SendsView { sends }, bytes)
-                }
+            let each = sends.iter().map(|(id, record)| AcceptedView::new(*id, record.as_ref(), sight)).collect();
+            let mut response = written(one, each, receipt, if one { 2 * bytes } else { bytes });
+            if let (true, [(id, Some(_))]) = (one, sends.as_slice()) {
+                locate(&mut response, *id);
             }
+            response
         };
-        let mut response = self.intake.apart().on(bytes, &tenant, write).await;
-        if replayed {
-            response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
-        }
-        Ok(response)
+        Ok(marked(self.intake.apart().on(bytes, &tenant, write).await, replayed))
     }
 
     /// In the order of `ids`; of one that retention has dropped the id is left.
@@ -263,6 +273,30 @@ impl Shared {
     }
 }
 
+/// An object for an object, an array's for an array.
+fn written(one: bool, mut sends: Vec<AcceptedView<'_>>, receipt: Receipt, size: usize) -> Response {
+    match sends.pop() {
+        Some(send) if one => receipt.json(StatusCode::ACCEPTED, &send, size),
+        last => {
+            sends.extend(last);
+            receipt.json(StatusCode::ACCEPTED, &SendsView { sends }, size)
+        }
+    }
+}
+
+fn locate(response: &mut Response, id: SendId) {
+    if let Ok(location) = HeaderValue::try_from(format!("/v1/sends/{id}")) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+}
+
+fn marked(mut response: Response, replayed: bool) -> Response {
+    if replayed {
+        response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+    }
+    response
+}
+
 pub(super) fn bounds(config: &Config, tenant: &TenantId) -> Bounds {
     let has_address = config.tenant(tenant).is_some_and(|tenant| tenant.mail.is_some());
     let mail = match &config.destinations.email {
@@ -290,6 +324,16 @@ pub(super) fn trace_of(headers: &HeaderMap) -> Option<TraceParent> {
     let mut given = headers.get_all(TRACEPARENT).iter();
     let one = given.next().filter(|_| given.next().is_none());
     one.and_then(|value| value.to_str().ok()).and_then(TraceParent::parse)
+}
+
+/// RFC 7240: what is preferred of a name first counts, and what is not known is not looked at.
+pub(super) fn prefers_minimal(headers: &HeaderMap) -> bool {
+    let all = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    let mut of_return = all.filter_map(|one| {
+        let (name, value) = one.split(';').next()?.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("return").then(|| value.trim().trim_matches('"'))
+    });
+    of_return.next() == Some("minimal")
 }
 
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {

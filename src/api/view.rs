@@ -23,7 +23,7 @@ use crate::outcome::{
 use crate::policy::{Verdict, is_internal, without_internal_addresses, written_address};
 use crate::record::{
     BatchId, Certificate, Connection, Execution, ExecutionSummary, Record, ShownBody, ShownHeaders, ShownRequest,
-    ShownTo, TlsFacts,
+    ShownTo, State, TlsFacts,
 };
 use crate::redact::Visible;
 use crate::send::{Kind, Method, Place, SendId};
@@ -707,27 +707,35 @@ pub struct SendsView<'a> {
 #[serde(untagged)]
 #[schema(as = Accepted)]
 pub enum AcceptedView<'a> {
-    Kept(Box<RecordView<'a>>),
-    Gone(GoneView),
+    Told(Box<RecordView<'a>>),
+    Named(NamedView),
 }
 
-/// A send of an earlier call with the same key whose record is gone: past its retention, or lost with a damaged disk. It was
-/// accepted, and what came of it is not known any more.
+/// A send that is named alone: more was not asked for (`Prefer: return=minimal`), or its record is gone, past its retention or
+/// lost with a damaged disk; then it was accepted by an earlier call with the same key, and what came of it is not known any
+/// more.
 #[derive(Serialize, ToSchema)]
-#[schema(as = Gone)]
-pub struct GoneView {
+#[serde(deny_unknown_fields)]
+#[schema(as = Named)]
+pub struct NamedView {
     #[schema(value_type = String, format = "uuid")]
     id: Shown<SendId>,
-    #[schema(schema_with = openapi::gone)]
+    /// `gone`: its record is.
+    #[schema(schema_with = openapi::state_or_gone)]
     state: &'static str,
 }
 
 impl<'a> AcceptedView<'a> {
     pub fn new(id: SendId, record: Option<&'a Visible>, sight: Sight) -> Self {
         match record {
-            Some(record) => Self::Kept(Box::new(RecordView::new(record, sight))),
-            None => Self::Gone(GoneView { id: Shown(id), state: "gone" }),
+            Some(record) => Self::Told(Box::new(RecordView::new(record, sight))),
+            None => Self::named(id, None),
         }
+    }
+
+    /// `None`: its record is gone.
+    pub fn named(id: SendId, state: Option<State>) -> Self {
+        Self::Named(NamedView { id: Shown(id), state: state.map_or("gone", |state| state.label()) })
     }
 }
 

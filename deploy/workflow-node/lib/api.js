@@ -27,7 +27,8 @@ export class Api {
       throw new TypeError("connect: invalid value for api: it holds a username or password; write token instead");
     }
     this.#base = base;
-    this.#headers = { "content-type": "application/json", accept: "application/json" };
+    // Ids and states are all that is read of an answer: what was sent is known here.
+    this.#headers = { "content-type": "application/json", accept: "application/json", prefer: "return=minimal" };
     if (token !== undefined) this.#headers.authorization = `Bearer ${token}`;
     if (tenant !== undefined) this.#headers["egressd-tenant"] = tenant;
     const secure = base.protocol === "https:";

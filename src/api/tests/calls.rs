@@ -225,6 +225,49 @@ async fn the_same_key_answers_the_first_calls_sends() {
 }
 
 #[tokio::test]
+async fn a_caller_that_prefers_little_is_told_ids_and_states_alone() {
+    let desk = Desk::new();
+    let told = async |prefer: &str, key: &str, path: &str, body: &str| {
+        let answer = desk.call("POST", path, &[("prefer", prefer), ("idempotency-key", key)], body).await;
+        (answer.header("preference-applied").to_owned(), answer.header("location").to_owned(), answer.ok(202))
+    };
+    let names = |of: &Value| of.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
+    let (applied, location, one) = told("return=minimal", "one", "/v1/sends", SEND).await;
+    assert_eq!((applied.as_str(), names(&one)), ("return=minimal", vec!["id".to_owned(), "state".to_owned()]));
+    let id = one["id"].as_str().expect("an id").to_owned();
+    assert_eq!(location, format!("/v1/sends/{id}"));
+    let record = desk.get(&format!("/v1/sends/{id}")).await.ok(200);
+    assert_eq!(record["state"], one["state"], "as it is");
+    // An array, held ones, a replay once it is done, and what is sent again.
+    let (_, _, several) = told("return=minimal", "several", "/v1/sends", &format!("[{SEND},{SEND}]")).await;
+    let several: Vec<_> = several["sends"].as_array().expect("sends").iter().map(names).collect();
+    assert_eq!(several, [["id", "state"], ["id", "state"]]);
+    let (_, _, held) = told("return=minimal", "held", "/v1/executions/e/sends", SEND).await;
+    assert_eq!((names(&held), &held["state"]), (vec!["id".to_owned(), "state".to_owned()], &Value::from("held")));
+    desk.answer("default", id.parse().expect("an id"), 500).await;
+    let (_, _, again) = told("return=minimal", "one", "/v1/sends", SEND).await;
+    assert_eq!(again, serde_json::json!({"id": id, "state": "done"}));
+    let (_, location, resent) = told("return=minimal", "resent", &format!("/v1/sends/{id}/resend"), "").await;
+    assert_eq!(
+        (names(&resent), location),
+        (vec!["id".to_owned(), "state".to_owned()], format!("/v1/sends/{}", resent["id"].as_str().expect("an id")))
+    );
+    // The rest of what may be preferred changes nothing; of one name the first counts.
+    for (prefer, is_minimal) in [
+        ("return=representation", false),
+        ("respond-async", false),
+        ("return", false),
+        ("return=\"minimal\"", true),
+        ("respond-async, Return = minimal; foo=bar", true),
+        ("return=representation, return=minimal", false),
+        ("wait=10;return=minimal", false),
+    ] {
+        let (applied, _, one) = told(prefer, prefer, "/v1/sends", SEND).await;
+        assert_eq!((applied == "return=minimal", names(&one).len() == 2), (is_minimal, is_minimal), "{prefer}");
+    }
+}
+
+#[tokio::test]
 async fn an_array_replays_as_an_array() {
     let desk = Desk::new();
     let body = format!("[{SEND},{SEND}]");
