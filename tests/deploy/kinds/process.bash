@@ -32,7 +32,7 @@ servers = ["10.77.0.53"]
 path = "store"
 key_file = "store/key"
 [destination.s3]
-endpoint = "http://93.184.216.34:8080"
+endpoint = "http://93.184.216.34:8083"
 path_style = true
 region = "us-east-1"
 credentials_file = "s3-credentials"
@@ -82,6 +82,8 @@ refuses "a bad configuration ends with 2, which the unit does not restart" "exit
 
 # What the process asks of the kernel, all of it, against what the unit allows.
 ip netns exec "$outside" "$egressd" bin --listen 93.184.216.34:8080 >"$scratch/receiver.log" 2>&1 &
+at_exit+=("kill $!")
+ip netns exec "$outside" python3 "$here/bucket.py" 93.184.216.34 8083 >"$scratch/bucket.log" 2>&1 &
 at_exit+=("kill $!")
 there setpriv --reuid "$user" --regid "$user" --clear-groups --no-new-privs \
     strace -f -qq -c -S calls -o "$home/calls" "$egressd" serve --config "$home/egressd.toml" 2>"$scratch/serve.log" &
