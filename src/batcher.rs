@@ -533,6 +533,12 @@ impl Batcher {
         }
     }
 
+    /// How many events are queued for their batch here: it gathers them, or is tried.
+    pub fn events(&self) -> usize {
+        let inside = self.inside();
+        inside.gatherer.events() + inside.whose.len()
+    }
+
     /// Whether this stands for a batch.
     pub fn stands_for_one(&self, send: SendId) -> bool {
         let inside = self.inside();

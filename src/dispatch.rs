@@ -448,6 +448,7 @@ impl Dispatcher {
         {
             gauge!("egressd_held_sends").set(waiting.held as f64);
             gauge!("egressd_queued_sends").set(waiting.queued as f64);
+            gauge!("egressd_batch_events").set(self.batcher.events() as f64);
             if ticks.is_multiple_of(OLDEST_TICKS) {
                 let of_window = self.backlog.lock().oldest().map(|at| clock::unsteady(clock::steady(at)));
                 let oldest = of_window.into_iter().chain(waiting.oldest).min();
@@ -515,6 +516,11 @@ fn unsent_end(one: Unsent) -> Finished {
 fn describe_metrics() {
     describe_gauge!("egressd_held_sends", Unit::Count, "Sends held until their execution ends.");
     describe_gauge!("egressd_queued_sends", Unit::Count, "Sends that wait for their turn.");
+    describe_gauge!(
+        "egressd_batch_events",
+        Unit::Count,
+        "Of those queued, events that wait for their batch: it gathers, or is tried again."
+    );
     describe_gauge!(
         "egressd_oldest_queued_seconds",
         Unit::Seconds,

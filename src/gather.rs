@@ -177,6 +177,11 @@ impl Gatherer {
         gone
     }
 
+    /// How many events gather.
+    pub fn events(&self) -> usize {
+        self.whose.len()
+    }
+
     /// The batch that gathers this event.
     pub fn of(&self, send: SendId) -> Option<InBatch> {
         self.opened(send).map(|(batch, _)| batch)

@@ -195,8 +195,12 @@ ROWS = [
             ),
             lines(
                 "Waiting",
-                "Sends held until their execution finishes, and sends queued.",
-                [(gauge("egressd_held_sends"), "held"), (gauge("egressd_queued_sends"), "queued")],
+                "Sends held until their execution finishes, sends queued, and of these events that wait for their batch.",
+                [
+                    (gauge("egressd_held_sends"), "held"),
+                    (gauge("egressd_queued_sends"), "queued"),
+                    (gauge("egressd_batch_events"), "for their batch"),
+                ],
                 width=12,
             ),
         ],

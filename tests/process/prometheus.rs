@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt;
 use crate::node::{Node, PATIENCE, call, call_text, counting_receiver, free_port};
 
 /// Every metric with its type, save `egressd_source_verified`, which has samples only where reflectors are asked.
-const METRICS: [(&str, &str); 21] = [
+const METRICS: [(&str, &str); 22] = [
     ("egressd_sends_accepted_total", "counter"),
     ("egressd_sends_refused_total", "counter"),
     ("egressd_sends_total", "counter"),
@@ -20,6 +20,7 @@ const METRICS: [(&str, &str); 21] = [
     ("egressd_queue_wait_seconds", "histogram"),
     ("egressd_held_sends", "gauge"),
     ("egressd_queued_sends", "gauge"),
+    ("egressd_batch_events", "gauge"),
     ("egressd_oldest_queued_seconds", "gauge"),
     ("egressd_in_flight", "gauge"),
     ("egressd_overdue_deliveries", "gauge"),
