@@ -195,7 +195,7 @@ ROWS = [
             ),
             lines(
                 "Waiting",
-                "Sends held until their execution finishes, sends queued, and of these events that wait for their batch.",
+                "Sends held until their execution finishes, sends queued, and of these events that wait for a batch.",
                 [
                     (gauge("egressd_held_sends"), "held"),
                     (gauge("egressd_queued_sends"), "queued"),
