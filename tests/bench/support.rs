@@ -366,7 +366,8 @@ pub async fn receive() {
                     };
                     let mut answer = Response::new(Full::new(Bytes::from(answer)));
                     if is_object {
-                        // As a bucket says that it is there.
+                        // As a bucket says that it is there, and nothing more.
+                        *answer.body_mut() = Full::new(Bytes::new());
                         answer.headers_mut().insert("etag", hyper::header::HeaderValue::from_static("\"bench\""));
                     }
                     Ok::<_, hyper::Error>(answer)

@@ -344,6 +344,11 @@ async fn an_answer_of_the_moment_or_without_proof_is_followed_by_another_try() {
         (Answer::Refused(400, "RequestTimeout"), "rejected"),
         (Answer::Page(200, PAGE), "failed"),
         (Answer::Page(206, ""), "failed"),
+        // Whoever stands in between says 412, too.
+        (Answer::Page(412, PAGE), "failed"),
+        (Answer::Page(412, ""), "failed"),
+        (Answer::Refused(412, "AccessDenied"), "failed"),
+        (Answer::Page(200, "{\"error\": \"quota\"}"), "failed"),
     ];
     let bucket = Bucket::start([]).await;
     let mut node = node_with(&bucket, "every = \"10ms\"\n");
@@ -367,7 +372,7 @@ async fn an_answer_of_the_moment_or_without_proof_is_followed_by_another_try() {
         let looked = node.get(&format!("/v1/batches/{}", record["batch"]["id"].as_str().expect("its batch"))).await;
         assert_eq!((&looked["tried"], &looked["attempts"][0]["outcome"]), (&json!(2), &json!(outcome)), "{looked}");
     }
-    assert_eq!((bucket.objects().len(), bucket.met()), (7, 0));
+    assert_eq!((bucket.objects().len(), bucket.met()), (11, 0));
 }
 
 /// The last answer is of one try: what an earlier one may have done, or the same try, no words take back.
@@ -385,7 +390,7 @@ async fn words_and_what_is_known_agree_whatever_came_before_the_end() {
         ),
         (vec![Answer::KeptBut(503, "ServiceUnavailable"); 9], "rejected", "until it was given up"),
         (vec![Answer::Lost; 9], "failed", "does no harm"),
-        (vec![Answer::Page(200, "<html>"); 9], "failed", "with a page"),
+        (vec![Answer::Page(200, "<html>"); 9], "failed", "with a body"),
     ]
     .into_iter()
     .enumerate()
