@@ -39,6 +39,8 @@ pub struct Files {
 
 const OPEN: &str = "open";
 const MEMBERS: &str = "members";
+/// Of common file systems.
+const BLOCK: u64 = 4096;
 const DAY_SECONDS: i64 = 24 * 3600;
 
 fn day_of(at: Timestamp) -> i64 {
@@ -90,15 +92,15 @@ impl Files {
     fn write(&self, path: &Path, batch: &Batch) -> Result<(), StoreError> {
         let mut bytes = Vec::new();
         frame::append(&mut bytes, FrameKind::Batch, &[&wire::batch(batch)], None);
-        let before = fs::metadata(path).map_or(0, |file| file.len());
+        let before = fs::metadata(path).map_or(0, |file| on_disk(file.len()));
         write_whole(path, &bytes).map_err(|error| cannot_write(path, error))?;
-        self.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(on_disk(bytes.len() as u64), Ordering::Relaxed);
         self.less(before);
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> Result<(), StoreError> {
-        let bytes = fs::metadata(path).map_or(0, |file| file.len());
+        let bytes = fs::metadata(path).map_or(0, |file| on_disk(file.len()));
         match fs::remove_file(path) {
             Ok(()) => self.less(bytes),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -216,9 +218,14 @@ fn unknown(batch: Batch) -> Batch {
     Batch { ended, taken: Processed::Maybe, ..batch }
 }
 
+/// What a file of this length takes: most of these are far smaller than a block.
+fn on_disk(length: u64) -> u64 {
+    length.next_multiple_of(BLOCK)
+}
+
 fn bytes_in(directory: &Path) -> u64 {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.metadata().ok()).map(|file| file.len()).sum()
+    entries.filter_map(|entry| entry.metadata().ok()).map(|file| on_disk(file.len())).sum()
 }
 
 fn cannot_read(path: &Path, error: io::Error) -> StoreError {
@@ -281,7 +288,7 @@ mod tests {
     /// What becomes of one of its files.
     type Harm = fn(&Path);
 
-    fn on_disk(files: &Files) -> u64 {
+    fn all_of(files: &Files) -> u64 {
         let own = [OPEN, MEMBERS].map(|name| files.directory.join(name));
         let days = files.days().expect("read").into_iter().map(|(_, path)| path);
         own.into_iter().chain(days).map(|directory| bytes_in(&directory)).sum()
@@ -328,20 +335,21 @@ mod tests {
             let batch = closed(10 * u128::try_from(day).expect("small") + 1, day * DAY);
             for tried in [0, 1] {
                 files.put(&Batch { tried, ..batch.clone() }).expect("kept");
-                assert_eq!(files.bytes(), on_disk(&files));
+                assert_eq!(files.bytes(), all_of(&files));
             }
             files.put(&Batch { state: BatchState::Done, ..batch }).expect("done");
-            assert_eq!(files.bytes(), on_disk(&files));
+            assert_eq!(files.bytes(), all_of(&files));
         }
+        assert!(files.bytes() >= 4 * 4096, "each takes a block: {}", files.bytes());
         assert_eq!(Files::open(root.path(), Duration::ZERO).expect("opened").bytes(), files.bytes());
         let one = files.bytes() / 4;
         files.retain(at(4 * DAY), files.bytes());
         assert_eq!(files.days().expect("read").len(), 4);
         files.retain(at(4 * DAY), 2 * one);
-        assert_eq!((files.days().expect("read").len(), files.bytes()), (2, on_disk(&files)));
+        assert_eq!((files.days().expect("read").len(), files.bytes()), (2, all_of(&files)));
         // What was just done stays.
         files.retain(at(4 * DAY), 0);
-        assert_eq!((files.days().expect("read").len(), files.bytes()), (1, on_disk(&files)));
+        assert_eq!((files.days().expect("read").len(), files.bytes()), (1, all_of(&files)));
         files.retain(at(40 * DAY), u64::MAX);
         assert_eq!((files.days().expect("read").len(), files.bytes()), (0, 0));
     }
