@@ -273,13 +273,18 @@ impl Batcher {
     /// The window has no room for these now.
     pub fn later(self: &Arc<Self>, firsts: Vec<SendId>) {
         for first in firsts {
-            let this = self.clone();
-            self.spawn(async move {
-                if !this.stopped_within(this.carried_again()).await {
-                    this.enter(first);
-                }
-            });
+            self.again(first, self.carried_again());
         }
+    }
+
+    /// Another turn, later. Thousands may wait so: a task that does nothing else is small.
+    fn again(self: &Arc<Self>, first: SendId, after: Duration) {
+        let this = self.clone();
+        self.spawn(async move {
+            if !this.stopped_within(after).await {
+                this.enter(first);
+            }
+        });
     }
 
     /// What time alone changes; to be called about ten times a second.
@@ -594,10 +599,10 @@ impl Batcher {
             let Some(carrying) = this.may_carry(waiting.id) else {
                 // Its slot is others' meanwhile: what hangs holds up batches alone.
                 drop(slot);
-                if !this.stopped_within(this.carried_again()).await {
-                    this.enter(waiting.id);
-                }
-                return;
+                return match this.given_up(waiting.id) {
+                    Some(last) => this.end(waiting.id, last).await,
+                    None => this.again(waiting.id, this.carried_again()),
+                };
             };
             let mut stop = this.stop.subscribe();
             let tried = tokio::select! {
@@ -609,14 +614,21 @@ impl Batcher {
             match tried {
                 Turn::Tried(tried) => this.tried(waiting.id, *tried).await,
                 Turn::Stopped(ended) => this.end(waiting.id, *ended).await,
-                Turn::NotNow => {
-                    if !this.stopped_within(WRITE_AGAIN).await {
-                        this.enter(waiting.id);
-                    }
-                }
+                Turn::NotNow => this.again(waiting.id, WRITE_AGAIN),
                 Turn::Gone => this.let_go(waiting.id),
             }
         });
+    }
+
+    /// Whether it is too old for another try so much later.
+    fn is_over(&self, batch: &Batch, later: Duration) -> bool {
+        clock::waited(batch.closes_at, clock::wall()) + later >= self.settings_of(&batch.place).give_up
+    }
+
+    /// What its last try brought, where it is too old to wait for a place. Each has one try, however old.
+    fn given_up(&self, first: SendId) -> Option<Finished> {
+        let (batch, _) = self.closed(first)?;
+        self.is_over(&batch, Duration::ZERO).then(|| batch.attempts.last().cloned())?
     }
 
     /// A place among those that are made up and carried at once, of which a tenant has some.
@@ -839,13 +851,11 @@ impl Batcher {
         if let Some(error) = &finished.ended.error {
             tracing::info!(batch = %batch.id, tenant = %batch.tenant, place = %batch.place, code = %error.code, "a batch was tried in vain");
         }
-        let give_up = self.settings_of(&batch.place).give_up;
-        let goes_on = fate == Fate::MayPass && clock::waited(batch.closes_at, clock::wall()) + pause < give_up;
-        if !goes_on {
+        if fate != Fate::MayPass || self.is_over(&batch, pause) {
             return self.clone().end(first, finished).await;
         }
-        if self.put(batch).await && !self.stopped_within(pause).await {
-            self.enter(first);
+        if self.put(batch).await {
+            self.again(first, pause);
         }
     }
 
