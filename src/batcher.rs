@@ -16,6 +16,7 @@
 //! gives the others the same. Nothing of an HTTP send or a message comes here: there is no `Started` in this file.
 
 mod elsewhere;
+mod ends;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::AtomicBool;
@@ -40,12 +41,13 @@ use crate::gather::{Gatherer, Member, Ripe, Terms};
 use crate::ledger::{Ledger, unsent};
 use crate::limits;
 use crate::outcome::words::UnmadeCause;
-use crate::outcome::{Ended, Failure, Processed, Timings};
-use crate::record::{Batch, BatchId, BatchState, Connection, Finished, InBatch, LeftOut, ShownBody, ShownResponse};
+use crate::outcome::{Ended, Failure, Processed};
+use crate::record::{Batch, BatchId, BatchState, Finished, InBatch, LeftOut};
 use crate::schedule::Waiting;
 use crate::send::{Place, SendId, TenantId, To};
 use crate::store::{Opened, Pending, StoreError};
 use crate::world::World;
+use ends::{end_of, kept, stopped};
 
 /// Ends written at the same time.
 const ENDS_AT_ONCE: usize = 256;
@@ -126,6 +128,22 @@ struct Closed {
     waits: bool,
 }
 
+impl Closed {
+    /// With those of its sends that are here.
+    fn new(batch: Batch, here: HashMap<SendId, Member>) -> Self {
+        Self {
+            batch: Arc::new(batch),
+            come: here.len(),
+            here,
+            ends: Arc::default(),
+            left_behind: None,
+            pause: limits::BATCH_FIRST_PAUSE,
+            is_closing: false,
+            waits: false,
+        }
+    }
+}
+
 /// What came of a batch's turn.
 enum Turn {
     Tried(Box<Tried>),
@@ -199,16 +217,7 @@ impl Batcher {
             for send in &batch.sends {
                 inside.whose.insert(*send, first);
             }
-            let closed = Closed {
-                batch: Arc::new(batch),
-                here: HashMap::new(),
-                ends: Arc::default(),
-                come: 0,
-                left_behind: Some(clock::monotonic()),
-                pause: limits::BATCH_FIRST_PAUSE,
-                is_closing: false,
-                waits: false,
-            };
+            let closed = Closed { left_behind: Some(clock::monotonic()), ..Closed::new(batch, HashMap::new()) };
             inside.left_behind.insert(first);
             inside.by_id.insert(closed.batch.id, first);
             inside.closed.insert(first, closed);
@@ -415,16 +424,7 @@ impl Batcher {
             inside.whose.insert(*send, first);
         }
         let here: HashMap<SendId, Member> = here.into_iter().map(|member| (member.id, member)).collect();
-        let closed = Closed {
-            batch: Arc::new(batch),
-            come: here.len(),
-            ends: Arc::default(),
-            here,
-            left_behind: None,
-            pause: limits::BATCH_FIRST_PAUSE,
-            is_closing: true,
-            waits: false,
-        };
+        let closed = Closed { is_closing: true, ..Closed::new(batch, here) };
         inside.by_id.insert(closed.batch.id, first);
         inside.closed.insert(first, closed);
         (Some(first), ends)
@@ -663,21 +663,38 @@ impl Batcher {
         }
     }
 
-    /// What cannot be read back goes without the others, and they without it.
-    async fn end_unread(&self, first: SendId, unread: Vec<SendId>) {
+    /// What cannot be read back goes without the others, and they without it. Where an earlier try may have brought it there
+    /// that is all that is known of it.
+    async fn end_unread(&self, first: SendId, batch: &Batch, unread: Vec<SendId>) {
         let unread: Vec<Member> = match self.inside().closed.get_mut(&first) {
             Some(closed) => unread.iter().filter_map(|send| closed.here.remove(send)).collect(),
             None => Vec::new(),
         };
         for member in unread {
-            let why = UnmadeCause::Unreadable.failure();
-            self.ledger.close(unsent(member.id, member.created_at, Some(member.released_at), why)).await;
+            let why = UnmadeCause::unreadable(batch.taken).failure();
+            let end = unsent(member.id, member.created_at, Some(member.released_at), why);
+            self.ledger.close(Finished { batch: Some(batch.named()), ..end }).await;
+        }
+    }
+
+    async fn carries(&self, batch: &Batch) -> Result<(), Turn> {
+        match self.ledger.store.may_carry(&self.ledger.session, batch.id).await {
+            Ok(()) => Ok(()),
+            Err(StoreError::Fenced(_)) => Err(Turn::Gone),
+            Err(error) => {
+                tracing::warn!(batch = %batch.id, %error, "a batch is not tried now; it waits");
+                Err(Turn::NotNow)
+            }
         }
     }
 
     /// One try, from the reading of its events to its answer.
     async fn carry(self: Arc<Self>, first: SendId) -> Turn {
         let Some((batch, _)) = self.closed(first) else { return Turn::Gone };
+        // Who does not carry it any more gives none of its sends an end.
+        if let Err(turn) = self.carries(&batch).await {
+            return turn;
+        }
         if batch.taken == Processed::No
             && let Some(reason) = self.end_suspended(first, &batch).await
         {
@@ -701,7 +718,7 @@ impl Batcher {
             };
             let read = some.iter().copied().zip(specs);
             let (events, unread): (Vec<_>, Vec<_>) = read.partition(|(_, spec)| spec.is_some());
-            self.end_unread(first, unread.into_iter().map(|(send, _)| send).collect()).await;
+            self.end_unread(first, &batch, unread.into_iter().map(|(send, _)| send).collect()).await;
             let pack = async move {
                 for (id, spec) in events {
                     if let Some(To::Event(event)) = spec.as_ref().map(|spec| &spec.to) {
@@ -713,13 +730,8 @@ impl Batcher {
             packing = self.deliverer.apart().run(&batch.tenant, pack).await;
         }
         let content = self.deliverer.apart().run(&batch.tenant, async move { packing.finish() }).await;
-        match self.ledger.store.may_carry(&self.ledger.session, batch.id).await {
-            Ok(()) => {}
-            Err(StoreError::Fenced(_)) => return Turn::Gone,
-            Err(error) => {
-                tracing::warn!(batch = %batch.id, %error, "a batch is not tried now; it waits");
-                return Turn::NotNow;
-            }
+        if let Err(turn) = self.carries(&batch).await {
+            return turn;
         }
         // What was suspended since its turn came is in force here by now.
         let way = self.world.config().way_of(&batch.place);
@@ -810,13 +822,13 @@ impl Batcher {
             released_at: Some(batch.closes_at),
             started_at: Some(started_at),
             finished_at: clock::wall(),
-            batch: Some(InBatch { id: batch.id, closes_at: batch.closes_at, taken: attempt.taken }),
+            batch: Some(InBatch { taken: attempt.taken, ..batch.named() }),
         };
         let left_out = |left_out: deliver::LeftOut| {
             let id = *left_out.sends.first()?;
             let ended = Ended::answered(left_out.answer.status);
             let response = Some(redactor.response(left_out.answer, keep_bodies));
-            let batch = Some(InBatch { id: batch.id, closes_at: batch.closes_at, taken: Processed::No });
+            let batch = Some(InBatch { taken: Processed::No, ..batch.named() });
             Some(LeftOut { sends: left_out.sends, end: Finished { id, ended, response, batch, ..finished.clone() } })
         };
         let left_out = attempt.left_out.into_iter().filter_map(left_out).collect();
@@ -866,7 +878,7 @@ impl Batcher {
             let Some(closed) = inside.closed.get_mut(&first) else { return };
             let is_first_end = closed.batch.ended.is_none();
             if is_first_end {
-                let ended = in_doubt(ended.clone(), closed.batch.taken);
+                let ended = ended.clone().in_doubt(closed.batch.taken);
                 closed.batch = Arc::new(Batch { ended: Some(ended), ..Batch::clone(&closed.batch) });
             }
             (closed.batch.clone(), is_first_end)
@@ -921,9 +933,7 @@ impl Batcher {
     pub fn of(&self, send: SendId) -> Option<InBatch> {
         let inside = self.inside();
         match inside.whose.get(&send).and_then(|first| inside.closed.get(first)) {
-            Some(closed) => {
-                Some(InBatch { id: closed.batch.id, closes_at: closed.batch.closes_at, taken: closed.batch.taken })
-            }
+            Some(closed) => Some(closed.batch.named()),
             None => inside.gatherer.of(send),
         }
     }
@@ -966,18 +976,6 @@ impl Batcher {
     }
 }
 
-/// An end of a batch that its place may have: what an earlier try may have brought there no later one takes back.
-fn in_doubt(mut ended: Finished, taken: Processed) -> Finished {
-    if taken == Processed::No || ended.ended.outcome == crate::outcome::Outcome::Delivered {
-        return ended;
-    }
-    ended.ended.error = ended.ended.error.map(Failure::after_a_doubt);
-    if let Some(batch) = &mut ended.batch {
-        batch.taken = taken;
-    }
-    ended
-}
-
 /// One that gathers, of what the store gave; `None`: it goes by itself.
 fn member_of(pending: &Pending) -> Option<(&Place, Member)> {
     let (place, bytes) = pending.gathers.as_ref()?;
@@ -990,85 +988,4 @@ fn member_of(pending: &Pending) -> Option<(&Place, Member)> {
         bytes: *bytes,
     };
     Some((place, member))
-}
-
-/// What is remembered of an answer to a batch.
-fn kept(mut response: ShownResponse) -> ShownResponse {
-    let mut left = limits::BATCH_ANSWER_KEPT;
-    response.headers.retain(|(name, values)| {
-        let bytes = name.len() + values.iter().map(String::len).sum::<usize>();
-        let fits = bytes <= left;
-        left = left.saturating_sub(bytes);
-        fits
-    });
-    if let Some(bytes) = response.body.bytes.as_mut().filter(|bytes| bytes.len() > limits::BATCH_ANSWER_KEPT) {
-        bytes.truncate(limits::BATCH_ANSWER_KEPT);
-        response.body.truncated = true;
-    }
-    response
-}
-
-/// The end of a batch that is not tried.
-fn stopped(first: SendId, batch: &Batch, why: Failure) -> Finished {
-    let now = clock::wall();
-    Finished {
-        id: first,
-        ended: Ended::because(why),
-        sent_headers: None,
-        response: None,
-        connection: None,
-        would_block: None,
-        timings: Timings { queued: Some(clock::waited(batch.closes_at, now)), ..Timings::default() },
-        released_at: Some(batch.closes_at),
-        started_at: None,
-        finished_at: now,
-        batch: Some(InBatch { id: batch.id, closes_at: batch.closes_at, taken: Processed::No }),
-    }
-}
-
-/// The end of one of its sends: `ended`, which is the batch's or its own, told shortly, as the batch's own record has all of it.
-fn end_of(member: &Member, ended: &Finished) -> Finished {
-    let short = |response: &ShownResponse| ShownResponse {
-        // A database's code is all that there is of a word.
-        headers: response
-            .headers
-            .iter()
-            .filter(|(name, _)| name == "sqlstate" || name == deliver::sql::REFUSED_EVENTS)
-            .cloned()
-            .collect(),
-        body: match &response.body.bytes {
-            Some(bytes) if ended.ended.outcome != crate::outcome::Outcome::Delivered => {
-                let some = bytes.slice(..bytes.len().min(limits::BATCH_ANSWER_OF_SEND));
-                let truncated = response.body.truncated || some.len() < bytes.len();
-                ShownBody { bytes: Some(some), truncated, sha256: None, ..response.body.clone() }
-            }
-            bytes => ShownBody {
-                bytes: None,
-                truncated: bytes.as_ref().is_some_and(|bytes| !bytes.is_empty()),
-                ..response.body.clone()
-            },
-        },
-        ..response.clone()
-    };
-    Finished {
-        id: member.id,
-        ended: ended.ended.clone(),
-        sent_headers: None,
-        response: ended.response.as_ref().map(short),
-        connection: ended.connection.as_ref().map(|connection| Connection {
-            resolved: Vec::new(),
-            tls: None,
-            ..connection.clone()
-        }),
-        would_block: ended.would_block,
-        timings: Timings {
-            held: Some(clock::waited(member.created_at, member.released_at)),
-            queued: Some(clock::waited(member.released_at, ended.started_at.unwrap_or(ended.finished_at))),
-            ..Timings::default()
-        },
-        released_at: Some(member.released_at),
-        started_at: ended.started_at,
-        finished_at: clock::wall(),
-        batch: ended.batch,
-    }
 }

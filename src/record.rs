@@ -14,7 +14,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::outcome::labelled;
-use crate::outcome::{Code, Ended, Timings};
+use crate::outcome::{Code, Ended, Failure, Outcome, Processed, Timings};
 use crate::policy::{CheckedUrl, Destination, Verdict};
 use crate::send::{Context, ExecutionId, Kind, Method, Place, SendId, Spelling, TenantId};
 
@@ -188,6 +188,21 @@ pub struct Finished {
     pub finished_at: Timestamp,
     /// What carried it, where others went with it.
     pub batch: Option<InBatch>,
+}
+
+impl Finished {
+    /// The end of an event, or of its batch, that may be there already: what an earlier try may have brought there no later one
+    /// takes back.
+    pub fn in_doubt(mut self, taken: Processed) -> Self {
+        if taken == Processed::No || self.ended.outcome == Outcome::Delivered {
+            return self;
+        }
+        self.ended.error = self.ended.error.map(Failure::after_a_doubt);
+        if let Some(batch) = &mut self.batch {
+            batch.taken = taken;
+        }
+        self
+    }
 }
 
 /// All that is remembered of one send.

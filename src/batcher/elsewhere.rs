@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 
 use super::{Batcher, Closed, member_of};
 use crate::clock;
-use crate::limits;
 use crate::record::{Batch, BatchId};
 use crate::send::{Kind, SendId};
 use crate::source::Family;
@@ -139,16 +138,8 @@ impl Batcher {
             for send in &batch.sends {
                 inside.whose.insert(*send, first);
             }
-            let closed = Closed {
-                come: batch.sends.len(),
-                batch: Arc::new(batch),
-                here: members.collect(),
-                ends: Arc::default(),
-                left_behind: None,
-                pause: limits::BATCH_FIRST_PAUSE,
-                is_closing: false,
-                waits: false,
-            };
+            // Those that are not here have their ends by now.
+            let closed = Closed { come: batch.sends.len(), ..Closed::new(batch, members.collect()) };
             inside.by_id.insert(closed.batch.id, first);
             inside.closed.insert(first, closed);
         }

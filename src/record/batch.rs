@@ -87,6 +87,13 @@ labelled! {
     }
 }
 
+impl Batch {
+    /// As records of its events name it.
+    pub const fn named(&self) -> InBatch {
+        InBatch { id: self.id, closes_at: self.closes_at, taken: self.taken }
+    }
+}
+
 /// A batch as remembered. What it holds does not change once it is closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {

@@ -95,6 +95,7 @@ use self::table::Row;
 use self::waiting::{Counted, Waiting};
 use self::writer::{AcceptJob, AcceptedJob, BeginJob, EndJob, FinishJob, Job, SendAt, StoreEndJob};
 use super::stats::{Stats, StatsAsked};
+use super::view::{self, Standing};
 use super::{
     Accept, Accepted, Batches, Begin, Claimed, Course, Ending, ExecutionAnswer, ExecutionEnd, ExecutionFilter,
     ExecutionPage, Filter, IdempotencyKey, NoRoom, OnceOnly, Page, Published, Reach, Records, Recovered, Registry,
@@ -103,9 +104,9 @@ use super::{
 };
 use crate::config::StoreSettings;
 use crate::limits::INLINE_BYTES;
-use crate::outcome::{Code, Outcome};
+use crate::outcome::{Code, Outcome, Processed};
 use crate::policy::{Destination, Host, Suspensions};
-use crate::record::{Batch, BatchId, Execution, Finished, FinishedBy, Record, Tunnel};
+use crate::record::{Batch, BatchId, BatchState, Execution, Finished, FinishedBy, InBatch, Record, Tunnel};
 use crate::redact::RedactKey;
 use crate::send::{ExecutionId, SendId, SendSpec, TenantId};
 
@@ -172,6 +173,8 @@ struct Shared {
     state: Mutex<State>,
     /// Sends that wait, and that may have been made by what is lost. They wait for their end alone.
     doubted: Mutex<HashSet<u128>>,
+    /// Events of batches that an earlier process closed, until these are done: they end with these, and by no sweep.
+    batched: Mutex<HashMap<u128, InBatch>>,
     /// What was found unreadable since the store was opened.
     damage: Mutex<Vec<String>>,
     /// Ends that the store has given, and whose caller has heard of an error instead.
@@ -279,6 +282,13 @@ impl Shared {
             tracing::error!(what, "the store is damaged");
             damage.push(what);
         }
+    }
+
+    /// The end of one whose content is lost.
+    fn unreadable(&self, standing: Standing, id: SendId, now: Timestamp) -> Finished {
+        let batch = locked(&self.batched).get(&id.0.as_u128()).copied();
+        let why = view::unreadable(batch.map_or(Processed::No, |batch| batch.taken));
+        Finished { batch, ..standing.end(id, why, now) }
     }
 
     /// What cannot be read costs nobody else anything: it is told, and tried again later.
@@ -428,6 +438,9 @@ impl Embedded {
             };
         let tunnels = tunnels::Log::open(&root, settings)?;
         let batches = batches::Files::open(&root, settings.retention)?;
+        let (left_closed, _) = batches.unfinished()?;
+        let batched =
+            left_closed.iter().flat_map(|batch| batch.sends.iter().map(|send| (send.0.as_u128(), batch.named())));
         let shared = Arc::new(Shared {
             root,
             node: Arc::from(node),
@@ -448,6 +461,7 @@ impl Embedded {
             closed: AtomicBool::new(false),
             state: Mutex::new(state),
             doubted: Mutex::default(),
+            batched: Mutex::new(batched.collect()),
             damage: Mutex::default(),
             untold: Mutex::default(),
             faults: Faults::default(),

@@ -221,7 +221,7 @@ impl Inner {
         tenants
     }
 
-    /// Ends what `why` gives a reason for, of what waits and nobody has claimed.
+    /// Ends what `why` gives a reason for, of what waits, nobody has claimed and no batch holds.
     fn end_where(
         &mut self,
         now: Timestamp,
@@ -235,6 +235,10 @@ impl Inner {
                 continue;
             }
             let Some(why) = why(self, kept) else { continue };
+            let mut open = self.batches.values().filter(|batch| batch.state != BatchState::Done);
+            if open.any(|batch| batch.sends.contains(&kept.new.id)) {
+                continue;
+            }
             if swept.ended.len() == limit {
                 swept.next = Some(SweepPlace(place as u128));
                 break;

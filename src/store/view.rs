@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::{Ending, Filter};
 use crate::clock;
 use crate::outcome::words::UnmadeCause;
-use crate::outcome::{Ended, Failure, Timings};
+use crate::outcome::{Ended, Failure, Processed, Timings};
 use crate::policy::{Asker, Host, Suspensions};
 use crate::record::{ExecutionState, Finished, FinishedBy, Record};
 use crate::send::SendId;
@@ -114,9 +114,9 @@ pub fn discarded() -> Failure {
     UnmadeCause::Discarded.failure()
 }
 
-/// Why a send whose request was lost to damage cannot be made.
-pub fn unreadable() -> Failure {
-    UnmadeCause::Unreadable.failure()
+/// Why a send whose request was lost to damage cannot be made; with what earlier tries of its batch may have made of it.
+pub fn unreadable(taken: Processed) -> Failure {
+    UnmadeCause::unreadable(taken).failure()
 }
 
 /// Why a send was not made in time.

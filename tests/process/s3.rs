@@ -1,6 +1,7 @@
 //! Events through the real process into a bucket: gathered, closed, put there once whatever is answered and whatever dies,
 //! and told of as any send is.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -533,6 +534,87 @@ async fn a_batch_whose_file_is_damaged_is_not_gathered_anew() {
     assert!(node.log().contains("is unreadable"), "{}", node.log());
     assert_eq!(bucket.objects().len(), 1);
     assert_eq!(bucket.objects().into_values().flatten().count(), 3);
+}
+
+/// An event that cannot be read any more is told as what an earlier try leaves of it, and nobody is asked to send it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_is_unreadable_after_a_try_is_not_said_to_be_nowhere() {
+    for (answer, processed, words) in [
+        (Answer::Lost, "maybe", "goes on without it; whether one of the batch's tries"),
+        (Answer::Silent, "maybe", "goes on without it; whether one of the batch's tries"),
+    ] {
+        let bucket = Bucket::start([]).await;
+        bucket.always(Some(answer));
+        let mut node = node_with(&bucket, "every = \"50ms\"\n");
+        node.start();
+        let two = json!([event("p", json!(["marked-payload"])), event("p", json!([2]))]);
+        let sent = accepted(&node, "/v1/sends", &two).await;
+        until("a try", &node, || !bucket.puts().is_empty()).await;
+        node.kill();
+        let damaged = damage(&node.path("store/pieces"), b"marked-payload");
+        assert_eq!(damaged, 1, "where its payload is kept");
+        bucket.always(None);
+        node.start();
+        let [one, other] = [0, 1].map(|n| id_of(&sent["sends"][n]));
+        let record = node.done_as("default", &one).await;
+        assert_eq!(
+            (&record["outcome"], &record["error"]["code"], &record["error"]["processed"]),
+            (&json!("failed"), &json!("internal"), &json!(processed)),
+            "{record}"
+        );
+        let message = record["error"]["message"].as_str().expect("a message");
+        assert!(message.contains(words) && !message.contains("submit it again"), "{message}");
+        assert_eq!(record["batch"]["id"], sent["sends"][0]["batch"]["id"], "{record}");
+        assert_eq!(node.done_as("default", &other).await["outcome"], "delivered");
+    }
+}
+
+/// Flips a bit wherever a file below has this text; how often.
+fn damage(below: &Path, text: &[u8]) -> usize {
+    let mut count = 0;
+    for entry in std::fs::read_dir(below).expect("a directory").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            count += damage(&path, text);
+            continue;
+        }
+        let mut bytes = std::fs::read(&path).expect("a file");
+        if let Some(at) = bytes.windows(text.len()).position(|some| some == text) {
+            bytes[at] ^= 1;
+            std::fs::write(&path, bytes).expect("damaged");
+            count += 1;
+        }
+    }
+    count
+}
+
+/// What hangs holds the others of its tenant up, and not past the age at which they are given up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_place_among_those_that_are_tried_is_given_up_in_time() {
+    let bucket = Bucket::start([]).await;
+    bucket.only(vec![Answer::Refused(503, "SlowDown"); 10]);
+    bucket.always(Some(Answer::Silent));
+    let mut node = node_with(&bucket, "every = \"10ms\"\ngive_up = \"4s\"\ndeadline = \"60s\"\n");
+    node.start();
+    let ten: Vec<Value> = (0..10).map(|n| event(&format!("place{n}"), json!([n]))).collect();
+    let sent = accepted(&node, "/v1/sends", &json!(ten)).await;
+    let started = Instant::now();
+    let mut done = Vec::new();
+    while done.len() < 6 {
+        assert!(started.elapsed() < PATIENCE, "they wait on: {}", node.log());
+        done.clear();
+        for n in 0..10 {
+            let record = node.get(&format!("/v1/sends/{}", id_of(&sent["sends"][n]))).await;
+            if record["state"] == "done" {
+                done.push(record);
+            }
+        }
+    }
+    for record in done {
+        assert_eq!((&record["outcome"], &record["response"]["status"]), (&json!("rejected"), &json!(503)), "{record}");
+        let batch = node.get(&format!("/v1/batches/{}", record["batch"]["id"].as_str().expect("its batch"))).await;
+        assert_eq!(batch["tried"], 1, "whoever was tried again hangs: {batch}");
+    }
 }
 
 /// However often it is tried, and whatever is answered: what is remembered of it has a bound.

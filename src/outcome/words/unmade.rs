@@ -2,6 +2,7 @@
 //! this node itself did not bring to an end.
 
 use super::super::{Code, Failure, Outcome, Processed};
+use super::EARLIER;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnmadeCause<'a> {
@@ -25,6 +26,8 @@ pub enum UnmadeCause<'a> {
     Restored,
     /// What was to be sent cannot be read back.
     Unreadable,
+    /// The same of an event whose batch was tried before, and goes on without it.
+    UnreadableSince,
     /// How it ended is known, and its record cannot be read; `place`: where the damage is.
     Damaged {
         code: Code,
@@ -39,6 +42,14 @@ pub enum UnmadeCause<'a> {
 }
 
 impl UnmadeCause<'_> {
+    /// Of what cannot be read back, and `taken` by an earlier try of its batch, where it is in one.
+    pub const fn unreadable(taken: Processed) -> Self {
+        match taken {
+            Processed::No => Self::Unreadable,
+            Processed::Maybe | Processed::Yes => Self::UnreadableSince,
+        }
+    }
+
     pub(super) fn row(self) -> Failure {
         let row = |code, message: &str| Failure::new(code, None, message);
         match self {
@@ -72,6 +83,11 @@ impl UnmadeCause<'_> {
                 "what was to be sent is unreadable on this node's disk: it was not sent; submit it again",
             )
             .but(Processed::No),
+            Self::UnreadableSince => row(
+                Code::Internal,
+                &format!("this event is unreadable on this node's disk, and its batch goes on without it; {EARLIER}"),
+            )
+            .but(Processed::Maybe),
             Self::Damaged { code, place } => row(
                 code,
                 &format!("how this ended is known, and what was said of it is lost ({place}); tell the operator"),

@@ -1,6 +1,7 @@
 //! Batches: remembered whole, found again by who may see them, and told as open until they are done.
 
 use super::*;
+use crate::policy::Suspensions;
 use crate::record::{Batch, BatchId, BatchState, InBatch, LeftOut};
 use crate::send::{Event, Kind, Place};
 
@@ -32,6 +33,7 @@ pub fn event(draft: &Draft) -> NewSend {
 pub async fn run<S: Subject>() {
     an_event_is_gathered_with_its_place_and_ends_with_its_batch_unbegun::<S>().await;
     a_batch_reads_back_and_is_open_until_it_is_done::<S>().await;
+    what_a_batch_holds_ends_with_it_and_by_no_sweep::<S>().await;
     who_is_fenced_closes_and_ends_no_batch_and_who_comes_next_has_it_with_all_of_its_events::<S>().await;
 }
 
@@ -164,6 +166,27 @@ async fn a_batch_reads_back_and_is_open_until_it_is_done<S: Subject>() {
     assert!(store.batch(Reach::All, id).await.expect("readable").is_some());
     store.retain(days(40)).await.expect("retained");
     assert_eq!(store.batch(Reach::All, id).await, Ok(None));
+}
+
+/// Not by one that comes before whoever is to try it again has claimed it, either.
+async fn what_a_batch_holds_ends_with_it_and_by_no_sweep<S: Subject>() {
+    let mut subject = S::fresh().await;
+    let mut batch = gathered(subject.store(), subject.session(), 3).await;
+    close(subject.store(), subject.session(), &batch).await.expect("closed");
+    batch.taken = Processed::Maybe;
+    subject.store().put_batch(subject.session(), Arc::new(batch.clone())).await.expect("kept");
+    subject = subject.crash().await;
+    let (store, session) = (subject.store(), subject.session());
+    store.recover(session, at(64)).await.expect("recovered");
+    let swept = store.expire(session, at(40 * 24 * 3600), 10).await.expect("swept");
+    assert_eq!(swept.ended, []);
+    let mut suspensions = Suspensions::default();
+    suspensions.tenants.insert(tenant("acme"), Arc::from("spam"));
+    let swept = store.end_suspended(session, Arc::new(suspensions), None, at(65), 10).await.expect("swept");
+    assert_eq!(swept.ended, []);
+    let (left, events) = take(store, session).await;
+    let ids: Vec<SendId> = events.iter().map(|pending| pending.id).collect();
+    assert_eq!((left, ids), (vec![batch.clone()], batch.sends));
 }
 
 async fn who_is_fenced_closes_and_ends_no_batch_and_who_comes_next_has_it_with_all_of_its_events<S: Subject>() {

@@ -18,7 +18,7 @@ use super::segment::Segment;
 use super::table::{Extent, Row};
 use super::waiting::{Closing, Counted, Hand, Looked, Open, Place, Queued, Taken, second, second_after};
 use super::{Shared, locked};
-use crate::outcome::Failure;
+use crate::outcome::{Failure, Processed};
 use crate::policy::{Asker, Suspensions};
 use crate::record::Finished;
 use crate::send::{ExecutionId, TenantId};
@@ -309,7 +309,7 @@ impl<'s> Reader<'s> {
                 tenant: name_of(self.shared, number),
                 number,
                 counted: Counted::Queued,
-                finished: standing.end(row.id(), view::unreadable(), now),
+                finished: self.shared.unreadable(standing, row.id(), now),
             })),
         })
     }
@@ -472,11 +472,15 @@ pub fn expired(shared: &Shared, now: Timestamp, limit: usize) -> (Vec<ToEnd>, bo
     let taken = locked(&shared.waiting).take_expired(second(now), limit);
     let more = taken.len() >= limit;
     let mut ends = Vec::with_capacity(taken.len());
-    let mut unread = Vec::new();
+    let (mut unread, mut kept) = (Vec::new(), Vec::new());
     for (number, queued) in taken {
         let end = waiting(shared, queued.segment, queued.row).and_then(|found| {
             let Some((_, row)) = found else { return Ok(None) };
             let standing = standing(&row, shared.ended_of(&row)?);
+            if locked(&shared.batched).contains_key(&row.id) {
+                kept.push((number, Queued { expires: u32::MAX, ..queued }));
+                return Ok(None);
+            }
             Ok(Some(ToEnd {
                 queued,
                 tenant: name_of(shared, number),
@@ -493,7 +497,7 @@ pub fn expired(shared: &Shared, now: Timestamp, limit: usize) -> (Vec<ToEnd>, bo
             }
         }
     }
-    put_back(shared, unread.into_iter());
+    put_back(shared, unread.into_iter().chain(kept));
     (ends, more)
 }
 
@@ -550,7 +554,8 @@ fn suspended_row(
     now: Timestamp,
 ) -> Result<Option<ToEnd>, StoreError> {
     let Some((segment, row)) = waiting(shared, segment.number, number)? else { return Ok(None) };
-    if locked(&shared.waiting).taken(row.id).is_some() || locked(&shared.doubted).contains(&row.id) {
+    let is_taken = locked(&shared.waiting).taken(row.id).is_some();
+    if is_taken || locked(&shared.doubted).contains(&row.id) || locked(&shared.batched).contains_key(&row.id) {
         return Ok(None);
     }
     let found = reader.form(&segment, &row, |_, _, form| {
@@ -667,7 +672,7 @@ fn unreadable_sends(
     let mut ends = Vec::new();
     for (segment, row) in held_rows(shared, execution)? {
         let Some((segment, found)) = waiting(shared, segment, row)? else { continue };
-        ends.extend(end_of(shared, tenant.clone(), &segment, row, &found, view::unreadable(), now)?);
+        ends.extend(end_of(shared, tenant.clone(), &segment, row, &found, view::unreadable(Processed::No), now)?);
     }
     Ok(ends)
 }

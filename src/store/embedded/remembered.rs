@@ -120,7 +120,17 @@ impl Batches for Embedded {
     fn put_batch<'a>(&'a self, by: &'a Session, batch: Arc<Batch>) -> StoreResult<'a, ()> {
         async move {
             self.shared.in_force(&locked(&self.shared.waiting), by)?;
-            self.blocking(move |shared| shared.batches.put(&batch)).await
+            self.blocking(move |shared| {
+                shared.batches.put(&batch)?;
+                if batch.state == BatchState::Done {
+                    let mut batched = locked(&shared.batched);
+                    for send in &batch.sends {
+                        batched.remove(&send.0.as_u128());
+                    }
+                }
+                Ok(())
+            })
+            .await
         }
         .boxed()
     }

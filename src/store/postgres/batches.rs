@@ -21,7 +21,7 @@ use super::{Shared, forms, locked, sql};
 use crate::clock;
 use crate::limits::BATCH_GIVE_UP_MAX;
 use crate::outcome::Processed;
-use crate::record::{Batch, BatchId, BatchState, Finished};
+use crate::record::{Batch, BatchId, BatchState, Finished, InBatch};
 use crate::send::{Kind, Place, SendId, SendSpec, TenantId};
 use crate::source::Neighbour;
 use crate::store::{Left, Opened, Pending, Reach, Session, StoreError, view, wire};
@@ -195,7 +195,7 @@ pub async fn take_left(shared: &Shared, by: &Session, kinds: Vec<Kind>) -> Resul
         }
     };
     let mut left = Left { more: rows.len() as i64 >= TAKEN_AT_ONCE, ..Left::default() };
-    left.events = readable(shared, by, &rows).await?;
+    left.events = readable(shared, by, &rows, None).await?;
     let long_ago = SignedDuration::try_from(BATCH_GIVE_UP_MAX).unwrap_or(SignedDuration::MAX);
     let long_ago = clock::wall().checked_sub(long_ago).map_or(0, wire::nanoseconds);
     let asked: [&(dyn ToSql + Sync); 4] = [&incarnation, &kinds, &long_ago, &BATCHES_AT_ONCE];
@@ -209,8 +209,9 @@ pub async fn take_left(shared: &Shared, by: &Session, kinds: Vec<Kind>) -> Resul
         let is_known = known.is_ok_and(|id| locked(&shared.batches).contains(&id));
         if !is_known {
             let rows = shared.large.query(sql::MEMBERS_OF_BATCH, &[&id, &sends]).await.map_err(failed)?;
-            let members = readable(shared, by, &rows).await?;
-            match read(row.get(1), sends) {
+            let batch = read(row.get(1), sends);
+            let members = readable(shared, by, &rows, batch.as_ref().ok().map(Batch::named)).await?;
+            match batch {
                 Ok(batch) => {
                     locked(&shared.batches).insert(batch.id);
                     left.batches.push((batch, members));
@@ -218,7 +219,7 @@ pub async fn take_left(shared: &Shared, by: &Session, kinds: Vec<Kind>) -> Resul
                 Err(error) => {
                     tracing::error!(%error, sends = members.len(), "what was tried of a batch is not known: its sends end");
                     for member in members {
-                        end_unreadable(shared, by, member).await?;
+                        end_doubted(shared, by, member).await?;
                     }
                 }
             }
@@ -233,8 +234,13 @@ pub async fn take_left(shared: &Shared, by: &Session, kinds: Vec<Kind>) -> Resul
     Ok(left)
 }
 
-/// What cannot be read ends, as where it is claimed.
-async fn readable(shared: &Shared, by: &Session, rows: &[Row]) -> Result<Vec<Pending>, StoreError> {
+/// What cannot be read ends, as where it is claimed; `batch`: what all of these are in.
+async fn readable(
+    shared: &Shared,
+    by: &Session,
+    rows: &[Row],
+    batch: Option<InBatch>,
+) -> Result<Vec<Pending>, StoreError> {
     let mut events = Vec::with_capacity(rows.len());
     let mut unreadable = Vec::new();
     for row in rows {
@@ -247,14 +253,16 @@ async fn readable(shared: &Shared, by: &Session, rows: &[Row]) -> Result<Vec<Pen
         }
     }
     for (id, created_at, released_at) in unreadable {
-        end(shared, by, forms::end_of(id, created_at, released_at, None, view::unreadable(), clock::wall())).await?;
+        let why = view::unreadable(batch.map_or(Processed::No, |batch| batch.taken));
+        let ended = forms::end_of(id, created_at, released_at, None, why, clock::wall());
+        end(shared, by, Finished { batch, ..ended }).await?;
     }
     Ok(events)
 }
 
-async fn end_unreadable(shared: &Shared, by: &Session, member: Pending) -> Result<(), StoreError> {
+async fn end_doubted(shared: &Shared, by: &Session, member: Pending) -> Result<(), StoreError> {
     let (created_at, released_at) = (wire::nanoseconds(member.created_at), wire::nanoseconds(member.released_at));
-    let why = view::unreadable();
+    let why = view::doubted();
     end(shared, by, forms::end_of(member.id.0, created_at, Some(released_at), None, why, clock::wall())).await
 }
 

@@ -19,7 +19,7 @@ use super::hot::{Answer, Manner, count_accepted, give, is_day_missing, one_known
 use super::link::{Link, Trouble};
 use super::{schema, sql};
 use crate::limits::IDEMPOTENCY_KEPT;
-use crate::outcome::{Code, Ended, Failure};
+use crate::outcome::{Code, Ended, Failure, Processed};
 use crate::policy::{Asker, Suspensions};
 use crate::record::{ExecutionState, FinishedBy, waited};
 use crate::send::{ExecutionId, SendId, TenantId};
@@ -345,7 +345,7 @@ pub async fn claim(shared: &Shared, by: &Session, wants: Vec<Want>, limit: usize
     look_at_fronts(shared, &of.keys().cloned().collect::<Vec<_>>()).await;
     for (id, tenant, created_at, released_at) in unreadable {
         let now = crate::clock::wall();
-        let why = view::unreadable();
+        let why = view::unreadable(Processed::No);
         let code = why.code;
         let end = end_of(id.0, created_at, Some(released_at), None, why, now);
         let place = shared.finish(by, end).await?;

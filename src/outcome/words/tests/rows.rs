@@ -79,6 +79,7 @@ fn unmade() -> Vec<Row<'static>> {
             &["copy of the store", "may have been made", "ask the receiver"],
         ),
         row(UnmadeCause::Unreadable, "internal none no", &["unreadable", "was not sent", "submit it again"]),
+        row(UnmadeCause::UnreadableSince, "internal none maybe", &["unreadable", "goes on without it", "look there"]),
         row(
             UnmadeCause::Damaged { code: Code::Timeout, place: "00000001/log is unreadable at bytes 0 to 96" },
             "timeout none maybe",

@@ -101,20 +101,21 @@ impl Writer {
             ended,
             started_at: row.is_begun().then(|| wire::timestamp(row.started_at)),
         };
-        let error = if row.is_begun() {
-            view::interrupted()
+        let end = |why| standing.end(row.id(), why, now);
+        let finished = if row.is_begun() {
+            end(view::interrupted())
         } else if matches!(ended, Some(EndedExecution { ending: Ending::Discard, .. })) {
-            view::discarded()
+            end(view::discarded())
         } else if locked(&self.shared.doubted).contains(&row.id) {
-            view::doubted()
+            end(view::doubted())
         } else if self.shared.copy.is_one() {
-            view::restored()
+            end(view::restored())
         } else {
             match segment.frame(row.accepted) {
                 Ok(_) => return Ok(None),
                 Err(error @ StoreError::Damaged(_)) => {
                     self.shared.tell_damage(why(&error));
-                    view::unreadable()
+                    self.shared.unreadable(standing, row.id(), now)
                 }
                 Err(error) => return Err(error),
             }
@@ -125,6 +126,6 @@ impl Writer {
         let send =
             SendAt { segment: segment.number, row: number, tenant: tenant.unwrap_or(TenantHash::any_of(row.tenant)) };
         let number = name.map_or(u32::MAX, |name| locked(&self.shared.waiting).number(&name));
-        Ok(Some((send, number, standing.end(row.id(), error, now))))
+        Ok(Some((send, number, finished)))
     }
 }
