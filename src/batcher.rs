@@ -848,6 +848,8 @@ impl Batcher {
             if [Some(says), finished.batch.map(|batch| batch.taken)].contains(&Some(Processed::Maybe)) {
                 batch.taken = Processed::Maybe;
             }
+            // Most have one or two, and thousands of batches may wait with theirs.
+            batch.attempts.reserve_exact(1);
             batch.attempts.push(finished.clone());
             if batch.attempts.len() > limits::BATCH_ATTEMPTS_KEPT {
                 batch.attempts.remove(limits::BATCH_FIRST_ATTEMPTS_KEPT);
