@@ -868,7 +868,7 @@ impl Batcher {
         if fate != Fate::MayPass || self.is_over(&batch, pause) {
             return self.clone().end(first, finished).await;
         }
-        if self.put(batch).await {
+        if self.put(batch.clone()).await && !self.goes_elsewhere(first, &batch, &finished).await {
             self.again(first, pause);
         }
     }

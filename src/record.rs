@@ -148,6 +148,13 @@ pub struct Connection {
     pub tls: Option<TlsFacts>,
 }
 
+impl Connection {
+    /// Of the addresses that were found, those that may be connected to.
+    pub fn allowed(&self) -> impl Iterator<Item = IpAddr> {
+        self.resolved.iter().filter(|(_, verdict)| *verdict == Verdict::Allowed).map(|(address, _)| *address)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFacts {
     /// Empty where the handshake did not come to its end, as is `cipher`.

@@ -134,6 +134,24 @@ impl Neighbours {
         let best = able.max_by_key(|node| rank(&node.name))?;
         own.is_none_or(|own| rank(own) < rank(&best.name)).then_some(best)
     }
+
+    /// The one of them that reaches any of these addresses, where this node, with these sources, has none of any of their
+    /// families.
+    pub fn reach(
+        &self,
+        addresses: impl Iterator<Item = IpAddr>,
+        own: &Sources,
+        pool: &str,
+        tenant: &TenantId,
+        host: &str,
+    ) -> Option<&Neighbour> {
+        let found: Vec<Family> = addresses.map(Family::of).collect();
+        let families: Vec<Family> = Family::BOTH.into_iter().filter(|family| found.contains(family)).collect();
+        if families.is_empty() || families.iter().any(|family| own.pool_has(pool, *family)) {
+            return None;
+        }
+        self.choose(pool, &families, tenant, host, None)
+    }
 }
 
 /// The sources in force. Cheap to share; health changes in place, and a reload makes a new table that shares the

@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 
 use super::{Batcher, Closed, member_of};
 use crate::clock;
-use crate::record::{Batch, BatchId};
+use crate::record::{Batch, BatchId, Finished};
 use crate::send::{Kind, SendId};
-use crate::source::Family;
+use crate::source::{Family, Neighbour};
 use crate::store::{Opened, Pending};
 
 impl Batcher {
@@ -118,13 +118,33 @@ impl Batcher {
             let (pool, tenant) = (settings.config.pool_of(&batch.tenant), &batch.tenant);
             let Some(way) = settings.config.way_of(&batch.place) else { continue };
             let Some(other) = neighbours.choose(&pool, &Family::BOTH, tenant, &way.host.text(), None) else { continue };
-            match self.ledger.store.hand_batch(&self.ledger.session, batch.id, other).await {
-                Ok(true) => {
-                    tracing::debug!(batch = %batch.id, node = %other.name, "handed over: its pool has no source here");
-                    self.let_go(first);
-                }
-                Ok(false) => {}
-                Err(error) => tracing::debug!(batch = %batch.id, %error, "a batch was not handed over"),
+            self.hand(first, batch.id, other).await;
+        }
+    }
+
+    /// It was tried in vain, as this node has no source of any family that its destination has, and is another's that has.
+    pub(super) async fn goes_elsewhere(&self, first: SendId, batch: &Batch, tried: &Finished) -> bool {
+        let (neighbours, settings) = (self.world.neighbours(), self.world.settings());
+        let met = tried.connection.as_ref().filter(|met| met.source.is_none() && met.remote.is_none());
+        let Some((met, way)) = met.zip(settings.config.way_of(&batch.place)) else { return false };
+        let (pool, host) = (settings.config.pool_of(&batch.tenant), way.host.text());
+        match neighbours.reach(met.allowed(), &settings.sources, &pool, &batch.tenant, &host) {
+            Some(other) => self.hand(first, batch.id, other).await,
+            None => false,
+        }
+    }
+
+    async fn hand(&self, first: SendId, id: BatchId, other: &Neighbour) -> bool {
+        match self.ledger.store.hand_batch(&self.ledger.session, id, other).await {
+            Ok(true) => {
+                tracing::debug!(batch = %id, node = %other.name, "handed over: it has no source here");
+                self.let_go(first);
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                tracing::debug!(batch = %id, %error, "a batch was not handed over");
+                false
             }
         }
     }

@@ -13,7 +13,6 @@ use super::Dispatcher;
 use crate::clock;
 use crate::deliver::Attempt;
 use crate::outcome::Processed;
-use crate::policy::Verdict;
 use crate::send::{SendId, TenantId};
 use crate::source::Family;
 use crate::store::Pending;
@@ -66,14 +65,8 @@ impl Dispatcher {
         }
         let settings = self.world.settings();
         let pool = settings.config.pool_of(tenant);
-        let allowed = connection.resolved.iter().filter(|(_, verdict)| *verdict == Verdict::Allowed);
-        let families: HashSet<bool> = allowed.map(|(address, _)| address.is_ipv6()).collect();
-        let families: Vec<Family> =
-            families.into_iter().map(|is_v6| if is_v6 { Family::V6 } else { Family::V4 }).collect();
-        if families.is_empty() || families.iter().any(|family| settings.sources.pool_has(&pool, *family)) {
-            return false;
-        }
-        let Some(other) = neighbours.choose(&pool, &families, tenant, host, None) else { return false };
+        let other = neighbours.reach(connection.allowed(), &settings.sources, &pool, tenant, host);
+        let Some(other) = other else { return false };
         match self.ledger.store.hand_over(&self.ledger.session, vec![id], other).await {
             Ok(moved) => {
                 tracing::debug!(send = %id, node = %other.name, "handed over: no source here of its destination's family");

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Read as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -57,7 +57,11 @@ pub struct Bucket {
 impl Bucket {
     /// Each request is answered as the script says, then as any store would.
     pub async fn start(script: impl IntoIterator<Item = Answer>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), script).await
+    }
+
+    pub async fn start_at(ip: IpAddr, script: impl IntoIterator<Item = Answer>) -> Self {
+        let listener = TcpListener::bind((ip, 0)).await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let inside = Arc::new(Mutex::new(Inside { script: script.into_iter().collect(), ..Inside::default() }));
         let bucket = Self { address, inside };

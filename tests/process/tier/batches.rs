@@ -2,6 +2,7 @@
 //! bucket and in the table once, and has one outcome that every node tells alike.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv6Addr;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -26,10 +27,13 @@ struct Tier {
 
 impl Tier {
     async fn start(every: &str, more: [&str; 3]) -> Self {
+        Self::with(Bucket::start([]).await, every, more).await
+    }
+
+    async fn with(bucket: Bucket, every: &str, more: [&str; 3]) -> Self {
         let (mut cluster, directory) = cluster_with(LETS_IN);
         cluster.tell("stop fast");
         cluster.tell("start");
-        let bucket = Bucket::start([]).await;
         let shared = tempfile::tempdir().expect("a directory");
         let credentials = shared.path().join("credentials");
         std::fs::write(&credentials, "[default]\naws_access_key_id = A\naws_secret_access_key = b\n").expect("written");
@@ -47,6 +51,10 @@ impl Tier {
             // One that has its sources from its own lines has no others.
             let own = if more.contains("[[egress.source]]") { vec![] } else { vec![source] };
             let mut node = Node::of(name, &own, &store, &format!("{destinations}{more}"));
+            if bucket.address.is_ipv6() {
+                let list = [&SOURCES[..], &["::1"]].concat().join("\n");
+                std::fs::write(node.path("public-ips.txt"), list).expect("the list");
+            }
             ready(&mut node).await;
             nodes.push(node);
         }
@@ -336,6 +344,24 @@ async fn a_batch_whose_pool_has_no_source_here_is_carried_by_the_node_that_has_o
         assert_eq!(node.has_ended().await, Some(0), "{}", node.log());
         assert!(!node.log().contains("is not waiting in the store"), "{}", node.log());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_for_a_family_that_this_node_has_no_source_of_is_carried_by_the_node_that_has_one() {
+    let exception = "[[policy.exception]]\nnetworks = [\"::1/128\"]\nreason = \"a bucket of tests\"\n";
+    let source = |ip: &str| format!("[[egress.source]]\npublic = \"{ip}\"\n");
+    let both = format!("{}{}{exception}", source(SOURCES[2]), source("::1"));
+    let bucket = Bucket::start_at(Ipv6Addr::LOCALHOST.into(), []).await;
+    let tier = Tier::with(bucket, "100ms", [exception, exception, &both]).await;
+    let event = json!({"s3": {"bucket": "logs", "prefix": "p", "payload": {"n": 1}}}).to_string();
+    for by in 0..3 {
+        let (status, answer) = tier.nodes[by].call("POST", "/v1/sends", &event).await.expect("an answer");
+        assert_eq!(status, 202, "{answer}");
+        let record = tier.nodes[by].done_as("default", &id_of(&answer)).await;
+        assert_eq!((&record["outcome"], &record["node"]), (&json!("delivered"), &json!("c")), "{record}");
+        assert_eq!(record["connection"]["source_ip"], "::1", "{record}");
+    }
+    assert_eq!(tier.bucket.puts().len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
