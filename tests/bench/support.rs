@@ -397,12 +397,24 @@ pub async fn call_as(
     body: Bytes,
     tenant: Option<&str>,
 ) -> (u16, Bytes) {
+    let tenant = tenant.or((method == "GET" && path.starts_with("/v1/")).then_some("*"));
+    let headers = tenant.map(|tenant| ("egressd-tenant", tenant));
+    call_with(client, method, path, body, headers.as_slice()).await
+}
+
+pub async fn call_with(
+    client: &mut SendRequest<Full<Bytes>>,
+    method: &str,
+    path: &str,
+    body: Bytes,
+    headers: &[(&str, &str)],
+) -> (u16, Bytes) {
     let mut request = Request::builder().method(method).uri(path).header("host", "127.0.0.1");
     if !body.is_empty() {
         request = request.header("content-type", "application/json");
     }
-    if let Some(tenant) = tenant.or((method == "GET" && path.starts_with("/v1/")).then_some("*")) {
-        request = request.header("egressd-tenant", tenant);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
     }
     client.ready().await.expect("a connection");
     let response = client.send_request(request.body(Full::new(body)).expect("a request")).await.expect("an answer");

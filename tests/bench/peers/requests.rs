@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::Wanted;
 use crate::figures::{Figures, Report};
 use crate::running::{self, Running};
-use crate::support::{CONNECTIONS, Node, Receiver, call, connect, cpu_seconds, quantile, stamp};
+use crate::support::{CONNECTIONS, Node, Receiver, call, call_with, connect, cpu_seconds, quantile, stamp};
 
 const KIB: usize = 1024;
 const WARM: u64 = 2_000;
@@ -23,12 +23,22 @@ enum Subject {
     Nginx,
     HaProxy,
     Envoy,
-    /// With so many sends a call.
+    /// With so many sends a call, answered with their records.
     Egressd(usize),
+    /// The same, and the answers have ids and states alone.
+    Minimal(usize),
 }
 
-const ALL: [Subject; 6] =
-    [Subject::Bare, Subject::Nginx, Subject::HaProxy, Subject::Envoy, Subject::Egressd(1), Subject::Egressd(100)];
+const ALL: [Subject; 8] = [
+    Subject::Bare,
+    Subject::Nginx,
+    Subject::HaProxy,
+    Subject::Envoy,
+    Subject::Egressd(1),
+    Subject::Minimal(1),
+    Subject::Egressd(100),
+    Subject::Minimal(100),
+];
 /// What others are measured against.
 const BASE: &str = "bare client and receiver";
 
@@ -40,7 +50,9 @@ impl Subject {
             Self::HaProxy => "haproxy".to_owned(),
             Self::Envoy => "envoy".to_owned(),
             Self::Egressd(1) => "egressd".to_owned(),
+            Self::Minimal(1) => "egressd, minimal".to_owned(),
             Self::Egressd(batch) => format!("egressd, {batch} a call"),
+            Self::Minimal(batch) => format!("egressd, {batch} a call, minimal"),
         }
     }
 
@@ -51,12 +63,12 @@ impl Subject {
             Self::Nginx => Running::Peer(running::nginx(receiver.fast)),
             Self::HaProxy => Running::Peer(running::haproxy(receiver.fast)),
             Self::Envoy => Running::Peer(running::envoy(receiver.fast)),
-            Self::Egressd(_) => Running::Egressd(Node::start("")),
+            Self::Egressd(_) | Self::Minimal(_) => Running::Egressd(Node::start("")),
         })
     }
 
     fn batch(self) -> usize {
-        if let Self::Egressd(batch) = self { batch } else { 1 }
+        if let Self::Egressd(batch) | Self::Minimal(batch) = self { batch } else { 1 }
     }
 }
 
@@ -68,6 +80,7 @@ struct Way {
     batch: usize,
     bytes: usize,
     is_egressd: bool,
+    minimal: bool,
 }
 
 impl Way {
@@ -77,8 +90,9 @@ impl Way {
             Some(Running::Peer(peer)) => peer.address,
             Some(Running::Egressd(node)) => node.api,
         };
-        let is_egressd = matches!(subject, Subject::Egressd(_));
-        Self { address, receiver: receiver.fast, batch: subject.batch(), bytes, is_egressd }
+        let minimal = matches!(subject, Subject::Minimal(_));
+        let is_egressd = minimal || matches!(subject, Subject::Egressd(_));
+        Self { address, receiver: receiver.fast, batch: subject.batch(), bytes, is_egressd, minimal }
     }
 
     async fn call(self, client: &mut hyper::client::conn::http1::SendRequest<http_body_util::Full<Bytes>>) {
@@ -91,8 +105,9 @@ impl Way {
         let one = json!({ "method": "POST", "url": format!("http://{}/timed", self.receiver), "data": body });
         let call_body = if self.batch == 1 { one } else { Value::Array(vec![one; self.batch]) };
         let bytes = Bytes::from(serde_json::to_vec(&call_body).expect("JSON"));
+        let prefer: &[_] = if self.minimal { &[("prefer", "return=minimal")] } else { &[] };
         loop {
-            let (status, answer) = call(client, "POST", "/v1/sends", bytes.clone()).await;
+            let (status, answer) = call_with(client, "POST", "/v1/sends", bytes.clone(), prefer).await;
             match status {
                 202 => return,
                 429 | 503 => tokio::time::sleep(Duration::from_millis(20)).await,
