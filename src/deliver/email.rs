@@ -199,6 +199,11 @@ impl<S: Io> Talk<'_, S> {
         if let Err(stop) = self.dialogue.write(&content).await {
             return Err(self.failed(stop, journey));
         }
+        // A reply that is there by now may refuse the message, and cannot take it: it has no end yet.
+        if self.dialogue.has_spoken() {
+            self.ask(SmtpStep::Message, None, journey).await?;
+            return Err(self.failed(MISPLACED, journey));
+        }
         // From here on the relay may have all of it.
         journey.handing.get_or_insert_with(Handing::begin).over = true;
         journey.watch.enter(Phase::Wait);

@@ -4,6 +4,7 @@
 //! is said, and what a reply means for a message ([`super`]).
 
 use bytes::{Buf, BytesMut};
+use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::dial::wire::Io;
@@ -81,6 +82,16 @@ impl<S: Io> Dialogue<S> {
         }
         self.write(format!("{line}\r\n").as_bytes()).await?;
         self.reply().await
+    }
+
+    /// Whether it has spoken before it was asked, as far as that can be seen now.
+    pub fn has_spoken(&mut self) -> bool {
+        if self.came.is_empty() {
+            self.came.reserve(SMTP_LINE_BYTES_MAX);
+            // Whatever hinders this is met again by who waits for it.
+            _ = self.io.read_buf(&mut self.came).now_or_never();
+        }
+        !self.came.is_empty()
     }
 
     /// Until the kernel has taken it.
