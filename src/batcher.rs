@@ -806,6 +806,7 @@ impl Batcher {
         let redactor = self.ledger.redactor.load();
         let redactor = redactor.of(&batch.tenant);
         let keep_bodies = self.world.config().keeps_bodies(&batch.tenant);
+        let body_max = self.world.config().limits.response_body_stored;
         let ended = match fate {
             // Also where it was there before: the answer says so, and that is what was wanted.
             Fate::There => Ended { outcome: crate::outcome::Outcome::Delivered, error: None },
@@ -815,7 +816,7 @@ impl Batcher {
             id: first,
             ended,
             sent_headers: None,
-            response: attempt.response.map(|response| kept(redactor.response(response, keep_bodies))),
+            response: attempt.response.map(|response| kept(redactor.response(response, keep_bodies), body_max)),
             connection: attempt.connection,
             would_block: attempt.would_block,
             timings: attempt.timings,

@@ -49,7 +49,7 @@ use crate::dial::{
     connect::{Candidate, Connected, Met},
 };
 use crate::files;
-use crate::limits::IDLE_TOTAL;
+use crate::limits::{BATCH_ANSWER_KEPT, IDLE_TOTAL};
 use crate::outcome::words::{ConnectCause, ExchangeCause, HowUnended, NameCause, SoFar, TlsCause, UnmadeCause};
 use crate::outcome::{Code, Ended, Failure, Phase, Processed, Timings};
 use crate::policy::{Asker, CheckedUrl, Destination, Errand, Host, Purpose, ScanMemory, SelfAddrs, Suspensions};
@@ -405,7 +405,10 @@ impl Deliverer {
             }
         };
         journey.answered(&meter);
-        let caps = BodyCaps { stored: config.limits.response_body_stored, read: config.limits.response_body_read };
+        let stored = config.limits.response_body_stored;
+        // A bucket's answer is read for what it says, however little is shown of it.
+        let stored = if way.purpose == Purpose::Bucket { stored.max(BATCH_ANSWER_KEPT as u64) } else { stored };
+        let caps = BodyCaps { stored, read: config.limits.response_body_read };
         let receiving = journey.response.insert(Receiving::new(answer.status, answer.version, answer.headers, caps));
         let mut cut = false;
         while let Some(data) = channel.read(receiving.so_far()).await.map_err(failed)? {

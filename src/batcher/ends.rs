@@ -8,8 +8,8 @@ use crate::outcome::{Ended, Failure, Outcome, Processed, Timings};
 use crate::record::{Batch, Connection, Finished, InBatch, ShownBody, ShownResponse};
 use crate::send::SendId;
 
-/// What is remembered of an answer to a batch.
-pub(super) fn kept(mut response: ShownResponse) -> ShownResponse {
+/// What is remembered of an answer to a batch, with so much of its body at most.
+pub(super) fn kept(mut response: ShownResponse, body_max: u64) -> ShownResponse {
     let mut left = limits::BATCH_ANSWER_KEPT;
     response.headers.retain(|(name, values)| {
         let bytes = name.len() + values.iter().map(String::len).sum::<usize>();
@@ -17,8 +17,9 @@ pub(super) fn kept(mut response: ShownResponse) -> ShownResponse {
         left = left.saturating_sub(bytes);
         fits
     });
-    if let Some(bytes) = response.body.bytes.as_mut().filter(|bytes| bytes.len() > limits::BATCH_ANSWER_KEPT) {
-        bytes.truncate(limits::BATCH_ANSWER_KEPT);
+    let body_max = usize::try_from(body_max).unwrap_or(usize::MAX).min(limits::BATCH_ANSWER_KEPT);
+    if let Some(bytes) = response.body.bytes.as_mut().filter(|bytes| bytes.len() > body_max) {
+        bytes.truncate(body_max);
         response.body.truncated = true;
     }
     response

@@ -70,14 +70,17 @@ pub fn is_unsure(status: u16, body: &[u8]) -> bool {
 /// Why an answer that is a success does not prove that the object is there. What S3 gives is 200 with the ETag of what was
 /// put and nothing behind it, once it has read all of it; or its own code for our condition. Anybody on the way can say 412.
 fn unproven(answer: &RawResponse, all_out: bool, is_conditional: bool) -> Option<&'static str> {
-    let has_tag = answer.headers.iter().any(|(name, value)| *name == header::ETAG && !value.is_empty());
+    let mut tags = answer.headers.iter().filter(|(name, _)| *name == header::ETAG).map(|(_, value)| value.as_bytes());
+    let is_tag = |tag: &[u8]| tag.iter().any(|byte| byte.is_ascii_alphanumeric());
+    let has_tag = tags.next().is_some_and(is_tag) && tags.all(is_tag);
+    let is_bare = answer.body.trim_ascii().is_empty() && answer.body_total == answer.body.len() as u64;
     match answer.status {
         412 if !is_conditional => Some("which was not asked for on any condition"),
         412 if error_code(&answer.body) != Some("PreconditionFailed") => Some("and not that the object is there"),
-        206 => Some("which is the answer to who asks for a part of something"),
+        202 | 203 | 205..=299 => Some("which is no answer to who puts something"),
         200..=299 if !all_out => Some("before it had read all of it"),
         200..=299 if !has_tag => Some("without an ETag"),
-        200..=299 if !answer.body.trim_ascii().is_empty() => Some("with a body, where there is nothing to say"),
+        200..=299 if !is_bare => Some("with a body, where there is nothing to say"),
         _ => None,
     }
 }
@@ -100,7 +103,10 @@ pub(super) fn proven(mut attempt: Attempt, all_out: bool, host: &str) -> Attempt
 
 /// The `Code` of an error's XML, where it is one word.
 pub fn error_code(body: &[u8]) -> Option<&str> {
-    let text = std::str::from_utf8(body).ok()?;
+    let text = std::str::from_utf8(body).ok()?.trim_ascii_start();
+    if !["<?xml", "<Error"].iter().any(|start| text.starts_with(start)) {
+        return None;
+    }
     let (_, rest) = text.split_once("<Code>")?;
     let (code, _) = rest.split_once("</Code>")?;
     (code.len() <= 64 && !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_alphanumeric())).then_some(code)
@@ -294,7 +300,12 @@ mod tests {
             (412, Vec::new(), "", true, true, false),
             (412, tag(), "<html>Request blocked</html>", true, true, false),
             (412, Vec::new(), "<Error><Code>AccessDenied</Code></Error>", true, true, false),
-            (200, no_tag, "", true, true, false),
+            (200, no_tag.clone(), "", true, true, false),
+            (200, vec![(header::ETAG, HeaderValue::from_static("\"\""))], "", true, true, false),
+            (200, no_tag.into_iter().chain(tag()).collect(), "", true, true, false),
+            (202, tag(), "", true, true, false),
+            (299, tag(), "", true, true, false),
+            (412, Vec::new(), "<html><Code>PreconditionFailed</Code></html>", true, true, false),
             (200, tag(), behind, true, true, false),
             (200, tag(), "{\"error\": \"quota\"}", true, true, false),
             (200, Vec::new(), "", true, true, false),
