@@ -44,7 +44,7 @@ use crate::outcome::words::UnmadeCause;
 use crate::outcome::{Ended, Failure, Processed};
 use crate::record::{Batch, BatchId, BatchState, Finished, InBatch, LeftOut};
 use crate::schedule::Waiting;
-use crate::send::{Place, SendId, TenantId, To};
+use crate::send::{Kind, Place, SendId, TenantId, To};
 use crate::store::{Opened, Pending, StoreError};
 use crate::world::World;
 use ends::{end_of, kept, stopped};
@@ -85,8 +85,8 @@ struct Inside {
     left_behind: HashSet<SendId>,
     /// The closed ones by their identity.
     by_id: HashMap<BatchId, SendId>,
-    /// How many are carried now, of each tenant that has any.
-    carried: HashMap<TenantId, usize>,
+    /// How many are carried now, of each tenant and kind that has any.
+    carried: HashMap<(TenantId, Kind), usize>,
     /// Batches that opened here and that the store is to be told of, for other nodes, and those that it was told of.
     unnoted: Vec<Opened>,
     noted: HashMap<BatchId, Opened>,
@@ -98,15 +98,15 @@ struct Inside {
 /// One that is made up and carried: its content is in memory.
 struct Carrying {
     of: Arc<Batcher>,
-    tenant: TenantId,
+    whose: (TenantId, Kind),
 }
 
 impl Drop for Carrying {
     fn drop(&mut self) {
         let mut inside = self.of.inside();
-        match inside.carried.get_mut(&self.tenant) {
+        match inside.carried.get_mut(&self.whose) {
             Some(count) if *count > 1 => *count -= 1,
-            _ => drop(inside.carried.remove(&self.tenant)),
+            _ => drop(inside.carried.remove(&self.whose)),
         }
     }
 }
@@ -631,17 +631,24 @@ impl Batcher {
         self.is_over(&batch, Duration::ZERO).then(|| batch.attempts.last().cloned())?
     }
 
-    /// A place among those that are made up and carried at once, of which a tenant has some.
+    /// A place among those that are made up and carried at once, of which a tenant has some, and not all of these for one kind.
     fn may_carry(self: &Arc<Self>, first: SendId) -> Option<Carrying> {
         let mut inside = self.inside();
-        let tenant = inside.closed.get(&first)?.batch.tenant.clone();
-        let (all, own) = (inside.carried.values().sum::<usize>(), inside.carried.get(&tenant).copied().unwrap_or(0));
-        if all >= limits::BATCHES_CARRIED || own >= limits::BATCHES_CARRIED_OF_ONE {
+        let batch = &inside.closed.get(&first)?.batch;
+        let whose = (batch.tenant.clone(), batch.place.kind());
+        let (mut all, mut own) = (0, 0);
+        for ((tenant, _), count) in &inside.carried {
+            all += count;
+            own += if *tenant == whose.0 { *count } else { 0 };
+        }
+        let of_kind = inside.carried.get(&whose).copied().unwrap_or(0);
+        let is_full = all >= limits::BATCHES_CARRIED || own >= limits::BATCHES_CARRIED_OF_ONE;
+        if is_full || of_kind >= limits::BATCHES_CARRIED_OF_KIND {
             return None;
         }
-        inside.carried.insert(tenant.clone(), own + 1);
+        inside.carried.insert(whose.clone(), of_kind + 1);
         drop(inside);
-        Some(Carrying { of: self.clone(), tenant })
+        Some(Carrying { of: self.clone(), whose })
     }
 
     /// The more wait, the later each asks again: all of them together take little.

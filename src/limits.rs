@@ -52,6 +52,8 @@ pub const SQL_EXPONENT_MAX: u32 = 300;
 pub const BATCHES_CARRIED: usize = 16;
 /// And of one tenant.
 pub const BATCHES_CARRIED_OF_ONE: usize = 4;
+/// And of its of one kind: where one store hangs, another is brought its batches.
+pub const BATCHES_CARRIED_OF_KIND: usize = 3;
 /// One that finds no place asks again after so long, and so much more for each batch that is closed.
 pub const BATCH_CARRIED_AGAIN: Duration = Duration::from_millis(50);
 pub const BATCH_CARRIED_AGAIN_EACH: Duration = Duration::from_micros(100);
@@ -516,6 +518,7 @@ const _: () = assert!(2 * API_ANSWERS_BUILT_FOR_ONE <= API_ANSWERS_BUILT);
 const _: () = assert!(API_STRANGERS_OF_NETWORK < API_STRANGERS && API_STRANGERS < API_CONNECTIONS);
 const _: () = assert!(API_STRANGER_IDLE.as_millis() < API_STRANGER_LIFE.as_millis());
 const _: () = assert!(API_HEAD_TIME.as_millis() < API_IDLE.as_millis());
+const _: () = assert!(BATCHES_CARRIED_OF_KIND < BATCHES_CARRIED_OF_ONE && BATCHES_CARRIED_OF_ONE < BATCHES_CARRIED);
 const _: () = assert!(2 * TAILS_OF_ONE <= TAILS - TAILS_RESERVE);
 const _: () = assert!(API_ANSWER_WAIT.as_millis() < API_WRITE_STALL.as_millis());
 const _: () = assert!(TAILS < API_CONNECTIONS);
