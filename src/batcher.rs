@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use metrics::{Unit, counter, describe_counter};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -55,7 +55,8 @@ const ENDS_AT_ONCE: usize = 256;
 const READ_AT_ONCE: usize = 512;
 /// What could not be written is tried again so much later.
 const WRITE_AGAIN: Duration = Duration::from_millis(500);
-/// A batch that was left behind is tried without those of its sends that have not come by then: they have their ends.
+/// After so long, and again, it is asked of a batch that was left behind whether those of its sends that have not come have their
+/// ends: it is tried without them.
 const LEFT_BEHIND: Duration = Duration::from_secs(5);
 /// Turns of [`Batcher::tend`] between two looks at what nodes that are gone left behind.
 const LOOK_TURNS: u64 = 3;
@@ -303,27 +304,29 @@ impl Batcher {
         }
         let (store, now) = (self.ledger.store.clone(), clock::wall());
         let settled = |tenant: &TenantId| store.waiting_of(tenant).unclaimed == 0;
-        let (ripe, whole, ended) = {
+        let (ripe, whole, late, ended) = {
             let mut inside = self.inside();
             let ripe = inside.gatherer.due(now, settled);
-            let (mut whole, mut ended) = (Vec::new(), Vec::new());
+            let (mut whole, mut late, mut ended) = (Vec::new(), Vec::new(), Vec::new());
             let Inside { left_behind, closed, .. } = &mut *inside;
             left_behind.retain(|first| {
                 let Some(closed) = closed.get_mut(first) else { return false };
                 let Some(since) = closed.left_behind else { return false };
-                let is_whole = closed.come >= closed.batch.sends.len();
-                let is_late = || clock::monotonic().duration_since(since) >= LEFT_BEHIND;
-                if is_whole || settled(&closed.batch.tenant) && is_late() {
+                if closed.come >= closed.batch.sends.len() {
                     closed.left_behind = None;
                     whole.push(*first);
                     return false;
+                }
+                if clock::monotonic().duration_since(since) >= LEFT_BEHIND {
+                    closed.left_behind = Some(clock::monotonic());
+                    late.push(*first);
                 }
                 if closed.batch.ended.is_some() && !closed.here.is_empty() {
                     ended.push(*first);
                 }
                 true
             });
-            (ripe, whole, ended)
+            (ripe, whole, late, ended)
         };
         self.close_all(ripe);
         let is_looked = {
@@ -337,11 +340,40 @@ impl Batcher {
         for first in whole {
             self.go_on(first);
         }
+        for first in late {
+            let this = self.clone();
+            self.spawn(async move {
+                if this.none_is_to_come(first).await {
+                    this.go_on(first);
+                }
+            });
+        }
         for first in ended {
             // Its end is known, whatever else is still to come.
             let this = self.clone();
             self.spawn(async move { this.end_here(first).await });
         }
+    }
+
+    /// Whether those sends of a batch that was left behind that are not here have their ends, whatever else waits.
+    async fn none_is_to_come(&self, first: SendId) -> bool {
+        let missing: Vec<SendId> = match self.inside().closed.get(&first) {
+            Some(closed) => closed.batch.sends.iter().filter(|send| !closed.here.contains_key(send)).copied().collect(),
+            None => return false,
+        };
+        for some in missing.chunks(READ_AT_ONCE) {
+            match self.ledger.store.specs(some.to_vec()).await {
+                Ok(specs) if specs.iter().all(Option::is_none) => {}
+                Ok(_) => return false,
+                Err(error) => {
+                    tracing::debug!(%error, "which events of a batch are still to come is not known now");
+                    return false;
+                }
+            }
+        }
+        let mut inside = self.inside();
+        let Inside { left_behind, closed, .. } = &mut *inside;
+        left_behind.remove(&first) && closed.get_mut(&first).is_some_and(|closed| closed.left_behind.take().is_some())
     }
 
     /// One that an earlier process closed, once its sends are here.
@@ -510,10 +542,10 @@ impl Batcher {
 
     /// It waits for its turn among all that this process has to do.
     fn enter(self: &Arc<Self>, first: SendId) {
-        let batch = match self.inside().closed.get_mut(&first) {
+        let (batch, expiry) = match self.inside().closed.get_mut(&first) {
             Some(closed) => {
                 closed.waits = true;
-                closed.batch.clone()
+                (closed.batch.clone(), closed.here.values().map(|member| member.expires_at).max())
             }
             None => return,
         };
@@ -525,7 +557,7 @@ impl Batcher {
                 workflow: None,
                 created_at: batch.opened_at,
                 released_at: batch.closes_at,
-                expires_at: Timestamp::MAX,
+                expires_at: self.expires_at(&batch, expiry.unwrap_or(Timestamp::MAX)),
                 spec: None,
             },
         };
@@ -536,6 +568,20 @@ impl Batcher {
         for one in unsent {
             self.stop(&one);
         }
+    }
+
+    /// When it is given up, should it have no turn by then, as where no source is usable: at its age where it was tried, else
+    /// with its events. One that comes too old, from a node that was down, has the time for its turn all the same.
+    fn expires_at(&self, batch: &Batch, of_events: Timestamp) -> Timestamp {
+        let config = self.world.config();
+        let after = |at: Timestamp, time: Duration| {
+            SignedDuration::try_from(time).ok().and_then(|time| at.checked_add(time).ok()).unwrap_or(Timestamp::MAX)
+        };
+        let given_up = match batch.attempts.is_empty() {
+            true => of_events,
+            false => after(batch.closes_at, self.settings_of(&batch.place).give_up),
+        };
+        given_up.max(after(clock::wall(), config.deadline_of(batch.place.kind())))
     }
 
     /// How many events are queued for their batch here: it gathers them, or is tried.
@@ -552,12 +598,12 @@ impl Batcher {
 
     /// The window gave it back: the operator has stopped it. With how many sends.
     pub fn stop(self: &Arc<Self>, one: &flow::Unsent) -> u64 {
-        let why = match &one.why {
-            flow::Why::Expired => UnmadeCause::Expired.failure(),
-            flow::Why::Suspended(reason) => UnmadeCause::Suspended { reason }.failure(),
-        };
         let Some(batch) = self.out_of_window(one.send.id) else { return 0 };
-        let ended = stopped(one.send.id, &batch, why);
+        let stopped = |why: UnmadeCause<'_>| stopped(one.send.id, &batch, why.failure());
+        let ended = match &one.why {
+            flow::Why::Expired => batch.attempts.last().cloned().unwrap_or_else(|| stopped(UnmadeCause::Expired)),
+            flow::Why::Suspended(reason) => stopped(UnmadeCause::Suspended { reason }),
+        };
         self.spawn(self.clone().end(one.send.id, ended));
         batch.sends.len() as u64
     }
@@ -709,6 +755,7 @@ impl Batcher {
             return Turn::Stopped(Box::new(stopped(first, &batch, why)));
         }
         let mut packing = Packing::new(&batch.place);
+        let mut is_empty = true;
         for some in batch.sends.chunks(READ_AT_ONCE) {
             let specs = match self.ledger.store.specs(some.to_vec()).await {
                 Ok(specs) => specs,
@@ -726,6 +773,7 @@ impl Batcher {
             let read = some.iter().copied().zip(specs);
             let (events, unread): (Vec<_>, Vec<_>) = read.partition(|(_, spec)| spec.is_some());
             self.end_unread(first, &batch, unread.into_iter().map(|(send, _)| send).collect()).await;
+            is_empty &= events.is_empty();
             let pack = async move {
                 for (id, spec) in events {
                     if let Some(To::Event(event)) = spec.as_ref().map(|spec| &spec.to) {
@@ -735,6 +783,10 @@ impl Batcher {
                 packing
             };
             packing = self.deliverer.apart().run(&batch.tenant, pack).await;
+        }
+        if is_empty {
+            let why = UnmadeCause::unreadable(batch.taken).failure();
+            return Turn::Stopped(Box::new(stopped(first, &batch, why)));
         }
         let content = self.deliverer.apart().run(&batch.tenant, async move { packing.finish() }).await;
         if let Err(turn) = self.carries(&batch).await {

@@ -8,7 +8,8 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::bucket::{Answer, Bucket};
-use crate::node::{Node, PATIENCE, call};
+use crate::node::{Node, PATIENCE, SOURCES, call};
+use crate::starts::day;
 
 fn configure(node: &Node, bucket: &Bucket, more: &str) {
     std::fs::write(
@@ -567,6 +568,104 @@ async fn an_event_that_is_unreadable_after_a_try_is_not_said_to_be_nowhere() {
         assert_eq!(record["batch"]["id"], sent["sends"][0]["batch"]["id"], "{record}");
         assert_eq!(node.done_as("default", &other).await["outcome"], "delivered");
     }
+}
+
+/// Of a batch whose events all are unreadable nothing is put: neither a delivery nor a hole where its object may be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_put_of_a_batch_that_nothing_is_left_of() {
+    let bucket = Bucket::start([]).await;
+    bucket.always(Some(Answer::Refused(503, "SlowDown")));
+    let mut node = node_with(&bucket, "every = \"50ms\"\n");
+    node.start();
+    let sent = accepted(&node, "/v1/sends", &json!([event("p", json!(["marked-payload"]))])).await;
+    until("a try", &node, || !bucket.puts().is_empty()).await;
+    damage(&node.path("store/pieces"), b"marked-payload");
+    bucket.always(None);
+    let record = node.done_as("default", &id_of(&sent["sends"][0])).await;
+    assert_eq!((&record["outcome"], &record["error"]["code"]), (&json!("failed"), &json!("internal")), "{record}");
+    let path = format!("/v1/batches/{}", sent["sends"][0]["batch"]["id"].as_str().expect("its batch"));
+    let started = Instant::now();
+    let batch = loop {
+        let batch = node.get(&path).await;
+        if batch["state"] == "done" {
+            break batch;
+        }
+        assert!(started.elapsed() < PATIENCE, "{batch}");
+    };
+    assert_eq!(batch["outcome"], "failed", "{batch}");
+    assert!(bucket.objects().is_empty());
+}
+
+/// One of its events has had its end, and more waits than is claimed: what is left of it goes all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_was_left_behind_goes_on_whatever_else_its_tenant_waits_for() {
+    let bucket = Bucket::start([]).await;
+    bucket.always(Some(Answer::Refused(503, "SlowDown")));
+    let mut node = node_with(&bucket, "every = \"50ms\"\n[delivery]\nin_flight_per_tenant_destination = 1\n");
+    node.start();
+    let two = json!([event("p", json!(["marked-payload"])), event("p", json!([2]))]);
+    let sent = accepted(&node, "/v1/sends", &two).await;
+    until("a try", &node, || !bucket.puts().is_empty()).await;
+    damage(&node.path("store/pieces"), b"marked-payload");
+    let [first, other] = [0, 1].map(|n| id_of(&sent["sends"][n]));
+    assert_eq!(node.done_as("default", &first).await["outcome"], "failed");
+    // A receiver that takes its time for each of many.
+    let (slow, _) = crate::node::counting_receiver(Duration::from_millis(900)).await;
+    let request = json!({"method": "GET", "url": format!("http://{slow}/")});
+    for _ in 0..4 {
+        accepted(&node, "/v1/sends", &json!(vec![request.clone(); 100])).await;
+    }
+    node.kill();
+    bucket.always(None);
+    node.start();
+    assert_eq!(node.done_as("default", &other).await["outcome"], "delivered");
+    let (_, left) = node.call("GET", "/v1/tenants", "").await.expect("an answer");
+    assert!(left["tenants"][0]["queued"].as_u64().is_some_and(|queued| queued > 0), "what it did not wait for: {left}");
+}
+
+/// Without a source that is usable it has no turn, and its events have an end all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_nothing_can_carry_is_given_up() {
+    let bucket = Bucket::start([]).await;
+    bucket.always(Some(Answer::Refused(503, "SlowDown")));
+    let mut node = node_with(&bucket, "every = \"50ms\"\ngive_up = \"3s\"\ndeadline = \"1s\"\n");
+    node.start();
+    let sent = accepted(&node, "/v1/sends", &json!([event("p", json!([1]))])).await;
+    until("a try", &node, || !bucket.puts().is_empty()).await;
+    let retired = SOURCES.map(|source| format!("{source} retires={}\n", day(-1)));
+    std::fs::write(node.path("public-ips.txt"), retired.concat()).expect("the list");
+    node.signal(Signal::SIGHUP);
+    until("the reload", &node, || node.log().contains("no source of this pool is usable now")).await;
+    let late = accepted(&node, "/v1/sends", &{
+        let mut late = event("q", json!([2]));
+        late["expires_in"] = json!(3);
+        late
+    })
+    .await;
+    for (sent, outcome) in [(id_of(&sent["sends"][0]), "rejected"), (id_of(&late), "expired")] {
+        let record = node.done_as("default", &sent).await;
+        assert_eq!(record["outcome"], outcome, "{record}");
+    }
+}
+
+/// Where one store hangs, the batches of the same tenant for another are carried.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_that_hangs_does_not_hold_up_the_tenants_database() {
+    let bucket = Bucket::start([]).await;
+    bucket.always(Some(Answer::Silent));
+    let sql =
+        "[destination.sql]\nurl = \"postgres://u@127.0.0.1:1/d?sslmode=disable\"\nevery = \"10ms\"\ngive_up = \"1s\"\n";
+    let mut node = node_with(&bucket, &format!("every = \"10ms\"\ndeadline = \"60s\"\n{sql}"));
+    node.start();
+    let many: Vec<Value> = (0..20).map(|n| event(&format!("place{n}"), json!([n]))).collect();
+    accepted(&node, "/v1/sends", &json!(many)).await;
+    until("as many tries as a tenant may have", &node, || bucket.puts().len() >= 3).await;
+    let row = json!({"sql": {"table": "t", "payload": [1]}});
+    let id = id_of(&accepted(&node, "/v1/sends", &row).await);
+    // Nobody listens there: it was tried.
+    let record = node.done_as("default", &id).await;
+    assert_eq!(record["error"]["code"], "connection_refused", "{record}");
+    assert_eq!(bucket.puts().len(), 3, "and those hang on");
 }
 
 /// Flips a bit wherever a file below has this text; how often.

@@ -92,7 +92,7 @@ fn check_sees_what_stands_in_the_way_of_the_store() {
 }
 
 /// A day so many days from now, as the list writes it.
-fn day(from_now: i64) -> String {
+pub fn day(from_now: i64) -> String {
     let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
     today.checked_add(jiff::Span::new().days(from_now)).unwrap().to_string()
 }
